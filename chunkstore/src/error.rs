@@ -1,0 +1,115 @@
+//! What can go wrong, named for what the caller can do about it.
+
+use crate::format::Malformed;
+use crate::id::ChunkId;
+use crate::storage::StorageError;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the chunk store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing at the given place looks like a repository.
+    #[error("no repository at {place}")]
+    NoRepository {
+        /// Where was looked.
+        place: String,
+    },
+    /// `init` found a repository already there.
+    #[error("a repository already exists at {place}")]
+    AlreadyExists {
+        /// Where it lies.
+        place: String,
+    },
+    /// No key slot opens with the given passphrase.
+    #[error("wrong password, or no key slot for it ({slots} tried)")]
+    WrongPassword {
+        /// How many slots were tried.
+        slots: usize,
+    },
+    /// The repository needs a newer esker.
+    #[error("this repository needs a newer esker: {why}")]
+    Unsupported {
+        /// Version or feature that is not understood.
+        why: String,
+    },
+    /// No location is known for a chunk.
+    #[error("chunk {} is in no index segment", id.short())]
+    MissingChunk {
+        /// The chunk.
+        id: ChunkId,
+    },
+    /// An object's bytes are not what was written.
+    #[error("{object} is damaged: {why}")]
+    Corrupt {
+        /// Name of the object.
+        object: String,
+        /// How that was noticed.
+        why: String,
+    },
+    /// HEAD no longer allows what this session wanted to publish.
+    #[error("{why}")]
+    Fenced {
+        /// What happened, and that running again helps.
+        why: String,
+    },
+    /// HEAD is older than one that this machine has seen.
+    #[error("HEAD was rolled back: generation {found} here, {seen} seen before")]
+    Rollback {
+        /// Generation in the store.
+        found: u64,
+        /// Highest generation seen.
+        seen: u64,
+    },
+    /// The object store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The local cache failed; deleting it is safe.
+    #[error("local index cache: {why}")]
+    Cache {
+        /// What the cache said.
+        why: String,
+    },
+    /// A parameter is outside its range.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another thread of this operation died; its panic was printed.
+    #[error("a worker thread panicked")]
+    WorkerPanicked,
+    /// Stopped on request.
+    #[error("interrupted")]
+    Interrupted,
+    /// The operating system has no random numbers.
+    #[error("no randomness from the operating system: {0}")]
+    Randomness(String),
+}
+
+impl Error {
+    /// Names the damaged object.
+    pub fn corrupt(object: impl Into<String>, why: impl ToString) -> Self {
+        Self::Corrupt { object: object.into(), why: why.to_string() }
+    }
+
+    /// Whether this names damaged or missing data, rather than a failing store or a caller's mistake.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::MissingChunk { .. } => true,
+            Self::Storage(error) => error.kind == crate::storage::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// Attaches an object's name to bytes that do not follow the format.
+pub trait InObject<T> {
+    /// Turns [`Malformed`] into [`Error::Corrupt`] of `object`.
+    fn in_object(self, object: &str) -> Result<T>;
+}
+
+impl<T> InObject<T> for std::result::Result<T, Malformed> {
+    fn in_object(self, object: &str) -> Result<T> {
+        self.map_err(|malformed| Error::corrupt(object, malformed))
+    }
+}

@@ -1,0 +1,280 @@
+//! HEAD: the only mutable object, changed by compare-and-swap. What it names exists; what it does not
+//! name may be removed. docs/concurrency.md has the argument; the rules that hold it up are here:
+//! a commit's dependencies are checked on the very HEAD that it replaces, doomed packs never come
+//! back, and a session that is not open commits nothing. No clock and no listing enters.
+
+use crate::env::{Env, random_array};
+use crate::format::{KNOWN_FEATURES, ObjectKind, names};
+use crate::id::{ObjectId, PackId, SessionId};
+use crate::keys::KeyRing;
+use crate::storage::{ErrorKind, Storage, Version};
+use crate::{Error, Result, envelope};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The content of HEAD.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Head {
+    /// Counts swaps.
+    pub generation: u64,
+    /// BLAKE3 of the sealed HEAD that this one replaced; zeros for the first.
+    pub previous: ObjectId,
+    /// Raised when a copy takes over from a lost primary, so that the old one is refused.
+    pub incarnation: u64,
+    /// Fresh for every swap: tells one's own swap from another's when an answer was lost.
+    pub nonce: ObjectId,
+    /// The nonces of the last swaps, newest last.
+    pub recent_nonces: Vec<ObjectId>,
+    /// Features without which this HEAD cannot be handled correctly.
+    pub required_features: Vec<String>,
+    /// What is kept: everything that can be reached from here.
+    pub roots: Vec<Root>,
+    /// The live index segments; the packs that they list are live.
+    pub segments: Vec<SegmentRef>,
+    /// Writers at work, and fenced ones whose packs still await removal.
+    pub sessions: Vec<Session>,
+    /// Live packs that a pruner found unneeded; writers no longer build on them.
+    pub condemned: Vec<PackRef>,
+    /// Packs that will be deleted, for ever unusable.
+    pub doomed: Vec<PackRef>,
+    /// Every key slot with a keyed hash of its bytes.
+    pub slots: BTreeMap<ObjectId, ObjectId>,
+    /// Fields of later versions, kept as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// Something that keeps data alive.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Root {
+    /// `snapshot`; `stream` and `tier-map` have their place.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Name of the object.
+    pub id: ObjectId,
+    /// BLAKE3 of its sealed bytes.
+    pub hash: ObjectId,
+}
+
+/// An index segment.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SegmentRef {
+    /// Name of the object.
+    pub id: ObjectId,
+    /// BLAKE3 of its sealed bytes.
+    pub hash: ObjectId,
+    /// How many packs it lists.
+    pub packs: u32,
+    /// How many chunks it lists.
+    pub chunks: u32,
+}
+
+/// A pack's place in the store.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PackRef {
+    /// The session that wrote it.
+    pub session: SessionId,
+    /// The pack.
+    pub id: PackId,
+}
+
+/// A writer.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Session {
+    /// Its random name, and its folder under `packs/`.
+    pub id: SessionId,
+    /// Set by a pruner: this session's commits fail from now on.
+    pub fenced: bool,
+    /// Host it runs on.
+    pub hostname: String,
+    /// Process id there.
+    pub pid: u32,
+    /// When that process started, in clock ticks since boot: tells it from a later one with its id.
+    pub process_started: u64,
+    /// What it does: `backup`, `prune`, …
+    pub purpose: String,
+    /// Milliseconds since the Unix epoch; for people and leases only.
+    pub opened_ms: u64,
+    /// The last time it was heard of.
+    pub seen_ms: u64,
+}
+
+impl Head {
+    /// Whether a session may still commit.
+    #[must_use]
+    pub fn is_open(&self, session: &SessionId) -> bool {
+        self.sessions.iter().any(|known| known.id == *session && !known.fenced)
+    }
+
+    /// The ids of the live segments.
+    #[must_use]
+    pub fn segment_ids(&self) -> Vec<ObjectId> {
+        self.segments.iter().map(|segment| segment.id).collect()
+    }
+}
+
+/// How many recent nonces HEAD carries: more swaps than this between a lost answer and its read-back
+/// are taken for a failed swap, which is the safe side.
+const RECENT_NONCES: usize = 64;
+/// Attempts before a busy HEAD is given up on.
+const ATTEMPTS: u32 = 200;
+
+/// The highest HEAD that this machine has seen of a repository.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    incarnation: u64,
+    generation: u64,
+    hash: ObjectId,
+}
+
+/// Reads and swaps HEAD.
+pub struct HeadStore {
+    storage: Arc<dyn Storage>,
+    keys: Arc<KeyRing>,
+    env: Arc<dyn Env>,
+    /// Where the highest HEAD seen is remembered, if anywhere.
+    seen: Option<PathBuf>,
+    seen_lock: Mutex<()>,
+}
+
+/// A HEAD as read from the store.
+pub struct LoadedHead {
+    /// Its content.
+    pub head: Head,
+    version: Version,
+    hash: ObjectId,
+}
+
+impl HeadStore {
+    /// `seen`: a file that remembers the highest HEAD seen, so that a rollback is noticed.
+    #[must_use]
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        keys: Arc<KeyRing>,
+        env: Arc<dyn Env>,
+        seen: Option<PathBuf>,
+    ) -> Self {
+        Self { storage, keys, env, seen, seen_lock: Mutex::new(()) }
+    }
+
+    /// Writes the first HEAD.
+    pub fn create(&self, slots: BTreeMap<ObjectId, ObjectId>) -> Result<()> {
+        let nonce = ObjectId(random_array(&*self.env)?);
+        let head = Head {
+            generation: 1,
+            previous: ObjectId([0; 32]),
+            incarnation: 1,
+            nonce,
+            recent_nonces: vec![nonce],
+            required_features: vec![],
+            roots: vec![],
+            segments: vec![],
+            sessions: vec![],
+            condemned: vec![],
+            doomed: vec![],
+            slots,
+            other: BTreeMap::new(),
+        };
+        match self.storage.swap_head(None, self.seal(&head)?.into()) {
+            Ok(()) => Ok(()),
+            Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
+                if self.load()?.head.nonce == nonce { Ok(()) } else { Err(error.into()) }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn seal(&self, head: &Head) -> Result<Vec<u8>> {
+        let plain = serde_json::to_vec(head).map_err(|error| Error::Invalid(error.to_string()))?;
+        envelope::seal(&self.keys, ObjectKind::Head, names::HEAD, &plain, &*self.env)
+    }
+
+    /// Reads HEAD, and refuses one that is older than what this machine has seen.
+    pub fn load(&self) -> Result<LoadedHead> {
+        let (sealed, version) =
+            self.storage.read_head()?.ok_or_else(|| Error::corrupt(names::HEAD, "it is missing"))?;
+        let plain = envelope::open(&self.keys, ObjectKind::Head, names::HEAD, &sealed)?;
+        let head: Head =
+            serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
+        if let Some(feature) =
+            head.required_features.iter().find(|name| !KNOWN_FEATURES.contains(&name.as_str()))
+        {
+            return Err(Error::Unsupported { why: format!("required feature '{feature}'") });
+        }
+        let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+        self.remember(&head, hash)?;
+        Ok(LoadedHead { head, version, hash })
+    }
+
+    fn remember(&self, head: &Head, hash: ObjectId) -> Result<()> {
+        let Some(path) = &self.seen else { return Ok(()) };
+        let _one_at_a_time = self.seen_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen: Option<Seen> =
+            std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(seen) = &seen {
+            let (now, then) = ((head.incarnation, head.generation), (seen.incarnation, seen.generation));
+            if now < then {
+                return Err(Error::Rollback { found: head.generation, seen: seen.generation });
+            }
+            if now == then {
+                let fork = Error::corrupt(names::HEAD, "another HEAD of the same generation was seen before");
+                return if hash == seen.hash { Ok(()) } else { Err(fork) };
+            }
+        }
+        let seen = Seen { incarnation: head.incarnation, generation: head.generation, hash };
+        let cache =
+            |error: &dyn std::fmt::Display| Error::Cache { why: format!("{}: {error}", path.display()) };
+        let bytes = serde_json::to_vec(&seen).map_err(|error| cache(&error))?;
+        // Written beside and renamed: two processes may both be here, either's word is a true one.
+        let temporary = path.with_extension(format!("{}", std::process::id()));
+        std::fs::write(&temporary, bytes)
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .map_err(|error| cache(&error))
+    }
+
+    /// Applies `change` to the current HEAD and swaps it in; on a lost race, applies it to the new one.
+    /// `change` checks its preconditions on the HEAD it is given; an error leaves HEAD as it was.
+    pub fn update<R>(&self, mut change: impl FnMut(&mut Head) -> Result<R>) -> Result<(Head, R)> {
+        for attempt in 0..ATTEMPTS {
+            let LoadedHead { mut head, version, hash } = self.load()?;
+            let result = change(&mut head)?;
+            let nonce = ObjectId(random_array(&*self.env)?);
+            head.generation += 1;
+            head.previous = hash;
+            head.nonce = nonce;
+            head.recent_nonces.push(nonce);
+            let surplus = head.recent_nonces.len().saturating_sub(RECENT_NONCES);
+            head.recent_nonces.drain(..surplus);
+            let sealed = self.seal(&head)?;
+            let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+            match self.storage.swap_head(Some(&version), sealed.into()) {
+                Ok(()) => {
+                    // Another process may already have seen a later one; that is not a rollback.
+                    let _ = self.remember(&head, hash);
+                    return Ok((head, result));
+                }
+                Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
+                    tracing::debug!(%error, attempt, "HEAD swap lost or in doubt");
+                    let current = self.load()?.head;
+                    if current.recent_nonces.contains(&nonce) {
+                        return Ok((current, result));
+                    }
+                    self.env.sleep(self.backoff(attempt)?);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Fenced {
+            why: format!("HEAD changed {ATTEMPTS} times while it was to be swapped; try again"),
+        })
+    }
+
+    /// A random wait below 10 ms × 2^attempt, at most about a second.
+    fn backoff(&self, attempt: u32) -> Result<Duration> {
+        let random = u64::from(u16::from_le_bytes(random_array(&*self.env)?));
+        Ok(Duration::from_micros((10_000 << attempt.min(7)) * random / 65_536))
+    }
+}

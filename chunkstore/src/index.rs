@@ -1,0 +1,255 @@
+//! Where each chunk is. The truth is the index segments that HEAD lists: immutable objects, each
+//! describing whole packs. An index over them is a cache: in memory here, in RocksDB in `index/rocks.rs`.
+
+use crate::format::{Decoder, Encoder, MAX_SEGMENT_LEN, Malformed, PackKind};
+use crate::id::{ChunkId, ObjectId, PackId, SessionId};
+use crate::pack::{PackName, Record};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
+
+/// A pack and its chunks, as a segment lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackEntry {
+    /// The pack.
+    pub name: PackName,
+    /// Length of its object in bytes.
+    pub len: u64,
+    /// Its chunks, by ordinal.
+    pub records: Vec<Record>,
+}
+
+/// An index segment: whole packs, never a part of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Packs in the order they were finished.
+    pub packs: Vec<PackEntry>,
+}
+
+impl Segment {
+    /// Number of chunks.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.packs.iter().map(|pack| pack.records.len()).sum()
+    }
+
+    /// Writes the plaintext of a segment.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u32(u32::try_from(self.packs.len()).expect("few packs")).u32(0); // no extension fields
+        for pack in &self.packs {
+            encode_pack_name(&mut out, &pack.name, pack.len);
+            out.u32(u32::try_from(pack.records.len()).expect("ordinals are u32")).u32(0);
+            pack.records.iter().for_each(|record| record.encode(&mut out));
+        }
+        out.bytes
+    }
+
+    /// Reads the plaintext of a segment.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut decoder = Decoder::new(bytes, "index segment");
+        let pack_count = decoder.u32()?;
+        decoder.var(MAX_SEGMENT_LEN as usize)?;
+        let mut packs = vec![];
+        for _ in 0..pack_count {
+            let (name, len) = decode_pack_name(&mut decoder)?;
+            let record_count = decoder.u32()?;
+            decoder.var(MAX_SEGMENT_LEN as usize)?;
+            // No capacity from a number that was read: each record must be there to be counted.
+            let records: Vec<Record> = (0..record_count)
+                .map(|ordinal| Record::decode(&mut decoder, ordinal))
+                .collect::<Result<_, _>>()?;
+            if records.iter().any(|record| record.end() > len) {
+                return Err(decoder.malformed("chunk beyond its pack"));
+            }
+            packs.push(PackEntry { name, len, records });
+        }
+        decoder.finish()?;
+        Ok(Self { packs })
+    }
+}
+
+pub(crate) fn encode_pack_name(out: &mut Encoder, name: &PackName, len: u64) {
+    out.raw(name.session.as_bytes()).raw(name.id.as_bytes()).u8(name.kind as u8).u8(1).u16(0);
+    out.u32(name.epoch).u64(len);
+}
+
+pub(crate) fn decode_pack_name(decoder: &mut Decoder<'_>) -> Result<(PackName, u64), Malformed> {
+    let session = SessionId(decoder.array()?);
+    let id = PackId(decoder.array()?);
+    let kind = PackKind::from_byte(decoder.u8()?).ok_or_else(|| decoder.malformed("unknown pack kind"))?;
+    if decoder.u8()? != 1 || decoder.u16()? != 0 {
+        return Err(decoder.malformed("unknown key method"));
+    }
+    let epoch = decoder.u32()?;
+    Ok((PackName { session, id, kind, epoch }, decoder.u64()?))
+}
+
+/// A pack as an index knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackInfo {
+    /// The pack.
+    pub name: PackName,
+    /// Length of its object.
+    pub len: u64,
+    /// The segment that lists it.
+    pub segment: ObjectId,
+}
+
+/// Where a chunk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The pack.
+    pub pack: Arc<PackInfo>,
+    /// The chunk in it.
+    pub record: Record,
+}
+
+/// Finds chunks. Implementations are shared by all worker threads.
+pub trait ChunkIndex: Send + Sync {
+    /// Looks many chunks up at once; the answers are in the order of `ids`.
+    fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>>;
+    /// Every pack in the index.
+    fn packs(&self) -> Vec<Arc<PackInfo>>;
+    /// Takes up segments that are not in it yet, and forgets those that are not in `segments`.
+    /// `load` fetches one.
+    fn sync(&self, segments: &[ObjectId], load: &mut dyn FnMut(&ObjectId) -> Result<Segment>) -> Result<()>;
+    /// Number of chunk entries, for statistics.
+    fn len(&self) -> Result<u64>;
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// First half of an id: 128 bits of a keyed hash are ample for a key in an index, and every chunk is
+/// checked against its full id when it is read.
+pub(crate) fn short_key(id: &ChunkId) -> [u8; 16] {
+    let mut key = [0; 16];
+    key.copy_from_slice(&id.0[..16]);
+    key
+}
+
+/// An index in memory: simulation, `--no-cache`, and tests.
+#[derive(Default)]
+pub struct MemoryIndex(RwLock<MemoryState>);
+
+#[derive(Default)]
+struct MemoryState {
+    segments: Vec<ObjectId>,
+    chunks: HashMap<[u8; 16], Location>,
+    packs: HashMap<PackId, Arc<PackInfo>>,
+}
+
+impl MemoryIndex {
+    fn poisoned<T>(_: T) -> Error {
+        Error::WorkerPanicked
+    }
+}
+
+impl ChunkIndex for MemoryIndex {
+    fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let state = self.0.read().map_err(Self::poisoned)?;
+        Ok(ids.iter().map(|id| state.chunks.get(&short_key(id)).cloned()).collect())
+    }
+
+    fn packs(&self) -> Vec<Arc<PackInfo>> {
+        self.0.read().map(|state| state.packs.values().cloned().collect()).unwrap_or_default()
+    }
+
+    fn sync(&self, segments: &[ObjectId], load: &mut dyn FnMut(&ObjectId) -> Result<Segment>) -> Result<()> {
+        let mut state = self.0.write().map_err(Self::poisoned)?;
+        if state.segments.iter().any(|known| !segments.contains(known)) {
+            *state = MemoryState::default();
+        }
+        for id in segments {
+            if state.segments.contains(id) {
+                continue;
+            }
+            for pack in load(id)?.packs {
+                let info = Arc::new(PackInfo { name: pack.name, len: pack.len, segment: *id });
+                state.packs.insert(pack.name.id, Arc::clone(&info));
+                for record in pack.records {
+                    let location = Location { pack: Arc::clone(&info), record };
+                    state.chunks.insert(short_key(&location.record.id), location);
+                }
+            }
+            state.segments.push(*id);
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.0.read().map_err(Self::poisoned)?.chunks.len() as u64)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::format::Codec;
+
+    pub(crate) fn segment(seed: u8, chunks: u32) -> Segment {
+        let records = (0..chunks)
+            .map(|ordinal| Record {
+                id: ChunkId(*blake3::hash(&[&[seed][..], &ordinal.to_le_bytes()].concat()).as_bytes()),
+                ordinal,
+                offset: 200 + ordinal * 100,
+                stored_len: 100,
+                plain_len: 300,
+                codec: Codec::Zstd,
+                depth: 0,
+                bases: vec![],
+            })
+            .collect();
+        let name = PackName {
+            session: SessionId([seed; 16]),
+            id: PackId([seed; 32]),
+            kind: PackKind::Data,
+            epoch: 1,
+        };
+        Segment { packs: vec![PackEntry { name, len: 1 << 20, records }] }
+    }
+
+    #[test]
+    fn segments_round_trip_and_reject_every_cut() {
+        let mut segment = segment(1, 3);
+        let record = &mut segment.packs[0].records[1];
+        (record.codec, record.depth, record.bases) =
+            (Codec::ZstdDelta, 2, vec![ChunkId([7; 32]), ChunkId([8; 32])]);
+        let bytes = segment.encode();
+        assert_eq!(Segment::decode(&bytes).unwrap(), segment);
+        for len in 0..bytes.len() {
+            assert!(Segment::decode(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    pub(crate) fn conformance(index: &dyn ChunkIndex) {
+        let (a, b) = (ObjectId([0xa; 32]), ObjectId([0xb; 32]));
+        let mut load = |id: &ObjectId| Ok(segment(id.0[0], 50));
+        let in_a = segment(0xa, 50).packs[0].records[7].clone();
+        let in_b = segment(0xb, 50).packs[0].records[49].clone();
+        index.sync(&[a], &mut load).unwrap();
+        let found = index.lookup(&[in_a.id, in_b.id]).unwrap();
+        assert_eq!(found[0].as_ref().unwrap().record, in_a);
+        assert_eq!(found[0].as_ref().unwrap().pack.segment, a);
+        assert!(found[1].is_none());
+        index.sync(&[a, b], &mut load).unwrap();
+        assert_eq!(index.lookup(&[in_b.id]).unwrap()[0].as_ref().unwrap().record, in_b);
+        assert_eq!(index.packs().len(), 2);
+        index.sync(&[b], &mut load).unwrap();
+        assert!(index.lookup(&[in_a.id]).unwrap()[0].is_none());
+        assert_eq!(index.lookup(&[in_b.id]).unwrap()[0].as_ref().unwrap().record, in_b);
+        assert_eq!(index.packs().len(), 1);
+        assert_eq!(index.len().unwrap(), 50);
+    }
+
+    #[test]
+    fn memory_index_conforms() {
+        conformance(&MemoryIndex::default());
+    }
+}

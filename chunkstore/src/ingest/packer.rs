@@ -1,0 +1,218 @@
+//! New chunks into packs, packs into the store, and what they hold into index segments.
+//!
+//! Packs are sealed and uploaded by the I/O executor, at most [`IN_FLIGHT_BYTES`] of them at a time.
+//! Every so often a checkpoint lists in HEAD what is durable, so that an interrupted run is not
+//! repeated, and so that the claims in memory stay few.
+
+use super::{ChunkRef, Dedupe};
+use crate::env::random_array;
+use crate::executor::{Pending, submit};
+use crate::format::{Codec, PackKind, SEGMENT_CHUNKS};
+use crate::head::SegmentRef;
+use crate::id::{PackId, SessionId};
+use crate::index::{PackEntry, Segment};
+use crate::pack::{PackBuilder, PackName};
+use crate::store::ChunkStore;
+use crate::{Error, Result};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Packs being sealed and uploaded may hold this many bytes together.
+const IN_FLIGHT_BYTES: usize = 128 << 20;
+/// A checkpoint is due after this many bytes of packs.
+const CHECKPOINT_BYTES: u64 = 2 << 30;
+
+/// How packs are made.
+#[derive(Clone, Copy, Debug)]
+pub struct PackerOptions {
+    /// A pack is sealed when it reaches this many bytes.
+    pub pack_len: usize,
+}
+
+impl PackerOptions {
+    /// Checks the size: 1 to 256 MiB.
+    pub fn validate(&self) -> Result<()> {
+        if (1 << 20..=256 << 20).contains(&self.pack_len) {
+            Ok(())
+        } else {
+            Err(Error::Invalid("the pack size must be between 1 and 256 MiB".into()))
+        }
+    }
+}
+
+impl Default for PackerOptions {
+    /// 64 MiB: few objects and requests, yet three of them fit into little memory.
+    fn default() -> Self {
+        Self { pack_len: 64 << 20 }
+    }
+}
+
+/// What a session wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// New chunks of content.
+    pub data_chunks: u64,
+    /// New chunks of manifests.
+    pub metadata_chunks: u64,
+    /// Plain bytes of all new chunks.
+    pub plain_bytes: u64,
+    /// Bytes of finished packs.
+    pub stored_bytes: u64,
+    /// Finished packs.
+    pub packs: u64,
+}
+
+/// Lays chunks into packs for one session.
+pub struct Packer {
+    store: Arc<ChunkStore>,
+    dedupe: Arc<Dedupe>,
+    session: SessionId,
+    options: PackerOptions,
+    data: Option<PackBuilder>,
+    metadata: Option<PackBuilder>,
+    uploads: VecDeque<Pending<Result<PackEntry>>>,
+    finished: Segment,
+    finished_bytes: u64,
+    written: Written,
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    packs_made: u64,
+}
+
+impl Packer {
+    /// Starts for `session`.
+    pub fn new(dedupe: &Arc<Dedupe>, session: SessionId, options: PackerOptions) -> Result<Self> {
+        options.validate()?;
+        Ok(Self {
+            store: Arc::clone(&dedupe.store),
+            dedupe: Arc::clone(dedupe),
+            session,
+            options,
+            data: None,
+            metadata: None,
+            uploads: VecDeque::new(),
+            finished: Segment::default(),
+            finished_bytes: 0,
+            written: Written::default(),
+            buffers: Arc::default(),
+            packs_made: 0,
+        })
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        self.written
+    }
+
+    /// A name that no pack ever had: random bytes mixed with the session and a counter, so that even
+    /// two clones of a virtual machine with the same random state do not meet.
+    fn fresh_name(&mut self, kind: PackKind) -> Result<PackName> {
+        let random: [u8; 32] = random_array(&*self.store.access.env)?;
+        self.packs_made += 1;
+        let identity = &self.store.access.identity;
+        let mut hasher = blake3::Hasher::new_keyed(&random);
+        hasher.update(self.session.as_bytes()).update(&self.packs_made.to_le_bytes());
+        hasher.update(&self.store.now_ms().to_le_bytes()).update(&identity.pid.to_le_bytes());
+        hasher.update(identity.hostname.as_bytes());
+        let id = PackId(*hasher.finalize().as_bytes());
+        Ok(PackName { session: self.session, id, kind, epoch: self.store.keys().current_epoch() })
+    }
+
+    /// Adds a new chunk; seals and uploads the pack when it is full.
+    pub fn push(&mut self, kind: PackKind, chunk: ChunkRef, codec: Codec, frame: &[u8]) -> Result<()> {
+        match kind {
+            PackKind::Data => self.written.data_chunks += 1,
+            PackKind::Metadata => self.written.metadata_chunks += 1,
+        }
+        self.written.plain_bytes += u64::from(chunk.len);
+        let mut builder = match self.open_pack(kind).take() {
+            Some(builder) => builder,
+            None => {
+                let buffer = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                PackBuilder::new(self.fresh_name(kind)?, buffer.unwrap_or_default())
+            }
+        };
+        builder.push(chunk.id, chunk.len, codec, frame);
+        if builder.len() >= self.options.pack_len {
+            self.upload(builder)?;
+            self.checkpoint_if_due()
+        } else {
+            *self.open_pack(kind) = Some(builder);
+            Ok(())
+        }
+    }
+
+    fn open_pack(&mut self, kind: PackKind) -> &mut Option<PackBuilder> {
+        match kind {
+            PackKind::Data => &mut self.data,
+            PackKind::Metadata => &mut self.metadata,
+        }
+    }
+
+    fn upload(&mut self, builder: PackBuilder) -> Result<()> {
+        let most = (IN_FLIGHT_BYTES / self.options.pack_len).clamp(1, self.store.storage().connections());
+        while self.uploads.len() >= most {
+            self.finish_one()?;
+        }
+        let store = Arc::clone(&self.store);
+        let buffers = Arc::clone(&self.buffers);
+        self.uploads.push_back(submit(&*self.store.access.io, move || {
+            let sealed = builder.seal(store.keys())?;
+            let len = sealed.bytes.len() as u64;
+            let body = bytes::Bytes::from(sealed.bytes);
+            store.storage().put(&sealed.name.object(), body.clone())?;
+            // The store is done with the buffer unless it kept it; then a new one will be made.
+            if let Ok(buffer) = body.try_into_mut() {
+                buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer.into());
+            }
+            Ok(PackEntry { name: sealed.name, len, records: sealed.records })
+        }));
+        Ok(())
+    }
+
+    fn finish_one(&mut self) -> Result<()> {
+        if let Some(upload) = self.uploads.pop_front() {
+            let pack = upload.wait()??;
+            self.written.packs += 1;
+            self.written.stored_bytes += pack.len;
+            self.finished_bytes += pack.len;
+            self.dedupe.rely_on([pack.name.id]);
+            self.finished.packs.push(pack);
+        }
+        Ok(())
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<()> {
+        if self.finished.chunk_count() < SEGMENT_CHUNKS && self.finished_bytes < CHECKPOINT_BYTES {
+            return Ok(());
+        }
+        let segment = std::mem::take(&mut self.finished);
+        self.finished_bytes = 0;
+        let reference = self.store.write_segment(&segment)?;
+        self.store.checkpoint(&self.session, std::slice::from_ref(&reference))?;
+        let ids: Vec<_> =
+            segment.packs.iter().flat_map(|pack| pack.records.iter().map(|record| record.id)).collect();
+        let mut at_hand = Some(segment);
+        self.store.sync_index_with(&mut |id| if *id == reference.id { at_hand.take() } else { None })?;
+        // Only now: a worker that no longer finds its claim must find the chunk in the index.
+        self.dedupe.release(ids);
+        Ok(())
+    }
+
+    /// Seals what is open, waits until every pack is durable, and writes the segments that describe
+    /// those not yet in HEAD.
+    pub fn flush(&mut self) -> Result<Vec<SegmentRef>> {
+        for builder in [self.data.take(), self.metadata.take()].into_iter().flatten() {
+            self.upload(builder)?;
+        }
+        while !self.uploads.is_empty() {
+            self.finish_one()?;
+        }
+        if self.finished.packs.is_empty() {
+            return Ok(vec![]);
+        }
+        let segment = std::mem::take(&mut self.finished);
+        self.finished_bytes = 0;
+        Ok(vec![self.store.write_segment(&segment)?])
+    }
+}

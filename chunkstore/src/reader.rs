@@ -1,0 +1,229 @@
+//! Reading: chunks are asked for in order, fetched in runs of neighbours by several threads, and
+//! handed out in the same order. Each is authenticated and its id checked; a damaged one is an error
+//! of its own and does not take its neighbours along.
+
+use crate::executor::{Pending, submit};
+use crate::id::ChunkId;
+use crate::index::Location;
+use crate::ingest::ChunkRef;
+use crate::pack::PackReader;
+use crate::seal::Decompressor;
+use crate::store::ChunkStore;
+use crate::{Error, Result};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Plain bytes that may be fetched ahead of the reader.
+const AHEAD_BYTES: usize = 48 << 20;
+/// Items that may wait, so that a million empty files take no memory either.
+const AHEAD_ITEMS: usize = 4096;
+/// One range read covers at most this much of a pack.
+const RUN_BYTES: u64 = 4 << 20;
+/// Neighbours closer than this are read in one go, with what lies between.
+const GAP_BYTES: u64 = 256 << 10;
+/// Ids looked up at a time.
+const LOOKUP: usize = 128;
+
+/// What was asked for, in order.
+enum Request<T> {
+    Chunk(ChunkRef, T),
+    Token(T),
+}
+
+/// Chunks of one range read, each on its own.
+type RunResult = Vec<Result<Vec<u8>>>;
+
+struct Run<T> {
+    work: Pending<RunResult>,
+    tags: Vec<T>,
+    bytes: usize,
+}
+
+enum Ready<T> {
+    Run(Run<T>),
+    Token(T),
+    /// A chunk that no index knows.
+    Missing(ChunkId, T),
+}
+
+/// Fetches ahead and hands out in order.
+pub struct ReadAhead<T> {
+    store: Arc<ChunkStore>,
+    requests: Vec<Request<T>>,
+    requested_bytes: usize,
+    queue: VecDeque<Ready<T>>,
+    queued_bytes: usize,
+}
+
+/// What comes out: the chunk's bytes or why there are none, or a token.
+pub enum Fetched<T> {
+    /// A chunk.
+    Chunk(Result<Vec<u8>>, T),
+    /// What stood between chunks.
+    Token(T),
+}
+
+impl<T> ReadAhead<T> {
+    /// Reads from `store`, whose index must be in step.
+    #[must_use]
+    pub fn new(store: &Arc<ChunkStore>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            requests: vec![],
+            requested_bytes: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+        }
+    }
+
+    /// Asks for a chunk.
+    pub fn request(&mut self, chunk: ChunkRef, tag: T) -> Result<()> {
+        self.requested_bytes += chunk.len as usize;
+        self.requests.push(Request::Chunk(chunk, tag));
+        if self.requests.len() >= LOOKUP { self.launch() } else { Ok(()) }
+    }
+
+    /// Puts a token between chunks.
+    pub fn token(&mut self, tag: T) -> Result<()> {
+        self.requests.push(Request::Token(tag));
+        if self.requests.len() >= LOOKUP { self.launch() } else { Ok(()) }
+    }
+
+    /// Whether as much is under way as memory allows, so that `take` should be called.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.queued_bytes + self.requested_bytes >= AHEAD_BYTES || self.queue.len() >= AHEAD_ITEMS
+    }
+
+    /// The next in order, waiting for it; `None` when nothing is asked for.
+    pub fn take(&mut self) -> Result<Option<Vec<Fetched<T>>>> {
+        if self.queue.is_empty() {
+            self.launch()?;
+        }
+        let Some(ready) = self.queue.pop_front() else { return Ok(None) };
+        Ok(Some(match ready {
+            Ready::Token(tag) => vec![Fetched::Token(tag)],
+            Ready::Missing(id, tag) => vec![Fetched::Chunk(Err(Error::MissingChunk { id }), tag)],
+            Ready::Run(run) => {
+                let chunks = run.work.wait()?;
+                self.queued_bytes -= run.bytes;
+                chunks.into_iter().zip(run.tags).map(|(chunk, tag)| Fetched::Chunk(chunk, tag)).collect()
+            }
+        }))
+    }
+
+    /// Looks up what was asked for and starts the range reads.
+    fn launch(&mut self) -> Result<()> {
+        let requests = std::mem::take(&mut self.requests);
+        self.requested_bytes = 0;
+        let ids: Vec<ChunkId> = requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::Chunk(chunk, _) => Some(chunk.id),
+                Request::Token(_) => None,
+            })
+            .collect();
+        let mut locations = self.store.index().lookup(&ids)?.into_iter();
+        let mut run: Option<(Vec<Location>, Vec<T>)> = None;
+        for request in requests {
+            match request {
+                Request::Token(tag) => {
+                    self.start(run.take());
+                    self.queue.push_back(Ready::Token(tag));
+                }
+                Request::Chunk(chunk, tag) => match locations.next().flatten() {
+                    Some(location) if location.record.plain_len == chunk.len => match &mut run {
+                        Some((places, tags)) if extends(places, &location) => {
+                            places.push(location);
+                            tags.push(tag);
+                        }
+                        _ => {
+                            self.start(run.take());
+                            run = Some((vec![location], vec![tag]));
+                        }
+                    },
+                    _ => {
+                        self.start(run.take());
+                        self.queue.push_back(Ready::Missing(chunk.id, tag));
+                    }
+                },
+            }
+        }
+        self.start(run);
+        Ok(())
+    }
+
+    fn start(&mut self, run: Option<(Vec<Location>, Vec<T>)>) {
+        let Some((places, tags)) = run else { return };
+        let bytes = places.iter().map(|place| place.record.plain_len as usize).sum();
+        let store = Arc::clone(&self.store);
+        let work = submit(&*self.store.access.io, move || read_run(&store, &places));
+        self.queued_bytes += bytes;
+        self.queue.push_back(Ready::Run(Run { work, tags, bytes }));
+    }
+}
+
+/// Whether a chunk lies shortly behind the last of a run.
+fn extends(run: &[Location], next: &Location) -> bool {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return false };
+    let (start, end) = (u64::from(first.record.offset), last.record.end());
+    let offset = u64::from(next.record.offset);
+    first.pack.name == next.pack.name
+        && offset >= end
+        && offset - end <= GAP_BYTES
+        && next.record.end() - start <= RUN_BYTES
+}
+
+/// Reads one range and opens its chunks. If the range cannot be read whole, each chunk is tried alone.
+fn read_run(store: &ChunkStore, places: &[Location]) -> RunResult {
+    let (Some(first), Some(last)) = (places.first(), places.last()) else { return vec![] };
+    let object = first.pack.name.object();
+    let start = u64::from(first.record.offset);
+    let read = || -> Result<(PackReader, Decompressor)> {
+        Ok((PackReader::new(first.pack.name, store.keys())?, Decompressor::new()?))
+    };
+    let (reader, mut decompressor) = match read() {
+        Ok(tools) => tools,
+        Err(error) => {
+            let why = crate::store::describe(&error);
+            return places.iter().map(|_| Err(Error::corrupt(&object, &why))).collect();
+        }
+    };
+    match store.storage().get_range(&object, start, last.record.end() - start) {
+        Ok(range) => places
+            .iter()
+            .map(|place| {
+                let from = (u64::from(place.record.offset) - start) as usize;
+                let sealed = range
+                    .get(from..from + place.record.stored_len as usize)
+                    .ok_or_else(|| Error::corrupt(&object, "range too short"))?;
+                reader.open(store.keys(), &place.record, sealed, &mut decompressor)
+            })
+            .collect(),
+        Err(error) if places.len() == 1 => vec![Err(error.into())],
+        Err(_) => places.iter().flat_map(|place| read_run(store, std::slice::from_ref(place))).collect(),
+    }
+}
+
+/// Reads a few chunks, all or an error.
+pub fn read_all(store: &Arc<ChunkStore>, chunks: &[ChunkRef]) -> Result<Vec<u8>> {
+    let mut ahead = ReadAhead::new(store);
+    let mut bytes = vec![];
+    let mut take = |ahead: &mut ReadAhead<()>| -> Result<bool> {
+        let Some(batch) = ahead.take()? else { return Ok(false) };
+        for fetched in batch {
+            if let Fetched::Chunk(chunk, ()) = fetched {
+                bytes.extend_from_slice(&chunk?);
+            }
+        }
+        Ok(true)
+    };
+    for chunk in chunks {
+        ahead.request(*chunk, ())?;
+        while ahead.is_full() {
+            take(&mut ahead)?;
+        }
+    }
+    while take(&mut ahead)? {}
+    Ok(bytes)
+}

@@ -1,0 +1,79 @@
+//! Named objects in a store: the contract, its errors, and its implementations.
+//!
+//! The contract (docs/storage-contract.md): an object that was put is durable and whole when `put`
+//! returns; objects other than HEAD never change; HEAD changes only by compare-and-swap, and every
+//! reader sees the last swap. Listings are hints: nothing is concluded from an object's absence there.
+
+use bytes::Bytes;
+
+pub mod conformance;
+mod http;
+pub mod local;
+pub mod memory;
+mod object;
+pub mod s3;
+
+pub use http::HttpOptions;
+
+/// What the caller can do about a storage error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The object is not there.
+    NotFound,
+    /// Another object, or another version of HEAD, is there.
+    Conflict,
+    /// Credentials or permissions.
+    Denied,
+    /// No room left; retrying does not help.
+    Full,
+    /// It may or may not have happened.
+    Ambiguous,
+    /// Anything else, after the store's own retries.
+    Failed,
+}
+
+/// A storage operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {op} {object}")]
+pub struct StorageError {
+    /// What can be done about it.
+    pub kind: ErrorKind,
+    /// `read`, `write`, `list`, `delete`, `swap`.
+    pub op: &'static str,
+    /// The object's name, with the store's place.
+    pub object: String,
+    /// What the store said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Result of a storage operation.
+pub type StorageResult<T> = Result<T, StorageError>;
+
+/// What HEAD looked like when it was read; compared when it is swapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version(pub String);
+
+/// A place for objects. Calls block; callers bring their own threads.
+pub trait Storage: Send + Sync {
+    /// The place, for messages; without credentials.
+    fn place(&self) -> String;
+    /// Writes a new object durably. Writing the same bytes again is fine; other bytes are a conflict.
+    fn put(&self, name: &str, body: Bytes) -> StorageResult<()>;
+    /// Reads a whole object of at most `limit` bytes.
+    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes>;
+    /// Reads `len` bytes from `offset`; fewer are an error.
+    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes>;
+    /// Length of an object.
+    fn len(&self, name: &str) -> StorageResult<u64>;
+    /// Calls `each` for every object found under a folder, with its length.
+    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()>;
+    /// Removes an object; one that is gone already is fine.
+    fn delete(&self, name: &str) -> StorageResult<()>;
+    /// Reads HEAD, if there is one.
+    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>>;
+    /// Replaces HEAD if it is still `expected` (`None`: not there), else [`ErrorKind::Conflict`].
+    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()>;
+    /// How many transfers at once make sense.
+    fn connections(&self) -> usize;
+}

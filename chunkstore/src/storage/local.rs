@@ -1,0 +1,145 @@
+//! A repository in a folder. Objects go through `object_store`, which stages, syncs, links and syncs
+//! the folder; HEAD is our own, because that crate cannot update conditionally on disk: lock,
+//! compare, write beside, sync, rename, sync the folder.
+
+use super::object::Objects;
+use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Objects under a folder.
+pub struct LocalStorage {
+    objects: Objects,
+    root: PathBuf,
+}
+
+impl LocalStorage {
+    /// Uses `root`, which must exist.
+    pub fn open(root: &Path) -> StorageResult<Self> {
+        let place = root.display().to_string();
+        let root = root.canonicalize().map_err(|source| io_error("open", &place, source))?;
+        let store = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|source| io_error("open", &place, io::Error::other(source)))?
+            .with_fsync(true);
+        Ok(Self { objects: Objects::new(Arc::new(store), place)?, root })
+    }
+
+    /// Creates `root` and its parents, durably, then uses it.
+    pub fn create(root: &Path) -> StorageResult<Self> {
+        let place = root.display().to_string();
+        fs::create_dir_all(root).map_err(|source| io_error("create", &place, source))?;
+        let storage = Self::open(root)?;
+        let parent = storage.root.parent().unwrap_or(&storage.root);
+        sync_folder(parent).map_err(|source| io_error("create", &place, source))?;
+        Ok(storage)
+    }
+
+    fn head_path(&self) -> PathBuf {
+        self.root.join("HEAD")
+    }
+
+    fn head_error(&self, op: &'static str) -> impl Fn(io::Error) -> StorageError {
+        let object = format!("{}/HEAD", self.objects.place);
+        move |source| io_error(op, &object, source)
+    }
+
+    fn swap_under_lock(&self, body: &[u8]) -> io::Result<()> {
+        // One writer at a time holds the lock, so one temporary name is enough; what a crash left
+        // under it is overwritten.
+        let temporary = self.root.join("HEAD.new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(body)?;
+        // A failed sync is never retried on the same file: its pages count as clean afterwards.
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&temporary, self.head_path())?;
+        sync_folder(&self.root)
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn io_error(op: &'static str, object: &str, source: io::Error) -> StorageError {
+    let kind = match source.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ => ErrorKind::Failed,
+    };
+    StorageError { kind, op, object: object.to_owned(), source: source.into() }
+}
+
+fn version(body: &[u8]) -> Version {
+    Version(blake3::hash(body).to_hex().to_string())
+}
+
+impl Storage for LocalStorage {
+    fn place(&self) -> String {
+        self.objects.place.clone()
+    }
+    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.objects.put(name, body)
+    }
+    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+        self.objects.get(name, limit)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
+        self.objects.get_range(name, offset, len)
+    }
+    fn len(&self, name: &str) -> StorageResult<u64> {
+        self.objects.len(name)
+    }
+    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        self.objects.list(folder, each)
+    }
+    fn delete(&self, name: &str) -> StorageResult<()> {
+        self.objects.delete(name)?;
+        // A session's folder goes with its last pack; one that is not empty stays.
+        if let Some(parent) = self.root.join(name).parent()
+            && parent.parent().is_some_and(|above| above.ends_with("packs"))
+        {
+            let _ = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
+        match fs::read(self.head_path()) {
+            Ok(body) => Ok(Some((body.clone().into(), version(&body)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.head_error("read")(error)),
+        }
+    }
+    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        let failed = self.head_error("swap");
+        let lock = File::create(self.root.join("HEAD.lock")).map_err(&failed)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|errno| failed(errno.into()))?;
+        let found = self.read_head()?.map(|(_, version)| version);
+        if found.as_ref() != expected {
+            let source = io::Error::other("HEAD changed meanwhile");
+            return Err(StorageError { kind: ErrorKind::Conflict, ..failed(source) });
+        }
+        self.swap_under_lock(&body).map_err(failed)
+    }
+    fn connections(&self) -> usize {
+        2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        super::super::conformance::check(&LocalStorage::create(&folder.path().join("a/b")).unwrap());
+        super::super::conformance::check(&super::super::memory::MemoryStorage::default());
+    }
+}

@@ -1,0 +1,89 @@
+//! Objects in memory, for tests and simulation. The smallest correct implementation of the contract.
+
+use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A store that lives as long as its value.
+#[derive(Default)]
+pub struct MemoryStorage(Mutex<BTreeMap<String, Bytes>>);
+
+impl MemoryStorage {
+    /// The objects, for tests that damage them.
+    pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn error(kind: ErrorKind, op: &'static str, name: &str, why: &str) -> StorageError {
+    StorageError { kind, op, object: name.to_owned(), source: why.into() }
+}
+
+fn version(body: &[u8]) -> Version {
+    Version(blake3::hash(body).to_hex().to_string())
+}
+
+impl Storage for MemoryStorage {
+    fn place(&self) -> String {
+        "memory".into()
+    }
+    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        let mut objects = self.objects();
+        match objects.get(name) {
+            Some(existing) if *existing != body => Err(error(ErrorKind::Conflict, "write", name, "exists")),
+            _ => {
+                objects.insert(name.to_owned(), body);
+                Ok(())
+            }
+        }
+    }
+    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+        let body = self.objects().get(name).cloned();
+        let body = body.ok_or_else(|| error(ErrorKind::NotFound, "read", name, "not found"))?;
+        if body.len() as u64 > limit {
+            return Err(error(ErrorKind::Failed, "read", name, "larger than any such object may be"));
+        }
+        Ok(body)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
+        let body = self.get(name, u64::MAX)?;
+        match offset.checked_add(len) {
+            Some(end) if end <= body.len() as u64 => Ok(body.slice(offset as usize..end as usize)),
+            _ => Err(error(ErrorKind::Failed, "read", name, "range beyond the object's end")),
+        }
+    }
+    fn len(&self, name: &str) -> StorageResult<u64> {
+        Ok(self.get(name, u64::MAX)?.len() as u64)
+    }
+    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        let prefix = format!("{folder}/");
+        let found: Vec<_> = self
+            .objects()
+            .iter()
+            .filter(|(name, _)| name.starts_with(&prefix))
+            .map(|(n, b)| (n.clone(), b.len()))
+            .collect();
+        found.iter().for_each(|(name, len)| each(name, *len as u64));
+        Ok(())
+    }
+    fn delete(&self, name: &str) -> StorageResult<()> {
+        self.objects().remove(name);
+        Ok(())
+    }
+    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
+        Ok(self.objects().get("HEAD").map(|body| (body.clone(), version(body))))
+    }
+    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        let mut objects = self.objects();
+        let found = objects.get("HEAD").map(|body| version(body));
+        if found.as_ref() != expected {
+            return Err(error(ErrorKind::Conflict, "swap", "HEAD", "changed meanwhile"));
+        }
+        objects.insert("HEAD".into(), body);
+        Ok(())
+    }
+    fn connections(&self) -> usize {
+        1
+    }
+}
