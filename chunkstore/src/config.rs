@@ -45,12 +45,7 @@ impl Config {
             esker: u32::from(FORMAT_VERSION),
             repository_id,
             required_features: vec![],
-            chunker: ChunkerConfig {
-                id: FASTCDC_2020.into(),
-                version: 1,
-                key_label: "gear".into(),
-                data,
-            },
+            chunker: ChunkerConfig { id: FASTCDC_2020.into(), version: 1, key_label: "gear".into(), data },
             padding: "padme-4096".into(),
             created_ms,
         })

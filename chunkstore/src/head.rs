@@ -90,6 +90,9 @@ pub struct Session {
     pub fenced: bool,
     /// Host it runs on.
     pub hostname: String,
+    /// Boot and process namespace: process ids compare only within one.
+    #[serde(default)]
+    pub machine: String,
     /// Process id there.
     pub pid: u32,
     /// When that process started, in clock ticks since boot: tells it from a later one with its id.

@@ -78,6 +78,12 @@ impl Dedupe {
         })
     }
 
+    /// The store that is written to.
+    #[must_use]
+    pub fn store(&self) -> &Arc<ChunkStore> {
+        &self.store
+    }
+
     /// The packs that this session's chunks were found in.
     #[must_use]
     pub fn relied(&self) -> HashSet<PackId> {

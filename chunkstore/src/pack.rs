@@ -239,17 +239,9 @@ impl PackReader {
         Ok(Self { key: name.key(keys)?, name, repository: *keys.repository() })
     }
 
-    /// Opens one sealed chunk and checks that it is the one that was asked for.
-    pub fn open(
-        &self,
-        keys: &KeyRing,
-        record: &Record,
-        sealed: &[u8],
-        decompressor: &mut Decompressor,
-    ) -> Result<Vec<u8>> {
-        let damaged = |why: &dyn std::fmt::Display| {
-            Error::corrupt(self.name.object(), format!("chunk {}: {why}", record.id.short()))
-        };
+    /// Decrypts one sealed chunk and leaves it compressed; for moving it into another pack.
+    pub fn open_frame(&self, record: &Record, sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged = |why: &dyn std::fmt::Display| self.damaged(record, why);
         let (frame, tag) = sealed
             .len()
             .checked_sub(TAG_LEN)
@@ -261,6 +253,23 @@ impl PackReader {
             .cipher
             .open(counter_nonce(u64::from(record.ordinal)), &aad, &mut frame, tag)
             .map_err(|error| damaged(&error))?;
+        Ok(frame)
+    }
+
+    fn damaged(&self, record: &Record, why: &dyn std::fmt::Display) -> Error {
+        Error::corrupt(self.name.object(), format!("chunk {}: {why}", record.id.short()))
+    }
+
+    /// Opens one sealed chunk and checks that it is the one that was asked for.
+    pub fn open(
+        &self,
+        keys: &KeyRing,
+        record: &Record,
+        sealed: &[u8],
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let damaged = |why: &dyn std::fmt::Display| self.damaged(record, why);
+        let frame = self.open_frame(record, sealed)?;
         let plain = decompressor
             .decompress(record.codec, frame, record.plain_len as usize)
             .map_err(|why| damaged(&why))?;

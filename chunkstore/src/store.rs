@@ -38,6 +38,8 @@ pub struct Access {
 pub struct Identity {
     /// Host name.
     pub hostname: String,
+    /// Boot and process namespace.
+    pub machine: String,
     /// Process id.
     pub pid: u32,
     /// Start of the process in clock ticks since boot.
@@ -314,11 +316,12 @@ impl ChunkStore {
     pub fn open_session(&self, purpose: &str) -> Result<SessionId> {
         let id = SessionId(random_array(&*self.access.env)?);
         let now_ms = self.now_ms();
-        let Identity { hostname, pid, process_started } = self.access.identity.clone();
+        let Identity { hostname, machine, pid, process_started } = self.access.identity.clone();
         let session = Session {
             id,
             fenced: false,
             hostname,
+            machine,
             pid,
             process_started,
             purpose: purpose.to_owned(),

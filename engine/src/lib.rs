@@ -1,1 +1,34 @@
-//! placeholder
+//! What a backup *is*: sources yield entries, entries become a manifest, a manifest becomes reachable
+//! through a snapshot. It never prints, reads no environment and parses no flags.
+//!
+//! | file | noun |
+//! |---|---|
+//! | [`backup`] ★ | source → chunks → packs → manifest → snapshot |
+//! | [`restore`] ★ | the story backwards |
+//! | [`verify`] | read everything, trust nothing |
+//! | [`repository`] | open, init, find snapshots |
+//! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
+//! | [`entry`], [`manifest`], [`snapshot`] | the records |
+//! | [`policy`], [`prune`] | what to keep; removing the rest |
+//! | [`repair`], [`stats`], [`diff`] | the index from the packs; sizes; what changed |
+//! | [`monitor`] | where counts, progress and non-fatal errors go |
+
+pub mod backup;
+pub mod diff;
+pub mod entry;
+pub mod error;
+pub mod manifest;
+pub mod monitor;
+pub mod policy;
+pub mod prune;
+pub mod repair;
+pub mod repository;
+pub mod restore;
+pub mod snapshot;
+pub mod source;
+pub mod stats;
+pub mod verify;
+
+pub use error::{Error, Result};
+pub use monitor::{Counter, ItemError, Monitor};
+pub use repository::Repository;

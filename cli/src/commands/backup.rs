@@ -1,0 +1,255 @@
+//! `esker backup`
+
+use super::{FilterArgs, parse_size, parse_time, split_tags};
+use crate::config::{hostname, read_file, username};
+use crate::context::Context;
+use crate::exit::{Code, CommandResult, Failure};
+use crate::output;
+use chunkstore::ingest::PackerOptions;
+use engine::backup::{BackupOptions, BackupReport, backup};
+use engine::entry::Time;
+use engine::source::files::{FilesOptions, FilesSource};
+use engine::source::stream::StreamSource;
+use engine::source::{Several, Source, UrlOptions, command, is_url, open_url};
+use serde_json::json;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Back up paths, streams, commands and databases
+///
+/// Sources: paths; --stdin; --stdin-from-command -- COMMAND; redis://[user:password@]host:port;
+/// redis+scan://… for servers that refuse replication; postgres://user@host:port[/database].
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Paths or URLs; after '--' with --stdin-from-command, the command
+    #[arg(value_name = "SOURCE")]
+    sources: Vec<OsString>,
+    /// Back up standard input
+    #[arg(long)]
+    stdin: bool,
+    /// Back up what a command prints; no snapshot if it fails
+    #[arg(long, conflicts_with = "stdin")]
+    stdin_from_command: bool,
+    /// Name of the stream in the snapshot
+    #[arg(long, default_value = "stdin", value_name = "NAME")]
+    stdin_filename: String,
+    /// Make a snapshot even if standard input or the command gives nothing
+    #[arg(long)]
+    allow_empty: bool,
+    /// Tags for the snapshot (a,b or repeated)
+    #[arg(long, value_name = "TAGS")]
+    tag: Vec<String>,
+    /// Host name for the snapshot, instead of this machine's
+    #[arg(short = 'H', long, value_name = "HOST")]
+    host: Option<String>,
+    /// Time for the snapshot, instead of now
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    time: Option<jiff::Timestamp>,
+    /// Free text for the snapshot
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    description: String,
+    /// Compare with this snapshot instead of the latest of the same host and paths
+    #[arg(long, value_name = "SNAPSHOT")]
+    parent: Option<String>,
+    /// Read all files, changed or not
+    #[arg(short, long)]
+    force: bool,
+    /// Take files for unchanged although their inode differs
+    #[arg(long)]
+    ignore_inode: bool,
+    /// Take files for unchanged although their ctime differs
+    #[arg(long)]
+    ignore_ctime: bool,
+    /// Leave out what matches, as in .gitignore
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// The same, ignoring case
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// Read patterns to leave out from a file
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out the content of folders that hold a file of this name
+    #[arg(long, value_name = "NAME")]
+    exclude_if_present: Vec<String>,
+    /// Leave out the content of folders marked by CACHEDIR.TAG
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Leave out files larger than this
+    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+    exclude_larger_than: Option<u64>,
+    /// Read paths to back up from a file, one a line
+    #[arg(long, value_name = "FILE")]
+    files_from: Vec<PathBuf>,
+    /// Stay on the file systems of the given paths
+    #[arg(short = 'x', long)]
+    one_file_system: bool,
+    /// Do everything but keep the result
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Make no snapshot if nothing changed since the parent
+    #[arg(long)]
+    skip_if_unchanged: bool,
+}
+
+pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
+    let now = context.now();
+    let time = args.time.unwrap_or(now);
+    let stamp = Time {
+        seconds: time.as_second(),
+        nanoseconds: u32::try_from(time.subsec_nanosecond()).unwrap_or_default(),
+    };
+    let excludes = excludes(&args)?;
+    let packer = PackerOptions { pack_len: context.global.pack_size.saturating_mul(1 << 20) };
+    packer.validate()?;
+    // Sources first: a missing path is told before a password is asked for.
+    let mut source = open_source(&args, &excludes, stamp, context)?;
+    let repo = context.open()?;
+    let parent = match &args.parent {
+        Some(wanted) => {
+            Some(repo.find(wanted, &FilterArgs::default().filter(), context.console.monitor())?.id)
+        }
+        None => None,
+    };
+    let options = BackupOptions {
+        hostname: args.host.clone().unwrap_or_else(hostname),
+        username: username(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        tags: args.tag.iter().flat_map(|tags| split_tags(tags)).filter(|tag| !tag.is_empty()).collect(),
+        description: args.description.clone(),
+        excludes,
+        time,
+        parent,
+        force: args.force,
+        ignore_inode: args.ignore_inode,
+        ignore_ctime: args.ignore_ctime,
+        dry_run: args.dry_run,
+        skip_if_unchanged: args.skip_if_unchanged,
+        compression: context.global.compression,
+        packer,
+        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+    };
+    let report = context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor))?;
+    print(&report, &args, context);
+    Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
+}
+
+fn excludes(args: &Args) -> Result<Vec<String>, Failure> {
+    let mut all = args.exclude.clone();
+    for file in &args.exclude_file {
+        let text = read_file(file)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        all.extend(lines.map(str::to_owned));
+    }
+    Ok(all)
+}
+
+fn open_source(
+    args: &Args,
+    excludes: &[String],
+    time: Time,
+    context: &Context,
+) -> Result<Box<dyn Source>, Failure> {
+    if args.stdin_from_command {
+        return Ok(Box::new(command::source(
+            args.sources.clone(),
+            &args.stdin_filename,
+            time,
+            args.allow_empty,
+        )?));
+    }
+    if args.stdin {
+        if !args.sources.is_empty() {
+            return Err(Failure::new("--stdin takes no paths"));
+        }
+        return Ok(Box::new(StreamSource::reader(
+            std::io::stdin(),
+            &args.stdin_filename,
+            time,
+            args.allow_empty,
+        )?));
+    }
+    let mut paths = args.sources.clone();
+    for file in &args.files_from {
+        let text = read_file(file)?;
+        paths.extend(
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(OsString::from),
+        );
+    }
+    let (urls, paths): (Vec<_>, Vec<_>) =
+        paths.into_iter().partition(|source| source.to_str().is_some_and(is_url));
+    if urls.is_empty() && paths.is_empty() {
+        return Err(Failure::new(
+            "nothing to back up: give paths, URLs, --stdin or --stdin-from-command -- COMMAND",
+        ));
+    }
+    if !urls.is_empty() && !paths.is_empty() {
+        return Err(Failure::new("paths and URLs cannot share a snapshot; back them up one after the other"));
+    }
+    if urls.is_empty() {
+        let options = FilesOptions {
+            excludes: excludes.to_vec(),
+            iexcludes: args.iexclude.clone(),
+            exclude_if_present: args.exclude_if_present.clone(),
+            exclude_caches: args.exclude_caches,
+            exclude_larger_than: args.exclude_larger_than,
+            one_file_system: args.one_file_system,
+        };
+        let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+        return Ok(Box::new(FilesSource::new(&paths, options, context.console.monitor())?));
+    }
+    let options = UrlOptions { postgres_custom: context.global.settings()?.postgres_custom };
+    let sources = urls
+        .iter()
+        .map(|url| open_url(&url.to_string_lossy(), time, &options))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Box::new(Several::new(sources)))
+}
+
+fn print(report: &BackupReport, args: &Args, context: &Context) {
+    let summary = &report.summary;
+    let seconds = context.console.seconds();
+    if context.global.json {
+        let mut value = serde_json::to_value(summary).unwrap_or_default();
+        if let Some(object) = value.as_object_mut() {
+            object.insert("message_type".into(), json!("summary"));
+            object.insert("total_duration".into(), json!(seconds));
+            object.insert("dry_run".into(), json!(args.dry_run));
+            if let Some(id) = report.snapshot {
+                object.insert("snapshot_id".into(), json!(id));
+            }
+        }
+        output::json_line(&value);
+        return;
+    }
+    let say = |text: String| context.console.say(text);
+    if let Some(parent) = report.parent {
+        say(format!("compared with snapshot {}", parent.short()));
+    }
+    say(format!(
+        "files: {} new, {} changed, {} unmodified",
+        summary.files_new, summary.files_changed, summary.files_unmodified
+    ));
+    say(format!(
+        "dirs:  {} new, {} changed, {} unmodified",
+        summary.dirs_new, summary.dirs_changed, summary.dirs_unmodified
+    ));
+    let rate = (summary.total_bytes_processed as f64 / seconds.max(0.001)) as u64;
+    say(format!(
+        "processed {} files, {} in {seconds:.1} s ({}/s)",
+        summary.total_files_processed,
+        output::bytes(summary.total_bytes_processed),
+        output::bytes(rate)
+    ));
+    say(format!(
+        "added {} ({} stored)",
+        output::bytes(summary.data_added),
+        output::bytes(summary.data_added_packed)
+    ));
+    match report.snapshot {
+        Some(id) => say(format!("snapshot {} saved", id.short())),
+        None if args.dry_run => say("dry run: no snapshot was made".into()),
+        None => say("nothing changed: no snapshot was made".into()),
+    }
+}

@@ -1,0 +1,240 @@
+//! Options that every command has, and the only reader of the environment.
+
+use crate::exit::Failure;
+use chunkstore::seal::Compression;
+use chunkstore::storage::HttpOptions;
+use chunkstore::storage::s3::S3Options;
+use std::path::PathBuf;
+
+/// Options of all commands.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// Where the repository is: a folder, or s3:https://HOST/BUCKET/PREFIX
+    #[arg(short = 'r', long = "repo", env = "ESKER_REPOSITORY", global = true, value_name = "PLACE")]
+    pub(crate) repo: Option<String>,
+    /// Read the repository's place from a file
+    #[arg(long, env = "ESKER_REPOSITORY_FILE", global = true, value_name = "FILE")]
+    pub(crate) repository_file: Option<PathBuf>,
+    /// Read the password from the first line of a file
+    #[arg(short = 'p', long, env = "ESKER_PASSWORD_FILE", global = true, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Run a command and take its first line of output as the password
+    #[arg(long, env = "ESKER_PASSWORD_COMMAND", global = true, value_name = "COMMAND")]
+    pub(crate) password_command: Option<String>,
+    /// Use the empty password: whoever can read the repository can read the data
+    #[arg(long, global = true)]
+    pub(crate) insecure_no_password: bool,
+    /// Folder of local indexes; they can be deleted at any time
+    #[arg(long, env = "ESKER_CACHE_DIR", global = true, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Keep the index in memory and nothing on disk
+    #[arg(long, global = true)]
+    pub(crate) no_cache: bool,
+    /// off, auto, fastest, better, max, or a zstd level from -7 to 22
+    #[arg(long, env = "ESKER_COMPRESSION", global = true, default_value = "auto", value_name = "MODE")]
+    pub(crate) compression: Compression,
+    /// Size of packs in MiB, 1 to 256
+    #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
+    pub(crate) pack_size: usize,
+    /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, postgres.format=plain|custom
+    #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+    /// Machine-readable output, see docs/json.md
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print only errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Print more; twice for a log of what is done
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// Where a repository is.
+pub(crate) enum Place {
+    Folder(PathBuf),
+    S3(Box<S3Options>),
+}
+
+/// Settings of `-o`.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) http: HttpOptions,
+    pub(crate) s3_region: Option<String>,
+    pub(crate) postgres_custom: bool,
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Global {
+    /// The `-o` settings, checked.
+    pub(crate) fn settings(&self) -> Result<Options, Failure> {
+        let mut options = Options::default();
+        for setting in &self.options {
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| Failure::new(format!("option '{setting}' is not KEY=VALUE")))?;
+            let number = || -> Result<usize, Failure> {
+                value.parse().map_err(|_| Failure::new(format!("option {key} needs a number, not '{value}'")))
+            };
+            match key {
+                "s3.region" => options.s3_region = Some(value.to_owned()),
+                "s3.connections" => options.http.connections = number()?.clamp(1, 64),
+                "s3.retries" => options.http.retries = number()?,
+                "s3.timeout" => options.http.timeout_s = number()?.max(1) as u64,
+                "postgres.format" if matches!(value, "plain" | "custom") => {
+                    options.postgres_custom = value == "custom"
+                }
+                "postgres.format" => return Err(Failure::new("postgres.format is plain or custom")),
+                _ => return Err(Failure::new(format!("unknown option '{key}'; see --help"))),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Where the repository is.
+    pub(crate) fn place(&self) -> Result<Place, Failure> {
+        let text = match (&self.repo, &self.repository_file) {
+            (Some(repo), _) => repo.clone(),
+            (None, Some(file)) => first_line(&read_file(file)?),
+            (None, None) => {
+                return Err(Failure::new("which repository? Give -r PLACE or set ESKER_REPOSITORY"));
+            }
+        };
+        if let Some(rest) = text.strip_prefix("s3:") {
+            return Ok(Place::S3(Box::new(self.s3(rest)?)));
+        }
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(Failure::new(format!(
+                "repositories on '{scheme}' are not supported; use a folder or s3:"
+            )));
+        }
+        Ok(Place::Folder(PathBuf::from(text.strip_prefix("local:").unwrap_or(&text))))
+    }
+
+    /// `s3:https://host/bucket/prefix`, `s3:host/bucket/prefix` or `s3://bucket/prefix`.
+    fn s3(&self, rest: &str) -> Result<S3Options, Failure> {
+        let settings = self.settings()?;
+        let (endpoint, path) = if let Some(path) = rest.strip_prefix("//") {
+            (environment("AWS_ENDPOINT_URL").unwrap_or_default(), path.to_owned())
+        } else {
+            let (scheme, rest) = match rest.split_once("://") {
+                Some((scheme, rest)) => (scheme, rest),
+                None => ("https", rest),
+            };
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            (format!("{scheme}://{host}"), path.to_owned())
+        };
+        let (bucket, prefix) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+        if bucket.is_empty() {
+            return Err(Failure::new("no bucket: use s3:https://HOST/BUCKET/PREFIX"));
+        }
+        let region = settings.s3_region.clone();
+        Ok(S3Options {
+            endpoint,
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+            region: region
+                .or_else(|| environment("AWS_REGION"))
+                .or_else(|| environment("AWS_DEFAULT_REGION"))
+                .unwrap_or_default(),
+            access_key_id: environment("AWS_ACCESS_KEY_ID").unwrap_or_default(),
+            secret_access_key: environment("AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
+            session_token: environment("AWS_SESSION_TOKEN").unwrap_or_default(),
+            http: settings.http,
+        })
+    }
+
+    /// The password, from wherever it was given; asked for on a terminal.
+    pub(crate) fn password(&self, confirm: bool) -> Result<String, Failure> {
+        if self.insecure_no_password {
+            return Ok(String::new());
+        }
+        if let Some(file) = &self.password_file {
+            return Ok(first_line(&read_file(file)?));
+        }
+        if let Some(command) = &self.password_command {
+            return password_from(command);
+        }
+        if let Some(password) = environment("ESKER_PASSWORD") {
+            return Ok(password);
+        }
+        ask("password for the repository: ", confirm)
+    }
+
+    /// Where local indexes go.
+    pub(crate) fn cache(&self) -> Option<PathBuf> {
+        if self.no_cache {
+            return None;
+        }
+        let folder = self.cache_dir.clone().or_else(|| {
+            environment("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".cache")))
+                .map(|cache| cache.join("esker"))
+        });
+        folder.map(|folder| folder.join("repositories"))
+    }
+
+    /// Status lines a second, 0 for none.
+    pub(crate) fn progress_fps(&self) -> f64 {
+        environment("ESKER_PROGRESS_FPS").and_then(|fps| fps.parse().ok()).unwrap_or(if self.json {
+            10.0
+        } else {
+            0.2
+        })
+    }
+}
+
+/// Host name for snapshots: `ESKER_HOST`, else the machine's.
+pub(crate) fn hostname() -> String {
+    environment("ESKER_HOST")
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+}
+
+/// The user's name, or their number.
+pub(crate) fn username() -> String {
+    environment("USER")
+        .or_else(|| environment("LOGNAME"))
+        .unwrap_or_else(|| rustix::process::getuid().as_raw().to_string())
+}
+
+/// Asks on the terminal, twice if it is to be confirmed.
+pub(crate) fn ask(prompt: &str, confirm: bool) -> Result<String, Failure> {
+    let no_terminal = |_| {
+        Failure::new(
+            "no password: set ESKER_PASSWORD, ESKER_PASSWORD_FILE or ESKER_PASSWORD_COMMAND, or run on a terminal",
+        )
+    };
+    let password = rpassword::prompt_password(prompt).map_err(no_terminal)?;
+    if password.is_empty() {
+        return Err(Failure::new("an empty password is refused; --insecure-no-password if that is meant"));
+    }
+    if confirm && rpassword::prompt_password("again: ").map_err(no_terminal)? != password {
+        return Err(Failure::new("the two passwords differ"));
+    }
+    Ok(password)
+}
+
+pub(crate) fn read_file(path: &std::path::Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn password_from(command: &str) -> Result<String, Failure> {
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", command])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| Failure::new(format!("password command: {error}")))?;
+    if !output.status.success() {
+        return Err(Failure::new(format!("the password command failed: {}", output.status)));
+    }
+    Ok(first_line(&String::from_utf8_lossy(&output.stdout)))
+}

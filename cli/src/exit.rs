@@ -1,0 +1,106 @@
+//! The table of exit codes (docs/exit-codes.md): restic's where it has one, ours from 20 up.
+
+use engine::source::SourceErrorKind;
+use std::process::ExitCode;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Code {
+    /// All of it was done.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// Done, but some sources could not be read, or some snapshots not removed.
+    Incomplete = 3,
+    /// There is no repository.
+    NoRepository = 10,
+    /// Another run stands in the way; running again helps.
+    Busy = 11,
+    /// Wrong password.
+    WrongPassword = 12,
+    /// The command that was to be backed up failed.
+    SourceCommand = 20,
+    /// A dump ended without its end mark.
+    SourceIncomplete = 21,
+    /// A server to be backed up is down or refuses.
+    SourceUnavailable = 25,
+    /// A source gave nothing at all.
+    SourceEmpty = 26,
+    /// ctrl-C.
+    Interrupted = 130,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// An error with its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+}
+
+/// Result of a command.
+pub(crate) type CommandResult = Result<Code, Failure>;
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { code: Code::Failed, message: message.into() }
+    }
+}
+
+impl From<engine::Error> for Failure {
+    fn from(error: engine::Error) -> Self {
+        let code = match &error {
+            engine::Error::Store(error) => store_code(error),
+            engine::Error::Source(error) => match error.kind {
+                SourceErrorKind::Command => Code::SourceCommand,
+                SourceErrorKind::Incomplete => Code::SourceIncomplete,
+                SourceErrorKind::Unavailable => Code::SourceUnavailable,
+                SourceErrorKind::Empty => Code::SourceEmpty,
+                SourceErrorKind::Item | SourceErrorKind::Missing => Code::Failed,
+            },
+            engine::Error::Interrupted => Code::Interrupted,
+            _ => Code::Failed,
+        };
+        Self { code, message: chunkstore::store::describe(&error) }
+    }
+}
+
+impl From<chunkstore::Error> for Failure {
+    fn from(error: chunkstore::Error) -> Self {
+        Self { code: store_code(&error), message: chunkstore::store::describe(&error) }
+    }
+}
+
+impl From<chunkstore::storage::StorageError> for Failure {
+    fn from(error: chunkstore::storage::StorageError) -> Self {
+        chunkstore::Error::from(error).into()
+    }
+}
+
+impl From<engine::source::SourceError> for Failure {
+    fn from(error: engine::source::SourceError) -> Self {
+        engine::Error::from(error).into()
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+fn store_code(error: &chunkstore::Error) -> Code {
+    match error {
+        chunkstore::Error::NoRepository { .. } => Code::NoRepository,
+        chunkstore::Error::WrongPassword { .. } => Code::WrongPassword,
+        chunkstore::Error::Fenced { .. } => Code::Busy,
+        chunkstore::Error::Interrupted => Code::Interrupted,
+        _ => Code::Failed,
+    }
+}

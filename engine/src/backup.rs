@@ -1,0 +1,481 @@
+//! The story of a backup: source → chunks → packs → manifest → snapshot.
+//!
+//! Order is the safety argument: every chunk, the manifest's own included, is durable before the index
+//! segment that lists it, that before the snapshot, and that before HEAD names them. A crash leaves
+//! packs that the next run finds again or prune removes, never a broken name.
+
+use crate::entry::{Entry, Kind, Time, compare_paths};
+use crate::manifest::{Ending, ManifestReader, ManifestRoot, ManifestWriter, Record, Step};
+use crate::snapshot::{Filter, Listed, Snapshot, Summary};
+use crate::source::{Content, Item, Piece, Source, SourceError, SourceErrorKind};
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use chunkstore::ObjectId;
+use chunkstore::format::PackKind;
+use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Written};
+use chunkstore::seal::Compression;
+use std::sync::Arc;
+
+/// Choices for a backup.
+#[derive(Clone, Debug, Default)]
+pub struct BackupOptions {
+    /// Host name in the snapshot.
+    pub hostname: String,
+    /// User name, id and group.
+    pub username: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Free text.
+    pub description: String,
+    /// Patterns, for the record.
+    pub excludes: Vec<String>,
+    /// When the backup began.
+    pub time: jiff::Timestamp,
+    /// The snapshot to compare with; the latest of the same host and paths if not given.
+    pub parent: Option<ObjectId>,
+    /// Read every file, whatever the parent says.
+    pub force: bool,
+    /// Compare neither inode nor device.
+    pub ignore_inode: bool,
+    /// Do not compare the time of the last metadata change.
+    pub ignore_ctime: bool,
+    /// Do everything but keep the result.
+    pub dry_run: bool,
+    /// No new snapshot if nothing changed.
+    pub skip_if_unchanged: bool,
+    /// How to compress.
+    pub compression: Compression,
+    /// How to pack.
+    pub packer: PackerOptions,
+    /// Program and version, for the record.
+    pub program_version: String,
+}
+
+/// What a backup did.
+#[derive(Clone, Debug)]
+pub struct BackupReport {
+    /// The snapshot, unless it was a dry run or nothing changed.
+    pub snapshot: Option<ObjectId>,
+    /// What it says.
+    pub summary: Summary,
+    /// The parent that was used.
+    pub parent: Option<ObjectId>,
+}
+
+/// What stands between chunks on their way to the manifest.
+enum Token {
+    Start(Box<Entry>),
+    Reused(Vec<chunkstore::ingest::ChunkRef>),
+    Hole(u64),
+    End(Ending, u64),
+}
+
+/// Backs up `source` and returns the snapshot that makes it reachable.
+pub fn backup(
+    repo: &Repository,
+    source: &mut dyn Source,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<BackupReport> {
+    let store = repo.store();
+    let start = timestamp(store.now_ms());
+    repo.sync_index(monitor)?;
+    let parent = find_parent(repo, source, options, monitor)?;
+    let session = store.open_session("backup")?;
+    let dedupe = Dedupe::new(Arc::clone(store), options.compression);
+    let mut packer = Packer::new(&dedupe, session, options.packer)?;
+
+    let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            // What was uploaded is listed all the same, so that the next run need not repeat it.
+            // The first error is the one to tell, whatever becomes of this.
+            let kept = packer.flush().and_then(|segments| store.close_session(&session, &segments));
+            if let Err(second) = kept {
+                tracing::debug!(%second, "could not keep what was uploaded");
+            }
+            // A ctrl-C reaches the commands that we read from, too; their dying is not the news.
+            return Err(if monitor.interrupted() { Error::Interrupted } else { error });
+        }
+    };
+    let unchanged = parent.as_ref().is_some_and(|parent| parent.snapshot.manifest == manifest);
+    if options.dry_run || (options.skip_if_unchanged && unchanged) {
+        let segments = packer.flush()?;
+        store.close_session(&session, &segments)?;
+        let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
+        return Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id) });
+    }
+
+    let segments = packer.flush()?; // barrier: packs, then segments, durable
+    let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
+    let snapshot = describe(source, options, manifest, &summary, parent.as_ref());
+    let root = repo.write_snapshot(&snapshot)?;
+    let id = root.id;
+    store.commit(&session, &segments, &[root], &dedupe.relied())?; // the commit point
+    Ok(BackupReport { snapshot: Some(id), summary, parent: parent.map(|parent| parent.id) })
+}
+
+/// Reads the source to its end, through the pipeline, into a manifest.
+fn write_entries(
+    dedupe: &Arc<Dedupe>,
+    packer: &mut Packer,
+    source: &mut dyn Source,
+    parent: Option<&Listed>,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<ManifestRoot> {
+    let mut writer = EntryWriter {
+        lane: Lane::new(dedupe, PackKind::Data)?,
+        manifest: ManifestWriter::new(dedupe)?,
+        dedupe,
+        packer,
+        monitor,
+    };
+    let mut before = match parent {
+        Some(parent) => Some(ParentCursor::new(dedupe, parent)?),
+        None => None,
+    };
+    while let Some(item) = source.next_item(monitor)? {
+        let older = match &mut before {
+            Some(cursor) => cursor.find(&item.entry.path)?,
+            None => None,
+        };
+        if let Err(error) = writer.write_item(item, older, before.as_mut(), options) {
+            match error {
+                // One file that cannot be read does not end the backup of a tree.
+                Error::Source(SourceError { kind: SourceErrorKind::Item, what, why })
+                    if source.tolerates_item_errors() =>
+                {
+                    monitor.error(ItemError { during: "archival", item: what, message: why });
+                }
+                error => return Err(error),
+            }
+        }
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    writer.finish()
+}
+
+struct EntryWriter<'a> {
+    lane: Lane<Token>,
+    manifest: ManifestWriter,
+    dedupe: &'a Arc<Dedupe>,
+    packer: &'a mut Packer,
+    monitor: &'a dyn Monitor,
+}
+
+impl EntryWriter<'_> {
+    fn write_item(
+        &mut self,
+        item: Item,
+        older: Option<Entry>,
+        before: Option<&mut ParentCursor>,
+        options: &BackupOptions,
+    ) -> Result<()> {
+        let Item { entry, content, comparable } = item;
+        let shown = entry.display_path();
+        let Some(open) = content else {
+            self.count_other(&entry, older.as_ref());
+            self.lane.token(Token::Start(Box::new(entry)));
+            self.lane.token(Token::End(Ending::Complete, 0));
+            return self.collect();
+        };
+        self.monitor.current(&shown);
+        if let (Some(older), Some(before)) = (&older, before)
+            && comparable
+            && !options.force
+            && is_unchanged(&entry, older, before.start, options)
+            && self.reuse(&entry, before)?
+        {
+            self.monitor.entry("unchanged", &shown, entry.size);
+            self.monitor.count(Counter::FilesUnmodified, 1);
+            return self.collect();
+        }
+        let mut content = open()?;
+        self.lane.token(Token::Start(Box::new(entry)));
+        match self.read_content(&mut *content) {
+            Ok(size) => {
+                self.lane.token(Token::End(Ending::Complete, size));
+                if let Some(warning) = content.warning() {
+                    self.monitor.error(ItemError {
+                        during: "archival",
+                        item: shown.clone(),
+                        message: warning,
+                    });
+                }
+                let (action, counter) = match older {
+                    Some(_) => ("modified", Counter::FilesChanged),
+                    None => ("new", Counter::FilesNew),
+                };
+                self.monitor.entry(action, &shown, size);
+                self.monitor.count(counter, 1);
+                self.monitor.count(Counter::FilesDone, 1);
+                self.collect()
+            }
+            Err(error) => {
+                self.lane.end_stream();
+                self.lane.token(Token::End(Ending::Dropped, 0));
+                Err(error)
+            }
+        }
+    }
+
+    /// Feeds one entry's content into the lane; returns its size.
+    fn read_content(&mut self, content: &mut dyn Content) -> Result<u64> {
+        let mut size = 0;
+        loop {
+            match content.read(self.lane.space())? {
+                Piece::Data(len) => {
+                    self.lane.advance(len);
+                    size += len as u64;
+                    self.monitor.count(Counter::BytesDone, len as u64);
+                }
+                Piece::Hole(len) => {
+                    self.lane.end_stream();
+                    self.lane.token(Token::Hole(len));
+                    size += len;
+                    self.monitor.count(Counter::BytesDone, len);
+                }
+                Piece::Wait => {}
+                Piece::End => {
+                    self.lane.end_stream();
+                    return Ok(size);
+                }
+            }
+            if self.monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            self.collect()?;
+        }
+    }
+
+    /// Takes the content of an unchanged file over from the parent, if all of it is still there. A
+    /// piece that is gone ends the attempt: the entry is dropped, and written again by reading.
+    fn reuse(&mut self, entry: &Entry, before: &mut ParentCursor) -> Result<bool> {
+        self.lane.token(Token::Start(Box::new(entry.clone())));
+        loop {
+            match before.next_record()? {
+                Some(Record::Chunks(chunks)) => {
+                    let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
+                    if !self.dedupe.reuse(&ids)? {
+                        break;
+                    }
+                    self.lane.token(Token::Reused(chunks));
+                }
+                Some(Record::Hole(len)) => self.lane.token(Token::Hole(len)),
+                Some(Record::End(Ending::Complete, size)) => {
+                    self.lane.token(Token::End(Ending::Complete, size));
+                    self.monitor.count(Counter::BytesDone, size);
+                    self.monitor.count(Counter::FilesDone, 1);
+                    return Ok(true);
+                }
+                _ => break,
+            }
+            self.collect()?;
+        }
+        self.lane.token(Token::End(Ending::Dropped, 0));
+        Ok(false)
+    }
+
+    fn count_other(&self, entry: &Entry, older: Option<&Entry>) {
+        let (action, counter) = match older {
+            None => ("new", Counter::DirsNew),
+            Some(older) if entry.same_metadata(older) => ("unchanged", Counter::DirsUnmodified),
+            Some(_) => ("modified", Counter::DirsChanged),
+        };
+        self.monitor.entry(action, &entry.display_path(), 0);
+        self.monitor.count(counter, 1);
+        self.monitor.count(Counter::FilesDone, 1);
+    }
+
+    fn collect(&mut self) -> Result<()> {
+        let manifest = &mut self.manifest;
+        Ok(self
+            .lane
+            .collect(self.packer, &mut |packer, output| into_store(record(manifest, packer, output)))?)
+    }
+
+    fn finish(mut self) -> Result<ManifestRoot> {
+        let manifest = &mut self.manifest;
+        self.lane.drain(self.packer, &mut |packer, output| into_store(record(manifest, packer, output)))?;
+        self.manifest.finish(self.packer)
+    }
+}
+
+/// Writes what comes out of the pipeline into the manifest.
+fn record(manifest: &mut ManifestWriter, packer: &mut Packer, output: Output<Token>) -> Result<()> {
+    match output {
+        Output::Chunk(chunk) => manifest.push_chunk(packer, chunk),
+        Output::Token(Token::Start(entry)) => manifest.push(packer, Record::Entry(entry)),
+        Output::Token(Token::Reused(chunks)) => manifest.push(packer, Record::Chunks(chunks)),
+        Output::Token(Token::Hole(len)) => manifest.push(packer, Record::Hole(len)),
+        Output::Token(Token::End(ending, size)) => manifest.push(packer, Record::End(ending, size)),
+    }
+}
+
+/// The lane hands on errors of its own crate; ours in there can only be those.
+fn into_store(result: Result<()>) -> chunkstore::Result<()> {
+    result.map_err(|error| match error {
+        Error::Store(error) => error,
+        other => chunkstore::Error::Invalid(other.to_string()),
+    })
+}
+
+/// Walks through the parent's manifest beside the source; both are in the same order.
+struct ParentCursor {
+    reader: ManifestReader,
+    /// The entry that was read last and lies ahead of the source.
+    ahead: Option<Box<Entry>>,
+    exhausted: bool,
+    /// When the parent's backup began to read.
+    start: jiff::Timestamp,
+}
+
+impl ParentCursor {
+    fn new(dedupe: &Arc<Dedupe>, parent: &Listed) -> Result<Self> {
+        let reader = ManifestReader::new(dedupe.store(), &parent.snapshot.manifest)?;
+        let start = parent.snapshot.summary.backup_start.parse().unwrap_or(jiff::Timestamp::MIN);
+        Ok(Self { reader, ahead: None, exhausted: false, start })
+    }
+
+    /// The parent's entry of this path, if it has one. Its content follows by `next_record`.
+    fn find(&mut self, path: &[u8]) -> Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = &self.ahead {
+                match compare_paths(&entry.path, path) {
+                    std::cmp::Ordering::Less => self.ahead = None,
+                    std::cmp::Ordering::Equal => return Ok(self.ahead.take().map(|entry| *entry)),
+                    std::cmp::Ordering::Greater => return Ok(None),
+                }
+            } else if self.exhausted {
+                return Ok(None);
+            } else {
+                match self.reader.next_step()? {
+                    Some(Step::Record(Record::Entry(entry))) => self.ahead = Some(entry),
+                    // Content that nobody wanted, or a damaged stretch: what was there is read again.
+                    Some(_) => {}
+                    None => self.exhausted = true,
+                }
+            }
+        }
+    }
+
+    fn next_record(&mut self) -> Result<Option<Record>> {
+        Ok(match self.reader.next_step()? {
+            Some(Step::Record(Record::Entry(entry))) => {
+                self.ahead = Some(entry);
+                None
+            }
+            Some(Step::Record(record)) => Some(record),
+            Some(Step::Damage(_)) | None => None,
+        })
+    }
+}
+
+/// Whether a file's metadata proves that its content is the parent's.
+fn is_unchanged(
+    entry: &Entry,
+    older: &Entry,
+    parent_start: jiff::Timestamp,
+    options: &BackupOptions,
+) -> bool {
+    older.kind == Kind::File
+        && entry.size == older.size
+        && entry.mtime == older.mtime
+        && (options.ignore_ctime || entry.ctime == older.ctime)
+        && (options.ignore_inode || entry.inode == older.inode)
+        && is_settled(entry.ctime, parent_start)
+}
+
+/// Whether a change would have shown: a file changed again within the clock's grain of the moment at
+/// which it was read looks the same ever after (borg#3536). The kernel's grain is a tick, at most
+/// 10 ms; file systems without a fraction have 2 s at worst.
+fn is_settled(time: Time, parent_start: jiff::Timestamp) -> bool {
+    let grain_ns = if time.nanoseconds == 0 { 2_000_000_000 } else { 20_000_000 };
+    let time_ns = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+    time_ns + grain_ns <= parent_start.as_nanosecond()
+}
+
+fn find_parent(
+    repo: &Repository,
+    source: &dyn Source,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<Option<Listed>> {
+    let all = repo.snapshots(monitor)?;
+    if let Some(id) = options.parent {
+        let found = all.into_iter().find(|listed| listed.id == id);
+        return found.map(Some).ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() });
+    }
+    let mut paths = source.paths();
+    paths.sort();
+    let filter = Filter { hosts: vec![options.hostname.clone()], ..Filter::default() };
+    Ok(all.into_iter().rev().find(|listed| {
+        let mut theirs = listed.snapshot.paths.clone();
+        theirs.sort();
+        filter.fits(&listed.snapshot) && theirs == paths
+    }))
+}
+
+fn timestamp(now_ms: u64) -> jiff::Timestamp {
+    jiff::Timestamp::from_millisecond(i64::try_from(now_ms).unwrap_or_default()).unwrap_or_default()
+}
+
+fn summarize(
+    start: jiff::Timestamp,
+    end: jiff::Timestamp,
+    written: Written,
+    monitor: &dyn Monitor,
+) -> Summary {
+    let count = |counter| monitor.get(counter);
+    Summary {
+        backup_start: start.to_string(),
+        backup_end: end.to_string(),
+        files_new: count(Counter::FilesNew),
+        files_changed: count(Counter::FilesChanged),
+        files_unmodified: count(Counter::FilesUnmodified),
+        dirs_new: count(Counter::DirsNew),
+        dirs_changed: count(Counter::DirsChanged),
+        dirs_unmodified: count(Counter::DirsUnmodified),
+        data_blobs: written.data_chunks,
+        tree_blobs: written.metadata_chunks,
+        data_added: written.plain_bytes,
+        data_added_packed: written.stored_bytes,
+        total_files_processed: count(Counter::FilesNew)
+            + count(Counter::FilesChanged)
+            + count(Counter::FilesUnmodified),
+        total_bytes_processed: count(Counter::BytesDone),
+    }
+}
+
+fn describe(
+    source: &dyn Source,
+    options: &BackupOptions,
+    manifest: ManifestRoot,
+    summary: &Summary,
+    parent: Option<&Listed>,
+) -> Snapshot {
+    Snapshot {
+        time: options.time,
+        parent: parent.map(|parent| parent.id),
+        paths: source.paths(),
+        hostname: options.hostname.clone(),
+        username: options.username.clone(),
+        uid: options.uid,
+        gid: options.gid,
+        tags: options.tags.clone(),
+        excludes: options.excludes.clone(),
+        description: options.description.clone(),
+        program_version: options.program_version.clone(),
+        sources: source.records(),
+        manifest,
+        summary: summary.clone(),
+        original: None,
+        other: std::collections::BTreeMap::new(),
+    }
+}

@@ -1,0 +1,128 @@
+//! Repairs add and never take away. The index is made anew from what the packs themselves say.
+
+use crate::{ItemError, Monitor, Repository, Result};
+use chunkstore::format::{PACK_HEADER_LEN, PACK_TRAILER_LEN, names};
+use chunkstore::head::SegmentRef;
+use chunkstore::index::{PackEntry, Segment};
+use chunkstore::pack::{PackReader, read_header};
+use chunkstore::store::{ChunkStore, describe};
+use chunkstore::{ObjectId, PackId, SessionId};
+use std::collections::HashSet;
+
+/// What `repair index` did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RepairReport {
+    /// Segments that could not be read and are replaced.
+    pub segments_lost: u64,
+    /// Segments that are fine and stay.
+    pub segments_kept: u64,
+    /// Packs whose directories were read.
+    pub packs_read: u64,
+    /// Packs that could not be read.
+    pub packs_damaged: u64,
+    /// Chunks that are listed again.
+    pub chunks_found: u64,
+}
+
+/// Reads the directory of every pack that no readable segment lists, and lists it anew. With
+/// `read_all`, every pack of the repository is read, and all segments are replaced.
+pub fn repair_index(
+    repo: &Repository,
+    read_all: bool,
+    dry_run: bool,
+    monitor: &dyn Monitor,
+) -> Result<RepairReport> {
+    let store = repo.store();
+    let head = store.reload()?;
+    let mut report = RepairReport::default();
+    let (mut known, mut lost) = (HashSet::new(), vec![]);
+    for reference in &head.segments {
+        let loaded = if read_all { None } else { readable(store, reference, monitor)? };
+        match loaded {
+            Some(segment) => {
+                report.segments_kept += 1;
+                known.extend(segment.packs.iter().map(|pack| pack.name.id));
+            }
+            None => {
+                report.segments_lost += 1;
+                lost.push(reference.id);
+            }
+        }
+    }
+    let skip: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+    let mut found = Segment::default();
+    let mut objects = vec![];
+    store
+        .storage()
+        .list(names::PACKS, &mut |name, len| objects.push((name.to_owned(), len)))
+        .map_err(chunkstore::Error::from)?;
+    for (name, len) in objects {
+        let mut parts = name.split('/').skip(1);
+        let ids = (parts.next().and_then(SessionId::parse), parts.next().and_then(PackId::parse));
+        let (Some(session), Some(pack)) = ids else { continue };
+        if known.contains(&pack) || skip.contains(&pack) {
+            continue;
+        }
+        match read_directory(store, session, pack, len) {
+            Ok(entry) => {
+                report.packs_read += 1;
+                report.chunks_found += entry.records.len() as u64;
+                found.packs.push(entry);
+            }
+            Err(error) => {
+                report.packs_damaged += 1;
+                monitor.error(ItemError { during: "repair", item: name, message: describe(&error) });
+            }
+        }
+    }
+    if dry_run || (lost.is_empty() && found.packs.is_empty()) {
+        return Ok(report);
+    }
+    let session = store.open_session("repair")?;
+    let fresh = match found.packs.is_empty() {
+        true => None,
+        false => Some(store.write_segment(&found)?),
+    };
+    store.update_head(|head| {
+        head.segments.retain(|segment| !lost.contains(&segment.id));
+        head.segments.extend(fresh.clone());
+        head.sessions.retain(|known| known.id != session);
+        Ok(())
+    })?;
+    store.sync_index()?;
+    Ok(report)
+}
+
+fn readable(store: &ChunkStore, reference: &SegmentRef, monitor: &dyn Monitor) -> Result<Option<Segment>> {
+    match store.load_segment(reference) {
+        Ok(segment) => Ok(Some(segment)),
+        Err(error) if error.is_damage() => {
+            let item = names::segment(&ObjectId(reference.id.0));
+            monitor.error(ItemError { during: "repair", item, message: describe(&error) });
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads what a pack says about itself: its header, and its directory in one range at the end.
+fn read_directory(
+    store: &ChunkStore,
+    session: SessionId,
+    pack: PackId,
+    len: u64,
+) -> chunkstore::Result<PackEntry> {
+    let object = names::pack(&session, &pack);
+    let storage = store.storage();
+    let short = || chunkstore::Error::corrupt(&object, "shorter than a pack can be");
+    let header = storage.get_range(&object, 0, (PACK_HEADER_LEN as u64).min(len))?;
+    let name = read_header(session, pack, &header)?;
+    let reader = PackReader::new(name, store.keys())?;
+    reader.check_header(&header)?;
+    let trailer_at = len.checked_sub(PACK_TRAILER_LEN as u64).ok_or_else(short)?;
+    let trailer = storage.get_range(&object, trailer_at, PACK_TRAILER_LEN as u64)?;
+    let offset = PackReader::directory_offset(&object, &trailer, len)?;
+    let sealed = storage.get_range(&object, offset, trailer_at.checked_sub(offset).ok_or_else(short)?)?;
+    let records = reader.open_directory(&sealed, offset, len)?;
+    Ok(PackEntry { name, len, records })
+}

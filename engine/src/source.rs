@@ -1,0 +1,237 @@
+//! Something that yields entries in manifest order. A file tree, a pipe and a database are equal.
+//! Adding one: a file here, and a line in [`open_url`].
+
+use crate::Monitor;
+use crate::entry::{Entry, Time};
+use crate::snapshot::SourceRecord;
+
+pub mod command;
+pub mod files;
+pub mod pgdump;
+pub mod postgres;
+pub mod rdb;
+pub mod redis;
+pub mod redis_scan;
+pub mod stream;
+
+/// Why a source failed; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceErrorKind {
+    /// One entry could not be read; the others can.
+    Item,
+    /// None of the sources exists.
+    Missing,
+    /// A command could not be started, failed, or was killed.
+    Command,
+    /// A dump ended before its own end mark.
+    Incomplete,
+    /// A server is down, refuses, or hung up.
+    Unavailable,
+    /// Nothing at all came.
+    Empty,
+}
+
+/// An error of a source.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct SourceError {
+    /// Consequence.
+    pub kind: SourceErrorKind,
+    /// The path, command or server.
+    pub what: String,
+    /// What happened and what to do.
+    pub why: String,
+}
+
+impl SourceError {
+    /// An error of the given kind.
+    pub fn new(kind: SourceErrorKind, what: impl Into<String>, why: impl ToString) -> Self {
+        Self { kind, what: what.into(), why: why.to_string() }
+    }
+}
+
+/// The next part of an entry's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// This many bytes were read; more than 0.
+    Data(usize),
+    /// This many bytes are a hole.
+    Hole(u64),
+    /// Nothing yet: a moment to look whether the user has had enough.
+    Wait,
+    /// All of it was read, and whatever proves that it is whole was checked.
+    End,
+}
+
+/// Content of one entry.
+pub trait Content {
+    /// Reads on; `buffer` is not empty.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError>;
+    /// After [`Piece::End`]: something that a person should know, such as a file that changed meanwhile.
+    fn warning(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Opens an entry's content when it turns out that it must be read.
+pub type Opener = Box<dyn FnOnce() -> Result<Box<dyn Content>, SourceError>>;
+
+/// An entry and how to get at its content.
+pub struct Item {
+    /// The entry.
+    pub entry: Entry,
+    /// Its content; `None` for everything but files and streams.
+    pub content: Option<Opener>,
+    /// Whether an equal entry of the parent snapshot proves equal content.
+    pub comparable: bool,
+}
+
+impl Item {
+    /// A folder above streams.
+    #[must_use]
+    pub fn folder(path: &str, time: Time) -> Self {
+        Self { entry: Entry::folder(path, time), content: None, comparable: false }
+    }
+
+    /// A stream.
+    #[must_use]
+    pub fn stream(path: &str, time: Time, open: Opener) -> Self {
+        Self { entry: Entry::stream(path, time), content: Some(open), comparable: false }
+    }
+}
+
+/// A source.
+pub trait Source {
+    /// What the snapshot records about it.
+    fn records(&self) -> Vec<SourceRecord>;
+    /// What the snapshot lists as its paths.
+    fn paths(&self) -> Vec<String>;
+    /// The next entry, in manifest order. Item errors go to the monitor; an error here ends the backup.
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError>;
+    /// Whether [`SourceErrorKind::Item`] errors are survivable: true for trees, false for dumps.
+    fn tolerates_item_errors(&self) -> bool {
+        false
+    }
+}
+
+/// The URL schemes of sources.
+pub const URL_SCHEMES: &[&str] = &[
+    "redis://",
+    "rediss://",
+    "valkey://",
+    "redis+scan://",
+    "rediss+scan://",
+    "postgres://",
+    "postgresql://",
+];
+
+/// Whether an argument is a source's URL rather than a path.
+#[must_use]
+pub fn is_url(argument: &str) -> bool {
+    URL_SCHEMES.iter().any(|scheme| argument.starts_with(scheme))
+}
+
+/// Opens the source that a URL names. `time` is the backup's.
+pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn Source>, SourceError> {
+    let invalid = |why: &dyn ToString| {
+        SourceError::new(SourceErrorKind::Unavailable, without_password(url), why.to_string())
+    };
+    let parsed = url::Url::parse(url).map_err(|error| invalid(&error))?;
+    match parsed.scheme() {
+        "redis" | "valkey" => Ok(Box::new(redis::source(&parsed, time)?)),
+        "redis+scan" => Ok(Box::new(redis_scan::source(&parsed, time)?)),
+        "rediss" | "rediss+scan" => {
+            Err(invalid(&"TLS to Redis is not built yet; use a local tunnel (stunnel) and redis://"))
+        }
+        "postgres" | "postgresql" => Ok(Box::new(postgres::PostgresSource::new(&parsed, time, options)?)),
+        other => Err(invalid(&format!("no source is called '{other}'"))),
+    }
+}
+
+/// Choices for URL sources.
+#[derive(Clone, Debug, Default)]
+pub struct UrlOptions {
+    /// Dump PostgreSQL in custom format, uncompressed, instead of plain SQL.
+    pub postgres_custom: bool,
+}
+
+/// A URL as it may be shown and stored: without the password.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) => {
+            let _ = parsed.set_password(None);
+            parsed.to_string()
+        }
+        // Not a URL after all; hide whatever stands between ':' and '@'.
+        Err(_) => match (url.find("://"), url.rfind('@')) {
+            (Some(start), Some(end)) if start + 3 < end => format!("{}…{}", &url[..start + 3], &url[end..]),
+            _ => url.to_owned(),
+        },
+    }
+}
+
+/// A URL's password, decoded.
+#[must_use]
+pub fn password(url: &url::Url) -> Option<String> {
+    let encoded = url.password()?;
+    Some(percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned())
+}
+
+/// Several sources one after the other, for several URLs in one snapshot. Their paths must not meet.
+pub struct Several {
+    sources: std::collections::VecDeque<Box<dyn Source>>,
+    records: Vec<SourceRecord>,
+    paths: Vec<String>,
+    /// Folders that were yielded: two servers of a kind share the one above them.
+    folders: std::collections::HashSet<Vec<u8>>,
+}
+
+impl Several {
+    /// Orders them by path, so that their entries come in manifest order.
+    #[must_use]
+    pub fn new(mut sources: Vec<Box<dyn Source>>) -> Self {
+        sources.sort_by_key(|source| source.paths());
+        Self {
+            records: sources.iter().flat_map(|source| source.records()).collect(),
+            paths: sources.iter().flat_map(|source| source.paths()).collect(),
+            sources: sources.into(),
+            folders: std::collections::HashSet::new(),
+        }
+    }
+}
+
+impl Source for Several {
+    fn records(&self) -> Vec<SourceRecord> {
+        self.records.clone()
+    }
+    fn paths(&self) -> Vec<String> {
+        self.paths.clone()
+    }
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        while let Some(source) = self.sources.front_mut() {
+            match source.next_item(monitor)? {
+                Some(item) if item.content.is_none() && !self.folders.insert(item.entry.path.clone()) => {}
+                Some(item) => return Ok(Some(item)),
+                None => {
+                    self.sources.pop_front();
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for url in
+            ["redis://:hunter2@h:1/0", "postgres://u:hunter2@h/db", "redis://:hun ter2@[::", "x://a:hunter2@"]
+        {
+            assert!(!without_password(url).contains("ter2"), "{url} -> {}", without_password(url));
+        }
+    }
+}

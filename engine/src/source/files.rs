@@ -1,0 +1,515 @@
+//! A file tree: every kind of file, in manifest order (depth first, names in byte order), with owner,
+//! mode, times, attributes and holes. Directories are listed one at a time; nothing is kept of what
+//! lies behind.
+
+use super::{Content, Item, Piece, Source, SourceError, SourceErrorKind};
+use crate::entry::{Entry, Kind, Time, compare_paths, display_path, is_beneath};
+use crate::manifest::MAX_RECORD;
+use crate::snapshot::SourceRecord;
+use crate::{Counter, ItemError, Monitor};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use rustix::fs::{OFlags, SeekFrom};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io::Read as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Component, Path, PathBuf};
+
+/// What to leave out.
+#[derive(Clone, Debug, Default)]
+pub struct FilesOptions {
+    /// Patterns as in .gitignore; matched against the absolute path.
+    pub excludes: Vec<String>,
+    /// The same, ignoring case.
+    pub iexcludes: Vec<String>,
+    /// Leave out the content of directories that hold a file of one of these names.
+    pub exclude_if_present: Vec<String>,
+    /// Leave out the content of directories that are marked by a CACHEDIR.TAG (bford.info/cachedir).
+    pub exclude_caches: bool,
+    /// Leave out files larger than this many bytes.
+    pub exclude_larger_than: Option<u64>,
+    /// Do not descend into other file systems.
+    pub one_file_system: bool,
+}
+
+const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+struct Root {
+    /// Path in the manifest.
+    stored: Vec<u8>,
+    /// Path on disk.
+    real: PathBuf,
+}
+
+/// A directory whose children are still to be visited.
+struct Folder {
+    stored: Vec<u8>,
+    real: PathBuf,
+    /// Names, the next last.
+    names: Vec<OsString>,
+    device: u64,
+}
+
+/// The source of paths.
+pub struct FilesSource {
+    paths: Vec<String>,
+    roots: std::collections::VecDeque<Root>,
+    stack: Vec<Folder>,
+    /// Directories above roots that were listed.
+    ancestors: Vec<Vec<u8>>,
+    options: FilesOptions,
+    excludes: Gitignore,
+    iexcludes: Gitignore,
+    names: Names,
+}
+
+impl FilesSource {
+    /// Looks at the roots. Those that are missing are item errors; if all are, that is an error.
+    pub fn new(paths: &[PathBuf], options: FilesOptions, monitor: &dyn Monitor) -> Result<Self, SourceError> {
+        let mut roots = vec![];
+        for path in paths {
+            match locate(path) {
+                Ok(root) => roots.push(root),
+                Err(error) => monitor.error(ItemError {
+                    during: "scan",
+                    item: path.display().to_string(),
+                    message: error.to_string(),
+                }),
+            }
+        }
+        if roots.is_empty() {
+            let shown = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+            return Err(SourceError::new(SourceErrorKind::Missing, shown, "nothing there to back up"));
+        }
+        let shown = roots.iter().map(|root| root.real.display().to_string()).collect();
+        roots.sort_by(|a, b| compare_paths(&a.stored, &b.stored));
+        roots.dedup_by(|next, first| is_beneath(&next.stored, &first.stored));
+        let invalid =
+            |error: ignore::Error| SourceError::new(SourceErrorKind::Missing, "exclude pattern", error);
+        Ok(Self {
+            paths: shown,
+            roots: roots.into(),
+            stack: vec![],
+            ancestors: vec![],
+            excludes: patterns(&options.excludes, false).map_err(invalid)?,
+            iexcludes: patterns(&options.iexcludes, true).map_err(invalid)?,
+            options,
+            names: Names::default(),
+        })
+    }
+
+    /// Opens the next root: its ancestors first, then itself. The root of everything, `.` for short,
+    /// has no entry of its own.
+    fn open_root(&mut self, root: Root, monitor: &dyn Monitor) -> Option<Item> {
+        for (end, _) in root.stored.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            let ancestor = &root.stored[..end];
+            if self.ancestors.iter().any(|known| known == ancestor) {
+                continue;
+            }
+            self.ancestors.push(ancestor.to_vec());
+            let depth = root.stored[end..].iter().filter(|byte| **byte == b'/').count();
+            let real = root.real.ancestors().nth(depth).map(Path::to_owned);
+            let stored = ancestor.to_vec();
+            if let Some(item) = real.and_then(|real| self.visit(stored, real, None, monitor, false)) {
+                // The root itself comes again after its ancestors.
+                self.roots.push_front(root);
+                return Some(item);
+            }
+        }
+        if root.stored.is_empty() {
+            self.descend(root.stored, root.real, monitor);
+            return None;
+        }
+        self.visit(root.stored, root.real, None, monitor, true)
+    }
+
+    /// Makes the item of one path; a directory that is to be descended into goes on the stack.
+    fn visit(
+        &mut self,
+        stored: Vec<u8>,
+        real: PathBuf,
+        device: Option<u64>,
+        monitor: &dyn Monitor,
+        descend: bool,
+    ) -> Option<Item> {
+        let report = |error: &dyn std::fmt::Display| {
+            monitor.error(ItemError {
+                during: "scan",
+                item: real.display().to_string(),
+                message: error.to_string(),
+            });
+        };
+        let metadata = match fs::symlink_metadata(&real) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                report(&error);
+                return None;
+            }
+        };
+        let is_dir = metadata.is_dir();
+        if self.is_excluded(&real, &metadata) {
+            return None;
+        }
+        if device.is_some_and(|device| self.options.one_file_system && device != metadata.dev()) {
+            // The mount point itself is kept, empty, as restic does: it must be there to mount on.
+            if !is_dir {
+                return None;
+            }
+        } else if is_dir && descend && !self.is_marked(&real) {
+            self.descend(stored.clone(), real.clone(), monitor);
+        }
+        let mut entry = match self.describe(&real, &metadata, stored) {
+            Ok(entry) => entry,
+            Err(error) => {
+                report(&error);
+                return None;
+            }
+        };
+        let attributes: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        if attributes + 4 * entry.path.len() + 4096 > MAX_RECORD {
+            report(&"its extended attributes are too large and were left out");
+            entry.xattrs.clear();
+        }
+        let content = (entry.kind == Kind::File).then(|| {
+            let expected = metadata.clone();
+            Box::new(move || Ok(Box::new(FileContent::open(real, &expected)?) as Box<dyn Content>))
+                as super::Opener
+        });
+        Some(Item { entry, content, comparable: true })
+    }
+
+    fn is_excluded(&self, real: &Path, metadata: &Metadata) -> bool {
+        let is_dir = metadata.is_dir();
+        self.excludes.matched(real, is_dir).is_ignore()
+            || self.iexcludes.matched(real, is_dir).is_ignore()
+            || (metadata.is_file()
+                && self.options.exclude_larger_than.is_some_and(|limit| metadata.len() > limit))
+    }
+
+    fn is_marked(&self, folder: &Path) -> bool {
+        self.options.exclude_if_present.iter().any(|name| folder.join(name).exists())
+            || (self.options.exclude_caches && is_cache(folder))
+    }
+
+    fn descend(&mut self, stored: Vec<u8>, real: PathBuf, monitor: &dyn Monitor) {
+        let report = |error: std::io::Error| {
+            monitor.error(ItemError {
+                during: "scan",
+                item: real.display().to_string(),
+                message: error.to_string(),
+            });
+        };
+        let device = fs::symlink_metadata(&real).map(|metadata| metadata.dev()).unwrap_or_default();
+        let mut names = vec![];
+        match fs::read_dir(&real) {
+            Ok(entries) => {
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => names.push(entry.file_name()),
+                        Err(error) => report(error),
+                    }
+                }
+            }
+            Err(error) => report(error),
+        }
+        names.sort_unstable_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
+        monitor.count(Counter::FilesTotal, names.len() as u64);
+        self.stack.push(Folder { stored, real, names, device });
+    }
+
+    fn describe(&mut self, real: &Path, metadata: &Metadata, path: Vec<u8>) -> std::io::Result<Entry> {
+        let file_type = metadata.file_type();
+        let kind = if file_type.is_file() {
+            Kind::File
+        } else if file_type.is_dir() {
+            Kind::Dir
+        } else if file_type.is_symlink() {
+            Kind::Symlink
+        } else if file_type.is_fifo() {
+            Kind::Fifo
+        } else if file_type.is_char_device() {
+            Kind::CharDevice
+        } else if file_type.is_block_device() {
+            Kind::BlockDevice
+        } else {
+            Kind::Socket
+        };
+        let target = match kind {
+            Kind::Symlink => fs::read_link(real)?.into_os_string().into_vec(),
+            _ => vec![],
+        };
+        let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        let time = |seconds, nanoseconds| Time {
+            seconds,
+            nanoseconds: u32::try_from(nanoseconds).unwrap_or_default(),
+        };
+        Ok(Entry {
+            path,
+            kind,
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            user: self.names.user(metadata.uid()),
+            group: self.names.group(metadata.gid()),
+            mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: time(metadata.ctime(), metadata.ctime_nsec()),
+            size: if kind == Kind::File { metadata.len() } else { 0 },
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            links: if kind == Kind::Dir { 1 } else { metadata.nlink() },
+            rdev: if device { metadata.rdev() } else { 0 },
+            target,
+            xattrs: read_xattrs(real)?,
+        })
+    }
+}
+
+impl Source for FilesSource {
+    fn records(&self) -> Vec<SourceRecord> {
+        self.paths
+            .iter()
+            .map(|path| SourceRecord { kind: "files".into(), origin: path.clone(), point_in_time: false })
+            .collect()
+    }
+    fn paths(&self) -> Vec<String> {
+        self.paths.clone()
+    }
+    fn tolerates_item_errors(&self) -> bool {
+        true
+    }
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        loop {
+            if let Some(folder) = self.stack.last_mut() {
+                let Some(name) = folder.names.pop() else {
+                    self.stack.pop();
+                    continue;
+                };
+                let mut stored = folder.stored.clone();
+                if !stored.is_empty() {
+                    stored.push(b'/');
+                }
+                stored.extend_from_slice(name.as_bytes());
+                let (real, device) = (folder.real.join(name), folder.device);
+                if let Some(item) = self.visit(stored, real, Some(device), monitor, true) {
+                    return Ok(Some(item));
+                }
+            } else {
+                let Some(root) = self.roots.pop_front() else { return Ok(None) };
+                if let Some(item) = self.open_root(root, monitor) {
+                    return Ok(Some(item));
+                }
+            }
+        }
+    }
+}
+
+/// Where a path given by the user lies in the manifest: an absolute path under its own name, a
+/// relative one under its relative name, as restic does; one with `..` under its absolute name.
+fn locate(path: &Path) -> std::io::Result<Root> {
+    fs::symlink_metadata(path)?;
+    let absolute = std::path::absolute(path)?;
+    let plain: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    let parent = plain.components().any(|part| part == Component::ParentDir);
+    let (base, real) = match (plain.is_absolute(), parent) {
+        (false, false) => (plain, absolute),
+        (true, false) => (plain.clone(), plain),
+        (_, true) => {
+            let real = absolute.canonicalize()?;
+            (real.clone(), real)
+        }
+    };
+    let stored = base.strip_prefix("/").unwrap_or(&base).as_os_str().as_bytes().to_vec();
+    let real: PathBuf = real.components().collect();
+    Ok(Root { stored, real })
+}
+
+fn patterns(list: &[String], ignore_case: bool) -> Result<Gitignore, ignore::Error> {
+    let mut builder = GitignoreBuilder::new("/");
+    builder.case_insensitive(ignore_case)?;
+    for pattern in list {
+        // In .gitignore a slash inside anchors a pattern; on a command line "a/b" means anywhere.
+        let (negation, body) = pattern.strip_prefix('!').map_or(("", pattern.as_str()), |body| ("!", body));
+        let anywhere =
+            !body.starts_with('/') && body.trim_end_matches('/').contains('/') && !body.starts_with("**/");
+        builder.add_line(None, &format!("{negation}{}{body}", if anywhere { "**/" } else { "" }))?;
+    }
+    builder.build()
+}
+
+/// A matcher of entries' paths for `find`: patterns as for excludes.
+pub fn name_patterns(
+    list: &[String],
+    ignore_case: bool,
+) -> Result<impl Fn(&[u8], bool) -> bool, SourceError> {
+    let matcher = patterns(list, ignore_case)
+        .map_err(|error| SourceError::new(SourceErrorKind::Missing, "pattern", error))?;
+    Ok(move |path: &[u8], is_dir: bool| {
+        let path = Path::new("/").join(std::ffi::OsStr::from_bytes(path));
+        matcher.matched(path, is_dir).is_ignore()
+    })
+}
+
+fn is_cache(folder: &Path) -> bool {
+    let mut head = vec![];
+    File::open(folder.join("CACHEDIR.TAG"))
+        .and_then(|file| file.take(CACHEDIR_TAG.len() as u64).read_to_end(&mut head))
+        .is_ok_and(|_| head == CACHEDIR_TAG)
+}
+
+/// All extended attributes of a path, ACLs among them, in order of name. A file system without any has
+/// none.
+fn read_xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = vec![0; 64 << 10];
+    let len = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(vec![]),
+        Err(error) => return Err(error.into()),
+    };
+    let mut xattrs = vec![];
+    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0; 64 << 10];
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            Ok(len) => xattrs.push((name.to_vec(), value[..len].to_vec())),
+            // Gone meanwhile, or not for our eyes.
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    xattrs.sort();
+    Ok(xattrs)
+}
+
+/// Names of users and groups, from /etc/passwd and /etc/group. Directory services are not asked; the
+/// numbers are kept in any case.
+#[derive(Default)]
+struct Names {
+    users: Option<HashMap<u32, Vec<u8>>>,
+    groups: Option<HashMap<u32, Vec<u8>>>,
+}
+
+impl Names {
+    fn user(&mut self, id: u32) -> Vec<u8> {
+        let table = self.users.get_or_insert_with(|| read_ids("/etc/passwd"));
+        table.get(&id).cloned().unwrap_or_default()
+    }
+    fn group(&mut self, id: u32) -> Vec<u8> {
+        let table = self.groups.get_or_insert_with(|| read_ids("/etc/group"));
+        table.get(&id).cloned().unwrap_or_default()
+    }
+}
+
+fn read_ids(path: &str) -> HashMap<u32, Vec<u8>> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, id) = (fields.next()?, fields.nth(1)?);
+            Some((id.parse().ok()?, name.as_bytes().to_vec()))
+        })
+        .collect()
+}
+
+/// A regular file: its data, and its holes as the file system knows them.
+struct FileContent {
+    file: File,
+    path: PathBuf,
+    position: u64,
+    /// End of the stretch of data that is being read; `None` where holes are not looked for.
+    data_end: Option<u64>,
+    before: (u64, i64, i64),
+    changed: bool,
+}
+
+impl FileContent {
+    fn open(path: PathBuf, expected: &Metadata) -> Result<Self, SourceError> {
+        let fail = |why: &dyn std::fmt::Display| {
+            SourceError::new(SourceErrorKind::Item, path.display().to_string(), why)
+        };
+        let open = |more| {
+            rustix::fs::open(
+                &path,
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | more,
+                rustix::fs::Mode::empty(),
+            )
+        };
+        // Only the owner may read without leaving a trace in the access time.
+        let file = open(OFlags::NOATIME)
+            .or_else(|_| open(OFlags::empty()))
+            .map_err(|error| fail(&std::io::Error::from(error)))?;
+        let file = File::from(file);
+        let metadata = file.metadata().map_err(|error| fail(&error))?;
+        if !metadata.is_file() || metadata.ino() != expected.ino() || metadata.dev() != expected.dev() {
+            return Err(fail(&"was replaced while it was being backed up"));
+        }
+        // Fewer blocks than bytes: there are holes, or the file system compresses; asking tells.
+        let sparse = metadata.blocks() * 512 < metadata.len();
+        let before = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        Ok(Self { file, path, position: 0, data_end: sparse.then_some(0), before, changed: false })
+    }
+
+    /// In a sparse file at the end of a stretch of data: the hole that follows, if any.
+    fn next_hole(&mut self) -> Result<Option<u64>, SourceError> {
+        if self.data_end != Some(self.position) {
+            return Ok(None);
+        }
+        let data = match rustix::fs::seek(&self.file, SeekFrom::Data(self.position)) {
+            Ok(data) => data,
+            // Nothing but a hole until the end.
+            Err(rustix::io::Errno::NXIO) => self.file.metadata().map_err(|error| self.fail(error))?.len(),
+            Err(rustix::io::Errno::INVAL) => {
+                self.data_end = None;
+                return Ok(None);
+            }
+            Err(error) => return Err(self.fail(error.into())),
+        };
+        let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(data)) {
+            Ok(end) => end,
+            Err(_) => data,
+        };
+        rustix::fs::seek(&self.file, SeekFrom::Start(data)).map_err(|error| self.fail(error.into()))?;
+        let hole = data.saturating_sub(self.position);
+        self.position = data;
+        self.data_end = Some(end);
+        Ok((hole > 0).then_some(hole))
+    }
+
+    fn fail(&self, error: std::io::Error) -> SourceError {
+        SourceError::new(SourceErrorKind::Item, self.path.display().to_string(), error)
+    }
+}
+
+impl Content for FileContent {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        if let Some(hole) = self.next_hole()? {
+            return Ok(Piece::Hole(hole));
+        }
+        let most = match self.data_end {
+            Some(end) => usize::try_from(end - self.position).unwrap_or(usize::MAX).min(buffer.len()),
+            None => buffer.len(),
+        };
+        let len = loop {
+            match self.file.read(&mut buffer[..most]) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                result => break result.map_err(|error| self.fail(error))?,
+            }
+        };
+        self.position += len as u64;
+        if len > 0 {
+            return Ok(Piece::Data(len));
+        }
+        let after = self.file.metadata().map_err(|error| self.fail(error))?;
+        self.changed = (after.len(), after.mtime(), after.mtime_nsec()) != self.before;
+        Ok(Piece::End)
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.changed.then(|| {
+            format!(
+                "{} changed while it was being read",
+                display_path(self.path.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default())
+            )
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! A Redis that refuses replication, key by key: SCAN, DUMP, PTTL. The keys come from different
+//! moments, which the snapshot says. The result is an RDB file all the same: a DUMP payload is a
+//! value's type and bytes as they stand in an RDB, then two bytes of version and eight of checksum
+//! (redis.io/commands/dump; `rdb.h` for opcodes and length encoding).
+
+use super::rdb::{OPCODE_EOF, crc64};
+use super::redis::Server;
+use super::stream::StreamSource;
+use super::{Content, Piece, SourceError, SourceErrorKind};
+use crate::entry::Time;
+use crate::snapshot::SourceRecord;
+use redis::{Cmd, Connection, ConnectionLike as _, RedisError, Value};
+use std::collections::HashSet;
+use std::time::Duration;
+
+const OPCODE_EXPIRETIME_MS: u8 = 0xfc;
+const OPCODE_SELECTDB: u8 = 0xfe;
+/// Version and checksum at the end of a DUMP payload.
+const DUMP_FOOTER: usize = 10;
+/// Keys asked for at a time.
+const BATCH: usize = 500;
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The source of `redis+scan://`.
+pub fn source(url: &url::Url, time: Time) -> Result<StreamSource, SourceError> {
+    let server = Server::new(url)?;
+    let record =
+        SourceRecord { kind: "redis+scan".into(), origin: server.shown.clone(), point_in_time: false };
+    let path = format!("{}/dump.rdb", server.folder());
+    StreamSource::new(record, &path, time, Box::new(move || Ok(Box::new(ScanContent::start(server)?))))
+}
+
+struct ScanContent {
+    server: Server,
+    connection: Connection,
+    /// Databases still to be scanned, the next last.
+    databases: Vec<u32>,
+    /// Cursor in the current database; `None` before its first call.
+    cursor: Option<u64>,
+    /// Keys of the current database that are done: SCAN may show one twice, an RDB may not.
+    seen: HashSet<[u8; 16]>,
+    out: Vec<u8>,
+    sent: usize,
+    digest: crc::Digest<'static, u64, crc::Table<16>>,
+    started: bool,
+    finished: bool,
+}
+
+impl ScanContent {
+    fn start(server: Server) -> Result<Self, SourceError> {
+        let down = |error: RedisError| server.error(SourceErrorKind::Unavailable, error);
+        let client = redis::Client::open(format!("redis://{}/", server.address)).map_err(down)?;
+        let mut connection = client.get_connection_with_timeout(TIMEOUT).map_err(down)?;
+        connection.set_read_timeout(Some(TIMEOUT)).map_err(down)?;
+        if let Some(password) = &server.password {
+            let mut auth = redis::cmd("AUTH");
+            if !server.user.is_empty() {
+                auth.arg(&server.user);
+            }
+            connection.req_command(auth.arg(password)).map_err(down)?;
+        }
+        let info = connection.req_command(redis::cmd("INFO").arg("keyspace")).map_err(down)?;
+        let info: String = redis::from_redis_value(info)
+            .map_err(|error| server.error(SourceErrorKind::Unavailable, error))?;
+        let mut databases: Vec<u32> = info
+            .lines()
+            .filter_map(|line| line.strip_prefix("db")?.split_once(':')?.0.parse().ok())
+            .collect();
+        databases.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(Self {
+            server,
+            connection,
+            databases,
+            cursor: None,
+            seen: HashSet::new(),
+            out: vec![],
+            sent: 0,
+            digest: crc64(),
+            started: false,
+            finished: false,
+        })
+    }
+
+    fn ask(&mut self, command: &Cmd) -> Result<Value, SourceError> {
+        let reply = self.connection.req_command(command);
+        reply.map_err(|error| self.server.error(SourceErrorKind::Incomplete, error))
+    }
+
+    fn ask_as<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, SourceError> {
+        let value = self.ask(command)?;
+        redis::from_redis_value(value).map_err(|error| self.server.error(SourceErrorKind::Incomplete, error))
+    }
+
+    /// Appends the next stretch of the RDB to `out`.
+    fn produce(&mut self) -> Result<(), SourceError> {
+        if !self.started {
+            self.started = true;
+            self.head()?;
+            return Ok(());
+        }
+        let Some(database) = self.databases.last().copied() else {
+            self.out.push(OPCODE_EOF);
+            self.digest.update(&self.out);
+            let checksum = self.digest.clone().finalize();
+            self.out.extend_from_slice(&checksum.to_le_bytes());
+            self.finished = true;
+            return Ok(());
+        };
+        let cursor = match self.cursor {
+            Some(cursor) => cursor,
+            None => {
+                self.ask(redis::cmd("SELECT").arg(database))?;
+                self.out.push(OPCODE_SELECTDB);
+                length(&mut self.out, database as usize);
+                self.seen.clear();
+                0
+            }
+        };
+        let (next, keys): (u64, Vec<Vec<u8>>) =
+            self.ask_as(redis::cmd("SCAN").arg(cursor).arg("COUNT").arg(BATCH))?;
+        self.values(keys)?;
+        if next == 0 {
+            self.databases.pop();
+            self.cursor = None;
+        } else {
+            self.cursor = Some(next);
+        }
+        self.digest.update(&self.out);
+        Ok(())
+    }
+
+    /// Magic and version, which are those of the server's DUMP payloads, and the functions.
+    fn head(&mut self) -> Result<(), SourceError> {
+        let mut version = 9;
+        if let Some(database) = self.databases.last().copied() {
+            self.ask(redis::cmd("SELECT").arg(database))?;
+            let key: Option<Vec<u8>> = self.ask_as(&redis::cmd("RANDOMKEY"))?;
+            if let Some(key) = key {
+                let payload: Option<Vec<u8>> = self.ask_as(redis::cmd("DUMP").arg(key))?;
+                if let Some(footer) =
+                    payload.as_deref().and_then(|payload| payload.last_chunk::<DUMP_FOOTER>())
+                {
+                    version = u16::from_le_bytes([footer[0], footer[1]]);
+                }
+            }
+        }
+        self.out.extend_from_slice(format!("REDIS{version:04}").as_bytes());
+        // Servers before 7 have no functions, and managed ones may forbid the command.
+        if let Ok(Value::BulkString(payload)) =
+            self.connection.req_command(redis::cmd("FUNCTION").arg("DUMP"))
+            && let Some(len) = payload.len().checked_sub(DUMP_FOOTER)
+        {
+            self.out.extend_from_slice(&payload[..len]);
+        }
+        self.digest.update(&self.out);
+        Ok(())
+    }
+
+    fn values(&mut self, keys: Vec<Vec<u8>>) -> Result<(), SourceError> {
+        let keys: Vec<Vec<u8>> = keys
+            .into_iter()
+            .filter(|key| {
+                let mut short = [0; 16];
+                short.copy_from_slice(&blake3::hash(key).as_bytes()[..16]);
+                self.seen.insert(short)
+            })
+            .collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME");
+        for key in &keys {
+            pipe.cmd("DUMP").arg(key).cmd("PTTL").arg(key);
+        }
+        let replies: Vec<Value> = pipe
+            .query(&mut self.connection)
+            .map_err(|error| self.server.error(SourceErrorKind::Incomplete, error))?;
+        let bad = |server: &Server| {
+            server.error(SourceErrorKind::Incomplete, "an answer that DUMP or PTTL cannot give")
+        };
+        let mut replies = replies.into_iter();
+        let time = replies.next().and_then(|time| redis::from_redis_value::<(u64, u64)>(time).ok());
+        let (seconds, micros) = time.ok_or_else(|| bad(&self.server))?;
+        let now_ms = seconds * 1000 + micros / 1000;
+        for key in &keys {
+            let (Some(dump), Some(ttl)) = (replies.next(), replies.next()) else {
+                return Err(bad(&self.server));
+            };
+            // Nil: deleted or expired since SCAN showed it.
+            let Value::BulkString(payload) = dump else { continue };
+            let ttl: i64 = redis::from_redis_value(ttl).map_err(|_| bad(&self.server))?;
+            let value = payload
+                .len()
+                .checked_sub(DUMP_FOOTER)
+                .and_then(|len| payload[..len].split_first())
+                .ok_or_else(|| bad(&self.server))?;
+            if let Ok(ttl) = u64::try_from(ttl) {
+                self.out.push(OPCODE_EXPIRETIME_MS);
+                self.out.extend_from_slice(&(now_ms + ttl).to_le_bytes());
+            }
+            self.out.push(*value.0);
+            length(&mut self.out, key.len());
+            self.out.extend_from_slice(key);
+            self.out.extend_from_slice(value.1);
+        }
+        Ok(())
+    }
+}
+
+/// RDB length encoding.
+#[expect(clippy::big_endian_bytes, reason = "the RDB format writes 32-bit lengths big-endian")]
+fn length(out: &mut Vec<u8>, len: usize) {
+    match len {
+        0..64 => out.push(len as u8),
+        64..16_384 => out.extend_from_slice(&[0x40 | (len >> 8) as u8, len as u8]),
+        _ => {
+            out.push(0x80);
+            out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+        }
+    }
+}
+
+impl Content for ScanContent {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        while self.sent == self.out.len() {
+            if self.finished {
+                return Ok(Piece::End);
+            }
+            self.out.clear();
+            self.sent = 0;
+            self.produce()?;
+        }
+        let len = buffer.len().min(self.out.len() - self.sent);
+        buffer[..len].copy_from_slice(&self.out[self.sent..self.sent + len]);
+        self.sent += len;
+        Ok(Piece::Data(len))
+    }
+}

@@ -1,0 +1,124 @@
+//! Any reader as content: stdin, and the base of dumps. Refuses nothing at all, unless allowed.
+
+use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind};
+use crate::Monitor;
+use crate::entry::Time;
+use crate::snapshot::SourceRecord;
+use rustix::event::{PollFd, PollFlags};
+use std::io::Read;
+use std::os::fd::AsFd;
+
+/// Looks at a stream's bytes as they pass and knows at the end whether it was whole.
+pub trait EndMark {
+    /// The next bytes.
+    fn see(&mut self, bytes: &[u8]);
+    /// `Err` says what is missing.
+    fn finish(&mut self) -> Result<(), String>;
+}
+
+/// No end mark: a stream is whole when it ends.
+pub struct NoEndMark;
+
+impl EndMark for NoEndMark {
+    fn see(&mut self, _: &[u8]) {}
+    fn finish(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A reader with an end mark.
+pub struct StreamContent<R, M> {
+    /// The reader.
+    pub reader: R,
+    /// The end mark.
+    pub mark: M,
+    /// Name in errors.
+    pub name: String,
+    /// Whether no bytes at all are fine.
+    pub allow_empty: bool,
+    /// Bytes read so far.
+    pub seen: u64,
+}
+
+/// How long a silent pipe may keep us from looking at anything else.
+const PATIENCE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// Whether a read would return at once. What cannot be polled, such as a file, always does.
+fn is_ready(fd: impl AsFd) -> bool {
+    let mut set = [PollFd::new(&fd, PollFlags::IN)];
+    !matches!(rustix::event::poll(&mut set, Some(&PATIENCE)), Ok(0))
+}
+
+impl<R: Read + AsFd, M: EndMark> Content for StreamContent<R, M> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        let fail = |kind, why: &dyn std::fmt::Display| Err(SourceError::new(kind, &self.name, why));
+        if !is_ready(&self.reader) {
+            return Ok(Piece::Wait);
+        }
+        loop {
+            return match self.reader.read(buffer) {
+                Ok(0) if self.seen == 0 && !self.allow_empty => {
+                    fail(SourceErrorKind::Empty, &"no data at all; if that is right, use --allow-empty")
+                }
+                Ok(0) => match self.mark.finish() {
+                    Ok(()) => Ok(Piece::End),
+                    Err(why) => fail(SourceErrorKind::Incomplete, &why),
+                },
+                Ok(len) => {
+                    self.mark.see(&buffer[..len]);
+                    self.seen += len as u64;
+                    Ok(Piece::Data(len))
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => fail(SourceErrorKind::Unavailable, &error),
+            };
+        }
+    }
+}
+
+/// One stream under one name.
+pub struct StreamSource {
+    record: SourceRecord,
+    items: Vec<Item>,
+    path: String,
+}
+
+impl StreamSource {
+    /// `path` may have folders, which become entries.
+    pub fn new(record: SourceRecord, path: &str, time: Time, open: Opener) -> Result<Self, SourceError> {
+        let path = path.trim_matches('/');
+        if !crate::entry::is_valid_path(path.as_bytes()) {
+            return Err(SourceError::new(SourceErrorKind::Missing, path, "not a usable name for a stream"));
+        }
+        let mut items: Vec<Item> =
+            path.match_indices('/').map(|(end, _)| Item::folder(&path[..end], time)).collect();
+        items.push(Item::stream(path, time, open));
+        items.reverse();
+        Ok(Self { record, items, path: format!("/{path}") })
+    }
+
+    /// What a reader in this process gives.
+    pub fn reader(
+        reader: impl Read + AsFd + 'static,
+        path: &str,
+        time: Time,
+        allow_empty: bool,
+    ) -> Result<Self, SourceError> {
+        let record = SourceRecord { kind: "stdin".into(), origin: path.to_owned(), point_in_time: true };
+        let name = "stdin".to_owned();
+        let content = StreamContent { reader, mark: NoEndMark, name, allow_empty, seen: 0 };
+        Self::new(record, path, time, Box::new(move || Ok(Box::new(content))))
+    }
+}
+
+impl Source for StreamSource {
+    fn records(&self) -> Vec<SourceRecord> {
+        vec![self.record.clone()]
+    }
+    fn paths(&self) -> Vec<String> {
+        vec![self.path.clone()]
+    }
+    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        Ok(self.items.pop())
+    }
+}

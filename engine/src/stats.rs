@@ -1,0 +1,72 @@
+//! Sizes: of what snapshots would restore to, and of what the repository stores.
+
+use crate::manifest::for_each_entry;
+use crate::snapshot::Listed;
+use crate::{ItemError, Monitor, Repository, Result};
+use chunkstore::store::describe;
+use std::collections::HashSet;
+
+/// Figures about a repository; field names as restic's where they exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Stats {
+    /// Snapshots looked at.
+    pub snapshots_count: u64,
+    /// Bytes of all their files together.
+    pub total_restore_size: u64,
+    /// Their files.
+    pub total_file_count: u64,
+    /// Chunks in the repository.
+    pub total_blob_count: u64,
+    /// Their plain bytes: what is left after deduplication.
+    pub total_uncompressed_size: u64,
+    /// Their stored bytes, in packs.
+    pub total_size: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Index segments.
+    pub segments: u64,
+    /// Plain bytes over stored bytes.
+    pub compression_ratio: f64,
+    /// Restored bytes over plain bytes.
+    pub deduplication_ratio: f64,
+}
+
+/// Measures the given snapshots and the whole repository.
+pub fn stats(repo: &Repository, snapshots: &[Listed], monitor: &dyn Monitor) -> Result<Stats> {
+    let mut stats = Stats { snapshots_count: snapshots.len() as u64, ..Stats::default() };
+    repo.sync_index(monitor)?;
+    for listed in snapshots {
+        for_each_entry(
+            repo.store(),
+            &listed.snapshot.manifest,
+            &mut |damage| {
+                let item = format!("snapshot {}: entries after {}", listed.id.short(), damage.after);
+                monitor.error(ItemError { during: "stats", item, message: describe(&damage.error) });
+            },
+            &mut |found| {
+                stats.total_file_count += 1;
+                stats.total_restore_size += found.size;
+                Ok(())
+            },
+        )?;
+    }
+    let mut seen = HashSet::new();
+    for reference in &repo.store().head().segments {
+        let segment = repo.store().load_segment(reference)?;
+        stats.segments += 1;
+        for pack in segment.packs {
+            stats.packs += 1;
+            stats.total_size += pack.len;
+            for record in pack.records {
+                stats.total_blob_count += 1;
+                if seen.insert(record.id) {
+                    stats.total_uncompressed_size += u64::from(record.plain_len);
+                }
+            }
+        }
+    }
+    let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
+    stats.compression_ratio = ratio(stats.total_uncompressed_size, stats.total_size);
+    stats.deduplication_ratio = ratio(stats.total_restore_size, stats.total_uncompressed_size);
+    Ok(stats)
+}
