@@ -1,1 +1,14 @@
-//! x
+//! End-to-end tests, one binary. They run the real `esker` against real servers that they start
+//! themselves on free ports in temporary folders, and stop, pass or fail.
+
+mod cli;
+mod concurrent;
+mod damage;
+mod golden;
+mod harness;
+mod postgres;
+mod redis;
+mod s3;
+mod streams;
+mod tidy;
+mod trees;

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Packs being sealed and uploaded may hold this many bytes together.
 const IN_FLIGHT_BYTES: usize = 128 << 20;
+/// A pack passes its size by at most a chunk, a directory and the padding.
+const PACK_MARGIN: usize = 12 << 20;
 /// A checkpoint is due after this many bytes of packs.
 const CHECKPOINT_BYTES: u64 = 2 << 30;
 
@@ -129,7 +131,9 @@ impl Packer {
             Some(builder) => builder,
             None => {
                 let buffer = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                PackBuilder::new(self.fresh_name(kind)?, buffer.unwrap_or_default())
+                // Room for all of it from the start: growing would copy, and hold both at once.
+                let room = self.options.pack_len + PACK_MARGIN;
+                PackBuilder::new(self.fresh_name(kind)?, buffer.unwrap_or_else(|| Vec::with_capacity(room)))
             }
         };
         builder.push(chunk.id, chunk.len, codec, frame);

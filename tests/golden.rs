@@ -1,0 +1,90 @@
+//! The independent reader, against golden repositories and against a fresh one.
+
+use crate::harness::{Repo, run, server, source_root};
+use crate::trees::{describe, odd_tree, similar};
+use std::path::Path;
+
+fn reader(args: &[&str]) -> String {
+    let script = source_root().join("docs/reader.py");
+    let mut all = vec![script.to_str().unwrap()];
+    all.extend(args);
+    run(server("venv/bin/python"), &all)
+}
+
+#[test]
+fn the_reader_restores_a_fresh_repository() {
+    let repo = Repo::new();
+    odd_tree(&repo.path("source"));
+    repo.ok(["backup", "source"]);
+    // Enough entries that the manifest has more than one level.
+    let many = repo.path("many");
+    std::fs::create_dir(&many).unwrap();
+    for number in 0..40_000 {
+        std::fs::write(many.join(format!("{number}")), if number % 100 == 0 { "x" } else { "" }).unwrap();
+    }
+    repo.ok(["backup", "many"]);
+    assert!(repo.json(["snapshots", "latest"])[0]["summary"]["tree_blobs"].as_u64().unwrap() > 256);
+    std::fs::write(repo.path("pw"), "correct horse\n").unwrap();
+    let (place, password) = (repo.folder().to_str().unwrap(), repo.path("pw"));
+    let password = password.to_str().unwrap();
+    let list = reader(&[place, password, "list"]);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    let first = list.split(' ').next().unwrap();
+    let out = repo.path("out");
+    reader(&[place, password, "restore", first, out.to_str().unwrap()]);
+    similar(&describe(&repo.path("source")), &describe(&out.join("source")));
+    let out = repo.path("out2");
+    reader(&[place, password, "restore", "latest", out.to_str().unwrap()]);
+    similar(&describe(&many), &describe(&out.join("many")));
+    std::fs::write(repo.path("pw"), "wrong\n").unwrap();
+    let output = std::process::Command::new(server("venv/bin/python"))
+        .arg(source_root().join("docs/reader.py"))
+        .args([place, password, "list"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+}
+
+/// Every golden repository is restored by the reader and by esker; both equal its recorded sums.
+#[test]
+fn golden_repositories_restore() {
+    let mut count = 0;
+    for version in std::fs::read_dir(source_root().join("tests/golden")).unwrap() {
+        let golden = version.unwrap().path();
+        if !golden.is_dir() {
+            continue;
+        }
+        count += 1;
+        let sums = std::fs::read_to_string(golden.join("sums")).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let (place, password) = (golden.join("repo"), golden.join("password"));
+        let by_reader = out.path().join("reader");
+        reader(&[
+            place.to_str().unwrap(),
+            password.to_str().unwrap(),
+            "restore",
+            "latest",
+            by_reader.to_str().unwrap(),
+        ]);
+        check_sums(&by_reader, &sums);
+        let repo = Repo::empty();
+        let run = |args: &[&str]| {
+            // Read-only: esker must not need to write in order to restore.
+            let mut command = repo.command(["-r", place.to_str().unwrap()].iter().chain(args));
+            command.env_remove("ESKER_PASSWORD").env("ESKER_PASSWORD_FILE", &password);
+            crate::harness::expect(&command.output().unwrap(), 0)
+        };
+        run(&["check", "--read-data"]);
+        run(&["restore", "latest", "--target", "out"]);
+        check_sums(&repo.path("out"), &sums);
+    }
+    assert!(count > 0, "no golden repository");
+}
+
+fn check_sums(folder: &Path, sums: &str) {
+    let script = format!(
+        "cd '{}' && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum",
+        folder.display()
+    );
+    assert_eq!(run("sh", &["-c", &script]), sums);
+}

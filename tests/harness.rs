@@ -1,0 +1,217 @@
+//! What all tests use: the binary under test, repositories in temporary folders, server processes.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The `esker` that was built beside this test binary.
+pub(crate) fn esker_binary() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let binary = this.parent().and_then(Path::parent).unwrap().join("esker");
+    assert!(
+        binary.exists(),
+        "{} is missing: run 'make test', or cargo build --release first",
+        binary.display()
+    );
+    binary
+}
+
+/// The root of the source tree.
+pub(crate) fn source_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A binary that scripts/install-servers.sh unpacked.
+pub(crate) fn server(name: &str) -> PathBuf {
+    let folder = match std::env::var_os("ESKER_TEST_SERVERS") {
+        Some(folder) => PathBuf::from(folder),
+        None => match std::env::var_os("XDG_CACHE_HOME") {
+            Some(cache) => PathBuf::from(cache),
+            None => PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
+        }
+        .join("esker/servers"),
+    };
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run scripts/install-servers.sh", path.display());
+    path
+}
+
+/// A repository with its own cache and scratch folder.
+pub(crate) struct Repo {
+    pub(crate) dir: TempDir,
+    place: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Repo {
+    /// A folder that is no repository yet.
+    pub(crate) fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("repo").display().to_string();
+        Self { dir, place, environment: vec![] }
+    }
+
+    /// A fresh repository on local disk.
+    pub(crate) fn new() -> Self {
+        let repo = Self::empty();
+        repo.ok(["init"]);
+        repo
+    }
+
+    /// A fresh repository elsewhere.
+    pub(crate) fn at(place: String, environment: Vec<(String, String)>) -> Self {
+        let repo = Self { dir: tempfile::tempdir().unwrap(), place, environment };
+        repo.ok(["init"]);
+        repo
+    }
+
+    /// A path in the scratch folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The repository's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        Path::new(&self.place)
+    }
+
+    /// The command with repository, password and cache set.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(esker_binary());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("TZ", "UTC")
+            .env("HOME", self.dir.path());
+        command.env("ESKER_REPOSITORY", &self.place).env("ESKER_PASSWORD", "correct horse");
+        command.env("ESKER_CACHE_DIR", self.path("cache")).envs(self.environment.iter().cloned());
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it, whatever comes of it.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs it and demands success; returns standard output.
+    pub(crate) fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        expect(&self.run(args), 0)
+    }
+
+    /// Runs it and demands an exit code; returns standard error.
+    pub(crate) fn fails<S: AsRef<OsStr>>(&self, code: i32, args: impl IntoIterator<Item = S>) -> String {
+        let output = self.run(args);
+        expect(&output, code);
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Runs it with `--json` and returns the last line of standard output.
+    pub(crate) fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Value {
+        let mut command = self.command(args);
+        command.arg("--json");
+        let text = expect(&command.output().unwrap(), 0);
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+
+    /// Feeds bytes to standard input.
+    pub(crate) fn feed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, input: &[u8]) -> Output {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        output
+    }
+
+    /// How many snapshots there are.
+    pub(crate) fn snapshot_count(&self) -> usize {
+        self.json(["snapshots"]).as_array().unwrap().len()
+    }
+}
+
+/// Demands an exit code; returns standard output.
+pub(crate) fn expect(output: &Output, code: i32) -> String {
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert_eq!(output.status.code(), Some(code), "stdout: {stdout}\nstderr: {stderr}");
+    stdout.into_owned()
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A server process; killed when dropped.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_for(what: &str, seconds: u64, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(seconds), "{what}: not after {seconds} s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Runs a program and demands success; returns standard output.
+pub(crate) fn run(program: impl AsRef<OsStr>, args: &[&str]) -> String {
+    let output = Command::new(program.as_ref()).args(args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} {args:?}: {stderr}", program.as_ref().to_string_lossy());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bytes that do not compress, the same for the same seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        // xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators".
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Lines of numbered text, the same for the same seed.
+pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 64);
+    let mut number = seed;
+    while bytes.len() < len {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        writeln!(bytes, "{}\tcustomer {:06}\tbalance {}", bytes.len(), number >> 44, number >> 50).unwrap();
+    }
+    bytes.truncate(len);
+    bytes
+}

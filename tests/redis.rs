@@ -1,0 +1,184 @@
+//! Redis and Valkey, real ones of several versions, with data of every type.
+
+use crate::harness::{Process, Repo, free_port, run, server, wait_for};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+struct Redis {
+    _process: Process,
+    port: u16,
+    password: Option<&'static str>,
+}
+
+impl Redis {
+    fn start(binary: &Path, dir: &Path, args: &[&str]) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let port = free_port();
+        let mut command = Command::new(binary);
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
+        command.arg("--dir").arg(dir).args(args);
+        if !binary.ends_with("redis-6.2") {
+            command.args(["--enable-debug-command", "local"]);
+        }
+        let password = args.windows(2).find(|pair| pair[0] == "--requirepass").map(|_| "sesame");
+        let redis = Self { _process: Process::start(&mut command), port, password };
+        wait_for("redis", 20, || redis.try_cli(&["PING"]).is_some_and(|answer| answer.trim() == "PONG"));
+        redis
+    }
+
+    fn try_cli(&self, args: &[&str]) -> Option<String> {
+        let mut command = Command::new("redis-cli");
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        if let Some(password) = self.password {
+            command.args(["--no-auth-warning", "-a", password]);
+        }
+        let output = command.args(args).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn cli(&self, args: &[&str]) -> String {
+        self.try_cli(args).unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Keys of every type in two databases, some of them expiring.
+    fn fill(&self, keys: u32) {
+        let script = r"
+            math.randomseed(7)
+            for i = 1, tonumber(ARGV[1]) do
+              local k = i % 7
+              if k == 0 then redis.call('SET', 'string:'..i, string.rep('v'..i, 20))
+              elseif k == 1 then redis.call('RPUSH', 'list:'..i, i, 'b', string.rep('x', 100))
+              elseif k == 2 then redis.call('SADD', 'set:'..i, i, i + 1, 'm'..i)
+              elseif k == 3 then redis.call('HSET', 'hash:'..i, 'f', i, 'g', string.rep('y', 80))
+              elseif k == 4 then redis.call('ZADD', 'zset:'..i, i, 'a', i / 3, 'b')
+              elseif k == 5 then redis.call('XADD', 'stream:'..i, '1-1', 'field', i)
+              else redis.call('SET', 'ttl:'..i, i, 'EX', 100000) end
+            end
+            return 1";
+        self.cli(&["EVAL", script, "0", &keys.to_string()]);
+        self.cli(&["-n", "3", "EVAL", script, "0", "50"]);
+    }
+
+    fn digest(&self) -> String {
+        self.cli(&["DEBUG", "DIGEST"])
+    }
+}
+
+fn apt_redis() -> PathBuf {
+    PathBuf::from("redis-server")
+}
+
+/// Loads a restored RDB into a fresh server.
+fn load(binary: &Path, repo: &Repo, rdb: &Path) -> Redis {
+    let dir = repo.path(&format!("load-{}", free_port()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(rdb, dir.join("dump.rdb")).unwrap();
+    Redis::start(binary, &dir, &["--dbfilename", "dump.rdb"])
+}
+
+fn round_trip(binary: &Path, scheme: &str, args: &[&str]) {
+    let repo = Repo::new();
+    let redis = Redis::start(binary, &repo.path("redis"), args);
+    redis.fill(20_000);
+    let url = redis.url().replacen("redis://", scheme, 1);
+    repo.ok(["backup", &url]);
+    repo.ok(["restore", "latest", "--target", "out"]);
+    let rdb = repo.path(&format!("out/redis/127.0.0.1:{}/dump.rdb", redis.port));
+    let loaded = load(binary, &repo, &rdb);
+    assert_eq!(loaded.digest(), redis.digest());
+    assert_eq!(loaded.cli(&["DBSIZE"]), redis.cli(&["DBSIZE"]));
+    let ttl: i64 = loaded.cli(&["TTL", "ttl:6"]).trim().parse().unwrap();
+    assert!((99_000..=100_000).contains(&ttl), "{ttl}");
+    // The same server, some keys changed: the rest is found again.
+    redis.cli(&["SET", "string:7", "changed"]);
+    repo.ok(["backup", &url]);
+    repo.ok(["check", "--read-data"]);
+}
+
+#[test]
+fn redis_7_disk_and_diskless() {
+    round_trip(&apt_redis(), "redis://", &["--repl-diskless-sync", "no"]);
+    round_trip(&apt_redis(), "redis://", &["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]);
+}
+
+#[test]
+fn redis_6_2() {
+    round_trip(&server("redis-6.2"), "redis://", &["--repl-diskless-sync-delay", "0"]);
+}
+
+#[test]
+fn redis_8() {
+    round_trip(&server("redis-8"), "redis://", &["--repl-diskless-sync-delay", "0"]);
+}
+
+#[test]
+fn valkey_8() {
+    round_trip(&server("valkey-8"), "redis://", &["--repl-diskless-sync-delay", "0"]);
+}
+
+#[test]
+fn valkey_9() {
+    round_trip(&server("valkey-9"), "valkey://", &["--repl-diskless-sync-delay", "0"]);
+}
+
+#[test]
+fn scan_instead_of_replication() {
+    round_trip(&apt_redis(), "redis+scan://", &[]);
+    round_trip(&server("redis-6.2"), "redis+scan://", &[]);
+    let repo = Repo::new();
+    let redis = Redis::start(&apt_redis(), &repo.path("redis"), &[]);
+    repo.ok(["backup", &redis.url().replacen("redis://", "redis+scan://", 1)]);
+    assert_eq!(repo.json(["snapshots"])[0]["sources"][0]["point_in_time"], false);
+}
+
+#[test]
+fn passwords_are_used_and_never_kept() {
+    let repo = Repo::new();
+    let redis = Redis::start(
+        &apt_redis(),
+        &repo.path("redis"),
+        &["--requirepass", "sesame", "--repl-diskless-sync-delay", "0"],
+    );
+    redis.fill(100);
+    let place = format!("127.0.0.1:{}", redis.port);
+    assert!(repo.fails(25, ["backup", &format!("redis://{place}")]).contains("Authentication required"));
+    assert!(repo.fails(25, ["backup", &format!("redis://:wrong@{place}")]).contains("AUTH failed"));
+    assert_eq!(repo.snapshot_count(), 0);
+    let output = repo.run(["-v", "backup", &format!("redis://:sesame@{place}"), "--json"]);
+    assert!(output.status.success());
+    let all = [output.stdout, output.stderr, repo.ok(["cat", "snapshot", "latest"]).into_bytes()].concat();
+    assert!(!String::from_utf8_lossy(&all).contains("sesame"));
+}
+
+#[test]
+fn a_server_that_is_down() {
+    let repo = Repo::new();
+    let text = repo.fails(25, ["backup", &format!("redis://127.0.0.1:{}", free_port())]);
+    assert!(text.contains("cannot connect"), "{text}");
+}
+
+#[test]
+fn killed_in_the_middle_of_the_transfer() {
+    let repo = Repo::new();
+    let args =
+        ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--rdb-key-save-delay", "100"];
+    let mut redis = Redis::start(&apt_redis(), &repo.path("redis"), &args);
+    redis.fill(1000);
+    let script =
+        "for i = 1, 20000 do redis.call('SET', 'big:'..i, string.rep(redis.sha1hex(i), 100)) end return 1";
+    redis.cli(&["EVAL", script, "0"]);
+    let mut child =
+        repo.command(["backup", &redis.url()]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // The child that saves dies with its parent's pipe.
+    redis._process.0.kill().unwrap();
+    run("sh", &["-c", &format!("pkill -9 -f 'redis-rdb-.*:{}' || true", redis.port)]);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(21));
+    assert_eq!(repo.snapshot_count(), 0);
+    repo.ok(["check", "--read-data"]);
+}
