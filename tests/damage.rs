@@ -8,13 +8,13 @@ use chunkstore::ingest::PackerOptions;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, Identity};
+use engine::Repository;
 use engine::backup::{BackupOptions, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::source::files::{FilesOptions, FilesSource};
 use engine::source::stream::StreamSource;
 use engine::verify::{ReadData, check};
-use engine::Repository;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

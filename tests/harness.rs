@@ -112,8 +112,8 @@ impl Repo {
 
     /// Runs it with `--json` and returns the last line of standard output.
     pub(crate) fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Value {
-        let mut command = self.command(args);
-        command.arg("--json");
+        let mut command = self.command(["--json"]);
+        command.args(args);
         let text = expect(&command.output().unwrap(), 0);
         serde_json::from_str(text.lines().last().unwrap()).unwrap()
     }

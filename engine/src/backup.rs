@@ -134,29 +134,10 @@ fn write_entries(
         packer,
         monitor,
     };
-    let mut before = match parent {
-        Some(parent) => Some(ParentCursor::new(dedupe, parent)?),
-        None => None,
-    };
-    while let Some(item) = source.next_item(monitor)? {
-        let older = match &mut before {
-            Some(cursor) => cursor.find(&item.entry.path)?,
-            None => None,
-        };
-        if let Err(error) = writer.write_item(item, older, before.as_mut(), options) {
-            match error {
-                // One file that cannot be read does not end the backup of a tree.
-                Error::Source(SourceError { kind: SourceErrorKind::Item, what, why })
-                    if source.tolerates_item_errors() =>
-                {
-                    monitor.error(ItemError { during: "archival", item: what, message: why });
-                }
-                error => return Err(error),
-            }
-        }
-        if monitor.interrupted() {
-            return Err(Error::Interrupted);
-        }
+    if let Err(error) = writer.write_all(source, parent, options) {
+        // What is on its way into packs is kept for the next run; the first error is the one to tell.
+        let _ = writer.lane.drain(writer.packer, &mut |_, _| Ok(()));
+        return Err(error);
     }
     writer.finish()
 }
@@ -170,6 +151,39 @@ struct EntryWriter<'a> {
 }
 
 impl EntryWriter<'_> {
+    fn write_all(
+        &mut self,
+        source: &mut dyn Source,
+        parent: Option<&Listed>,
+        options: &BackupOptions,
+    ) -> Result<()> {
+        let mut before = match parent {
+            Some(parent) => Some(ParentCursor::new(self.dedupe, parent)?),
+            None => None,
+        };
+        while let Some(item) = source.next_item(self.monitor)? {
+            let older = match &mut before {
+                Some(cursor) => cursor.find(&item.entry.path)?,
+                None => None,
+            };
+            if let Err(error) = self.write_item(item, older, before.as_mut(), options) {
+                match error {
+                    // One file that cannot be read does not end the backup of a tree.
+                    Error::Source(SourceError { kind: SourceErrorKind::Item, what, why })
+                        if source.tolerates_item_errors() =>
+                    {
+                        self.monitor.error(ItemError { during: "archival", item: what, message: why });
+                    }
+                    error => return Err(error),
+                }
+            }
+            if self.monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
     fn write_item(
         &mut self,
         item: Item,

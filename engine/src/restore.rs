@@ -61,7 +61,12 @@ enum Token {
     Begin(Box<Job>),
     Write(u64),
     Hole(u64),
+    /// The entry is whole, with this many bytes.
     End(u64),
+    /// The entry has no result: its record is damaged, or the backup could not read it to its end.
+    Abandon {
+        damaged: bool,
+    },
 }
 
 /// What is to become of the entry whose chunks follow.
@@ -135,7 +140,7 @@ fn walk(
                     item: format!("entries after {}", damage.after),
                     message: describe(&damage.error),
                 });
-                walk.abandon()?;
+                walk.abandon(true)?;
             }
             Step::Record(Record::Entry(entry)) => {
                 found |= is_beneath(&entry.path, &options.beneath);
@@ -341,7 +346,7 @@ impl Walk<'_> {
         }
         if self.current.is_some() {
             if ending == Ending::Dropped {
-                return self.abandon();
+                return self.abandon(false);
             }
             self.ahead.token(Token::End(size))?;
         }
@@ -350,11 +355,11 @@ impl Walk<'_> {
     }
 
     /// Ends the current entry without a result.
-    fn abandon(&mut self) -> Result<()> {
+    fn abandon(&mut self, damaged: bool) -> Result<()> {
         if let Some(current) = self.current.take()
             && current.job.is_none()
         {
-            self.ahead.token(Token::End(u64::MAX))?;
+            self.ahead.token(Token::Abandon { damaged })?;
         }
         Ok(())
     }
@@ -367,6 +372,7 @@ impl Walk<'_> {
                     Fetched::Token(Token::Begin(job)) => self.writer.begin(*job)?,
                     Fetched::Token(Token::Hole(len)) => self.writer.hole(len),
                     Fetched::Token(Token::End(size)) => self.writer.end(size)?,
+                    Fetched::Token(Token::Abandon { damaged }) => self.writer.abandon(damaged),
                     Fetched::Token(Token::Write(_)) => {}
                     Fetched::Chunk(chunk, Token::Write(offset)) => self.writer.chunk(chunk, offset)?,
                     Fetched::Chunk(..) => {}
@@ -510,7 +516,18 @@ impl<'a> Writer<'a> {
         self.monitor.count(Counter::BytesDone, len);
     }
 
-    /// Ends the current entry; `u64::MAX` abandons it.
+    /// Throws away what was written of the current entry.
+    fn abandon(&mut self, damaged: bool) {
+        let Some(OpenFile { job, file, failed }) = self.file.take() else { return };
+        if let Some(file) = file {
+            file.discard();
+        }
+        if damaged && !failed {
+            self.fail(&job.path, &"its list of chunks is damaged; it was not restored");
+        }
+    }
+
+    /// Ends the current entry.
     fn end(&mut self, size: u64) -> Result<()> {
         let Some(OpenFile { job, file, failed }) = self.file.take() else { return Ok(()) };
         self.monitor.count(Counter::FilesDone, 1);
@@ -519,11 +536,8 @@ impl<'a> Writer<'a> {
             Action::Drop => {}
             Action::Write { .. } => {
                 let Some(file) = file else { return Ok(()) };
-                if failed || size == u64::MAX {
+                if failed {
                     file.discard();
-                    if !failed {
-                        self.fail(&job.path, &"its list of chunks is damaged; it was not restored");
-                    }
                     return Ok(());
                 }
                 let result = file.finish(size, &job.entry, self.options.no_owner);

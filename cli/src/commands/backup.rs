@@ -163,12 +163,9 @@ fn open_source(
         if !args.sources.is_empty() {
             return Err(Failure::new("--stdin takes no paths"));
         }
-        return Ok(Box::new(StreamSource::reader(
-            std::io::stdin(),
-            &args.stdin_filename,
-            time,
-            args.allow_empty,
-        )?));
+        // The descriptor itself: a buffer in between would hide bytes from poll(2).
+        let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
+        return Ok(Box::new(StreamSource::reader(stdin, &args.stdin_filename, time, args.allow_empty)?));
     }
     let mut paths = args.sources.clone();
     for file in &args.files_from {

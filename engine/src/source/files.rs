@@ -141,7 +141,9 @@ impl FilesSource {
                 message: error.to_string(),
             });
         };
-        let metadata = match fs::symlink_metadata(&real) {
+        // What leads to a root is a folder to the snapshot, even where a symbolic link leads there.
+        let looked_at = if descend { fs::symlink_metadata(&real) } else { fs::metadata(&real) };
+        let metadata = match looked_at {
             Ok(metadata) => metadata,
             Err(error) => {
                 report(&error);

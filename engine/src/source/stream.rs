@@ -46,7 +46,8 @@ const PATIENCE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, t
 /// Whether a read would return at once. What cannot be polled, such as a file, always does.
 fn is_ready(fd: impl AsFd) -> bool {
     let mut set = [PollFd::new(&fd, PollFlags::IN)];
-    !matches!(rustix::event::poll(&mut set, Some(&PATIENCE)), Ok(0))
+    // A signal is a reason to look up, too.
+    !matches!(rustix::event::poll(&mut set, Some(&PATIENCE)), Ok(0) | Err(rustix::io::Errno::INTR))
 }
 
 impl<R: Read + AsFd, M: EndMark> Content for StreamContent<R, M> {
