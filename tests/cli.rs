@@ -113,6 +113,7 @@ fn snapshots_are_chosen_tagged_and_forgotten() {
     assert_eq!(repo.json(["snapshots", "--host", "other"]).as_array().unwrap().len(), 0);
     assert_eq!(repo.run(["dump", "latest~8", "stdin"]).stdout, [1]);
     assert_eq!(repo.run(["dump", "latest", "stdin", "--tag", "even"]).stdout, [8]);
+    assert_eq!(repo.run(["dump", "latest", "stdin", "--path", "/stdin", "--host", "h"]).stdout, [9]);
     let id = list[4]["id"].as_str().unwrap();
     assert_eq!(repo.run(["dump", &id[..8], "stdin"]).stdout, [5]);
     repo.ok(["tag", &id[..8], "--add", "keep"]);

@@ -13,7 +13,8 @@ pub(crate) struct Args {
     /// Snapshot: id, latest, latest~N, or SNAPSHOT:path
     snapshot: String,
     /// Path of the file in the snapshot
-    path: Option<String>,
+    #[arg(value_name = "PATH")]
+    file: Option<String>,
     /// Write to this file instead
     #[arg(short, long, value_name = "FILE")]
     target: Option<std::path::PathBuf>,
@@ -24,7 +25,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open()?;
     let (wanted, inner) = split_path(&args.snapshot);
-    let path = match &args.path {
+    let path = match &args.file {
         Some(path) => path.trim_matches('/'),
         None => inner,
     };

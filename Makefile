@@ -1,0 +1,67 @@
+# The two commands to know: `make quickstart` and `make test`. CI runs exactly `make test`.
+#
+# Everything is built in one profile (release), so that RocksDB is compiled once for the binary, the
+# tests and the benches, and outside the checkout, so that another checkout does not pay again.
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/target
+ESKER = $(CARGO_TARGET_DIR)/release/esker
+CARGO = cargo
+NEXTEST = $(shell command -v cargo-nextest 2>/dev/null)
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+.PHONY: build-tools
+build-tools:
+	@sh scripts/install-build.sh
+
+.PHONY: servers
+servers:
+	@sh scripts/install-servers.sh
+
+.PHONY: build
+build: build-tools ## Build the esker command
+	$(CARGO) build --release --workspace
+
+.PHONY: quickstart
+quickstart: build-tools ## Build, then back up and restore a tree, a stream and a live Redis
+	$(CARGO) build --release --package cli
+	@bash scripts/quickstart.sh "$(ESKER)"
+
+.PHONY: test
+test: build-tools servers lint docs ## Install the servers that tests use, then run every check and test
+	$(CARGO) build --release --workspace --all-targets
+	$(CARGO) check --release --package chunkstore --no-default-features
+	$(CARGO) test --release --workspace --doc --quiet
+ifeq ($(NEXTEST),)
+	$(CARGO) test --release --workspace --lib --bins --tests
+else
+	$(CARGO) nextest run --cargo-profile release --workspace
+endif
+
+.PHONY: lint
+lint: build-tools ## rustfmt and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: docs
+docs: build-tools ## Build the API documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items --quiet
+
+.PHONY: deny
+deny: ## Check licences, bans, sources and advisories of dependencies (needs cargo-deny and a network)
+	cargo deny check
+
+.PHONY: bench
+bench: build-tools ## Measure every stage (criterion)
+	$(CARGO) bench --package benches
+
+.PHONY: bench-compare
+bench-compare: build-tools ## Compare with restic, borg, rustic and bupstash, whichever are on PATH
+	$(CARGO) build --release --package cli
+	python3 benches/compare.py "$(ESKER)"
+
+.PHONY: golden
+golden: build ## Make tests/golden/v1 anew, after the format changed
+	bash scripts/golden.sh "$(ESKER)" tests/golden/v1

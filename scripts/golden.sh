@@ -1,0 +1,21 @@
+#!/bin/bash
+# golden.sh ESKER FOLDER: makes a small repository with every kind of record, and the sums of its files.
+set -euo pipefail
+esker=$1 golden=$2
+rm -rf "$golden" && mkdir -p "$golden"
+work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
+printf 'golden\n' > "$golden/password"
+export ESKER_REPOSITORY=$PWD/$golden/repo ESKER_PASSWORD_FILE=$PWD/$golden/password ESKER_CACHE_DIR=$work/cache
+export ESKER_HOST=golden USER=golden TZ=UTC
+"$esker" -q init --chunk-size 4k
+mkdir -p "$work/tree/folder/inner" && cd "$work"
+seq 1 3000 > tree/numbers
+printf 'x' > tree/one && ln tree/one tree/folder/hard && ln -s ../numbers tree/folder/link
+truncate -s 100000 tree/holes && printf 'data' | dd of=tree/holes bs=1 seek=50000 conv=notrunc status=none
+: > tree/empty && mkfifo tree/pipe && chmod 4711 tree/one && printf 'old' > tree/folder/old
+touch -d '1969-12-31 12:00:00.5' tree/folder/old
+"$esker" -q backup tree --tag first
+seq 1 2000 | "$esker" -q backup --stdin --stdin-filename streams/seq
+seq 2 3001 > tree/numbers && rm tree/folder/old
+"$esker" -q backup tree --tag second
+find ./tree -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > "${ESKER_PASSWORD_FILE%/password}/sums"
