@@ -1,6 +1,8 @@
 //! End-to-end tests, one binary. They run the real `esker` against real servers that they start
 //! themselves on free ports in temporary folders, and stop, pass or fail.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails must say where")]
+
 mod cli;
 mod concurrent;
 mod damage;

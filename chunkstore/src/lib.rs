@@ -2,7 +2,7 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | [`format`] | every magic, width and limit; the only file that decides bytes |
+//! | [`mod@format`] | every magic, width and limit; the only file that decides bytes |
 //! | [`id`] | typed identifiers |
 //! | [`chunker`] | where to cut; pure |
 //! | [`aead`], [`keys`] | AES-256-GCM behind one function; passphrase → key hierarchy |
@@ -13,7 +13,7 @@
 //! | [`config`] | what never changes after `init` |
 //! | [`store`], [`ingest`], [`reader`] | the chunk store: open, write in parallel, read in order |
 //! | [`storage`] | named objects on disk, in S3, in memory |
-//! | [`executor`], [`env`] | threads, clock and randomness, passed in |
+//! | [`executor`], [`mod@env`] | threads, clock and randomness, passed in |
 
 pub mod aead;
 pub mod chunker;

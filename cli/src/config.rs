@@ -85,7 +85,7 @@ impl Global {
                 "s3.retries" => options.http.retries = number()?,
                 "s3.timeout" => options.http.timeout_s = number()?.max(1) as u64,
                 "postgres.format" if matches!(value, "plain" | "custom") => {
-                    options.postgres_custom = value == "custom"
+                    options.postgres_custom = value == "custom";
                 }
                 "postgres.format" => return Err(Failure::new("postgres.format is plain or custom")),
                 _ => return Err(Failure::new(format!("unknown option '{key}'; see --help"))),

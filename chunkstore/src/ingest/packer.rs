@@ -1,6 +1,6 @@
 //! New chunks into packs, packs into the store, and what they hold into index segments.
 //!
-//! Packs are sealed and uploaded by the I/O executor, at most [`IN_FLIGHT_BYTES`] of them at a time.
+//! Packs are sealed and uploaded by the I/O executor, at most `IN_FLIGHT_BYTES` of them at a time.
 //! Every so often a checkpoint lists in HEAD what is durable, so that an interrupted run is not
 //! repeated, and so that the claims in memory stay few.
 
