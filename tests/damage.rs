@@ -44,7 +44,10 @@ fn small_repository() -> (Arc<MemoryStorage>, BTreeMap<Vec<u8>, Vec<u8>>) {
         let path = folder.path().join(name).strip_prefix("/").unwrap().to_str().unwrap().as_bytes().to_vec();
         files.insert(path, data);
     }
-    let options = BackupOptions { packer: PackerOptions { pack_len: 1 << 20 }, ..BackupOptions::default() };
+    let options = BackupOptions {
+        packer: PackerOptions { pack_len: 1 << 20, ..PackerOptions::default() },
+        ..BackupOptions::default()
+    };
     let tally = Tally::default();
     let mut source = FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &tally).unwrap();
     backup(&repo, &mut source, &options, &tally).unwrap();

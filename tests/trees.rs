@@ -137,6 +137,16 @@ fn unchanged_files_are_not_read_and_changed_ones_are_found() {
     for line in ["M    /source/deep/small-7", "+    /source/added", "-    /source/deep/small-9"] {
         assert!(diff.contains(line), "{diff}");
     }
+    let before =
+        run("sh", &["-c", &format!("cd {} && find . -type f | xargs sha256sum", repo.folder().display())]);
+    fs::write(repo.path("source/more"), noise(99, 100_000)).unwrap();
+    let dry = repo.json(["backup", "source", "--dry-run"]);
+    assert!(dry["data_added"].as_u64().unwrap() > 100_000 && dry["snapshot_id"].is_null(), "{dry}");
+    fs::remove_file(repo.path("source/more")).unwrap();
+    let after =
+        run("sh", &["-c", &format!("cd {} && find . -type f | xargs sha256sum", repo.folder().display())]);
+    assert_eq!(before, after, "a dry run wrote");
+    repo.ok(["backup", "source"]);
     let none = repo.ok(["backup", "source", "--skip-if-unchanged"]);
     assert!(none.contains("nothing changed"), "{none}");
 }

@@ -84,8 +84,11 @@ pub fn backup(
     let start = timestamp(store.now_ms());
     repo.sync_index(monitor)?;
     let parent = find_parent(repo, source, options, monitor)?;
-    let session = store.open_session("backup")?;
     let dedupe = Dedupe::new(Arc::clone(store), options.compression);
+    if options.dry_run {
+        return rehearse(&dedupe, source, parent.as_ref(), options, start, monitor);
+    }
+    let session = store.open_session("backup")?;
     let mut packer = Packer::new(&dedupe, session, options.packer)?;
 
     let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {
@@ -102,7 +105,7 @@ pub fn backup(
         }
     };
     let unchanged = parent.as_ref().is_some_and(|parent| parent.snapshot.manifest == manifest);
-    if options.dry_run || (options.skip_if_unchanged && unchanged) {
+    if options.skip_if_unchanged && unchanged {
         let segments = packer.flush()?;
         store.close_session(&session, &segments)?;
         let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
@@ -116,6 +119,23 @@ pub fn backup(
     let id = root.id;
     store.commit(&session, &segments, &[root], &dedupe.relied())?; // the commit point
     Ok(BackupReport { snapshot: Some(id), summary, parent: parent.map(|parent| parent.id) })
+}
+
+/// A dry run: everything but writing to the repository.
+fn rehearse(
+    dedupe: &Arc<Dedupe>,
+    source: &mut dyn Source,
+    parent: Option<&Listed>,
+    options: &BackupOptions,
+    start: jiff::Timestamp,
+    monitor: &dyn Monitor,
+) -> Result<BackupReport> {
+    let nobody = chunkstore::SessionId([0; 16]);
+    let mut packer = Packer::new(dedupe, nobody, PackerOptions { discard: true, ..options.packer })?;
+    write_entries(dedupe, &mut packer, source, parent, options, monitor)?;
+    packer.flush()?;
+    let summary = summarize(start, timestamp(dedupe.store().now_ms()), packer.written(), monitor);
+    Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id) })
 }
 
 /// Reads the source to its end, through the pipeline, into a manifest.

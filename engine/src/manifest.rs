@@ -245,7 +245,7 @@ pub struct Damage {
     pub error: chunkstore::Error,
 }
 
-/// What [`ManifestReader::next`] yields.
+/// What [`ManifestReader::next_step`] yields.
 #[derive(Debug)]
 pub enum Step {
     /// A record.

@@ -318,6 +318,8 @@ fn apply(
         if head.segments.iter().all(|segment| fresh.iter().all(|new| new.id != segment.id)) {
             head.segments.extend_from_slice(&fresh);
         }
+        // What somebody needs again is no longer condemned.
+        head.condemned.retain(|pack| remove.contains(&pack.id));
         let known: HashSet<PackId> = head.condemned.iter().map(|pack| pack.id).collect();
         head.condemned
             .extend(remove.iter().filter(|id| !known.contains(*id)).filter_map(|id| places.get(id)));

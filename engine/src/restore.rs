@@ -518,10 +518,7 @@ impl<'a> Writer<'a> {
 
     /// Throws away what was written of the current entry.
     fn abandon(&mut self, damaged: bool) {
-        let Some(OpenFile { job, file, failed }) = self.file.take() else { return };
-        if let Some(file) = file {
-            file.discard();
-        }
+        let Some(OpenFile { job, failed, .. }) = self.file.take() else { return };
         if damaged && !failed {
             self.fail(&job.path, &"its list of chunks is damaged; it was not restored");
         }
@@ -537,7 +534,6 @@ impl<'a> Writer<'a> {
             Action::Write { .. } => {
                 let Some(file) = file else { return Ok(()) };
                 if failed {
-                    file.discard();
                     return Ok(());
                 }
                 let result = file.finish(size, &job.entry, self.options.no_owner);

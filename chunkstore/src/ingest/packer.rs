@@ -29,6 +29,8 @@ const CHECKPOINT_BYTES: u64 = 2 << 30;
 pub struct PackerOptions {
     /// A pack is sealed when it reaches this many bytes.
     pub pack_len: usize,
+    /// Seal packs to learn their size, then throw them away: for dry runs.
+    pub discard: bool,
 }
 
 impl PackerOptions {
@@ -45,7 +47,7 @@ impl PackerOptions {
 impl Default for PackerOptions {
     /// 64 MiB: few objects and requests, yet three of them fit into little memory.
     fn default() -> Self {
-        Self { pack_len: 64 << 20 }
+        Self { pack_len: 64 << 20, discard: false }
     }
 }
 
@@ -160,11 +162,14 @@ impl Packer {
         }
         let store = Arc::clone(&self.store);
         let buffers = Arc::clone(&self.buffers);
+        let discard = self.options.discard;
         self.uploads.push_back(submit(&*self.store.access.io, move || {
             let sealed = builder.seal(store.keys())?;
             let len = sealed.bytes.len() as u64;
             let body = bytes::Bytes::from(sealed.bytes);
-            store.storage().put(&sealed.name.object(), body.clone())?;
+            if !discard {
+                store.storage().put(&sealed.name.object(), body.clone())?;
+            }
             // The store is done with the buffer unless it kept it; then a new one will be made.
             if let Ok(buffer) = body.try_into_mut() {
                 buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer.into());
@@ -180,20 +185,23 @@ impl Packer {
             self.written.packs += 1;
             self.written.stored_bytes += pack.len;
             self.finished_bytes += pack.len;
-            self.dedupe.rely_on([pack.name.id]);
             self.finished.packs.push(pack);
         }
         Ok(())
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
-        if self.finished.chunk_count() < SEGMENT_CHUNKS && self.finished_bytes < CHECKPOINT_BYTES {
+        if self.options.discard
+            || self.finished.chunk_count() < SEGMENT_CHUNKS && self.finished_bytes < CHECKPOINT_BYTES
+        {
             return Ok(());
         }
         let segment = std::mem::take(&mut self.finished);
         self.finished_bytes = 0;
         let reference = self.store.write_segment(&segment)?;
         self.store.checkpoint(&self.session, std::slice::from_ref(&reference))?;
+        // In HEAD, but no snapshot's yet: the commit makes sure that no prune took them away.
+        self.dedupe.rely_on(segment.packs.iter().map(|pack| pack.name.id));
         let ids: Vec<_> =
             segment.packs.iter().flat_map(|pack| pack.records.iter().map(|record| record.id)).collect();
         let mut at_hand = Some(segment);
@@ -212,7 +220,7 @@ impl Packer {
         while !self.uploads.is_empty() {
             self.finish_one()?;
         }
-        if self.finished.packs.is_empty() {
+        if self.finished.packs.is_empty() || self.options.discard {
             return Ok(vec![]);
         }
         let segment = std::mem::take(&mut self.finished);

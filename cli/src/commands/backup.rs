@@ -16,10 +16,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Back up paths, streams, commands and databases
-///
-/// Sources: paths; --stdin; --stdin-from-command -- COMMAND; redis://[user:password@]host:port;
-/// redis+scan://… for servers that refuse replication; postgres://user@host:port[/database].
 #[derive(clap::Args, Debug)]
+#[command(after_help = SOURCES)]
 pub(crate) struct Args {
     /// Paths or URLs; after '--' with --stdin-from-command, the command
     #[arg(value_name = "SOURCE")]
@@ -92,6 +90,15 @@ pub(crate) struct Args {
     skip_if_unchanged: bool,
 }
 
+const SOURCES: &str = "\
+Sources:
+  PATH…                                         files and folders
+  --stdin                                       standard input
+  --stdin-from-command -- COMMAND ARGS…         what a command prints, if it succeeds
+  redis://[user:password@]host[:port]           Redis or Valkey, by replication
+  redis+scan://…                                the same, key by key, where replication is refused
+  postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one";
+
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     let now = context.now();
     let time = args.time.unwrap_or(now);
@@ -100,7 +107,10 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         nanoseconds: u32::try_from(time.subsec_nanosecond()).unwrap_or_default(),
     };
     let excludes = excludes(&args)?;
-    let packer = PackerOptions { pack_len: context.global.pack_size.saturating_mul(1 << 20) };
+    let packer = PackerOptions {
+        pack_len: context.global.pack_size.saturating_mul(1 << 20),
+        ..PackerOptions::default()
+    };
     packer.validate()?;
     // Sources first: a missing path is told before a password is asked for.
     let mut source = open_source(&args, &excludes, stamp, context)?;

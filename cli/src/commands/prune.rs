@@ -63,7 +63,10 @@ pub(crate) fn prune_and_print(
         max_unused: args.max_unused,
         max_repack: args.max_repack_size,
         dry_run,
-        packer: PackerOptions { pack_len: context.global.pack_size.saturating_mul(1 << 20) },
+        packer: PackerOptions {
+            pack_len: context.global.pack_size.saturating_mul(1 << 20),
+            ..PackerOptions::default()
+        },
         fence_after_ms: args.fence_after.saturating_mul(3_600_000),
     };
     let plan = context.console.during(|monitor| prune(repo, &options, monitor))?;

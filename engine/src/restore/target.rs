@@ -360,8 +360,8 @@ impl NewFile {
     }
 
     /// Sets length and metadata and moves the file to its place.
-    pub(super) fn finish(self, size: u64, entry: &Entry, no_owner: bool) -> io::Result<()> {
-        let Some(parts) = self.parts else { return Ok(()) };
+    pub(super) fn finish(mut self, size: u64, entry: &Entry, no_owner: bool) -> io::Result<()> {
+        let Some(parts) = self.parts.take() else { return Ok(()) };
         let fd: OwnedFd = parts.file.into();
         let done = fs::ftruncate(&fd, size).map_err(io::Error::from).and_then(|()| {
             let metadata = apply(&fd, entry, no_owner);
@@ -380,10 +380,12 @@ impl NewFile {
         }
         done
     }
+}
 
-    /// Removes what was written.
-    pub(super) fn discard(self) {
-        if let Some(parts) = self.parts {
+impl Drop for NewFile {
+    /// A file that was not finished leaves nothing.
+    fn drop(&mut self) {
+        if let Some(parts) = &self.parts {
             let _ = fs::unlinkat(&parts.parent, &parts.partial[..], AtFlags::empty());
         }
     }
