@@ -244,6 +244,31 @@ fn a_file_that_cannot_be_read_to_its_end_is_named_and_left_out() {
 }
 
 #[test]
+fn a_file_that_changes_while_it_is_read_is_named() {
+    let repo = Repo::new();
+    fs::create_dir(repo.path("source")).unwrap();
+    let path = repo.path("source/log");
+    fs::write(&path, noise(1, 150_000_000)).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use std::io::Write as _;
+            let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                file.write_all(b"another line\n").unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        let text = repo.fails(3, ["backup", "source"]);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(text.contains("changed while it was being read"), "{text}");
+    });
+    assert_eq!(repo.snapshot_count(), 1);
+    let back = repo.run(["dump", "latest", "source/log"]).stdout;
+    assert!(fs::read(&path).unwrap().starts_with(&back) && back.len() >= 150_000_000);
+}
+
+#[test]
 fn a_snapshot_does_not_reach_outside_the_target() {
     let repo = Repo::new();
     fs::create_dir_all(repo.path("source/folder")).unwrap();

@@ -14,6 +14,7 @@ use chunkstore::format::PackKind;
 use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Written};
 use chunkstore::seal::Compression;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Choices for a backup.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +76,24 @@ enum Token {
 
 /// Backs up `source` and returns the snapshot that makes it reachable.
 pub fn backup(
+    repo: &Repository,
+    source: &mut dyn Source,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<BackupReport> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if let Some(scan) = source.scanner() {
+            scope.spawn(|| scan(monitor, &stop));
+        }
+        let report = run(repo, source, options, monitor);
+        stop.store(true, Ordering::Relaxed);
+        report
+    })
+}
+
+/// The backup itself, beside which the scanner counts what is to come.
+fn run(
     repo: &Repository,
     source: &mut dyn Source,
     options: &BackupOptions,

@@ -4,6 +4,7 @@
 use crate::Monitor;
 use crate::entry::{Entry, Time};
 use crate::snapshot::SourceRecord;
+use std::sync::atomic::AtomicBool;
 
 pub mod command;
 pub mod files;
@@ -100,6 +101,9 @@ impl Item {
     }
 }
 
+/// Counts a source's files and bytes into the monitor; the flag asks it to stop.
+pub type Scanner = Box<dyn FnOnce(&dyn Monitor, &AtomicBool) + Send>;
+
 /// A source.
 pub trait Source {
     /// What the snapshot records about it.
@@ -108,6 +112,10 @@ pub trait Source {
     fn paths(&self) -> Vec<String>;
     /// The next entry, in manifest order. Item errors go to the monitor; an error here ends the backup.
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError>;
+    /// Counts what is to come, for progress; runs beside the backup until told to stop.
+    fn scanner(&self) -> Option<Scanner> {
+        None
+    }
     /// Whether [`SourceErrorKind::Item`] errors are survivable: true for trees, false for dumps.
     fn tolerates_item_errors(&self) -> bool {
         false

@@ -16,6 +16,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 /// What to leave out.
 #[derive(Clone, Debug, Default)]
@@ -217,7 +218,6 @@ impl FilesSource {
             Err(error) => report(error),
         }
         names.sort_unstable_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
-        monitor.count(Counter::FilesTotal, names.len() as u64);
         self.stack.push(Folder { stored, real, names, device });
     }
 
@@ -280,6 +280,32 @@ impl Source for FilesSource {
     }
     fn tolerates_item_errors(&self) -> bool {
         true
+    }
+    fn scanner(&self) -> Option<super::Scanner> {
+        let mut pending: Vec<PathBuf> = self.roots.iter().map(|root| root.real.clone()).collect();
+        let (excludes, iexcludes) = (self.excludes.clone(), self.iexcludes.clone());
+        Some(Box::new(move |monitor, stop| {
+            // An estimate: markers and mount points are not looked at, and errors are the backup's to tell.
+            while let Some(path) = pending.pop() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                let is_dir = metadata.is_dir();
+                if excludes.matched(&path, is_dir).is_ignore() || iexcludes.matched(&path, is_dir).is_ignore()
+                {
+                    continue;
+                }
+                monitor.count(Counter::FilesTotal, 1);
+                if is_dir {
+                    pending.extend(
+                        fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()),
+                    );
+                } else if metadata.is_file() {
+                    monitor.count(Counter::BytesTotal, metadata.len());
+                }
+            }
+        }))
     }
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
         loop {
