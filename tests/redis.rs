@@ -165,7 +165,7 @@ fn a_server_that_is_down() {
 fn killed_in_the_middle_of_the_transfer() {
     let repo = Repo::new();
     let args =
-        ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--rdb-key-save-delay", "100"];
+        ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--rdb-key-save-delay", "300"];
     let mut redis = Redis::start(&apt_redis(), &repo.path("redis"), &args);
     redis.fill(1000);
     let script =
@@ -173,7 +173,7 @@ fn killed_in_the_middle_of_the_transfer() {
     redis.cli(&["EVAL", script, "0"]);
     let mut child =
         repo.command(["backup", &redis.url()]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(std::time::Duration::from_millis(2500));
     // The child that saves sends through its parent, so this cuts the transfer.
     redis._process.0.kill().unwrap();
     let status = child.wait().unwrap();

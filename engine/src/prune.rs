@@ -6,19 +6,22 @@
 //! condemned pack takes it back in its own swap. While other sessions are open nothing is doomed: the
 //! next prune does it. That costs space for a while, never safety.
 
-use crate::manifest::{ManifestReader, Record, Step};
-use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::format::{MAX_PACK_LEN, names};
-use chunkstore::head::{Head, PackRef, SegmentRef, Session};
+use chunkstore::head::{Head, PackRef, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::{ChunkRef, Dedupe, Packer, PackerOptions};
 use chunkstore::pack::PackReader;
 use chunkstore::seal::{Compression, Decompressor};
-use chunkstore::store::{ChunkStore, Identity};
-use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
+use chunkstore::store::ChunkStore;
+use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+mod orphans;
+mod survey;
+use orphans::{dead_sessions, find_orphans, list_objects};
+use survey::{Marks, Survey};
 
 /// How much unused data may stay.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -116,180 +119,6 @@ pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -
     }
     store.close_session(&session, &[])?;
     Ok(plan)
-}
-
-/// The chunks that snapshots need; the flag says whether a location was chosen for it.
-#[derive(Default)]
-struct Marks {
-    roots: HashSet<ObjectId>,
-    needed: HashMap<[u8; 16], bool>,
-}
-
-fn short(id: &ChunkId) -> [u8; 16] {
-    let mut key = [0; 16];
-    key.copy_from_slice(&id.0[..16]);
-    key
-}
-
-impl Marks {
-    /// Marks every snapshot of `head` that was not marked before. Anything unreadable ends the prune.
-    fn mark_all(&mut self, repo: &Repository, head: &Head, monitor: &dyn Monitor) -> Result<Vec<ChunkId>> {
-        let mut fresh = vec![];
-        for root in &head.roots {
-            if root.kind != "snapshot" {
-                return Err(Error::Refused(format!(
-                    "HEAD has a root of kind '{}', which this esker cannot follow",
-                    root.kind
-                )));
-            }
-            if !self.roots.insert(root.id) {
-                continue;
-            }
-            let plain = repo.store().read_snapshot(root)?;
-            let snapshot: Snapshot = serde_json::from_slice(&plain)
-                .map_err(|error| chunkstore::Error::corrupt(names::snapshot(&root.id), error))?;
-            for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, &mut |chunk| {
-                if self.needed.insert(short(&chunk.id), false).is_none() {
-                    fresh.push(chunk.id);
-                }
-            })?;
-            if monitor.interrupted() {
-                return Err(Error::Interrupted);
-            }
-        }
-        Ok(fresh)
-    }
-}
-
-/// Visits every chunk that a snapshot needs, its manifest's own included.
-fn for_each_chunk(store: &Arc<ChunkStore>, listed: &Listed, each: &mut dyn FnMut(ChunkRef)) -> Result<()> {
-    let mut reader = ManifestReader::new(store, &listed.snapshot.manifest)?.remember_chunks();
-    while let Some(step) = reader.next_step()? {
-        reader.take_visited().into_iter().for_each(&mut *each);
-        match step {
-            Step::Damage(damage) => {
-                return Err(Error::Refused(format!(
-                    "snapshot {} is damaged after {}; nothing is removed while it is (see 'esker check'): {}",
-                    listed.id.short(),
-                    damage.after,
-                    chunkstore::store::describe(&damage.error)
-                )));
-            }
-            Step::Record(Record::Chunks(chunks)) => chunks.into_iter().for_each(&mut *each),
-            Step::Record(_) => {}
-        }
-    }
-    reader.take_visited().into_iter().for_each(each);
-    Ok(())
-}
-
-/// What is in the packs, and what is to become of each.
-struct Survey {
-    plan: PrunePlan,
-    /// Every live segment.
-    segments: Vec<(SegmentRef, Segment)>,
-    remove: HashSet<PackId>,
-    repack: Vec<(PackEntry, Vec<usize>)>,
-    live: HashSet<PackId>,
-}
-
-impl Survey {
-    fn take(
-        store: &Arc<ChunkStore>,
-        head: &Head,
-        marks: &mut Marks,
-        options: &PruneOptions,
-        monitor: &dyn Monitor,
-    ) -> Result<Self> {
-        let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
-        let condemned: HashSet<PackId> = head.condemned.iter().map(|pack| pack.id).collect();
-        let at_work: HashSet<SessionId> =
-            head.sessions.iter().filter(|session| !session.fenced).map(|session| session.id).collect();
-        let mut plan = PrunePlan::default();
-        let mut segments = vec![];
-        for reference in &head.segments {
-            segments.push((reference.clone(), store.load_segment(reference)?));
-            if monitor.interrupted() {
-                return Err(Error::Interrupted);
-            }
-        }
-        // A chunk may lie in several packs. Packs that stay anyway are asked first, so that the others
-        // become removable.
-        let mut packs: Vec<&PackEntry> = segments.iter().flat_map(|(_, segment)| &segment.packs).collect();
-        packs.sort_by_key(|pack| condemned.contains(&pack.name.id));
-        let mut remove = HashSet::new();
-        let mut partial = vec![];
-        let mut live = HashSet::new();
-        for pack in packs {
-            if doomed.contains(&pack.name.id) || !live.insert(pack.name.id) {
-                continue;
-            }
-            plan.packs_total += 1;
-            plan.bytes_total += pack.len;
-            let mut used = vec![];
-            for (position, record) in pack.records.iter().enumerate() {
-                if let Some(chosen @ false) = marks.needed.get_mut(&short(&record.id)) {
-                    *chosen = true;
-                    used.push(position);
-                }
-            }
-            let used_bytes: u64 =
-                used.iter().map(|position| u64::from(pack.records[*position].stored_len)).sum();
-            plan.bytes_used += used_bytes;
-            if at_work.contains(&pack.name.session) {
-                // Its session is still running and will name it in its commit.
-            } else if used.is_empty() {
-                plan.packs_unused += 1;
-                plan.bytes_remove += pack.len;
-                remove.insert(pack.name.id);
-            } else if used.len() < pack.records.len() {
-                partial.push((pack.clone(), used, used_bytes));
-            }
-        }
-        if let Some(missing) = marks.needed.values().filter(|chosen| !**chosen).count().checked_sub(1) {
-            return Err(Error::Refused(format!(
-                "{} needed chunks are in no pack; nothing is removed while data is missing (see 'esker check')",
-                missing + 1
-            )));
-        }
-        let repack = choose_repack(&mut plan, partial, options);
-        remove.extend(repack.iter().map(|(pack, _)| pack.name.id));
-        Ok(Self { plan, segments, remove, repack, live })
-    }
-}
-
-/// Of the partly used packs, the emptiest, until what stays unused is within the limit.
-fn choose_repack(
-    plan: &mut PrunePlan,
-    mut partial: Vec<(PackEntry, Vec<usize>, u64)>,
-    options: &PruneOptions,
-) -> Vec<(PackEntry, Vec<usize>)> {
-    let unused = |pack: &PackEntry, used: u64| pack.len - used.min(pack.len);
-    let mut left: u64 = partial.iter().map(|(pack, _, used)| unused(pack, *used)).sum();
-    let limit = match options.max_unused {
-        MaxUnused::Unlimited => u64::MAX,
-        MaxUnused::Bytes(bytes) => bytes,
-        // Of the whole as it will be: used + unused = used / (1 - p).
-        MaxUnused::Percent(percent) => {
-            let share = (percent / 100.0).clamp(0.0, 0.99);
-            (plan.bytes_used as f64 * share / (1.0 - share)) as u64
-        }
-    };
-    partial.sort_by(|a, b| (a.2 * b.0.len).cmp(&(b.2 * a.0.len)));
-    let mut chosen = vec![];
-    for (pack, positions, used) in partial {
-        let over = options.max_repack.is_some_and(|most| plan.bytes_repack + used > most);
-        if left <= limit || over {
-            break;
-        }
-        left -= unused(&pack, used);
-        plan.packs_repack += 1;
-        plan.bytes_repack += used;
-        plan.bytes_remove += unused(&pack, used);
-        chosen.push((pack, positions));
-    }
-    plan.bytes_unused_after = left;
-    chosen
 }
 
 /// Everything that changes HEAD. Returns whether removal had to wait for others.
@@ -466,62 +295,6 @@ fn rewrite_segments(
         replaced.push((reference.id, new));
     }
     Ok(replaced)
-}
-
-fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
-    let mut all = vec![];
-    for folder in [names::PACKS, names::INDEX, names::SNAPSHOTS] {
-        let list = store.storage().list(folder, &mut |name, _| all.push(name.to_owned()));
-        list.map_err(chunkstore::Error::from)?;
-    }
-    Ok(all)
-}
-
-/// Objects that were there before HEAD was read, that HEAD does not name, and whose writer can no
-/// longer name them: its session is not open. Sessions never open twice.
-fn find_orphans(listed: &[String], head: &Head, survey: &Survey, dead: &[SessionId]) -> Vec<String> {
-    let open: HashSet<SessionId> = head
-        .sessions
-        .iter()
-        .filter(|session| !session.fenced && !dead.contains(&session.id))
-        .map(|session| session.id)
-        .collect();
-    let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
-    let segments: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
-    let roots: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
-    let is_orphan = |name: &&String| {
-        let mut parts = name.split('/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(names::PACKS), Some(session), Some(pack)) => {
-                match (SessionId::parse(session), PackId::parse(pack)) {
-                    (Some(session), Some(pack)) => {
-                        !open.contains(&session) && !survey.live.contains(&pack) && !doomed.contains(&pack)
-                    }
-                    _ => false,
-                }
-            }
-            // These do not carry their session's name: only when nobody is at work is it clear.
-            (Some(names::INDEX), Some(id), None) => {
-                open.is_empty() && ObjectId::parse(id).is_some_and(|id| !segments.contains(&id))
-            }
-            (Some(names::SNAPSHOTS), Some(id), None) => {
-                open.is_empty() && ObjectId::parse(id).is_some_and(|id| !roots.contains(&id))
-            }
-            _ => false,
-        }
-    };
-    listed.iter().filter(is_orphan).cloned().collect()
-}
-
-/// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long.
-fn dead_sessions(head: &Head, identity: &Identity, now_ms: u64, fence_after_ms: u64) -> Vec<SessionId> {
-    let is_dead = |session: &&Session| {
-        let here = !identity.machine.is_empty() && session.machine == identity.machine;
-        let gone = here && process_start(session.pid) != Some(session.process_started);
-        let silent = fence_after_ms > 0 && now_ms.saturating_sub(session.seen_ms) > fence_after_ms;
-        gone || silent
-    };
-    head.sessions.iter().filter(is_dead).map(|session| session.id).collect()
 }
 
 /// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)).

@@ -2,14 +2,12 @@
 //! mode, times, attributes and holes. Directories are listed one at a time; nothing is kept of what
 //! lies behind.
 
-use super::{Content, Item, Piece, Source, SourceError, SourceErrorKind};
-use crate::entry::{Entry, Kind, Time, compare_paths, display_path, is_beneath};
+use super::{Content, Item, Source, SourceError, SourceErrorKind};
+use crate::entry::{Entry, Kind, Time, compare_paths, is_beneath};
 use crate::manifest::MAX_RECORD;
 use crate::snapshot::SourceRecord;
 use crate::{Counter, ItemError, Monitor};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use rustix::fs::{OFlags, SeekFrom};
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::Read as _;
@@ -17,6 +15,11 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
+
+mod content;
+mod metadata;
+use content::FileContent;
+use metadata::{Names, read_xattrs};
 
 /// What to leave out.
 #[derive(Clone, Debug, Default)]
@@ -384,160 +387,4 @@ fn is_cache(folder: &Path) -> bool {
     File::open(folder.join("CACHEDIR.TAG"))
         .and_then(|file| file.take(CACHEDIR_TAG.len() as u64).read_to_end(&mut head))
         .is_ok_and(|_| head == CACHEDIR_TAG)
-}
-
-/// All extended attributes of a path, ACLs among them, in order of name. A file system without any has
-/// none.
-fn read_xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut names = vec![0; 64 << 10];
-    let len = match rustix::fs::llistxattr(path, &mut names[..]) {
-        Ok(len) => len,
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(vec![]),
-        Err(error) => return Err(error.into()),
-    };
-    let mut xattrs = vec![];
-    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0; 64 << 10];
-        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
-            Ok(len) => xattrs.push((name.to_vec(), value[..len].to_vec())),
-            // Gone meanwhile, or not for our eyes.
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    xattrs.sort();
-    Ok(xattrs)
-}
-
-/// Names of users and groups, from /etc/passwd and /etc/group. Directory services are not asked; the
-/// numbers are kept in any case.
-#[derive(Default)]
-struct Names {
-    users: Option<HashMap<u32, Vec<u8>>>,
-    groups: Option<HashMap<u32, Vec<u8>>>,
-}
-
-impl Names {
-    fn user(&mut self, id: u32) -> Vec<u8> {
-        let table = self.users.get_or_insert_with(|| read_ids("/etc/passwd"));
-        table.get(&id).cloned().unwrap_or_default()
-    }
-    fn group(&mut self, id: u32) -> Vec<u8> {
-        let table = self.groups.get_or_insert_with(|| read_ids("/etc/group"));
-        table.get(&id).cloned().unwrap_or_default()
-    }
-}
-
-fn read_ids(path: &str) -> HashMap<u32, Vec<u8>> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let (name, id) = (fields.next()?, fields.nth(1)?);
-            Some((id.parse().ok()?, name.as_bytes().to_vec()))
-        })
-        .collect()
-}
-
-/// A regular file: its data, and its holes as the file system knows them.
-struct FileContent {
-    file: File,
-    path: PathBuf,
-    position: u64,
-    /// End of the stretch of data that is being read; `None` where holes are not looked for.
-    data_end: Option<u64>,
-    before: (u64, i64, i64),
-    changed: bool,
-}
-
-impl FileContent {
-    fn open(path: PathBuf, expected: &Metadata) -> Result<Self, SourceError> {
-        let fail = |why: &dyn std::fmt::Display| {
-            SourceError::new(SourceErrorKind::Item, path.display().to_string(), why)
-        };
-        let open = |more| {
-            rustix::fs::open(
-                &path,
-                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | more,
-                rustix::fs::Mode::empty(),
-            )
-        };
-        // Only the owner may read without leaving a trace in the access time.
-        let file = open(OFlags::NOATIME)
-            .or_else(|_| open(OFlags::empty()))
-            .map_err(|error| fail(&std::io::Error::from(error)))?;
-        let file = File::from(file);
-        let metadata = file.metadata().map_err(|error| fail(&error))?;
-        if !metadata.is_file() || metadata.ino() != expected.ino() || metadata.dev() != expected.dev() {
-            return Err(fail(&"was replaced while it was being backed up"));
-        }
-        // Fewer blocks than bytes: there are holes, or the file system compresses; asking tells.
-        let sparse = metadata.blocks() * 512 < metadata.len();
-        let before = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        Ok(Self { file, path, position: 0, data_end: sparse.then_some(0), before, changed: false })
-    }
-
-    /// In a sparse file at the end of a stretch of data: the hole that follows, if any.
-    fn next_hole(&mut self) -> Result<Option<u64>, SourceError> {
-        if self.data_end != Some(self.position) {
-            return Ok(None);
-        }
-        let data = match rustix::fs::seek(&self.file, SeekFrom::Data(self.position)) {
-            Ok(data) => data,
-            // Nothing but a hole until the end.
-            Err(rustix::io::Errno::NXIO) => self.file.metadata().map_err(|error| self.fail(error))?.len(),
-            Err(rustix::io::Errno::INVAL) => {
-                self.data_end = None;
-                return Ok(None);
-            }
-            Err(error) => return Err(self.fail(error.into())),
-        };
-        let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(data)) {
-            Ok(end) => end,
-            Err(_) => data,
-        };
-        rustix::fs::seek(&self.file, SeekFrom::Start(data)).map_err(|error| self.fail(error.into()))?;
-        let hole = data.saturating_sub(self.position);
-        self.position = data;
-        self.data_end = Some(end);
-        Ok((hole > 0).then_some(hole))
-    }
-
-    fn fail(&self, error: std::io::Error) -> SourceError {
-        SourceError::new(SourceErrorKind::Item, self.path.display().to_string(), error)
-    }
-}
-
-impl Content for FileContent {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
-        if let Some(hole) = self.next_hole()? {
-            return Ok(Piece::Hole(hole));
-        }
-        let most = match self.data_end {
-            Some(end) => usize::try_from(end - self.position).unwrap_or(usize::MAX).min(buffer.len()),
-            None => buffer.len(),
-        };
-        let len = loop {
-            match self.file.read(&mut buffer[..most]) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                result => break result.map_err(|error| self.fail(error))?,
-            }
-        };
-        self.position += len as u64;
-        if len > 0 {
-            return Ok(Piece::Data(len));
-        }
-        let after = self.file.metadata().map_err(|error| self.fail(error))?;
-        self.changed = (after.len(), after.mtime(), after.mtime_nsec()) != self.before;
-        Ok(Piece::End)
-    }
-
-    fn warning(&self) -> Option<String> {
-        self.changed.then(|| {
-            format!(
-                "{} changed while it was being read",
-                display_path(self.path.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default())
-            )
-        })
-    }
 }

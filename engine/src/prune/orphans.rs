@@ -1,0 +1,76 @@
+//! What interrupted runs leave behind: sessions of dead processes, objects that nobody can name any more.
+
+use super::process_start;
+use super::survey::Survey;
+use crate::Result;
+use chunkstore::format::names;
+use chunkstore::head::{Head, Session};
+use chunkstore::store::{ChunkStore, Identity};
+use chunkstore::{ObjectId, PackId, SessionId};
+use std::collections::HashSet;
+
+pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
+    let mut all = vec![];
+    for folder in [names::PACKS, names::INDEX, names::SNAPSHOTS] {
+        let list = store.storage().list(folder, &mut |name, _| all.push(name.to_owned()));
+        list.map_err(chunkstore::Error::from)?;
+    }
+    Ok(all)
+}
+
+/// Objects that were there before HEAD was read, that HEAD does not name, and whose writer can no
+/// longer name them: its session is not open. Sessions never open twice.
+pub(super) fn find_orphans(
+    listed: &[String],
+    head: &Head,
+    survey: &Survey,
+    dead: &[SessionId],
+) -> Vec<String> {
+    let open: HashSet<SessionId> = head
+        .sessions
+        .iter()
+        .filter(|session| !session.fenced && !dead.contains(&session.id))
+        .map(|session| session.id)
+        .collect();
+    let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+    let segments: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
+    let roots: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
+    let is_orphan = |name: &&String| {
+        let mut parts = name.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(names::PACKS), Some(session), Some(pack)) => {
+                match (SessionId::parse(session), PackId::parse(pack)) {
+                    (Some(session), Some(pack)) => {
+                        !open.contains(&session) && !survey.live.contains(&pack) && !doomed.contains(&pack)
+                    }
+                    _ => false,
+                }
+            }
+            // These do not carry their session's name: only when nobody is at work is it clear.
+            (Some(names::INDEX), Some(id), None) => {
+                open.is_empty() && ObjectId::parse(id).is_some_and(|id| !segments.contains(&id))
+            }
+            (Some(names::SNAPSHOTS), Some(id), None) => {
+                open.is_empty() && ObjectId::parse(id).is_some_and(|id| !roots.contains(&id))
+            }
+            _ => false,
+        }
+    };
+    listed.iter().filter(is_orphan).cloned().collect()
+}
+
+/// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long.
+pub(super) fn dead_sessions(
+    head: &Head,
+    identity: &Identity,
+    now_ms: u64,
+    fence_after_ms: u64,
+) -> Vec<SessionId> {
+    let is_dead = |session: &&Session| {
+        let here = !identity.machine.is_empty() && session.machine == identity.machine;
+        let gone = here && process_start(session.pid) != Some(session.process_started);
+        let silent = fence_after_ms > 0 && now_ms.saturating_sub(session.seen_ms) > fence_after_ms;
+        gone || silent
+    };
+    head.sessions.iter().filter(is_dead).map(|session| session.id).collect()
+}

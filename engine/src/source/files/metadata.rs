@@ -1,0 +1,58 @@
+//! What lstat(2) does not tell about a file: its extended attributes, and the names of its owners.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+/// All extended attributes of a path, ACLs among them, in order of name. A file system without any has
+/// none.
+pub(super) fn read_xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = vec![0; 64 << 10];
+    let len = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(vec![]),
+        Err(error) => return Err(error.into()),
+    };
+    let mut xattrs = vec![];
+    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0; 64 << 10];
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            Ok(len) => xattrs.push((name.to_vec(), value[..len].to_vec())),
+            // Gone meanwhile, or not for our eyes.
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    xattrs.sort();
+    Ok(xattrs)
+}
+
+/// Names of users and groups, from /etc/passwd and /etc/group. Directory services are not asked; the
+/// numbers are kept in any case.
+#[derive(Default)]
+pub(super) struct Names {
+    users: Option<HashMap<u32, Vec<u8>>>,
+    groups: Option<HashMap<u32, Vec<u8>>>,
+}
+
+impl Names {
+    pub(super) fn user(&mut self, id: u32) -> Vec<u8> {
+        let table = self.users.get_or_insert_with(|| read_ids("/etc/passwd"));
+        table.get(&id).cloned().unwrap_or_default()
+    }
+    pub(super) fn group(&mut self, id: u32) -> Vec<u8> {
+        let table = self.groups.get_or_insert_with(|| read_ids("/etc/group"));
+        table.get(&id).cloned().unwrap_or_default()
+    }
+}
+
+fn read_ids(path: &str) -> HashMap<u32, Vec<u8>> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, id) = (fields.next()?, fields.nth(1)?);
+            Some((id.parse().ok()?, name.as_bytes().to_vec()))
+        })
+        .collect()
+}
