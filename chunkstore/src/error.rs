@@ -55,7 +55,9 @@ pub enum Error {
         why: String,
     },
     /// HEAD is older than one that this machine has seen.
-    #[error("HEAD was rolled back: generation {found} here, {seen} seen before")]
+    #[error(
+        "HEAD was rolled back: generation {found} here, {seen} seen before; if an older copy was put back on purpose, delete the cache folder"
+    )]
     Rollback {
         /// Generation in the store.
         found: u64,

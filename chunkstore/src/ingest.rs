@@ -23,6 +23,8 @@ pub use packer::{Packer, PackerOptions, Written};
 
 /// A batch is handed on when this much of it is cut.
 const BATCH_LEN: usize = 2 << 20;
+/// Or when this many tokens are in it: a million empty files have no bytes to wait for.
+const BATCH_TOKENS: usize = 4096;
 /// A slab holds a batch, the largest chunk and a read ahead of it.
 const SLAB_LEN: usize = 4 << 20;
 /// Chunks of manifests are cut by their writer, and stay below this.
@@ -301,6 +303,9 @@ impl<T> Lane<T> {
     /// Puts a token behind the chunks so far.
     pub fn token(&mut self, token: T) {
         self.tokens.push((self.chunks.len(), token));
+        if self.tokens.len() >= BATCH_TOKENS {
+            self.dispatch();
+        }
     }
 
     /// Makes everything since the last cut one chunk, wherever the chunker would cut: for records

@@ -49,7 +49,9 @@ impl<'a> Writer<'a> {
 
     pub(super) fn begin(&mut self, job: Job) -> Result<()> {
         self.leave_folders(&job.path)?;
-        if let Some(folder) = self.folders.last_mut() {
+        if self.options.delete
+            && let Some(folder) = self.folders.last_mut()
+        {
             let name = job.path.get(folder.path.len()..).unwrap_or_default();
             let name = name.strip_prefix(b"/").unwrap_or(name);
             let first = name.split(|byte| *byte == b'/').next().unwrap_or_default();
