@@ -152,9 +152,9 @@ def main():
                     "dump": dump(bench, two),
                     "tree, first": bench.run("tree", source=tree) + (bench.size(),),
                     "tree, again": bench.run("tree", source=tree) + (bench.size(),),
-                    "tree, restore": bench.run("restore", source=tree, out=f"{work}/out") + (bench.size(),),
+                    "tree, restore": bench.run("restore", source=tree, out=f"{base}/out") + (bench.size(),),
                 }
-                shutil.rmtree(f"{work}/out", ignore_errors=True)
+                shutil.rmtree(f"{base}/out", ignore_errors=True)
                 shutil.rmtree(bench.repo)
                 for row, figures in rows.items():
                     results.setdefault(row, {}).setdefault(tool.name, []).append(figures)

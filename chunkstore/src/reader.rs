@@ -11,7 +11,7 @@ use crate::seal::Decompressor;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Plain bytes that may be fetched ahead of the reader.
 const AHEAD_BYTES: usize = 48 << 20;
@@ -35,12 +35,14 @@ type RunResult = Vec<Result<Vec<u8>>>;
 
 struct Run<T> {
     work: Pending<RunResult>,
-    tags: Vec<T>,
+    slots: Vec<Slot<T>>,
     bytes: usize,
 }
 
-enum Ready<T> {
-    Run(Run<T>),
+/// What comes out of a run, in order: its chunks, and what stood between them, so that a thousand small
+/// files of one pack are one read.
+enum Slot<T> {
+    Chunk(T),
     Token(T),
     /// A chunk that no index knows.
     Missing(ChunkId, T),
@@ -51,7 +53,8 @@ pub struct ReadAhead<T> {
     store: Arc<ChunkStore>,
     requests: Vec<Request<T>>,
     requested_bytes: usize,
-    queue: VecDeque<Ready<T>>,
+    queue: VecDeque<Run<T>>,
+    decompressors: Arc<Mutex<Vec<Decompressor>>>,
     queued_bytes: usize,
 }
 
@@ -72,6 +75,7 @@ impl<T> ReadAhead<T> {
             requests: vec![],
             requested_bytes: 0,
             queue: VecDeque::new(),
+            decompressors: Arc::default(),
             queued_bytes: 0,
         }
     }
@@ -100,16 +104,15 @@ impl<T> ReadAhead<T> {
         if self.queue.is_empty() {
             self.launch()?;
         }
-        let Some(ready) = self.queue.pop_front() else { return Ok(None) };
-        Ok(Some(match ready {
-            Ready::Token(tag) => vec![Fetched::Token(tag)],
-            Ready::Missing(id, tag) => vec![Fetched::Chunk(Err(Error::MissingChunk { id }), tag)],
-            Ready::Run(run) => {
-                let chunks = run.work.wait()?;
-                self.queued_bytes -= run.bytes;
-                chunks.into_iter().zip(run.tags).map(|(chunk, tag)| Fetched::Chunk(chunk, tag)).collect()
-            }
-        }))
+        let Some(run) = self.queue.pop_front() else { return Ok(None) };
+        let mut chunks = run.work.wait()?.into_iter();
+        self.queued_bytes -= run.bytes;
+        let fetched = run.slots.into_iter().map(|slot| match slot {
+            Slot::Token(tag) => Fetched::Token(tag),
+            Slot::Missing(id, tag) => Fetched::Chunk(Err(Error::MissingChunk { id }), tag),
+            Slot::Chunk(tag) => Fetched::Chunk(chunks.next().unwrap_or(Err(Error::WorkerPanicked)), tag),
+        });
+        Ok(Some(fetched.collect()))
     }
 
     /// Looks up what was asked for and starts the range reads.
@@ -124,42 +127,45 @@ impl<T> ReadAhead<T> {
             })
             .collect();
         let mut locations = self.store.index().lookup(&ids)?.into_iter();
-        let mut run: Option<(Vec<Location>, Vec<T>)> = None;
+        let mut places: Vec<Location> = vec![];
+        let mut slots = vec![];
         for request in requests {
             match request {
-                Request::Token(tag) => {
-                    self.start(run.take());
-                    self.queue.push_back(Ready::Token(tag));
-                }
+                Request::Token(tag) => slots.push(Slot::Token(tag)),
                 Request::Chunk(chunk, tag) => match locations.next().flatten() {
-                    Some(location) if location.record.plain_len == chunk.len => match &mut run {
-                        Some((places, tags)) if extends(places, &location) => {
-                            places.push(location);
-                            tags.push(tag);
+                    Some(location) if location.record.plain_len == chunk.len => {
+                        if !places.is_empty() && !extends(&places, &location) {
+                            self.start(std::mem::take(&mut places), std::mem::take(&mut slots));
                         }
-                        _ => {
-                            self.start(run.take());
-                            run = Some((vec![location], vec![tag]));
-                        }
-                    },
-                    _ => {
-                        self.start(run.take());
-                        self.queue.push_back(Ready::Missing(chunk.id, tag));
+                        places.push(location);
+                        slots.push(Slot::Chunk(tag));
                     }
+                    _ => slots.push(Slot::Missing(chunk.id, tag)),
                 },
             }
         }
-        self.start(run);
+        if !slots.is_empty() {
+            self.start(places, slots);
+        }
         Ok(())
     }
 
-    fn start(&mut self, run: Option<(Vec<Location>, Vec<T>)>) {
-        let Some((places, tags)) = run else { return };
+    fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>) {
         let bytes = places.iter().map(|place| place.record.plain_len as usize).sum();
         let store = Arc::clone(&self.store);
-        let work = submit(&*self.store.access.io, move || read_run(&store, &places));
+        let pool = Arc::clone(&self.decompressors);
+        let work = submit(&*self.store.access.io, move || {
+            let reused = pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut decompressor = match reused.map_or_else(Decompressor::new, Ok) {
+                Ok(decompressor) => decompressor,
+                Err(error) => return all_fail(&places, &error),
+            };
+            let chunks = read_run(&store, &places, &mut decompressor);
+            pool.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
+            chunks
+        });
         self.queued_bytes += bytes;
-        self.queue.push_back(Ready::Run(Run { work, tags, bytes }));
+        self.queue.push_back(Run { work, slots, bytes });
     }
 }
 
@@ -174,20 +180,20 @@ fn extends(run: &[Location], next: &Location) -> bool {
         && next.record.end() - start <= RUN_BYTES
 }
 
+/// One reason for every chunk of a run.
+fn all_fail(places: &[Location], error: &Error) -> RunResult {
+    let why = crate::store::describe(error);
+    places.iter().map(|place| Err(Error::corrupt(place.pack.name.object(), &why))).collect()
+}
+
 /// Reads one range and opens its chunks. If the range cannot be read whole, each chunk is tried alone.
-fn read_run(store: &ChunkStore, places: &[Location]) -> RunResult {
+fn read_run(store: &ChunkStore, places: &[Location], decompressor: &mut Decompressor) -> RunResult {
     let (Some(first), Some(last)) = (places.first(), places.last()) else { return vec![] };
     let object = first.pack.name.object();
     let start = u64::from(first.record.offset);
-    let read = || -> Result<(PackReader, Decompressor)> {
-        Ok((PackReader::new(first.pack.name, store.keys())?, Decompressor::new()?))
-    };
-    let (reader, mut decompressor) = match read() {
-        Ok(tools) => tools,
-        Err(error) => {
-            let why = crate::store::describe(&error);
-            return places.iter().map(|_| Err(Error::corrupt(&object, &why))).collect();
-        }
+    let reader = match PackReader::new(first.pack.name, store.keys()) {
+        Ok(reader) => reader,
+        Err(error) => return all_fail(places, &error),
     };
     match store.storage().get_range(&object, start, last.record.end() - start) {
         Ok(range) => places
@@ -197,11 +203,14 @@ fn read_run(store: &ChunkStore, places: &[Location]) -> RunResult {
                 let sealed = range
                     .get(from..from + place.record.stored_len as usize)
                     .ok_or_else(|| Error::corrupt(&object, "range too short"))?;
-                reader.open(store.keys(), &place.record, sealed, &mut decompressor)
+                reader.open(store.keys(), &place.record, sealed, decompressor)
             })
             .collect(),
         Err(error) if places.len() == 1 => vec![Err(error.into())],
-        Err(_) => places.iter().flat_map(|place| read_run(store, std::slice::from_ref(place))).collect(),
+        Err(_) => places
+            .iter()
+            .flat_map(|place| read_run(store, std::slice::from_ref(place), decompressor))
+            .collect(),
     }
 }
 
