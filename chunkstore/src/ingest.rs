@@ -59,6 +59,7 @@ pub struct Dedupe {
     compression: Compression,
     compressors: Mutex<Vec<Compressor>>,
     slabs: Mutex<Vec<Vec<u8>>>,
+    arenas: Mutex<Vec<Vec<u8>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,6 +78,7 @@ impl Dedupe {
             compression,
             compressors: Mutex::default(),
             slabs: Mutex::default(),
+            arenas: Mutex::default(),
         })
     }
 
@@ -163,6 +165,10 @@ impl Dedupe {
             chunks.iter().map(|range| self.store.keys().chunk_id(&slab[range.clone()])).collect();
         let wanted = self.claim(&ids)?;
         let mut frames = Vec::new();
+        if wanted.contains(&true) {
+            // Reused like slabs, and large enough from the start: growing would copy.
+            frames = locked(&self.arenas).pop().unwrap_or_else(|| Vec::with_capacity(SLAB_LEN));
+        }
         let mut out = Vec::with_capacity(chunks.len());
         if wanted.contains(&true) {
             let mut compressor = match locked(&self.compressors).pop() {
@@ -384,7 +390,7 @@ impl<T> Lane<T> {
         each: &mut dyn FnMut(&mut Packer, Output<T>) -> Result<()>,
     ) -> Result<()> {
         let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
-        let Processed { chunks, frames } = front.work.wait()??;
+        let Processed { chunks, mut frames } = front.work.wait()??;
         let mut tokens = front.tokens.into_iter().peekable();
         for (position, ProcessedChunk { chunk, frame }) in chunks.into_iter().enumerate() {
             while let Some((_, token)) = tokens.next_if(|(at, _)| *at <= position) {
@@ -394,6 +400,10 @@ impl<T> Lane<T> {
                 packer.push(self.kind, chunk, codec, &frames[range])?;
             }
             each(packer, Output::Chunk(chunk))?;
+        }
+        if frames.capacity() > 0 {
+            frames.clear();
+            locked(&self.dedupe.arenas).push(frames);
         }
         tokens.try_for_each(|(_, token)| each(packer, Output::Token(token)))
     }

@@ -68,6 +68,11 @@ pub trait Storage: Send + Sync {
     fn len(&self, name: &str) -> StorageResult<u64>;
     /// Calls `each` for every object found under a folder, with its length.
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()>;
+    /// Calls `each` with the name of every file that an interrupted `put` left behind. Names are those
+    /// of the objects-to-be with a suffix that begins with `#`; `delete` takes them.
+    fn leftovers(&self, _each: &mut dyn FnMut(&str)) -> StorageResult<()> {
+        Ok(())
+    }
     /// Removes an object; one that is gone already is fine.
     fn delete(&self, name: &str) -> StorageResult<()>;
     /// Reads HEAD, if there is one.

@@ -61,6 +61,24 @@ impl LocalStorage {
     }
 }
 
+/// object_store stages a put as `<name>#<number>` beside its place.
+fn find_leftovers(root: &Path, folder: &Path, each: &mut dyn FnMut(&str)) -> io::Result<()> {
+    let entries = match fs::read_dir(root.join(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = folder.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            find_leftovers(root, &path, each)?;
+        } else if let Some(name) = path.to_str().filter(|name| name.contains('#')) {
+            each(name);
+        }
+    }
+    Ok(())
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -98,8 +116,25 @@ impl Storage for LocalStorage {
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
         self.objects.list(folder, each)
     }
+    fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
+        for folder in ["packs", "index", "snapshots", "keys"] {
+            let found = find_leftovers(&self.root, Path::new(folder), each);
+            found.map_err(|source| io_error("list", &format!("{}/{folder}", self.objects.place), source))?;
+        }
+        Ok(())
+    }
     fn delete(&self, name: &str) -> StorageResult<()> {
-        self.objects.delete(name)?;
+        if name.contains('#') {
+            // A staged file of object_store, which does not address them itself.
+            match fs::remove_file(self.root.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("delete", &format!("{}/{name}", self.objects.place), error));
+                }
+                _ => {}
+            }
+        } else {
+            self.objects.delete(name)?;
+        }
         // A session's folder goes with its last pack; one that is not empty stays.
         if let Some(parent) = self.root.join(name).parent()
             && parent.parent().is_some_and(|above| above.ends_with("packs"))

@@ -15,6 +15,7 @@ pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
         let list = store.storage().list(folder, &mut |name, _| all.push(name.to_owned()));
         list.map_err(chunkstore::Error::from)?;
     }
+    store.storage().leftovers(&mut |name| all.push(name.to_owned())).map_err(chunkstore::Error::from)?;
     Ok(all)
 }
 
@@ -36,22 +37,25 @@ pub(super) fn find_orphans(
     let segments: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
     let roots: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
     let is_orphan = |name: &&String| {
+        // What an interrupted put left belongs to whom the object would have belonged to.
+        let (name, staged) = name.split_once('#').map_or((name.as_str(), false), |(name, _)| (name, true));
         let mut parts = name.split('/');
         match (parts.next(), parts.next(), parts.next()) {
             (Some(names::PACKS), Some(session), Some(pack)) => {
                 match (SessionId::parse(session), PackId::parse(pack)) {
                     (Some(session), Some(pack)) => {
-                        !open.contains(&session) && !survey.live.contains(&pack) && !doomed.contains(&pack)
+                        !open.contains(&session)
+                            && (staged || !survey.live.contains(&pack) && !doomed.contains(&pack))
                     }
                     _ => false,
                 }
             }
             // These do not carry their session's name: only when nobody is at work is it clear.
             (Some(names::INDEX), Some(id), None) => {
-                open.is_empty() && ObjectId::parse(id).is_some_and(|id| !segments.contains(&id))
+                open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !segments.contains(&id))
             }
             (Some(names::SNAPSHOTS), Some(id), None) => {
-                open.is_empty() && ObjectId::parse(id).is_some_and(|id| !roots.contains(&id))
+                open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !roots.contains(&id))
             }
             _ => false,
         }
