@@ -1,5 +1,7 @@
 //! One bench for each stage of the pipeline, and the whole of it in memory. Throughput is in plain bytes.
 
+use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 use chunkstore::aead::{Cipher, counter_nonce};
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::env::SystemEnv;
@@ -88,6 +90,12 @@ fn stages(criterion: &mut Criterion) {
     let cipher = Cipher::new(&[9; 32]);
     let mut buffer = random[..CHUNK].to_vec();
     group.bench_function("aead", |bench| bench.iter(|| cipher.seal(counter_nonce(1), b"aad", &mut buffer)));
+    let portable = Aes256Gcm::new(&[9; 32].into());
+    group.bench_function("aead, RustCrypto", |bench| {
+        bench.iter(|| {
+            portable.encrypt_inout_detached(&counter_nonce(1).into(), b"aad", buffer.as_mut_slice().into())
+        });
+    });
     group.finish();
 }
 
