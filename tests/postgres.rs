@@ -165,9 +165,17 @@ fn failures_make_no_snapshot() {
     assert!(text.contains("password authentication failed") && !text.contains("wrong@"), "{text}");
     repo.fails(20, ["backup", &format!("{}/no_such_database", server.url())]);
     repo.fails(25, ["backup", &format!("postgres://127.0.0.1:{}", free_port())]);
-    // A dump cut short by a command that pretends that all is well.
+    // pg_dump killed in the middle: the server ends its connection, and it exits with an error.
     server.sql("postgres", FILL);
-    let fake = repo.path("fake");
-    std::fs::create_dir(&fake).unwrap();
+    server.sql(
+        "postgres",
+        "INSERT INTO account SELECT i, repeat('x', 3000), '{}', '' FROM generate_series(20001, 80000) i",
+    );
+    let mut child =
+        repo.command(["backup", &server.url()]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let kill =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pg_dump'";
+    wait_for("pg_dump", 20, || server.sql("postgres", kill).trim() != "0");
+    assert_eq!(child.wait().unwrap().code(), Some(20));
     assert_eq!(repo.snapshot_count(), 0);
 }
