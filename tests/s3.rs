@@ -87,10 +87,11 @@ fn trees_and_streams_come_back() {
     let weed = Weed::start();
     tree_round_trip(&weed.repo("trees"));
     let repo = weed.repo("streams");
-    for len in [1, 1_000_000, 100_000_000] {
-        let data = crate::harness::noise(len as u64, len);
-        crate::harness::expect(&repo.feed(["backup", "--stdin"], &data), 0);
-        assert!(repo.run(["dump", "latest", "stdin"]).stdout == data);
+    let streams =
+        [vec![b'x'], crate::harness::noise(1, 100_000_000), crate::harness::text(1, 1 << 30), vec![]];
+    for data in &streams {
+        crate::harness::expect(&repo.feed(["backup", "--stdin", "--allow-empty"], data), 0);
+        assert!(repo.run(["dump", "latest", "stdin"]).stdout == *data, "{} bytes", data.len());
     }
     let output = repo.feed(["backup", "--stdin"], b"");
     crate::harness::expect(&output, 26);
