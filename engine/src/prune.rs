@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 mod orphans;
 mod survey;
-use orphans::{dead_sessions, find_orphans, list_objects};
+use orphans::{dead_sessions, find_orphans, list_objects, unnamed};
 use survey::{Marks, Survey};
 
 /// How much unused data may stay.
@@ -114,8 +114,10 @@ pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -
             return Err(error);
         }
     }
-    for name in &orphans {
-        store.storage().delete(name).map_err(chunkstore::Error::from)?;
+    // A session that was taken for dead may have published between the look at HEAD and its fence. From
+    // the fence on it cannot: what HEAD does not name now, it never will.
+    for name in unnamed(orphans, store, &survey)? {
+        store.storage().delete(&name).map_err(chunkstore::Error::from)?;
     }
     store.close_session(&session, &[])?;
     Ok(plan)

@@ -63,6 +63,21 @@ pub(super) fn find_orphans(
     listed.iter().filter(is_orphan).cloned().collect()
 }
 
+/// Those orphans that HEAD, read again after dead sessions were fenced, still does not name.
+pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey) -> Result<Vec<String>> {
+    if orphans.is_empty() {
+        return Ok(orphans);
+    }
+    let head = store.reload()?;
+    let surveyed: HashSet<ObjectId> = survey.segments.iter().map(|(reference, _)| reference.id).collect();
+    let mut named: HashSet<String> = head.segment_ids().iter().map(names::segment).collect();
+    named.extend(head.roots.iter().map(|root| names::snapshot(&root.id)));
+    for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
+        named.extend(store.load_segment(reference)?.packs.iter().map(|pack| pack.name.object()));
+    }
+    Ok(orphans.into_iter().filter(|name| !named.contains(name)).collect())
+}
+
 /// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long.
 pub(super) fn dead_sessions(
     head: &Head,
@@ -77,4 +92,53 @@ pub(super) fn dead_sessions(
         gone || silent
     };
     head.sessions.iter().filter(is_dead).map(|session| session.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prune::PrunePlan;
+    use chunkstore::chunker::ChunkerParams;
+    use chunkstore::env::SystemEnv;
+    use chunkstore::executor::Inline;
+    use chunkstore::format::PackKind;
+    use chunkstore::index::{PackEntry, Segment};
+    use chunkstore::keys::{KdfParams, SlotOwner};
+    use chunkstore::pack::PackName;
+    use chunkstore::storage::memory::MemoryStorage;
+    use chunkstore::store::Access;
+    use std::sync::Arc;
+
+    /// The session is found dead, its pack an orphan; then it checkpoints, before the fence.
+    #[test]
+    fn what_a_session_publishes_before_its_fence_is_no_orphan() {
+        let access = Access {
+            storage: Arc::new(MemoryStorage::default()),
+            env: Arc::new(SystemEnv),
+            cpu: Arc::new(Inline),
+            io: Arc::new(Inline),
+            cache: None,
+            identity: Identity::default(),
+        };
+        let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        let store =
+            ChunkStore::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default()).unwrap();
+        let session = store.open_session("backup").unwrap();
+        let name = |seed| PackName { session, id: PackId([seed; 32]), kind: PackKind::Data, epoch: 1 };
+        let (published, lost) = (name(1), name(2));
+        let listed = vec![published.object(), lost.object()];
+        let survey = Survey {
+            plan: PrunePlan::default(),
+            segments: vec![],
+            remove: HashSet::new(),
+            repack: vec![],
+            live: HashSet::new(),
+        };
+        let orphans = find_orphans(&listed, &store.head(), &survey, &[session]);
+        assert_eq!(orphans, listed);
+        let segment = Segment { packs: vec![PackEntry { name: published, len: 4096, records: vec![] }] };
+        let reference = store.write_segment(&segment).unwrap();
+        store.checkpoint(&session, &[reference]).unwrap();
+        assert_eq!(unnamed(orphans, &store, &survey).unwrap(), [lost.object()]);
+    }
 }
