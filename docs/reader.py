@@ -113,8 +113,8 @@ class Repository:
         return AESGCM(key).decrypt(nonce(0), data[76:], data[:76] + self.id + name.encode())
 
     def load_index(self):
-        """Chunk id -> (pack, record), from all live segments; doomed packs do not count."""
-        self.chunks = {}
+        """Chunk id -> its locations, the one of least depth first; doomed packs do not count."""
+        self.chunks, self.recent = {}, {}
         doomed = {pack["id"] for pack in self.head["doomed"]}
         for segment in self.head["segments"]:
             fields = Fields(self.open_object("index/" + segment["id"], 2, "segment", segment["hash"]))
@@ -130,31 +130,42 @@ class Repository:
                 for ordinal in range(count):
                     start = fields.at
                     chunk = fields.raw(32)
-                    offset, stored, plain, codec, depth, bases, _ = fields.get("IIIBBBB")
+                    offset, stored, plain, codec, depth, bases, _generation, _anchor = fields.get("IIIBBBBQ")
                     base_ids = [fields.raw(32) for _ in range(bases)]
                     record = fields.data[start : fields.at]
                     if pack.hex() not in doomed:
                         place = (session, pack, kind, epoch, ordinal, record, offset, stored, plain, codec, base_ids)
-                        self.chunks[chunk] = place
+                        self.chunks.setdefault(chunk, []).append((depth, place))
+        for places in self.chunks.values():
+            places.sort(key=lambda pair: pair[0])
 
-    def chunk(self, chunk_id, length):
-        """Reads one chunk: decrypts, decompresses, checks its id."""
-        place = self.chunks.get(chunk_id)
-        if place is None:
-            raise SystemExit("chunk " + chunk_id.hex() + " is in no index segment")
-        session, pack, kind, epoch, ordinal, record, offset, stored, plain_len, codec, _ = place
+    def chunk(self, chunk_id, length=None, below=256):
+        """Reads one chunk at a depth below `below`: decrypts, decompresses, checks its id."""
+        if chunk_id in self.recent:
+            return self.recent[chunk_id]
+        depth, place = self.chunks.get(chunk_id, [(below, None)])[0]
+        if depth >= below:
+            raise SystemExit("chunk " + chunk_id.hex() + " is in no index segment, or stands on itself")
+        session, pack, kind, epoch, ordinal, record, offset, stored, plain_len, codec, bases = place
         sealed = self.read(f"packs/{session.hex()}/{pack.hex()}", offset, stored)
         key, _ = committed(derive(self.epochs[epoch], "pack", bytes([kind]), pack))
         aad = b"chunk" + b"\x01" + self.id + session + pack + bytes([kind]) + struct.pack("<I", ordinal) + record
         data = AESGCM(key).decrypt(nonce(ordinal), sealed, aad)
         if codec == 1:
             data = zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_len)
+        elif codec == 2:
+            prefix = b"".join(self.chunk(base, below=depth) for base in bases)
+            prefix = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            data = zstandard.ZstdDecompressor(dict_data=prefix).decompress(data, max_output_size=plain_len)
         elif codec != 0:
             raise SystemExit(f"codec {codec} is not known")
-        if len(data) != plain_len or plain_len != length:
+        if len(data) != plain_len or length not in (None, plain_len):
             raise SystemExit("chunk of another length than recorded")
         if blake3.blake3(data, key=self.id_key).digest() != chunk_id:
             raise SystemExit("chunk with another content than its id says")
+        while len(self.recent) > 64:
+            del self.recent[next(iter(self.recent))]
+        self.recent[chunk_id] = data
         return data
 
     def snapshots(self):

@@ -8,6 +8,7 @@ mod concurrent;
 mod damage;
 mod golden;
 mod harness;
+mod nights;
 mod postgres;
 mod redis;
 mod s3;

@@ -3,6 +3,7 @@
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 use chunkstore::aead::{Cipher, counter_nonce};
+use chunkstore::bases::Prefix;
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Pool;
@@ -85,7 +86,7 @@ fn stages(criterion: &mut Criterion) {
     Compressor::new(Compression::default()).expect("zstd").compress(&text[..CHUNK], &mut frame);
     let mut decompressor = Decompressor::new().expect("zstd");
     group.bench_function("decompress text", |bench| {
-        bench.iter(|| decompressor.decompress(Codec::Zstd, frame.clone(), CHUNK));
+        bench.iter(|| decompressor.decompress(Codec::Zstd, &frame, &[], CHUNK));
     });
     let cipher = Cipher::new(&[9; 32]);
     let mut buffer = random[..CHUNK].to_vec();
@@ -106,7 +107,7 @@ fn pack(criterion: &mut Criterion) {
     let build = || {
         let mut builder = PackBuilder::new(name, Vec::with_capacity(20 << 20));
         for chunk in data.chunks(CHUNK) {
-            builder.push(keys.chunk_id(chunk), CHUNK as u32, Codec::Raw, chunk);
+            builder.push(Record::full(keys.chunk_id(chunk), CHUNK as u32, 0, Codec::Raw), chunk);
         }
         builder.seal(&keys).expect("sealed")
     };
@@ -115,7 +116,7 @@ fn pack(criterion: &mut Criterion) {
     group.bench_function("hash, fill and seal", |bench| bench.iter(build));
     let sealed = build();
     group.bench_function("verify", |bench| {
-        bench.iter(|| verify(name, &keys, &sealed.bytes).map(|list| list.len()))
+        bench.iter(|| verify(name, &keys, &sealed.bytes, &mut |_| Ok(Prefix::Empty)).map(|list| list.len()))
     });
     group.finish();
 }
@@ -133,6 +134,8 @@ fn index(criterion: &mut Criterion) {
             plain_len: 300,
             codec: Codec::Zstd,
             depth: 0,
+            generation: 0,
+            anchor: u64::from(ordinal) + 1,
             bases: vec![],
         })
         .collect();

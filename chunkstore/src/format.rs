@@ -40,6 +40,8 @@ pub const SEGMENT_CHUNKS: usize = 1 << 18;
 pub const MAX_SMALL_LEN: u64 = 64 << 20;
 /// Most base chunks of one delta.
 pub const MAX_BASES: usize = 4;
+/// Deepest delta: so many decompressions stand between it and plaintext at most. Bounds recursion.
+pub const MAX_DEPTH: u8 = 32;
 /// Most key slots tried with one passphrase; a hostile store could otherwise burn CPU for ever.
 pub const MAX_SLOTS: usize = 32;
 /// Largest Argon2id memory accepted from a slot, in KiB (4 GiB).

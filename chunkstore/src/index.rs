@@ -109,10 +109,22 @@ pub struct Location {
     pub record: Record,
 }
 
+/// What an anchor tells: the chunks on both sides of a cut after certain bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// A chunk that ends with those bytes.
+    pub before: ChunkId,
+    /// The chunk that was stored next to it, after the cut, if any.
+    pub after: Option<ChunkId>,
+}
+
 /// Finds chunks. Implementations are shared by all worker threads.
 pub trait ChunkIndex: Send + Sync {
     /// Looks many chunks up at once; the answers are in the order of `ids`.
     fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>>;
+    /// Looks many anchors up at once; the answers are in the order of `anchors`. A hint only: the chunks
+    /// may be gone, and other chunks may have the same anchor.
+    fn cuts(&self, anchors: &[u64]) -> Result<Vec<Option<Cut>>>;
     /// Every pack in the index.
     fn packs(&self) -> Vec<Arc<PackInfo>>;
     /// Takes up segments that are not in it yet, and forgets those that are not in `segments`.
@@ -124,6 +136,13 @@ pub trait ChunkIndex: Send + Sync {
     fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
+}
+
+/// The anchors of a pack's chunks, with what lies on both sides of each.
+pub(crate) fn cuts_of(records: &[Record]) -> impl Iterator<Item = (u64, Cut)> {
+    let after = records.iter().skip(1).map(|record| Some(record.id)).chain([None]);
+    let cuts = records.iter().zip(after).filter(|(record, _)| record.anchor != 0);
+    cuts.map(|(record, after)| (record.anchor, Cut { before: record.id, after }))
 }
 
 /// First half of an id: 128 bits of a keyed hash are ample for a key in an index, and every chunk is
@@ -142,6 +161,7 @@ pub struct MemoryIndex(RwLock<MemoryState>);
 struct MemoryState {
     segments: Vec<ObjectId>,
     chunks: HashMap<[u8; 16], Location>,
+    cuts: HashMap<u64, Cut>,
     packs: HashMap<PackId, Arc<PackInfo>>,
 }
 
@@ -155,6 +175,11 @@ impl ChunkIndex for MemoryIndex {
     fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         let state = self.0.read().map_err(Self::poisoned)?;
         Ok(ids.iter().map(|id| state.chunks.get(&short_key(id)).cloned()).collect())
+    }
+
+    fn cuts(&self, anchors: &[u64]) -> Result<Vec<Option<Cut>>> {
+        let state = self.0.read().map_err(Self::poisoned)?;
+        Ok(anchors.iter().map(|anchor| state.cuts.get(anchor).copied()).collect())
     }
 
     fn packs(&self) -> Vec<Arc<PackInfo>> {
@@ -173,6 +198,7 @@ impl ChunkIndex for MemoryIndex {
             for pack in load(id)?.packs {
                 let info = Arc::new(PackInfo { name: pack.name, len: pack.len, segment: *id });
                 state.packs.insert(pack.name.id, Arc::clone(&info));
+                state.cuts.extend(cuts_of(&pack.records));
                 for record in pack.records {
                     let location = Location { pack: Arc::clone(&info), record };
                     state.chunks.insert(short_key(&location.record.id), location);
@@ -203,6 +229,8 @@ pub(crate) mod tests {
                 plain_len: 300,
                 codec: Codec::Zstd,
                 depth: 0,
+                generation: 0,
+                anchor: u64::from(seed) << 32 | u64::from(ordinal + 1),
                 bases: vec![],
             })
             .collect();
@@ -219,8 +247,8 @@ pub(crate) mod tests {
     fn segments_round_trip_and_reject_every_cut() {
         let mut segment = segment(1, 3);
         let record = &mut segment.packs[0].records[1];
-        (record.codec, record.depth, record.bases) =
-            (Codec::ZstdDelta, 2, vec![ChunkId([7; 32]), ChunkId([8; 32])]);
+        (record.codec, record.depth, record.generation) = (Codec::ZstdDelta, 2, 3);
+        record.bases = vec![ChunkId([7; 32]), ChunkId([8; 32])];
         let bytes = segment.encode();
         assert_eq!(Segment::decode(&bytes).unwrap(), segment);
         for len in 0..bytes.len() {
@@ -240,6 +268,10 @@ pub(crate) mod tests {
         assert!(found[1].is_none());
         index.sync(&[a, b], &mut load).unwrap();
         assert_eq!(index.lookup(&[in_b.id]).unwrap()[0].as_ref().unwrap().record, in_b);
+        let next = segment(0xa, 50).packs[0].records[8].id;
+        let cuts = index.cuts(&[in_a.anchor, 99, in_b.anchor]).unwrap();
+        let expected = [Some((in_a.id, Some(next))), None, Some((in_b.id, None))];
+        assert_eq!(cuts, expected.map(|cut| cut.map(|(before, after)| Cut { before, after })));
         assert_eq!(index.packs().len(), 2);
         index.sync(&[b], &mut load).unwrap();
         assert!(index.lookup(&[in_a.id]).unwrap()[0].is_none());

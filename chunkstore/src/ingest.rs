@@ -2,31 +2,33 @@
 //! cores are busy in between.
 //!
 //! The caller's thread reads into a slab and cuts it. Each batch of whole chunks (about 2 MiB) goes to
-//! a worker, which names, looks up and compresses it while the bytes are in its cache. Finished
-//! batches come back in order; their new chunks are laid into packs by `packer.rs`. Memory is bounded
-//! by the number of slabs in flight.
+//! a worker, which names, looks up and compresses it while the bytes are in its cache (`dedupe.rs`).
+//! Finished batches come back in order; their new chunks are laid into packs by `packer.rs`. Memory is
+//! bounded by the number of slabs in flight. What the last version of a stream was helps with all of it
+//! (`predict.rs`).
 
 use crate::chunker::Chunker;
 use crate::executor::{Pending, submit};
-use crate::format::{Codec, PackKind};
-use crate::id::{ChunkId, PackId};
-use crate::index::short_key;
-use crate::seal::{Compression, Compressor};
-use crate::store::ChunkStore;
+use crate::format::PackKind;
+use crate::id::ChunkId;
 use crate::{Error, Result};
-use std::collections::{HashSet, VecDeque};
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
+mod dedupe;
 pub mod packer;
+mod predict;
+use dedupe::{Batch, CutChunk, Processed, ProcessedChunk};
+pub use dedupe::{Dedupe, Sealing};
 pub use packer::{Packer, PackerOptions, Written};
+use predict::{Hint, Prediction};
 
 /// A batch is handed on when this much of it is cut.
 const BATCH_LEN: usize = 2 << 20;
 /// Or when this many tokens are in it: a million empty files have no bytes to wait for.
 const BATCH_TOKENS: usize = 4096;
 /// A slab holds a batch, the largest chunk and a read ahead of it.
-const SLAB_LEN: usize = 4 << 20;
+const SLAB_LEN: usize = 5 << 20;
 /// Chunks of manifests are cut by their writer, and stay below this.
 pub const METADATA_MAX_LEN: usize = 1 << 20;
 /// Reads are offered at least this much room.
@@ -50,172 +52,6 @@ pub enum Output<T> {
     Token(T),
 }
 
-/// What all lanes of a session share: which chunks are on their way, and which packs are built on.
-pub struct Dedupe {
-    store: Arc<ChunkStore>,
-    avoid: HashSet<PackId>,
-    claimed: Mutex<HashSet<[u8; 16]>>,
-    relied: Mutex<HashSet<PackId>>,
-    compression: Compression,
-    compressors: Mutex<Vec<Compressor>>,
-    slabs: Mutex<Vec<Vec<u8>>>,
-    arenas: Mutex<Vec<Vec<u8>>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Dedupe {
-    /// Starts a session's bookkeeping; the index must be in step with HEAD.
-    #[must_use]
-    pub fn new(store: Arc<ChunkStore>, compression: Compression) -> Arc<Self> {
-        Arc::new(Self {
-            avoid: store.avoided_packs(),
-            store,
-            claimed: Mutex::default(),
-            relied: Mutex::default(),
-            compression,
-            compressors: Mutex::default(),
-            slabs: Mutex::default(),
-            arenas: Mutex::default(),
-        })
-    }
-
-    /// The store that is written to.
-    #[must_use]
-    pub fn store(&self) -> &Arc<ChunkStore> {
-        &self.store
-    }
-
-    /// The packs that this session's chunks were found in.
-    #[must_use]
-    pub fn relied(&self) -> HashSet<PackId> {
-        locked(&self.relied).clone()
-    }
-
-    /// Counts packs of this session among those that its commit depends on.
-    pub(crate) fn rely_on(&self, packs: impl IntoIterator<Item = PackId>) {
-        locked(&self.relied).extend(packs);
-    }
-
-    /// Forgets claims on chunks that the index knows by now.
-    pub(crate) fn release(&self, ids: impl IntoIterator<Item = ChunkId>) {
-        let mut claimed = locked(&self.claimed);
-        for id in ids {
-            claimed.remove(&short_key(&id));
-        }
-    }
-
-    /// Whether every chunk is in the store already, in packs that may be built on; if so, they are
-    /// relied on.
-    pub fn reuse(&self, ids: &[ChunkId]) -> Result<bool> {
-        let mut packs = HashSet::new();
-        for location in self.store.index().lookup(ids)? {
-            match location {
-                Some(location) if !self.avoid.contains(&location.pack.name.id) => {
-                    packs.insert(location.pack.name.id);
-                }
-                _ => return Ok(false),
-            }
-        }
-        self.rely_on(packs);
-        Ok(true)
-    }
-
-    /// For each id: whether its chunk must be stored by whoever asks. Claims those.
-    fn claim(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
-        let mut wanted = vec![false; ids.len()];
-        let mut unknown = vec![];
-        {
-            let claimed = locked(&self.claimed);
-            for (position, id) in ids.iter().enumerate() {
-                if !claimed.contains(&short_key(id)) {
-                    unknown.push((position, *id));
-                }
-            }
-        }
-        let asked: Vec<ChunkId> = unknown.iter().map(|(_, id)| *id).collect();
-        let found = self.store.index().lookup(&asked)?;
-        let mut packs = HashSet::new();
-        let mut claimed = locked(&self.claimed);
-        for ((position, id), location) in unknown.into_iter().zip(found) {
-            match location {
-                Some(location) if !self.avoid.contains(&location.pack.name.id) => {
-                    packs.insert(location.pack.name.id);
-                }
-                // Two workers may have asked at once, and one batch may hold a chunk twice: the first
-                // claim wins.
-                _ => wanted[position] = claimed.insert(short_key(&id)),
-            }
-        }
-        drop(claimed);
-        self.rely_on(packs);
-        Ok(wanted)
-    }
-
-    fn slab(&self) -> Vec<u8> {
-        locked(&self.slabs).pop().unwrap_or_else(|| vec![0; SLAB_LEN])
-    }
-
-    /// The worker's part: name, look up, compress.
-    fn process(&self, batch: Batch) -> Result<Processed> {
-        let Batch { slab, chunks } = batch;
-        let ids: Vec<ChunkId> =
-            chunks.iter().map(|range| self.store.keys().chunk_id(&slab[range.clone()])).collect();
-        let wanted = self.claim(&ids)?;
-        let mut frames = Vec::new();
-        if wanted.contains(&true) {
-            // Reused like slabs, and large enough from the start: growing would copy.
-            frames = locked(&self.arenas).pop().unwrap_or_else(|| Vec::with_capacity(SLAB_LEN));
-        }
-        let mut out = Vec::with_capacity(chunks.len());
-        if wanted.contains(&true) {
-            let mut compressor = match locked(&self.compressors).pop() {
-                Some(compressor) => compressor,
-                None => Compressor::new(self.compression)?,
-            };
-            for ((id, range), wanted) in ids.iter().zip(&chunks).zip(&wanted) {
-                let frame = wanted.then(|| {
-                    let start = frames.len();
-                    let codec = compressor.compress(&slab[range.clone()], &mut frames);
-                    (codec, start..frames.len())
-                });
-                out.push(ProcessedChunk { chunk: chunk_ref(*id, range), frame });
-            }
-            locked(&self.compressors).push(compressor);
-        } else {
-            out.extend(
-                ids.iter()
-                    .zip(&chunks)
-                    .map(|(id, range)| ProcessedChunk { chunk: chunk_ref(*id, range), frame: None }),
-            );
-        }
-        locked(&self.slabs).push(slab);
-        Ok(Processed { chunks: out, frames })
-    }
-}
-
-fn chunk_ref(id: ChunkId, range: &Range<usize>) -> ChunkRef {
-    ChunkRef { id, len: u32::try_from(range.len()).expect("chunks are at most 16 MiB") }
-}
-
-struct Batch {
-    slab: Vec<u8>,
-    chunks: Vec<Range<usize>>,
-}
-
-struct ProcessedChunk {
-    chunk: ChunkRef,
-    /// Codec and place in `frames`, if the chunk is new.
-    frame: Option<(Codec, Range<usize>)>,
-}
-
-struct Processed {
-    chunks: Vec<ProcessedChunk>,
-    frames: Vec<u8>,
-}
-
 struct InFlight<T> {
     work: Pending<Result<Processed>>,
     /// Tokens, each with the number of chunks of this batch before it.
@@ -233,7 +69,10 @@ pub struct Lane<T> {
     filled: usize,
     /// Bytes of it that are cut.
     cut: usize,
-    chunks: Vec<Range<usize>>,
+    chunks: Vec<CutChunk>,
+    prediction: Prediction,
+    /// Anchor of the last chunk of the current stream.
+    last_anchor: u64,
     tokens: Vec<(usize, T)>,
     in_flight: VecDeque<InFlight<T>>,
     limit: usize,
@@ -259,11 +98,30 @@ impl<T> Lane<T> {
             filled: 0,
             cut: 0,
             chunks: vec![],
+            prediction: Prediction::default(),
+            last_anchor: 0,
             tokens: vec![],
             in_flight: VecDeque::new(),
             // Enough that no worker waits while this thread reads, and no more.
             limit: 2 * dedupe.store.access.cpu.parallelism() + 1,
         })
+    }
+
+    /// Begins an entry: what was told of another's last version no longer holds.
+    pub fn start(&mut self) {
+        self.prediction.start();
+        self.last_anchor = 0;
+    }
+
+    /// Whether more of the last version's chunks should be told by [`Lane::predict`].
+    #[must_use]
+    pub fn wants_prediction(&self) -> bool {
+        self.prediction.is_short()
+    }
+
+    /// Tells the next chunks of the last version of what is being written.
+    pub fn predict(&mut self, chunks: &[ChunkRef]) -> Result<()> {
+        self.prediction.extend(&**self.dedupe.store.index(), chunks, &self.dedupe.avoid)
     }
 
     /// Room for the next bytes of the current stream; never empty.
@@ -318,7 +176,8 @@ impl<T> Lane<T> {
     /// that must not be torn apart. The caller keeps it below the chunker's largest.
     pub fn end_chunk(&mut self) {
         if self.cut < self.filled {
-            self.chunks.push(self.cut..self.filled);
+            let (range, hint) = (self.cut..self.filled, Hint::default());
+            self.chunks.push(CutChunk { range, anchor: 0, before: 0, hint });
             self.cut = self.filled;
         }
         if self.cut >= BATCH_LEN {
@@ -333,8 +192,19 @@ impl<T> Lane<T> {
     }
 
     fn cut_one(&mut self) {
-        let len = self.chunker.cut(&self.slab[self.cut..self.filled]);
-        self.chunks.push(self.cut..self.cut + len);
+        let window = &self.slab[self.cut..self.filled];
+        // The last version's cut, if the same bytes lead up to it: it need not be searched for.
+        let expected = self
+            .prediction
+            .expected()
+            .and_then(|(len, anchor)| self.chunker.find_anchor(window, len, anchor).map(|len| (len, anchor)));
+        let (len, anchor) = expected.unwrap_or_else(|| {
+            let len = self.chunker.cut(window);
+            (len, self.chunker.anchor(&window[..len]))
+        });
+        let hint = self.prediction.cut(len, anchor);
+        let before = std::mem::replace(&mut self.last_anchor, anchor);
+        self.chunks.push(CutChunk { range: self.cut..self.cut + len, anchor, before, hint });
         self.cut += len;
     }
 
@@ -348,7 +218,7 @@ impl<T> Lane<T> {
         fresh[..rest].copy_from_slice(&self.slab[self.cut..self.filled]);
         let slab = std::mem::replace(&mut self.slab, fresh);
         (self.filled, self.cut) = (rest, 0);
-        let batch = Batch { slab, chunks: std::mem::take(&mut self.chunks) };
+        let batch = Batch { kind: self.kind, slab, chunks: std::mem::take(&mut self.chunks) };
         let dedupe = Arc::clone(&self.dedupe);
         let work = submit(&*self.dedupe.store.access.cpu, move || dedupe.process(batch));
         self.in_flight.push_back(InFlight { work, tokens: std::mem::take(&mut self.tokens) });
@@ -390,21 +260,18 @@ impl<T> Lane<T> {
         each: &mut dyn FnMut(&mut Packer, Output<T>) -> Result<()>,
     ) -> Result<()> {
         let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
-        let Processed { chunks, mut frames } = front.work.wait()??;
+        let Processed { chunks, frames } = front.work.wait()??;
         let mut tokens = front.tokens.into_iter().peekable();
         for (position, ProcessedChunk { chunk, frame }) in chunks.into_iter().enumerate() {
             while let Some((_, token)) = tokens.next_if(|(at, _)| *at <= position) {
                 each(packer, Output::Token(token))?;
             }
-            if let Some((codec, range)) = frame {
-                packer.push(self.kind, chunk, codec, &frames[range])?;
+            if let Some((record, range)) = frame {
+                packer.push(self.kind, record, &frames[range])?;
             }
             each(packer, Output::Chunk(chunk))?;
         }
-        if frames.capacity() > 0 {
-            frames.clear();
-            locked(&self.dedupe.arenas).push(frames);
-        }
+        self.dedupe.put_back(frames);
         tokens.try_for_each(|(_, token)| each(packer, Output::Token(token)))
     }
 }

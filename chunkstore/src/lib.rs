@@ -9,6 +9,7 @@
 //! | [`envelope`] | how small objects (HEAD, index segments, snapshots) are sealed |
 //! | [`seal`], [`pack`] | one chunk ⇄ its frame; many frames in one object |
 //! | [`index`] | chunk id → location: segments, in memory, and (feature `rocksdb`) on disk |
+//! | [`bases`] | what a chunk is compressed against, which locations count, and how to read such chunks |
 //! | [`head`] | the only mutable object, changed by compare-and-swap |
 //! | [`config`] | what never changes after `init` |
 //! | [`store`], [`ingest`], [`reader`] | the chunk store: open, write in parallel, read in order |
@@ -16,6 +17,7 @@
 //! | [`executor`], [`mod@env`] | threads, clock and randomness, passed in |
 
 pub mod aead;
+pub mod bases;
 pub mod chunker;
 pub mod config;
 pub mod env;

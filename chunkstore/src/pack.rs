@@ -4,10 +4,11 @@
 //! retry with those same bytes. Pack ids are random, so a key and a nonce never meet twice.
 
 use crate::aead::counter_nonce;
+use crate::bases::Prefix;
 use crate::format::{
-    Codec, Decoder, Encoder, FORMAT_VERSION, KeyMethod, MAX_BASES, MAX_CHUNK_LEN, MAX_DIRECTORY_LEN,
-    MAX_PACK_LEN, Malformed, PACK_END_MAGIC, PACK_HEADER_LEN, PACK_MAGIC, PACK_TRAILER_LEN, PackKind,
-    TAG_LEN, names, padded_len,
+    Codec, Decoder, Encoder, FORMAT_VERSION, KeyMethod, MAX_BASES, MAX_CHUNK_LEN, MAX_DEPTH,
+    MAX_DIRECTORY_LEN, MAX_PACK_LEN, Malformed, PACK_END_MAGIC, PACK_HEADER_LEN, PACK_MAGIC,
+    PACK_TRAILER_LEN, PackKind, TAG_LEN, names, padded_len,
 };
 use crate::id::{ChunkId, PackId, RepositoryId, SessionId};
 use crate::keys::{CommittedKey, KeyRing};
@@ -31,19 +32,57 @@ pub struct Record {
     pub codec: Codec,
     /// 0 for a chunk that stands on its own; otherwise one more than its deepest base.
     pub depth: u8,
+    /// 0 for a chunk that stands on its own; otherwise how often its content was changed since it did.
+    pub generation: u8,
+    /// Fingerprint of its last bytes, by which a later version of it is recognised; 0 for none.
+    pub anchor: u64,
     /// The base chunks of a delta, in the order of the prefix.
     pub bases: Vec<ChunkId>,
 }
 
 /// Fixed part of an encoded [`Record`].
-const RECORD_LEN: usize = 32 + 4 + 4 + 4 + 1 + 1 + 1 + 1;
+const RECORD_LEN: usize = 32 + 4 + 4 + 4 + 1 + 1 + 1 + 1 + 8;
 
 impl Record {
+    /// A chunk that stands on its own; [`PackBuilder::push`] gives it its place.
+    #[must_use]
+    pub fn full(id: ChunkId, plain_len: u32, anchor: u64, codec: Codec) -> Self {
+        let (ordinal, offset, stored_len) = (0, 0, 0);
+        let (depth, generation, bases) = (0, 0, vec![]);
+        Self { id, ordinal, offset, stored_len, plain_len, codec, depth, generation, anchor, bases }
+    }
+
+    /// A chunk that is compressed against others; [`PackBuilder::push`] gives it its place.
+    #[must_use]
+    pub fn delta(
+        id: ChunkId,
+        plain_len: u32,
+        anchor: u64,
+        depth: u8,
+        generation: u8,
+        bases: Vec<ChunkId>,
+    ) -> Self {
+        Self { depth, generation, bases, ..Self::full(id, plain_len, anchor, Codec::ZstdDelta) }
+    }
+
+    /// Bytes that [`Record::encode`] appends.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        RECORD_LEN + self.bases.len() * ChunkId::LEN
+    }
+
+    /// Whether other chunks are needed to read it.
+    #[must_use]
+    pub fn is_delta(&self) -> bool {
+        !self.bases.is_empty()
+    }
+
     /// Appends everything but the ordinal, which is the position in the list.
     pub fn encode(&self, out: &mut Encoder) {
         out.raw(self.id.as_bytes()).u32(self.offset).u32(self.stored_len).u32(self.plain_len);
         out.u8(self.codec as u8).u8(self.depth);
-        out.u8(u8::try_from(self.bases.len()).expect("at most four bases")).u8(0);
+        out.u8(u8::try_from(self.bases.len()).expect("at most four bases")).u8(self.generation);
+        out.u64(self.anchor);
         for base in &self.bases {
             out.raw(base.as_bytes());
         }
@@ -56,9 +95,8 @@ impl Record {
         let codec = Codec::from_byte(decoder.u8()?).ok_or_else(|| decoder.malformed("unknown codec"))?;
         let depth = decoder.u8()?;
         let base_count = usize::from(decoder.u8()?);
-        if decoder.u8()? != 0 {
-            return Err(decoder.malformed("reserved byte is not zero"));
-        }
+        let generation = decoder.u8()?;
+        let anchor = decoder.u64()?;
         if plain_len as usize > MAX_CHUNK_LEN || stored_len as usize > MAX_CHUNK_LEN + TAG_LEN {
             return Err(decoder.malformed("chunk over the size limit"));
         }
@@ -66,11 +104,20 @@ impl Record {
             return Err(decoder.malformed("chunk outside the pack's body"));
         }
         let delta = codec == Codec::ZstdDelta;
-        if base_count > MAX_BASES || delta != (base_count > 0) || delta != (depth > 0) {
+        if base_count > MAX_BASES
+            || depth > MAX_DEPTH
+            || [base_count > 0, depth > 0, generation > 0].iter().any(|has| *has != delta)
+        {
             return Err(decoder.malformed("bases do not fit the codec"));
         }
         let bases = (0..base_count).map(|_| decoder.array().map(ChunkId)).collect::<Result<_, _>>()?;
-        Ok(Self { id, ordinal, offset, stored_len, plain_len, codec, depth, bases })
+        Ok(Self { id, ordinal, offset, stored_len, plain_len, codec, depth, generation, anchor, bases })
+    }
+
+    /// Where its sealed bytes lie in a pack that is in memory; `None` where memory cannot hold one.
+    #[must_use]
+    pub fn range(&self) -> Option<std::ops::Range<usize>> {
+        Some(usize::try_from(self.offset).ok()?..usize::try_from(self.end()).ok()?)
     }
 
     /// First byte after the sealed chunk.
@@ -138,6 +185,8 @@ pub struct PackBuilder {
     name: PackName,
     buffer: Vec<u8>,
     records: Vec<Record>,
+    /// Length of the records, encoded.
+    directory_len: usize,
 }
 
 /// A finished pack: bytes to upload, and what they hold.
@@ -157,28 +206,29 @@ impl PackBuilder {
     pub fn new(name: PackName, mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         buffer.resize(PACK_HEADER_LEN, 0);
-        Self { name, buffer, records: vec![] }
+        Self { name, buffer, records: vec![], directory_len: 0 }
     }
 
-    /// Adds a compressed chunk.
+    /// Adds a compressed chunk: what `record` says of it holds, but for its place, which is decided here.
     ///
     /// # Panics
     /// If the pack passes 4 GiB; callers seal it far earlier.
-    pub fn push(&mut self, id: ChunkId, plain_len: u32, codec: Codec, frame: &[u8]) {
+    pub fn push(&mut self, record: Record, frame: &[u8]) {
         let narrow = |len: usize| u32::try_from(len).expect("packs are sealed far below 4 GiB");
-        let offset = narrow(self.buffer.len());
+        let (ordinal, offset) = (narrow(self.records.len()), narrow(self.buffer.len()));
+        self.directory_len += record.encoded_len();
         self.buffer.extend_from_slice(frame);
         self.buffer.extend_from_slice(&[0; TAG_LEN]);
-        self.records.push(Record {
-            id,
-            ordinal: narrow(self.records.len()),
-            offset,
-            stored_len: narrow(frame.len() + TAG_LEN),
-            plain_len,
-            codec,
-            depth: 0,
-            bases: vec![],
-        });
+        self.records.push(Record { ordinal, offset, stored_len: narrow(frame.len() + TAG_LEN), ..record });
+    }
+
+    /// Whether the sealed pack, without its padding, stays within `most` bytes with one chunk more. An
+    /// empty one takes any chunk.
+    #[must_use]
+    pub fn fits(&self, record: &Record, frame_len: usize, most: usize) -> bool {
+        let chunks = self.buffer.len() + frame_len + TAG_LEN;
+        let directory = 8 + self.directory_len + record.encoded_len() + TAG_LEN;
+        self.is_empty() || chunks + directory + PACK_TRAILER_LEN <= most
     }
 
     /// Bytes so far.
@@ -195,7 +245,7 @@ impl PackBuilder {
 
     /// Encrypts every chunk in place, appends the directory with its padding, and the trailer.
     pub fn seal(self, keys: &KeyRing) -> Result<SealedPack> {
-        let Self { name, mut buffer, records } = self;
+        let Self { name, mut buffer, records, .. } = self;
         let key = name.key(keys)?;
         let header = name.header(&key.commitment);
         buffer[..PACK_HEADER_LEN].copy_from_slice(&header);
@@ -241,42 +291,87 @@ impl PackReader {
 
     /// Decrypts one sealed chunk and leaves it compressed; for moving it into another pack.
     pub fn open_frame(&self, record: &Record, sealed: &[u8]) -> Result<Vec<u8>> {
+        let mut frame = vec![];
+        self.open_frame_into(record, sealed, &mut frame)?;
+        Ok(frame)
+    }
+
+    fn open_frame_into(&self, record: &Record, sealed: &[u8], frame: &mut Vec<u8>) -> Result<()> {
         let damaged = |why: &dyn std::fmt::Display| self.damaged(record, why);
-        let (frame, tag) = sealed
+        let (body, tag) = sealed
             .len()
             .checked_sub(TAG_LEN)
             .and_then(|len| sealed.split_at_checked(len))
             .ok_or_else(|| damaged(&"shorter than its tag"))?;
-        let mut frame = frame.to_vec();
+        frame.clear();
+        frame.extend_from_slice(body);
         let aad = self.name.chunk_aad(&self.repository, record);
         self.key
             .cipher
-            .open(counter_nonce(u64::from(record.ordinal)), &aad, &mut frame, tag)
-            .map_err(|error| damaged(&error))?;
-        Ok(frame)
+            .open(counter_nonce(u64::from(record.ordinal)), &aad, frame, tag)
+            .map_err(|error| damaged(&error))
     }
 
     fn damaged(&self, record: &Record, why: &dyn std::fmt::Display) -> Error {
         Error::corrupt(self.name.object(), format!("chunk {}: {why}", record.id.short()))
     }
 
-    /// Opens one sealed chunk and checks that it is the one that was asked for.
+    /// Opens one sealed chunk and checks that it is the one that was asked for. `prefix` is the
+    /// concatenation of a delta's bases, and empty for a chunk that stands on its own.
     pub fn open(
         &self,
         keys: &KeyRing,
         record: &Record,
         sealed: &[u8],
+        prefix: &[u8],
         decompressor: &mut Decompressor,
     ) -> Result<Vec<u8>> {
-        let damaged = |why: &dyn std::fmt::Display| self.damaged(record, why);
-        let frame = self.open_frame(record, sealed)?;
-        let plain = decompressor
-            .decompress(record.codec, frame, record.plain_len as usize)
-            .map_err(|why| damaged(&why))?;
-        if keys.chunk_id(&plain) != record.id {
-            return Err(damaged(&"content does not have this id"));
-        }
+        let plain = self.open_unnamed(record, sealed, prefix, decompressor)?;
+        self.check_id(keys, record, &plain)?;
         Ok(plain)
+    }
+
+    /// As [`PackReader::open`], but leaves it to the caller to check the id: of a base chunk that is only
+    /// a step on the way, the chunk at the end of the way is checked.
+    pub fn open_unnamed(
+        &self,
+        record: &Record,
+        sealed: &[u8],
+        prefix: &[u8],
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let mut plain = vec![];
+        self.open_into(record, sealed, prefix, decompressor, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// As [`PackReader::open_unnamed`], into a buffer that is reused.
+    pub fn open_into(
+        &self,
+        record: &Record,
+        sealed: &[u8],
+        prefix: &[u8],
+        decompressor: &mut Decompressor,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut frame = std::mem::take(&mut decompressor.frame);
+        let opened = self.open_frame_into(record, sealed, &mut frame).and_then(|()| {
+            let len = record.plain_len as usize;
+            decompressor
+                .decompress_into(record.codec, &frame, prefix, len, plain)
+                .map_err(|why| self.damaged(record, &why))
+        });
+        decompressor.frame = frame;
+        opened
+    }
+
+    /// Checks that a plaintext is the chunk that was asked for.
+    pub fn check_id(&self, keys: &KeyRing, record: &Record, plain: &[u8]) -> Result<()> {
+        if keys.chunk_id(plain) == record.id {
+            Ok(())
+        } else {
+            Err(self.damaged(record, &"content does not have this id"))
+        }
     }
 
     /// Where the directory starts, from the pack's last [`PACK_TRAILER_LEN`] bytes.
@@ -374,8 +469,8 @@ fn decode_directory(body: &[u8], end: u64) -> Result<Vec<Record>, Malformed> {
     Ok(records)
 }
 
-/// Reads a whole pack and trusts nothing: header, directory, each chunk's tag, length and id.
-pub fn verify(name: PackName, keys: &KeyRing, bytes: &[u8]) -> Result<Vec<Record>> {
+/// Opens header and directory of a whole pack, and trusts neither.
+pub fn read_directory(name: PackName, keys: &KeyRing, bytes: &[u8]) -> Result<(PackReader, Vec<Record>)> {
     let object = name.object();
     let reader = PackReader::new(name, keys)?;
     let short = || Error::corrupt(&object, "shorter than a pack can be");
@@ -384,10 +479,25 @@ pub fn verify(name: PackName, keys: &KeyRing, bytes: &[u8]) -> Result<Vec<Record
     let offset = PackReader::directory_offset(&object, &bytes[body_end..], bytes.len() as u64)?;
     let sealed = bytes.get(offset as usize..body_end).ok_or_else(short)?;
     let records = reader.open_directory(sealed, offset, bytes.len() as u64)?;
+    Ok((reader, records))
+}
+
+/// Reads a whole pack and trusts nothing: header, directory, each chunk's tag, length and id. `prefix`
+/// finds the bases of deltas.
+pub fn verify(
+    name: PackName,
+    keys: &KeyRing,
+    bytes: &[u8],
+    prefix: &mut dyn FnMut(&Record) -> Result<Prefix>,
+) -> Result<Vec<Record>> {
+    let (reader, records) = read_directory(name, keys, bytes)?;
     let mut decompressor = Decompressor::new()?;
     for record in &records {
-        let sealed = bytes.get(record.offset as usize..record.end() as usize).ok_or_else(short)?;
-        reader.open(keys, record, sealed, &mut decompressor)?;
+        let sealed = record.range().and_then(|range| bytes.get(range));
+        let sealed =
+            sealed.ok_or_else(|| Error::corrupt(name.object(), "shorter than its directory says"))?;
+        let prefix = prefix(record)?;
+        reader.open(keys, record, sealed, prefix.bytes(), &mut decompressor)?;
     }
     Ok(records)
 }
@@ -402,7 +512,7 @@ mod tests {
             PackName { session: SessionId([1; 16]), id: PackId([2; 32]), kind: PackKind::Data, epoch: 1 };
         let mut builder = PackBuilder::new(name, vec![]);
         for plain in [&b"one"[..], b"two two", b""] {
-            builder.push(keys.chunk_id(plain), plain.len() as u32, Codec::Raw, plain);
+            builder.push(Record::full(keys.chunk_id(plain), plain.len() as u32, 7, Codec::Raw), plain);
         }
         builder.seal(keys).unwrap()
     }
@@ -411,23 +521,24 @@ mod tests {
     fn every_byte_and_every_length_is_checked() {
         let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
         let pack = sample(&keys);
-        assert_eq!(verify(pack.name, &keys, &pack.bytes).unwrap(), pack.records);
+        let verify = |name, bytes: &[u8]| super::verify(name, &keys, bytes, &mut |_| Ok(Prefix::Empty));
+        assert_eq!(verify(pack.name, &pack.bytes).unwrap(), pack.records);
         assert!(pack.bytes.len().is_multiple_of(4096));
         let mut bytes = pack.bytes.clone();
         for at in 0..bytes.len() {
             bytes[at] ^= 1;
-            assert!(verify(pack.name, &keys, &bytes).is_err(), "byte {at}");
+            assert!(verify(pack.name, &bytes).is_err(), "byte {at}");
             bytes[at] ^= 1;
         }
         for len in (0..bytes.len()).step_by(7) {
-            assert!(verify(pack.name, &keys, &bytes[..len]).is_err(), "cut at {len}");
+            assert!(verify(pack.name, &bytes[..len]).is_err(), "cut at {len}");
         }
         for other in [
             PackName { session: SessionId([9; 16]), ..pack.name },
             PackName { id: PackId([9; 32]), ..pack.name },
             PackName { kind: PackKind::Metadata, ..pack.name },
         ] {
-            assert!(verify(other, &keys, &bytes).is_err());
+            assert!(verify(other, &bytes).is_err());
         }
     }
 }

@@ -2,6 +2,7 @@
 //! handed out in the same order. Each is authenticated and its id checked; a damaged one is an error
 //! of its own and does not take its neighbours along.
 
+use crate::bases::BaseReader;
 use crate::executor::{Pending, submit};
 use crate::id::ChunkId;
 use crate::index::Location;
@@ -55,6 +56,7 @@ pub struct ReadAhead<T> {
     requested_bytes: usize,
     queue: VecDeque<Run<T>>,
     decompressors: Arc<Mutex<Vec<Decompressor>>>,
+    bases: Arc<BaseReader>,
     queued_bytes: usize,
 }
 
@@ -76,6 +78,7 @@ impl<T> ReadAhead<T> {
             requested_bytes: 0,
             queue: VecDeque::new(),
             decompressors: Arc::default(),
+            bases: Arc::default(),
             queued_bytes: 0,
         }
     }
@@ -153,14 +156,14 @@ impl<T> ReadAhead<T> {
     fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>) {
         let bytes = places.iter().map(|place| place.record.plain_len as usize).sum();
         let store = Arc::clone(&self.store);
-        let pool = Arc::clone(&self.decompressors);
+        let (pool, bases) = (Arc::clone(&self.decompressors), Arc::clone(&self.bases));
         let work = submit(&*self.store.access.io, move || {
             let reused = pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut decompressor = match reused.map_or_else(Decompressor::new, Ok) {
                 Ok(decompressor) => decompressor,
                 Err(error) => return all_fail(&places, &error),
             };
-            let chunks = read_run(&store, &places, &mut decompressor);
+            let chunks = read_run(&store, &places, &bases, &mut decompressor);
             pool.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
             chunks
         });
@@ -187,7 +190,12 @@ fn all_fail(places: &[Location], error: &Error) -> RunResult {
 }
 
 /// Reads one range and opens its chunks. If the range cannot be read whole, each chunk is tried alone.
-fn read_run(store: &ChunkStore, places: &[Location], decompressor: &mut Decompressor) -> RunResult {
+fn read_run(
+    store: &ChunkStore,
+    places: &[Location],
+    bases: &BaseReader,
+    decompressor: &mut Decompressor,
+) -> RunResult {
     let (Some(first), Some(last)) = (places.first(), places.last()) else { return vec![] };
     let object = first.pack.name.object();
     let start = u64::from(first.record.offset);
@@ -203,13 +211,14 @@ fn read_run(store: &ChunkStore, places: &[Location], decompressor: &mut Decompre
                 let sealed = range
                     .get(from..from + place.record.stored_len as usize)
                     .ok_or_else(|| Error::corrupt(&object, "range too short"))?;
-                reader.open(store.keys(), &place.record, sealed, decompressor)
+                let prefix = bases.prefix_of(store, &place.record)?;
+                reader.open(store.keys(), &place.record, sealed, prefix.bytes(), decompressor)
             })
             .collect(),
         Err(error) if places.len() == 1 => vec![Err(error.into())],
         Err(_) => places
             .iter()
-            .flat_map(|place| read_run(store, std::slice::from_ref(place), decompressor))
+            .flat_map(|place| read_run(store, std::slice::from_ref(place), bases, decompressor))
             .collect(),
     }
 }

@@ -11,8 +11,7 @@ use crate::source::{Content, Item, Piece, Source, SourceError, SourceErrorKind};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::ObjectId;
 use chunkstore::format::PackKind;
-use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Written};
-use chunkstore::seal::Compression;
+use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing, Written};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -50,8 +49,8 @@ pub struct BackupOptions {
     pub dry_run: bool,
     /// No new snapshot if nothing changed.
     pub skip_if_unchanged: bool,
-    /// How to compress.
-    pub compression: Compression,
+    /// How new chunks are stored.
+    pub sealing: Sealing,
     /// How to pack.
     pub packer: PackerOptions,
     /// Program and version, for the record.
@@ -106,7 +105,7 @@ fn run(
     let start = timestamp(store.now_ms());
     repo.sync_index(monitor)?;
     let parent = find_parent(repo, source, options, monitor)?;
-    let dedupe = Dedupe::new(Arc::clone(store), options.compression);
+    let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
     if options.dry_run {
         return rehearse(&dedupe, source, parent.as_ref(), options, start, monitor);
     }
@@ -230,7 +229,7 @@ impl EntryWriter<'_> {
         &mut self,
         item: Item,
         older: Option<Entry>,
-        before: Option<&mut ParentCursor>,
+        mut before: Option<&mut ParentCursor>,
         options: &BackupOptions,
     ) -> Result<()> {
         let Item { entry, content, comparable } = item;
@@ -242,7 +241,7 @@ impl EntryWriter<'_> {
             return self.collect();
         };
         self.monitor.current(&shown);
-        if let (Some(older), Some(before)) = (&older, before)
+        if let (Some(older), Some(before)) = (&older, before.as_deref_mut())
             && comparable
             && !options.force
             && is_unchanged(&entry, older, before.start, options)
@@ -253,8 +252,9 @@ impl EntryWriter<'_> {
             return self.collect();
         }
         let mut content = open()?;
+        self.lane.start();
         self.lane.token(Token::Start(Box::new(entry)));
-        match self.read_content(&mut *content) {
+        match self.read_content(&mut *content, before.filter(|_| older.is_some())) {
             Ok(size) => {
                 self.lane.token(Token::End(Ending::Complete, size));
                 if let Some(warning) = content.warning() {
@@ -281,10 +281,23 @@ impl EntryWriter<'_> {
         }
     }
 
-    /// Feeds one entry's content into the lane; returns its size.
-    fn read_content(&mut self, content: &mut dyn Content) -> Result<u64> {
+    /// Feeds one entry's content into the lane, which is told what it was in the parent; returns its size.
+    fn read_content(
+        &mut self,
+        content: &mut dyn Content,
+        mut before: Option<&mut ParentCursor>,
+    ) -> Result<u64> {
         let mut size = 0;
         loop {
+            while self.lane.wants_prediction()
+                && let Some(cursor) = &mut before
+            {
+                match cursor.next_record()? {
+                    Some(Record::Chunks(chunks)) => self.lane.predict(&chunks)?,
+                    Some(Record::Hole(_)) => {}
+                    _ => before = None,
+                }
+            }
             match content.read(self.lane.space())? {
                 Piece::Data(len) => {
                     self.lane.advance(len);
@@ -403,6 +416,7 @@ fn summarize(
         dirs_changed: count(Counter::DirsChanged),
         dirs_unmodified: count(Counter::DirsUnmodified),
         data_blobs: written.data_chunks,
+        delta_blobs: written.delta_chunks,
         tree_blobs: written.metadata_chunks,
         data_added: written.plain_bytes,
         data_added_packed: written.stored_bytes,

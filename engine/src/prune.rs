@@ -7,20 +7,23 @@
 //! next prune does it. That costs space for a while, never safety.
 
 use crate::{Error, Monitor, Repository, Result};
-use chunkstore::format::{MAX_PACK_LEN, names};
+use chunkstore::bases::ground;
+use chunkstore::format::names;
 use chunkstore::head::{Head, PackRef, SegmentRef};
-use chunkstore::index::{PackEntry, Segment};
-use chunkstore::ingest::{ChunkRef, Dedupe, Packer, PackerOptions};
-use chunkstore::pack::PackReader;
-use chunkstore::seal::{Compression, Decompressor};
+use chunkstore::index::Segment;
+use chunkstore::ingest::PackerOptions;
+use chunkstore::seal::Compression;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 mod orphans;
+mod rewrite;
+mod standing;
 mod survey;
 use orphans::{dead_sessions, find_orphans, list_objects, unnamed};
+use rewrite::rewrite;
 use survey::{Marks, Survey};
 
 /// How much unused data may stay.
@@ -47,10 +50,14 @@ pub struct PruneOptions {
     pub max_unused: MaxUnused,
     /// Repack at most this many bytes.
     pub max_repack: Option<u64>,
+    /// Leave deltas on what they stand on, even if nothing else needs it.
+    pub no_rebase: bool,
     /// Only make the plan.
     pub dry_run: bool,
     /// Size of new packs.
     pub packer: PackerOptions,
+    /// How chunks are compressed that are stored anew.
+    pub compression: Compression,
     /// Sessions of other machines that were silent for so long are fenced, in milliseconds.
     pub fence_after_ms: u64,
 }
@@ -70,6 +77,8 @@ pub struct PrunePlan {
     pub packs_repack: u64,
     /// Bytes that are copied in doing so.
     pub bytes_repack: u64,
+    /// Chunks that are rewritten to stand on their own, which frees what only they stand on.
+    pub chunks_rebase: u64,
     /// Bytes that go.
     pub bytes_remove: u64,
     /// Unused bytes that stay.
@@ -95,7 +104,7 @@ pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -
     }
     let mut marks = Marks::default();
     marks.mark_all(repo, &head, monitor)?;
-    let survey = Survey::take(store, &head, &mut marks, options, monitor)?;
+    let survey = Survey::take(store, &head, &marks, options, monitor)?;
     let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
     let orphans = find_orphans(&listed, &head, &survey, &dead);
     let mut plan = survey.plan;
@@ -134,7 +143,7 @@ fn apply(
     monitor: &dyn Monitor,
 ) -> Result<bool> {
     let store = repo.store();
-    let fresh = repack(store, session, &survey.repack, options, monitor)?;
+    let fresh = rewrite(store, session, survey, options, monitor)?;
     let mut remove = survey.remove.clone();
     let places: HashMap<PackId, PackRef> = survey
         .segments
@@ -231,11 +240,12 @@ fn swap_marked(
                 let head = store.reload()?;
                 store.sync_index()?;
                 let fresh = marks.mark_all(repo, &head, monitor)?;
-                for location in store.index().lookup(&fresh)? {
-                    let location = location.ok_or_else(|| {
+                // What it stands on, too: the whole of a location that counts stays.
+                for grounded in ground(&**store.index(), &fresh, &HashSet::new())? {
+                    let grounded = grounded.ok_or_else(|| {
                         Error::Refused("a new snapshot needs a chunk that is in no pack".into())
                     })?;
-                    remove.remove(&location.pack.name.id);
+                    remove.retain(|pack| !grounded.packs.contains(pack));
                 }
             }
             result => return Ok(result?),
@@ -245,40 +255,6 @@ fn swap_marked(
 
 /// Said by a swap that must not be made yet; never shown.
 const NEW_ROOTS: &str = "snapshots were added meanwhile";
-
-/// Copies the used chunks of packs into new ones, verified on the way.
-fn repack(
-    store: &Arc<ChunkStore>,
-    session: &SessionId,
-    packs: &[(PackEntry, Vec<usize>)],
-    options: &PruneOptions,
-    monitor: &dyn Monitor,
-) -> Result<Vec<SegmentRef>> {
-    let dedupe = Dedupe::new(Arc::clone(store), Compression::default());
-    let mut packer = Packer::new(&dedupe, *session, options.packer)?;
-    let mut decompressor = Decompressor::new()?;
-    for (pack, positions) in packs {
-        let object = pack.name.object();
-        let bytes = store.storage().get(&object, MAX_PACK_LEN).map_err(chunkstore::Error::from)?;
-        let reader = PackReader::new(pack.name, store.keys())?;
-        for position in positions {
-            let record = &pack.records[*position];
-            let range = usize::try_from(record.offset).unwrap_or(usize::MAX)
-                ..usize::try_from(record.end()).unwrap_or(usize::MAX);
-            let sealed = bytes
-                .get(range)
-                .ok_or_else(|| chunkstore::Error::corrupt(&object, "shorter than its index says"))?;
-            let frame = reader.open_frame(record, sealed)?;
-            reader.open(store.keys(), record, sealed, &mut decompressor)?;
-            let chunk = ChunkRef { id: record.id, len: record.plain_len };
-            packer.push(pack.name.kind, chunk, record.codec, &frame)?;
-        }
-        if monitor.interrupted() {
-            return Err(Error::Interrupted);
-        }
-    }
-    Ok(packer.flush()?)
-}
 
 /// New segments without the removed packs, for those that list any.
 fn rewrite_segments(

@@ -27,6 +27,9 @@ pub struct Summary {
     pub dirs_unmodified: u64,
     /// New chunks of content.
     pub data_blobs: u64,
+    /// Those of them that are stored against older versions.
+    #[serde(default)]
+    pub delta_blobs: u64,
     /// New chunks of manifests.
     pub tree_blobs: u64,
     /// Plain bytes of new chunks.

@@ -19,6 +19,12 @@ pub struct Stats {
     pub total_blob_count: u64,
     /// Their plain bytes: what is left after deduplication.
     pub total_uncompressed_size: u64,
+    /// Those of them that are stored against older versions.
+    pub delta_blob_count: u64,
+    /// The plain bytes of those.
+    pub delta_uncompressed_size: u64,
+    /// The stored bytes of those.
+    pub delta_size: u64,
     /// Their stored bytes, in packs.
     pub total_size: u64,
     /// Packs.
@@ -59,6 +65,11 @@ pub fn stats(repo: &Repository, snapshots: &[Listed], monitor: &dyn Monitor) -> 
             stats.total_size += pack.len;
             for record in pack.records {
                 stats.total_blob_count += 1;
+                if record.is_delta() {
+                    stats.delta_blob_count += 1;
+                    stats.delta_uncompressed_size += u64::from(record.plain_len);
+                    stats.delta_size += u64::from(record.stored_len);
+                }
                 if seen.insert(record.id) {
                     stats.total_uncompressed_size += u64::from(record.plain_len);
                 }

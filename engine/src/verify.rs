@@ -4,14 +4,15 @@
 use crate::entry::{Entry, display_path};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use chunkstore::bases::{BaseReader, Grounded, ground};
 use chunkstore::executor::{Pending, submit};
 use chunkstore::format::{MAX_PACK_LEN, MAX_SMALL_LEN, names};
 use chunkstore::index::PackEntry;
 use chunkstore::ingest::ChunkRef;
-use chunkstore::pack::{self, PackReader};
+use chunkstore::pack::{self, PackReader, Record as PackRecord};
 use chunkstore::seal::Decompressor;
 use chunkstore::store::{ChunkStore, describe};
-use chunkstore::{ChunkId, ObjectId};
+use chunkstore::{ChunkId, ObjectId, PackId};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -57,14 +58,24 @@ struct Check<'a> {
     store: &'a Arc<ChunkStore>,
     monitor: &'a dyn Monitor,
     report: CheckReport,
-    /// Chunks that cannot be read.
-    bad: HashSet<ChunkId>,
+    /// Chunks that cannot be read where they lie; they may lie elsewhere, too.
+    bad: HashSet<(PackId, ChunkId)>,
+    /// Packs that are not there: what lies in them, and what stands on that.
+    gone: HashSet<PackId>,
+    bases: Arc<BaseReader>,
 }
 
 /// Checks the repository.
 pub fn check(repo: &Repository, read_data: ReadData, monitor: &dyn Monitor) -> Result<CheckReport> {
     let store = repo.store();
-    let mut check = Check { store, monitor, report: CheckReport::default(), bad: HashSet::new() };
+    let mut check = Check {
+        store,
+        monitor,
+        report: CheckReport::default(),
+        bad: HashSet::new(),
+        gone: HashSet::new(),
+        bases: Arc::default(),
+    };
     check.slots()?;
     let packs = check.segments()?;
     check.packs_present(&packs)?;
@@ -164,7 +175,7 @@ impl Check<'_> {
             }
             // Without its end a pack may still have the chunks before it; the reading finds out.
             if len.is_none() {
-                self.bad.extend(pack.records.iter().map(|record| record.id));
+                self.gone.insert(pack.name.id);
             }
         }
         Ok(())
@@ -178,8 +189,9 @@ impl Check<'_> {
         let mut running: VecDeque<(PackEntry, Pending<PackResult>)> = VecDeque::new();
         let most = self.store.access.io.parallelism();
         for pack in chosen {
-            let (store, entry) = (Arc::clone(self.store), pack.clone());
-            running.push_back((pack, submit(&*self.store.access.io, move || read_pack(&store, &entry))));
+            let (store, entry, bases) = (Arc::clone(self.store), pack.clone(), Arc::clone(&self.bases));
+            let read = move || read_pack(&store, &entry, &bases);
+            running.push_back((pack, submit(&*self.store.access.io, read)));
             while running.len() >= most {
                 self.take_pack(&mut running)?;
             }
@@ -199,7 +211,7 @@ impl Check<'_> {
         self.monitor.count(Counter::FilesDone, 1);
         self.monitor.count(Counter::BytesDone, pack.len);
         self.note(&name, outcome)?;
-        self.bad.extend(bad);
+        self.bad.extend(bad.into_iter().map(|chunk| (pack.name.id, chunk)));
         if self.monitor.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
@@ -280,10 +292,12 @@ impl Check<'_> {
 
     fn all_there(&self, chunks: &[ChunkRef]) -> Result<bool> {
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
-        let found = self.store.index().lookup(&ids)?;
-        Ok(chunks.iter().zip(found).all(|(chunk, location)| {
-            location.is_some_and(|location| location.record.plain_len == chunk.len)
-                && !self.bad.contains(&chunk.id)
+        let found = ground(&**self.store.index(), &ids, &self.gone)?;
+        Ok(chunks.iter().zip(found).all(|(chunk, grounded)| {
+            grounded.is_some_and(|Grounded { location, .. }| {
+                location.record.plain_len == chunk.len
+                    && !self.bad.contains(&(location.pack.name.id, chunk.id))
+            })
         }))
     }
 }
@@ -311,7 +325,7 @@ struct PackResult {
 }
 
 /// Reads a pack whole. If that fails, finds out which chunks can still be had.
-fn read_pack(store: &ChunkStore, entry: &PackEntry) -> PackResult {
+fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader) -> PackResult {
     let object = entry.name.object();
     let bytes = match store.storage().get(&object, MAX_PACK_LEN) {
         Ok(bytes) => bytes,
@@ -320,7 +334,8 @@ fn read_pack(store: &ChunkStore, entry: &PackEntry) -> PackResult {
             return PackResult { outcome: Err(error.into()), bad };
         }
     };
-    let outcome = pack::verify(entry.name, store.keys(), &bytes).and_then(|records| {
+    let mut prefix = |record: &PackRecord| bases.prefix_of(store, record);
+    let outcome = pack::verify(entry.name, store.keys(), &bytes, &mut prefix).and_then(|records| {
         if records == entry.records {
             Ok(())
         } else {
@@ -334,11 +349,15 @@ fn read_pack(store: &ChunkStore, entry: &PackEntry) -> PackResult {
         match tools {
             Ok((reader, mut decompressor)) => {
                 for record in &entry.records {
-                    let end = usize::try_from(record.end()).unwrap_or(usize::MAX);
-                    let sealed = bytes.get(record.offset as usize..end);
-                    let opened =
-                        sealed.map(|sealed| reader.open(store.keys(), record, sealed, &mut decompressor));
-                    if !matches!(opened, Some(Ok(_))) {
+                    let sealed = record.range().and_then(|range| bytes.get(range));
+                    let opened = sealed.is_some_and(|sealed| {
+                        bases.prefix_of(store, record).is_ok_and(|prefix| {
+                            reader
+                                .open(store.keys(), record, sealed, prefix.bytes(), &mut decompressor)
+                                .is_ok()
+                        })
+                    });
+                    if !opened {
                         bad.push(record.id);
                     }
                 }

@@ -7,35 +7,47 @@
 //! `state.json` beside the database says which segments it holds. It is written after the data is
 //! flushed; where it is missing or disagrees, the database is built anew from the segments.
 
-use super::{ChunkIndex, Location, PackInfo, Segment, decode_pack_name, encode_pack_name, short_key};
+use super::{
+    ChunkIndex, Cut, Location, PackInfo, Segment, cuts_of, decode_pack_name, encode_pack_name, short_key,
+};
 use crate::error::InObject as _;
 use crate::format::{Decoder, Encoder, Malformed};
 use crate::id::{ChunkId, ObjectId};
 use crate::pack::Record;
 use crate::{Error, Result};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, WriteBatch};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, WaitForCompactOptions, WriteBatch,
+};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
+mod bulk;
+use bulk::Bulk;
+
 /// Chunks: first 16 bytes of the id → pack number and record.
 const CHUNKS: &str = "chunks";
+/// Cuts: anchor → the chunks on both sides.
+const CUTS: &str = "cuts";
 /// Packs: number (u32, big-endian order is not needed) → name, length, segment.
 const PACKS: &str = "packs";
-/// Entries written in one batch.
-const BATCH: usize = 10_000;
 /// Block cache: indexes and filters live in it too.
-const CACHE_BYTES: usize = 32 << 20;
+const CACHE_BYTES: usize = 24 << 20;
+/// And for each chunk, so that the filters of a large index stay in memory: two times 10 bits, and the
+/// index blocks.
+const CACHE_BYTES_PER_CHUNK: u64 = 4;
 
 #[derive(Serialize, Deserialize, Default, Clone, PartialEq)]
 struct State {
     version: u32,
     segments: Vec<ObjectId>,
     next_pack: u32,
+    /// Entries of chunks, those that overwrote others included.
+    chunks: u64,
 }
 
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
 /// A view of the database, and the table of packs.
 struct View {
@@ -112,7 +124,7 @@ impl RocksIndex {
         fs::rename(temporary, path).map_err(cache_error)
     }
 
-    fn options() -> (Options, Vec<ColumnFamilyDescriptor>) {
+    fn options(entries: u64) -> (Options, Vec<ColumnFamilyDescriptor>) {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -123,25 +135,27 @@ impl RocksIndex {
         options.set_max_background_jobs(2);
         options.set_write_buffer_size(32 << 20);
         let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+        let cache = usize::try_from(entries * CACHE_BYTES_PER_CHUNK).unwrap_or_default() + CACHE_BYTES;
+        table.set_block_cache(&Cache::new_lru_cache(cache));
         // 10 bits a key: 1 % of the look-ups of a first backup, all misses, read a block in vain.
         table.set_bloom_filter(10.0, false);
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_data_block_index_type(rocksdb::DataBlockIndexType::BinaryAndHash);
         table.set_format_version(5);
-        let mut chunks = options.clone();
-        chunks.set_block_based_table_factory(&table);
+        let mut hashed = options.clone();
+        hashed.set_block_based_table_factory(&table);
         let families = vec![
             ColumnFamilyDescriptor::new("default", options.clone()),
-            ColumnFamilyDescriptor::new(CHUNKS, chunks),
-            ColumnFamilyDescriptor::new(PACKS, options.clone()),
+            ColumnFamilyDescriptor::new(CHUNKS, hashed.clone()),
+            ColumnFamilyDescriptor::new(CUTS, hashed.clone()),
+            ColumnFamilyDescriptor::new(PACKS, options),
         ];
-        (options, families)
+        (hashed, families)
     }
 
     fn open_view(&self, state: State) -> Result<View> {
-        let (options, families) = Self::options();
+        let (options, families) = Self::options(state.chunks);
         let path = self.folder.join("db");
         let db = DB::open_cf_descriptors_read_only(&options, &path, families, false).map_err(cache_error)?;
         let mut packs = vec![None; state.next_pack as usize];
@@ -189,10 +203,14 @@ impl RocksIndex {
         wanted: &[ObjectId],
         load: &mut dyn FnMut(&ObjectId) -> Result<Segment>,
     ) -> Result<()> {
-        let (options, families) = Self::options();
-        let db = DB::open_cf_descriptors(&options, self.folder.join("db"), families).map_err(cache_error)?;
-        let chunks = family(&db, CHUNKS)?;
+        let (options, families) = Self::options(state.chunks);
+        let path = self.folder.join("db");
+        let db = DB::open_cf_descriptors(&options, &path, families).map_err(cache_error)?;
         let packs = family(&db, PACKS)?;
+        let staging = self.folder.join("load");
+        let _ = fs::remove_dir_all(&staging);
+        fs::create_dir_all(&staging).map_err(cache_error)?;
+        let (mut chunks, mut cuts) = (Bulk::new(CHUNKS, &staging), Bulk::new(CUTS, &staging));
         for id in wanted {
             if state.segments.contains(id) {
                 continue;
@@ -206,19 +224,23 @@ impl RocksIndex {
                 info.raw(id.as_bytes());
                 batch.put_cf(packs, number.to_le_bytes(), &info.bytes);
                 for record in &pack.records {
-                    batch.put_cf(chunks, short_key(&record.id), encode_location(number, record));
-                    if batch.len() >= BATCH {
-                        db.write_without_wal(std::mem::take(&mut batch)).map_err(cache_error)?;
-                    }
+                    chunks.put(&short_key(&record.id), &encode_location(number, record))?;
+                }
+                for (anchor, cut) in cuts_of(&pack.records) {
+                    cuts.put(&anchor.to_le_bytes(), &encode_cut(&cut))?;
                 }
             }
             db.write_without_wal(batch).map_err(cache_error)?;
             state.segments.push(*id);
         }
-        for family in [chunks, packs] {
-            db.flush_cf(family).map_err(cache_error)?;
+        state.chunks += chunks.count;
+        db.flush_cf(packs).map_err(cache_error)?;
+        for bulk in [chunks, cuts] {
+            bulk.finish(&db, &options)?;
         }
-        Ok(())
+        fs::remove_dir_all(&staging).map_err(cache_error)?;
+        // Each table that overlaps others costs a look-up a probe of its filter: no more than a few.
+        db.wait_for_compact(&WaitForCompactOptions::default()).map_err(cache_error)
     }
 }
 
@@ -235,9 +257,9 @@ fn decode_pack(bytes: &[u8]) -> Result<PackInfo, Malformed> {
 }
 
 fn encode_location(pack: u32, record: &Record) -> Vec<u8> {
-    let mut out = Encoder { bytes: Vec::with_capacity(24 + 32 * record.bases.len()) };
+    let mut out = Encoder { bytes: Vec::with_capacity(32 + 32 * record.bases.len()) };
     out.u32(pack).u32(record.ordinal).u32(record.offset).u32(record.stored_len).u32(record.plain_len);
-    out.u8(record.codec as u8).u8(record.depth);
+    out.u8(record.codec as u8).u8(record.depth).u8(record.generation).u64(record.anchor);
     record.bases.iter().for_each(|base| {
         out.raw(base.as_bytes());
     });
@@ -250,12 +272,26 @@ fn decode_location(id: &ChunkId, bytes: &[u8]) -> Result<(u32, Record), Malforme
     let (ordinal, offset, stored_len, plain_len) =
         (decoder.u32()?, decoder.u32()?, decoder.u32()?, decoder.u32()?);
     let codec = crate::format::Codec::from_byte(decoder.u8()?).ok_or_else(|| decoder.malformed("codec"))?;
-    let depth = decoder.u8()?;
+    let (depth, generation, anchor) = (decoder.u8()?, decoder.u8()?, decoder.u64()?);
     let mut bases = vec![];
     while decoder.remaining() > 0 {
         bases.push(ChunkId(decoder.array()?));
     }
-    Ok((pack, Record { id: *id, ordinal, offset, stored_len, plain_len, codec, depth, bases }))
+    let id = *id;
+    Ok((pack, Record { id, ordinal, offset, stored_len, plain_len, codec, depth, generation, anchor, bases }))
+}
+
+fn encode_cut(cut: &Cut) -> Vec<u8> {
+    let after = cut.after.as_ref().map_or(&[][..], |id| id.as_bytes());
+    [cut.before.as_bytes(), after].concat()
+}
+
+fn decode_cut(bytes: &[u8]) -> Result<Cut, Malformed> {
+    let mut decoder = Decoder::new(bytes, "cut entry");
+    let before = ChunkId(decoder.array()?);
+    let after = if decoder.remaining() > 0 { Some(ChunkId(decoder.array()?)) } else { None };
+    decoder.finish()?;
+    Ok(Cut { before, after })
 }
 
 impl ChunkIndex for RocksIndex {
@@ -274,6 +310,15 @@ impl ChunkIndex for RocksIndex {
                 Ok(Some(Location { pack: Arc::clone(pack), record }))
             })
             .collect()
+    }
+
+    fn cuts(&self, anchors: &[u64]) -> Result<Vec<Option<Cut>>> {
+        let view = self.view()?;
+        let Some(db) = &view.db else { return Ok(vec![None; anchors.len()]) };
+        let keys: Vec<[u8; 8]> = anchors.iter().map(|anchor| anchor.to_le_bytes()).collect();
+        let found = db.batched_multi_get_cf(family(db, CUTS)?, &keys, false);
+        let decode = |value: rocksdb::DBPinnableSlice<'_>| decode_cut(&value).in_object("local index");
+        found.into_iter().map(|value| value.map_err(cache_error)?.map(decode).transpose()).collect()
     }
 
     fn packs(&self) -> Vec<Arc<PackInfo>> {

@@ -4,14 +4,14 @@
 //! Every so often a checkpoint lists in HEAD what is durable, so that an interrupted run is not
 //! repeated, and so that the claims in memory stay few.
 
-use super::{ChunkRef, Dedupe};
+use super::Dedupe;
 use crate::env::random_array;
 use crate::executor::{Pending, submit};
-use crate::format::{Codec, PackKind, SEGMENT_CHUNKS};
+use crate::format::{PackKind, SEGMENT_CHUNKS};
 use crate::head::SegmentRef;
 use crate::id::{PackId, SessionId};
 use crate::index::{PackEntry, Segment};
-use crate::pack::{PackBuilder, PackName};
+use crate::pack::{PackBuilder, PackName, Record};
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::VecDeque;
@@ -19,15 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Packs being sealed and uploaded may hold this many bytes together.
 const IN_FLIGHT_BYTES: usize = 128 << 20;
-/// A pack passes its size by at most a chunk, a directory and the padding.
-const PACK_MARGIN: usize = 12 << 20;
+/// A pack passes its size by padding; only one that holds a single chunk passes it by more.
+const PACK_MARGIN: usize = 1 << 20;
 /// A checkpoint is due after this many bytes of packs.
 const CHECKPOINT_BYTES: u64 = 2 << 30;
 
 /// How packs are made.
 #[derive(Clone, Copy, Debug)]
 pub struct PackerOptions {
-    /// A pack is sealed when it reaches this many bytes.
+    /// A pack is sealed before it passes this many bytes.
     pub pack_len: usize,
     /// Seal packs to learn their size, then throw them away: for dry runs.
     pub discard: bool,
@@ -58,6 +58,8 @@ pub struct Written {
     pub data_chunks: u64,
     /// New chunks of manifests.
     pub metadata_chunks: u64,
+    /// Those of them that are stored against older versions.
+    pub delta_chunks: u64,
     /// Plain bytes of all new chunks.
     pub plain_bytes: u64,
     /// Bytes of finished packs.
@@ -123,12 +125,20 @@ impl Packer {
     }
 
     /// Adds a new chunk; seals and uploads the pack when it is full.
-    pub fn push(&mut self, kind: PackKind, chunk: ChunkRef, codec: Codec, frame: &[u8]) -> Result<()> {
+    pub fn push(&mut self, kind: PackKind, record: Record, frame: &[u8]) -> Result<()> {
         match kind {
             PackKind::Data => self.written.data_chunks += 1,
             PackKind::Metadata => self.written.metadata_chunks += 1,
         }
-        self.written.plain_bytes += u64::from(chunk.len);
+        self.written.delta_chunks += u64::from(record.is_delta());
+        self.written.plain_bytes += u64::from(record.plain_len);
+        // Sealed before it passes its size, which is then a size that padding leaves as it is.
+        let most = self.options.pack_len;
+        let full = |builder: &mut PackBuilder| !builder.fits(&record, frame.len(), most);
+        if let Some(builder) = self.open_pack(kind).take_if(full) {
+            self.upload(builder)?;
+            self.checkpoint_if_due()?;
+        }
         let mut builder = match self.open_pack(kind).take() {
             Some(builder) => builder,
             None => {
@@ -138,14 +148,9 @@ impl Packer {
                 PackBuilder::new(self.fresh_name(kind)?, buffer.unwrap_or_else(|| Vec::with_capacity(room)))
             }
         };
-        builder.push(chunk.id, chunk.len, codec, frame);
-        if builder.len() >= self.options.pack_len {
-            self.upload(builder)?;
-            self.checkpoint_if_due()
-        } else {
-            *self.open_pack(kind) = Some(builder);
-            Ok(())
-        }
+        builder.push(record, frame);
+        *self.open_pack(kind) = Some(builder);
+        Ok(())
     }
 
     fn open_pack(&mut self, kind: PackKind) -> &mut Option<PackBuilder> {

@@ -5,7 +5,7 @@ use crate::config::{hostname, read_file, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use chunkstore::ingest::PackerOptions;
+use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::source::files::{FilesOptions, FilesSource};
@@ -88,6 +88,10 @@ pub(crate) struct Args {
     /// Make no snapshot if nothing changed since the parent
     #[arg(long)]
     skip_if_unchanged: bool,
+    /// Store changed chunks whole instead of against their last version: sizes then tell less about what
+    /// changed, and reading needs nothing older
+    #[arg(long, env = "ESKER_NO_DELTA")]
+    no_delta: bool,
 }
 
 const SOURCES: &str = "\
@@ -136,7 +140,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         ignore_ctime: args.ignore_ctime,
         dry_run: args.dry_run,
         skip_if_unchanged: args.skip_if_unchanged,
-        compression: context.global.compression,
+        sealing: Sealing { compression: context.global.compression, delta: !args.no_delta },
         packer,
         program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
     };

@@ -11,15 +11,15 @@ use engine::Repository;
 /// Create a repository
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Average size of chunks, a power of two from 1k to 256k; cannot be changed later
-    #[arg(long, value_parser = parse_size, default_value = "128k", value_name = "SIZE")]
+    /// Average size of chunks, a power of two from 1k to 512k; cannot be changed later
+    #[arg(long, value_parser = parse_size, default_value = "512k", value_name = "SIZE")]
     chunk_size: u64,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let average = u32::try_from(args.chunk_size).unwrap_or(u32::MAX);
-    if !average.is_power_of_two() || !(1 << 10..=256 << 10).contains(&average) {
-        return Err(Failure::new("--chunk-size must be a power of two from 1k to 256k"));
+    if !average.is_power_of_two() || !(1 << 10..=512 << 10).contains(&average) {
+        return Err(Failure::new("--chunk-size must be a power of two from 1k to 512k"));
     }
     let params = ChunkerParams::around(average);
     let repo = context.open_with(

@@ -30,6 +30,10 @@ pub(crate) struct PruneArgs {
     /// Copy at most this much to new packs
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     max_repack_size: Option<u64>,
+    /// Keep old chunks as long as newer ones are stored against them, instead of storing those anew where
+    /// that frees more than it takes
+    #[arg(long)]
+    no_rebase: bool,
     /// Give up sessions of other machines that were silent for this many hours
     #[arg(long, default_value_t = 168, value_name = "HOURS")]
     fence_after: u64,
@@ -62,6 +66,8 @@ pub(crate) fn prune_and_print(
     let options = PruneOptions {
         max_unused: args.max_unused,
         max_repack: args.max_repack_size,
+        no_rebase: args.no_rebase,
+        compression: context.global.compression,
         dry_run,
         packer: PackerOptions {
             pack_len: context.global.pack_size.saturating_mul(1 << 20),
@@ -98,6 +104,9 @@ fn print(plan: &PrunePlan, dry_run: bool, context: &Context) {
         plan.packs_repack,
         bytes(plan.bytes_repack)
     ));
+    if plan.chunks_rebase > 0 {
+        say(format!("chunks to be stored anew, without older ones: {}", plan.chunks_rebase));
+    }
     if plan.orphans > 0 || plan.sessions_fenced > 0 {
         say(format!("left by interrupted runs: {} objects, {} sessions", plan.orphans, plan.sessions_fenced));
     }

@@ -46,6 +46,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             stats.deduplication_ratio
         ));
         output::line(format!(
+            "deltas:        {} of them in {} chunks, stored in {}",
+            bytes(stats.delta_uncompressed_size),
+            stats.delta_blob_count,
+            bytes(stats.delta_size)
+        ));
+        output::line(format!(
             "stored:        {} in {} packs ({:.2}x)",
             bytes(stats.total_size),
             stats.packs,

@@ -132,6 +132,7 @@ mod tests {
             segments: vec![],
             remove: HashSet::new(),
             repack: vec![],
+            rebase: vec![],
             live: HashSet::new(),
         };
         let orphans = find_orphans(&listed, &store.head(), &survey, &[session]);

@@ -1,26 +1,31 @@
 //! What snapshots need, and what the packs hold: the mark of a prune, and its choice of packs.
 
+use super::standing::{Rebase, Standing};
 use super::{MaxUnused, PruneOptions, PrunePlan};
-use crate::manifest::{ManifestReader, Record, Step};
+use crate::manifest::{self, ManifestReader, Step};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::format::names;
 use chunkstore::head::{Head, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::ChunkRef;
+use chunkstore::pack::Record;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The chunks that snapshots need; the flag says whether a location was chosen for it.
+/// The chunks that snapshots need.
 #[derive(Default)]
 pub(super) struct Marks {
     pub(super) roots: HashSet<ObjectId>,
-    needed: HashMap<[u8; 16], bool>,
+    pub(super) needed: HashSet<ShortId>,
 }
 
-fn short(id: &ChunkId) -> [u8; 16] {
+/// First half of a chunk id: ample to tell keyed hashes apart.
+pub(super) type ShortId = [u8; 16];
+
+pub(super) fn short(id: &ChunkId) -> ShortId {
     let mut key = [0; 16];
     key.copy_from_slice(&id.0[..16]);
     key
@@ -49,7 +54,7 @@ impl Marks {
             let snapshot: Snapshot = serde_json::from_slice(&plain)
                 .map_err(|error| chunkstore::Error::corrupt(names::snapshot(&root.id), error))?;
             for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, &mut |chunk| {
-                if self.needed.insert(short(&chunk.id), false).is_none() {
+                if self.needed.insert(short(&chunk.id)) {
                     fresh.push(chunk.id);
                 }
             })?;
@@ -75,7 +80,7 @@ fn for_each_chunk(store: &Arc<ChunkStore>, listed: &Listed, each: &mut dyn FnMut
                     chunkstore::store::describe(&damage.error)
                 )));
             }
-            Step::Record(Record::Chunks(chunks)) => chunks.into_iter().for_each(&mut *each),
+            Step::Record(manifest::Record::Chunks(chunks)) => chunks.into_iter().for_each(&mut *each),
             Step::Record(_) => {}
         }
     }
@@ -90,6 +95,8 @@ pub(super) struct Survey {
     pub(super) segments: Vec<(SegmentRef, Segment)>,
     pub(super) remove: HashSet<PackId>,
     pub(super) repack: Vec<(PackEntry, Vec<usize>)>,
+    /// Deltas that are to stand on their own again.
+    pub(super) rebase: Vec<Record>,
     pub(super) live: HashSet<PackId>,
 }
 
@@ -97,7 +104,7 @@ impl Survey {
     pub(super) fn take(
         store: &Arc<ChunkStore>,
         head: &Head,
-        marks: &mut Marks,
+        marks: &Marks,
         options: &PruneOptions,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
@@ -113,26 +120,33 @@ impl Survey {
                 return Err(Error::Interrupted);
             }
         }
+        let mut live = HashSet::new();
         // A chunk may lie in several packs. Packs that stay anyway are asked first, so that the others
         // become removable.
         let mut packs: Vec<&PackEntry> = segments.iter().flat_map(|(_, segment)| &segment.packs).collect();
+        packs.retain(|pack| !doomed.contains(&pack.name.id) && live.insert(pack.name.id));
         packs.sort_by_key(|pack| condemned.contains(&pack.name.id));
+        let standing = Standing::of(&packs);
+        let missing = marks.needed.iter().filter(|id| standing.record(id).is_none()).count();
+        if missing > 0 {
+            return Err(Error::Refused(format!(
+                "{missing} needed chunks are in no pack, or stand on others that are in none; nothing is \
+                 removed while data is missing (see 'esker check')"
+            )));
+        }
+        let Rebase { chunks: rebase, keep } = standing.rebase(&marks.needed, options);
+        plan.chunks_rebase = rebase.len() as u64;
         let mut remove = HashSet::new();
         let mut partial = vec![];
-        let mut live = HashSet::new();
-        for pack in packs {
-            if doomed.contains(&pack.name.id) || !live.insert(pack.name.id) {
-                continue;
-            }
+        for (number, pack) in packs.iter().enumerate() {
             plan.packs_total += 1;
             plan.bytes_total += pack.len;
-            let mut used = vec![];
-            for (position, record) in pack.records.iter().enumerate() {
-                if let Some(chosen @ false) = marks.needed.get_mut(&short(&record.id)) {
-                    *chosen = true;
-                    used.push(position);
-                }
-            }
+            let used: Vec<usize> = (0..pack.records.len())
+                .filter(|position| {
+                    let id = short(&pack.records[*position].id);
+                    keep.contains(&id) && standing.place(&id) == Some((number, *position))
+                })
+                .collect();
             let used_bytes: u64 =
                 used.iter().map(|position| u64::from(pack.records[*position].stored_len)).sum();
             plan.bytes_used += used_bytes;
@@ -143,18 +157,12 @@ impl Survey {
                 plan.bytes_remove += pack.len;
                 remove.insert(pack.name.id);
             } else if used.len() < pack.records.len() {
-                partial.push((pack.clone(), used, used_bytes));
+                partial.push(((*pack).clone(), used, used_bytes));
             }
-        }
-        if let Some(missing) = marks.needed.values().filter(|chosen| !**chosen).count().checked_sub(1) {
-            return Err(Error::Refused(format!(
-                "{} needed chunks are in no pack; nothing is removed while data is missing (see 'esker check')",
-                missing + 1
-            )));
         }
         let repack = choose_repack(&mut plan, partial, options);
         remove.extend(repack.iter().map(|(pack, _)| pack.name.id));
-        Ok(Self { plan, segments, remove, repack, live })
+        Ok(Self { plan, segments, remove, repack, rebase, live })
     }
 }
 

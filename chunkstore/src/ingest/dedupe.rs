@@ -1,0 +1,345 @@
+//! The workers' part: name a batch of chunks, find out which are new, and compress those, against older
+//! versions of themselves where that is clearly smaller.
+
+use super::predict::Hint;
+use super::{ChunkRef, SLAB_LEN};
+use crate::bases::{BaseReader, Grounded, Prefix, choose, ground};
+use crate::format::PackKind;
+use crate::id::{ChunkId, PackId};
+use crate::index::short_key;
+use crate::pack::Record;
+use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor};
+use crate::store::ChunkStore;
+use crate::{Error, Result};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A delta is kept if it takes at most this share of what the chunk would take alone: reading one costs
+/// its bases, too.
+const CLEARLY_SMALLER: f32 = 0.75;
+
+/// How new chunks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealing {
+    /// How hard to compress.
+    pub compression: Compression,
+    /// Whether to compress against older versions.
+    pub delta: bool,
+}
+
+impl Default for Sealing {
+    fn default() -> Self {
+        Self { compression: Compression::default(), delta: true }
+    }
+}
+
+/// What all lanes of a session share: which chunks are on their way, and which packs are built on.
+pub struct Dedupe {
+    pub(super) store: Arc<ChunkStore>,
+    pub(super) avoid: HashSet<PackId>,
+    claimed: Mutex<HashSet<[u8; 16]>>,
+    relied: Mutex<HashSet<PackId>>,
+    sealing: Sealing,
+    bases: BaseReader,
+    compressors: Mutex<Vec<Compressor>>,
+    slabs: Mutex<Vec<Vec<u8>>>,
+    arenas: Mutex<Vec<Vec<u8>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A chunk that was cut and not yet looked at.
+pub(super) struct CutChunk {
+    pub(super) range: Range<usize>,
+    pub(super) anchor: u64,
+    /// The anchor of the chunk before it in its stream; 0 for none.
+    pub(super) before: u64,
+    pub(super) hint: Hint,
+}
+
+/// Chunks of one lane, with their bytes.
+pub(super) struct Batch {
+    pub(super) kind: PackKind,
+    pub(super) slab: Vec<u8>,
+    pub(super) chunks: Vec<CutChunk>,
+}
+
+pub(super) struct ProcessedChunk {
+    pub(super) chunk: ChunkRef,
+    /// Its record, without a place yet, and where in `frames` it lies; if the chunk is new.
+    pub(super) frame: Option<(Record, Range<usize>)>,
+}
+
+/// What a worker made of a batch.
+pub(super) struct Processed {
+    pub(super) chunks: Vec<ProcessedChunk>,
+    pub(super) frames: Vec<u8>,
+}
+
+/// A delta that may be made.
+struct Attempt {
+    prefix: Prefix,
+    bases: Vec<ChunkId>,
+    depth: u8,
+    generation: u8,
+    packs: Vec<PackId>,
+}
+
+impl Dedupe {
+    /// Starts a session's bookkeeping; the index must be in step with HEAD.
+    #[must_use]
+    pub fn new(store: Arc<ChunkStore>, sealing: Sealing) -> Arc<Self> {
+        Arc::new(Self {
+            avoid: store.avoided_packs(),
+            store,
+            claimed: Mutex::default(),
+            relied: Mutex::default(),
+            sealing,
+            bases: BaseReader::default(),
+            compressors: Mutex::default(),
+            slabs: Mutex::default(),
+            arenas: Mutex::default(),
+        })
+    }
+
+    /// The store that is written to.
+    #[must_use]
+    pub fn store(&self) -> &Arc<ChunkStore> {
+        &self.store
+    }
+
+    /// The packs that this session's chunks were found in, or stand on.
+    #[must_use]
+    pub fn relied(&self) -> HashSet<PackId> {
+        locked(&self.relied).clone()
+    }
+
+    /// Counts packs of this session among those that its commit depends on.
+    pub(crate) fn rely_on(&self, packs: impl IntoIterator<Item = PackId>) {
+        locked(&self.relied).extend(packs);
+    }
+
+    /// Forgets claims on chunks that the index knows by now.
+    pub(crate) fn release(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        let mut claimed = locked(&self.claimed);
+        for id in ids {
+            claimed.remove(&short_key(&id));
+        }
+    }
+
+    /// Whether every chunk is in the store already, in packs that may be built on; if so, they are
+    /// relied on.
+    pub fn reuse(&self, ids: &[ChunkId]) -> Result<bool> {
+        let mut packs = HashSet::new();
+        for grounded in ground(&**self.store.index(), ids, &self.avoid)? {
+            let Some(grounded) = grounded else { return Ok(false) };
+            packs.extend(grounded.packs);
+        }
+        self.rely_on(packs);
+        Ok(true)
+    }
+
+    /// For each id: whether its chunk must be stored by whoever asks. Claims those. `expected` are the
+    /// chunks that they were thought to be; where that is right, nothing needs to be looked up.
+    fn claim(&self, ids: &[ChunkId], expected: &[Option<Arc<Grounded>>]) -> Result<Vec<bool>> {
+        let mut wanted = vec![false; ids.len()];
+        let mut unknown = vec![];
+        let mut packs = HashSet::new();
+        {
+            let claimed = locked(&self.claimed);
+            for (position, (id, expected)) in ids.iter().zip(expected).enumerate() {
+                match expected {
+                    Some(same) if same.location.record.id == *id => packs.extend(&same.packs),
+                    _ if claimed.contains(&short_key(id)) => {}
+                    _ => unknown.push((position, *id)),
+                }
+            }
+        }
+        let asked: Vec<ChunkId> = unknown.iter().map(|(_, id)| *id).collect();
+        let found = ground(&**self.store.index(), &asked, &self.avoid)?;
+        let mut claimed = locked(&self.claimed);
+        for ((position, id), grounded) in unknown.into_iter().zip(found) {
+            match grounded {
+                Some(grounded) => packs.extend(grounded.packs),
+                // Two workers may have asked at once, and one batch may hold a chunk twice: the first
+                // claim wins.
+                None => wanted[position] = claimed.insert(short_key(&id)),
+            }
+        }
+        drop(claimed);
+        self.rely_on(packs);
+        Ok(wanted)
+    }
+
+    pub(super) fn slab(&self) -> Vec<u8> {
+        locked(&self.slabs).pop().unwrap_or_else(|| vec![0; SLAB_LEN])
+    }
+
+    pub(super) fn put_back(&self, mut frames: Vec<u8>) {
+        if frames.capacity() > 0 {
+            frames.clear();
+            locked(&self.arenas).push(frames);
+        }
+    }
+
+    /// Name, look up, compress.
+    pub(super) fn process(&self, batch: Batch) -> Result<Processed> {
+        let Batch { kind, slab, mut chunks } = batch;
+        let ids: Vec<ChunkId> =
+            chunks.iter().map(|chunk| self.store.keys().chunk_id(&slab[chunk.range.clone()])).collect();
+        let expected: Vec<_> = chunks.iter_mut().map(|chunk| chunk.hint.same.take()).collect();
+        let wanted = self.claim(&ids, &expected)?;
+        let mut frames = Vec::new();
+        let mut out = Vec::with_capacity(chunks.len());
+        if wanted.contains(&true) {
+            // Reused like slabs, and large enough from the start: growing would copy.
+            frames = locked(&self.arenas).pop().unwrap_or_else(|| Vec::with_capacity(SLAB_LEN));
+            let reused = locked(&self.compressors).pop();
+            let mut compressor = match reused {
+                Some(compressor) => compressor,
+                None => Compressor::new(self.sealing.compression)?,
+            };
+            let attempts = match kind {
+                PackKind::Data => self.attempts(&mut chunks, &wanted)?,
+                PackKind::Metadata => vec![],
+            };
+            let mut deltas = DeltaCompressor::new()?;
+            let mut again = self.bases.buffer();
+            let mut tried = attempts.iter();
+            for ((id, chunk), wanted) in ids.iter().zip(&chunks).zip(&wanted) {
+                let attempt = tried.next().and_then(Option::as_ref);
+                let frame = if *wanted {
+                    let plain = &slab[chunk.range.clone()];
+                    let record =
+                        Record::full(*id, len(&chunk.range), chunk.anchor, crate::format::Codec::Raw);
+                    let start = frames.len();
+                    let record = match attempt {
+                        Some(attempt) => {
+                            self.delta(attempt, plain, record, &mut deltas, &mut frames, &mut again)?
+                        }
+                        None => Err(record),
+                    };
+                    let record = record.unwrap_or_else(|mut record| {
+                        record.codec = compressor.compress(plain, &mut frames);
+                        record
+                    });
+                    Some((record, start..frames.len()))
+                } else {
+                    None
+                };
+                out.push(ProcessedChunk { chunk: ChunkRef { id: *id, len: len(&chunk.range) }, frame });
+            }
+            locked(&self.compressors).push(compressor);
+            drop(deltas);
+            self.bases.recycle(again);
+            attempts.into_iter().flatten().for_each(|attempt| self.bases.recycle_prefix(attempt.prefix));
+        } else {
+            out.extend(ids.iter().zip(&chunks).map(|(id, chunk)| ProcessedChunk {
+                chunk: ChunkRef { id: *id, len: len(&chunk.range) },
+                frame: None,
+            }));
+        }
+        locked(&self.slabs).push(slab);
+        Ok(Processed { chunks: out, frames })
+    }
+
+    /// For each chunk, what it might be compressed against.
+    fn attempts(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<Vec<Option<Attempt>>> {
+        if !self.sealing.delta || self.sealing.compression == Compression::Off {
+            return Ok(vec![]);
+        }
+        self.look_around(chunks, wanted)?;
+        let index = &**self.store.index();
+        let mut attempts = vec![];
+        for (chunk, wanted) in chunks.iter().zip(wanted) {
+            let chosen = if *wanted { choose(index, &chunk.hint.around)? } else { None };
+            let Some(chosen) = chosen else {
+                attempts.push(None);
+                continue;
+            };
+            match self.bases.bases(&self.store, &chosen.bases) {
+                Ok(prefix) => attempts.push(Some(Attempt {
+                    prefix,
+                    bases: chosen.bases,
+                    depth: chosen.depth,
+                    generation: chosen.generation,
+                    packs: chunk.hint.around.iter().flat_map(|old| old.packs.iter().copied()).collect(),
+                })),
+                // A base that cannot be read is no base. That it is damaged is for `check` to say; nothing
+                // that is stored now depends on it.
+                Err(error) => {
+                    tracing::debug!(%error, "a base chunk cannot be read");
+                    attempts.push(None);
+                }
+            }
+        }
+        Ok(attempts)
+    }
+
+    /// Where no earlier version of the stream says what a new chunk came from, its anchors may: renamed
+    /// and moved files, other hosts, parts in another order.
+    fn look_around(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<()> {
+        let index = &**self.store.index();
+        let mut lost: Vec<&mut CutChunk> = chunks
+            .iter_mut()
+            .zip(wanted)
+            .filter(|(chunk, wanted)| **wanted && chunk.hint.around.is_empty() && chunk.anchor != 0)
+            .map(|(chunk, _)| chunk)
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let anchors: Vec<u64> = lost.iter().flat_map(|chunk| [chunk.before, chunk.anchor]).collect();
+        let cuts = index.cuts(&anchors)?;
+        for (chunk, cuts) in lost.iter_mut().zip(cuts.chunks_exact(2)) {
+            let [before, after] = cuts else { continue };
+            let follows = before.and_then(|cut| cut.after);
+            let ends_alike = after.map(|cut| cut.before);
+            let mut ids: Vec<ChunkId> = follows.into_iter().chain(ends_alike).collect();
+            ids.dedup();
+            let grounded = ground(index, &ids, &self.avoid)?;
+            chunk.hint.around = grounded.into_iter().flatten().map(Arc::new).collect();
+        }
+        Ok(())
+    }
+
+    /// Compresses a chunk against its bases, if that is clearly smaller than alone; else hands the record
+    /// back. What was compressed is decompressed again and compared: a mistake here would be found when it
+    /// is too late.
+    fn delta<'bases>(
+        &self,
+        attempt: &'bases Attempt,
+        plain: &[u8],
+        record: Record,
+        deltas: &mut DeltaCompressor<'bases>,
+        frames: &mut Vec<u8>,
+        again: &mut Vec<u8>,
+    ) -> Result<Result<Record, Record>> {
+        let start = frames.len();
+        let alone = plain.len() as f32 * attempt.prefix.ratio();
+        let limit = ((alone * CLEARLY_SMALLER) as usize).min(plain.len());
+        if !deltas.compress(plain, attempt.prefix.bytes(), limit, frames)? {
+            return Ok(Err(record));
+        }
+        let (depth, generation, bases) = (attempt.depth, attempt.generation, attempt.bases.clone());
+        let record = Record::delta(record.id, record.plain_len, record.anchor, depth, generation, bases);
+        let mut decompressor = Decompressor::new()?;
+        let (frame, prefix) = (&frames[start..], attempt.prefix.bytes());
+        let read = decompressor.decompress_into(record.codec, frame, prefix, plain.len(), again);
+        if read.is_err() || again.as_slice() != plain {
+            return Err(Error::Invalid(format!(
+                "chunk {} does not survive compression: is this machine's memory sound?",
+                record.id.short()
+            )));
+        }
+        self.rely_on(attempt.packs.iter().copied());
+        Ok(Ok(record))
+    }
+}
+
+fn len(range: &Range<usize>) -> u32 {
+    u32::try_from(range.len()).expect("chunks are at most 16 MiB")
+}

@@ -1,0 +1,115 @@
+//! What a prune stores again before it removes: used chunks of packs that are mostly unused, and deltas
+//! whose bases nobody else needs.
+
+use super::PruneOptions;
+use super::survey::Survey;
+use crate::{Error, Monitor, Result};
+use chunkstore::SessionId;
+use chunkstore::bases::BaseReader;
+use chunkstore::executor::{Pending, submit};
+use chunkstore::format::{Codec, MAX_PACK_LEN, PackKind};
+use chunkstore::head::SegmentRef;
+use chunkstore::ingest::{ChunkRef, Dedupe, Packer, Sealing};
+use chunkstore::pack::{PackReader, Record};
+use chunkstore::reader::{Fetched, ReadAhead};
+use chunkstore::seal::{Compression, Compressor, Decompressor};
+use chunkstore::store::ChunkStore;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Copies the used chunks of packs into new ones, verified on the way, and stores deltas anew that are to
+/// stand on their own.
+pub(super) fn rewrite(
+    store: &Arc<ChunkStore>,
+    session: &SessionId,
+    survey: &Survey,
+    options: &PruneOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<SegmentRef>> {
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default());
+    let mut packer = Packer::new(&dedupe, *session, options.packer)?;
+    let mut decompressor = Decompressor::new()?;
+    let bases = BaseReader::default();
+    for (pack, positions) in &survey.repack {
+        let object = pack.name.object();
+        let bytes = store.storage().get(&object, MAX_PACK_LEN).map_err(chunkstore::Error::from)?;
+        let reader = PackReader::new(pack.name, store.keys())?;
+        for position in positions {
+            let record = &pack.records[*position];
+            let sealed = record.range().and_then(|range| bytes.get(range));
+            let sealed =
+                sealed.ok_or_else(|| chunkstore::Error::corrupt(&object, "shorter than its index says"))?;
+            let frame = reader.open_frame(record, sealed)?;
+            let prefix = bases.prefix_of(store, record)?;
+            reader.open(store.keys(), record, sealed, prefix.bytes(), &mut decompressor)?;
+            packer.push(pack.name.kind, record.clone(), &frame)?;
+        }
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    Rebase::new(store, options.compression).run(&survey.rebase, &mut packer, monitor)?;
+    Ok(packer.flush()?)
+}
+
+/// New records with their frames, back to back.
+type Compressed = Vec<(Record, Vec<u8>)>;
+
+/// Reads deltas, in order, and stores them as chunks that stand on their own.
+struct Rebase {
+    store: Arc<ChunkStore>,
+    compression: Compression,
+    ahead: ReadAhead<Record>,
+    running: VecDeque<Pending<chunkstore::Result<Compressed>>>,
+}
+
+impl Rebase {
+    fn new(store: &Arc<ChunkStore>, compression: Compression) -> Self {
+        let ahead = ReadAhead::new(store);
+        Self { store: Arc::clone(store), compression, ahead, running: VecDeque::new() }
+    }
+
+    fn run(mut self, records: &[Record], packer: &mut Packer, monitor: &dyn Monitor) -> Result<()> {
+        for record in records {
+            let chunk = ChunkRef { id: record.id, len: record.plain_len };
+            let record = Record::full(record.id, record.plain_len, record.anchor, Codec::Raw);
+            self.ahead.request(chunk, record)?;
+            while self.ahead.is_full() && self.take(packer)? {}
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+        while self.take(packer)? {}
+        while self.store_one(packer)? {}
+        Ok(())
+    }
+
+    /// Hands one batch of what was read to a worker; `false` if there is none.
+    fn take(&mut self, packer: &mut Packer) -> Result<bool> {
+        let Some(batch) = self.ahead.take()? else { return Ok(false) };
+        let compression = self.compression;
+        self.running.push_back(submit(&*self.store.access.cpu, move || {
+            let mut compressor = Compressor::new(compression)?;
+            let mut out = Vec::with_capacity(batch.len());
+            for fetched in batch {
+                let Fetched::Chunk(plain, mut record) = fetched else { continue };
+                let mut frame = vec![];
+                record.codec = compressor.compress(&plain?, &mut frame);
+                out.push((record, frame));
+            }
+            Ok(out)
+        }));
+        while self.running.len() > 2 * self.store.access.cpu.parallelism() {
+            self.store_one(packer)?;
+        }
+        Ok(true)
+    }
+
+    fn store_one(&mut self, packer: &mut Packer) -> Result<bool> {
+        let Some(pending) = self.running.pop_front() else { return Ok(false) };
+        for (record, frame) in pending.wait()?? {
+            packer.push(PackKind::Data, record, &frame)?;
+        }
+        Ok(true)
+    }
+}
