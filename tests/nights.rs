@@ -4,18 +4,18 @@
 use crate::harness::{Repo, expect, noise, run, server, source_root};
 
 /// Rows of a table, some of which change each night.
-struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<u8>>,
     night: u64,
 }
 
 impl Table {
-    fn new(rows: u64) -> Self {
+    pub(crate) fn new(rows: u64) -> Self {
         Self { rows: (0..rows).map(|number| row(number, 0)).collect(), night: 0 }
     }
 
     /// Changes one row in a hundred, adds and removes some, all scattered.
-    fn next_night(&mut self) {
+    pub(crate) fn next_night(&mut self) {
         self.night += 1;
         let random = noise(self.night, self.rows.len() / 25);
         for (turn, word) in random.chunks_exact(4).enumerate() {
@@ -30,7 +30,7 @@ impl Table {
         }
     }
 
-    fn dump(&self) -> Vec<u8> {
+    pub(crate) fn dump(&self) -> Vec<u8> {
         self.rows.concat()
     }
 }
@@ -41,7 +41,7 @@ fn row(number: u64, version: u64) -> Vec<u8> {
     format!("{number}\tcustomer {}\t{hex}\tversion {version}\n", number * 7919 % 10_007).into_bytes()
 }
 
-fn stream(repo: &Repo, data: &[u8], options: &[&str]) -> serde_json::Value {
+pub(crate) fn stream(repo: &Repo, data: &[u8], options: &[&str]) -> serde_json::Value {
     let args = ["--json", "backup", "--stdin", "--stdin-filename", "table.sql"];
     let output = repo.feed(args.iter().chain(options), data);
     serde_json::from_str(expect(&output, 0).lines().last().unwrap()).unwrap()
@@ -53,7 +53,7 @@ fn dumped(repo: &Repo, snapshot: &str) -> Vec<u8> {
     output.stdout
 }
 
-fn stored(repo: &Repo) -> u64 {
+pub(crate) fn stored(repo: &Repo) -> u64 {
     repo.json(["stats"])["total_size"].as_u64().unwrap()
 }
 

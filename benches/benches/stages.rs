@@ -116,7 +116,9 @@ fn pack(criterion: &mut Criterion) {
     group.bench_function("hash, fill and seal", |bench| bench.iter(build));
     let sealed = build();
     group.bench_function("verify", |bench| {
-        bench.iter(|| verify(name, &keys, &sealed.bytes, &mut |_| Ok(Prefix::Empty)).map(|list| list.len()))
+        bench.iter(|| {
+            verify(name, &keys, &sealed.bytes, &mut |_| Ok(Some(Prefix::Empty))).map(|list| list.len())
+        })
     });
     group.finish();
 }

@@ -108,8 +108,9 @@ pub struct BaseChoice {
 }
 
 /// The generation that a chunk of generation `n` is compressed against: `n` without its lowest power of
-/// [`RADIX`]. Lies on the path of bases of generation `n - 1`.
-fn base_generation(n: u8) -> u8 {
+/// four. Lies on the path of bases of generation `n - 1`.
+#[must_use]
+pub fn base_generation(n: u8) -> u8 {
     let mut step = 1u16;
     while n > 0 && u16::from(n).is_multiple_of(step * u16::from(RADIX)) {
         step *= u16::from(RADIX);
@@ -209,12 +210,43 @@ pub struct BaseReader {
     plain: Mutex<ByteLru<[u8; 16]>>,
     blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
     decompressors: Mutex<Vec<Decompressor>>,
-    /// Buffers of chunks that left the cache: fresh memory costs the kernel more than decoding into it.
-    buffers: Mutex<Vec<Vec<u8>>>,
+    buffers: Mutex<Buffers>,
 }
 
-/// Most buffers that wait to be reused.
-const SPARE_BUFFERS: usize = 16;
+/// Buffers that are reused: fresh memory costs the kernel more than decoding into it.
+#[derive(Default)]
+struct Buffers {
+    spare: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// Bytes of buffers that wait to be reused.
+const SPARE_BYTES: usize = 24 << 20;
+
+impl Buffers {
+    /// The smallest that has room for `len` bytes and is not much too large; or a new one.
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let fits = |buffer: &Vec<u8>| (len..=2 * len + 4096).contains(&buffer.capacity());
+        let sizes = self.spare.iter().enumerate().filter(|(_, buffer)| fits(buffer));
+        let best = sizes.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place);
+        match best {
+            Some(place) => {
+                let buffer = self.spare.swap_remove(place);
+                self.bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(len),
+        }
+    }
+
+    fn put(&mut self, mut buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= SPARE_BYTES {
+            buffer.clear();
+            self.bytes += buffer.capacity();
+            self.spare.push(buffer);
+        }
+    }
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -232,6 +264,13 @@ impl Default for BaseReader {
 }
 
 impl BaseReader {
+    /// Whether everything that `record` needs to be read has a location that counts.
+    pub fn stands(&self, store: &ChunkStore, record: &Record) -> Result<bool> {
+        let below = ground(&**store.index(), &record.bases, &HashSet::new())?;
+        let smaller = |base: &Grounded| base.location.record.depth < record.depth;
+        Ok(below.iter().all(|base| base.as_ref().is_some_and(smaller)))
+    }
+
     /// The prefix that `record` needs to be read.
     pub fn prefix_of(&self, store: &ChunkStore, record: &Record) -> Result<Prefix> {
         if !record.is_delta() {
@@ -276,7 +315,7 @@ impl BaseReader {
         let reader = PackReader::new(location.pack.name, store.keys())?;
         let reused = locked(&self.decompressors).pop();
         let mut decompressor = reused.map_or_else(Decompressor::new, Ok)?;
-        let mut bytes = self.buffer();
+        let mut bytes = self.buffer(record.plain_len as usize);
         let opened = reader.open_into(record, &sealed, prefix.bytes(), &mut decompressor, &mut bytes);
         locked(&self.decompressors).push(decompressor);
         opened?;
@@ -301,17 +340,14 @@ impl BaseReader {
         Ok(plain)
     }
 
-    /// A buffer that somebody used before, or an empty one.
-    pub fn buffer(&self) -> Vec<u8> {
-        locked(&self.buffers).pop().unwrap_or_default()
+    /// A buffer with room for `len` bytes, used before if there is one.
+    pub fn buffer(&self, len: usize) -> Vec<u8> {
+        locked(&self.buffers).take(len)
     }
 
     /// Takes a buffer that is no longer used.
     pub fn recycle(&self, buffer: Vec<u8>) {
-        let mut buffers = locked(&self.buffers);
-        if buffers.len() < SPARE_BUFFERS {
-            buffers.push(buffer);
-        }
+        locked(&self.buffers).put(buffer);
     }
 
     /// Takes the buffer of a prefix that is no longer used.
@@ -333,9 +369,7 @@ impl BaseReader {
         {
             return Prefix::One(one);
         }
-        let mut bytes = self.buffer();
-        bytes.clear();
-        bytes.reserve(bases.iter().map(|base| base.bytes.len()).sum());
+        let mut bytes = self.buffer(bases.iter().map(|base| base.bytes.len()).sum());
         bases.iter().for_each(|base| bytes.extend_from_slice(&base.bytes));
         let ratio = bases.iter().map(|base| base.ratio).sum::<f32>() / bases.len().max(1) as f32;
         Prefix::Joined(Plain { bytes, ratio })

@@ -483,12 +483,13 @@ pub fn read_directory(name: PackName, keys: &KeyRing, bytes: &[u8]) -> Result<(P
 }
 
 /// Reads a whole pack and trusts nothing: header, directory, each chunk's tag, length and id. `prefix`
-/// finds the bases of deltas.
+/// finds the bases of deltas; `None` for one whose bases are gone, of which no more than the tag can be
+/// checked.
 pub fn verify(
     name: PackName,
     keys: &KeyRing,
     bytes: &[u8],
-    prefix: &mut dyn FnMut(&Record) -> Result<Prefix>,
+    prefix: &mut dyn FnMut(&Record) -> Result<Option<Prefix>>,
 ) -> Result<Vec<Record>> {
     let (reader, records) = read_directory(name, keys, bytes)?;
     let mut decompressor = Decompressor::new()?;
@@ -496,8 +497,14 @@ pub fn verify(
         let sealed = record.range().and_then(|range| bytes.get(range));
         let sealed =
             sealed.ok_or_else(|| Error::corrupt(name.object(), "shorter than its directory says"))?;
-        let prefix = prefix(record)?;
-        reader.open(keys, record, sealed, prefix.bytes(), &mut decompressor)?;
+        match prefix(record)? {
+            Some(prefix) => {
+                reader.open(keys, record, sealed, prefix.bytes(), &mut decompressor)?;
+            }
+            None => {
+                reader.open_frame(record, sealed)?;
+            }
+        }
     }
     Ok(records)
 }
@@ -521,7 +528,7 @@ mod tests {
     fn every_byte_and_every_length_is_checked() {
         let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
         let pack = sample(&keys);
-        let verify = |name, bytes: &[u8]| super::verify(name, &keys, bytes, &mut |_| Ok(Prefix::Empty));
+        let verify = |name, bytes: &[u8]| super::verify(name, &keys, bytes, &mut |_| Ok(Some(Prefix::Empty)));
         assert_eq!(verify(pack.name, &pack.bytes).unwrap(), pack.records);
         assert!(pack.bytes.len().is_multiple_of(4096));
         let mut bytes = pack.bytes.clone();

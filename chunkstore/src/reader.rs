@@ -102,6 +102,11 @@ impl<T> ReadAhead<T> {
         self.queued_bytes + self.requested_bytes >= AHEAD_BYTES || self.queue.len() >= AHEAD_ITEMS
     }
 
+    /// Takes the bytes of a chunk that are no longer used.
+    pub fn recycle(&self, bytes: Vec<u8>) {
+        self.bases.recycle(bytes);
+    }
+
     /// The next in order, waiting for it; `None` when nothing is asked for.
     pub fn take(&mut self) -> Result<Option<Vec<Fetched<T>>>> {
         if self.queue.is_empty() {
@@ -212,7 +217,11 @@ fn read_run(
                     .get(from..from + place.record.stored_len as usize)
                     .ok_or_else(|| Error::corrupt(&object, "range too short"))?;
                 let prefix = bases.prefix_of(store, &place.record)?;
-                reader.open(store.keys(), &place.record, sealed, prefix.bytes(), decompressor)
+                let mut plain = bases.buffer(place.record.plain_len as usize);
+                reader.open_into(&place.record, sealed, prefix.bytes(), decompressor, &mut plain)?;
+                bases.recycle_prefix(prefix);
+                reader.check_id(store.keys(), &place.record, &plain)?;
+                Ok(plain)
             })
             .collect(),
         Err(error) if places.len() == 1 => vec![Err(error.into())],

@@ -4,6 +4,7 @@ use crate::config::Global;
 use crate::context::Context;
 use crate::exit::{CommandResult, Failure};
 use clap::{Parser, Subcommand};
+use engine::policy::{Keep, Period};
 use engine::snapshot::Filter;
 
 mod backup;
@@ -17,6 +18,7 @@ mod generate;
 mod init;
 mod key;
 mod ls;
+mod plan;
 mod prune;
 mod repair;
 mod restore;
@@ -61,6 +63,8 @@ enum Command {
     Forget(forget::Args),
     /// Remove data that no snapshot needs
     Prune(prune::Args),
+    /// Forecast sizes, times and costs from a few versions of a source
+    Plan(plan::Args),
     /// Check the repository
     Check(check::Args),
     /// Show sizes
@@ -92,6 +96,7 @@ pub(crate) fn run(cli: Cli) -> CommandResult {
         Command::Restore(args) => restore::run(args, &context),
         Command::Dump(args) => dump::run(&args, &context),
         Command::Forget(args) => forget::run(args, &context),
+        Command::Plan(args) => plan::run(&args, &context),
         Command::Prune(args) => prune::run(&args, &context),
         Command::Check(args) => check::run(&args, &context),
         Command::Stats(args) => stats::run(&args, &context),
@@ -131,6 +136,21 @@ impl FilterArgs {
 /// `a,b` as a list.
 pub(crate) fn split_tags(text: &str) -> Vec<String> {
     text.split(',').map(|tag| tag.trim().to_owned()).collect()
+}
+
+/// A rule such as `daily=7`.
+pub(crate) fn parse_keep(text: &str) -> Result<(Period, Keep), String> {
+    let (name, count) = text.split_once('=').ok_or("expected a rule such as daily=7")?;
+    let period = match name {
+        "last" => Period::Snapshot,
+        "hourly" => Period::Hour,
+        "daily" => Period::Day,
+        "weekly" => Period::Week,
+        "monthly" => Period::Month,
+        "yearly" => Period::Year,
+        _ => return Err("expected last, hourly, daily, weekly, monthly or yearly".into()),
+    };
+    Ok((period, count.parse()?))
 }
 
 /// A size such as `10G`, `500M`, `64k` or plain bytes; powers of 1024.

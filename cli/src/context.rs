@@ -49,6 +49,13 @@ impl Context {
         })
     }
 
+    /// Access to a scratch repository in `folder`, with its index in there, too.
+    pub(crate) fn scratch(&self, folder: &std::path::Path) -> Result<Access, Failure> {
+        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::create(&folder.join("repo"))?);
+        let access = self.access(storage)?;
+        Ok(Access { cache: Some(folder.join("cache")), ..access })
+    }
+
     /// Opens the repository.
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
         self.open_with(|access, password| Ok(Repository::open(access, password.as_bytes())?), false)

@@ -53,6 +53,13 @@ pub(crate) fn start_logging(verbose: u8) {
         .try_init();
 }
 
+/// A table with a heading.
+pub(crate) fn table(headings: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(headings.iter().copied());
+    table
+}
+
 /// Bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()

@@ -10,6 +10,7 @@
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
 //! | [`policy`], [`prune`] | what to keep; removing the rest |
+//! | [`trial`], [`plan`] | measuring on the user's own data; what a repository will take |
 //! | [`repair`], [`stats`], [`diff`] | the index from the packs; sizes; what changed |
 //! | [`monitor`] | where counts, progress and non-fatal errors go |
 
@@ -19,6 +20,7 @@ pub mod entry;
 pub mod error;
 pub mod manifest;
 pub mod monitor;
+pub mod plan;
 pub mod policy;
 pub mod prune;
 pub mod repair;
@@ -27,6 +29,7 @@ pub mod restore;
 pub mod snapshot;
 pub mod source;
 pub mod stats;
+pub mod trial;
 pub mod verify;
 
 pub use error::{Error, Result};

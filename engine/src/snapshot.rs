@@ -54,7 +54,7 @@ pub struct SourceRecord {
 }
 
 /// A snapshot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When the backup began, RFC 3339 with the local offset.
     pub time: jiff::Timestamp,

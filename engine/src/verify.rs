@@ -334,7 +334,11 @@ fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader) -> PackR
             return PackResult { outcome: Err(error.into()), bad };
         }
     };
-    let mut prefix = |record: &PackRecord| bases.prefix_of(store, record);
+    // A delta that no snapshot needs may outlive its bases; what snapshots need is looked at by itself.
+    let mut prefix = |record: &PackRecord| match bases.stands(store, record)? {
+        true => bases.prefix_of(store, record).map(Some),
+        false => Ok(None),
+    };
     let outcome = pack::verify(entry.name, store.keys(), &bytes, &mut prefix).and_then(|records| {
         if records == entry.records {
             Ok(())

@@ -16,7 +16,8 @@ use crate::id::{ChunkId, ObjectId};
 use crate::pack::Record;
 use crate::{Error, Result};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, WaitForCompactOptions, WriteBatch,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, ReadOptions, WaitForCompactOptions,
+    WriteBatch,
 };
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -32,19 +33,15 @@ const CHUNKS: &str = "chunks";
 const CUTS: &str = "cuts";
 /// Packs: number (u32, big-endian order is not needed) → name, length, segment.
 const PACKS: &str = "packs";
-/// Block cache: indexes and filters live in it too.
-const CACHE_BYTES: usize = 24 << 20;
-/// And for each chunk, so that the filters of a large index stay in memory: two times 10 bits, and the
-/// index blocks.
-const CACHE_BYTES_PER_CHUNK: u64 = 4;
+/// Block cache. Keys are hashes, so a block is as good as never asked for twice: look-ups leave it alone, and
+/// are a third faster for it. The kernel's page cache holds what memory is left.
+const CACHE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize, Deserialize, Default, Clone, PartialEq)]
 struct State {
     version: u32,
     segments: Vec<ObjectId>,
     next_pack: u32,
-    /// Entries of chunks, those that overwrote others included.
-    chunks: u64,
 }
 
 const STATE_VERSION: u32 = 2;
@@ -124,7 +121,7 @@ impl RocksIndex {
         fs::rename(temporary, path).map_err(cache_error)
     }
 
-    fn options(entries: u64) -> (Options, Vec<ColumnFamilyDescriptor>) {
+    fn options() -> (Options, Vec<ColumnFamilyDescriptor>) {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -135,13 +132,14 @@ impl RocksIndex {
         options.set_max_background_jobs(2);
         options.set_write_buffer_size(32 << 20);
         let mut table = BlockBasedOptions::default();
-        let cache = usize::try_from(entries * CACHE_BYTES_PER_CHUNK).unwrap_or_default() + CACHE_BYTES;
-        table.set_block_cache(&Cache::new_lru_cache(cache));
+        table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
         // 10 bits a key: 1 % of the look-ups of a first backup, all misses, read a block in vain.
         table.set_bloom_filter(10.0, false);
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        // Filters and the tables' own indexes stay in memory: about 4 MB for a million chunks.
+        table.set_cache_index_and_filter_blocks(false);
         table.set_data_block_index_type(rocksdb::DataBlockIndexType::BinaryAndHash);
+        // Half of RocksDB's default: less is copied for each look-up.
+        table.set_block_size(2 << 10);
         table.set_format_version(5);
         let mut hashed = options.clone();
         hashed.set_block_based_table_factory(&table);
@@ -155,7 +153,7 @@ impl RocksIndex {
     }
 
     fn open_view(&self, state: State) -> Result<View> {
-        let (options, families) = Self::options(state.chunks);
+        let (options, families) = Self::options();
         let path = self.folder.join("db");
         let db = DB::open_cf_descriptors_read_only(&options, &path, families, false).map_err(cache_error)?;
         let mut packs = vec![None; state.next_pack as usize];
@@ -203,7 +201,7 @@ impl RocksIndex {
         wanted: &[ObjectId],
         load: &mut dyn FnMut(&ObjectId) -> Result<Segment>,
     ) -> Result<()> {
-        let (options, families) = Self::options(state.chunks);
+        let (options, families) = Self::options();
         let path = self.folder.join("db");
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(cache_error)?;
         let packs = family(&db, PACKS)?;
@@ -233,7 +231,6 @@ impl RocksIndex {
             db.write_without_wal(batch).map_err(cache_error)?;
             state.segments.push(*id);
         }
-        state.chunks += chunks.count;
         db.flush_cf(packs).map_err(cache_error)?;
         for bulk in [chunks, cuts] {
             bulk.finish(&db, &options)?;
@@ -242,6 +239,12 @@ impl RocksIndex {
         // Each table that overlaps others costs a look-up a probe of its filter: no more than a few.
         db.wait_for_compact(&WaitForCompactOptions::default()).map_err(cache_error)
     }
+}
+
+fn read_options() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.fill_cache(false);
+    options
 }
 
 fn family<'a>(db: &'a DB, name: &str) -> Result<&'a rocksdb::ColumnFamily> {
@@ -299,7 +302,7 @@ impl ChunkIndex for RocksIndex {
         let view = self.view()?;
         let Some(db) = &view.db else { return Ok(vec![None; ids.len()]) };
         let keys: Vec<[u8; 16]> = ids.iter().map(short_key).collect();
-        let found = db.batched_multi_get_cf(family(db, CHUNKS)?, &keys, false);
+        let found = db.batched_multi_get_cf_opt(family(db, CHUNKS)?, &keys, false, &read_options());
         ids.iter()
             .zip(found)
             .map(|(id, value)| {
@@ -316,7 +319,7 @@ impl ChunkIndex for RocksIndex {
         let view = self.view()?;
         let Some(db) = &view.db else { return Ok(vec![None; anchors.len()]) };
         let keys: Vec<[u8; 8]> = anchors.iter().map(|anchor| anchor.to_le_bytes()).collect();
-        let found = db.batched_multi_get_cf(family(db, CUTS)?, &keys, false);
+        let found = db.batched_multi_get_cf_opt(family(db, CUTS)?, &keys, false, &read_options());
         let decode = |value: rocksdb::DBPinnableSlice<'_>| decode_cut(&value).in_object("local index");
         found.into_iter().map(|value| value.map_err(cache_error)?.map(decode).transpose()).collect()
     }

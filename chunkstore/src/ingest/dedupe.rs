@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A delta is kept if it takes at most this share of what the chunk would take alone: reading one costs
 /// its bases, too.
-const CLEARLY_SMALLER: f32 = 0.75;
+const CLEARLY_SMALLER: f32 = 0.9;
 
 /// How new chunks are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +207,8 @@ impl Dedupe {
                 PackKind::Metadata => vec![],
             };
             let mut deltas = DeltaCompressor::new()?;
-            let mut again = self.bases.buffer();
+            let largest = chunks.iter().map(|chunk| chunk.range.len()).max().unwrap_or_default();
+            let mut again = self.bases.buffer(largest);
             let mut tried = attempts.iter();
             for ((id, chunk), wanted) in ids.iter().zip(&chunks).zip(&wanted) {
                 let attempt = tried.next().and_then(Option::as_ref);

@@ -17,8 +17,9 @@ use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Packs being sealed and uploaded may hold this many bytes together.
-const IN_FLIGHT_BYTES: usize = 128 << 20;
+/// Packs being sealed and uploaded may hold this many bytes together. One pack is enough for a disk; a
+/// network wants several requests at once, if packs are small enough.
+const IN_FLIGHT_BYTES: usize = 96 << 20;
 /// A pack passes its size by padding; only one that holds a single chunk passes it by more.
 const PACK_MARGIN: usize = 1 << 20;
 /// A checkpoint is due after this many bytes of packs.

@@ -102,6 +102,7 @@ fn write_part(
                 let bytes = bytes?;
                 out.write_all(&bytes).map_err(output_error)?;
                 written += bytes.len() as u64;
+                ahead.recycle(bytes);
             }
             Fetched::Token(Part::Hole(len)) => {
                 let zeros = [0u8; 64 << 10];

@@ -20,8 +20,6 @@ pub(super) struct Bulk {
     folder: PathBuf,
     entries: Entries,
     spilled: Vec<BufWriter<File>>,
-    /// How many were added.
-    pub(super) count: u64,
 }
 
 /// Keys and values back to back, and where each begins.
@@ -72,13 +70,12 @@ impl Entries {
 impl Bulk {
     /// Starts; temporary files go to `folder`, on the database's file system.
     pub(super) fn new(name: &'static str, folder: &Path) -> Self {
-        Self { name, folder: folder.to_owned(), entries: Entries::default(), spilled: vec![], count: 0 }
+        Self { name, folder: folder.to_owned(), entries: Entries::default(), spilled: vec![] }
     }
 
     /// Adds an entry: keys of up to 255 bytes, values of up to 64 KiB.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.entries.push(key, value)?;
-        self.count += 1;
         if self.entries.memory() >= MEMORY { self.spill() } else { Ok(()) }
     }
 

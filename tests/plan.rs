@@ -1,0 +1,57 @@
+//! Forecasts: three nights say what fourteen will take, and the report can be looked at.
+
+use crate::harness::{Repo, run};
+use crate::nights::{Table, stored, stream};
+
+#[test]
+fn three_nights_forecast_fourteen_and_the_report_opens() {
+    let repo = Repo::new();
+    let mut table = Table::new(120_000);
+    let mut versions = vec![];
+    for night in 1..=14 {
+        let data = table.dump();
+        stream(&repo, &data, &[]);
+        if night <= 3 {
+            let path = repo.path(&format!("night-{night}"));
+            std::fs::write(&path, data).unwrap();
+            versions.push(path.display().to_string());
+        }
+        table.next_night();
+    }
+    let report = repo.path("report.html");
+    let mut args =
+        vec!["plan", "--html", report.to_str().unwrap(), "--days", "13", "--tier", "vault=0.5", "--nights"];
+    args.extend(versions.iter().map(String::as_str));
+    let plan = repo.json(&args);
+    let point = &plan["points"][13];
+    let (forecast, actual) = (point["bytes"].as_u64().unwrap(), stored(&repo));
+    assert!(forecast.abs_diff(actual) * 100 < actual * 15, "forecast {forecast}, took {actual}");
+    assert!(point["bytes_low"].as_u64() < Some(actual) && Some(actual) < point["bytes_high"].as_u64());
+    assert_eq!(plan["money"][0]["tier"]["name"], "vault");
+    assert!(point["restore_seconds"].as_f64().unwrap() > 0.0);
+    // What the repository's own snapshots say of themselves comes to the same.
+    let plan = repo.json(["plan", "--days", "13"]);
+    let forecast = plan["points"][13]["bytes"].as_u64().unwrap();
+    assert!(forecast.abs_diff(actual) * 100 < actual * 15, "forecast {forecast}, took {actual}");
+
+    let (shot, page) = (repo.path("report.png"), format!("file://{}", report.display()));
+    let browser = |what: &str| run("chromium", &["--headless", "--no-sandbox", "--disable-gpu", what, &page]);
+    browser(&format!("--screenshot={}", shot.display()));
+    assert!(std::fs::metadata(&shot).unwrap().len() > 20_000);
+    let dom = browser("--dump-dom");
+    for part in ["<svg", "Repository", "Times", "Money", "vault", "seconds to restore", "US dollars a month"]
+    {
+        assert!(dom.contains(part), "no {part}");
+    }
+    assert!(!dom.contains("#010203") && !dom.contains("<script") && !dom.contains("http-equiv"));
+}
+
+#[test]
+fn a_plan_needs_two_versions_and_known_prices() {
+    let repo = Repo::new();
+    std::fs::write(repo.path("one"), "x").unwrap();
+    repo.fails(2, ["plan", "--nights", "one"]);
+    assert!(repo.fails(2, ["plan", "--tier", "attic"]).contains("NAME=DOLLARS"));
+    assert!(repo.fails(1, ["plan"]).contains("--nights"));
+    repo.fails(2, ["plan", "--keep", "fortnightly=2", "--nights", "one", "one"]);
+}
