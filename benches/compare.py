@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Compares esker with restic, borg, rustic and bupstash, whichever are on PATH, over the same inputs.
 
-usage: compare.py ESKER [--size MB] [--runs N] [--out FOLDER]
+usage: compare.py ESKER CORPORA [--runs N] [--out FOLDER] [--only NAME,...] [--tools NAME,...] [--roofline PROGRAM]
 
-Inputs are made from a fixed seed and read once before, so that they are in the page cache; repositories lie
-on /dev/shm if it has room. zstd level 3 everywhere. The order of tools changes with each run. Medians are
-printed as a table, with CPU seconds, peak memory and repository bytes, all as ratios to esker's too, and
-written as Markdown and as an SVG plot.
+CORPORA is a folder that corpora.py filled. Everything is read once before, so that it is in the page cache;
+repositories lie on /dev/shm. zstd level 3 everywhere. The order of tools changes with each run; whatever is
+restored is compared byte for byte. Medians are printed as tables, written as Markdown and as an SVG plot.
+
+Cases: of pg, redis and kernel the first night, the second, the second again, and a dump of the second; random
+bytes; 14 nights of pg, pruned to three; 60 nights of a smaller export.
 """
 import argparse
+import json
 import os
 import random
 import resource
@@ -21,162 +24,227 @@ import time
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("esker")
-parser.add_argument("--size", type=int, default=1000, help="MB in the stream (default 1000)")
-parser.add_argument("--runs", type=int, default=3)
+parser.add_argument("corpora")
+parser.add_argument("--runs", type=int, default=5)
 parser.add_argument("--out", default="bench-out")
+parser.add_argument("--only", default="pg,redis,kernel,random,fourteen,sixty")
+parser.add_argument("--tools", default="esker,restic,borg,rustic,bupstash")
+parser.add_argument("--roofline", help="the program that measures this machine's stages (benches/examples/roofline.rs)")
 options = parser.parse_args()
-
-
-def make_stream(path, version):
-    """Text like a database dump; version 2 has 1 % of its lines changed, in places scattered all over."""
-    rng, change = random.Random(7), random.Random(8)
-    words = ["".join(rng.choices("etaoinshrdlucmfwypvbgkqjxz", k=rng.randint(2, 9))) for _ in range(5000)]
-    written = number = 0
-    with open(path, "w") as file:
-        while written < options.size * 1_000_000:
-            lines = []
-            for _ in range(20_000):
-                number += 1
-                line = f"{number}\t{rng.choice(words)}\t{rng.choice(words)} {rng.choice(words)}\t{rng.getrandbits(32)}\n"
-                if change.random() < 0.01 and version == 2:
-                    line = line.replace("\t", "\tchanged ", 1)
-                lines.append(line)
-            written += file.write("".join(lines))
-
-
-def make_tree(path):
-    rng = random.Random(9)
-    for number in range(20_000):
-        folder = f"{path}/{number % 100:02}/{number % 7}"
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/{number}", "wb") as file:
-            file.write(b"line of text %d\n" % number * rng.randint(1, 400) + rng.randbytes(rng.randint(0, 4000)))
+only = options.only.split(",")
 
 
 class Tool:
-    """A tool: its commands, as argument lists; {repo}, {in} and {out} are filled in."""
+    """A tool: its commands, as argument lists; {repo} and the like are filled in."""
 
-    def __init__(self, name, binary, env, init, stream, tree, dump, restore):
+    def __init__(self, name, binary, env, init, stream, dump):
         self.name, self.binary, self.env = name, shutil.which(binary), env
-        self.commands = {"init": init, "stream": stream, "tree": tree, "dump": dump, "restore": restore}
+        self.commands = {"init": init, "stream": stream, "dump": dump}
 
 
 TOOLS = [
     Tool("esker", options.esker, {"ESKER_PASSWORD": "x", "ESKER_CACHE_DIR": "{cache}"},
          "init -q -r {repo}", "backup -q -r {repo} --compression 3 --stdin --stdin-filename s",
-         "backup -q -r {repo} --compression 3 {in}", "dump -r {repo} latest s", "restore -q -r {repo} latest --path {in} --target {out}"),
+         "dump -r {repo} {snapshot} s"),
     Tool("restic", "restic", {"RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": "{cache}"},
          "init -q -r {repo}", "backup -q -r {repo} --compression auto --stdin --stdin-filename s",
-         "backup -q -r {repo} --compression auto {in}", "dump -q -r {repo} --path /s latest s", "restore -q -r {repo} latest --path {in} --target {out}"),
+         "dump -q -r {repo} {snapshot} s"),
     Tool("borg", "borg", {"BORG_PASSPHRASE": "x", "BORG_CACHE_DIR": "{cache}", "BORG_CONFIG_DIR": "{cache}", "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes", "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes"},
          "init -e repokey-blake2 {repo}", "create -C zstd,3 --stdin-name s {repo}::s-{count} -",
-         "create -C zstd,3 {repo}::t-{count} {in}", "extract --stdout {repo}::s-{last_s}", "extract {repo}::t-{last_t}"),
+         "extract --stdout {repo}::s-{last}"),
     Tool("rustic", "rustic", {"RUSTIC_PASSWORD": "x", "RUSTIC_CACHE_DIR": "{cache}", "RUSTIC_NO_PROGRESS": "true"},
-         "-r {repo} init --set-compression 3", "-r {repo} backup --force --stdin-filename s -", "-r {repo} backup {in}",
-         "-r {repo} dump --filter-paths s latest:s", "-r {repo} restore latest {out}"),
+         "-r {repo} init --set-compression 3", "-r {repo} backup --force --stdin-filename s -",
+         "-r {repo} dump {snapshot}:s"),
     Tool("bupstash", "bupstash", {"BUPSTASH_KEY": "{repo}.key", "BUPSTASH_REPOSITORY": "{repo}", "BUPSTASH_SEND_LOG": "{cache}/log"},
-         "init", "put -q --compression zstd:3 name=s{count} -", "put -q --compression zstd:3 name=t{count} {in}",
-         "get name=s{last_s}", "restore --into {out} name=t{last_t}"),
+         "init", "put -q --compression zstd:3 name=s{count} -",
+         "get name=s{last}"),
 ]
 
 
 class Bench:
-    def __init__(self, tool, base, number):
-        self.tool, self.count, self.last = tool, 0, {"s": 0, "t": 0}
-        self.repo, self.cache = f"{base}/{tool.name}-{number}", f"{base}/cache-{tool.name}-{number}"
+    """One tool's repository."""
+
+    def __init__(self, tool, base, label):
+        self.tool, self.count, self.last = tool, 0, 0
+        self.repo, self.cache = f"{base}/{tool.name}-{label}", f"{base}/cache-{tool.name}-{label}"
         os.makedirs(self.cache)
         if tool.name == "bupstash":
             subprocess.run([tool.binary, "new-key", "-o", self.repo + ".key"], check=True)
         self.run("init")
 
-    def fill(self, text, source, out):
-        values = {"repo": self.repo, "cache": self.cache, "in": source, "out": out, "count": self.count}
-        return text.format(**values, last_s=self.last["s"], last_t=self.last["t"])
+    def env(self):
+        return dict(os.environ, **{key: self.fill(value) for key, value in self.tool.env.items()})
 
-    def run(self, command, source="", out="", stdin=None, stdout=subprocess.DEVNULL):
+    def fill(self, text, snapshot="latest"):
+        return text.format(repo=self.repo, cache=self.cache, count=self.count, last=self.last, snapshot=snapshot)
+
+    def run(self, command, stdin=None, stdout=subprocess.DEVNULL, snapshot="latest"):
         self.count += 1
-        if command in ("stream", "tree"):
-            self.last["s" if command == "stream" else "t"] = self.count
-        env = dict(os.environ, **{key: self.fill(value, source, out) for key, value in self.tool.env.items()})
-        args = [self.tool.binary] + self.fill(self.tool.commands[command], source, out).split()
-        if out:
-            os.makedirs(out, exist_ok=True)
+        if command == "stream":
+            self.last = self.count
+        args = [self.tool.binary] + self.fill(self.tool.commands[command], snapshot).split()
         start = time.monotonic()
-        child = subprocess.Popen(args, env=env, cwd=out or None, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE)
+        child = subprocess.Popen(args, env=self.env(), stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE)
         error = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - start
         if child.returncode:
             raise SystemExit(f"{self.tool.name} {command} failed: {error.decode(errors='replace')[-500:]}")
-        return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        return {"seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss / 1024}
 
     def size(self):
         return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(self.repo) for name in names) / 1e6
 
+    def backup(self, path):
+        before = self.size()
+        with open(path, "rb") as file:
+            figures = self.run("stream", stdin=file)
+        return dict(figures, added=self.size() - before)
 
-def stream(bench, path):
+    def dump(self, path, snapshot="latest"):
+        with tempfile.TemporaryFile(dir="/dev/shm") as out:
+            figures = self.run("dump", stdout=out, snapshot=snapshot)
+            out.seek(0)
+            if subprocess.run(["cmp", "-", path], stdin=out).returncode:
+                raise SystemExit(f"{self.tool.name}: what was dumped is not what was stored")
+        return figures
+
+    def esker(self, *args):
+        return subprocess.run([self.tool.binary, "-r", self.repo, *args], env=self.env(), check=True, capture_output=True, text=True).stdout
+
+    def remove(self):
+        shutil.rmtree(self.repo)
+        shutil.rmtree(self.cache)
+
+
+def warm(path):
     with open(path, "rb") as file:
-        return bench.run("stream", stdin=file) + (bench.size(),)
+        while file.read(1 << 22):
+            pass
 
 
-def dump(bench, path):
-    with tempfile.TemporaryFile(dir=os.path.dirname(path)) as out:
-        figures = bench.run("dump", stdout=out)
-        out.seek(0)
-        same = subprocess.run(["cmp", "-", path], stdin=out).returncode == 0
-    if not same:
-        raise SystemExit(f"{bench.tool.name}: what was dumped is not what was stored")
-    return figures + (bench.size(),)
+def nights(name):
+    """The versions of a stream, in order."""
+    return sorted(f"{options.corpora}/{file}" for file in os.listdir(options.corpora) if file.startswith(name + "-") and not file.endswith("version"))
+
+
+def two_nights(tool, base, name, number):
+    first, second = nights(name)[:2]
+    bench = Bench(tool, base, f"{name}-{number}")
+    rows = {f"{name}: first night": bench.backup(first), f"{name}: dump of it": bench.dump(first),
+            f"{name}: second night": bench.backup(second), f"{name}: the same again": bench.backup(second),
+            f"{name}: dump of the second": bench.dump(second)}
+    bench.remove()
+    return rows
+
+
+def incompressible(tool, base, number):
+    bench = Bench(tool, base, f"random-{number}")
+    rows = {"random bytes": bench.backup(f"{options.corpora}/random")}
+    bench.remove()
+    return rows
+
+
+def median_dump(bench, path, snapshot):
+    return statistics.median(bench.dump(path, snapshot)["seconds"] for _ in range(min(options.runs, 5)))
+
+
+def many_nights(tools, base, name, lines):
+    """All nights into one repository: its size, the speed of the last against the first, and a prune."""
+    paths = nights(name)
+    for tool in [tool for tool in tools if tool.name in ("esker", "restic")]:
+        if tool.name == "restic" and name != "pg":
+            continue
+        bench = Bench(tool, base, f"{name}-all")
+        taken = [bench.backup(path) for path in paths]
+        lines.append(f"{name}, {len(paths)} nights, {tool.name}: repository {bench.size():.1f} MB, nights 2 to {len(paths)} "
+                     f"{min(t['added'] for t in taken[1:]):.1f} to {max(t['added'] for t in taken[1:]):.1f} MB, "
+                     f"at most {max(t['rss'] for t in taken):.0f} MiB of memory")
+        if tool.name == "esker":
+            early = statistics.median(t["seconds"] for t in taken[1:6])
+            late = statistics.median(t["seconds"] for t in taken[-5:])
+            snapshots = [found["id"] for found in json.loads(bench.esker("snapshots", "--json"))]
+            one, last = median_dump(bench, paths[0], snapshots[0]), median_dump(bench, paths[-1], snapshots[-1])
+            lines.append(f"{name}: backup of nights 2 to 6 {early:.2f} s, of the last five {late:.2f} s ({early / late:.2f} of the speed); "
+                         f"dump of night 1 {one:.2f} s, of night {len(paths)} {last:.2f} s ({one / last:.2f} of the speed)")
+            bench.esker("forget", "--keep-last", "3", "--prune")
+            bench.esker("check", "--read-data")
+            for path, snapshot in zip(paths[-3:], snapshots[-3:]):
+                bench.dump(path, snapshot)
+            pruned, fresh = bench.size(), Bench(tool, base, f"{name}-fresh")
+            for path in paths[-3:]:
+                fresh.backup(path)
+            lines.append(f"{name}: forget --keep-last 3 --prune leaves {pruned:.1f} MB, clean under check --read-data, every night "
+                         f"restores; the same three nights fresh {fresh.size():.1f} MB ({pruned / fresh.size():.2f}x)")
+            fresh.remove()
+        bench.remove()
+        print(f"{name}: all nights, {tool.name} done", file=sys.stderr)
 
 
 def main():
-    tools = [tool for tool in TOOLS if tool.binary]
-    work = tempfile.mkdtemp(prefix="esker-bench-")
-    shm = "/dev/shm"
-    need = options.size * 1_000_000 * 3
-    base = tempfile.mkdtemp(dir=shm) if os.path.isdir(shm) and shutil.disk_usage(shm).free > need else tempfile.mkdtemp(dir=work)
-    one, two, tree = f"{work}/one", f"{work}/two", f"{work}/tree"
+    wanted = options.tools.split(",")
+    tools = [tool for tool in TOOLS if tool.binary and tool.name in wanted]
+    base = tempfile.mkdtemp(prefix="esker-bench-", dir="/dev/shm")
+    results, lines = {}, []
     try:
-        make_stream(one, 1)
-        make_stream(two, 2)
-        make_tree(tree)
-        results = {}
-        for number in range(options.runs):
-            for tool in random.Random(number).sample(tools, len(tools)):
-                bench = Bench(tool, base, number)
-                rows = {
-                    "stream, first": stream(bench, one),
-                    "stream, again": stream(bench, one),
-                    "stream, next version": stream(bench, two),
-                    "dump": dump(bench, two),
-                    "tree, first": bench.run("tree", source=tree) + (bench.size(),),
-                    "tree, again": bench.run("tree", source=tree) + (bench.size(),),
-                    "tree, restore": bench.run("restore", source=tree, out=f"{base}/out") + (bench.size(),),
-                }
-                shutil.rmtree(f"{base}/out", ignore_errors=True)
-                shutil.rmtree(bench.repo)
-                for row, figures in rows.items():
-                    results.setdefault(row, {}).setdefault(tool.name, []).append(figures)
-                print(f"run {number + 1}: {tool.name} done, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
-        report(results, tools)
+        for name in [name for name in ("pg", "redis", "kernel", "random") if name in only]:
+            for path in [f"{options.corpora}/random"] if name == "random" else nights(name)[:2]:
+                warm(path)
+            for number in range(options.runs):
+                for tool in random.Random(number).sample(tools, len(tools)):
+                    rows = incompressible(tool, base, number) if name == "random" else two_nights(tool, base, name, number)
+                    for row, figures in rows.items():
+                        results.setdefault(row, {}).setdefault(tool.name, []).append(figures)
+                    print(f"{name}, run {number + 1}: {tool.name} done, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        for part, name in (("fourteen", "pg"), ("sixty", "small")):
+            if part in only:
+                many_nights(tools, base, name, lines)
+        report(results, tools, lines)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(base, ignore_errors=True)
 
 
-def report(results, tools):
-    medians = {row: {name: [statistics.median(values) for values in zip(*figures)] for name, figures in by_tool.items()} for row, by_tool in results.items()}
-    lines = [f"{options.size} MB of text, 20,000 files, zstd 3, median of {options.runs} runs, {os.cpu_count()} cores.",
-             "In brackets: times esker's.", "",
-             "| case | tool | seconds | CPU seconds | peak MiB | repository MB |", "|---|---|---:|---:|---:|---:|"]
+def cpu_model():
+    with open("/proc/cpuinfo") as file:
+        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+
+
+def roofline(medians):
+    """esker's share of what the stages allow on this machine, for the four cases."""
+    if not options.roofline:
+        return []
+    text = subprocess.run([options.roofline, nights("pg")[0]], check=True, capture_output=True, text=True).stdout
+    lines = ["", "Roofline, from this machine's stages on the first 256 MB of pg:", "", text.strip(), ""]
+    limits = {line.split(":")[0]: float(line.split(":")[1].split()[0]) for line in text.splitlines() if line.startswith("case ")}
+    size = os.path.getsize(nights("pg")[1]) / 1e6
+    for case, row, megabytes in (("case first", "pg: first night", size), ("case duplicate", "pg: the same again", size),
+                                 ("case restore", "pg: dump of it", size), ("case incompressible", "random bytes", 1000)):
+        if row in medians and case in limits:
+            speed = megabytes / medians[row]["esker"]["seconds"]
+            lines.append(f"- {row}: {speed:.0f} MB/s, {100 * speed / limits[case]:.0f} % of {limits[case]:.0f}, start and unlocking included")
+    return lines
+
+
+def report(results, tools, extra):
+    medians = {row: {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in by_tool.items()}
+               for row, by_tool in results.items()}
+    versions = [subprocess.run([tool.binary, "--version" if tool.name != "restic" else "version"], capture_output=True, text=True).stdout.split("\n")[0] for tool in tools]
+    lines = [f"{os.cpu_count()} cores of {cpu_model()}, Linux {os.uname().release}, median of {options.runs} runs, zstd 3, repositories on tmpfs, "
+             f"load at the end {os.getloadavg()[0]:.1f}. " + "; ".join(versions) + ".", "In brackets: times esker's.", "",
+             "| case | tool | seconds | CPU seconds | peak MiB | added MB |", "|---|---|---:|---:|---:|---:|"]
     for row, by_tool in medians.items():
         ours = by_tool["esker"]
         for tool in tools:
-            cells = [f"{value:.2f} ({value / max(own, 0.01):.2f})" for value, own in zip(by_tool[tool.name], ours)]
+            cells = []
+            for key in ("seconds", "cpu", "rss", "added"):
+                if key in ours:
+                    value = by_tool[tool.name][key]
+                    cells.append(f"{value:.2f} ({value / max(ours[key], 0.001):.2f})" if key != "rss" else f"{value:.0f}")
+                else:
+                    cells.append("")
             lines.append(f"| {row} | {tool.name} | " + " | ".join(cells) + " |")
-    versions = [subprocess.run([tool.binary, "--version" if tool.name != "restic" else "version"], capture_output=True, text=True).stdout.split("\n")[0] for tool in tools]
-    lines += ["", "Versions: " + "; ".join(versions), f"Peak memory of this script: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB", ""]
+    lines += ["", *[f"- {line}" for line in extra], *roofline(medians), ""]
     text = "\n".join(lines)
     print(text)
     os.makedirs(options.out, exist_ok=True)
@@ -188,22 +256,23 @@ def report(results, tools):
 
 
 def plot(medians, tools):
-    """Bars of seconds for each case, in colours that can be told apart on light and dark."""
+    """Bars for each case: seconds, and bytes added on the second night; colours for light and dark."""
     colours = dict(zip(("esker", "restic", "borg", "rustic", "bupstash"), ("#2a9d8f", "#e76f51", "#e9c46a", "#8d7fc7", "#6c9bd2")))
-    bar, gap, left, width = 16, 26, 170, 760
-    y, parts = 40, []
-    longest = max(figures[0] for by_tool in medians.values() for figures in by_tool.values())
-    for row, by_tool in medians.items():
-        parts.append(f'<text x="{left - 10}" y="{y + bar * len(tools) / 2 + 4:.0f}" text-anchor="end">{row}</text>')
+    charts = [(f"{row} (s)", {name: figures["seconds"] for name, figures in by_tool.items()}, "s") for row, by_tool in medians.items()]
+    charts += [(f"{row} (MB added)", {name: figures["added"] for name, figures in by_tool.items()}, "MB")
+               for row, by_tool in medians.items() if row.endswith("second night")]
+    bar, gap, left, width, y, parts = 15, 22, 230, 800, 40, []
+    for title, values, unit in charts:
+        longest = max(values.values())
+        parts.append(f'<text x="{left - 10}" y="{y + bar * len(values) / 2 + 4:.0f}" text-anchor="end">{title}</text>')
         for tool in tools:
-            seconds = by_tool[tool.name][0]
-            length = seconds / longest * (width - left - 130)
-            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 3}" fill="{colours[tool.name]}"/>')
-            parts.append(f'<text x="{left + length + 5:.1f}" y="{y + bar - 5}">{tool.name} {seconds:.2f} s</text>')
+            length = values[tool.name] / longest * (width - left - 150)
+            parts.append(f'<rect x="{left}" y="{y}" width="{max(length, 1):.1f}" height="{bar - 3}" fill="{colours[tool.name]}"/>')
+            parts.append(f'<text x="{left + length + 5:.1f}" y="{y + bar - 4}">{tool.name} {values[tool.name]:.2f} {unit}</text>')
             y += bar
         y += gap
     style = "text{font:12px sans-serif;fill:#333}@media(prefers-color-scheme:dark){text{fill:#ddd}}"
-    title = f'<text x="{left}" y="22">seconds, lower is better ({options.size} MB stream, 20,000 files, zstd 3)</text>'
+    title = f'<text x="{left}" y="22">lower is better; each case has its own scale (zstd 3, median of {options.runs})</text>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}"><style>{style}</style>{title}{"".join(parts)}</svg>\n'
 
 

@@ -19,6 +19,10 @@ const BEHIND: usize = 64;
 /// Old chunks known ahead of it: 512 MiB of the default size may be skipped and found again.
 const AHEAD: usize = 1024;
 
+/// An anchor that is found within so many chunks is believed at once. Farther away two in a row are
+/// needed: some ends are common, and a stream that follows one to the wrong place is lost for long.
+const NEAR: usize = 8;
+
 /// What is thought of a chunk before it is hashed.
 #[derive(Default)]
 pub(super) struct Hint {
@@ -54,6 +58,9 @@ pub(super) struct Prediction {
     next: usize,
     /// Whether the last chunks of both ended at the same place.
     aligned: bool,
+    /// Number of the old chunk that would come next if the last anchor, which was found far away, were not
+    /// found there by chance.
+    rumour: Option<usize>,
 }
 
 impl Prediction {
@@ -113,7 +120,7 @@ impl Prediction {
         let same = same.and_then(|old| old.grounded.clone());
         let end = match &same {
             Some(old) if old.location.record.anchor == anchor => Some(self.next),
-            _ => self.nearest(anchor),
+            _ => self.believed(anchor),
         };
         // The old bytes that became these: those up to the common end, or as many as these are.
         let last = match end {
@@ -139,6 +146,22 @@ impl Prediction {
     /// Number of the old chunk that holds a byte, or the one after the last that is known.
     fn holding(&self, byte: u64) -> usize {
         self.first + self.window.partition_point(|old| old.start + u64::from(old.len) <= byte)
+    }
+
+    /// The old chunk that ends where the new one does, if its anchor can be trusted.
+    fn believed(&mut self, anchor: u64) -> Option<usize> {
+        let rumour = self.rumour.take();
+        if let Some(number) = rumour
+            && self.anchors.contains(&(anchor, number))
+        {
+            return rumour;
+        }
+        let found = self.nearest(anchor)?;
+        if found.abs_diff(self.next) <= NEAR {
+            return Some(found);
+        }
+        self.rumour = Some(found + 1);
+        None
     }
 
     /// Of the old chunks with this anchor, the one nearest to our place.
@@ -201,10 +224,16 @@ mod tests {
         assert_eq!(prediction.expected(), None);
         let hint = prediction.cut(400, anchors[4]);
         assert_eq!((hint.same.is_some(), numbers(&hint)), (false, vec![3, 4]));
-        // Far ahead, where something was removed.
-        let hint = prediction.cut(310, anchors[40]);
-        assert_eq!(numbers(&hint), [37, 38, 39, 40]);
-        assert_eq!(prediction.expected(), Some((300, anchors[41])));
+        // One end that is found far away is chance; the next one is where it was to be expected.
+        let hint = prediction.cut(300, anchors[45]);
+        assert_eq!(numbers(&hint), [5]);
+        let hint = prediction.cut(300, anchors[6]);
+        assert_eq!(numbers(&hint), [6]);
+        // Two in a row are not: something was removed.
+        prediction.cut(310, anchors[40]);
+        let hint = prediction.cut(300, anchors[41]);
+        assert_eq!(numbers(&hint).last(), Some(&41));
+        assert_eq!(prediction.expected(), Some((300, anchors[42])));
         // Beyond the end there is nothing to say.
         for _ in 0..200 {
             prediction.cut(300, 0);
