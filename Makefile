@@ -57,10 +57,22 @@ deny: ## Check licences, bans, sources and advisories of dependencies (needs car
 bench: build-tools ## Measure every stage (criterion)
 	$(CARGO) bench --package benches
 
+CORPORA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/corpora
+RUNS ?= 5
+CHUNKS ?= 100000000
+
+.PHONY: corpora
+corpora: servers ## Make the data that benchmarks run over (25 GB, 10 minutes)
+	python3 benches/corpora.py "$(CORPORA)" pg redis kernel random small
+
 .PHONY: bench-compare
-bench-compare: build-tools ## Compare with restic, borg, rustic and bupstash, whichever are on PATH
+bench-compare: build-tools corpora ## Compare with restic, borg, rustic and bupstash, whichever are on PATH
 	$(CARGO) build --release --package cli
-	python3 benches/compare.py "$(ESKER)"
+	python3 benches/compare.py "$(ESKER)" "$(CORPORA)" --runs $(RUNS)
+
+.PHONY: bench-index
+bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)
+	$(CARGO) run --release --package benches --example index -- $(CHUNKS) "$(CORPORA)/index"
 
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares esker with restic, borg, rustic and bupstash, whichever are on PATH, over the same inputs.
 
-usage: compare.py ESKER CORPORA [--runs N] [--out FOLDER] [--only NAME,...] [--tools NAME,...] [--roofline PROGRAM]
+usage: compare.py ESKER CORPORA [--runs N] [--out FOLDER] [--only NAME,...] [--tools NAME,...]
 
 CORPORA is a folder that corpora.py filled. Everything is read once before, so that it is in the page cache;
 repositories lie on /dev/shm. zstd level 3 everywhere. The order of tools changes with each run; whatever is
@@ -29,7 +29,6 @@ parser.add_argument("--runs", type=int, default=5)
 parser.add_argument("--out", default="bench-out")
 parser.add_argument("--only", default="pg,redis,kernel,random,fourteen,sixty")
 parser.add_argument("--tools", default="esker,restic,borg,rustic,bupstash")
-parser.add_argument("--roofline", help="the program that measures this machine's stages (benches/examples/roofline.rs)")
 options = parser.parse_args()
 only = options.only.split(",")
 
@@ -210,20 +209,19 @@ def cpu_model():
         return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
 
 
-def roofline(medians):
-    """esker's share of what the stages allow on this machine, for the four cases."""
-    if not options.roofline:
-        return []
-    text = subprocess.run([options.roofline, nights("pg")[0]], check=True, capture_output=True, text=True).stdout
-    lines = ["", "Roofline, from this machine's stages on the first 256 MB of pg:", "", text.strip(), ""]
-    limits = {line.split(":")[0]: float(line.split(":")[1].split()[0]) for line in text.splitlines() if line.startswith("case ")}
-    size = os.path.getsize(nights("pg")[1]) / 1e6
-    for case, row, megabytes in (("case first", "pg: first night", size), ("case duplicate", "pg: the same again", size),
-                                 ("case restore", "pg: dump of it", size), ("case incompressible", "random bytes", 1000)):
-        if row in medians and case in limits:
-            speed = megabytes / medians[row]["esker"]["seconds"]
-            lines.append(f"- {row}: {speed:.0f} MB/s, {100 * speed / limits[case]:.0f} % of {limits[case]:.0f}, start and unlocking included")
-    return lines
+def roofline(medians, tools):
+    """esker's share of what the stages allow on this machine."""
+    binary, lines = tools[0].binary, []
+    cases = (("pg", "first", "pg: first night", 0), ("pg", "changed", "pg: second night", 1), ("pg", "duplicate", "pg: the same again", 1),
+             ("pg", "restore", "pg: dump of it", 0), ("random", "first", "random bytes", 0))
+    for name, case, row, night in cases:
+        if row in medians:
+            path = f"{options.corpora}/random" if name == "random" else nights(name)[night]
+            text = subprocess.run([binary, "bench", "--json", "--calibrate", path], check=True, capture_output=True, text=True).stdout
+            limit = json.loads(text.splitlines()[-1])["roofline_bytes_per_second"][case] / 1e6
+            speed = os.path.getsize(path) / 1e6 / medians[row]["esker"]["seconds"]
+            lines.append(f"- {row}: {speed:.0f} MB/s, {100 * speed / limit:.0f} % of the {limit:.0f} that the stages allow; start and unlocking included")
+    return ["", "Against the roofline (`esker bench --calibrate`):", "", *lines]
 
 
 def report(results, tools, extra):
@@ -244,7 +242,7 @@ def report(results, tools, extra):
                 else:
                     cells.append("")
             lines.append(f"| {row} | {tool.name} | " + " | ".join(cells) + " |")
-    lines += ["", *[f"- {line}" for line in extra], *roofline(medians), ""]
+    lines += ["", *[f"- {line}" for line in extra], *roofline(medians, tools), ""]
     text = "\n".join(lines)
     print(text)
     os.makedirs(options.out, exist_ok=True)

@@ -55,3 +55,35 @@ fn a_plan_needs_two_versions_and_known_prices() {
     assert!(repo.fails(1, ["plan"]).contains("--nights"));
     repo.fails(2, ["plan", "--keep", "fortnightly=2", "--nights", "one", "one"]);
 }
+
+#[test]
+fn bench_measures_and_chooses() {
+    let repo = Repo::new();
+    let mut table = Table::new(60_000);
+    std::fs::write(repo.path("one"), table.dump()).unwrap();
+    table.next_night();
+    std::fs::write(repo.path("two"), table.dump()).unwrap();
+    let bench = repo.json(["bench", "one", "two"]);
+    let rows = bench["rows"].as_array().unwrap();
+    let sizes: Vec<u64> = rows
+        .iter()
+        .filter(|row| row["setting"] == "chunk size")
+        .map(|row| row["chunk_size"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sizes, [14, 15, 16, 17, 18, 19].map(|shift| 1 << shift));
+    let find = |setting: &str| rows.iter().find(|row| row["setting"] == setting).unwrap();
+    let whole = find("no delta")["night_bytes"].as_u64().unwrap();
+    let delta =
+        rows.iter().find(|row| row["chunk_size"] == 512 << 10).unwrap()["night_bytes"].as_u64().unwrap();
+    assert!(delta * 5 < whole, "{delta} {whole}");
+    assert_eq!(find("one core")["cores"], 1);
+    for case in ["first", "changed", "duplicate", "restore"] {
+        assert!(bench["roofline_bytes_per_second"][case].as_f64().unwrap() > 1e6, "{case}");
+    }
+    let text = repo.ok(["bench", "one"]);
+    assert!(text.contains("choose: init --chunk-size"), "{text}");
+    let only = repo.json(["bench", "--calibrate", "one"]);
+    assert!(only["rows"].as_array().unwrap().is_empty());
+    std::fs::write(repo.path("small"), "x").unwrap();
+    assert!(repo.fails(1, ["bench", "small"]).contains("too little"));
+}

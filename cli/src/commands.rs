@@ -8,6 +8,7 @@ use engine::policy::{Keep, Period};
 use engine::snapshot::Filter;
 
 mod backup;
+mod bench;
 mod cat;
 mod check;
 mod diff;
@@ -63,6 +64,8 @@ enum Command {
     Forget(forget::Args),
     /// Remove data that no snapshot needs
     Prune(prune::Args),
+    /// Measure this machine on your data, and which settings suit it
+    Bench(bench::Args),
     /// Forecast sizes, times and costs from a few versions of a source
     Plan(plan::Args),
     /// Check the repository
@@ -96,6 +99,7 @@ pub(crate) fn run(cli: Cli) -> CommandResult {
         Command::Restore(args) => restore::run(args, &context),
         Command::Dump(args) => dump::run(&args, &context),
         Command::Forget(args) => forget::run(args, &context),
+        Command::Bench(args) => bench::run(&args, &context),
         Command::Plan(args) => plan::run(&args, &context),
         Command::Prune(args) => prune::run(&args, &context),
         Command::Check(args) => check::run(&args, &context),

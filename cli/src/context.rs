@@ -37,7 +37,10 @@ impl Context {
     }
 
     fn access(&self, storage: Arc<dyn Storage>) -> Result<Access, Failure> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.access_with(storage, cores())
+    }
+
+    fn access_with(&self, storage: Arc<dyn Storage>, cores: usize) -> Result<Access, Failure> {
         let transfers = storage.connections().max(cores);
         Ok(Access {
             storage,
@@ -50,9 +53,9 @@ impl Context {
     }
 
     /// Access to a scratch repository in `folder`, with its index in there, too.
-    pub(crate) fn scratch(&self, folder: &std::path::Path) -> Result<Access, Failure> {
+    pub(crate) fn scratch(&self, folder: &std::path::Path, cores: usize) -> Result<Access, Failure> {
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::create(&folder.join("repo"))?);
-        let access = self.access(storage)?;
+        let access = self.access_with(storage, cores)?;
         Ok(Access { cache: Some(folder.join("cache")), ..access })
     }
 
@@ -84,6 +87,11 @@ impl Context {
     pub(crate) fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::try_from(std::time::UNIX_EPOCH + SystemEnv.now()).unwrap_or_default()
     }
+}
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Tells other backup tools to leave our indexes out (bford.info/cachedir).

@@ -10,11 +10,12 @@
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
 //! | [`policy`], [`prune`] | what to keep; removing the rest |
-//! | [`trial`], [`plan`] | measuring on the user's own data; what a repository will take |
+//! | [`calibrate`], [`trial`], [`plan`] | this machine's stages; the user's own data; what a repository will take |
 //! | [`repair`], [`stats`], [`diff`] | the index from the packs; sizes; what changed |
 //! | [`monitor`] | where counts, progress and non-fatal errors go |
 
 pub mod backup;
+pub mod calibrate;
 pub mod diff;
 pub mod entry;
 pub mod error;

@@ -4,7 +4,7 @@ use crate::backup::{BackupOptions, backup};
 use crate::manifest::{ManifestReader, Record, Step};
 use crate::plan::Night;
 use crate::snapshot::Listed;
-use crate::source::Source;
+use crate::source::{Piece, Source};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::format::names;
@@ -99,4 +99,30 @@ fn take(ahead: &mut ReadAhead<()>) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Reads up to `limit` bytes of a source's content, entry after entry, for measurements on them.
+pub fn sample(source: &mut dyn Source, limit: usize, monitor: &dyn Monitor) -> Result<Vec<u8>> {
+    let mut bytes = vec![];
+    while let Some(item) = source.next_item(monitor)? {
+        let Some(open) = item.content else { continue };
+        let mut content = open()?;
+        loop {
+            let filled = bytes.len();
+            if filled >= limit {
+                return Ok(bytes);
+            }
+            bytes.resize((filled + (1 << 20)).min(limit), 0);
+            let piece = content.read(&mut bytes[filled..])?;
+            let len = if let Piece::Data(len) = piece { len } else { 0 };
+            bytes.truncate(filled + len);
+            if matches!(piece, Piece::End) {
+                break;
+            }
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    Ok(bytes)
 }

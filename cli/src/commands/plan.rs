@@ -2,7 +2,7 @@
 
 use super::{FilterArgs, parse_keep, parse_size};
 use crate::config::{hostname, username};
-use crate::context::Context;
+use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use chunkstore::chunker::ChunkerParams;
@@ -141,7 +141,7 @@ fn from_versions(args: &Args, context: &Context) -> Result<Measured, Failure> {
             None => tempfile::Builder::new().prefix("esker-plan-").tempdir(),
         };
         let folder = folder.map_err(|error| Failure::new(format!("no scratch folder: {error}")))?;
-        let mut trial = Trial::new(context.scratch(folder.path())?, ChunkerParams::around(average))?;
+        let mut trial = Trial::new(context.scratch(folder.path(), cores())?, ChunkerParams::around(average))?;
         let mut nights = vec![];
         for (number, version) in versions.iter().enumerate() {
             let mut source = open_version(version, context)?;
