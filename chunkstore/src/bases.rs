@@ -22,13 +22,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 const RADIX: u8 = 4;
 
 /// Plaintext of bases that is kept, in bytes: streams are read in order, so neighbours share bases.
-const PLAIN_CACHE: usize = 40 << 20;
+const PLAIN_CACHE: usize = 32 << 20;
 /// Sealed bytes are read and kept in blocks of this size: small deltas lie side by side.
 const BLOCK: u64 = 512 << 10;
 /// Sealed chunks from this size on are read for themselves; smaller ones may reach over a block's end.
 const LARGE: u64 = 256 << 10;
 /// Blocks that are kept.
-const BLOCKS: usize = 24;
+const BLOCKS: usize = 16;
 
 /// A location that counts, and every pack that it stands on, its own included.
 #[derive(Clone, Debug)]
@@ -221,7 +221,7 @@ struct Buffers {
 }
 
 /// Bytes of buffers that wait to be reused.
-const SPARE_BYTES: usize = 24 << 20;
+const SPARE_BYTES: usize = 16 << 20;
 
 impl Buffers {
     /// The smallest that has room for `len` bytes and is not much too large; or a new one.

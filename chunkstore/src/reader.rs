@@ -15,11 +15,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Plain bytes that may be fetched ahead of the reader.
-const AHEAD_BYTES: usize = 48 << 20;
+const AHEAD_BYTES: usize = 32 << 20;
 /// Items that may wait, so that a million empty files take no memory either.
 const AHEAD_ITEMS: usize = 4096;
 /// One range read covers at most this much of a pack.
 const RUN_BYTES: u64 = 4 << 20;
+/// And what it holds is at most this much, so that several threads decode, and memory stays bounded.
+const RUN_PLAIN_BYTES: usize = 4 << 20;
 /// Neighbours closer than this are read in one go, with what lies between.
 const GAP_BYTES: u64 = 256 << 10;
 /// Ids looked up at a time.
@@ -182,7 +184,9 @@ fn extends(run: &[Location], next: &Location) -> bool {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return false };
     let (start, end) = (u64::from(first.record.offset), last.record.end());
     let offset = u64::from(next.record.offset);
+    let plain: usize = run.iter().chain([next]).map(|place| place.record.plain_len as usize).sum();
     first.pack.name == next.pack.name
+        && plain <= RUN_PLAIN_BYTES
         && offset >= end
         && offset - end <= GAP_BYTES
         && next.record.end() - start <= RUN_BYTES
