@@ -1,6 +1,7 @@
 //! S3, against a real SeaweedFS.
 
 use crate::harness::{Process, Repo, free_port, server, wait_for};
+use crate::nights::{Table, stream};
 use crate::trees::tree_round_trip;
 use chunkstore::storage::s3::{S3Options, S3Storage};
 use std::process::Command;
@@ -100,4 +101,21 @@ fn trees_and_streams_come_back() {
     assert_eq!(repo.snapshot_count(), 1);
     let wrong = repo.command(["snapshots"]).env("AWS_SECRET_ACCESS_KEY", "no").output().unwrap();
     crate::harness::expect(&wrong, 1);
+}
+
+/// Over a network the last version is read only if that is asked for; then it works as on a disk.
+#[test]
+fn deltas_over_a_network_are_asked_for() {
+    let weed = Weed::start();
+    let repo = weed.repo("deltas");
+    let mut table = Table::new(40_000);
+    stream(&repo, &table.dump(), &[]);
+    table.next_night();
+    assert_eq!(stream(&repo, &table.dump(), &[])["delta_blobs"], 0);
+    table.next_night();
+    let data = table.dump();
+    let summary = stream(&repo, &data, &["--delta"]);
+    assert!(summary["delta_blobs"].as_u64() > Some(0), "{summary}");
+    assert!(repo.run(["dump", "latest", "table.sql"]).stdout == data);
+    repo.ok(["check", "--read-data"]);
 }

@@ -105,6 +105,8 @@ pub struct BaseChoice {
     pub depth: u8,
     /// The new chunk's generation.
     pub generation: u8,
+    /// The packs that the new chunk will stand on.
+    pub packs: Vec<PackId>,
 }
 
 /// The generation that a chunk of generation `n` is compressed against: `n` without its lowest power of
@@ -119,8 +121,12 @@ pub fn base_generation(n: u8) -> u8 {
 }
 
 /// Chooses the bases of the next version of `around`, neighbouring chunks of the last one; `None` if
-/// the chunk should stand on its own again.
-pub fn choose(index: &dyn ChunkIndex, around: &[Arc<Grounded>]) -> Result<Option<BaseChoice>> {
+/// the chunk should stand on its own again. Packs in `avoid` are not built on.
+pub fn choose(
+    index: &dyn ChunkIndex,
+    around: &[Arc<Grounded>],
+    avoid: &HashSet<PackId>,
+) -> Result<Option<BaseChoice>> {
     let Some(last) = around.iter().map(|grounded| grounded.location.record.generation).max() else {
         return Ok(None);
     };
@@ -149,12 +155,17 @@ pub fn choose(index: &dyn ChunkIndex, around: &[Arc<Grounded>]) -> Result<Option
         bases = older;
     }
     bases.truncate(MAX_BASES);
-    let deepest = bases.iter().map(|record| record.depth).max().unwrap_or(MAX_DEPTH);
+    // Looked at once more, as one: the index may have moved on since `around` was looked up, and depth and
+    // packs must belong to the same locations.
+    let bases: Vec<ChunkId> = bases.into_iter().map(|record| record.id).collect();
+    let grounded: Option<Vec<Grounded>> = ground(index, &bases, avoid)?.into_iter().collect();
+    let Some(grounded) = grounded else { return Ok(None) };
+    let deepest = grounded.iter().map(|base| base.location.record.depth).max().unwrap_or(MAX_DEPTH);
     if deepest >= MAX_DEPTH {
         return Ok(None);
     }
-    let bases = bases.into_iter().map(|record| record.id).collect();
-    Ok(Some(BaseChoice { bases, depth: deepest + 1, generation }))
+    let packs = grounded.into_iter().flat_map(|base| base.packs).collect();
+    Ok(Some(BaseChoice { bases, depth: deepest + 1, generation, packs }))
 }
 
 /// A decoded chunk.

@@ -81,4 +81,9 @@ pub trait Storage: Send + Sync {
     fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()>;
     /// How many transfers at once make sense.
     fn connections(&self) -> usize;
+    /// Whether reading is about as cheap as for a local disk: old chunks are then read in order to store
+    /// new ones against them.
+    fn is_near(&self) -> bool {
+        true
+    }
 }

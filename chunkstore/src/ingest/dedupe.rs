@@ -256,7 +256,7 @@ impl Dedupe {
         let index = &**self.store.index();
         let mut attempts = vec![];
         for (chunk, wanted) in chunks.iter().zip(wanted) {
-            let chosen = if *wanted { choose(index, &chunk.hint.around)? } else { None };
+            let chosen = if *wanted { choose(index, &chunk.hint.around, &self.avoid)? } else { None };
             let Some(chosen) = chosen else {
                 attempts.push(None);
                 continue;
@@ -267,7 +267,7 @@ impl Dedupe {
                     bases: chosen.bases,
                     depth: chosen.depth,
                     generation: chosen.generation,
-                    packs: chunk.hint.around.iter().flat_map(|old| old.packs.iter().copied()).collect(),
+                    packs: chosen.packs,
                 })),
                 // A base that cannot be read is no base. That it is damaged is for `check` to say; nothing
                 // that is stored now depends on it.

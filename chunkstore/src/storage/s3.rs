@@ -147,4 +147,7 @@ impl Storage for S3Storage {
     fn connections(&self) -> usize {
         self.connections
     }
+    fn is_near(&self) -> bool {
+        false
+    }
 }

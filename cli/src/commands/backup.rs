@@ -90,8 +90,11 @@ pub(crate) struct Args {
     skip_if_unchanged: bool,
     /// Store changed chunks whole instead of against their last version: sizes then tell less about what
     /// changed, and reading needs nothing older
-    #[arg(long, env = "ESKER_NO_DELTA")]
+    #[arg(long, env = "ESKER_NO_DELTA", conflicts_with = "delta")]
     no_delta: bool,
+    /// Store changed chunks against their last version even if that must be read over a network
+    #[arg(long, env = "ESKER_DELTA")]
+    delta: bool,
 }
 
 const SOURCES: &str = "\
@@ -140,13 +143,29 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         ignore_ctime: args.ignore_ctime,
         dry_run: args.dry_run,
         skip_if_unchanged: args.skip_if_unchanged,
-        sealing: Sealing { compression: context.global.compression, delta: !args.no_delta },
+        sealing: Sealing { compression: context.global.compression, delta: delta(&args, &repo, context) },
         packer,
         program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
     };
     let report = context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor))?;
     print(&report, &args, context);
     Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
+}
+
+/// Whether to store changed chunks against their last version: to read that over a network may cost more than
+/// it saves, so there it must be asked for.
+fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> bool {
+    if args.no_delta || args.delta {
+        return args.delta;
+    }
+    let near = repo.store().storage().is_near();
+    if !near && !repo.snapshot_roots().is_empty() {
+        context.console.say(
+            "changed chunks are stored whole: their last versions would have to be read over the network; \
+             --delta does it all the same",
+        );
+    }
+    near
 }
 
 fn excludes(args: &Args) -> Result<Vec<String>, Failure> {

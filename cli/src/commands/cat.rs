@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                     let chunks: Vec<_> = pack
                         .records
                         .iter()
-                        .map(|record| json!({"id": record.id, "offset": record.offset, "stored_len": record.stored_len, "plain_len": record.plain_len, "codec": record.codec as u8, "depth": record.depth, "bases": record.bases}))
+                        .map(|record| json!({"id": record.id, "offset": record.offset, "stored_len": record.stored_len, "plain_len": record.plain_len, "codec": record.codec as u8, "depth": record.depth, "generation": record.generation, "bases": record.bases}))
                         .collect();
                     json!({"pack": pack.name.object(), "kind": pack.name.kind as u8, "epoch": pack.name.epoch, "len": pack.len, "chunks": chunks})
                 })
@@ -77,7 +77,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             let location = locate(&repo, id, context)?;
             json!({"id": location.record.id, "pack": location.pack.name.object(), "offset": location.record.offset,
                 "stored_len": location.record.stored_len, "plain_len": location.record.plain_len,
-                "codec": location.record.codec as u8, "segment": location.pack.segment})
+                "codec": location.record.codec as u8, "depth": location.record.depth,
+                "generation": location.record.generation, "bases": location.record.bases,
+                "segment": location.pack.segment})
         }
         What::Blob { id } => {
             let location = locate(&repo, id, context)?;
