@@ -1,0 +1,272 @@
+//! Reading base chunks, which may stand on others, in bounded memory: streams are read in order, so what one
+//! chunk stands on is near to what the next one does.
+
+use super::{Grounded, ground};
+use crate::id::{ChunkId, PackId};
+use crate::index::{Location, short_key};
+use crate::pack::{PackReader, Record};
+use crate::seal::Decompressor;
+use crate::store::ChunkStore;
+use crate::{Error, Result};
+use bytes::Bytes;
+use lru::LruCache;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Plaintext of bases that is kept, in bytes: streams are read in order, so neighbours share bases.
+const PLAIN_CACHE: usize = 32 << 20;
+/// Sealed bytes are read and kept in blocks of this size: small deltas lie side by side.
+const BLOCK: u64 = 512 << 10;
+/// Sealed chunks from this size on are read for themselves; smaller ones may reach over a block's end.
+const LARGE: u64 = 256 << 10;
+/// Blocks that are kept.
+const BLOCKS: usize = 16;
+
+/// A decoded chunk.
+#[derive(Debug)]
+pub struct Plain {
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// Stored bytes over plain bytes of the chunks at the bottom: how well its like compresses alone.
+    pub ratio: f32,
+}
+
+/// Bases in the order of a prefix.
+#[derive(Debug)]
+pub enum Prefix {
+    /// None: the chunk stands on its own.
+    Empty,
+    /// One.
+    One(Arc<Plain>),
+    /// Several, put together.
+    Joined(Plain),
+}
+
+impl Prefix {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Empty => &[],
+            Self::One(plain) => &plain.bytes,
+            Self::Joined(plain) => &plain.bytes,
+        }
+    }
+
+    /// As [`Plain::ratio`].
+    #[must_use]
+    pub fn ratio(&self) -> f32 {
+        match self {
+            Self::Empty => 1.0,
+            Self::One(plain) => plain.ratio,
+            Self::Joined(plain) => plain.ratio,
+        }
+    }
+}
+
+/// A cache that is bounded by bytes.
+struct ByteLru<K: std::hash::Hash + Eq> {
+    entries: LruCache<K, Arc<Plain>>,
+    bytes: usize,
+}
+
+/// Reads base chunks, which may stand on others, and keeps what it read for a while. Shared by threads.
+pub struct BaseReader {
+    plain: Mutex<ByteLru<[u8; 16]>>,
+    blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
+    decompressors: Mutex<Vec<Decompressor>>,
+    buffers: Mutex<Buffers>,
+}
+
+/// Buffers that are reused: fresh memory costs the kernel more than decoding into it.
+#[derive(Default)]
+struct Buffers {
+    spare: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// Bytes of buffers that wait to be reused.
+const SPARE_BYTES: usize = 16 << 20;
+
+impl Buffers {
+    /// The smallest that has room for `len` bytes and is not much too large; or a new one.
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let fits = |buffer: &Vec<u8>| (len..=2 * len + 4096).contains(&buffer.capacity());
+        let sizes = self.spare.iter().enumerate().filter(|(_, buffer)| fits(buffer));
+        let best = sizes.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place);
+        match best {
+            Some(place) => {
+                let buffer = self.spare.swap_remove(place);
+                self.bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(len),
+        }
+    }
+
+    fn put(&mut self, mut buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= SPARE_BYTES {
+            buffer.clear();
+            self.bytes += buffer.capacity();
+            self.spare.push(buffer);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for BaseReader {
+    fn default() -> Self {
+        Self {
+            plain: Mutex::new(ByteLru { entries: LruCache::unbounded(), bytes: 0 }),
+            blocks: Mutex::new(LruCache::unbounded()),
+            decompressors: Mutex::default(),
+            buffers: Mutex::default(),
+        }
+    }
+}
+
+impl BaseReader {
+    /// Whether everything that `record` needs to be read has a location that counts.
+    pub fn stands(&self, store: &ChunkStore, record: &Record) -> Result<bool> {
+        let below = ground(&**store.index(), &record.bases, &HashSet::new())?;
+        let smaller = |base: &Grounded| base.location.record.depth < record.depth;
+        Ok(below.iter().all(|base| base.as_ref().is_some_and(smaller)))
+    }
+
+    /// The prefix that `record` needs to be read.
+    pub fn prefix_of(&self, store: &ChunkStore, record: &Record) -> Result<Prefix> {
+        if !record.is_delta() {
+            return Ok(Prefix::Empty);
+        }
+        let mut bases = vec![];
+        for (base, location) in record.bases.iter().zip(store.index().lookup(&record.bases)?) {
+            let location = location.ok_or(Error::MissingChunk { id: *base })?;
+            if location.record.depth >= record.depth {
+                let why = format!("base {} is not of smaller depth", base.short());
+                return Err(Error::corrupt(location.pack.name.object(), why));
+            }
+            bases.push(self.read(store, &location)?);
+        }
+        Ok(self.join(bases))
+    }
+
+    /// Bases for a new chunk, each compared with its id.
+    pub fn bases(&self, store: &ChunkStore, ids: &[ChunkId]) -> Result<Prefix> {
+        let mut bases = vec![];
+        for (id, location) in ids.iter().zip(store.index().lookup(ids)?) {
+            let location = location.ok_or(Error::MissingChunk { id: *id })?;
+            let plain = self.read(store, &location)?;
+            if store.keys().chunk_id(&plain.bytes) != *id {
+                let why = format!("chunk {}: content does not have this id", id.short());
+                return Err(Error::corrupt(location.pack.name.object(), why));
+            }
+            bases.push(plain);
+        }
+        Ok(self.join(bases))
+    }
+
+    /// One chunk, from the cache or with everything below it. Depth bounds the recursion.
+    fn read(&self, store: &ChunkStore, location: &Location) -> Result<Arc<Plain>> {
+        let key = short_key(&location.record.id);
+        if let Some(plain) = locked(&self.plain).entries.get(&key) {
+            return Ok(Arc::clone(plain));
+        }
+        let record = &location.record;
+        let prefix = self.prefix_of(store, record)?;
+        let sealed = self.sealed(store, location)?;
+        let reader = PackReader::new(location.pack.name, store.keys())?;
+        let reused = locked(&self.decompressors).pop();
+        let mut decompressor = reused.map_or_else(Decompressor::new, Ok)?;
+        let mut bytes = self.buffer(record.plain_len as usize);
+        let opened = reader.open_into(record, &sealed, prefix.bytes(), &mut decompressor, &mut bytes);
+        locked(&self.decompressors).push(decompressor);
+        opened?;
+        let ratio = match prefix {
+            Prefix::Empty => record.stored_len as f32 / record.plain_len.max(1) as f32,
+            _ => prefix.ratio(),
+        };
+        self.recycle_prefix(prefix);
+        let plain = Arc::new(Plain { bytes, ratio });
+        let mut cache = locked(&self.plain);
+        cache.bytes += plain.bytes.len();
+        let mut gone: Vec<Arc<Plain>> = cache.entries.put(key, Arc::clone(&plain)).into_iter().collect();
+        cache.bytes -= gone.iter().map(|plain| plain.bytes.len()).sum::<usize>();
+        while cache.bytes > PLAIN_CACHE
+            && let Some((_, oldest)) = cache.entries.pop_lru()
+        {
+            cache.bytes -= oldest.bytes.len();
+            gone.push(oldest);
+        }
+        drop(cache);
+        gone.into_iter().filter_map(Arc::into_inner).for_each(|plain| self.recycle(plain.bytes));
+        Ok(plain)
+    }
+
+    /// A buffer with room for `len` bytes, used before if there is one.
+    pub fn buffer(&self, len: usize) -> Vec<u8> {
+        locked(&self.buffers).take(len)
+    }
+
+    /// Takes a buffer that is no longer used.
+    pub fn recycle(&self, buffer: Vec<u8>) {
+        locked(&self.buffers).put(buffer);
+    }
+
+    /// Takes the buffer of a prefix that is no longer used.
+    pub fn recycle_prefix(&self, prefix: Prefix) {
+        match prefix {
+            Prefix::Empty => {}
+            Prefix::One(plain) => {
+                if let Some(plain) = Arc::into_inner(plain) {
+                    self.recycle(plain.bytes);
+                }
+            }
+            Prefix::Joined(plain) => self.recycle(plain.bytes),
+        }
+    }
+
+    fn join(&self, mut bases: Vec<Arc<Plain>>) -> Prefix {
+        if bases.len() == 1
+            && let Some(one) = bases.pop()
+        {
+            return Prefix::One(one);
+        }
+        let mut bytes = self.buffer(bases.iter().map(|base| base.bytes.len()).sum());
+        bases.iter().for_each(|base| bytes.extend_from_slice(&base.bytes));
+        let ratio = bases.iter().map(|base| base.ratio).sum::<f32>() / bases.len().max(1) as f32;
+        Prefix::Joined(Plain { bytes, ratio })
+    }
+
+    /// The sealed bytes of a chunk.
+    fn sealed(&self, store: &ChunkStore, location: &Location) -> Result<Bytes> {
+        let object = location.pack.name.object();
+        let (offset, len) = (u64::from(location.record.offset), u64::from(location.record.stored_len));
+        if len > LARGE {
+            return Ok(store.storage().get_range(&object, offset, len)?);
+        }
+        let start = offset / BLOCK * BLOCK;
+        let key = (location.pack.name.id, start);
+        let cached = locked(&self.blocks).get(&key).cloned();
+        let block = match cached {
+            Some(block) => block,
+            None => {
+                let end = (start + BLOCK + LARGE).min(location.pack.len);
+                let block = store.storage().get_range(&object, start, end.saturating_sub(start))?;
+                let mut blocks = locked(&self.blocks);
+                blocks.put(key, block.clone());
+                while blocks.len() > BLOCKS {
+                    blocks.pop_lru();
+                }
+                block
+            }
+        };
+        let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
+        if from.checked_add(location.record.stored_len as usize).is_none_or(|end| end > block.len()) {
+            return Err(Error::corrupt(object, "shorter than its index says"));
+        }
+        Ok(block.slice(from..from + location.record.stored_len as usize))
+    }
+}
