@@ -208,7 +208,7 @@ impl Dedupe {
             };
             let mut deltas = DeltaCompressor::new()?;
             let largest = chunks.iter().map(|chunk| chunk.range.len()).max().unwrap_or_default();
-            let mut again = self.bases.buffer(largest);
+            let mut again = (Decompressor::new()?, self.bases.buffer(largest));
             let mut tried = attempts.iter();
             for ((id, chunk), wanted) in ids.iter().zip(&chunks).zip(&wanted) {
                 let attempt = tried.next().and_then(Option::as_ref);
@@ -235,7 +235,7 @@ impl Dedupe {
             }
             locked(&self.compressors).push(compressor);
             drop(deltas);
-            self.bases.recycle(again);
+            self.bases.recycle(again.1);
             attempts.into_iter().flatten().for_each(|attempt| self.bases.recycle_prefix(attempt.prefix));
         } else {
             out.extend(ids.iter().zip(&chunks).map(|(id, chunk)| ProcessedChunk {
@@ -317,7 +317,7 @@ impl Dedupe {
         record: Record,
         deltas: &mut DeltaCompressor<'bases>,
         frames: &mut Vec<u8>,
-        again: &mut Vec<u8>,
+        (decompressor, again): &mut (Decompressor, Vec<u8>),
     ) -> Result<Result<Record, Record>> {
         let start = frames.len();
         let alone = plain.len() as f32 * attempt.prefix.ratio();
@@ -327,7 +327,6 @@ impl Dedupe {
         }
         let (depth, generation, bases) = (attempt.depth, attempt.generation, attempt.bases.clone());
         let record = Record::delta(record.id, record.plain_len, record.anchor, depth, generation, bases);
-        let mut decompressor = Decompressor::new()?;
         let (frame, prefix) = (&frames[start..], attempt.prefix.bytes());
         let read = decompressor.decompress_into(record.codec, frame, prefix, plain.len(), again);
         if read.is_err() || again.as_slice() != plain {
