@@ -59,6 +59,32 @@ class Fields:
         return len(self.data) - self.at
 
 
+def patched(patch, base):
+    """Follows the instructions of a patch."""
+
+    def number(at):
+        value = shift = 0
+        while True:
+            value |= (patch[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if patch[at - 1] < 0x80:
+                return value, at
+
+    length, at = number(0)
+    inserted = end = at + length
+    place, parts = 0, []
+    while at < end:
+        insert, at = number(at)
+        copy, at = number(at)
+        step, at = number(at)
+        place += -(step >> 1) - 1 if step & 1 else step >> 1
+        if place < 0 or place + copy > len(base) or inserted + insert > len(patch):
+            raise SystemExit("a patch of other bases")
+        parts += [patch[inserted : inserted + insert], base[place : place + copy]]
+        inserted, place = inserted + insert, place + copy
+    return b"".join(parts)
+
+
 class Repository:
     def __init__(self, root, password):
         self.root = root
@@ -153,10 +179,13 @@ class Repository:
         data = AESGCM(key).decrypt(nonce(ordinal), sealed, aad)
         if codec == 1:
             data = zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_len)
-        elif codec == 2:
-            prefix = b"".join(self.chunk(base, below=depth) for base in bases)
+        elif codec in (2, 3):
+            base = b"".join(self.chunk(base, below=depth) for base in bases)
+            prefix = base if codec == 2 else base[: 128 << 10]
             prefix = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-            data = zstandard.ZstdDecompressor(dict_data=prefix).decompress(data, max_output_size=plain_len)
+            data = zstandard.ZstdDecompressor(dict_data=prefix).decompress(data, max_output_size=plain_len + 64)
+            if codec == 3:
+                data = patched(data, base)
         elif codec != 0:
             raise SystemExit(f"codec {codec} is not known")
         if len(data) != plain_len or length not in (None, plain_len):

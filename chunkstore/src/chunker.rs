@@ -15,9 +15,9 @@ pub const FASTCDC_2020: &str = "fastcdc-v2020-gear64";
 /// Bytes at the end of a chunk that make its anchor: as many as influence a 64-bit gear hash.
 pub const ANCHOR_LEN: usize = 64;
 
-/// An anchor is looked for this far from where it was: 16 KiB are scanned in a fraction of the time that
-/// a search for the next cut takes, and are more than most nights add to half a megabyte.
-pub const ANCHOR_REACH: usize = 16 << 10;
+/// An anchor is looked for this far from where it was, near it first: scanning that takes a fraction of the
+/// time that a search for the next cut takes, and it is more than most nights add to half a megabyte.
+pub const ANCHOR_REACH: usize = 64 << 10;
 
 /// The finalizer of MurmurHash3 (Appleby, public domain): the low bits of a gear hash depend on few bytes,
 /// and a mask has cleared others.
@@ -159,29 +159,34 @@ impl Chunker {
     }
 
     /// The place nearest to `len` at which a chunk of `window` can end and has this anchor, no more than
-    /// [`ANCHOR_REACH`] bytes away: the cut of an older version, moved by what was added and removed.
+    /// [`ANCHOR_REACH`] bytes away: the cut of an older version, moved by what was added and removed. A chunk
+    /// that was as long as chunks are cut may grow by that much, or every insertion would set it adrift.
     #[must_use]
     pub fn find_anchor(&self, window: &[u8], len: usize, anchor: u64) -> Option<usize> {
         if window.get(..len).is_some_and(|chunk| self.anchor(chunk) == anchor) {
             return Some(len);
         }
-        let most = window.len().min(self.params.max_len as usize).min(len + ANCHOR_REACH);
-        let least = (self.params.min_len as usize).max(len.saturating_sub(ANCHOR_REACH)).max(ANCHOR_LEN);
-        let (head, tail) = window.get(least - ANCHOR_LEN..most)?.split_at_checked(ANCHOR_LEN)?;
+        let longest = window.len().min(self.params.max_len as usize + ANCHOR_REACH);
         let wanted = unmix(anchor);
-        let mut hash = head.iter().fold(0, |hash, byte| self.roll(hash, *byte));
-        let mut found = (hash == wanted).then_some(least);
-        for (offset, byte) in tail.iter().enumerate() {
-            hash = self.roll(hash, *byte);
-            if hash == wanted {
-                let end = least + offset + 1;
-                match found {
-                    Some(before) if len.abs_diff(before) < len.abs_diff(end) => break,
-                    _ => found = Some(end),
+        // Most have moved by little.
+        [ANCHOR_REACH / 8, ANCHOR_REACH].into_iter().find_map(|reach| {
+            let most = longest.min(len + reach);
+            let least = (self.params.min_len as usize).max(len.saturating_sub(reach)).max(ANCHOR_LEN);
+            let (head, tail) = window.get(least - ANCHOR_LEN..most)?.split_at_checked(ANCHOR_LEN)?;
+            let mut hash = head.iter().fold(0, |hash, byte| self.roll(hash, *byte));
+            let mut found = (hash == wanted).then_some(least);
+            for (offset, byte) in tail.iter().enumerate() {
+                hash = self.roll(hash, *byte);
+                if hash == wanted {
+                    let end = least + offset + 1;
+                    match found {
+                        Some(before) if len.abs_diff(before) < len.abs_diff(end) => break,
+                        _ => found = Some(end),
+                    }
                 }
             }
-        }
-        found
+            found
+        })
     }
 
     #[inline(always)]

@@ -116,9 +116,17 @@ pub enum Codec {
     Zstd = 1,
     /// One zstd frame whose prefix is the concatenation of the base chunks.
     ZstdDelta = 2,
+    /// One zstd frame of a patch ([`crate::patch`]) of the concatenation of the base chunks.
+    Patch = 3,
 }
 
 impl Codec {
+    /// Whether base chunks are needed to read it.
+    #[must_use]
+    pub fn is_delta(self) -> bool {
+        matches!(self, Self::ZstdDelta | Self::Patch)
+    }
+
     /// Reads the byte in a directory or segment.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
@@ -126,6 +134,7 @@ impl Codec {
             0 => Some(Self::Raw),
             1 => Some(Self::Zstd),
             2 => Some(Self::ZstdDelta),
+            3 => Some(Self::Patch),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@
 //! bounded by the number of slabs in flight. What the last version of a stream was helps with all of it
 //! (`predict.rs`).
 
-use crate::chunker::Chunker;
+use crate::chunker::{ANCHOR_REACH, Chunker};
 use crate::executor::{Pending, submit};
 use crate::format::PackKind;
 use crate::id::ChunkId;
@@ -71,6 +71,8 @@ pub struct Lane<T> {
     cut: usize,
     chunks: Vec<CutChunk>,
     prediction: Prediction,
+    /// Whether the predicted end of the next chunk was looked for in vain.
+    sought: bool,
     /// Anchor of the last chunk of the current stream.
     last_anchor: u64,
     tokens: Vec<(usize, T)>,
@@ -83,7 +85,7 @@ impl<T> Lane<T> {
     pub fn new(dedupe: &Arc<Dedupe>, kind: PackKind) -> Result<Self> {
         let chunker = dedupe.store.chunker()?;
         let max_len = match kind {
-            PackKind::Data => chunker.params().max_len as usize,
+            PackKind::Data => chunker.params().max_len as usize + ANCHOR_REACH,
             PackKind::Metadata => METADATA_MAX_LEN,
         };
         if max_len + BATCH_LEN + MIN_READ > SLAB_LEN {
@@ -99,6 +101,7 @@ impl<T> Lane<T> {
             cut: 0,
             chunks: vec![],
             prediction: Prediction::default(),
+            sought: false,
             last_anchor: 0,
             tokens: vec![],
             in_flight: VecDeque::new(),
@@ -110,7 +113,7 @@ impl<T> Lane<T> {
     /// Begins an entry: what was told of another's last version no longer holds.
     pub fn start(&mut self) {
         self.prediction.start();
-        self.last_anchor = 0;
+        (self.last_anchor, self.sought) = (0, false);
     }
 
     /// Whether more of the last version's chunks should be told by [`Lane::predict`].
@@ -135,8 +138,15 @@ impl<T> Lane<T> {
     /// Takes the first `len` bytes of [`Lane::space`] as read.
     pub fn advance(&mut self, len: usize) {
         self.filled += len;
-        while self.filled - self.cut >= self.max_len {
-            self.cut_one();
+        loop {
+            // What is cut early need not be taken along into the next slab.
+            if let Some(found) = self.find_predicted(false) {
+                self.cut_at(found);
+            } else if self.filled - self.cut >= self.max_len {
+                self.cut_one();
+            } else {
+                break;
+            }
         }
         if self.cut >= BATCH_LEN {
             self.dispatch();
@@ -157,7 +167,10 @@ impl<T> Lane<T> {
     /// Ends the current stream: what is left becomes its last chunks.
     pub fn end_stream(&mut self) {
         while self.cut < self.filled {
-            self.cut_one();
+            match self.find_predicted(true) {
+                Some(found) => self.cut_at(found),
+                None => self.cut_one(),
+            }
         }
         if self.cut >= BATCH_LEN {
             self.dispatch();
@@ -178,7 +191,7 @@ impl<T> Lane<T> {
         if self.cut < self.filled {
             let (range, hint) = (self.cut..self.filled, Hint::default());
             self.chunks.push(CutChunk { range, anchor: 0, before: 0, hint });
-            self.cut = self.filled;
+            (self.cut, self.sought) = (self.filled, false);
         }
         if self.cut >= BATCH_LEN {
             self.dispatch();
@@ -191,21 +204,30 @@ impl<T> Lane<T> {
         self.filled - self.cut
     }
 
+    /// The last version's cut, if it has a like here: then none needs to be searched for. Looked for once,
+    /// when all is there that it may lie in; at the end of a stream nothing more will come.
+    fn find_predicted(&mut self, at_end: bool) -> Option<(usize, u64)> {
+        let window = &self.slab[self.cut..self.filled];
+        let (len, anchor) = self.prediction.expected(self.chunker.params().min_len as usize)?;
+        if self.sought || !at_end && window.len() < (len + ANCHOR_REACH).min(self.max_len) {
+            return None;
+        }
+        self.sought = true;
+        Some((self.chunker.find_anchor(window, len, anchor)?, anchor))
+    }
+
     fn cut_one(&mut self) {
         let window = &self.slab[self.cut..self.filled];
-        // The last version's cut, if the same bytes lead up to it: it need not be searched for.
-        let expected = self
-            .prediction
-            .expected()
-            .and_then(|(len, anchor)| self.chunker.find_anchor(window, len, anchor).map(|len| (len, anchor)));
-        let (len, anchor) = expected.unwrap_or_else(|| {
-            let len = self.chunker.cut(window);
-            (len, self.chunker.anchor(&window[..len]))
-        });
+        let len = self.chunker.cut(window);
+        self.cut_at((len, self.chunker.anchor(&window[..len])));
+    }
+
+    fn cut_at(&mut self, (len, anchor): (usize, u64)) {
         let hint = self.prediction.cut(len, anchor);
         let before = std::mem::replace(&mut self.last_anchor, anchor);
         self.chunks.push(CutChunk { range: self.cut..self.cut + len, anchor, before, hint });
         self.cut += len;
+        self.sought = false;
     }
 
     /// Hands the cut chunks to a worker and takes the rest along into a new slab.

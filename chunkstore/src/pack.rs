@@ -58,11 +58,12 @@ impl Record {
         id: ChunkId,
         plain_len: u32,
         anchor: u64,
+        codec: Codec,
         depth: u8,
         generation: u8,
         bases: Vec<ChunkId>,
     ) -> Self {
-        Self { depth, generation, bases, ..Self::full(id, plain_len, anchor, Codec::ZstdDelta) }
+        Self { depth, generation, bases, ..Self::full(id, plain_len, anchor, codec) }
     }
 
     /// Bytes that [`Record::encode`] appends.
@@ -103,7 +104,7 @@ impl Record {
         if (stored_len as usize) < TAG_LEN || (offset as usize) < PACK_HEADER_LEN {
             return Err(decoder.malformed("chunk outside the pack's body"));
         }
-        let delta = codec == Codec::ZstdDelta;
+        let delta = codec.is_delta();
         if base_count > MAX_BASES
             || depth > MAX_DEPTH
             || [base_count > 0, depth > 0, generation > 0].iter().any(|has| *has != delta)

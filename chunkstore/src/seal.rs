@@ -2,6 +2,7 @@
 //! every length checked. Encryption belongs to the pack, because the nonce is the chunk's ordinal there.
 
 use crate::format::Codec;
+use crate::patch::{self, Differ};
 use crate::{Error, Result};
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, Strategy};
 
@@ -85,10 +86,35 @@ impl Compressor {
     }
 }
 
+/// What patches are made with, kept between batches.
+#[derive(Default)]
+pub struct Patcher {
+    differ: Differ,
+    patch: Vec<u8>,
+}
+
+/// A patch has at most this share of the chunk's bytes, and the slack besides; what shares less with its
+/// bases is left to zstd, which finds short matches, too. Smaller and larger shares were tried: decision 6.
+const PATCH_SHARE: usize = 16;
+const PATCH_SLACK: usize = 64;
+/// A patch's frame may refer to so many of the first bytes of the bases: what is new in a chunk has its
+/// words and its structure from there.
+const PATCH_PREFIX: usize = 128 << 10;
+/// Smaller patches are compressed without: loading it would cost more than it saves.
+const PATCH_WORTH_PREFIX: usize = 1 << 10;
+
+/// The part of the bases that a patch's frame may refer to.
+fn patch_prefix(base: &[u8]) -> &[u8] {
+    &base[..base.len().min(PATCH_PREFIX)]
+}
+
 /// Compresses chunks against their bases. Borrows those of a whole batch, which is how long zstd's tables
 /// are kept.
 pub struct DeltaCompressor<'bases> {
-    context: CCtx<'bases>,
+    patcher: Patcher,
+    patches: CCtx<'bases>,
+    /// Made when it is needed for the first time: often it never is.
+    context: Option<CCtx<'bases>>,
 }
 
 /// Largest window that a delta's frame asks for, as a power of two: four bases and the chunk, 16 MiB each.
@@ -99,8 +125,22 @@ const MAX_WINDOW_LOG: u32 = 27;
 const HASH_LOG_LESS: u32 = 3;
 
 impl<'bases> DeltaCompressor<'bases> {
-    /// Prepares a context.
-    pub fn new() -> Result<Self> {
+    /// Starts on a batch.
+    pub fn new(patcher: Patcher) -> Result<Self> {
+        let mut patches = CCtx::create();
+        for parameter in [CParameter::CompressionLevel(3), CParameter::ContentSizeFlag(false)] {
+            patches.set_parameter(parameter).map_err(zstd_error)?;
+        }
+        Ok(Self { patcher, patches, context: None })
+    }
+
+    /// What can be used for the next batch.
+    #[must_use]
+    pub fn into_patcher(self) -> Patcher {
+        self.patcher
+    }
+
+    fn context() -> Result<CCtx<'bases>> {
         let mut context = CCtx::create();
         for parameter in [
             // Level 1's fast strategy with a table large enough for the base finds as much as level 3's
@@ -112,40 +152,51 @@ impl<'bases> DeltaCompressor<'bases> {
         ] {
             context.set_parameter(parameter).map_err(zstd_error)?;
         }
-        Ok(Self { context })
+        Ok(context)
     }
 
     /// Appends `plain` compressed against `prefix` to `out` if that takes less than `limit` bytes; says
-    /// whether it did.
+    /// how, if it did.
     pub fn compress(
         &mut self,
         plain: &[u8],
         prefix: &'bases [u8],
         limit: usize,
         out: &mut Vec<u8>,
-    ) -> Result<bool> {
+    ) -> Result<Option<Codec>> {
+        let Patcher { differ, patch } = &mut self.patcher;
+        if differ.diff(plain, prefix, plain.len() / PATCH_SHARE + PATCH_SLACK, patch) {
+            if patch.len() >= PATCH_WORTH_PREFIX {
+                self.patches.ref_prefix(patch_prefix(prefix)).map_err(zstd_error)?;
+            }
+            let fits = compress_within(&mut self.patches, patch, limit, out)?;
+            return Ok(fits.then_some(Codec::Patch));
+        }
+        let context = match &mut self.context {
+            Some(context) => context,
+            none => none.insert(Self::context()?),
+        };
         let total = plain.len() + prefix.len();
         let log = (usize::BITS - total.max(2).saturating_sub(1).leading_zeros()).clamp(12, MAX_WINDOW_LOG);
         // The window reaches back to the first byte of the prefix from the last one of the chunk.
         for parameter in [CParameter::WindowLog(log), CParameter::HashLog(log - HASH_LOG_LESS)] {
-            self.context.set_parameter(parameter).map_err(zstd_error)?;
+            context.set_parameter(parameter).map_err(zstd_error)?;
         }
-        self.context.ref_prefix(prefix).map_err(zstd_error)?;
-        let start = out.len();
-        out.resize(start + limit, 0);
-        match self.context.compress2(&mut out[start..], plain) {
-            Ok(len) => {
-                out.truncate(start + len);
-                Ok(true)
-            }
-            // Does not fit into the limit.
-            Err(_) => {
-                out.truncate(start);
-                self.context.reset(zstd_safe::ResetDirective::SessionOnly).map_err(zstd_error)?;
-                Ok(false)
-            }
-        }
+        context.ref_prefix(prefix).map_err(zstd_error)?;
+        Ok(compress_within(context, plain, limit, out)?.then_some(Codec::ZstdDelta))
     }
+}
+
+/// Appends one frame to `out` if it takes less than `limit` bytes; says whether it did.
+fn compress_within(context: &mut CCtx<'_>, bytes: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<bool> {
+    let start = out.len();
+    out.resize(start + limit, 0);
+    let fits = context.compress2(&mut out[start..], bytes);
+    out.truncate(start + fits.unwrap_or(0));
+    if fits.is_err() {
+        context.reset(zstd_safe::ResetDirective::SessionOnly).map_err(zstd_error)?;
+    }
+    Ok(fits.is_ok())
 }
 
 fn zstd_error(code: usize) -> Error {
@@ -165,12 +216,13 @@ pub struct Decompressor {
     context: DCtx<'static>,
     /// Scratch for frames, between chunks.
     pub(crate) frame: Vec<u8>,
+    patch: Vec<u8>,
 }
 
 impl Decompressor {
     /// Prepares a context.
     pub fn new() -> Result<Self> {
-        Ok(Self { context: DCtx::create(), frame: vec![] })
+        Ok(Self { context: DCtx::create(), frame: vec![], patch: vec![] })
     }
 
     /// Turns a frame into exactly `plain_len` bytes, which the caller has bounded. `prefix` holds the
@@ -206,6 +258,12 @@ impl Decompressor {
                 self.context.decompress(plain, frame).map_err(refused)?;
             }
             Codec::ZstdDelta => decompress_delta(frame, prefix, plain).map_err(refused)?,
+            Codec::Patch => {
+                self.patch.clear();
+                self.patch.reserve(plain_len + PATCH_SLACK);
+                decompress_delta(frame, patch_prefix(prefix), &mut self.patch).map_err(refused)?;
+                patch::apply(&self.patch, prefix, plain_len, plain).ok_or("is no patch of its bases")?;
+            }
         }
         if plain.len() == plain_len { Ok(()) } else { Err("has another length than recorded".into()) }
     }
@@ -239,20 +297,26 @@ mod tests {
             blake3::Hasher::new().update(seed).finalize_xof().fill(&mut bytes);
             bytes
         };
-        for len in [70, 5_000, 300_000, 1 << 20] {
+        for (len, change, codec) in [
+            (70, 1, Codec::Patch),
+            (5_000, 40, Codec::Patch),
+            (300_000, 40, Codec::Patch),
+            (1 << 20, 40, Codec::Patch),
+            (5_000, 2_000, Codec::ZstdDelta),
+            (300_000, 100_000, Codec::ZstdDelta),
+        ] {
             let base = noise(b"base", len);
             let mut plain = base.clone();
-            plain.splice(len / 2..len / 2, noise(b"new", 40));
+            plain.splice(len / 2..len / 2, noise(b"new", change));
             let mut out = b"before".to_vec();
-            let mut compressor = DeltaCompressor::new().unwrap();
-            assert!(!compressor.compress(&plain, &base, 30, &mut out).unwrap());
+            let mut compressor = DeltaCompressor::new(Patcher::default()).unwrap();
+            assert_eq!(compressor.compress(&plain, &base, change / 2, &mut out).unwrap(), None);
             assert_eq!(out, b"before");
-            assert!(compressor.compress(&plain, &base, plain.len(), &mut out).unwrap());
+            assert_eq!(compressor.compress(&plain, &base, plain.len(), &mut out).unwrap(), Some(codec));
             let frame = out.split_off(6);
-            assert!(frame.len() < 40 + 80 + len / 1000, "{len}: {}", frame.len());
+            assert!(frame.len() < change + 80 + len / 1000, "{len}: {}", frame.len());
             let mut decompressor = Decompressor::new().unwrap();
-            let mut decompress =
-                |prefix: &[u8], len| decompressor.decompress(Codec::ZstdDelta, &frame, prefix, len);
+            let mut decompress = |prefix: &[u8], len| decompressor.decompress(codec, &frame, prefix, len);
             assert_eq!(decompress(&base, plain.len()).unwrap(), plain);
             assert!(decompress(&base, plain.len() - 1).is_err());
             assert!(decompress(&[], plain.len()).map_or(true, |other| other != plain));

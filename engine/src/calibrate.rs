@@ -8,7 +8,7 @@ use chunkstore::aead::{Cipher, counter_nonce};
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::env::Env;
 use chunkstore::format::Codec;
-use chunkstore::seal::{Compression, Compressor, Decompressor, DeltaCompressor};
+use chunkstore::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
 use serde::Serialize;
 use std::io::{Read, Seek};
 use std::ops::Range;
@@ -131,24 +131,24 @@ pub fn stages(
     })?;
     let changed: Vec<u8> =
         sample.iter().enumerate().map(|(at, byte)| if at % 1009 == 0 { byte ^ 1 } else { *byte }).collect();
-    let mut deltas: Vec<Vec<u8>> = vec![];
+    let mut deltas: Vec<(Codec, Vec<u8>)> = vec![];
+    let mut compressor = DeltaCompressor::new(Patcher::default())?;
     stages.delta = measure(env, len, &mut || {
         deltas.clear();
-        let mut compressor = DeltaCompressor::new()?;
         for chunk in &chunks {
             out.clear();
             let limit = chunk.len() + 1024;
-            compressor.compress(&changed[chunk.clone()], &sample[chunk.clone()], limit, &mut out)?;
-            deltas.push(out.clone());
+            let codec =
+                compressor.compress(&changed[chunk.clone()], &sample[chunk.clone()], limit, &mut out)?;
+            deltas
+                .push((codec.ok_or("a delta has no limit").map_err(|why| invalid(why.into()))?, out.clone()));
         }
         Ok(())
     })?;
     stages.decompress_delta = measure(env, len, &mut || {
-        for (frame, chunk) in deltas.iter().zip(&chunks) {
+        for ((codec, frame), chunk) in deltas.iter().zip(&chunks) {
             let base = &sample[chunk.clone()];
-            decompressor
-                .decompress_into(Codec::ZstdDelta, frame, base, chunk.len(), &mut plain)
-                .map_err(invalid)?;
+            decompressor.decompress_into(*codec, frame, base, chunk.len(), &mut plain).map_err(invalid)?;
         }
         Ok(())
     })?;

@@ -8,7 +8,7 @@ use crate::format::PackKind;
 use crate::id::{ChunkId, PackId};
 use crate::index::short_key;
 use crate::pack::Record;
-use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor};
+use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::HashSet;
@@ -43,6 +43,7 @@ pub struct Dedupe {
     sealing: Sealing,
     bases: BaseReader,
     compressors: Mutex<Vec<Compressor>>,
+    patchers: Mutex<Vec<Patcher>>,
     slabs: Mutex<Vec<Vec<u8>>>,
     arenas: Mutex<Vec<Vec<u8>>>,
 }
@@ -100,6 +101,7 @@ impl Dedupe {
             sealing,
             bases: BaseReader::default(),
             compressors: Mutex::default(),
+            patchers: Mutex::default(),
             slabs: Mutex::default(),
             arenas: Mutex::default(),
         })
@@ -206,7 +208,8 @@ impl Dedupe {
                 PackKind::Data => self.attempts(&mut chunks, &wanted)?,
                 PackKind::Metadata => vec![],
             };
-            let mut deltas = DeltaCompressor::new()?;
+            let reused = locked(&self.patchers).pop();
+            let mut deltas = DeltaCompressor::new(reused.unwrap_or_default())?;
             let largest = chunks.iter().map(|chunk| chunk.range.len()).max().unwrap_or_default();
             let mut again = (Decompressor::new()?, self.bases.buffer(largest));
             let mut tried = attempts.iter();
@@ -234,7 +237,7 @@ impl Dedupe {
                 out.push(ProcessedChunk { chunk: ChunkRef { id: *id, len: len(&chunk.range) }, frame });
             }
             locked(&self.compressors).push(compressor);
-            drop(deltas);
+            locked(&self.patchers).push(deltas.into_patcher());
             self.bases.recycle(again.1);
             attempts.into_iter().flatten().for_each(|attempt| self.bases.recycle_prefix(attempt.prefix));
         } else {
@@ -322,11 +325,12 @@ impl Dedupe {
         let start = frames.len();
         let alone = plain.len() as f32 * attempt.prefix.ratio();
         let limit = ((alone * CLEARLY_SMALLER) as usize).min(plain.len());
-        if !deltas.compress(plain, attempt.prefix.bytes(), limit, frames)? {
+        let Some(codec) = deltas.compress(plain, attempt.prefix.bytes(), limit, frames)? else {
             return Ok(Err(record));
-        }
+        };
         let (depth, generation, bases) = (attempt.depth, attempt.generation, attempt.bases.clone());
-        let record = Record::delta(record.id, record.plain_len, record.anchor, depth, generation, bases);
+        let record =
+            Record::delta(record.id, record.plain_len, record.anchor, codec, depth, generation, bases);
         let (frame, prefix) = (&frames[start..], attempt.prefix.bytes());
         let read = decompressor.decompress_into(record.codec, frame, prefix, plain.len(), again);
         if read.is_err() || again.as_slice() != plain {

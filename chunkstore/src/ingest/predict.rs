@@ -41,6 +41,12 @@ struct Old {
     grounded: Option<Arc<Grounded>>,
 }
 
+impl Old {
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.len)
+    }
+}
+
 /// The old stream as far as it is known, and our place in it.
 #[derive(Default)]
 pub(super) struct Prediction {
@@ -99,16 +105,19 @@ impl Prediction {
         self.window.get(number.checked_sub(self.first)?)
     }
 
-    /// Where the next chunk probably ends: its length, and the anchor that proves it. Not said of the last
-    /// old chunk: the end of a stream is no cut of the one that goes on there, or a log that is backed up
-    /// every hour would fall to pieces.
-    pub(super) fn expected(&self) -> Option<(usize, u64)> {
-        if self.next + 1 >= self.first + self.window.len() {
-            return None;
-        }
-        let grounded = self.get(self.next).filter(|_| self.aligned)?.grounded.as_ref()?;
-        let record = &grounded.location.record;
-        (record.anchor != 0).then_some((record.plain_len as usize, record.anchor))
+    /// Where the next chunk probably ends: its length, and the anchor that proves it. If the last chunks
+    /// did not end alike, that is the next old end which leaves it at least `min_len` bytes. Not said of the
+    /// last old chunk: the end of a stream is no cut of the one that goes on there, or a log that is backed
+    /// up every hour would fall to pieces.
+    pub(super) fn expected(&self, min_len: usize) -> Option<(usize, u64)> {
+        let last = (self.first + self.window.len()).checked_sub(1)?;
+        let reaches = |old: &&Old| self.aligned || old.end() >= self.place + min_len as u64;
+        let number =
+            (self.next..=self.next + 1).find(|number| self.get(*number).as_ref().is_some_and(reaches))?;
+        let old = self.get(number).filter(|_| number < last)?;
+        let anchor = old.grounded.as_ref()?.location.record.anchor;
+        let len = usize::try_from(old.end().checked_sub(self.place)?).ok()?;
+        (anchor != 0).then_some((len, anchor))
     }
 
     /// A chunk was cut: of this length, ending with this anchor.
@@ -129,9 +138,8 @@ impl Prediction {
         };
         let first = self.next.min(last).max(last.saturating_sub(MAX_BASES - 1));
         let around = (first..=last).filter_map(|number| self.get(number)?.grounded.clone()).collect();
-        let end_of = |old: &Old| old.start + u64::from(old.len);
         self.place = match end.and_then(|end| self.get(end)) {
-            Some(old) => end_of(old),
+            Some(old) => old.end(),
             None => self.place + len as u64,
         };
         self.aligned = end.is_some();
@@ -145,7 +153,7 @@ impl Prediction {
 
     /// Number of the old chunk that holds a byte, or the one after the last that is known.
     fn holding(&self, byte: u64) -> usize {
-        self.first + self.window.partition_point(|old| old.start + u64::from(old.len) <= byte)
+        self.first + self.window.partition_point(|old| old.end() <= byte)
     }
 
     /// The old chunk that ends where the new one does, if its anchor can be trusted.
@@ -212,7 +220,7 @@ mod tests {
     #[test]
     fn follows_is_lost_and_finds_its_way_back() {
         let (mut prediction, anchors) = prediction();
-        assert_eq!(prediction.expected(), Some((300, anchors[0])));
+        assert_eq!(prediction.expected(1), Some((300, anchors[0])));
         let hint = prediction.cut(300, anchors[0]);
         assert_eq!((hint.same.is_some(), numbers(&hint)), (true, vec![0]));
         // One new chunk covers old 1 and 2.
@@ -221,7 +229,8 @@ mod tests {
         // Its end was changed, and an earlier cut appeared: the rest of it belongs to what follows.
         let hint = prediction.cut(200, 12345);
         assert_eq!((hint.same.is_some(), numbers(&hint)), (false, vec![3]));
-        assert_eq!(prediction.expected(), None);
+        assert_eq!(prediction.expected(1), Some((100, anchors[3])));
+        assert_eq!(prediction.expected(101), Some((400, anchors[4])));
         let hint = prediction.cut(400, anchors[4]);
         assert_eq!((hint.same.is_some(), numbers(&hint)), (false, vec![3, 4]));
         // One end that is found far away is chance; the next one is where it was to be expected.
@@ -233,7 +242,7 @@ mod tests {
         prediction.cut(310, anchors[40]);
         let hint = prediction.cut(300, anchors[41]);
         assert_eq!(numbers(&hint).last(), Some(&41));
-        assert_eq!(prediction.expected(), Some((300, anchors[42])));
+        assert_eq!(prediction.expected(1), Some((300, anchors[42])));
         // Beyond the end there is nothing to say.
         for _ in 0..200 {
             prediction.cut(300, 0);
