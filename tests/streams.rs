@@ -68,7 +68,8 @@ fn commands_that_fail_make_no_snapshot() {
     assert_eq!(repo.snapshot_count(), 0);
     let summary = repo.json(["backup", "--stdin-from-command", "--", "cat", "data"]);
     let added = summary["data_added"].as_u64().unwrap();
-    assert!(added < 10_800_000, "{added} bytes were added again");
+    // The chunk that the end cut short may be as long as chunks get.
+    assert!(added < 12_300_000, "{added} bytes were added again");
     assert_eq!(repo.run(["dump", "latest", "stdin"]).stdout, data);
     let quoted = repo.json(["backup", "--stdin-from-command", "--", "printf", "%s", "a  b"]);
     assert_eq!(quoted["total_bytes_processed"], 4);
@@ -100,7 +101,7 @@ fn ctrl_c_leaves_no_snapshot_and_keeps_what_was_uploaded() {
     let output = repo.feed(["backup", "--stdin", "--json"], &data);
     let summary: serde_json::Value =
         serde_json::from_str(expect(&output, 0).lines().last().unwrap()).unwrap();
-    assert!(summary["data_added"].as_u64().unwrap() < 2_000_000, "{summary}");
+    assert!(summary["data_added"].as_u64().unwrap() < 2_300_000, "{summary}");
     let head: serde_json::Value = serde_json::from_str(&repo.ok(["cat", "head"])).unwrap();
     assert_eq!(head["sessions"].as_array().unwrap().len(), 0, "{head}");
 }

@@ -42,7 +42,15 @@ fn segment(number: u64, chunks: u64) -> Segment {
             );
             let record = match number % 2 {
                 0 => Record::full(id, 512 << 10, anchor, Codec::Zstd),
-                _ => Record::delta(id, 512 << 10, anchor, 1, 1, vec![ChunkId(hash(b'c', number - 1))]),
+                _ => Record::delta(
+                    id,
+                    512 << 10,
+                    anchor,
+                    Codec::Patch,
+                    1,
+                    1,
+                    vec![ChunkId(hash(b'c', number - 1))],
+                ),
             };
             Record { ordinal: (number - start) as u32, offset: 96, stored_len: 100_000, ..record }
         });

@@ -282,18 +282,20 @@ impl<T> Lane<T> {
         each: &mut dyn FnMut(&mut Packer, Output<T>) -> Result<()>,
     ) -> Result<()> {
         let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
-        let Processed { chunks, frames } = front.work.wait()??;
+        let mut processed = front.work.wait()??;
         let mut tokens = front.tokens.into_iter().peekable();
+        let chunks = std::mem::take(&mut processed.chunks);
         for (position, ProcessedChunk { chunk, frame }) in chunks.into_iter().enumerate() {
             while let Some((_, token)) = tokens.next_if(|(at, _)| *at <= position) {
                 each(packer, Output::Token(token))?;
             }
             if let Some((record, range)) = frame {
-                packer.push(self.kind, record, &frames[range])?;
+                let frame = processed.frame(&record, range);
+                packer.push(self.kind, record, frame)?;
             }
             each(packer, Output::Chunk(chunk))?;
         }
-        self.dedupe.put_back(frames);
+        self.dedupe.put_back(processed);
         tokens.try_for_each(|(_, token)| each(packer, Output::Token(token)))
     }
 }

@@ -65,26 +65,38 @@ impl Compressor {
 
     /// Appends the smaller of `plain` and its compressed form to `out` and says which it was.
     pub fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
-        // Worth it only if at least 1/32 is saved; otherwise reading would cost more than it saves.
-        let limit = plain.len() - plain.len() / 32;
-        if let Some(context) = &mut self.context
-            && plain.len() >= 64
-        {
-            let start = out.len();
-            out.resize(start + limit, 0);
-            match context.compress_to_buffer(plain, &mut out[start..]) {
-                Ok(len) => {
-                    out.truncate(start + len);
-                    return Codec::Zstd;
-                }
-                // Does not fit into the limit: incompressible.
-                Err(_) => out.truncate(start),
-            }
+        if self.shrink(plain, out) {
+            return Codec::Zstd;
         }
         out.extend_from_slice(plain);
         Codec::Raw
     }
+
+    /// Appends the compressed form of `plain` to `out` if it is smaller; says whether it is.
+    pub fn shrink(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {
+        // Worth it only if at least 1/32 is saved; otherwise reading would cost more than it saves.
+        let limit = plain.len() - plain.len() / 32;
+        let Some(context) = self.context.as_mut().filter(|_| plain.len() >= 64) else { return false };
+        let start = out.len();
+        out.resize(start + limit, 0);
+        let fits = context.compress_to_buffer(plain, &mut out[start..]);
+        out.truncate(start + fits.as_ref().copied().unwrap_or(0));
+        fits.is_ok()
+    }
+
+    /// As [`Compressor::shrink`], if a piece from the middle of `plain` can be shrunk.
+    pub fn shrink_if_promising(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {
+        let middle = plain.len().saturating_sub(PROBE) / 2;
+        let piece = &plain[middle..plain.len().min(middle + PROBE)];
+        let start = out.len();
+        let promising = self.shrink(piece, out);
+        out.truncate(start);
+        promising && self.shrink(plain, out)
+    }
 }
+
+/// Bytes that are tried where data does not seem to compress.
+const PROBE: usize = 16 << 10;
 
 /// What patches are made with, kept between batches.
 #[derive(Default)]

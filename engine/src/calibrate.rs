@@ -10,14 +10,17 @@ use chunkstore::env::Env;
 use chunkstore::format::Codec;
 use chunkstore::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
 use serde::Serialize;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::ops::Range;
+use std::path::Path;
 
 /// Nanoseconds a byte of input, by one thread.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Stages {
-    /// Reading from the page cache, or writing to it.
+    /// Reading from the page cache.
     pub read: f64,
+    /// Writing a new file, as far as the page cache.
+    pub write: f64,
     /// Finding cuts.
     pub cut: f64,
     /// Naming chunks.
@@ -62,10 +65,10 @@ fn measure(env: &dyn Env, bytes: usize, work: &mut dyn FnMut() -> Result<()>) ->
     Ok(best)
 }
 
-/// Measures the stages on `sample`, cut with `params`. `file` holds the same bytes.
+/// Measures the stages on `sample`, cut with `params`, and files in `folder`.
 pub fn stages(
     sample: &[u8],
-    file: &mut (impl Read + Seek),
+    folder: &Path,
     params: ChunkerParams,
     compression: Compression,
     env: &dyn Env,
@@ -75,10 +78,15 @@ pub fn stages(
     let len = sample.len();
     let mut stages = Stages::default();
     let mut buffer = vec![0; 1 << 20];
-    let unreadable = |error: std::io::Error| Error::Invalid(format!("cannot read the sample back: {error}"));
+    let failed = |error: std::io::Error| Error::Invalid(format!("scratch in {}: {error}", folder.display()));
+    let mut file = tempfile::tempfile_in(folder).map_err(failed)?;
+    stages.write = measure(env, len, &mut || {
+        file = tempfile::tempfile_in(folder).map_err(failed)?;
+        file.write_all(sample).map_err(failed)
+    })?;
     stages.read = measure(env, len, &mut || {
-        file.rewind().map_err(unreadable)?;
-        while file.read(&mut buffer).map_err(unreadable)? > 0 {}
+        file.rewind().map_err(failed)?;
+        while file.read(&mut buffer).map_err(failed)? > 0 {}
         Ok(())
     })?;
     stages.cut = measure(env, len, &mut || {
@@ -160,15 +168,16 @@ impl Stages {
     #[must_use]
     pub fn roofline(&self, cores: usize) -> Roofline {
         let all = |costs: &[f64]| cores as f64 * 1e9 / costs.iter().sum::<f64>().max(1e-9);
-        let stored = self.ratio * (self.encrypt + self.read);
+        let stored = self.ratio * (self.encrypt + self.write);
+        let loaded = self.ratio * (self.encrypt + self.read);
         // One thread reads a stream, and cuts what is not where it was.
         let reader = |costs: &[f64]| 1e9 / costs.iter().sum::<f64>().max(1e-9);
         let first = [self.read, self.cut, self.hash, self.compress, stored];
         let changed = [
-            // Its base is read and named, the delta is made and tried.
+            // Its base is read and named, the delta is made and tried. What is stored is little.
             self.read,
             self.hash,
-            stored,
+            loaded,
             self.decompress,
             self.hash,
             self.delta,
@@ -178,7 +187,7 @@ impl Stages {
             first: all(&first).min(reader(&[self.read, self.cut])),
             changed: all(&changed).min(reader(&[self.read])),
             duplicate: all(&[self.read, self.hash]).min(reader(&[self.read])),
-            restore: all(&[stored, self.decompress, self.hash, self.read]).min(reader(&[self.read])),
+            restore: all(&[loaded, self.decompress, self.hash, self.write]).min(reader(&[self.write])),
         }
     }
 }
@@ -193,8 +202,7 @@ mod tests {
         let sample: Vec<u8> = (0..400_000u32).flat_map(|number| number.to_string().into_bytes()).collect();
         let params = ChunkerParams::around(64 << 10);
         let stages =
-            stages(&sample, &mut std::io::Cursor::new(&sample), params, Compression::default(), &SystemEnv)
-                .unwrap();
+            stages(&sample, &std::env::temp_dir(), params, Compression::default(), &SystemEnv).unwrap();
         for cost in
             [stages.cut, stages.hash, stages.compress, stages.decompress, stages.encrypt, stages.delta]
         {

@@ -4,7 +4,7 @@
 use super::predict::Hint;
 use super::{ChunkRef, SLAB_LEN};
 use crate::bases::{BaseReader, Grounded, Prefix, choose, ground};
-use crate::format::PackKind;
+use crate::format::{Codec, PackKind};
 use crate::id::{ChunkId, PackId};
 use crate::index::short_key;
 use crate::pack::Record;
@@ -13,11 +13,15 @@ use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A delta is kept if it takes at most this share of what the chunk would take alone: reading one costs
 /// its bases, too.
 const CLEARLY_SMALLER: f32 = 0.9;
+
+/// After so many chunks that would not shrink, most are not tried whole.
+const WARY: u32 = 16;
 
 /// How new chunks are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct Dedupe {
     patchers: Mutex<Vec<Patcher>>,
     slabs: Mutex<Vec<Vec<u8>>>,
     arenas: Mutex<Vec<Vec<u8>>>,
+    /// Chunks since one was made smaller.
+    unshrunk: AtomicU32,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,14 +76,23 @@ pub(super) struct Batch {
 
 pub(super) struct ProcessedChunk {
     pub(super) chunk: ChunkRef,
-    /// Its record, without a place yet, and where in `frames` it lies; if the chunk is new.
+    /// Its record, without a place yet, and where its frame lies; if the chunk is new.
     pub(super) frame: Option<(Record, Range<usize>)>,
 }
 
 /// What a worker made of a batch.
 pub(super) struct Processed {
     pub(super) chunks: Vec<ProcessedChunk>,
-    pub(super) frames: Vec<u8>,
+    frames: Vec<u8>,
+    /// The batch's bytes, where chunks of it are stored as they are.
+    slab: Vec<u8>,
+}
+
+impl Processed {
+    /// The frame of a chunk.
+    pub(super) fn frame(&self, record: &Record, range: Range<usize>) -> &[u8] {
+        if record.codec == Codec::Raw { &self.slab[range] } else { &self.frames[range] }
+    }
 }
 
 /// A delta that may be made.
@@ -104,6 +119,7 @@ impl Dedupe {
             patchers: Mutex::default(),
             slabs: Mutex::default(),
             arenas: Mutex::default(),
+            unshrunk: AtomicU32::default(),
         })
     }
 
@@ -180,11 +196,27 @@ impl Dedupe {
         locked(&self.slabs).pop().unwrap_or_else(|| vec![0; SLAB_LEN])
     }
 
-    pub(super) fn put_back(&self, mut frames: Vec<u8>) {
-        if frames.capacity() > 0 {
-            frames.clear();
-            locked(&self.arenas).push(frames);
+    pub(super) fn put_back(&self, mut processed: Processed) {
+        if processed.frames.capacity() > 0 {
+            processed.frames.clear();
+            locked(&self.arenas).push(processed.frames);
         }
+        if !processed.slab.is_empty() {
+            locked(&self.slabs).push(processed.slab);
+        }
+    }
+
+    /// Compresses a chunk on its own, if that makes it smaller. After a run of chunks that would not
+    /// shrink, only those are tried whole of which a piece does, and every now and then one all the same.
+    fn shrink(&self, compressor: &mut Compressor, plain: &[u8], frames: &mut Vec<u8>) -> bool {
+        let streak = self.unshrunk.load(Ordering::Relaxed);
+        let shrunk = if streak < WARY || streak.is_multiple_of(WARY) {
+            compressor.shrink(plain, frames)
+        } else {
+            compressor.shrink_if_promising(plain, frames)
+        };
+        self.unshrunk.store(if shrunk { 0 } else { streak.saturating_add(1) }, Ordering::Relaxed);
+        shrunk
     }
 
     /// Name, look up, compress.
@@ -217,8 +249,7 @@ impl Dedupe {
                 let attempt = tried.next().and_then(Option::as_ref);
                 let frame = if *wanted {
                     let plain = &slab[chunk.range.clone()];
-                    let record =
-                        Record::full(*id, len(&chunk.range), chunk.anchor, crate::format::Codec::Raw);
+                    let record = Record::full(*id, len(&chunk.range), chunk.anchor, Codec::Raw);
                     let start = frames.len();
                     let record = match attempt {
                         Some(attempt) => {
@@ -226,11 +257,13 @@ impl Dedupe {
                         }
                         None => Err(record),
                     };
-                    let record = record.unwrap_or_else(|mut record| {
-                        record.codec = compressor.compress(plain, &mut frames);
-                        record
-                    });
-                    Some((record, start..frames.len()))
+                    Some(match record {
+                        Ok(delta) => (delta, start..frames.len()),
+                        Err(alone) if self.shrink(&mut compressor, plain, &mut frames) => {
+                            (Record { codec: Codec::Zstd, ..alone }, start..frames.len())
+                        }
+                        Err(alone) => (alone, chunk.range.clone()),
+                    })
                 } else {
                     None
                 };
@@ -246,8 +279,16 @@ impl Dedupe {
                 frame: None,
             }));
         }
-        locked(&self.slabs).push(slab);
-        Ok(Processed { chunks: out, frames })
+        let raw = |chunk: &ProcessedChunk| {
+            chunk.frame.as_ref().is_some_and(|(record, _)| record.codec == Codec::Raw)
+        };
+        let slab = if out.iter().any(raw) {
+            slab
+        } else {
+            locked(&self.slabs).push(slab);
+            vec![]
+        };
+        Ok(Processed { chunks: out, frames, slab })
     }
 
     /// For each chunk, what it might be compressed against.

@@ -71,10 +71,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         return Err(Failure::new("less than a megabyte came: too little to measure"));
     }
     let next = args.next.as_deref().map(|next| take(Some(next), limit, context)).transpose()?;
-    let mut file = tempfile::tempfile()?;
-    file.write_all(&first)?;
+    let folder = args.scratch.first().cloned().unwrap_or_else(std::env::temp_dir);
     let compression = context.global.compression;
-    let calibrated = stages(&first, &mut file, ChunkerParams::default(), compression, &SystemEnv)?;
+    let calibrated = stages(&first, &folder, ChunkerParams::default(), compression, &SystemEnv)?;
     let roofline = calibrated.roofline(cores());
     let rows = if args.calibrate { vec![] } else { sweep(args, &first, next.as_deref(), context)? };
     if context.global.json {
@@ -181,6 +180,7 @@ fn print(sample: &[u8], stages: &Stages, roofline: &Roofline, rows: &[Row]) {
     let mut table = output::table(&["stage", "one thread"]);
     for (name, cost) in [
         ("read from the page cache", stages.read),
+        ("write to it", stages.write),
         ("cut", stages.cut),
         ("hash", stages.hash),
         ("compress", stages.compress),
