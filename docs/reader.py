@@ -179,12 +179,12 @@ class Repository:
         data = AESGCM(key).decrypt(nonce(ordinal), sealed, aad)
         if codec == 1:
             data = zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_len)
-        elif codec in (2, 3):
+        elif codec in (2, 3, 4):
             base = b"".join(self.chunk(base, below=depth) for base in bases)
-            prefix = base if codec == 2 else base[: 128 << 10]
+            prefix = {2: base, 3: b"", 4: base[: 128 << 10]}[codec]
             prefix = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
             data = zstandard.ZstdDecompressor(dict_data=prefix).decompress(data, max_output_size=plain_len + 64)
-            if codec == 3:
+            if codec > 2:
                 data = patched(data, base)
         elif codec != 0:
             raise SystemExit(f"codec {codec} is not known")

@@ -118,13 +118,15 @@ pub enum Codec {
     ZstdDelta = 2,
     /// One zstd frame of a patch ([`crate::patch`]) of the concatenation of the base chunks.
     Patch = 3,
+    /// The same, and the frame's prefix is the beginning of that concatenation.
+    PrefixedPatch = 4,
 }
 
 impl Codec {
     /// Whether base chunks are needed to read it.
     #[must_use]
     pub fn is_delta(self) -> bool {
-        matches!(self, Self::ZstdDelta | Self::Patch)
+        matches!(self, Self::ZstdDelta | Self::Patch | Self::PrefixedPatch)
     }
 
     /// Reads the byte in a directory or segment.
@@ -135,6 +137,7 @@ impl Codec {
             1 => Some(Self::Zstd),
             2 => Some(Self::ZstdDelta),
             3 => Some(Self::Patch),
+            4 => Some(Self::PrefixedPatch),
             _ => None,
         }
     }

@@ -33,6 +33,7 @@ pub mod keys;
 pub mod pack;
 pub mod patch;
 pub mod reader;
+pub mod rope;
 pub mod seal;
 pub mod storage;
 pub mod store;

@@ -12,6 +12,7 @@ use crate::format::{
 };
 use crate::id::{ChunkId, PackId, RepositoryId, SessionId};
 use crate::keys::{CommittedKey, KeyRing};
+use crate::rope::Rope;
 use crate::seal::Decompressor;
 use crate::{Error, Result, error::InObject as _};
 
@@ -360,6 +361,26 @@ impl PackReader {
             let len = record.plain_len as usize;
             decompressor
                 .decompress_into(record.codec, &frame, prefix, len, plain)
+                .map_err(|why| self.damaged(record, &why))
+        });
+        decompressor.frame = frame;
+        opened
+    }
+
+    /// As [`PackReader::open_unnamed`], from bases that may be made of others, in a buffer that is reused.
+    pub fn open_rope(
+        &self,
+        record: &Record,
+        sealed: &[u8],
+        bases: &Rope,
+        decompressor: &mut Decompressor,
+        buffer: Vec<u8>,
+    ) -> Result<Rope> {
+        let mut frame = std::mem::take(&mut decompressor.frame);
+        let opened = self.open_frame_into(record, sealed, &mut frame).and_then(|()| {
+            let len = record.plain_len as usize;
+            decompressor
+                .decompress_rope(record.codec, &frame, bases, len, buffer)
                 .map_err(|why| self.damaged(record, &why))
         });
         decompressor.frame = frame;

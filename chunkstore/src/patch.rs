@@ -10,6 +10,8 @@
 //! A patch is a list of instructions and the bytes that they insert, compressed together afterwards. Its
 //! encoding stands in `docs/format.md`.
 
+use std::ops::Range;
+
 /// Blocks of the base have this many bytes.
 const BLOCK: usize = 32;
 /// Equal runs on the same diagonal from this length on are worth an instruction.
@@ -196,12 +198,73 @@ impl Differ {
     }
 }
 
-/// Takes a number off the front.
-fn take(bytes: &mut &[u8]) -> Option<usize> {
+/// One instruction of a patch.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes of the patch that come first.
+    pub insert: Range<usize>,
+    /// Bytes of the base that follow.
+    pub copy: Range<usize>,
+}
+
+/// The instructions of a patch, in order; `None` in place of one that makes no sense. That what they copy
+/// lies in the base is for the caller to see.
+struct Steps<'a> {
+    patch: &'a [u8],
+    /// Where the next instruction stands, and where they end.
+    at: usize,
+    end: usize,
+    /// Inserted bytes so far end here.
+    inserted: usize,
+    /// Where the last copy ended in the base.
+    next: usize,
+}
+
+/// Reads the instructions of a patch; `None` if it has not even room for them.
+pub fn steps(patch: &[u8]) -> Option<impl Iterator<Item = Option<Step>>> {
+    let mut at = 0;
+    let len = take(patch, &mut at)?;
+    let end = at.checked_add(len).filter(|end| *end <= patch.len())?;
+    Some(Steps { patch, at, end, inserted: end, next: 0 })
+}
+
+impl Steps<'_> {
+    fn step(&mut self) -> Option<Step> {
+        let instructions = &self.patch[..self.end];
+        let (insert, copy) = (take(instructions, &mut self.at)?, take(instructions, &mut self.at)?);
+        let step = take(instructions, &mut self.at)?;
+        let start = self.next.checked_add_signed((step >> 1).cast_signed() ^ -((step & 1).cast_signed()))?;
+        let insert =
+            self.inserted..self.inserted.checked_add(insert).filter(|end| *end <= self.patch.len())?;
+        let copy = start..start.checked_add(copy)?;
+        (self.inserted, self.next) = (insert.end, copy.end);
+        Some(Step { insert, copy })
+    }
+}
+
+impl Iterator for Steps<'_> {
+    type Item = Option<Step>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at < self.end {
+            let step = self.step();
+            if step.is_none() {
+                self.at = self.end;
+                self.inserted = self.patch.len();
+            }
+            return Some(step);
+        }
+        // Bytes that no instruction inserts do not belong there.
+        (std::mem::replace(&mut self.inserted, self.patch.len()) < self.patch.len()).then_some(None)
+    }
+}
+
+/// Reads a number.
+fn take(bytes: &[u8], at: &mut usize) -> Option<usize> {
     let mut number = 0;
     for shift in (0..28).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
+        let byte = *bytes.get(*at)?;
+        *at += 1;
         number |= usize::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             return Some(number);
@@ -213,24 +276,16 @@ fn take(bytes: &mut &[u8]) -> Option<usize> {
 /// Appends to `plain` what `patch` makes from `base`, at most `plain_len` bytes in all; `None` if it is not a
 /// patch of that base.
 pub fn apply(patch: &[u8], base: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Option<()> {
-    let mut rest = patch;
-    let len = take(&mut rest)?;
-    let (mut instructions, mut inserted) = rest.split_at_checked(len)?;
-    let mut next = 0usize;
-    while !instructions.is_empty() {
-        let (insert, copy) = (take(&mut instructions)?, take(&mut instructions)?);
-        let step = take(&mut instructions)?;
-        next = next.checked_add_signed((step >> 1).cast_signed() ^ -((step & 1).cast_signed()))?;
-        let (bytes, rest) = inserted.split_at_checked(insert)?;
-        let copied = base.get(next..next.checked_add(copy)?)?;
-        if bytes.len() + copied.len() > plain_len.checked_sub(plain.len())? {
+    for step in steps(patch)? {
+        let Step { insert, copy } = step?;
+        let copied = base.get(copy)?;
+        if insert.len() + copied.len() > plain_len.checked_sub(plain.len())? {
             return None;
         }
-        plain.extend_from_slice(bytes);
+        plain.extend_from_slice(&patch[insert]);
         plain.extend_from_slice(copied);
-        (inserted, next) = (rest, next + copy);
     }
-    inserted.is_empty().then_some(())
+    Some(())
 }
 
 #[cfg(test)]

@@ -220,10 +220,7 @@ fn read_run(
                 let sealed = range
                     .get(from..from + place.record.stored_len as usize)
                     .ok_or_else(|| Error::corrupt(&object, "range too short"))?;
-                let prefix = bases.prefix_of(store, &place.record)?;
-                let mut plain = bases.buffer(place.record.plain_len as usize);
-                reader.open_into(&place.record, sealed, prefix.bytes(), decompressor, &mut plain)?;
-                bases.recycle_prefix(prefix);
+                let plain = bases.open(store, &reader, &place.record, sealed, decompressor)?;
                 reader.check_id(store.keys(), &place.record, &plain)?;
                 Ok(plain)
             })

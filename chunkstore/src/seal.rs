@@ -3,7 +3,9 @@
 
 use crate::format::Codec;
 use crate::patch::{self, Differ};
+use crate::rope::Rope;
 use crate::{Error, Result};
+use std::borrow::Cow;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, Strategy};
 
 /// How hard to compress.
@@ -112,8 +114,8 @@ const PATCH_SLACK: usize = 64;
 /// A patch's frame may refer to so many of the first bytes of the bases: what is new in a chunk has its
 /// words and its structure from there.
 const PATCH_PREFIX: usize = 128 << 10;
-/// Smaller patches are compressed without: loading it would cost more than it saves.
-const PATCH_WORTH_PREFIX: usize = 1 << 10;
+/// Smaller patches are compressed without: loading it would cost more than it saves, for whoever reads, too.
+const PATCH_WORTH_PREFIX: usize = 4 << 10;
 
 /// The part of the bases that a patch's frame may refer to.
 fn patch_prefix(base: &[u8]) -> &[u8] {
@@ -178,11 +180,12 @@ impl<'bases> DeltaCompressor<'bases> {
     ) -> Result<Option<Codec>> {
         let Patcher { differ, patch } = &mut self.patcher;
         if differ.diff(plain, prefix, plain.len() / PATCH_SHARE + PATCH_SLACK, patch) {
-            if patch.len() >= PATCH_WORTH_PREFIX {
+            let codec = if patch.len() < PATCH_WORTH_PREFIX { Codec::Patch } else { Codec::PrefixedPatch };
+            if codec == Codec::PrefixedPatch {
                 self.patches.ref_prefix(patch_prefix(prefix)).map_err(zstd_error)?;
             }
             let fits = compress_within(&mut self.patches, patch, limit, out)?;
-            return Ok(fits.then_some(Codec::Patch));
+            return Ok(fits.then_some(codec));
         }
         let context = match &mut self.context {
             Some(context) => context,
@@ -222,6 +225,8 @@ fn decompress_delta(frame: &[u8], prefix: &[u8], plain: &mut Vec<u8>) -> Result<
     context.ref_prefix(prefix)?;
     context.decompress(plain, frame).map(|_| ())
 }
+
+const NO_PATCH: &str = "is no patch of its bases";
 
 /// Decompresses chunks one after the other.
 pub struct Decompressor {
@@ -270,14 +275,55 @@ impl Decompressor {
                 self.context.decompress(plain, frame).map_err(refused)?;
             }
             Codec::ZstdDelta => decompress_delta(frame, prefix, plain).map_err(refused)?,
-            Codec::Patch => {
-                self.patch.clear();
-                self.patch.reserve(plain_len + PATCH_SLACK);
-                decompress_delta(frame, patch_prefix(prefix), &mut self.patch).map_err(refused)?;
-                patch::apply(&self.patch, prefix, plain_len, plain).ok_or("is no patch of its bases")?;
+            Codec::Patch | Codec::PrefixedPatch => {
+                let mut patch = std::mem::take(&mut self.patch);
+                let head = (codec == Codec::PrefixedPatch).then(|| patch_prefix(prefix));
+                let read = self.decompress_patch(frame, head, plain_len, &mut patch);
+                let applied = read.map(|()| patch::apply(&patch, prefix, plain_len, plain));
+                self.patch = patch;
+                applied?.ok_or(NO_PATCH)?;
             }
         }
         if plain.len() == plain_len { Ok(()) } else { Err("has another length than recorded".into()) }
+    }
+}
+
+impl Decompressor {
+    /// Replaces `patch` by the patch in a frame. `head` holds the first bytes of the bases, if it needs them.
+    fn decompress_patch(
+        &mut self,
+        frame: &[u8],
+        head: Option<&[u8]>,
+        plain_len: usize,
+        patch: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        patch.clear();
+        patch.reserve(plain_len / PATCH_SHARE + PATCH_SLACK);
+        let read = match head {
+            Some(head) => decompress_delta(frame, head, patch),
+            None => self.context.decompress(patch, frame).map(|_| ()),
+        };
+        read.map_err(|code| format!("zstd: {}", zstd_safe::get_error_name(code)))
+    }
+
+    /// As [`Decompressor::decompress_into`], from bases that may themselves be made of others: a patch's
+    /// bytes are not written out. `buffer` is used for what must be.
+    pub fn decompress_rope(
+        &mut self,
+        codec: Codec,
+        frame: &[u8],
+        bases: &Rope,
+        plain_len: usize,
+        mut buffer: Vec<u8>,
+    ) -> Result<Rope, String> {
+        if matches!(codec, Codec::Patch | Codec::PrefixedPatch) {
+            let head = (codec == Codec::PrefixedPatch).then(|| bases.head(PATCH_PREFIX));
+            self.decompress_patch(frame, head.as_deref(), plain_len, &mut buffer)?;
+            return bases.patched(buffer, plain_len).ok_or_else(|| NO_PATCH.into());
+        }
+        let prefix = if codec == Codec::ZstdDelta { bases.head(usize::MAX) } else { Cow::Borrowed(&[][..]) };
+        self.decompress_into(codec, frame, &prefix, plain_len, &mut buffer)?;
+        Ok(Rope::whole(buffer))
     }
 }
 
@@ -313,6 +359,7 @@ mod tests {
             (70, 1, Codec::Patch),
             (5_000, 40, Codec::Patch),
             (300_000, 40, Codec::Patch),
+            (300_000, 5_000, Codec::PrefixedPatch),
             (1 << 20, 40, Codec::Patch),
             (5_000, 2_000, Codec::ZstdDelta),
             (300_000, 100_000, Codec::ZstdDelta),

@@ -2,9 +2,11 @@
 //! chunk stands on is near to what the next one does.
 
 use super::{Grounded, ground};
+use crate::format::Codec;
 use crate::id::{ChunkId, PackId};
 use crate::index::{Location, short_key};
 use crate::pack::{PackReader, Record};
+use crate::rope::Rope;
 use crate::seal::Decompressor;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
@@ -13,8 +15,9 @@ use lru::LruCache;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Plaintext of bases that is kept, in bytes: streams are read in order, so neighbours share bases.
-const PLAIN_CACHE: usize = 32 << 20;
+/// What may be kept of bases, in bytes: streams are read in order, so only neighbours share bases. Four times
+/// as much was no faster.
+const PLAIN_CACHE: usize = 8 << 20;
 /// Sealed bytes are read and kept in blocks of this size: small deltas lie side by side.
 const BLOCK: u64 = 512 << 10;
 /// Sealed chunks from this size on are read for themselves; smaller ones may reach over a block's end.
@@ -37,7 +40,7 @@ pub enum Prefix {
     /// None: the chunk stands on its own.
     Empty,
     /// One.
-    One(Arc<Plain>),
+    One(Arc<Vec<u8>>, f32),
     /// Several, put together.
     Joined(Plain),
 }
@@ -48,7 +51,7 @@ impl Prefix {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Empty => &[],
-            Self::One(plain) => &plain.bytes,
+            Self::One(bytes, _) => bytes,
             Self::Joined(plain) => &plain.bytes,
         }
     }
@@ -58,15 +61,21 @@ impl Prefix {
     pub fn ratio(&self) -> f32 {
         match self {
             Self::Empty => 1.0,
-            Self::One(plain) => plain.ratio,
+            Self::One(_, ratio) => *ratio,
             Self::Joined(plain) => plain.ratio,
         }
     }
 }
 
-/// A cache that is bounded by bytes.
+/// A chunk that was read.
+struct Chunk {
+    rope: Rope,
+    ratio: f32,
+}
+
+/// A cache that is bounded by the bytes that it keeps alive; shared ones count for each that holds them.
 struct ByteLru<K: std::hash::Hash + Eq> {
-    entries: LruCache<K, Arc<Plain>>,
+    entries: LruCache<K, Arc<Chunk>>,
     bytes: usize,
 }
 
@@ -87,6 +96,8 @@ struct Buffers {
 
 /// Bytes of buffers that wait to be reused.
 const SPARE_BYTES: usize = 16 << 20;
+/// Smaller ones are as cheap to make anew.
+const SPARE_LEAST: usize = 32 << 10;
 
 impl Buffers {
     /// The smallest that has room for `len` bytes and is not much too large; or a new one.
@@ -105,7 +116,7 @@ impl Buffers {
     }
 
     fn put(&mut self, mut buffer: Vec<u8>) {
-        if self.bytes + buffer.capacity() <= SPARE_BYTES {
+        if (SPARE_LEAST..=SPARE_BYTES - self.bytes).contains(&buffer.capacity()) {
             buffer.clear();
             self.bytes += buffer.capacity();
             self.spare.push(buffer);
@@ -138,8 +149,36 @@ impl BaseReader {
 
     /// The prefix that `record` needs to be read.
     pub fn prefix_of(&self, store: &ChunkStore, record: &Record) -> Result<Prefix> {
+        let below = self.below(store, record)?;
+        Ok(if below.is_empty() { Prefix::Empty } else { self.join(below) })
+    }
+
+    /// Opens one sealed chunk, with everything below it. Its id is for the caller to check.
+    pub fn open(
+        &self,
+        store: &ChunkStore,
+        reader: &PackReader,
+        record: &Record,
+        sealed: &[u8],
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let (len, below) = (record.plain_len as usize, self.below(store, record)?);
+        if below.is_empty() {
+            let mut plain = self.buffer(len);
+            reader.open_into(record, sealed, &[], decompressor, &mut plain)?;
+            return Ok(plain);
+        }
+        let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
+        let rope = reader.open_rope(record, sealed, &bases, decompressor, vec![])?;
+        let mut plain = self.buffer(len);
+        rope.write_to(&mut plain);
+        Ok(plain)
+    }
+
+    /// The bases of a chunk.
+    fn below(&self, store: &ChunkStore, record: &Record) -> Result<Vec<Arc<Chunk>>> {
         if !record.is_delta() {
-            return Ok(Prefix::Empty);
+            return Ok(vec![]);
         }
         let mut bases = vec![];
         for (base, location) in record.bases.iter().zip(store.index().lookup(&record.bases)?) {
@@ -150,59 +189,69 @@ impl BaseReader {
             }
             bases.push(self.read(store, &location)?);
         }
-        Ok(self.join(bases))
+        Ok(bases)
     }
 
     /// Bases for a new chunk, each compared with its id.
     pub fn bases(&self, store: &ChunkStore, ids: &[ChunkId]) -> Result<Prefix> {
-        let mut bases = vec![];
+        let (mut bases, mut objects) = (vec![], vec![]);
         for (id, location) in ids.iter().zip(store.index().lookup(ids)?) {
             let location = location.ok_or(Error::MissingChunk { id: *id })?;
-            let plain = self.read(store, &location)?;
-            if store.keys().chunk_id(&plain.bytes) != *id {
-                let why = format!("chunk {}: content does not have this id", id.short());
-                return Err(Error::corrupt(location.pack.name.object(), why));
-            }
-            bases.push(plain);
+            bases.push(self.read(store, &location)?);
+            objects.push(location.pack.name.object());
         }
-        Ok(self.join(bases))
+        let lens: Vec<usize> = bases.iter().map(|base| base.rope.len()).collect();
+        let prefix = self.join(bases);
+        let mut rest = prefix.bytes();
+        for ((id, len), object) in ids.iter().zip(lens).zip(objects) {
+            let (bytes, after) = rest.split_at(len);
+            if store.keys().chunk_id(bytes) != *id {
+                let why = format!("chunk {}: content does not have this id", id.short());
+                return Err(Error::corrupt(object, why));
+            }
+            rest = after;
+        }
+        Ok(prefix)
     }
 
     /// One chunk, from the cache or with everything below it. Depth bounds the recursion.
-    fn read(&self, store: &ChunkStore, location: &Location) -> Result<Arc<Plain>> {
+    fn read(&self, store: &ChunkStore, location: &Location) -> Result<Arc<Chunk>> {
         let key = short_key(&location.record.id);
-        if let Some(plain) = locked(&self.plain).entries.get(&key) {
-            return Ok(Arc::clone(plain));
+        if let Some(chunk) = locked(&self.plain).entries.get(&key) {
+            return Ok(Arc::clone(chunk));
         }
         let record = &location.record;
-        let prefix = self.prefix_of(store, record)?;
+        let below = self.below(store, record)?;
         let sealed = self.sealed(store, location)?;
         let reader = PackReader::new(location.pack.name, store.keys())?;
         let reused = locked(&self.decompressors).pop();
         let mut decompressor = reused.map_or_else(Decompressor::new, Ok)?;
-        let mut bytes = self.buffer(record.plain_len as usize);
-        let opened = reader.open_into(record, &sealed, prefix.bytes(), &mut decompressor, &mut bytes);
+        let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
+        let buffer =
+            if record.codec == Codec::Patch { vec![] } else { self.buffer(record.plain_len as usize) };
+        let opened = reader.open_rope(record, &sealed, &bases, &mut decompressor, buffer);
         locked(&self.decompressors).push(decompressor);
-        opened?;
-        let ratio = match prefix {
-            Prefix::Empty => record.stored_len as f32 / record.plain_len.max(1) as f32,
-            _ => prefix.ratio(),
+        let rope = opened?;
+        let ratio = match below.len() {
+            0 => record.stored_len as f32 / record.plain_len.max(1) as f32,
+            many => below.iter().map(|base| base.ratio).sum::<f32>() / many as f32,
         };
-        self.recycle_prefix(prefix);
-        let plain = Arc::new(Plain { bytes, ratio });
+        let chunk = Arc::new(Chunk { rope, ratio });
         let mut cache = locked(&self.plain);
-        cache.bytes += plain.bytes.len();
-        let mut gone: Vec<Arc<Plain>> = cache.entries.put(key, Arc::clone(&plain)).into_iter().collect();
-        cache.bytes -= gone.iter().map(|plain| plain.bytes.len()).sum::<usize>();
+        cache.bytes += chunk.rope.held();
+        let mut gone: Vec<Arc<Chunk>> = cache.entries.put(key, Arc::clone(&chunk)).into_iter().collect();
+        cache.bytes -= gone.iter().map(|chunk| chunk.rope.held()).sum::<usize>();
         while cache.bytes > PLAIN_CACHE
             && let Some((_, oldest)) = cache.entries.pop_lru()
         {
-            cache.bytes -= oldest.bytes.len();
+            cache.bytes -= oldest.rope.held();
             gone.push(oldest);
         }
         drop(cache);
-        gone.into_iter().filter_map(Arc::into_inner).for_each(|plain| self.recycle(plain.bytes));
-        Ok(plain)
+        let buffers =
+            gone.into_iter().filter_map(Arc::into_inner).flat_map(|chunk| chunk.rope.into_buffers());
+        buffers.for_each(|buffer| self.recycle(buffer));
+        Ok(chunk)
     }
 
     /// A buffer with room for `len` bytes, used before if there is one.
@@ -217,26 +266,23 @@ impl BaseReader {
 
     /// Takes the buffer of a prefix that is no longer used.
     pub fn recycle_prefix(&self, prefix: Prefix) {
-        match prefix {
-            Prefix::Empty => {}
-            Prefix::One(plain) => {
-                if let Some(plain) = Arc::into_inner(plain) {
-                    self.recycle(plain.bytes);
-                }
-            }
-            Prefix::Joined(plain) => self.recycle(plain.bytes),
-        }
+        let buffer = match prefix {
+            Prefix::Empty => None,
+            Prefix::One(bytes, _) => Arc::into_inner(bytes),
+            Prefix::Joined(plain) => Some(plain.bytes),
+        };
+        buffer.into_iter().for_each(|buffer| self.recycle(buffer));
     }
 
-    fn join(&self, mut bases: Vec<Arc<Plain>>) -> Prefix {
-        if bases.len() == 1
-            && let Some(one) = bases.pop()
-        {
-            return Prefix::One(one);
-        }
-        let mut bytes = self.buffer(bases.iter().map(|base| base.bytes.len()).sum());
-        bases.iter().for_each(|base| bytes.extend_from_slice(&base.bytes));
+    fn join(&self, bases: Vec<Arc<Chunk>>) -> Prefix {
         let ratio = bases.iter().map(|base| base.ratio).sum::<f32>() / bases.len().max(1) as f32;
+        if let [one] = &bases[..]
+            && let Some(bytes) = one.rope.as_whole()
+        {
+            return Prefix::One(Arc::clone(bytes), ratio);
+        }
+        let mut bytes = self.buffer(bases.iter().map(|base| base.rope.len()).sum());
+        bases.iter().for_each(|base| base.rope.write_to(&mut bytes));
         Prefix::Joined(Plain { bytes, ratio })
     }
 
