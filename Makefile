@@ -74,6 +74,27 @@ bench-compare: build-tools corpora ## Compare with restic, borg, rustic and bups
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)
 	$(CARGO) run --release --package benches --example index -- $(CHUNKS) "$(CORPORA)/index"
 
+SEEDS ?= 2000
+CHAOS_SECONDS ?= 600
+
+.PHONY: simulate
+simulate: build-tools ## Run the engine in SEEDS simulated worlds; FIRST=n SEEDS=1 repeats one
+	$(CARGO) run --release --package simulation --bin simulate -- --seeds $(SEEDS) --first $(or $(FIRST),0)
+
+.PHONY: crash
+crash: build-tools ## Kill every operation at every call to the store
+	$(CARGO) test --release --package simulation --test crash -- --nocapture
+
+.PHONY: damage
+damage: build-tools ## Flip every byte and lose every object of small repositories
+	$(CARGO) build --release --package cli
+	$(CARGO) test --release --package tests --test it -- damage:: --nocapture
+
+.PHONY: chaos
+chaos: build-tools ## Eight backups, two prunes, and a kill every other second, for CHAOS_SECONDS
+	$(CARGO) build --release --package cli
+	ESKER_CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --release --package tests --test it -- chaos:: --nocapture
+
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed
 	bash scripts/golden.sh "$(ESKER)" tests/golden/v1

@@ -3,11 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails must say where")]
 
+mod chaos;
 mod cli;
 mod concurrent;
 mod damage;
 mod golden;
 mod harness;
+mod model;
 mod nights;
 mod plan;
 mod postgres;

@@ -12,7 +12,9 @@ use crate::pack::Record;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+mod every;
 mod reader;
+pub use every::{find_everywhere, ground_everywhere};
 pub use reader::{BaseReader, Plain, Prefix};
 
 /// Bases are chosen so that a chunk's depth is at most the sum of the digits of its generation in this

@@ -15,9 +15,10 @@ pub const FASTCDC_2020: &str = "fastcdc-v2020-gear64";
 /// Bytes at the end of a chunk that make its anchor: as many as influence a 64-bit gear hash.
 pub const ANCHOR_LEN: usize = 64;
 
-/// An anchor is looked for this far from where it was, near it first: scanning that takes a fraction of the
-/// time that a search for the next cut takes, and it is more than most nights add to half a megabyte.
-pub const ANCHOR_REACH: usize = 64 << 10;
+/// An anchor is looked for this share of the longest chunk away from where it was, near it first: scanning
+/// that takes a fraction of the time that a search for the next cut takes, and it is more than most nights
+/// add to a chunk (64 KiB to 512).
+const ANCHOR_REACH_SHARE: usize = 32;
 
 /// The finalizer of MurmurHash3 (Appleby, public domain): the low bits of a gear hash depend on few bytes,
 /// and a mask has cleared others.
@@ -158,18 +159,24 @@ impl Chunker {
         mix(tail.iter().fold(0, |hash, byte| self.roll(hash, *byte)))
     }
 
+    /// How far from its old place an anchor is looked for.
+    #[must_use]
+    pub fn reach(&self) -> usize {
+        self.params.max_len as usize / ANCHOR_REACH_SHARE
+    }
+
     /// The place nearest to `len` at which a chunk of `window` can end and has this anchor, no more than
-    /// [`ANCHOR_REACH`] bytes away: the cut of an older version, moved by what was added and removed. A chunk
+    /// [`Chunker::reach`] bytes away: the cut of an older version, moved by what was added and removed. A chunk
     /// that was as long as chunks are cut may grow by that much, or every insertion would set it adrift.
     #[must_use]
     pub fn find_anchor(&self, window: &[u8], len: usize, anchor: u64) -> Option<usize> {
         if window.get(..len).is_some_and(|chunk| self.anchor(chunk) == anchor) {
             return Some(len);
         }
-        let longest = window.len().min(self.params.max_len as usize + ANCHOR_REACH);
+        let longest = window.len().min(self.params.max_len as usize + self.reach());
         let wanted = unmix(anchor);
         // Most have moved by little.
-        [ANCHOR_REACH / 8, ANCHOR_REACH].into_iter().find_map(|reach| {
+        [self.reach() / 8, self.reach()].into_iter().find_map(|reach| {
             let most = longest.min(len + reach);
             let least = (self.params.min_len as usize).max(len.saturating_sub(reach)).max(ANCHOR_LEN);
             let (head, tail) = window.get(least - ANCHOR_LEN..most)?.split_at_checked(ANCHOR_LEN)?;

@@ -37,7 +37,7 @@ pub struct Head {
     /// Writers at work, and fenced ones whose packs still await removal.
     pub sessions: Vec<Session>,
     /// Live packs that a pruner found unneeded; writers no longer build on them.
-    pub condemned: Vec<PackRef>,
+    pub condemned: Vec<Condemned>,
     /// Packs that will be deleted, for ever unusable.
     pub doomed: Vec<PackRef>,
     /// Every key slot with a keyed hash of its bytes.
@@ -81,6 +81,25 @@ pub struct PackRef {
     pub id: PackId,
 }
 
+/// A pack that is not to be built on.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Condemned {
+    /// The session that wrote it.
+    pub session: SessionId,
+    /// The pack.
+    pub id: PackId,
+    /// Generation of the HEAD that condemned it: writers that opened later know.
+    pub since: u64,
+}
+
+impl Condemned {
+    /// Its place.
+    #[must_use]
+    pub fn pack(&self) -> PackRef {
+        PackRef { session: self.session, id: self.id }
+    }
+}
+
 /// A writer.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Session {
@@ -99,6 +118,9 @@ pub struct Session {
     pub process_started: u64,
     /// What it does: `backup`, `prune`, …
     pub purpose: String,
+    /// Generation of the HEAD that it was entered in.
+    #[serde(default)]
+    pub opened: u64,
     /// Milliseconds since the Unix epoch; for people and leases only.
     pub opened_ms: u64,
     /// The last time it was heard of.
@@ -110,6 +132,14 @@ impl Head {
     #[must_use]
     pub fn is_open(&self, session: &SessionId) -> bool {
         self.sessions.iter().any(|known| known.id == *session && !known.fenced)
+    }
+
+    /// Packs condemned before this HEAD's generation `since` are known for that to every session at work but
+    /// `own`: none of them chose to build on one.
+    #[must_use]
+    pub fn known_since(&self, own: &SessionId) -> u64 {
+        let others = self.sessions.iter().filter(|other| !other.fenced && other.id != *own);
+        others.map(|other| other.opened).min().unwrap_or(u64::MAX)
     }
 
     /// The ids of the live segments.
@@ -197,6 +227,27 @@ impl HeadStore {
 
     /// Reads HEAD, and refuses one that is older than what this machine has seen.
     pub fn load(&self) -> Result<LoadedHead> {
+        let loaded = self.load_any()?;
+        match self.remember(&loaded.head, loaded.hash) {
+            // Another process may have swapped, and noted it, after HEAD was read here. What is read now
+            // cannot be older than that note.
+            Err(Error::Rollback { seen, .. }) => {
+                let again = self.load_any()?;
+                if again.head.generation < seen {
+                    return Err(Error::Rollback { found: again.head.generation, seen });
+                }
+                self.remember(&again.head, again.hash).or_else(|error| match error {
+                    // And another one.
+                    Error::Rollback { .. } => Ok(()),
+                    error => Err(error),
+                })?;
+                Ok(again)
+            }
+            done => done.map(|()| loaded),
+        }
+    }
+
+    fn load_any(&self) -> Result<LoadedHead> {
         let (sealed, version) =
             self.storage.read_head()?.ok_or_else(|| Error::corrupt(names::HEAD, "it is missing"))?;
         let plain = envelope::open(&self.keys, ObjectKind::Head, names::HEAD, &sealed)?;
@@ -208,7 +259,6 @@ impl HeadStore {
             return Err(Error::Unsupported { why: format!("required feature '{feature}'") });
         }
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
-        self.remember(&head, hash)?;
         Ok(LoadedHead { head, version, hash })
     }
 

@@ -7,7 +7,7 @@
 //! bounded by the number of slabs in flight. What the last version of a stream was helps with all of it
 //! (`predict.rs`).
 
-use crate::chunker::{ANCHOR_REACH, Chunker};
+use crate::chunker::Chunker;
 use crate::executor::{Pending, submit};
 use crate::format::PackKind;
 use crate::id::ChunkId;
@@ -85,7 +85,7 @@ impl<T> Lane<T> {
     pub fn new(dedupe: &Arc<Dedupe>, kind: PackKind) -> Result<Self> {
         let chunker = dedupe.store.chunker()?;
         let max_len = match kind {
-            PackKind::Data => chunker.params().max_len as usize + ANCHOR_REACH,
+            PackKind::Data => chunker.params().max_len as usize + chunker.reach(),
             PackKind::Metadata => METADATA_MAX_LEN,
         };
         if max_len + BATCH_LEN + MIN_READ > SLAB_LEN {
@@ -209,7 +209,7 @@ impl<T> Lane<T> {
     fn find_predicted(&mut self, at_end: bool) -> Option<(usize, u64)> {
         let window = &self.slab[self.cut..self.filled];
         let (len, anchor) = self.prediction.expected(self.chunker.params().min_len as usize)?;
-        if self.sought || !at_end && window.len() < (len + ANCHOR_REACH).min(self.max_len) {
+        if self.sought || !at_end && window.len() < (len + self.chunker.reach()).min(self.max_len) {
             return None;
         }
         self.sought = true;

@@ -11,7 +11,7 @@ use crate::pack::PackReader;
 use crate::seal::Decompressor;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Plain bytes that may be fetched ahead of the reader.
@@ -213,24 +213,78 @@ fn read_run(
         Err(error) => return all_fail(places, &error),
     };
     match store.storage().get_range(&object, start, last.record.end() - start) {
-        Ok(range) => places
-            .iter()
-            .map(|place| {
+        Ok(range) => {
+            let mut chunks = Vec::with_capacity(places.len());
+            for place in places {
                 let from = (u64::from(place.record.offset) - start) as usize;
-                let sealed = range
+                let read = range
                     .get(from..from + place.record.stored_len as usize)
-                    .ok_or_else(|| Error::corrupt(&object, "range too short"))?;
-                let plain = bases.open(store, &reader, &place.record, sealed, decompressor)?;
-                reader.check_id(store.keys(), &place.record, &plain)?;
-                Ok(plain)
-            })
-            .collect(),
-        Err(error) if places.len() == 1 => vec![Err(error.into())],
+                    .ok_or_else(|| Error::corrupt(&object, "range too short"))
+                    .and_then(|sealed| bases.open(store, &reader, &place.record, sealed, decompressor))
+                    .and_then(|plain| reader.check_id(store.keys(), &place.record, &plain).map(|()| plain));
+                chunks.push(read.or_else(|error| read_moved(store, place, bases, decompressor, error)));
+            }
+            chunks
+        }
+        Err(error) if places.len() == 1 => vec![read_moved(store, first, bases, decompressor, error.into())],
         Err(_) => places
             .iter()
             .flat_map(|place| read_run(store, std::slice::from_ref(place), bases, decompressor))
             .collect(),
     }
+}
+
+/// What could not be read where the index says: a prune may have moved it since the index was brought up to
+/// date; or it lies elsewhere, too, and is sound there.
+fn read_moved(
+    store: &ChunkStore,
+    place: &Location,
+    bases: &BaseReader,
+    decompressor: &mut Decompressor,
+    error: Error,
+) -> Result<Vec<u8>> {
+    if !error.is_damage() {
+        return Err(error);
+    }
+    let mut avoid = HashSet::new();
+    for attempt in 0..MOVED_ATTEMPTS {
+        store.reload()?;
+        store.sync_index()?;
+        // First as the index says by now; then without the pack in which it was not, or not sound.
+        let found = match attempt {
+            0 => store.index().lookup(&[place.record.id])?.pop().flatten(),
+            _ => bases.look_everywhere(store, &place.record.id, &avoid)?,
+        };
+        let Some(found) = found else { continue };
+        match read_at(store, &found, bases, decompressor) {
+            Err(error) if error.is_damage() => {
+                tracing::debug!(%error, attempt, "a chunk cannot be read there either");
+                if attempt > 0 {
+                    avoid.insert(found.pack.name.id);
+                }
+            }
+            done => return done,
+        }
+    }
+    Err(error)
+}
+
+/// Places that are tried for a chunk that cannot be read.
+const MOVED_ATTEMPTS: u32 = 4;
+
+fn read_at(
+    store: &ChunkStore,
+    place: &Location,
+    bases: &BaseReader,
+    decompressor: &mut Decompressor,
+) -> Result<Vec<u8>> {
+    let (object, record) = (place.pack.name.object(), &place.record);
+    let reader = PackReader::new(place.pack.name, store.keys())?;
+    let sealed =
+        store.storage().get_range(&object, u64::from(record.offset), u64::from(record.stored_len))?;
+    let plain = bases.open(store, &reader, record, &sealed, decompressor)?;
+    reader.check_id(store.keys(), record, &plain)?;
+    Ok(plain)
 }
 
 /// Reads a few chunks, all or an error.

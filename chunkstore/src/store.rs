@@ -227,7 +227,7 @@ impl ChunkStore {
         &self,
         at_hand: &mut dyn FnMut(&ObjectId) -> Option<Segment>,
     ) -> Result<Vec<(ObjectId, String)>> {
-        let head = self.head();
+        let mut head = self.head();
         let mut segments = head.segment_ids();
         if let Some(synced) = &self.state().synced
             && synced.segments == segments
@@ -252,6 +252,13 @@ impl ChunkStore {
             match (result, bad) {
                 (Ok(()), _) => break,
                 (Err(_), Some((id, why))) => {
+                    // A prune may have replaced it since HEAD was read: then that is the news, no damage.
+                    let fresh = self.reload()?;
+                    if fresh.segments.iter().all(|segment| segment.id != id) {
+                        (segments, head) = (fresh.segment_ids(), fresh);
+                        damaged.clear();
+                        continue;
+                    }
                     segments.retain(|segment| *segment != id);
                     damaged.push((id, why));
                 }
@@ -325,11 +332,12 @@ impl ChunkStore {
             pid,
             process_started,
             purpose: purpose.to_owned(),
+            opened: 0,
             opened_ms: now_ms,
             seen_ms: now_ms,
         };
         self.update_head(|head| {
-            head.sessions.push(session.clone());
+            head.sessions.push(Session { opened: head.generation + 1, ..session.clone() });
             Ok(())
         })?;
         Ok(id)
@@ -427,7 +435,8 @@ impl ChunkStore {
     #[must_use]
     pub fn avoided_packs(&self) -> HashSet<PackId> {
         let head = self.head();
-        head.condemned.iter().chain(&head.doomed).map(|pack| pack.id).collect()
+        let condemned = head.condemned.iter().map(|pack| pack.id);
+        condemned.chain(head.doomed.iter().map(|pack| pack.id)).collect()
     }
 
     /// Adds a key slot.

@@ -227,6 +227,9 @@ impl Monitor for Console {
     fn get(&self, counter: Counter) -> u64 {
         self.tally.get(counter)
     }
+    fn restart(&self) {
+        self.tally.restart();
+    }
     fn error(&self, error: ItemError) {
         let ItemError { during, item, message } = &error;
         if self.json {

@@ -103,13 +103,23 @@ fn run(
 ) -> Result<BackupReport> {
     let store = repo.store();
     let start = timestamp(store.now_ms());
-    repo.sync_index(monitor)?;
-    let parent = find_parent(repo, source, options, monitor)?;
-    let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
     if options.dry_run {
+        repo.sync_index(monitor)?;
+        let parent = find_parent(repo, source, options, monitor)?;
+        let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
         return rehearse(&dedupe, source, parent.as_ref(), options, start, monitor);
     }
+    // First of all: a prune waits for sessions that may build on what it condemned after they opened.
     let session = store.open_session("backup")?;
+    let prepared = repo.sync_index(monitor).and_then(|()| find_parent(repo, source, options, monitor));
+    let parent = match prepared {
+        Ok(parent) => parent,
+        Err(error) => {
+            let _ = store.close_session(&session, &[]);
+            return Err(error);
+        }
+    };
+    let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
     let mut packer = Packer::new(&dedupe, session, options.packer)?;
 
     let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {

@@ -52,6 +52,8 @@ pub trait Monitor: Send + Sync {
     fn count(&self, counter: Counter, by: u64);
     /// A counter's value: reports are read from here, so that there is one tally.
     fn get(&self, counter: Counter) -> u64;
+    /// Sets every counter to zero: what was counted is done again.
+    fn restart(&self);
     /// Notes an error that does not end the operation.
     fn error(&self, error: ItemError);
     /// Says what is being worked on.
@@ -87,6 +89,9 @@ impl Monitor for Tally {
     }
     fn get(&self, counter: Counter) -> u64 {
         self.counts[counter as usize].load(Ordering::Relaxed)
+    }
+    fn restart(&self) {
+        self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
     }
     fn error(&self, error: ItemError) {
         self.errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);

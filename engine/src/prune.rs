@@ -2,20 +2,21 @@
 //! the order: mark → repack → condemn → doom → delete → reap.
 //!
 //! Condemning is advice to writers. Dooming is for ever, and happens in a swap of a HEAD all of whose
-//! snapshots were marked, so that nothing in it needs what is doomed; a commit that relied on a
-//! condemned pack takes it back in its own swap. While other sessions are open nothing is doomed: the
-//! next prune does it. That costs space for a while, never safety.
+//! snapshots were marked, and that still has every pack which the survey counted on, so that nothing in it
+//! needs what is doomed; a commit that relied on a condemned pack takes it back in its own swap. What was
+//! condemned while sessions were at work that may build on it is left to a later prune, when they are gone.
+//! That costs space for a while, never safety.
 
 use crate::{Error, Monitor, Repository, Result};
-use chunkstore::bases::ground;
+use chunkstore::bases::{ground, ground_everywhere};
 use chunkstore::format::names;
-use chunkstore::head::{Head, PackRef, SegmentRef};
+use chunkstore::head::{Condemned, Head, PackRef, SegmentRef};
 use chunkstore::index::Segment;
 use chunkstore::ingest::PackerOptions;
 use chunkstore::seal::Compression;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ObjectId, PackId, SessionId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 mod orphans;
@@ -91,118 +92,200 @@ pub struct PrunePlan {
     pub deferred: bool,
 }
 
+/// Attempts, when other prunes change the index meanwhile.
+const ATTEMPTS: u32 = 4;
+
 /// Plans, and unless it is a dry run, prunes.
 pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -> Result<PrunePlan> {
     let store = repo.store();
-    // Listed before HEAD is read: what an open session of that HEAD did not write is nobody's.
-    let listed = list_objects(store)?;
-    let head = store.reload()?;
-    if let Some((segment, why)) = store.sync_index()?.first() {
-        return Err(Error::Refused(format!(
-            "index/{segment} is damaged ({why}); run 'esker repair index' first"
-        )));
-    }
-    let mut marks = Marks::default();
-    marks.mark_all(repo, &head, monitor)?;
-    let survey = Survey::take(store, &head, &marks, options, monitor)?;
-    let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
-    let orphans = find_orphans(&listed, &head, &survey, &dead);
-    let mut plan = survey.plan;
-    plan.orphans = orphans.len() as u64;
-    plan.sessions_fenced = dead.len() as u64;
     if options.dry_run {
-        return Ok(plan);
+        return Ok(Prepared::make(repo, None, options, monitor)?.plan());
     }
-
-    let session = store.open_session("prune")?;
-    let result = apply(repo, &session, &survey, &mut marks, &dead, options, monitor);
-    match result {
-        Ok(deferred) => plan.deferred = deferred,
-        Err(error) => {
-            let _ = store.close_session(&session, &[]);
-            return Err(error);
+    let mut attempt = 1;
+    loop {
+        // Opened before anything is looked at: other prunes then leave what is condemned from here on.
+        let session = store.open_session("prune")?;
+        let done = Prepared::make(repo, Some(&session), options, monitor)
+            .and_then(|prepared| prepared.apply(repo, &session, options, monitor));
+        let closed = store.close_session(&session, &[]);
+        match done {
+            Err(Error::Store(chunkstore::Error::Fenced { why })) if attempt < ATTEMPTS => {
+                tracing::debug!(why, attempt, "prune starts again");
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+            Ok(plan) => return Ok(closed.map(|()| plan)?),
         }
     }
-    // A session that was taken for dead may have published between the look at HEAD and its fence. From
-    // the fence on it cannot: what HEAD does not name now, it never will.
-    for name in unnamed(orphans, store, &survey)? {
-        store.storage().delete(&name).map_err(chunkstore::Error::from)?;
-    }
-    store.close_session(&session, &[])?;
-    Ok(plan)
 }
 
-/// Everything that changes HEAD. Returns whether removal had to wait for others.
-fn apply(
-    repo: &Repository,
-    session: &SessionId,
-    survey: &Survey,
-    marks: &mut Marks,
-    dead: &[SessionId],
-    options: &PruneOptions,
-    monitor: &dyn Monitor,
-) -> Result<bool> {
-    let store = repo.store();
-    let fresh = rewrite(store, session, survey, options, monitor)?;
-    let mut remove = survey.remove.clone();
-    let places: HashMap<PackId, PackRef> = survey
-        .segments
-        .iter()
-        .flat_map(|(_, segment)| &segment.packs)
-        .map(|pack| (pack.name.id, PackRef { session: pack.name.session, id: pack.name.id }))
-        .collect();
+/// What a prune knows before it changes anything.
+struct Prepared {
+    marks: Marks,
+    survey: Survey,
+    dead: Vec<SessionId>,
+    orphans: Vec<String>,
+}
 
-    // Condemn: from here on writers that open do not build on these packs.
-    swap_marked(repo, marks, &mut remove, monitor, &mut |head, remove| {
-        head.sessions.retain(|known| !dead.contains(&known.id));
-        if head.segments.iter().all(|segment| fresh.iter().all(|new| new.id != segment.id)) {
-            head.segments.extend_from_slice(&fresh);
+impl Prepared {
+    fn make(
+        repo: &Repository,
+        own: Option<&SessionId>,
+        options: &PruneOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        let store = repo.store();
+        // Listed before HEAD is read: what an open session of that HEAD did not write is nobody's.
+        let listed = list_objects(store)?;
+        store.reload()?;
+        if let Some((segment, why)) = store.sync_index()?.first() {
+            return Err(Error::Refused(format!(
+                "index/{segment} is damaged ({why}); run 'esker repair index' first"
+            )));
         }
-        // What somebody needs again is no longer condemned.
-        head.condemned.retain(|pack| remove.contains(&pack.id));
-        let known: HashSet<PackId> = head.condemned.iter().map(|pack| pack.id).collect();
-        head.condemned
-            .extend(remove.iter().filter(|id| !known.contains(*id)).filter_map(|id| places.get(id)));
-        Ok(())
-    })?;
-    let others = store.head().sessions.iter().any(|other| !other.fenced && other.id != *session);
-    if others {
-        return Ok(true);
+        let head = store.head();
+        let mut marks = Marks::default();
+        marks.mark_all(repo, &head, monitor)?;
+        let survey = Survey::take(store, &head, &marks, options, monitor)?;
+        let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
+        let orphans = find_orphans(&listed, &head, &survey, &dead, own);
+        Ok(Self { marks, survey, dead, orphans })
     }
 
-    // Doom: replace the segments that list them, for ever.
-    let replaced = rewrite_segments(store, survey, &remove)?;
-    let rewritten = remove.clone();
-    swap_marked(repo, marks, &mut remove, monitor, &mut |head, remove| {
-        if *remove != rewritten || head.sessions.iter().any(|other| !other.fenced && other.id != *session) {
-            // Somebody came between; what is condemned stays so, and the next prune goes on.
+    fn plan(&self) -> PrunePlan {
+        let (orphans, sessions_fenced) = (self.orphans.len() as u64, self.dead.len() as u64);
+        PrunePlan { orphans, sessions_fenced, ..self.survey.plan }
+    }
+
+    /// Changes HEAD and removes what it may.
+    fn apply(
+        mut self,
+        repo: &Repository,
+        session: &SessionId,
+        options: &PruneOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<PrunePlan> {
+        let store = repo.store();
+        let plan = self.plan();
+        let fresh = rewrite(store, session, &self.survey, options, monitor)?;
+        let mut remove = self.survey.remove.clone();
+        self.condemn(repo, &fresh, &mut remove, monitor)?;
+        self.doom(repo, session, &mut remove, monitor)?;
+        delete_doomed(store)?;
+        // A session that was taken for dead may have published between the look at HEAD and its fence. From
+        // the fence on it cannot: what HEAD does not name now, it never will.
+        for name in unnamed(std::mem::take(&mut self.orphans), store, &self.survey)? {
+            store.storage().delete(&name).map_err(chunkstore::Error::from)?;
+        }
+        let deferred = store.head().condemned.iter().any(|pack| remove.contains(&pack.id));
+        Ok(PrunePlan { deferred, ..plan })
+    }
+
+    /// From here on writers that open do not build on these packs.
+    fn condemn(
+        &mut self,
+        repo: &Repository,
+        fresh: &[SegmentRef],
+        remove: &mut HashSet<PackId>,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
+        let Self { marks, survey, dead, .. } = self;
+        let places: BTreeMap<PackId, PackRef> = survey
+            .segments
+            .iter()
+            .flat_map(|(_, segment)| &segment.packs)
+            .map(|pack| (pack.name.id, PackRef { session: pack.name.session, id: pack.name.id }))
+            .collect();
+        swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
+            unchanged(head, survey)?;
+            head.sessions.retain(|known| !dead.contains(&known.id));
+            if head.segments.iter().all(|segment| fresh.iter().all(|new| new.id != segment.id)) {
+                head.segments.extend_from_slice(fresh);
+            }
+            // What somebody needs again is no longer condemned.
+            head.condemned.retain(|pack| remove.contains(&pack.id));
+            let known: HashSet<PackId> = head.condemned.iter().map(|pack| pack.id).collect();
+            let since = head.generation + 1;
+            let more =
+                places.values().filter(|place| remove.contains(&place.id) && !known.contains(&place.id));
+            head.condemned.extend(more.map(|place| Condemned {
+                session: place.session,
+                id: place.id,
+                since,
+            }));
+            Ok(())
+        })
+    }
+
+    /// Replaces the segments that list them, for ever; but only of those of which every session at work
+    /// knows that they are condemned.
+    fn doom(
+        &mut self,
+        repo: &Repository,
+        session: &SessionId,
+        remove: &mut HashSet<PackId>,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
+        let store = repo.store();
+        let head = store.head();
+        let known_since = head.known_since(session);
+        let ready: HashSet<PackId> = head
+            .condemned
+            .iter()
+            .filter(|pack| remove.contains(&pack.id) && pack.since < known_since)
+            .map(|pack| pack.id)
+            .collect();
+        if ready.is_empty() {
             return Ok(());
         }
-        if remove.iter().any(|id| head.condemned.iter().all(|pack| pack.id != *id)) {
-            return Ok(());
-        }
-        for (old, new) in &replaced {
-            let Some(place) = head.segments.iter().position(|segment| segment.id == *old) else {
-                return Err(chunkstore::Error::Fenced {
-                    why: "another prune changed the index; run this one again".into(),
-                });
-            };
-            match new {
-                Some(new) => head.segments[place] = new.clone(),
-                None => {
-                    head.segments.remove(place);
+        let Self { marks, survey, .. } = self;
+        let replaced = rewrite_segments(store, survey, &ready)?;
+        let swapped = swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
+            unchanged(head, survey)?;
+            let condemned = |id: &PackId| head.condemned.iter().any(|pack| pack.id == *id);
+            if !ready.iter().all(|id| remove.contains(id) && condemned(id)) {
+                // Somebody needs one of them again; what is condemned stays so, and the next prune goes on.
+                return Ok(false);
+            }
+            for (old, new) in &replaced {
+                match (head.segments.iter().position(|segment| segment.id == *old), new) {
+                    (Some(place), Some(new)) => head.segments[place] = new.clone(),
+                    (Some(place), None) => drop(head.segments.remove(place)),
+                    (None, _) => {}
                 }
             }
+            let doomed = head.condemned.extract_if(.., |pack| ready.contains(&pack.id));
+            head.doomed.extend(doomed.map(|pack| pack.pack()));
+            Ok(true)
+        })?;
+        let unused = replaced.iter().filter_map(|(old, new)| match (swapped, new) {
+            (true, _) => Some(*old),
+            (false, Some(new)) => Some(new.id),
+            (false, None) => None,
+        });
+        for segment in unused {
+            store.storage().delete(&names::segment(&segment)).map_err(chunkstore::Error::from)?;
         }
-        let (doomed, condemned) = head.condemned.iter().partition(|pack| remove.contains(&pack.id));
-        head.condemned = condemned;
-        let doomed: Vec<PackRef> = doomed;
-        head.doomed.extend(doomed);
         Ok(())
-    })?;
+    }
+}
 
-    // Delete, then reap: only what a HEAD calls doomed. Anybody may repeat it at any time.
-    let head = store.head();
+/// Every pack that the survey counts on must still be live: a pack leaves HEAD only with the segment that
+/// lists it.
+fn unchanged(head: &Head, survey: &Survey) -> chunkstore::Result<()> {
+    let live: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
+    if survey.segments.iter().all(|(reference, _)| live.contains(&reference.id)) {
+        return Ok(());
+    }
+    Err(chunkstore::Error::Fenced { why: "another prune changed the index; run this one again".into() })
+}
+
+/// Deletes, then reaps: only what a HEAD calls doomed. Anybody may repeat it at any time.
+fn delete_doomed(store: &ChunkStore) -> Result<()> {
+    let head = store.reload()?;
+    if head.doomed.is_empty() {
+        return Ok(());
+    }
     for pack in &head.doomed {
         store.storage().delete(&names::pack(&pack.session, &pack.id)).map_err(chunkstore::Error::from)?;
     }
@@ -211,22 +294,18 @@ fn apply(
         head.doomed.retain(|pack| !gone.contains(&pack.id));
         Ok(())
     })?;
-    let live: HashSet<ObjectId> = store.head().segment_ids().into_iter().collect();
-    for (old, _) in replaced.iter().filter(|(old, _)| !live.contains(old)) {
-        store.storage().delete(&names::segment(old)).map_err(chunkstore::Error::from)?;
-    }
-    Ok(remove.iter().any(|id| !gone.contains(id)))
+    Ok(())
 }
 
 /// Swaps HEAD, but only one whose snapshots are all marked: new ones are marked first, and packs that
 /// they need are taken off the list.
-fn swap_marked(
+fn swap_marked<R>(
     repo: &Repository,
     marks: &mut Marks,
     remove: &mut HashSet<PackId>,
     monitor: &dyn Monitor,
-    change: &mut dyn FnMut(&mut Head, &HashSet<PackId>) -> chunkstore::Result<()>,
-) -> Result<()> {
+    change: &mut dyn FnMut(&mut Head, &HashSet<PackId>) -> chunkstore::Result<R>,
+) -> Result<R> {
     loop {
         let store = repo.store();
         let done = store.update_head(|head| {
@@ -241,7 +320,15 @@ fn swap_marked(
                 store.sync_index()?;
                 let fresh = marks.mark_all(repo, &head, monitor)?;
                 // What it stands on, too: the whole of a location that counts stays.
-                for grounded in ground(&**store.index(), &fresh, &HashSet::new())? {
+                let mut lost = vec![];
+                for (id, grounded) in fresh.iter().zip(ground(&**store.index(), &fresh, &HashSet::new())?) {
+                    match grounded {
+                        Some(grounded) => remove.retain(|pack| !grounded.packs.contains(pack)),
+                        None => lost.push(*id),
+                    }
+                }
+                // Not where the index says, then.
+                for grounded in ground_everywhere(store, &lost, &HashSet::new())? {
                     let grounded = grounded.ok_or_else(|| {
                         Error::Refused("a new snapshot needs a chunk that is in no pack".into())
                     })?;

@@ -60,11 +60,13 @@ impl Repository {
         for root in self.snapshot_roots() {
             match self.read_snapshot(&root) {
                 Ok(snapshot) => all.push(Listed { id: root.id, snapshot }),
-                Err(Error::Store(error)) if error.is_damage() => monitor.error(ItemError {
-                    during: "snapshots",
-                    item: format!("snapshots/{}", root.id),
-                    message: describe(&error),
-                }),
+                Err(Error::Store(error)) if error.is_damage() => {
+                    // Forgotten since HEAD was read?
+                    if self.store.reload()?.roots.contains(&root) {
+                        let item = format!("snapshots/{}", root.id);
+                        monitor.error(ItemError { during: "snapshots", item, message: describe(&error) });
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

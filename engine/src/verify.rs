@@ -4,7 +4,7 @@
 use crate::entry::{Entry, display_path};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
-use chunkstore::bases::{BaseReader, Grounded, ground};
+use chunkstore::bases::{BaseReader, Grounded, ground, ground_everywhere};
 use chunkstore::executor::{Pending, submit};
 use chunkstore::format::{MAX_PACK_LEN, MAX_SMALL_LEN, names};
 use chunkstore::index::PackEntry;
@@ -293,12 +293,27 @@ impl Check<'_> {
     fn all_there(&self, chunks: &[ChunkRef]) -> Result<bool> {
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
         let found = ground(&**self.store.index(), &ids, &self.gone)?;
-        Ok(chunks.iter().zip(found).all(|(chunk, grounded)| {
-            grounded.is_some_and(|Grounded { location, .. }| {
+        let fine = |chunk: &ChunkRef, grounded: &Option<Grounded>| {
+            grounded.as_ref().is_some_and(|Grounded { location, .. }| {
                 location.record.plain_len == chunk.len
                     && !self.bad.contains(&(location.pack.name.id, chunk.id))
             })
-        }))
+        };
+        let doubtful: Vec<ChunkRef> = chunks
+            .iter()
+            .zip(&found)
+            .filter(|(chunk, found)| !fine(chunk, found))
+            .map(|(chunk, _)| *chunk)
+            .collect();
+        if doubtful.is_empty() {
+            return Ok(true);
+        }
+        // Not where the index says; a restore would look everywhere, too.
+        let ids: Vec<ChunkId> = doubtful.iter().map(|chunk| chunk.id).collect();
+        let mut avoid = self.gone.clone();
+        avoid.extend(self.bad.iter().filter(|(_, id)| ids.contains(id)).map(|(pack, _)| *pack));
+        let found = ground_everywhere(self.store, &ids, &avoid)?;
+        Ok(doubtful.iter().zip(&found).all(|(chunk, found)| fine(chunk, found)))
     }
 }
 

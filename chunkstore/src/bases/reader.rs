@@ -1,7 +1,7 @@
 //! Reading base chunks, which may stand on others, in bounded memory: streams are read in order, so what one
 //! chunk stands on is near to what the next one does.
 
-use super::{Grounded, ground};
+use super::{Grounded, find_everywhere, ground};
 use crate::format::Codec;
 use crate::id::{ChunkId, PackId};
 use crate::index::{Location, short_key};
@@ -12,7 +12,7 @@ use crate::store::ChunkStore;
 use crate::{Error, Result};
 use bytes::Bytes;
 use lru::LruCache;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What may be kept of bases, in bytes: streams are read in order, so only neighbours share bases. Four times
@@ -85,6 +85,8 @@ pub struct BaseReader {
     blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
     decompressors: Mutex<Vec<Decompressor>>,
     buffers: Mutex<Buffers>,
+    /// Locations that are better than those that the index keeps.
+    better: Mutex<HashMap<[u8; 16], Location>>,
 }
 
 /// Buffers that are reused: fresh memory costs the kernel more than decoding into it.
@@ -135,6 +137,7 @@ impl Default for BaseReader {
             blocks: Mutex::new(LruCache::unbounded()),
             decompressors: Mutex::default(),
             buffers: Mutex::default(),
+            better: Mutex::default(),
         }
     }
 }
@@ -175,13 +178,41 @@ impl BaseReader {
         Ok(plain)
     }
 
+    /// What the index says, where nothing better was found.
+    fn lookup(&self, store: &ChunkStore, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let mut found = store.index().lookup(ids)?;
+        let better = locked(&self.better);
+        if !better.is_empty() {
+            for (id, found) in ids.iter().zip(&mut found) {
+                if let Some(better) = better.get(&short_key(id)) {
+                    *found = Some(better.clone());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Looks for other locations of a chunk, and of what it stands on, than those that could not be read;
+    /// the one to be read now, if there is any.
+    pub fn look_everywhere(
+        &self,
+        store: &ChunkStore,
+        id: &ChunkId,
+        avoid: &HashSet<PackId>,
+    ) -> Result<Option<Location>> {
+        let mut found = find_everywhere(store, std::slice::from_ref(id), avoid)?;
+        let location = found.get(&short_key(id)).cloned();
+        locked(&self.better).extend(found.drain());
+        Ok(location)
+    }
+
     /// The bases of a chunk.
     fn below(&self, store: &ChunkStore, record: &Record) -> Result<Vec<Arc<Chunk>>> {
         if !record.is_delta() {
             return Ok(vec![]);
         }
         let mut bases = vec![];
-        for (base, location) in record.bases.iter().zip(store.index().lookup(&record.bases)?) {
+        for (base, location) in record.bases.iter().zip(self.lookup(store, &record.bases)?) {
             let location = location.ok_or(Error::MissingChunk { id: *base })?;
             if location.record.depth >= record.depth {
                 let why = format!("base {} is not of smaller depth", base.short());

@@ -127,6 +127,8 @@ impl RocksIndex {
         options.create_missing_column_families(true);
         // Every table stays open: a read-only view must outlive files that a later writer deletes.
         options.set_max_open_files(-1);
+        // Its files are few; a pool of threads for each opening costs more than it saves.
+        options.set_max_file_opening_threads(1);
         options.set_compression_type(rocksdb::DBCompressionType::None);
         options.set_keep_log_file_num(1);
         options.set_max_background_jobs(2);

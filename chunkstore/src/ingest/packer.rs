@@ -22,33 +22,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 const IN_FLIGHT_BYTES: usize = 96 << 20;
 /// A pack passes its size by padding; only one that holds a single chunk passes it by more.
 const PACK_MARGIN: usize = 1 << 20;
-/// A checkpoint is due after this many bytes of packs.
-const CHECKPOINT_BYTES: u64 = 2 << 30;
 
 /// How packs are made.
 #[derive(Clone, Copy, Debug)]
 pub struct PackerOptions {
     /// A pack is sealed before it passes this many bytes.
     pub pack_len: usize,
+    /// A checkpoint is due after this many bytes of packs.
+    pub checkpoint_len: u64,
     /// Seal packs to learn their size, then throw them away: for dry runs.
     pub discard: bool,
 }
 
 impl PackerOptions {
-    /// Checks the size: 1 to 256 MiB.
+    /// Checks the size: 4 KiB to 256 MiB.
     pub fn validate(&self) -> Result<()> {
-        if (1 << 20..=256 << 20).contains(&self.pack_len) {
+        if (4 << 10..=256 << 20).contains(&self.pack_len) {
             Ok(())
         } else {
-            Err(Error::Invalid("the pack size must be between 1 and 256 MiB".into()))
+            Err(Error::Invalid("the pack size must be at most 256 MiB".into()))
         }
     }
 }
 
 impl Default for PackerOptions {
-    /// 64 MiB: few objects and requests, yet three of them fit into little memory.
+    /// 64 MiB: few objects and requests, yet three of them fit into little memory. A checkpoint every 2 GiB.
     fn default() -> Self {
-        Self { pack_len: 64 << 20, discard: false }
+        Self { pack_len: 64 << 20, checkpoint_len: 2 << 30, discard: false }
     }
 }
 
@@ -198,7 +198,8 @@ impl Packer {
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
         if self.options.discard
-            || self.finished.chunk_count() < SEGMENT_CHUNKS && self.finished_bytes < CHECKPOINT_BYTES
+            || self.finished.chunk_count() < SEGMENT_CHUNKS
+                && self.finished_bytes < self.options.checkpoint_len
         {
             return Ok(());
         }

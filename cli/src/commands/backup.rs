@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use chunkstore::ingest::{PackerOptions, Sealing};
+use engine::Error;
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::source::files::{FilesOptions, FilesSource};
@@ -97,6 +98,9 @@ pub(crate) struct Args {
     delta: bool,
 }
 
+/// Attempts, when HEAD does not allow what was to be committed.
+const ATTEMPTS: u32 = 3;
+
 const SOURCES: &str = "\
 Sources:
   PATH…                                         files and folders
@@ -147,7 +151,20 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         packer,
         program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
     };
-    let report = context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor))?;
+    let mut attempt = 1;
+    let report = loop {
+        match context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor)) {
+            // A prune took this session for dead, or removed what it built on; standard input cannot be read
+            // again, everything else can.
+            Err(Error::Store(chunkstore::Error::Fenced { why })) if !args.stdin && attempt < ATTEMPTS => {
+                attempt += 1;
+                context.console.say(format!("starting again: {why}"));
+                context.console.monitor().restart();
+                source = open_source(&args, &options.excludes, stamp, context)?;
+            }
+            done => break done?,
+        }
+    };
     print(&report, &args, context);
     Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
 }

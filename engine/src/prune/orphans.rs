@@ -20,17 +20,18 @@ pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
 }
 
 /// Objects that were there before HEAD was read, that HEAD does not name, and whose writer can no
-/// longer name them: its session is not open. Sessions never open twice.
+/// longer name them: its session is not open. Sessions never open twice. `own` has written nothing yet.
 pub(super) fn find_orphans(
     listed: &[String],
     head: &Head,
     survey: &Survey,
     dead: &[SessionId],
+    own: Option<&SessionId>,
 ) -> Vec<String> {
     let open: HashSet<SessionId> = head
         .sessions
         .iter()
-        .filter(|session| !session.fenced && !dead.contains(&session.id))
+        .filter(|session| !session.fenced && !dead.contains(&session.id) && own != Some(&session.id))
         .map(|session| session.id)
         .collect();
     let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
@@ -78,7 +79,8 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
     Ok(orphans.into_iter().filter(|name| !named.contains(name)).collect())
 }
 
-/// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long.
+/// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long. One
+/// last heard of in what is far in the future here has a wrong clock, or we do: it may wait for years.
 pub(super) fn dead_sessions(
     head: &Head,
     identity: &Identity,
@@ -88,7 +90,7 @@ pub(super) fn dead_sessions(
     let is_dead = |session: &&Session| {
         let here = !identity.machine.is_empty() && session.machine == identity.machine;
         let gone = here && process_start(session.pid) != Some(session.process_started);
-        let silent = fence_after_ms > 0 && now_ms.saturating_sub(session.seen_ms) > fence_after_ms;
+        let silent = fence_after_ms > 0 && now_ms.abs_diff(session.seen_ms) > fence_after_ms;
         gone || silent
     };
     head.sessions.iter().filter(is_dead).map(|session| session.id).collect()
@@ -135,7 +137,7 @@ mod tests {
             rebase: vec![],
             live: HashSet::new(),
         };
-        let orphans = find_orphans(&listed, &store.head(), &survey, &[session]);
+        let orphans = find_orphans(&listed, &store.head(), &survey, &[session], None);
         assert_eq!(orphans, listed);
         let segment = Segment { packs: vec![PackEntry { name: published, len: 4096, records: vec![] }] };
         let reference = store.write_segment(&segment).unwrap();

@@ -6,7 +6,7 @@ use crate::manifest::{self, ManifestReader, Step};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::format::names;
-use chunkstore::head::{Head, SegmentRef};
+use chunkstore::head::{Head, Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::ChunkRef;
 use chunkstore::pack::Record;
@@ -50,20 +50,31 @@ impl Marks {
             if !self.roots.insert(root.id) {
                 continue;
             }
-            let plain = repo.store().read_snapshot(root)?;
-            let snapshot: Snapshot = serde_json::from_slice(&plain)
-                .map_err(|error| chunkstore::Error::corrupt(names::snapshot(&root.id), error))?;
-            for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, &mut |chunk| {
+            let marked = mark_one(repo, root, &mut |chunk| {
                 if self.needed.insert(short(&chunk.id)) {
                     fresh.push(chunk.id);
                 }
-            })?;
+            });
+            if let Err(error) = marked {
+                self.roots.remove(&root.id);
+                // Forgotten since HEAD was read, and on its way out: that it cannot be read is no damage.
+                if repo.store().reload()?.roots.iter().any(|known| known.id == root.id) {
+                    return Err(error);
+                }
+            }
             if monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
         }
         Ok(fresh)
     }
+}
+
+fn mark_one(repo: &Repository, root: &Root, each: &mut dyn FnMut(ChunkRef)) -> Result<()> {
+    let plain = repo.store().read_snapshot(root)?;
+    let snapshot: Snapshot = serde_json::from_slice(&plain)
+        .map_err(|error| chunkstore::Error::corrupt(names::snapshot(&root.id), error))?;
+    for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, each)
 }
 
 /// Visits every chunk that a snapshot needs, its manifest's own included.
@@ -115,7 +126,15 @@ impl Survey {
         let mut plan = PrunePlan::default();
         let mut segments = vec![];
         for reference in &head.segments {
-            segments.push((reference.clone(), store.load_segment(reference)?));
+            let segment = store.load_segment(reference);
+            if segment.as_ref().is_err_and(chunkstore::Error::is_damage)
+                && store.reload()?.segments.iter().all(|known| known.id != reference.id)
+            {
+                return Err(
+                    chunkstore::Error::Fenced { why: "another prune changed the index".into() }.into()
+                );
+            }
+            segments.push((reference.clone(), segment?));
             if monitor.interrupted() {
                 return Err(Error::Interrupted);
             }

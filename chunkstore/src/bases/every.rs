@@ -1,0 +1,82 @@
+//! Every location of a chunk. The index keeps one of each, which is enough nearly always: but that one may
+//! stand on something that is gone, or lie in a damaged pack, while another is fine. Then the segments are
+//! asked, all of them.
+
+use super::Grounded;
+use crate::Result;
+use crate::id::{ChunkId, PackId};
+use crate::index::{Location, PackInfo, short_key};
+use crate::store::ChunkStore;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+type Key = [u8; 16];
+
+/// The best location that counts of each chunk in `ids`, and of everything below those, by key; without the
+/// packs in `avoid`. Reads every segment of HEAD, once for each level of what `ids` stand on. Damaged
+/// segments are passed over.
+pub fn find_everywhere(
+    store: &ChunkStore,
+    ids: &[ChunkId],
+    avoid: &HashSet<PackId>,
+) -> Result<HashMap<Key, Location>> {
+    let head = store.head();
+    let gone: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).chain(avoid.iter().copied()).collect();
+    let mut wanted: HashSet<Key> = ids.iter().map(short_key).collect();
+    let mut asked: HashSet<Key> = HashSet::new();
+    let mut all: Vec<Location> = vec![];
+    while !wanted.is_empty() {
+        let mut below = HashSet::new();
+        for reference in &head.segments {
+            let segment = match store.load_segment(reference) {
+                Ok(segment) => segment,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            for pack in segment.packs.into_iter().filter(|pack| !gone.contains(&pack.name.id)) {
+                let info = Arc::new(PackInfo { name: pack.name, len: pack.len, segment: reference.id });
+                for record in
+                    pack.records.into_iter().filter(|record| wanted.contains(&short_key(&record.id)))
+                {
+                    below.extend(record.bases.iter().map(short_key));
+                    all.push(Location { pack: Arc::clone(&info), record });
+                }
+            }
+        }
+        asked.extend(wanted);
+        wanted = below.difference(&asked).copied().collect();
+    }
+    // From depth 0 upwards: what a location stands on is decided before it.
+    all.sort_by_key(|location| (location.record.depth, location.pack.name.id));
+    let mut good: HashMap<Key, Location> = HashMap::new();
+    for location in all {
+        let stands = location.record.bases.iter().all(|base| {
+            good.get(&short_key(base)).is_some_and(|below| below.record.depth < location.record.depth)
+        });
+        if stands {
+            good.entry(short_key(&location.record.id)).or_insert(location);
+        }
+    }
+    Ok(good)
+}
+
+/// As [`super::ground`], by way of [`find_everywhere`].
+pub fn ground_everywhere(
+    store: &ChunkStore,
+    ids: &[ChunkId],
+    avoid: &HashSet<PackId>,
+) -> Result<Vec<Option<Grounded>>> {
+    let good = find_everywhere(store, ids, avoid)?;
+    let grounded = ids.iter().map(|id| {
+        let location = good.get(&short_key(id))?;
+        let (mut packs, mut open) = (vec![], vec![location]);
+        while let Some(location) = open.pop() {
+            if !packs.contains(&location.pack.name.id) {
+                packs.push(location.pack.name.id);
+            }
+            open.extend(location.record.bases.iter().filter_map(|base| good.get(&short_key(base))));
+        }
+        Some(Grounded { location: location.clone(), packs })
+    });
+    Ok(grounded.collect())
+}

@@ -1,0 +1,43 @@
+//! Runs the real engine, as many hosts at once, in virtual time, on a store that fails: every interleaving,
+//! every fault and every crash comes from a seed, and a seed that fails is run again by its number.
+//!
+//! What is simulated is the outside: storage, clock, randomness, threads. Everything above is the code that
+//! ships, with its index in memory.
+
+mod coverage;
+mod judge;
+mod schedule;
+mod storage;
+mod world;
+
+pub use coverage::{ALL, Coverage, Sometimes};
+pub use world::{Outcome, simulate};
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A seed that cannot be repeated is no help.
+    #[test]
+    fn a_seed_is_the_same_again() {
+        for seed in 0..40 {
+            let (one, two) = (simulate(seed), simulate(seed));
+            assert_eq!((one.steps, one.trace), (two.steps, two.trace), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn two_thousand_seeds() {
+        let coverage = Coverage::default();
+        for seed in 0..2000 {
+            coverage.merge(&simulate(seed).coverage);
+        }
+        for what in ALL {
+            assert!(coverage.get(what) > 0, "{what:?} never happened");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Death at every call to the store: of each operation, before and after the call takes effect. Then a new
+//! process opens the repository: what was there is there, `check` is content, and the operation, run
+//! again, does its work.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails must say where")]
+
+use bytes::Bytes;
+use chunkstore::chunker::ChunkerParams;
+use chunkstore::env::{Env, SeededEnv};
+use chunkstore::executor::Inline;
+use chunkstore::ingest::PackerOptions;
+use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use chunkstore::store::{Access, Identity};
+use engine::backup::{BackupOptions, backup};
+use engine::entry::Time;
+use engine::monitor::Tally;
+use engine::prune::{MaxUnused, PruneOptions, prune};
+use engine::repair::repair_index;
+use engine::restore::dump;
+use engine::snapshot::{Filter, SourceRecord};
+use engine::source::{Content, Item, Piece, Source, SourceError};
+use engine::verify::{ReadData, check};
+use engine::{Repository, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A store that a process reaches until it dies.
+struct Mortal {
+    disk: Arc<MemoryStorage>,
+    /// Calls until then.
+    left: AtomicI64,
+    /// Whether the call that it dies in takes effect.
+    after: bool,
+}
+
+impl Mortal {
+    fn call<T>(&self, work: impl FnOnce() -> StorageResult<T>) -> StorageResult<T> {
+        let left = self.left.fetch_sub(1, Ordering::Relaxed);
+        let dead = || StorageError {
+            kind: ErrorKind::Failed,
+            op: "reach",
+            object: "the store".into(),
+            source: "this process is dead".into(),
+        };
+        if left > 0 {
+            return work();
+        }
+        if left == 0 && self.after {
+            let _ = work();
+        }
+        Err(dead())
+    }
+}
+
+impl Storage for Mortal {
+    fn place(&self) -> String {
+        "memory".into()
+    }
+    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.call(|| self.disk.put(name, body))
+    }
+    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+        self.call(|| self.disk.get(name, limit))
+    }
+    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
+        self.call(|| self.disk.get_range(name, offset, len))
+    }
+    fn len(&self, name: &str) -> StorageResult<u64> {
+        self.call(|| self.disk.len(name))
+    }
+    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        self.call(|| self.disk.list(folder, each))
+    }
+    fn delete(&self, name: &str) -> StorageResult<()> {
+        self.call(|| self.disk.delete(name))
+    }
+    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
+        self.call(|| self.disk.read_head())
+    }
+    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        self.call(|| self.disk.swap_head(expected, body))
+    }
+    fn connections(&self) -> usize {
+        1
+    }
+}
+
+static PROCESSES: AtomicU64 = AtomicU64::new(0);
+static CLOCK: AtomicU64 = AtomicU64::new(1_700_000_000_000);
+
+/// Seeded, with one clock for all processes, which moves on with every look at it.
+struct OneClock(SeededEnv);
+
+impl Env for OneClock {
+    fn now(&self) -> Duration {
+        Duration::from_millis(CLOCK.fetch_add(1000, Ordering::Relaxed))
+    }
+    fn random(&self, bytes: &mut [u8]) -> chunkstore::Result<()> {
+        self.0.random(bytes)
+    }
+    fn sleep(&self, _: Duration) {}
+}
+
+fn access(storage: Arc<dyn Storage>) -> Access {
+    let env = Arc::new(OneClock(SeededEnv::new(PROCESSES.fetch_add(1, Ordering::Relaxed))));
+    let identity = Identity::default();
+    Access { storage, env, cpu: Arc::new(Inline), io: Arc::new(Inline), cache: None, identity }
+}
+
+fn open(disk: &Arc<MemoryStorage>) -> Repository {
+    Repository::open(access(Arc::clone(disk) as _), b"x").unwrap()
+}
+
+struct Text(Option<Item>);
+
+struct TextContent(Vec<u8>);
+
+impl Content for TextContent {
+    fn read(&mut self, buffer: &mut [u8]) -> std::result::Result<Piece, SourceError> {
+        let len = self.0.len().min(buffer.len()).min(3000);
+        buffer[..len].copy_from_slice(&self.0[..len]);
+        self.0.drain(..len);
+        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
+    }
+}
+
+impl Source for Text {
+    fn records(&self) -> Vec<SourceRecord> {
+        vec![SourceRecord { kind: "stdin".into(), origin: "text".into(), point_in_time: true }]
+    }
+    fn paths(&self) -> Vec<String> {
+        vec!["/text".into()]
+    }
+    fn next_item(&mut self, _: &dyn engine::Monitor) -> std::result::Result<Option<Item>, SourceError> {
+        Ok(self.0.take())
+    }
+}
+
+/// Night n of a stream: changed here and there, a third of it new.
+fn night(number: u64) -> Vec<u8> {
+    let noise = |seed: u64, len| {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    let mut bytes = noise(0, 40_000);
+    for change in 0..number {
+        let at = (change * 7919 % 30_000) as usize;
+        bytes.splice(at..at + 40, noise(change + 100, 60));
+    }
+    bytes.extend(noise(number + 1000, 20_000));
+    bytes
+}
+
+fn packs() -> PackerOptions {
+    PackerOptions { pack_len: 16 << 10, checkpoint_len: 24 << 10, ..PackerOptions::default() }
+}
+
+fn back_up(repo: &Repository, number: u64) -> Result<()> {
+    let content = TextContent(night(number));
+    let item = Item::stream("text", Time::default(), Box::new(move || Ok(Box::new(content))));
+    let time = jiff::Timestamp::from_second(number as i64).unwrap();
+    let options = BackupOptions { packer: packs(), time, ..BackupOptions::default() };
+    backup(repo, &mut Text(Some(item)), &options, &Tally::default()).map(drop)
+}
+
+fn clean(repo: &Repository) -> Result<()> {
+    let options = PruneOptions {
+        max_unused: MaxUnused::Percent(0.0),
+        fence_after_ms: 1,
+        packer: packs(),
+        ..PruneOptions::default()
+    };
+    prune(repo, &options, &Tally::default()).map(drop)
+}
+
+fn forget_first(repo: &Repository) -> Result<()> {
+    let first = repo.snapshots(&Tally::default())?.first().map(|listed| listed.id);
+    repo.forget(first.as_slice())
+}
+
+/// What every snapshot holds, by its time; each must restore.
+fn nights(disk: &Arc<MemoryStorage>) -> Vec<u64> {
+    let repo = open(disk);
+    let listed = repo.snapshots(&Tally::default()).unwrap();
+    let numbers: Vec<u64> = listed.iter().map(|listed| listed.snapshot.time.as_second() as u64).collect();
+    for (listed, number) in listed.iter().zip(&numbers) {
+        let mut bytes = vec![];
+        let found = repo.find(&listed.id.to_string(), &Filter::default(), &Tally::default()).unwrap();
+        dump(&repo, &found.snapshot, b"text", &mut bytes, &Tally::default()).unwrap();
+        assert!(bytes == night(*number), "night {number}");
+    }
+    let tally = Tally::default();
+    assert_eq!(check(&repo, ReadData::All, &tally).unwrap().num_errors, 0, "{:?}", tally.errors());
+    numbers
+}
+
+fn copy(disk: &MemoryStorage) -> Arc<MemoryStorage> {
+    let copy = MemoryStorage::default();
+    copy.objects().clone_from(&disk.objects());
+    Arc::new(copy)
+}
+
+/// Dies at every call of `work`; `before` and `after` are the nights that are there then, of which either
+/// is fine as long as it did not end well.
+fn dies_everywhere(
+    name: &str,
+    disk: &Arc<MemoryStorage>,
+    before: &[u64],
+    after: &[u64],
+    work: &dyn Fn(&Repository) -> Result<()>,
+) {
+    let mut points = 0;
+    for calls in 0.. {
+        let mut done = false;
+        for took_effect in [false, true] {
+            let disk = copy(disk);
+            let mortal = Mortal { disk: Arc::clone(&disk), left: AtomicI64::new(calls), after: took_effect };
+            let ended = Repository::open(access(Arc::new(mortal)), b"x").and_then(|repo| work(&repo));
+            done = ended.is_ok();
+            let found = nights(&disk);
+            assert!(found == after || !done && found == before, "{name} at {calls}: {found:?}");
+            // Again, as a person would; forgetting the first would now forget the second.
+            if found != after || name != "forget" {
+                work(&open(&disk)).unwrap_or_else(|error| panic!("{name} again after {calls}: {error:?}"));
+            }
+            let mut again = nights(&disk);
+            again.dedup();
+            assert_eq!(again, after, "{name} again after {calls}");
+            clean(&open(&disk)).unwrap();
+            let head = open(&disk).store().head();
+            assert!(head.sessions.is_empty() && head.doomed.is_empty(), "{name} at {calls}: {head:?}");
+            points += 1;
+        }
+        if done {
+            break;
+        }
+    }
+    println!("{name}: died at {points} points, all well");
+}
+
+#[test]
+fn wherever_a_process_dies() {
+    let disk = Arc::new(MemoryStorage::default());
+    let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let owner = SlotOwner::default();
+    Repository::init(access(Arc::clone(&disk) as _), ChunkerParams::around(1 << 10), b"x", cheap, owner)
+        .unwrap();
+    dies_everywhere("first backup", &disk, &[], &[1], &|repo| back_up(repo, 1));
+    (1..5).for_each(|number| back_up(&open(&disk), number).unwrap());
+    dies_everywhere("another backup", &disk, &[1, 2, 3, 4], &[1, 2, 3, 4, 5], &|repo| back_up(repo, 5));
+    dies_everywhere("forget", &disk, &[1, 2, 3, 4], &[2, 3, 4], &forget_first);
+    forget_first(&open(&disk)).unwrap();
+    forget_first(&open(&disk)).unwrap();
+    dies_everywhere("prune", &disk, &[3, 4], &[3, 4], &clean);
+    dies_everywhere("repair index", &disk, &[3, 4], &[3, 4], &|repo| {
+        repair_index(repo, true, false, &Tally::default()).map(drop)
+    });
+    dies_everywhere("dump", &disk, &[3, 4], &[3, 4], &|repo| {
+        let listed = repo.find("latest", &Filter::default(), &Tally::default())?;
+        dump(repo, &listed.snapshot, b"text", &mut vec![], &Tally::default()).map(drop)
+    });
+}

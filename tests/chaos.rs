@@ -1,0 +1,237 @@
+//! Eight hosts back up, two prune, one forgets, and every other second one of the processes is killed. What was
+//! acknowledged restores; what nobody needs goes.
+
+use crate::harness::{Repo, expect, noise, text};
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A stream as the pieces that it is made of, so that thousands of them can be remembered.
+#[derive(Clone)]
+struct Recipe(Vec<(u64, usize)>);
+
+impl Recipe {
+    fn bytes(&self) -> Vec<u8> {
+        self.0
+            .iter()
+            .flat_map(|(seed, len)| if seed % 2 == 0 { noise(*seed, *len) } else { text(*seed, *len) })
+            .collect()
+    }
+
+    /// The same with a piece changed, one moved, one that other hosts have, too.
+    fn next(mut self, random: u64) -> Self {
+        let pieces = self.0.len() as u64;
+        match random % 4 {
+            0 => self.0[(random / 4 % pieces) as usize].0 = random,
+            1 => self.0.rotate_left((random / 4 % pieces) as usize),
+            2 => self.0.push((random / 4 % 8, 700_000)),
+            _ => self.0[(random / 4 % pieces) as usize].1 += (random / 64 % 5000) as usize,
+        }
+        if self.0.len() > 8 {
+            self.0.remove(0);
+        }
+        self
+    }
+}
+
+struct Chaos {
+    repo: Repo,
+    /// Acknowledged and not asked to be forgotten.
+    kept: Mutex<BTreeMap<String, (String, Recipe)>>,
+    children: Mutex<Vec<Arc<Mutex<Child>>>>,
+    over: AtomicBool,
+    backups: AtomicU64,
+    failed: AtomicU64,
+    prunes: AtomicU64,
+    kills: AtomicU64,
+}
+
+impl Chaos {
+    /// Runs a command that may be killed; its standard output if it ended well.
+    fn attempt(&self, args: &[&str], input: Option<Vec<u8>>) -> Option<String> {
+        let mut command = self.repo.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).spawn().unwrap();
+        let (stdin, mut stdout, mut stderr) =
+            (child.stdin.take(), child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let child = Arc::new(Mutex::new(child));
+        self.children.lock().unwrap().push(Arc::clone(&child));
+        let writer = std::thread::spawn(move || {
+            if let (Some(mut stdin), Some(input)) = (stdin, input) {
+                let _ = std::io::Write::write_all(&mut stdin, &input);
+            }
+        });
+        let (mut text, mut errors) = (String::new(), String::new());
+        std::io::Read::read_to_string(&mut stdout, &mut text).unwrap();
+        std::io::Read::read_to_string(&mut stderr, &mut errors).unwrap();
+        let status = child.lock().unwrap().wait().unwrap();
+        writer.join().unwrap();
+        self.children.lock().unwrap().retain(|known| !Arc::ptr_eq(known, &child));
+        assert!(!errors.contains("panicked"), "{args:?}: {errors}");
+        // Killed, or told that HEAD allows it no more: anything else would be a fault of ours.
+        let code = status.code();
+        assert!(matches!(code, None | Some(0 | 11)), "{args:?}: {code:?} {errors}");
+        (code == Some(0)).then_some(text)
+    }
+
+    fn back_up(&self, host: u64) {
+        let name = format!("host-{host}");
+        let mut recipe = Recipe(vec![(host * 2, 900_000), (1, 700_000), (host * 2 + 101, 1_500_000)]);
+        let mut round = 0;
+        while !self.over.load(Ordering::Relaxed) {
+            round += 1;
+            let bytes = noise(host * 100_000 + round, 8);
+            recipe = recipe.next(u64::from_le_bytes(std::array::from_fn(|at| bytes[at])));
+            let args = [
+                "--json",
+                "backup",
+                "--stdin",
+                "--stdin-filename",
+                &name,
+                "--host",
+                &name,
+                "--pack-size",
+                "1",
+            ];
+            match self.attempt(&args, Some(recipe.bytes())) {
+                Some(text) => {
+                    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+                    let id = last["snapshot_id"].as_str().unwrap().to_owned();
+                    self.kept.lock().unwrap().insert(id, (name.clone(), recipe.clone()));
+                    self.backups.fetch_add(1, Ordering::Relaxed);
+                }
+                None => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+            }
+        }
+    }
+
+    fn prune(&self) {
+        while !self.over.load(Ordering::Relaxed) {
+            if self.attempt(&["prune", "--max-unused", "0"], None).is_some() {
+                self.prunes.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Keeps about twenty.
+    fn forget(&self) {
+        while !self.over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(300));
+            let chosen: Vec<String> = {
+                let mut kept = self.kept.lock().unwrap();
+                let surplus = kept.len().saturating_sub(20);
+                // Ids are random: these are any.
+                let chosen: Vec<String> = kept.keys().take(surplus).cloned().collect();
+                chosen.into_iter().inspect(|id| drop(kept.remove(id))).collect()
+            };
+            if !chosen.is_empty() {
+                let args: Vec<&str> =
+                    ["forget"].into_iter().chain(chosen.iter().map(String::as_str)).collect();
+                self.attempt(&args, None);
+            }
+        }
+    }
+
+    fn kill(&self, seconds: u64) {
+        let start = Instant::now();
+        let mut number = 0;
+        while start.elapsed() < Duration::from_secs(seconds) {
+            std::thread::sleep(Duration::from_millis(1900 + number * 37 % 200));
+            number += 1;
+            let victim = {
+                let children = self.children.lock().unwrap();
+                children.get((number * 7 % children.len().max(1) as u64) as usize).cloned()
+            };
+            // Its lock is held by whoever waits for it to end: by then its output has ended.
+            if let Some(mut child) = victim.as_ref().and_then(|child| child.try_lock().ok()) {
+                child.kill().unwrap();
+                self.kills.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `ESKER_CHAOS_SECONDS` for longer runs (`make chaos`).
+#[test]
+fn whatever_is_killed_what_was_acknowledged_restores() {
+    let seconds = std::env::var("ESKER_CHAOS_SECONDS").map_or(60, |text| text.parse().unwrap());
+    let chaos = Chaos {
+        repo: Repo::new(),
+        kept: Mutex::default(),
+        children: Mutex::default(),
+        over: AtomicBool::new(false),
+        backups: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+        prunes: AtomicU64::new(0),
+        kills: AtomicU64::new(0),
+    };
+    std::thread::scope(|scope| {
+        for host in 0..8 {
+            let chaos = &chaos;
+            scope.spawn(move || chaos.back_up(host));
+        }
+        for _ in 0..2 {
+            scope.spawn(|| chaos.prune());
+        }
+        scope.spawn(|| chaos.forget());
+        chaos.kill(seconds);
+    });
+    let Chaos { repo, kept, backups, failed, prunes, kills, .. } = chaos;
+    let kept = kept.into_inner().unwrap();
+    let counts = [backups, failed, prunes, kills].map(AtomicU64::into_inner);
+    let [backups, failed, prunes, kills] = counts;
+    let restore_all = || {
+        for (id, (name, recipe)) in &kept {
+            let output = repo.run(["dump", id, name]);
+            expect(&output, 0);
+            assert!(output.stdout == recipe.bytes(), "snapshot {id} of {name}");
+        }
+    };
+    restore_all();
+    repo.ok(["check", "--read-data"]);
+    // What was committed by a process that was killed before it could say so goes, too.
+    let present = repo.json(["snapshots"]);
+    let present = present.as_array().unwrap().iter().map(|found| found["id"].as_str().unwrap().to_owned());
+    let unsaid: Vec<String> = present.filter(|id| !kept.contains_key(id)).collect();
+    if !unsaid.is_empty() {
+        repo.ok([&["forget".to_owned()][..], &unsaid].concat());
+    }
+    repo.ok(["prune", "--max-unused", "0"]);
+    repo.ok(["prune", "--max-unused", "0"]);
+    repo.ok(["check", "--read-data"]);
+    restore_all();
+    let fresh = Repo::new();
+    for (name, recipe) in kept.values() {
+        expect(
+            &fresh.feed(["backup", "--stdin", "--stdin-filename", name, "--host", name], &recipe.bytes()),
+            0,
+        );
+    }
+    let (size, least) = (size(&repo), size(&fresh));
+    println!(
+        "{seconds} s: {backups} backups acknowledged, {failed} not, {prunes} prunes, {kills} kills; {} snapshots kept, \
+         {} committed but not said; {size} bytes, fresh {least}",
+        kept.len(),
+        unsaid.len()
+    );
+    assert!(backups > seconds / 4 && prunes > 0 && kills > seconds / 4, "{counts:?}");
+    assert!(size < least + least / 10, "{size} bytes, fresh {least}");
+}
+
+fn size(repo: &Repo) -> u64 {
+    let mut folders = vec![repo.folder().to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => bytes += entry.metadata().unwrap().len(),
+            }
+        }
+    }
+    bytes
+}
