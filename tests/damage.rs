@@ -38,9 +38,15 @@ type Files = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 /// against the first; and the files that each path must give.
 fn small_repository() -> (Arc<MemoryStorage>, Files) {
     let storage = Arc::new(MemoryStorage::default());
-    let repo =
-        Repository::init(access(&storage), ChunkerParams::around(1024), b"pw", CHEAP, SlotOwner::default())
-            .unwrap();
+    let repo = Repository::init(
+        access(&storage),
+        ChunkerParams::around(1024),
+        b"pw",
+        CHEAP,
+        SlotOwner::default(),
+        false,
+    )
+    .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut files = BTreeMap::new();
     for (name, data) in [("a", noise(1, 3000)), ("b", b"hello hello hello hello".repeat(50)), ("c", vec![])] {

@@ -172,7 +172,7 @@ fn whole(criterion: &mut Criterion) {
             cache: None,
             identity: Identity::default(),
         };
-        Repository::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default())
+        Repository::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default(), false)
             .expect("repository")
     };
     let store = |repo: &Repository| {

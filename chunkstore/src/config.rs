@@ -35,11 +35,19 @@ pub struct Config {
     pub padding: String,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// The store does not compare and swap: whoever uses it sees to it that there is one writer at a time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub single_writer: bool,
 }
 
 impl Config {
     /// The configuration of a new repository.
-    pub fn new(repository_id: RepositoryId, data: ChunkerParams, created_ms: u64) -> Result<Self> {
+    pub fn new(
+        repository_id: RepositoryId,
+        data: ChunkerParams,
+        created_ms: u64,
+        single_writer: bool,
+    ) -> Result<Self> {
         data.validate()?;
         Ok(Self {
             esker: u32::from(FORMAT_VERSION),
@@ -48,6 +56,7 @@ impl Config {
             chunker: ChunkerConfig { id: FASTCDC_2020.into(), version: 1, key_label: "gear".into(), data },
             padding: "padme-4096".into(),
             created_ms,
+            single_writer,
         })
     }
 

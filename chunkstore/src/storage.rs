@@ -4,6 +4,7 @@
 //! returns; objects other than HEAD never change; HEAD changes only by compare-and-swap, and every
 //! reader sees the last swap. Listings are hints: nothing is concluded from an object's absence there.
 
+use crate::format::names::HEAD;
 use bytes::Bytes;
 
 pub mod conformance;
@@ -11,6 +12,7 @@ mod http;
 pub mod local;
 pub mod memory;
 mod object;
+pub mod probe;
 pub mod s3;
 
 pub use http::HttpOptions;
@@ -75,10 +77,19 @@ pub trait Storage: Send + Sync {
     }
     /// Removes an object; one that is gone already is fine.
     fn delete(&self, name: &str) -> StorageResult<()>;
+    /// Reads a mutable object, if it is there, with what it is compared by.
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>>;
+    /// Replaces a mutable object if it is still `expected` (`None`: not there), else
+    /// [`ErrorKind::Conflict`].
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()>;
     /// Reads HEAD, if there is one.
-    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>>;
-    /// Replaces HEAD if it is still `expected` (`None`: not there), else [`ErrorKind::Conflict`].
-    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()>;
+    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
+        self.read_versioned(HEAD)
+    }
+    /// Replaces HEAD; see [`Storage::swap`].
+    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        self.swap(HEAD, expected, body)
+    }
     /// How many transfers at once make sense.
     fn connections(&self) -> usize;
     /// Whether reading is about as cheap as for a local disk: old chunks are then read in order to store

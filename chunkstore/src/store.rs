@@ -70,12 +70,14 @@ struct Synced {
 
 impl ChunkStore {
     /// Creates a repository: key slot, configuration, HEAD, in this order; HEAD makes it exist.
+    /// `single_writer` is for the record: the store does not compare and swap (`storage::probe`).
     pub fn init(
         access: Access,
         params: ChunkerParams,
         passphrase: &[u8],
         kdf: KdfParams,
         owner: SlotOwner,
+        single_writer: bool,
     ) -> Result<Self> {
         let place = access.storage.place();
         if access.storage.read_head()?.is_some() || access.storage.len(names::CONFIG).is_ok() {
@@ -85,7 +87,7 @@ impl ChunkStore {
         let id = RepositoryId(random_array(&*env)?);
         let keys = KeyRing::generate(id, &*env)?;
         let now_ms = u64::try_from(env.now().as_millis()).unwrap_or_default();
-        let config = Config::new(id, params, now_ms)?;
+        let config = Config::new(id, params, now_ms, single_writer)?;
         let (slot, slot_bytes) = keys::make_slot(&keys, passphrase, kdf, owner, &*env)?;
         let slots = BTreeMap::from([(slot, keys.slot_hash(&slot_bytes))]);
         access.storage.put(names::CONFIG, config.seal(&keys)?.into()).map_err(|error| match error.kind {

@@ -14,15 +14,17 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Creates one.
+    /// Creates one; see [`ChunkStore::init`].
     pub fn init(
         access: Access,
         params: ChunkerParams,
         passphrase: &[u8],
         kdf: KdfParams,
         owner: SlotOwner,
+        single_writer: bool,
     ) -> Result<Self> {
-        Ok(Self { store: Arc::new(ChunkStore::init(access, params, passphrase, kdf, owner)?) })
+        let store = ChunkStore::init(access, params, passphrase, kdf, owner, single_writer)?;
+        Ok(Self { store: Arc::new(store) })
     }
 
     /// Opens one.

@@ -23,7 +23,7 @@ impl Trial {
     /// Creates one. Its password guards nothing, so its derivation is cheap.
     pub fn new(access: Access, params: ChunkerParams) -> Result<Self> {
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-        let repo = Repository::init(access, params, b"trial", cheap, SlotOwner::default())?;
+        let repo = Repository::init(access, params, b"trial", cheap, SlotOwner::default(), false)?;
         Ok(Self { repo, stored: 0, objects: 0 })
     }
 

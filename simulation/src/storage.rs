@@ -191,26 +191,26 @@ impl Storage for Link {
         }
     }
 
-    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
-        match self.find("read", "HEAD") {
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
+        match self.find("read", name) {
             Ok(body) => Ok(Some((body.clone(), version(&body)))),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        let fate = self.fate("swap", "HEAD")?;
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        let fate = self.fate("swap", name)?;
         // The answer to a request that did not arrive is as doubtful as one that was lost.
-        let lost = |kind| Err(error(kind, "swap", "HEAD", "no answer"));
+        let lost = |kind| Err(error(kind, "swap", name, "no answer"));
         if fate == Fate::FailsBefore {
             return lost(ErrorKind::Ambiguous);
         }
-        let old = self.disk.objects().get("HEAD").cloned();
+        let old = self.disk.objects().get(name).cloned();
         if old.as_ref().map(|body| version(body)).as_ref() != expected {
             return lost(ErrorKind::Conflict);
         }
-        self.disk.objects().insert("HEAD".into(), body.clone());
+        self.disk.objects().insert(name.to_owned(), body.clone());
         if let Some(witness) = &self.witness {
             witness.swapped(&self.disk, old.as_ref(), &body);
         }

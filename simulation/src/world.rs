@@ -139,7 +139,7 @@ pub fn simulate(seed: u64) -> Outcome {
     let calm = || Link { disk: Arc::clone(&disk), turn: None, faults: Faults::default(), witness: None };
     let owner = SlotOwner::default();
     let first = access(calm(), HostEnv::new(seed, "init", None, 0), "init");
-    let made = Repository::init(first, ChunkerParams::around(1 << 10), PASSWORD, cheap, owner)
+    let made = Repository::init(first, ChunkerParams::around(1 << 10), PASSWORD, cheap, owner, false)
         .expect("a calm store");
     let judge = Arc::new(Judge::new(Arc::clone(made.store().keys())));
     let world = World {

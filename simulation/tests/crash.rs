@@ -77,11 +77,11 @@ impl Storage for Mortal {
     fn delete(&self, name: &str) -> StorageResult<()> {
         self.call(|| self.disk.delete(name))
     }
-    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
-        self.call(|| self.disk.read_head())
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
+        self.call(|| self.disk.read_versioned(name))
     }
-    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.call(|| self.disk.swap_head(expected, body))
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        self.call(|| self.disk.swap(name, expected, body))
     }
     fn connections(&self) -> usize {
         1
@@ -247,8 +247,15 @@ fn wherever_a_process_dies() {
     let disk = Arc::new(MemoryStorage::default());
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
     let owner = SlotOwner::default();
-    Repository::init(access(Arc::clone(&disk) as _), ChunkerParams::around(1 << 10), b"x", cheap, owner)
-        .unwrap();
+    Repository::init(
+        access(Arc::clone(&disk) as _),
+        ChunkerParams::around(1 << 10),
+        b"x",
+        cheap,
+        owner,
+        false,
+    )
+    .unwrap();
     dies_everywhere("first backup", &disk, &[], &[1], &|repo| back_up(repo, 1));
     (1..5).for_each(|number| back_up(&open(&disk), number).unwrap());
     dies_everywhere("another backup", &disk, &[1, 2, 3, 4], &[1, 2, 3, 4, 5], &|repo| back_up(repo, 5));

@@ -38,16 +38,12 @@ impl LocalStorage {
         Ok(storage)
     }
 
-    fn head_path(&self) -> PathBuf {
-        self.root.join("HEAD")
-    }
-
-    fn head_error(&self, op: &'static str) -> impl Fn(io::Error) -> StorageError {
-        let object = format!("{}/HEAD", self.objects.place);
+    fn failed(&self, op: &'static str, name: &str) -> impl Fn(io::Error) -> StorageError {
+        let object = format!("{}/{name}", self.objects.place);
         move |source| io_error(op, &object, source)
     }
 
-    fn swap_under_lock(&self, body: &[u8]) -> io::Result<()> {
+    fn swap_under_lock(&self, name: &str, body: &[u8]) -> io::Result<()> {
         // One writer at a time holds the lock, so one temporary name is enough; what a crash left
         // under it is overwritten.
         let temporary = self.root.join("HEAD.new");
@@ -56,7 +52,7 @@ impl LocalStorage {
         // A failed sync is never retried on the same file: its pages count as clean afterwards.
         file.sync_all()?;
         drop(file);
-        fs::rename(&temporary, self.head_path())?;
+        fs::rename(&temporary, self.root.join(name))?;
         sync_folder(&self.root)
     }
 }
@@ -143,24 +139,24 @@ impl Storage for LocalStorage {
         }
         Ok(())
     }
-    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
-        match fs::read(self.head_path()) {
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
+        match fs::read(self.root.join(name)) {
             Ok(body) => Ok(Some((body.clone().into(), version(&body)))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.head_error("read")(error)),
+            Err(error) => Err(self.failed("read", name)(error)),
         }
     }
-    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        let failed = self.head_error("swap");
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        let failed = self.failed("swap", name);
         let lock = File::create(self.root.join("HEAD.lock")).map_err(&failed)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|errno| failed(errno.into()))?;
-        let found = self.read_head()?.map(|(_, version)| version);
+        let found = self.read_versioned(name)?.map(|(_, version)| version);
         if found.as_ref() != expected {
-            let source = io::Error::other("HEAD changed meanwhile");
+            let source = io::Error::other("it changed meanwhile");
             return Err(StorageError { kind: ErrorKind::Conflict, ..failed(source) });
         }
-        self.swap_under_lock(&body).map_err(failed)
+        self.swap_under_lock(name, &body).map_err(failed)
     }
     fn connections(&self) -> usize {
         2

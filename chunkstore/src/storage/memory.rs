@@ -71,16 +71,16 @@ impl Storage for MemoryStorage {
         self.objects().remove(name);
         Ok(())
     }
-    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
-        Ok(self.objects().get("HEAD").map(|body| (body.clone(), version(body))))
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
+        Ok(self.objects().get(name).map(|body| (body.clone(), version(body))))
     }
-    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
         let mut objects = self.objects();
-        let found = objects.get("HEAD").map(|body| version(body));
+        let found = objects.get(name).map(|body| version(body));
         if found.as_ref() != expected {
-            return Err(error(ErrorKind::Conflict, "swap", "HEAD", "changed meanwhile"));
+            return Err(error(ErrorKind::Conflict, "swap", name, "changed meanwhile"));
         }
-        objects.insert("HEAD".into(), body);
+        objects.insert(name.into(), body);
         Ok(())
     }
     fn connections(&self) -> usize {

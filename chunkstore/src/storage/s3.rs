@@ -110,30 +110,30 @@ impl Storage for S3Storage {
     fn delete(&self, name: &str) -> StorageResult<()> {
         self.objects.delete(name)
     }
-    fn read_head(&self) -> StorageResult<Option<(Bytes, Version)>> {
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
         let read = async {
-            let found = self.objects.store.get(&Path::from("HEAD")).await?;
+            let found = self.objects.store.get(&Path::from(name)).await?;
             let version = found.meta.e_tag.clone().unwrap_or_default();
             Ok((found.bytes().await?, Version(version)))
         };
         match self.objects.runtime.block_on(read) {
             Ok(found) => Ok(Some(found)),
             Err(ObjectError::NotFound { .. }) => Ok(None),
-            Err(source) => Err(self.objects.error("read", "HEAD", source)),
+            Err(source) => Err(self.objects.error("read", name, source)),
         }
     }
-    fn swap_head(&self, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
         let mode = match expected {
             None => PutMode::Create,
             Some(version) => PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None }),
         };
         let options = PutOptions { mode, ..PutOptions::default() };
-        let path = Path::from("HEAD");
+        let path = Path::from(name);
         let swap = self.objects.store.put_opts(&path, PutPayload::from_bytes(body), options);
         match self.objects.runtime.block_on(swap) {
             Ok(_) => Ok(()),
             Err(source) => {
-                let error = self.objects.error("swap", "HEAD", source);
+                let error = self.objects.error("swap", name, source);
                 // The request may have got through before the answer was lost, and a 412 may be for
                 // our own first attempt: the caller reads back and looks for its nonce.
                 let kind = match error.kind {

@@ -5,7 +5,10 @@ use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::env::SystemEnv;
 use chunkstore::keys::KdfParams;
+use chunkstore::storage::Storage;
+use chunkstore::storage::probe::compares_and_swaps;
 use engine::Repository;
 
 /// Create a repository
@@ -14,6 +17,24 @@ pub(crate) struct Args {
     /// Average size of chunks, a power of two from 1k to 512k; cannot be changed later
     #[arg(long, value_parser = parse_size, default_value = "512k", value_name = "SIZE")]
     chunk_size: u64,
+    /// Use a store that does not compare and swap: then see to it that one process at a time writes
+    #[arg(long)]
+    single_writer: bool,
+}
+
+/// Races writers against each other: a store on which two of them can win is refused, or used knowingly.
+fn probe(storage: &dyn Storage, single_writer: bool, context: &Context) -> Result<(), Failure> {
+    let Err(why) = compares_and_swaps(storage, &SystemEnv)? else { return Ok(()) };
+    if single_writer {
+        context
+            .console
+            .say(format!("this store cannot tell writers apart ({why}): never let two write at once"));
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "this store does not compare and swap: {why}. Two writers at once would lose each other's snapshots. Use \
+         another store, or --single-writer if there will never be two"
+    )))
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
@@ -24,7 +45,18 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let params = ChunkerParams::around(average);
     let repo = context.open_with(
         |access, password| {
-            Ok(Repository::init(access, params, password.as_bytes(), KdfParams::default(), owner(""))?)
+            if access.storage.read_head().map_err(chunkstore::Error::from)?.is_none() {
+                probe(&*access.storage, args.single_writer, context)?;
+            }
+            let password = password.as_bytes();
+            Ok(Repository::init(
+                access,
+                params,
+                password,
+                KdfParams::default(),
+                owner(""),
+                args.single_writer,
+            )?)
         },
         true,
     )?;

@@ -124,7 +124,8 @@ mod tests {
         };
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
         let store =
-            ChunkStore::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default()).unwrap();
+            ChunkStore::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default(), false)
+                .unwrap();
         let session = store.open_session("backup").unwrap();
         let name = |seed| PackName { session, id: PackId([seed; 32]), kind: PackKind::Data, epoch: 1 };
         let (published, lost) = (name(1), name(2));
