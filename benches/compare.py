@@ -234,7 +234,7 @@ def report(results, tools, extra, base):
     medians = {row: {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in by_tool.items()}
                for row, by_tool in results.items()}
     versions = [subprocess.run([tool.binary, "--version" if tool.name != "restic" else "version"], capture_output=True, text=True).stdout.split("\n")[0] for tool in tools]
-    lines = [f"{os.cpu_count()} cores of {cpu_model()}, Linux {os.uname().release}, median of {options.runs} runs, zstd 3, repositories on tmpfs, "
+    lines = [f"{os.cpu_count()} cores of {cpu_model()}, Linux {os.uname().release.split('-')[0]}, median of {options.runs} runs, zstd 3, repositories on tmpfs, "
              f"load at the end {os.getloadavg()[0]:.1f}. " + "; ".join(versions) + ".", "In brackets: times esker's.", "",
              "| case | tool | seconds | CPU seconds | peak MiB | added MB |", "|---|---|---:|---:|---:|---:|"]
     for row, by_tool in medians.items():

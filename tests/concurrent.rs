@@ -78,6 +78,36 @@ fn killed_backups_are_cleaned_up() {
     assert_eq!(repo.run(["dump", "latest", "small"]).stdout, b"small");
 }
 
+/// A laptop that is closed for the whole of a forget and prune.
+#[test]
+fn a_backup_that_sleeps_through_a_prune() {
+    let repo = Repo::new();
+    let old = noise(1, 12_000_000);
+    expect(&repo.feed(["backup", "--stdin", "--stdin-filename", "old", "--pack-size", "1"], &old), 0);
+    let mut child = start(&repo, &["backup", "--stdin", "--stdin-filename", "new", "--pack-size", "1"]);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&old[..11_000_000]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let id = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
+    repo.ok(["forget", &id, "--prune"]);
+    // And again, by somebody who takes it for dead.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let pruned = repo.json(["prune", "--fence-after", "1s", "--max-unused", "0"]);
+    assert_eq!(pruned["sessions_fenced"], 1, "{pruned}");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    stdin.write_all(&old[11_000_000..]).unwrap();
+    drop(stdin);
+    // Standard input cannot be read again: it says so, and claims nothing.
+    let output = child.wait_with_output().unwrap();
+    expect(&output, 11);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run the command again"), "{output:?}");
+    assert_eq!(repo.snapshot_count(), 0);
+    expect(&repo.feed(["backup", "--stdin", "--stdin-filename", "new"], &old), 0);
+    repo.ok(["check", "--read-data"]);
+    assert!(repo.run(["dump", "latest", "new"]).stdout == old);
+}
+
 /// Bytes of all files beneath a folder.
 fn walk(folder: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());

@@ -167,7 +167,11 @@ impl Prepared {
     ) -> Result<PrunePlan> {
         let store = repo.store();
         let plan = self.plan();
-        let fresh = rewrite(store, session, &self.survey, options, monitor)?;
+        let fresh = rewrite(store, session, &self.survey, options, monitor).or_else(|error| {
+            // What is gone may have been removed by another prune: then that is the news.
+            unchanged(&*store.reload()?, &self.survey)?;
+            Err(error)
+        })?;
         let mut remove = self.survey.remove.clone();
         self.condemn(repo, &fresh, &mut remove, monitor)?;
         self.doom(repo, session, &mut remove, monitor)?;

@@ -213,11 +213,15 @@ impl BaseReader {
         }
         let mut bases = vec![];
         for (base, location) in record.bases.iter().zip(self.lookup(store, &record.bases)?) {
-            let location = location.ok_or(Error::MissingChunk { id: *base })?;
-            if location.record.depth >= record.depth {
-                let why = format!("base {} is not of smaller depth", base.short());
-                return Err(Error::corrupt(location.pack.name.object(), why));
-            }
+            let lower = |location: &Location| location.record.depth < record.depth;
+            // The index keeps one location of each chunk; it need not be the one that this stands on.
+            let location = match location.filter(lower) {
+                Some(location) => location,
+                None => self
+                    .look_everywhere(store, base, &HashSet::new())?
+                    .filter(lower)
+                    .ok_or(Error::MissingChunk { id: *base })?,
+            };
             bases.push(self.read(store, &location)?);
         }
         Ok(bases)

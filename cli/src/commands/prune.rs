@@ -34,9 +34,19 @@ pub(crate) struct PruneArgs {
     /// that frees more than it takes
     #[arg(long)]
     no_rebase: bool,
-    /// Give up sessions of other machines that were silent for this many hours
-    #[arg(long, default_value_t = 168, value_name = "HOURS")]
+    /// Give up sessions that were silent for so long: hours, or 90m, 36h; 0 for never
+    #[arg(long, value_parser = parse_silence, default_value = "168", value_name = "TIME")]
     fence_after: u64,
+}
+
+/// Milliseconds from hours, or from a duration with its unit.
+fn parse_silence(text: &str) -> Result<u64, String> {
+    if let Ok(hours) = text.parse::<u64>() {
+        return Ok(hours.saturating_mul(3_600_000));
+    }
+    let parsed = text.parse::<jiff::SignedDuration>().ok();
+    let ms = parsed.and_then(|duration| u64::try_from(duration.as_millis()).ok());
+    ms.ok_or_else(|| format!("'{text}' is neither hours nor a time such as 90m"))
 }
 
 fn parse_unused(text: &str) -> Result<MaxUnused, String> {
@@ -73,7 +83,7 @@ pub(crate) fn prune_and_print(
             pack_len: context.global.pack_size.saturating_mul(1 << 20),
             ..PackerOptions::default()
         },
-        fence_after_ms: args.fence_after.saturating_mul(3_600_000),
+        fence_after_ms: args.fence_after,
     };
     let plan = context.console.during(|monitor| prune(repo, &options, monitor))?;
     if context.global.json {
