@@ -4,7 +4,7 @@
 
 use crate::bases::BaseReader;
 use crate::executor::{Pending, submit};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 use crate::index::Location;
 use crate::ingest::ChunkRef;
 use crate::pack::PackReader;
@@ -246,31 +246,46 @@ fn read_moved(
     if !error.is_damage() {
         return Err(error);
     }
-    let mut avoid = HashSet::new();
-    for attempt in 0..MOVED_ATTEMPTS {
-        store.reload()?;
+    let mut last = error;
+    let before = store.head().generation;
+    if store.reload()?.generation != before {
         store.sync_index()?;
-        // First as the index says by now; then without the pack in which it was not, or not sound.
-        let found = match attempt {
-            0 => store.index().lookup(&[place.record.id])?.pop().flatten(),
-            _ => bases.look_everywhere(store, &place.record.id, &avoid)?,
-        };
-        let Some(found) = found else { continue };
-        match read_at(store, &found, bases, decompressor) {
-            Err(error) if error.is_damage() => {
-                tracing::debug!(%error, attempt, "a chunk cannot be read there either");
-                if attempt > 0 {
-                    avoid.insert(found.pack.name.id);
-                }
+        if let Some(moved) = store.index().lookup(&[place.record.id])?.pop().flatten() {
+            match read_at(store, &moved, bases, decompressor) {
+                Err(error) if error.is_damage() => last = error,
+                done => return done,
             }
+        }
+    }
+    // Without the packs that were not there, or not sound: each look goes through all segments.
+    let mut avoid = HashSet::new();
+    for _ in 0..ELSEWHERE {
+        if let Some(pack) = pack_of(&last)
+            && !avoid.insert(pack)
+        {
+            break;
+        }
+        let Some(found) = bases.look_everywhere(store, &place.record.id, &avoid)? else { break };
+        match read_at(store, &found, bases, decompressor) {
+            Err(error) if error.is_damage() => last = error,
             done => return done,
         }
     }
-    Err(error)
+    Err(last)
 }
 
-/// Places that are tried for a chunk that cannot be read.
-const MOVED_ATTEMPTS: u32 = 4;
+/// Other places that are tried for a chunk that cannot be read.
+const ELSEWHERE: u32 = 4;
+
+/// The pack that an error is about.
+fn pack_of(error: &Error) -> Option<PackId> {
+    let object = match error {
+        Error::Corrupt { object, .. } => object,
+        Error::Storage(error) => &error.object,
+        _ => return None,
+    };
+    PackId::parse(object.rsplit('/').next()?)
+}
 
 fn read_at(
     store: &ChunkStore,
