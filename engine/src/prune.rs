@@ -173,7 +173,7 @@ impl Prepared {
             Err(error)
         })?;
         let mut remove = self.survey.remove.clone();
-        self.condemn(repo, &fresh, &mut remove, monitor)?;
+        self.condemn(repo, session, &fresh, &mut remove, monitor)?;
         self.doom(repo, session, &mut remove, monitor)?;
         delete_doomed(store)?;
         // A session that was taken for dead may have published between the look at HEAD and its fence. From
@@ -189,6 +189,7 @@ impl Prepared {
     fn condemn(
         &mut self,
         repo: &Repository,
+        session: &SessionId,
         fresh: &[SegmentRef],
         remove: &mut HashSet<PackId>,
         monitor: &dyn Monitor,
@@ -201,6 +202,7 @@ impl Prepared {
             .map(|pack| (pack.name.id, PackRef { session: pack.name.session, id: pack.name.id }))
             .collect();
         swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
+            at_work(head, session)?;
             unchanged(head, survey)?;
             head.sessions.retain(|known| !dead.contains(&known.id));
             if head.segments.iter().all(|segment| fresh.iter().all(|new| new.id != segment.id)) {
@@ -245,6 +247,7 @@ impl Prepared {
         let Self { marks, survey, .. } = self;
         let replaced = rewrite_segments(store, survey, &ready)?;
         let swapped = swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
+            at_work(head, session)?;
             unchanged(head, survey)?;
             let condemned = |id: &PackId| head.condemned.iter().any(|pack| pack.id == *id);
             if !ready.iter().all(|id| remove.contains(id) && condemned(id)) {
@@ -272,6 +275,14 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// A prune that was fenced names nothing more: what it wrote may have been removed as nobody's.
+fn at_work(head: &Head, session: &SessionId) -> chunkstore::Result<()> {
+    if head.is_open(session) {
+        return Ok(());
+    }
+    Err(chunkstore::Error::Fenced { why: "another prune took this one for dead; run it again".into() })
 }
 
 /// Every pack that the survey counts on must still be live: a pack leaves HEAD only with the segment that
@@ -333,9 +344,14 @@ fn swap_marked<R>(
                 }
                 // Not where the index says, then.
                 for grounded in ground_everywhere(store, &lost, &HashSet::new())? {
-                    let grounded = grounded.ok_or_else(|| {
-                        Error::Refused("a new snapshot needs a chunk that is in no pack".into())
-                    })?;
+                    let Some(grounded) = grounded else {
+                        // Forgotten again, and pruned, by somebody else?
+                        if store.reload()?.generation != head.generation {
+                            let why = "another prune changed the index; run this one again".into();
+                            return Err(chunkstore::Error::Fenced { why }.into());
+                        }
+                        return Err(Error::Refused("a new snapshot needs a chunk that is in no pack".into()));
+                    };
                     remove.retain(|pack| !grounded.packs.contains(pack));
                 }
             }

@@ -83,7 +83,14 @@ pub fn repair_index(
         true => None,
         false => Some(store.write_segment(&found)?),
     };
+    let before = head.segment_ids();
     store.update_head(|head| {
+        // What was found in the store may have been removed meanwhile, and must not be listed again.
+        if !head.is_open(&session) || head.segment_ids() != before {
+            return Err(chunkstore::Error::Fenced {
+                why: "HEAD changed during the repair; run it again".into(),
+            });
+        }
         head.segments.retain(|segment| !lost.contains(&segment.id));
         head.segments.extend(fresh.clone());
         head.sessions.retain(|known| known.id != session);
