@@ -147,7 +147,9 @@ impl Prepared {
         let mut marks = Marks::default();
         marks.mark_all(repo, &head, monitor)?;
         let survey = Survey::take(store, &head, &marks, options, monitor)?;
-        let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
+        let mut dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
+        // Whoever asks is alive, however long the look took.
+        dead.retain(|session| own != Some(session));
         let orphans = find_orphans(&listed, &head, &survey, &dead, own);
         Ok(Self { marks, survey, dead, orphans })
     }
