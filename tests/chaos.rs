@@ -20,26 +20,47 @@ impl Recipe {
             .collect()
     }
 
-    /// The same with a piece changed, one moved, one that other hosts have, too.
+    /// A quarter of it is what other hosts have, too.
+    fn first(host: u64) -> Self {
+        let seed = |number| if number < 8 { number } else { 1000 * host + number };
+        Self((0..PIECES as u64).map(|number| (seed(number), PIECE)).collect())
+    }
+
+    /// A night later: a piece changed, moved, added that other hosts may have, too, or grown.
     fn next(mut self, random: u64) -> Self {
-        let pieces = self.0.len() as u64;
-        match random % 4 {
-            0 => self.0[(random / 4 % pieces) as usize].0 = random,
-            1 => self.0.rotate_left((random / 4 % pieces) as usize),
-            2 => self.0.push((random / 4 % 8, 700_000)),
-            _ => self.0[(random / 4 % pieces) as usize].1 += (random / 64 % 5000) as usize,
+        let (kind, place, seed) =
+            (random % 4, (random / 4 % self.0.len() as u64) as usize, random / 4096 % 1_000_000);
+        match kind {
+            0 => self.0[place].0 = seed,
+            1 => {
+                let piece = self.0.remove(place);
+                self.0.insert(self.0.len() / 2, piece);
+            }
+            2 => self.0.insert(place, (seed % 64, PIECE)),
+            _ => self.0[place].1 += (seed % 5000) as usize,
         }
-        if self.0.len() > 8 {
-            self.0.remove(0);
-        }
+        self.0.truncate(PIECES);
         self
     }
+}
+
+/// Bytes of a piece, at first.
+const PIECE: usize = 128 << 10;
+/// Pieces of a stream.
+const PIECES: usize = 32;
+
+/// An acknowledged backup.
+struct Kept {
+    /// Counts them.
+    number: u64,
+    name: String,
+    recipe: Recipe,
 }
 
 struct Chaos {
     repo: Repo,
     /// Acknowledged and not asked to be forgotten.
-    kept: Mutex<BTreeMap<String, (String, Recipe)>>,
+    kept: Mutex<BTreeMap<String, Kept>>,
     children: Mutex<Vec<Arc<Mutex<Child>>>>,
     over: AtomicBool,
     backups: AtomicU64,
@@ -77,34 +98,28 @@ impl Chaos {
         (code == Some(0)).then_some(text)
     }
 
-    fn back_up(&self, host: u64) {
+    fn back_up(&self, host: u64, recipe: &Recipe) {
         let name = format!("host-{host}");
-        let mut recipe = Recipe(vec![(host * 2, 900_000), (1, 700_000), (host * 2 + 101, 1_500_000)]);
+        let args =
+            ["--json", "backup", "--stdin", "--stdin-filename", &name, "--host", &name, "--pack-size", "1"];
+        match self.attempt(&args, Some(recipe.bytes())) {
+            Some(text) => {
+                let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+                let id = last["snapshot_id"].as_str().unwrap().to_owned();
+                let number = self.backups.fetch_add(1, Ordering::Relaxed);
+                self.kept.lock().unwrap().insert(id, Kept { number, name, recipe: recipe.clone() });
+            }
+            None => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn keep_backing_up(&self, host: u64, mut recipe: Recipe) {
         let mut round = 0;
         while !self.over.load(Ordering::Relaxed) {
             round += 1;
             let bytes = noise(host * 100_000 + round, 8);
             recipe = recipe.next(u64::from_le_bytes(std::array::from_fn(|at| bytes[at])));
-            let args = [
-                "--json",
-                "backup",
-                "--stdin",
-                "--stdin-filename",
-                &name,
-                "--host",
-                &name,
-                "--pack-size",
-                "1",
-            ];
-            match self.attempt(&args, Some(recipe.bytes())) {
-                Some(text) => {
-                    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-                    let id = last["snapshot_id"].as_str().unwrap().to_owned();
-                    self.kept.lock().unwrap().insert(id, (name.clone(), recipe.clone()));
-                    self.backups.fetch_add(1, Ordering::Relaxed);
-                }
-                None => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
-            }
+            self.back_up(host, &recipe);
         }
     }
 
@@ -116,16 +131,18 @@ impl Chaos {
         }
     }
 
-    /// Keeps about twenty.
+    /// Keeps the last twenty or so.
     fn forget(&self) {
         while !self.over.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(300));
             let chosen: Vec<String> = {
                 let mut kept = self.kept.lock().unwrap();
                 let surplus = kept.len().saturating_sub(20);
-                // Ids are random: these are any.
-                let chosen: Vec<String> = kept.keys().take(surplus).cloned().collect();
-                chosen.into_iter().inspect(|id| drop(kept.remove(id))).collect()
+                let mut by_age: Vec<(u64, String)> =
+                    kept.iter().map(|(id, kept)| (kept.number, id.clone())).collect();
+                by_age.sort();
+                let chosen = by_age.into_iter().take(surplus).map(|(_, id)| id);
+                chosen.inspect(|id| drop(kept.remove(id))).collect()
             };
             if !chosen.is_empty() {
                 let args: Vec<&str> =
@@ -169,10 +186,16 @@ fn whatever_is_killed_what_was_acknowledged_restores() {
         prunes: AtomicU64::new(0),
         kills: AtomicU64::new(0),
     };
+    // The first backups one after the other: at the same time none would find what the others have in common
+    // with it, and that would be half of what is compared in the end.
+    let recipes: Vec<Recipe> = (0..8).map(Recipe::first).collect();
+    for (host, recipe) in (0..).zip(&recipes) {
+        chaos.back_up(host, recipe);
+    }
     std::thread::scope(|scope| {
-        for host in 0..8 {
+        for (host, recipe) in (0..).zip(recipes) {
             let chaos = &chaos;
-            scope.spawn(move || chaos.back_up(host));
+            scope.spawn(move || chaos.keep_backing_up(host, recipe));
         }
         for _ in 0..2 {
             scope.spawn(|| chaos.prune());
@@ -185,7 +208,7 @@ fn whatever_is_killed_what_was_acknowledged_restores() {
     let counts = [backups, failed, prunes, kills].map(AtomicU64::into_inner);
     let [backups, failed, prunes, kills] = counts;
     let restore_all = || {
-        for (id, (name, recipe)) in &kept {
+        for (id, Kept { name, recipe, .. }) in &kept {
             let output = repo.run(["dump", id, name]);
             expect(&output, 0);
             assert!(output.stdout == recipe.bytes(), "snapshot {id} of {name}");
@@ -194,9 +217,13 @@ fn whatever_is_killed_what_was_acknowledged_restores() {
     restore_all();
     repo.ok(["check", "--read-data"]);
     // What was committed by a process that was killed before it could say so goes, too.
-    let present = repo.json(["snapshots"]);
-    let present = present.as_array().unwrap().iter().map(|found| found["id"].as_str().unwrap().to_owned());
-    let unsaid: Vec<String> = present.filter(|id| !kept.contains_key(id)).collect();
+    let listed = repo.json(["snapshots"]);
+    let word = |found: &serde_json::Value, name: &str| found[name].as_str().unwrap().to_owned();
+    let mut present: Vec<(String, String)> =
+        listed.as_array().unwrap().iter().map(|found| (word(found, "time"), word(found, "id"))).collect();
+    present.sort();
+    let present: Vec<String> = present.into_iter().map(|(_, id)| id).collect();
+    let unsaid: Vec<String> = present.iter().filter(|id| !kept.contains_key(*id)).cloned().collect();
     if !unsaid.is_empty() {
         repo.ok([&["forget".to_owned()][..], &unsaid].concat());
     }
@@ -205,7 +232,7 @@ fn whatever_is_killed_what_was_acknowledged_restores() {
     repo.ok(["check", "--read-data"]);
     restore_all();
     let fresh = Repo::new();
-    for (name, recipe) in kept.values() {
+    for Kept { name, recipe, .. } in present.iter().filter_map(|id| kept.get(id)) {
         expect(
             &fresh.feed(["backup", "--stdin", "--stdin-filename", name, "--host", name], &recipe.bytes()),
             0,
@@ -219,7 +246,8 @@ fn whatever_is_killed_what_was_acknowledged_restores() {
         unsaid.len()
     );
     assert!(backups > seconds / 4 && prunes > 0 && kills > seconds / 4, "{counts:?}");
-    assert!(size < least + least / 10, "{size} bytes, fresh {least}");
+    // Some chunks are deltas in one and not in the other, by chance and both ways; so few bytes as these notice.
+    assert!(size < least + least / 10 + 4 * (512 << 10), "{size} bytes, fresh {least}");
 }
 
 fn size(repo: &Repo) -> u64 {

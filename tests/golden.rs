@@ -1,6 +1,6 @@
 //! The independent reader, against golden repositories and against a fresh one.
 
-use crate::harness::{Repo, run, server, source_root};
+use crate::harness::{Repo, expect, noise, run, server, source_root, text};
 use crate::trees::{describe, odd_tree, similar};
 use std::path::Path;
 
@@ -43,6 +43,44 @@ fn the_reader_restores_a_fresh_repository() {
         .output()
         .unwrap();
     assert!(!output.status.success());
+}
+
+/// Versions of a stream that are stored as patches, small ones and those whose frames refer to their bases.
+#[test]
+fn the_reader_follows_patches() {
+    let repo = Repo::new();
+    let mut stream = text(1, 4 << 20);
+    let backup = ["backup", "--stdin", "--stdin-filename", "dump"];
+    let mut spread = 40_000;
+    for night in 0..3 {
+        expect(&repo.feed(backup, &stream), 0);
+        // Ever more of it changes.
+        for place in (night..stream.len()).step_by(spread) {
+            let end = (place + 40).min(stream.len());
+            stream[place..end].copy_from_slice(&noise(place as u64, end - place));
+        }
+        spread /= 20;
+    }
+    expect(&repo.feed(backup, &stream), 0);
+    let cat = |what: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&repo.ok([&["cat"], what].concat())).unwrap()
+    };
+    let head = cat(&["head"]);
+    let mut codecs = std::collections::BTreeSet::new();
+    for segment in head["segments"].as_array().unwrap() {
+        let segment = cat(&["index", segment["id"].as_str().unwrap()]);
+        for pack in segment["packs"].as_array().unwrap() {
+            for chunk in pack["chunks"].as_array().unwrap() {
+                codecs.insert(chunk["codec"].as_u64().unwrap());
+            }
+        }
+    }
+    assert!(codecs.contains(&3) && codecs.contains(&4), "{codecs:?}");
+    std::fs::write(repo.path("pw"), "correct horse\n").unwrap();
+    let (place, password) = (repo.folder().to_str().unwrap(), repo.path("pw"));
+    let out = repo.path("out");
+    reader(&[place, password.to_str().unwrap(), "restore", "latest", out.to_str().unwrap()]);
+    assert!(std::fs::read(out.join("dump")).unwrap() == stream);
 }
 
 /// Every golden repository is restored by the reader and by esker; both equal its recorded sums.

@@ -15,9 +15,11 @@ use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod again;
 mod dedupe;
 pub mod packer;
 mod predict;
+pub use again::Again;
 use dedupe::{Batch, CutChunk, Processed, ProcessedChunk};
 pub use dedupe::{Dedupe, Sealing};
 pub use packer::{Packer, PackerOptions, Written};

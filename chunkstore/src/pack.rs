@@ -31,9 +31,9 @@ pub struct Record {
     pub plain_len: u32,
     /// How it is stored.
     pub codec: Codec,
-    /// 0 for a chunk that stands on its own; otherwise one more than its deepest base.
+    /// 0 for a chunk that stands on its own; otherwise more than its deepest base.
     pub depth: u8,
-    /// 0 for a chunk that stands on its own; otherwise how often its content was changed since it did.
+    /// 0 for a chunk that stands on its own; otherwise how many versions ago it did, at most.
     pub generation: u8,
     /// Fingerprint of its last bytes, by which a later version of it is recognised; 0 for none.
     pub anchor: u64,

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 mod orphans;
+mod rebase;
 mod rewrite;
 mod standing;
 mod survey;

@@ -230,7 +230,7 @@ impl BaseReader {
     /// Bases for a new chunk, each compared with its id.
     pub fn bases(&self, store: &ChunkStore, ids: &[ChunkId]) -> Result<Prefix> {
         let (mut bases, mut objects) = (vec![], vec![]);
-        for (id, location) in ids.iter().zip(store.index().lookup(ids)?) {
+        for (id, location) in ids.iter().zip(self.lookup(store, ids)?) {
             let location = location.ok_or(Error::MissingChunk { id: *id })?;
             bases.push(self.read(store, &location)?);
             objects.push(location.pack.name.object());
@@ -262,8 +262,8 @@ impl BaseReader {
         let reused = locked(&self.decompressors).pop();
         let mut decompressor = reused.map_or_else(Decompressor::new, Ok)?;
         let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
-        let buffer =
-            if record.codec == Codec::Patch { vec![] } else { self.buffer(record.plain_len as usize) };
+        let in_pieces = matches!(record.codec, Codec::Patch | Codec::PrefixedPatch);
+        let buffer = if in_pieces { vec![] } else { self.buffer(record.plain_len as usize) };
         let opened = reader.open_rope(record, &sealed, &bases, &mut decompressor, buffer);
         locked(&self.decompressors).push(decompressor);
         let rope = opened?;

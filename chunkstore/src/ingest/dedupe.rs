@@ -3,7 +3,7 @@
 
 use super::predict::Hint;
 use super::{ChunkRef, SLAB_LEN};
-use crate::bases::{BaseReader, Grounded, Prefix, choose, ground};
+use crate::bases::{BaseChoice, BaseReader, Grounded, Prefix, choose, ground};
 use crate::format::{Codec, PackKind};
 use crate::id::{ChunkId, PackId};
 use crate::index::short_key;
@@ -44,7 +44,7 @@ pub struct Dedupe {
     pub(super) avoid: HashSet<PackId>,
     claimed: Mutex<HashSet<[u8; 16]>>,
     relied: Mutex<HashSet<PackId>>,
-    sealing: Sealing,
+    pub(super) sealing: Sealing,
     bases: BaseReader,
     compressors: Mutex<Vec<Compressor>>,
     patchers: Mutex<Vec<Patcher>>,
@@ -96,12 +96,9 @@ impl Processed {
 }
 
 /// A delta that may be made.
-struct Attempt {
+pub(super) struct Attempt {
     prefix: Prefix,
-    bases: Vec<ChunkId>,
-    depth: u8,
-    generation: u8,
-    packs: Vec<PackId>,
+    choice: BaseChoice,
 }
 
 impl Dedupe {
@@ -301,27 +298,21 @@ impl Dedupe {
         let mut attempts = vec![];
         for (chunk, wanted) in chunks.iter().zip(wanted) {
             let chosen = if *wanted { choose(index, &chunk.hint.around, &self.avoid)? } else { None };
-            let Some(chosen) = chosen else {
-                attempts.push(None);
-                continue;
-            };
-            match self.bases.bases(&self.store, &chosen.bases) {
-                Ok(prefix) => attempts.push(Some(Attempt {
-                    prefix,
-                    bases: chosen.bases,
-                    depth: chosen.depth,
-                    generation: chosen.generation,
-                    packs: chosen.packs,
-                })),
-                // A base that cannot be read is no base. That it is damaged is for `check` to say; nothing
-                // that is stored now depends on it.
-                Err(error) => {
-                    tracing::debug!(%error, "a base chunk cannot be read");
-                    attempts.push(None);
-                }
-            }
+            attempts.push(chosen.and_then(|choice| self.attempt(choice)));
         }
         Ok(attempts)
+    }
+
+    /// Reads bases. One that cannot be read is no base: that it is damaged is for `check` to say; nothing
+    /// that is stored now depends on it.
+    pub(super) fn attempt(&self, choice: BaseChoice) -> Option<Attempt> {
+        match self.bases.bases(&self.store, &choice.bases) {
+            Ok(prefix) => Some(Attempt { prefix, choice }),
+            Err(error) => {
+                tracing::debug!(%error, "a base chunk cannot be read");
+                None
+            }
+        }
     }
 
     /// Where no earlier version of the stream says what a new chunk came from, its anchors may: renamed
@@ -354,7 +345,7 @@ impl Dedupe {
     /// Compresses a chunk against its bases, if that is clearly smaller than alone; else hands the record
     /// back. What was compressed is decompressed again and compared: a mistake here would be found when it
     /// is too late.
-    fn delta<'bases>(
+    pub(super) fn delta<'bases>(
         &self,
         attempt: &'bases Attempt,
         plain: &[u8],
@@ -369,7 +360,7 @@ impl Dedupe {
         let Some(codec) = deltas.compress(plain, attempt.prefix.bytes(), limit, frames)? else {
             return Ok(Err(record));
         };
-        let (depth, generation, bases) = (attempt.depth, attempt.generation, attempt.bases.clone());
+        let BaseChoice { bases, depth, generation, packs } = attempt.choice.clone();
         let record =
             Record::delta(record.id, record.plain_len, record.anchor, codec, depth, generation, bases);
         let (frame, prefix) = (&frames[start..], attempt.prefix.bytes());
@@ -380,11 +371,11 @@ impl Dedupe {
                 record.id.short()
             )));
         }
-        self.rely_on(attempt.packs.iter().copied());
+        self.rely_on(packs);
         Ok(Ok(record))
     }
 }
 
-fn len(range: &Range<usize>) -> u32 {
+pub(super) fn len(range: &Range<usize>) -> u32 {
     u32::try_from(range.len()).expect("chunks are at most 16 MiB")
 }

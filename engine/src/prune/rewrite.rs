@@ -2,17 +2,18 @@
 //! whose bases nobody else needs.
 
 use super::PruneOptions;
+use super::rebase::Moved;
 use super::survey::Survey;
 use crate::{Error, Monitor, Result};
 use chunkstore::SessionId;
 use chunkstore::bases::BaseReader;
 use chunkstore::executor::{Pending, submit};
-use chunkstore::format::{Codec, MAX_PACK_LEN, PackKind};
+use chunkstore::format::{MAX_PACK_LEN, PackKind};
 use chunkstore::head::SegmentRef;
-use chunkstore::ingest::{ChunkRef, Dedupe, Packer, Sealing};
+use chunkstore::ingest::{Again, ChunkRef, Dedupe, Packer, Sealing};
 use chunkstore::pack::{PackReader, Record};
 use chunkstore::reader::{Fetched, ReadAhead};
-use chunkstore::seal::{Compression, Compressor, Decompressor};
+use chunkstore::seal::Decompressor;
 use chunkstore::store::ChunkStore;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(super) fn rewrite(
     options: &PruneOptions,
     monitor: &dyn Monitor,
 ) -> Result<Vec<SegmentRef>> {
-    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default());
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing { compression: options.compression, delta: true });
     let mut packer = Packer::new(&dedupe, *session, options.packer)?;
     let mut decompressor = Decompressor::new()?;
     let bases = BaseReader::default();
@@ -48,32 +49,30 @@ pub(super) fn rewrite(
             return Err(Error::Interrupted);
         }
     }
-    Rebase::new(store, options.compression).run(&survey.rebase, &mut packer, monitor)?;
+    Mover::new(&dedupe).run(&survey.rebase, &mut packer, monitor)?;
     Ok(packer.flush()?)
 }
 
-/// New records with their frames, back to back.
-type Compressed = Vec<(Record, Vec<u8>)>;
+/// New records with their frames.
+type Sealed = Vec<(Record, Vec<u8>)>;
 
-/// Reads deltas, in order, and stores them as chunks that stand on their own.
-struct Rebase {
-    store: Arc<ChunkStore>,
-    compression: Compression,
-    ahead: ReadAhead<Record>,
-    running: VecDeque<Pending<chunkstore::Result<Compressed>>>,
+/// Reads deltas, in order, and stores them on other bases, or on none.
+struct Mover {
+    dedupe: Arc<Dedupe>,
+    ahead: ReadAhead<Moved>,
+    running: VecDeque<Pending<chunkstore::Result<Sealed>>>,
 }
 
-impl Rebase {
-    fn new(store: &Arc<ChunkStore>, compression: Compression) -> Self {
-        let ahead = ReadAhead::new(store);
-        Self { store: Arc::clone(store), compression, ahead, running: VecDeque::new() }
+impl Mover {
+    fn new(dedupe: &Arc<Dedupe>) -> Self {
+        let ahead = ReadAhead::new(dedupe.store());
+        Self { dedupe: Arc::clone(dedupe), ahead, running: VecDeque::new() }
     }
 
-    fn run(mut self, records: &[Record], packer: &mut Packer, monitor: &dyn Monitor) -> Result<()> {
-        for record in records {
-            let chunk = ChunkRef { id: record.id, len: record.plain_len };
-            let record = Record::full(record.id, record.plain_len, record.anchor, Codec::Raw);
-            self.ahead.request(chunk, record)?;
+    fn run(mut self, chunks: &[Moved], packer: &mut Packer, monitor: &dyn Monitor) -> Result<()> {
+        for moved in chunks {
+            let chunk = ChunkRef { id: moved.record.id, len: moved.record.plain_len };
+            self.ahead.request(chunk, moved.clone())?;
             while self.ahead.is_full() && self.take(packer)? {}
             if monitor.interrupted() {
                 return Err(Error::Interrupted);
@@ -87,19 +86,16 @@ impl Rebase {
     /// Hands one batch of what was read to a worker; `false` if there is none.
     fn take(&mut self, packer: &mut Packer) -> Result<bool> {
         let Some(batch) = self.ahead.take()? else { return Ok(false) };
-        let compression = self.compression;
-        self.running.push_back(submit(&*self.store.access.cpu, move || {
-            let mut compressor = Compressor::new(compression)?;
-            let mut out = Vec::with_capacity(batch.len());
+        let (dedupe, cpu) = (Arc::clone(&self.dedupe), &self.dedupe.store().access.cpu);
+        self.running.push_back(submit(&**cpu, move || {
+            let mut chunks = Vec::with_capacity(batch.len());
             for fetched in batch {
-                let Fetched::Chunk(plain, mut record) = fetched else { continue };
-                let mut frame = vec![];
-                record.codec = compressor.compress(&plain?, &mut frame);
-                out.push((record, frame));
+                let Fetched::Chunk(plain, Moved { record, choice, .. }) = fetched else { continue };
+                chunks.push(Again { id: record.id, anchor: record.anchor, plain: plain?, choice });
             }
-            Ok(out)
+            dedupe.seal_again(chunks)
         }));
-        while self.running.len() > 2 * self.store.access.cpu.parallelism() {
+        while self.running.len() > 2 * self.dedupe.store().access.cpu.parallelism() {
             self.store_one(packer)?;
         }
         Ok(true)

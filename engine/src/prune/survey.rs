@@ -1,6 +1,7 @@
 //! What snapshots need, and what the packs hold: the mark of a prune, and its choice of packs.
 
-use super::standing::{Rebase, Standing};
+use super::rebase::{Moved, Rebase};
+use super::standing::Standing;
 use super::{MaxUnused, PruneOptions, PrunePlan};
 use crate::manifest::{self, ManifestReader, Step};
 use crate::snapshot::{Listed, Snapshot};
@@ -9,7 +10,6 @@ use chunkstore::format::names;
 use chunkstore::head::{Head, Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::ChunkRef;
-use chunkstore::pack::Record;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
 use std::collections::HashSet;
@@ -106,8 +106,8 @@ pub(super) struct Survey {
     pub(super) segments: Vec<(SegmentRef, Segment)>,
     pub(super) remove: HashSet<PackId>,
     pub(super) repack: Vec<(PackEntry, Vec<usize>)>,
-    /// Deltas that are to stand on their own again.
-    pub(super) rebase: Vec<Record>,
+    /// Deltas that are to stand on something else.
+    pub(super) rebase: Vec<Moved>,
     pub(super) live: HashSet<PackId>,
 }
 
@@ -145,7 +145,7 @@ impl Survey {
         let mut packs: Vec<&PackEntry> = segments.iter().flat_map(|(_, segment)| &segment.packs).collect();
         packs.retain(|pack| !doomed.contains(&pack.name.id) && live.insert(pack.name.id));
         packs.sort_by_key(|pack| condemned.contains(&pack.name.id));
-        let standing = Standing::of(&packs);
+        let standing = Standing::of(&packs, &marks.needed);
         let missing = marks.needed.iter().filter(|id| standing.record(id).is_none()).count();
         if missing > 0 {
             return Err(Error::Refused(format!(
@@ -153,7 +153,7 @@ impl Survey {
                  removed while data is missing (see 'esker check')"
             )));
         }
-        let Rebase { chunks: rebase, keep } = standing.rebase(&marks.needed, options);
+        let Rebase { chunks: rebase, keep } = Rebase::plan(&standing, &marks.needed, options);
         plan.chunks_rebase = rebase.len() as u64;
         let mut remove = HashSet::new();
         let mut partial = vec![];
