@@ -293,7 +293,11 @@ impl HeadStore {
     pub fn update<R>(&self, mut change: impl FnMut(&mut Head) -> Result<R>) -> Result<(Head, R)> {
         for attempt in 0..ATTEMPTS {
             let LoadedHead { mut head, version, hash } = self.load()?;
-            let result = change(&mut head)?;
+            let result = match change(&mut head) {
+                // What cannot be read may be gone because HEAD has moved on; then the swap would have failed.
+                Err(error) if error.is_damage() && self.load()?.hash != hash => continue,
+                result => result?,
+            };
             let nonce = ObjectId(random_array(&*self.env)?);
             head.generation += 1;
             head.previous = hash;

@@ -29,11 +29,13 @@ use predict::{Hint, Prediction};
 const BATCH_LEN: usize = 2 << 20;
 /// Or when this many tokens are in it: a million empty files have no bytes to wait for.
 const BATCH_TOKENS: usize = 4096;
-/// A slab holds a batch, the largest chunk and a read ahead of it.
-const SLAB_LEN: usize = 5 << 20;
+/// A slab, which holds a batch, the largest chunk and a read ahead of it, is at most so long.
+const MAX_SLAB_LEN: usize = 5 << 20;
+/// Small chunks fill small batches: so many of the largest.
+const BATCH_CHUNKS: usize = 64;
 /// Chunks of manifests are cut by their writer, and stay below this.
 pub const METADATA_MAX_LEN: usize = 1 << 20;
-/// Reads are offered at least this much room.
+/// Reads are offered at least this much room, in batches of 2 MiB; less in smaller ones.
 const MIN_READ: usize = 256 << 10;
 
 /// A chunk of a stream.
@@ -66,6 +68,8 @@ pub struct Lane<T> {
     kind: PackKind,
     chunker: Chunker,
     max_len: usize,
+    batch_len: usize,
+    min_read: usize,
     slab: Vec<u8>,
     /// Bytes in the slab.
     filled: usize,
@@ -90,7 +94,13 @@ impl<T> Lane<T> {
             PackKind::Data => chunker.params().max_len as usize + chunker.reach(),
             PackKind::Metadata => METADATA_MAX_LEN,
         };
-        if max_len + BATCH_LEN + MIN_READ > SLAB_LEN {
+        let batch_len = match kind {
+            PackKind::Data => BATCH_LEN.min(BATCH_CHUNKS * max_len),
+            PackKind::Metadata => MIN_READ,
+        };
+        let min_read = MIN_READ.min(batch_len / 8);
+        let slab_len = max_len + batch_len + min_read;
+        if slab_len > MAX_SLAB_LEN {
             return Err(Error::Invalid(format!("chunks of up to {max_len} bytes do not fit the pipeline")));
         }
         Ok(Self {
@@ -98,7 +108,9 @@ impl<T> Lane<T> {
             kind,
             chunker,
             max_len,
-            slab: dedupe.slab(),
+            batch_len,
+            min_read,
+            slab: dedupe.slab(slab_len),
             filled: 0,
             cut: 0,
             chunks: vec![],
@@ -131,7 +143,7 @@ impl<T> Lane<T> {
 
     /// Room for the next bytes of the current stream; never empty.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.slab.len() - self.filled < MIN_READ {
+        if self.slab.len() - self.filled < self.min_read {
             self.dispatch();
         }
         &mut self.slab[self.filled..]
@@ -150,7 +162,7 @@ impl<T> Lane<T> {
                 break;
             }
         }
-        if self.cut >= BATCH_LEN {
+        if self.cut >= self.batch_len {
             self.dispatch();
         }
     }
@@ -174,7 +186,7 @@ impl<T> Lane<T> {
                 None => self.cut_one(),
             }
         }
-        if self.cut >= BATCH_LEN {
+        if self.cut >= self.batch_len {
             self.dispatch();
         }
     }
@@ -195,7 +207,7 @@ impl<T> Lane<T> {
             self.chunks.push(CutChunk { range, anchor: 0, before: 0, hint });
             (self.cut, self.sought) = (self.filled, false);
         }
-        if self.cut >= BATCH_LEN {
+        if self.cut >= self.batch_len {
             self.dispatch();
         }
     }
@@ -237,7 +249,7 @@ impl<T> Lane<T> {
         if self.chunks.is_empty() && self.tokens.is_empty() {
             return;
         }
-        let mut fresh = self.dedupe.slab();
+        let mut fresh = self.dedupe.slab(self.slab.len());
         let rest = self.filled - self.cut;
         fresh[..rest].copy_from_slice(&self.slab[self.cut..self.filled]);
         let slab = std::mem::replace(&mut self.slab, fresh);

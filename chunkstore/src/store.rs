@@ -289,6 +289,18 @@ impl ChunkStore {
         Ok(segment)
     }
 
+    /// As [`ChunkStore::load_segment`]; `None` if it cannot be read because HEAD, read again, no longer lists
+    /// it: a prune replaced it.
+    pub fn load_live_segment(&self, reference: &SegmentRef) -> Result<Option<Segment>> {
+        match self.load_segment(reference) {
+            Err(error) if error.is_damage() => {
+                let live = self.reload()?.segments.iter().any(|known| known.id == reference.id);
+                if live { Err(error) } else { Ok(None) }
+            }
+            result => result.map(Some),
+        }
+    }
+
     /// Writes a segment. It counts for nothing until HEAD lists it.
     pub fn write_segment(&self, segment: &Segment) -> Result<SegmentRef> {
         let id = ObjectId(random_array(&*self.access.env)?);

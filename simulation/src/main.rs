@@ -19,8 +19,8 @@ struct Args {
     /// The first of them; a failing seed is run again with --first SEED --seeds 1
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Worlds at a time
-    #[arg(long, default_value_t = 2)]
+    /// Worlds at a time: the threads of one wait for each other, so more of them than there are cores
+    #[arg(long, default_value_t = 6)]
     threads: u64,
 }
 

@@ -152,7 +152,16 @@ impl BaseReader {
 
     /// The prefix that `record` needs to be read.
     pub fn prefix_of(&self, store: &ChunkStore, record: &Record) -> Result<Prefix> {
-        let below = self.below(store, record)?;
+        let below = match self.below(store, record) {
+            // The location that the index keeps may stand on what is gone, while another one is sound.
+            Err(error) if error.is_damage() => {
+                for base in &record.bases {
+                    self.look_everywhere(store, base, &HashSet::new())?;
+                }
+                self.below(store, record)?
+            }
+            below => below?,
+        };
         Ok(if below.is_empty() { Prefix::Empty } else { self.join(below) })
     }
 

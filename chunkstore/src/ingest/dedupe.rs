@@ -1,8 +1,8 @@
 //! The workers' part: name a batch of chunks, find out which are new, and compress those, against older
 //! versions of themselves where that is clearly smaller.
 
+use super::ChunkRef;
 use super::predict::Hint;
-use super::{ChunkRef, SLAB_LEN};
 use crate::bases::{BaseChoice, BaseReader, Grounded, Prefix, choose, ground};
 use crate::format::{Codec, PackKind};
 use crate::id::{ChunkId, PackId};
@@ -189,8 +189,11 @@ impl Dedupe {
         Ok(wanted)
     }
 
-    pub(super) fn slab(&self) -> Vec<u8> {
-        locked(&self.slabs).pop().unwrap_or_else(|| vec![0; SLAB_LEN])
+    /// One that was used before, or a new one.
+    pub(super) fn slab(&self, len: usize) -> Vec<u8> {
+        let mut slabs = locked(&self.slabs);
+        let known = slabs.iter().position(|slab| slab.len() == len);
+        known.map(|place| slabs.swap_remove(place)).unwrap_or_else(|| vec![0; len])
     }
 
     pub(super) fn put_back(&self, mut processed: Processed) {
@@ -227,7 +230,7 @@ impl Dedupe {
         let mut out = Vec::with_capacity(chunks.len());
         if wanted.contains(&true) {
             // Reused like slabs, and large enough from the start: growing would copy.
-            frames = locked(&self.arenas).pop().unwrap_or_else(|| Vec::with_capacity(SLAB_LEN));
+            frames = locked(&self.arenas).pop().unwrap_or_else(|| Vec::with_capacity(slab.len()));
             let reused = locked(&self.compressors).pop();
             let mut compressor = match reused {
                 Some(compressor) => compressor,

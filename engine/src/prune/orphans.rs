@@ -69,14 +69,18 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
     if orphans.is_empty() {
         return Ok(orphans);
     }
-    let head = store.reload()?;
     let surveyed: HashSet<ObjectId> = survey.segments.iter().map(|(reference, _)| reference.id).collect();
-    let mut named: HashSet<String> = head.segment_ids().iter().map(names::segment).collect();
-    named.extend(head.roots.iter().map(|root| names::snapshot(&root.id)));
-    for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
-        named.extend(store.load_segment(reference)?.packs.iter().map(|pack| pack.name.object()));
+    'head: loop {
+        let head = store.reload()?;
+        let mut named: HashSet<String> = head.segment_ids().iter().map(names::segment).collect();
+        named.extend(head.roots.iter().map(|root| names::snapshot(&root.id)));
+        for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
+            // Replaced by another prune since HEAD was read: the next HEAD says by what.
+            let Some(segment) = store.load_live_segment(reference)? else { continue 'head };
+            named.extend(segment.packs.iter().map(|pack| pack.name.object()));
+        }
+        return Ok(orphans.into_iter().filter(|name| !named.contains(name)).collect());
     }
-    Ok(orphans.into_iter().filter(|name| !named.contains(name)).collect())
 }
 
 /// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long. One

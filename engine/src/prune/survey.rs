@@ -126,15 +126,12 @@ impl Survey {
         let mut plan = PrunePlan::default();
         let mut segments = vec![];
         for reference in &head.segments {
-            let segment = store.load_segment(reference);
-            if segment.as_ref().is_err_and(chunkstore::Error::is_damage)
-                && store.reload()?.segments.iter().all(|known| known.id != reference.id)
-            {
+            let Some(segment) = store.load_live_segment(reference)? else {
                 return Err(
                     chunkstore::Error::Fenced { why: "another prune changed the index".into() }.into()
                 );
-            }
-            segments.push((reference.clone(), segment?));
+            };
+            segments.push((reference.clone(), segment));
             if monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
