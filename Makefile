@@ -95,6 +95,12 @@ chaos: build-tools ## Eight backups, two prunes, and a kill every other second, 
 	$(CARGO) build --release --package cli
 	ESKER_CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --release --package tests --test it -- chaos:: --nocapture
 
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## Every decoder under libFuzzer for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+	@sh scripts/fuzz.sh $(FUZZ_SECONDS)
+
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed
 	bash scripts/golden.sh "$(ESKER)" tests/golden/v1

@@ -464,7 +464,7 @@ pub fn read_header(session: SessionId, id: PackId, header: &[u8]) -> Result<Pack
 }
 
 /// Decodes a decrypted directory whose chunks must lie back to back between header and `end`.
-fn decode_directory(body: &[u8], end: u64) -> Result<Vec<Record>, Malformed> {
+pub fn decode_directory(body: &[u8], end: u64) -> Result<Vec<Record>, Malformed> {
     let mut decoder = Decoder::new(body, "pack directory");
     let count = decoder.u32()?;
     decoder.var(MAX_DIRECTORY_LEN as usize)?;

@@ -68,7 +68,8 @@ pub enum Record {
 }
 
 impl Record {
-    fn encode(&self, out: &mut Encoder) {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Encoder) {
         let mut body = Encoder::default();
         let tag = match self {
             Self::Entry(entry) => {
@@ -113,13 +114,15 @@ impl Record {
     }
 }
 
-fn encode_refs(out: &mut Encoder, chunks: &[ChunkRef]) {
+/// Appends chunks as lists of them are stored.
+pub fn encode_refs(out: &mut Encoder, chunks: &[ChunkRef]) {
     for chunk in chunks {
         out.raw(chunk.id.as_bytes()).u32(chunk.len);
     }
 }
 
-fn decode_refs(decoder: &mut Decoder<'_>) -> Result<Vec<ChunkRef>, Malformed> {
+/// Reads a list of chunks to its end.
+pub fn decode_refs(decoder: &mut Decoder<'_>) -> Result<Vec<ChunkRef>, Malformed> {
     let mut refs = Vec::with_capacity(decoder.remaining() / 36);
     while decoder.remaining() > 0 {
         refs.push(ChunkRef { id: ChunkId(decoder.array()?), len: decoder.u32()? });
@@ -381,7 +384,8 @@ impl ManifestReader {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<VecDeque<Record>, Malformed> {
+/// Reads the records of a manifest chunk.
+pub fn parse(bytes: &[u8]) -> Result<VecDeque<Record>, Malformed> {
     let mut decoder = Decoder::new(bytes, "manifest chunk");
     let mut records = VecDeque::new();
     while decoder.remaining() > 0 {

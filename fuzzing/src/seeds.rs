@@ -1,0 +1,162 @@
+//! Valid inputs, made by the code that ships: mutations of them get past the first check.
+
+use crate::forge::{Forge, encode, file};
+use crate::{KEYS, id, name};
+use chunkstore::env::SeededEnv;
+use chunkstore::format::{Codec, Encoder, ObjectKind, names};
+use chunkstore::index::{PackEntry, Segment};
+use chunkstore::keys::{KdfParams, SlotOwner, make_slot};
+use chunkstore::pack::{PackBuilder, Record, SealedPack};
+use chunkstore::patch::Differ;
+use chunkstore::seal::{Compression, Compressor};
+use chunkstore::{Result, envelope};
+use engine::entry::{Entry, Time};
+use engine::manifest::{self, Ending};
+use std::sync::LazyLock;
+
+/// Something to compress.
+fn text(len: usize) -> Vec<u8> {
+    (0..len / 8 + 1).flat_map(|number| format!("{:07}\n", number * number).into_bytes()).take(len).collect()
+}
+
+/// The seeds of a target.
+#[must_use]
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    let all: &Seeds = &SEEDS;
+    match target {
+        "head" => all.heads.clone(),
+        "config" => vec![all.config.clone()],
+        "slot" => vec![all.slot.clone()],
+        "envelope" => vec![all.envelope.clone()],
+        "pack" => vec![all.pack.bytes.to_vec()],
+        "directory" => vec![directory(&all.pack.records)],
+        "record" => all.pack.records.iter().map(encoded).collect(),
+        "segment" => vec![all.segment.encode()],
+        "manifest" => vec![all.manifest.clone()],
+        "list" => vec![all.list.clone()],
+        "snapshot" => vec![all.snapshot.clone()],
+        "path" => ["a", "a/b c/ü", "..", "a/../b", "/x", "a//b"].map(|path| path.as_bytes().to_vec()).into(),
+        "patch" => vec![all.patch.clone()],
+        "frame" => all.frames.clone(),
+        "diff" => vec![[&[128], text(9000).as_slice(), text(8900).as_slice()].concat()],
+        "endmark" => end_marks(),
+        _ => vec![],
+    }
+}
+
+/// Whether this is the one envelope that opens.
+pub(crate) fn is_sealed(data: &[u8]) -> bool {
+    SEEDS.envelope == data
+}
+
+struct Seeds {
+    heads: Vec<Vec<u8>>,
+    config: Vec<u8>,
+    slot: Vec<u8>,
+    envelope: Vec<u8>,
+    pack: SealedPack,
+    segment: Segment,
+    manifest: Vec<u8>,
+    list: Vec<u8>,
+    snapshot: Vec<u8>,
+    patch: Vec<u8>,
+    frames: Vec<Vec<u8>>,
+}
+
+static SEEDS: LazyLock<Seeds> = LazyLock::new(|| make().expect("a forge in memory"));
+
+fn make() -> Result<Seeds> {
+    let env = SeededEnv::new(5);
+    let mut forge = Forge::new(5)?;
+    let content = forge.data(&text(5000))?;
+    let mut list = Encoder::default();
+    manifest::encode_refs(&mut list, &content);
+    let folder = manifest::Record::Entry(Box::new(Entry::folder("etc", Time::default())));
+    let mut records = vec![folder, manifest::Record::End(Ending::Complete, 0)];
+    records.extend(file("etc/passwd", content));
+    records.extend([manifest::Record::Hole(4096), manifest::Record::End(Ending::Dropped, 7)]);
+    let root = forge.records(&records[..5])?;
+    let (store, empty) = (forge.store.clone(), forge.store.head());
+    forge.commit(std::slice::from_ref(&root))?;
+    let head = store.reload()?;
+    let json = |head| serde_json::to_vec(head).map_err(|error| chunkstore::Error::Invalid(error.to_string()));
+    let (_, slot) =
+        make_slot(&KEYS, b"x", KdfParams { memory_kib: 8, passes: 1, lanes: 1 }, SlotOwner::default(), &env)?;
+    let pack = sealed_pack()?;
+    let segment = Segment {
+        packs: vec![PackEntry { name: name(), len: pack.bytes.len() as u64, records: pack.records.clone() }],
+    };
+    let (patch, frames) = frames()?;
+    Ok(Seeds {
+        heads: vec![json(&*empty)?, json(&*head)?],
+        config: store.config().seal(&KEYS)?,
+        slot,
+        envelope: envelope::seal(&KEYS, ObjectKind::Head, names::HEAD, b"{}", &env)?,
+        pack,
+        segment,
+        manifest: encode(&records),
+        list: list.bytes,
+        snapshot: store.read_snapshot(&root)?,
+        patch,
+        frames,
+    })
+}
+
+/// A pack with a chunk of each kind.
+fn sealed_pack() -> Result<SealedPack> {
+    let mut builder = PackBuilder::new(name(), vec![]);
+    for (seed, codec) in [(1, Codec::Raw), (2, Codec::Zstd)] {
+        builder.push(Record::full(id(seed), 100, 77, codec), &text(90));
+    }
+    for (seed, codec) in [(3, Codec::ZstdDelta), (4, Codec::Patch), (5, Codec::PrefixedPatch)] {
+        let bases = (1..seed).map(id).collect();
+        builder.push(Record::delta(id(seed), 100, 77, codec, seed, seed, bases), &text(40));
+    }
+    builder.seal(&KEYS)
+}
+
+fn encoded(record: &Record) -> Vec<u8> {
+    let mut out = Encoder::default();
+    record.encode(&mut out);
+    out.bytes
+}
+
+/// Where it ends, and the plain directory.
+fn directory(records: &[Record]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.u64(records.last().map_or(0, Record::end)).u32(records.len() as u32).var(&[]);
+    records.iter().for_each(|record| out.bytes.extend(encoded(record)));
+    out.raw(&[0; 32]);
+    out.bytes
+}
+
+/// A patch with its base, and frames of every codec, as their targets take them.
+fn frames() -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    let (base, mut plain) = (text(3000), text(3000));
+    plain.splice(700..720, *b"changed");
+    plain.extend(b"and more");
+    let mut patch = vec![];
+    assert!(Differ::default().diff(&plain, &base, 4096, &mut patch), "few changes make a patch");
+    let mut of_patch = Encoder::default();
+    of_patch.u16(base.len() as u16).u32(plain.len() as u32).raw(&base).raw(&patch);
+    let mut compressor = Compressor::new(Compression::default())?;
+    let (mut alone, mut squeezed) = (vec![], vec![]);
+    compressor.compress(&plain, &mut alone);
+    compressor.compress(&patch, &mut squeezed);
+    let frames =
+        [(0, &plain), (1, &alone), (2, &alone), (3, &squeezed), (4, &squeezed)].map(|(codec, frame)| {
+            let mut out = Encoder::default();
+            out.u8(codec).u16(base.len() as u16).u32(plain.len() as u32).raw(&base).raw(frame);
+            out.bytes
+        });
+    Ok((of_patch.bytes, frames.into()))
+}
+
+/// The ends of a plain dump and of an RDB; and a custom dump's beginning (`WriteHead` in PostgreSQL's
+/// `pg_backup_archiver.c`).
+fn end_marks() -> Vec<Vec<u8>> {
+    let plain = b"\x04--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n".to_vec();
+    let custom = [b"\x05PGDMP\x01\x0f\x00\x04\x08\x01".as_slice(), &[0; 60]].concat();
+    let rdb = [b"\x07REDIS0011".as_slice(), &[0xff], &[0; 8]].concat();
+    vec![plain, custom, rdb]
+}
