@@ -5,7 +5,7 @@
 //! entries. When it has many chunks, their list is stored the same way, level upon level, until what
 //! is left fits into the snapshot.
 
-use crate::entry::{Entry, display_path};
+use crate::entry::{Entry, Kind, compare_paths, display_path};
 use crate::{Error, Result};
 use chunkstore::ChunkId;
 use chunkstore::format::{Decoder, Encoder, Malformed, PackKind};
@@ -237,6 +237,62 @@ fn drain(lane: &mut Lane<()>, packer: &mut Packer, refs: &mut Vec<ChunkRef>) -> 
     })?)
 }
 
+/// What may come next: entries in order, the content of each, its end. Whoever reads a manifest can count on it.
+enum Grammar {
+    Between,
+    /// In an entry, with so many bytes of content so far.
+    Within {
+        size: u64,
+        has_content: bool,
+    },
+    /// After damage: what belongs to an entry whose beginning is lost is left out.
+    Lost,
+}
+
+/// Bytes of content that an entry can have: what a file offset can say.
+const MAX_SIZE: u64 = i64::MAX as u64;
+
+impl Grammar {
+    /// Whether the record is to be handed on; `Err` says why it cannot come here. `last` is the path of the
+    /// entry before.
+    fn admit(&mut self, record: &Record, last: &[u8]) -> Result<bool, &'static str> {
+        let more = match record {
+            Record::Entry(entry) => {
+                if matches!(self, Self::Within { .. }) {
+                    return Err("an entry has no end");
+                }
+                if !last.is_empty() && compare_paths(last, &entry.path).is_ge() {
+                    return Err("entries are out of order");
+                }
+                *self = Self::Within { size: 0, has_content: entry.kind == Kind::File };
+                return Ok(true);
+            }
+            Record::Chunks(chunks) => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+            Record::Hole(len) => *len,
+            Record::End(..) => 0,
+        };
+        match (&mut *self, record) {
+            (Self::Lost, _) => Ok(false),
+            (Self::Between, _) => Err("content or end without an entry"),
+            (Self::Within { size, .. }, Record::End(ending, said)) => {
+                if *ending == Ending::Complete && size != said {
+                    return Err("an entry's content is not as long as it says");
+                }
+                *self = Self::Between;
+                Ok(true)
+            }
+            (Self::Within { has_content: false, .. }, _) => Err("content of what has none"),
+            (Self::Within { size, .. }, _) => {
+                *size = size
+                    .checked_add(more)
+                    .filter(|size| *size <= MAX_SIZE)
+                    .ok_or("more content than fits")?;
+                Ok(true)
+            }
+        }
+    }
+}
+
 /// A stretch of a manifest that could not be read.
 #[derive(Debug)]
 pub struct Damage {
@@ -266,7 +322,10 @@ pub struct ManifestReader {
     /// References of level 0 that were not asked for yet.
     leaves: VecDeque<ChunkRef>,
     fetched: VecDeque<Fetched<ChunkId>>,
+    /// Of the chunk with this id.
     records: VecDeque<Record>,
+    records_of: ChunkId,
+    grammar: Grammar,
     last_path: Vec<u8>,
     /// All chunks of the manifest that were come across, for pruning and checking.
     visited: Option<Vec<ChunkRef>>,
@@ -295,6 +354,8 @@ impl ManifestReader {
             leaves,
             fetched: VecDeque::new(),
             records: VecDeque::new(),
+            records_of: ChunkId([0; 32]),
+            grammar: Grammar::Between,
             last_path: vec![],
             visited: None,
         })
@@ -322,6 +383,16 @@ impl ManifestReader {
     pub fn next_step(&mut self) -> Result<Option<Step>> {
         loop {
             if let Some(record) = self.records.pop_front() {
+                match self.grammar.admit(&record, &self.last_path) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(why) => {
+                        self.records.clear();
+                        let id = self.records_of;
+                        let error = chunkstore::Error::corrupt(format!("manifest chunk {}", id.short()), why);
+                        return Ok(Some(Step::Damage(self.damage(id, error))));
+                    }
+                }
                 if let Record::Entry(entry) = &record {
                     self.last_path.clone_from(&entry.path);
                 }
@@ -335,7 +406,7 @@ impl ManifestReader {
                     })
                 });
                 match parsed {
-                    Ok(records) => self.records = records,
+                    Ok(records) => (self.records, self.records_of) = (records, id),
                     Err(error) => return Ok(Some(Step::Damage(self.damage(id, error)))),
                 }
                 continue;
@@ -351,14 +422,24 @@ impl ManifestReader {
             match self.ahead.take()? {
                 Some(batch) => self.fetched.extend(batch),
                 None if self.leaves.is_empty() && self.upper.iter().all(VecDeque::is_empty) => {
-                    return Ok(None);
+                    let unfinished = matches!(self.grammar, Grammar::Within { .. });
+                    if !unfinished {
+                        return Ok(None);
+                    }
+                    let id = self.records_of;
+                    let error = chunkstore::Error::corrupt(
+                        format!("manifest chunk {}", id.short()),
+                        "an entry has no end",
+                    );
+                    return Ok(Some(Step::Damage(self.damage(id, error))));
                 }
                 None => {}
             }
         }
     }
 
-    fn damage(&self, chunk: ChunkId, error: chunkstore::Error) -> Damage {
+    fn damage(&mut self, chunk: ChunkId, error: chunkstore::Error) -> Damage {
+        self.grammar = Grammar::Lost;
         Damage { chunk, after: display_path(&self.last_path), error }
     }
 

@@ -217,6 +217,10 @@ impl Check<'_> {
 
     /// Every snapshot can be read, every manifest be walked through, every chunk be found.
     fn snapshots(&mut self, repo: &Repository) -> Result<()> {
+        for root in self.store.head().roots.iter().filter(|root| root.kind != "snapshot") {
+            let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
+            self.fail(root.id.to_string(), why);
+        }
         for root in repo.snapshot_roots() {
             self.report.snapshots += 1;
             let name = names::snapshot(&root.id);
@@ -231,7 +235,13 @@ impl Check<'_> {
     }
 
     fn manifest(&mut self, id: &ObjectId, snapshot: &crate::snapshot::Snapshot) -> Result<()> {
-        let mut reader = ManifestReader::new(self.store, &snapshot.manifest)?;
+        let mut reader = match ManifestReader::new(self.store, &snapshot.manifest) {
+            Err(Error::Malformed { what, why }) => {
+                self.fail(format!("snapshot {}", id.short()), format!("{what}: {why}"));
+                return Ok(());
+            }
+            reader => reader?,
+        };
         let mut open: Option<Box<Entry>> = None;
         let (mut broken, mut size) = (false, 0u64);
         let (mut entries, mut bytes) = (0, 0);

@@ -90,10 +90,10 @@ impl Forge {
         Ok(chunks)
     }
 
-    /// A snapshot of these manifest chunks.
-    pub fn snapshot(&mut self, chunks: &[ChunkRef], entries: u64) -> Result<Root> {
+    /// A snapshot of these manifest chunks, which hold so many entries with so many bytes.
+    pub fn snapshot(&mut self, chunks: &[ChunkRef], entries: u64, bytes: u64) -> Result<Root> {
         let chunks = chunks.iter().map(|chunk| (chunk.id, chunk.len)).collect();
-        let manifest = ManifestRoot { level: 0, chunks, entries, bytes: 0 };
+        let manifest = ManifestRoot { level: 0, chunks, entries, bytes };
         let snapshot = Snapshot { hostname: "forge".into(), manifest, ..Snapshot::default() };
         self.store.write_snapshot(&serde_json::to_vec(&snapshot).expect("a snapshot can be written"))
     }
@@ -101,8 +101,12 @@ impl Forge {
     /// A snapshot of these records.
     pub fn records(&mut self, records: &[Record]) -> Result<Root> {
         let chunk = self.metadata(&encode(records))?;
-        let entries = records.iter().filter(|record| matches!(record, Record::End(..))).count();
-        self.snapshot(&[chunk], entries as u64)
+        let sizes = records.iter().filter_map(|record| match record {
+            Record::End(Ending::Complete, size) => Some(*size),
+            _ => None,
+        });
+        let (entries, bytes) = (sizes.clone().count() as u64, sizes.fold(0, u64::wrapping_add));
+        self.snapshot(&[chunk], entries, bytes)
     }
 
     /// Ends the session.
