@@ -1,4 +1,5 @@
-//! Repairs add and never take away. The index is made anew from what the packs themselves say.
+//! Repairs add and never take away. The index is made anew from what the packs themselves say; of packs that cannot
+//! be read now, what readable segments say stays.
 
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::format::{PACK_HEADER_LEN, PACK_TRAILER_LEN, names};
@@ -7,7 +8,7 @@ use chunkstore::index::{PackEntry, Segment};
 use chunkstore::pack::{PackReader, read_header};
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ObjectId, PackId, SessionId};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// What `repair index` did, or would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -20,6 +21,8 @@ pub struct RepairReport {
     pub packs_read: u64,
     /// Packs that could not be read.
     pub packs_damaged: u64,
+    /// Packs that were not found or could not be read, and stay listed as a readable segment had them.
+    pub packs_kept: u64,
     /// Chunks that are listed again.
     pub chunks_found: u64,
 }
@@ -35,17 +38,22 @@ pub fn repair_index(
     let store = repo.store();
     let head = store.reload()?;
     let mut report = RepairReport::default();
-    let (mut known, mut lost) = (HashSet::new(), vec![]);
+    let (mut known, mut replaced) = (HashSet::new(), vec![]);
+    // What is to be read again, as it was listed so far.
+    let mut listed: BTreeMap<PackId, PackEntry> = BTreeMap::new();
     for reference in &head.segments {
-        let loaded = if read_all { None } else { readable(store, reference, monitor)? };
-        match loaded {
+        match readable(store, reference, monitor)? {
+            Some(segment) if read_all => {
+                replaced.push(reference.id);
+                listed.extend(segment.packs.into_iter().map(|pack| (pack.name.id, pack)));
+            }
             Some(segment) => {
                 report.segments_kept += 1;
                 known.extend(segment.packs.iter().map(|pack| pack.name.id));
             }
             None => {
                 report.segments_lost += 1;
-                lost.push(reference.id);
+                replaced.push(reference.id);
             }
         }
     }
@@ -63,11 +71,15 @@ pub fn repair_index(
         if known.contains(&pack) || skip.contains(&pack) {
             continue;
         }
-        match read_directory(store, session, pack, len) {
+        match twice(|| read_directory(store, session, pack, len)) {
             Ok(entry) => {
                 report.packs_read += 1;
                 report.chunks_found += entry.records.len() as u64;
+                listed.remove(&pack);
                 found.packs.push(entry);
+            }
+            Err(error) if !(error.is_damage() || matches!(error, chunkstore::Error::Unsupported { .. })) => {
+                return Err(error.into());
             }
             Err(error) => {
                 report.packs_damaged += 1;
@@ -75,7 +87,10 @@ pub fn repair_index(
             }
         }
     }
-    if dry_run || (lost.is_empty() && found.packs.is_empty()) {
+    listed.retain(|pack, _| !skip.contains(pack));
+    report.packs_kept = listed.len() as u64;
+    found.packs.extend(listed.into_values());
+    if dry_run || (replaced.is_empty() && found.packs.is_empty()) {
         return Ok(report);
     }
     let session = store.open_session("repair")?;
@@ -91,7 +106,7 @@ pub fn repair_index(
                 why: "HEAD changed during the repair; run it again".into(),
             });
         }
-        head.segments.retain(|segment| !lost.contains(&segment.id));
+        head.segments.retain(|segment| !replaced.contains(&segment.id));
         head.segments.extend(fresh.clone());
         head.sessions.retain(|known| known.id != session);
         Ok(())
@@ -101,7 +116,7 @@ pub fn repair_index(
 }
 
 fn readable(store: &ChunkStore, reference: &SegmentRef, monitor: &dyn Monitor) -> Result<Option<Segment>> {
-    match store.load_segment(reference) {
+    match twice(|| store.load_segment(reference)) {
         Ok(segment) => Ok(Some(segment)),
         Err(error) if error.is_damage() => {
             let item = names::segment(&ObjectId(reference.id.0));
@@ -110,6 +125,11 @@ fn readable(store: &ChunkStore, reference: &SegmentRef, monitor: &dyn Monitor) -
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Tries again what cannot be read: damage on the way, unlike that in the store, is gone the second time.
+fn twice<T>(read: impl Fn() -> chunkstore::Result<T>) -> chunkstore::Result<T> {
+    read().or_else(|error| if error.is_damage() { read() } else { Err(error) })
 }
 
 /// Reads what a pack says about itself: its header, and its directory in one range at the end.

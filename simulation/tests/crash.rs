@@ -1,6 +1,6 @@
-//! Death at every call to the store: of each operation, before and after the call takes effect. Then a new
-//! process opens the repository: what was there is there, `check` is content, and the operation, run
-//! again, does its work.
+//! Death at every call to the store, of each operation, before and after the call takes effect; likewise a call that
+//! fails once, a store that is full from then on, and an answer that is cut short, altered or left out of a listing. Then a new process opens
+//! the repository: what was there is there, `check` is content, and the operation, run again, does its work.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,31 +31,89 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A store that a process reaches until it dies.
+/// What happens at a call, and after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// The process dies; the call may have taken effect.
+    Dies { took_effect: bool },
+    /// The call fails, or seems to; later ones do not.
+    FailsOnce { took_effect: bool },
+    /// No more can be written: as a full disk, or one that went read-only.
+    Full,
+    /// The answer lacks its second half, and nobody says so.
+    CutShort,
+    /// A bit of the answer is another one.
+    Altered,
+    /// A listing leaves out its first name.
+    Hides,
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::Dies { took_effect: false },
+    Fault::Dies { took_effect: true },
+    Fault::FailsOnce { took_effect: false },
+    Fault::FailsOnce { took_effect: true },
+    Fault::Full,
+    Fault::CutShort,
+    Fault::Altered,
+    Fault::Hides,
+];
+
+/// A store as one process sees it.
 struct Mortal {
     disk: Arc<MemoryStorage>,
-    /// Calls until then.
+    /// Calls until it happens.
     left: AtomicI64,
-    /// Whether the call that it dies in takes effect.
-    after: bool,
+    fault: Fault,
+}
+
+/// What a call does.
+#[derive(PartialEq)]
+enum Call {
+    Reads,
+    Writes,
+    Deletes,
 }
 
 impl Mortal {
-    fn call<T>(&self, work: impl FnOnce() -> StorageResult<T>) -> StorageResult<T> {
+    fn call<T>(&self, kind: Call, work: impl FnOnce() -> StorageResult<T>) -> StorageResult<T> {
         let left = self.left.fetch_sub(1, Ordering::Relaxed);
-        let dead = || StorageError {
-            kind: ErrorKind::Failed,
-            op: "reach",
-            object: "the store".into(),
-            source: "this process is dead".into(),
+        let (now, over) = (left == 0, left < 0);
+        let (fails, took_effect) = match self.fault {
+            Fault::Dies { took_effect } => (now || over, now && took_effect),
+            Fault::FailsOnce { took_effect } => (now, took_effect),
+            Fault::Full => ((now || over) && kind == Call::Writes, false),
+            Fault::CutShort | Fault::Altered | Fault::Hides => (false, false),
         };
-        if left > 0 {
+        if !fails {
             return work();
         }
-        if left == 0 && self.after {
+        if took_effect {
             let _ = work();
         }
-        Err(dead())
+        let (op, object) = ("reach", "the store".to_owned());
+        let (kind, why) = match self.fault {
+            Fault::Full => (ErrorKind::Full, "no space left on device"),
+            Fault::FailsOnce { .. } if kind != Call::Reads => (ErrorKind::Ambiguous, "no answer"),
+            _ => (ErrorKind::Failed, "no answer"),
+        };
+        Err(StorageError { kind, op, object, source: why.into() })
+    }
+
+    /// The bytes that come back.
+    fn answer(&self, work: impl FnOnce() -> StorageResult<Bytes>) -> StorageResult<Bytes> {
+        let now = self.left.load(Ordering::Relaxed) == 0;
+        let bytes = self.call(Call::Reads, work)?;
+        match self.fault {
+            Fault::CutShort if now => Ok(bytes.slice(..bytes.len() / 2)),
+            Fault::Altered if now && !bytes.is_empty() => {
+                let mut bytes = bytes.to_vec();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 4;
+                Ok(bytes.into())
+            }
+            _ => Ok(bytes),
+        }
     }
 }
 
@@ -64,28 +122,35 @@ impl Storage for Mortal {
         "memory".into()
     }
     fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.call(|| self.disk.put(name, body))
+        self.call(Call::Writes, || self.disk.put(name, body))
     }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
-        self.call(|| self.disk.get(name, limit))
+        self.answer(|| self.disk.get(name, limit))
     }
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
-        self.call(|| self.disk.get_range(name, offset, len))
+        self.answer(|| self.disk.get_range(name, offset, len))
     }
     fn len(&self, name: &str) -> StorageResult<u64> {
-        self.call(|| self.disk.len(name))
+        self.call(Call::Reads, || self.disk.len(name))
     }
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.call(|| self.disk.list(folder, each))
+        let mut hide = self.fault == Fault::Hides && self.left.load(Ordering::Relaxed) == 0;
+        self.call(Call::Reads, || {
+            self.disk.list(folder, &mut |name, len| {
+                if !std::mem::take(&mut hide) {
+                    each(name, len);
+                }
+            })
+        })
     }
     fn delete(&self, name: &str) -> StorageResult<()> {
-        self.call(|| self.disk.delete(name))
+        self.call(Call::Deletes, || self.disk.delete(name))
     }
     fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        self.call(|| self.disk.read_versioned(name))
+        self.call(Call::Reads, || self.disk.read_versioned(name))
     }
     fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.call(|| self.disk.swap(name, expected, body))
+        self.call(Call::Writes, || self.disk.swap(name, expected, body))
     }
     fn connections(&self) -> usize {
         1
@@ -182,7 +247,7 @@ fn clean(repo: &Repository) -> Result<()> {
 }
 
 fn forget_first(repo: &Repository) -> Result<()> {
-    let first = repo.snapshots(&Tally::default())?.first().map(|listed| listed.id);
+    let first = repo.snapshots_strict()?.first().map(|listed| listed.id);
     repo.forget(first.as_slice())
 }
 
@@ -208,9 +273,9 @@ fn copy(disk: &MemoryStorage) -> Arc<MemoryStorage> {
     Arc::new(copy)
 }
 
-/// Dies at every call of `work`; `before` and `after` are the nights that are there then, of which either
+/// Meets every fault at every call of `work`; `before` and `after` are the nights that are there then, of which either
 /// is fine as long as it did not end well.
-fn dies_everywhere(
+fn suffers_everywhere(
     name: &str,
     disk: &Arc<MemoryStorage>,
     before: &[u64],
@@ -220,34 +285,42 @@ fn dies_everywhere(
     let mut points = 0;
     for calls in 0.. {
         let mut done = false;
-        for took_effect in [false, true] {
+        for fault in FAULTS {
             let disk = copy(disk);
-            let mortal = Mortal { disk: Arc::clone(&disk), left: AtomicI64::new(calls), after: took_effect };
-            let ended = Repository::open(access(Arc::new(mortal)), b"x").and_then(|repo| work(&repo));
-            done = ended.is_ok();
+            let mortal = Arc::new(Mortal { disk: Arc::clone(&disk), left: AtomicI64::new(calls), fault });
+            let ended = Repository::open(access(Arc::clone(&mortal) as _), b"x").and_then(|repo| work(&repo));
+            // As many calls as that are made only while nothing goes wrong.
+            done |= mortal.left.load(Ordering::Relaxed) > 0;
             let found = nights(&disk);
-            assert!(found == after || !done && found == before, "{name} at {calls}: {found:?}");
+            assert!(
+                found == after || ended.is_err() && found == before,
+                "{name}, {fault:?} at {calls}: {found:?} {ended:?}"
+            );
             // Again, as a person would; forgetting the first would now forget the second.
             if found != after || name != "forget" {
-                work(&open(&disk)).unwrap_or_else(|error| panic!("{name} again after {calls}: {error:?}"));
+                work(&open(&disk))
+                    .unwrap_or_else(|error| panic!("{name} again after {fault:?} at {calls}: {error:?}"));
             }
             let mut again = nights(&disk);
             again.dedup();
-            assert_eq!(again, after, "{name} again after {calls}");
+            assert_eq!(again, after, "{name} again after {fault:?} at {calls}");
             clean(&open(&disk)).unwrap();
             let head = open(&disk).store().head();
-            assert!(head.sessions.is_empty() && head.doomed.is_empty(), "{name} at {calls}: {head:?}");
+            assert!(
+                head.sessions.is_empty() && head.doomed.is_empty(),
+                "{name}, {fault:?} at {calls}: {head:?}"
+            );
             points += 1;
         }
         if done {
             break;
         }
     }
-    println!("{name}: died at {points} points, all well");
+    println!("{name}: {points} faults, all well");
 }
 
 #[test]
-fn wherever_a_process_dies() {
+fn whatever_happens_at_whichever_call() {
     let disk = Arc::new(MemoryStorage::default());
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
     let owner = SlotOwner::default();
@@ -260,17 +333,17 @@ fn wherever_a_process_dies() {
         false,
     )
     .unwrap();
-    dies_everywhere("first backup", &disk, &[], &[1], &|repo| back_up(repo, 1));
+    suffers_everywhere("first backup", &disk, &[], &[1], &|repo| back_up(repo, 1));
     (1..5).for_each(|number| back_up(&open(&disk), number).unwrap());
-    dies_everywhere("another backup", &disk, &[1, 2, 3, 4], &[1, 2, 3, 4, 5], &|repo| back_up(repo, 5));
-    dies_everywhere("forget", &disk, &[1, 2, 3, 4], &[2, 3, 4], &forget_first);
+    suffers_everywhere("another backup", &disk, &[1, 2, 3, 4], &[1, 2, 3, 4, 5], &|repo| back_up(repo, 5));
+    suffers_everywhere("forget", &disk, &[1, 2, 3, 4], &[2, 3, 4], &forget_first);
     forget_first(&open(&disk)).unwrap();
     forget_first(&open(&disk)).unwrap();
-    dies_everywhere("prune", &disk, &[3, 4], &[3, 4], &clean);
-    dies_everywhere("repair index", &disk, &[3, 4], &[3, 4], &|repo| {
+    suffers_everywhere("prune", &disk, &[3, 4], &[3, 4], &clean);
+    suffers_everywhere("repair index", &disk, &[3, 4], &[3, 4], &|repo| {
         repair_index(repo, true, false, &Tally::default()).map(drop)
     });
-    dies_everywhere("dump", &disk, &[3, 4], &[3, 4], &|repo| {
+    suffers_everywhere("dump", &disk, &[3, 4], &[3, 4], &|repo| {
         let listed = repo.find("latest", &Filter::default(), &Tally::default())?;
         dump(repo, &listed.snapshot, b"text", &mut vec![], &Tally::default()).map(drop)
     });

@@ -46,12 +46,14 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     } else {
         let verb = if dry_run { "would list" } else { "listed" };
         context.console.say(format!(
-            "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read",
+            "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read; {} \
+             stay listed as they were",
             report.segments_kept,
             report.segments_lost,
             report.chunks_found,
             report.packs_read,
-            report.packs_damaged
+            report.packs_damaged,
+            report.packs_kept
         ));
     }
     Ok(if report.packs_damaged > 0 { Code::Failed } else { Code::Done })
