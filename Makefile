@@ -82,7 +82,7 @@ simulate: build-tools ## Run the engine in SEEDS simulated worlds; FIRST=n SEEDS
 	$(CARGO) run --release --package simulation --bin simulate -- --seeds $(SEEDS) --first $(or $(FIRST),0)
 
 .PHONY: crash
-crash: build-tools ## Kill every operation at every call to the store
+crash: build-tools ## Kill every operation at every call to the store; fail, fill, cut, alter and hide there
 	$(CARGO) test --release --package simulation --test crash -- --nocapture
 
 .PHONY: damage
@@ -100,6 +100,11 @@ FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## Every decoder under libFuzzer for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
 	@sh scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: disk
+disk: build-tools ## Fill a small disk up, again and again (needs the right to mount)
+	$(CARGO) build --release --package cli
+	@scripts/disk.sh "$(ESKER)"
 
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed

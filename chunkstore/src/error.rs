@@ -93,6 +93,12 @@ impl Error {
         Self::Corrupt { object: object.into(), why: why.to_string() }
     }
 
+    /// Whether the store has no room left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.kind == crate::storage::ErrorKind::Full)
+    }
+
     /// Whether this names damaged or missing data, rather than a failing store or a caller's mistake.
     #[must_use]
     pub fn is_damage(&self) -> bool {

@@ -52,9 +52,16 @@ impl Executor for Pool {
     }
 }
 
-/// The result of a job that may still be running.
+/// The result of a job that may still be running. Dropping it waits for the job: nothing is at work any more when an
+/// operation that failed has returned, and a process that ends does not pull the index away from under its workers.
 #[must_use]
 pub struct Pending<T>(Receiver<T>);
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
 
 impl<T> Pending<T> {
     /// Waits for the job; a job that panicked is an error.

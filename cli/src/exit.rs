@@ -27,6 +27,8 @@ pub(crate) enum Code {
     SourceUnavailable = 25,
     /// A source gave nothing at all.
     SourceEmpty = 26,
+    /// The repository's storage has no room left.
+    RepositoryFull = 27,
     /// ctrl-C.
     Interrupted = 130,
 }
@@ -53,6 +55,16 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Adds what can be done, where the message alone does not say so.
+    fn with_advice(mut self) -> Self {
+        if self.code == Code::RepositoryFull {
+            self.message.push_str("; make room: a few MiB are enough for 'esker forget' and 'esker prune'");
+        }
+        self
+    }
+}
+
 impl From<engine::Error> for Failure {
     fn from(error: engine::Error) -> Self {
         let code = match &error {
@@ -67,13 +79,13 @@ impl From<engine::Error> for Failure {
             engine::Error::Interrupted => Code::Interrupted,
             _ => Code::Failed,
         };
-        Self { code, message: chunkstore::store::describe(&error) }
+        Self { code, message: chunkstore::store::describe(&error) }.with_advice()
     }
 }
 
 impl From<chunkstore::Error> for Failure {
     fn from(error: chunkstore::Error) -> Self {
-        Self { code: store_code(&error), message: chunkstore::store::describe(&error) }
+        Self { code: store_code(&error), message: chunkstore::store::describe(&error) }.with_advice()
     }
 }
 
@@ -101,6 +113,7 @@ fn store_code(error: &chunkstore::Error) -> Code {
         chunkstore::Error::WrongPassword { .. } => Code::WrongPassword,
         chunkstore::Error::Fenced { .. } => Code::Busy,
         chunkstore::Error::Interrupted => Code::Interrupted,
+        error if error.is_full() => Code::RepositoryFull,
         _ => Code::Failed,
     }
 }

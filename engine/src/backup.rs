@@ -125,9 +125,14 @@ fn run(
     let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {
         Ok(manifest) => manifest,
         Err(error) => {
-            // What was uploaded is listed all the same, so that the next run need not repeat it.
-            // The first error is the one to tell, whatever becomes of this.
-            let kept = packer.flush().and_then(|segments| store.close_session(&session, &segments));
+            // What was uploaded is listed all the same, so that the next run need not repeat it; unless there is
+            // no room for it. The first error is the one to tell, whatever becomes of this.
+            let kept = if error.is_full() {
+                packer.abandon();
+                store.close_session(&session, &[])
+            } else {
+                packer.flush().and_then(|segments| store.close_session(&session, &segments))
+            };
             if let Err(second) = kept {
                 tracing::debug!(%second, "could not keep what was uploaded");
             }
@@ -143,10 +148,18 @@ fn run(
         return Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id) });
     }
 
-    let segments = packer.flush()?; // barrier: packs, then segments, durable
-    let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
-    let snapshot = describe(source, options, manifest, &summary, parent.as_ref());
-    let root = repo.write_snapshot(&snapshot)?;
+    let written = packer.flush().map_err(Error::from).and_then(|segments| {
+        // barrier: packs, then segments, durable
+        let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
+        let snapshot = describe(source, options, manifest, &summary, parent.as_ref());
+        Ok((segments, summary, repo.write_snapshot(&snapshot)?))
+    });
+    let (segments, summary, root) = written.inspect_err(|error| {
+        if error.is_full() {
+            packer.abandon();
+            let _ = store.close_session(&session, &[]);
+        }
+    })?;
     let id = root.id;
     store.commit(&session, &segments, &[root], &dedupe.relied())?; // the commit point
     Ok(BackupReport { snapshot: Some(id), summary, parent: parent.map(|parent| parent.id) })

@@ -64,3 +64,11 @@ pub enum Error {
         why: String,
     },
 }
+
+impl Error {
+    /// Whether the repository's store has no room left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_full())
+    }
+}

@@ -27,8 +27,8 @@ use engine::snapshot::{Filter, SourceRecord};
 use engine::source::{Content, Item, Piece, Source, SourceError};
 use engine::verify::{ReadData, check};
 use engine::{Repository, Result};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What happens at a call, and after it.
@@ -65,13 +65,16 @@ struct Mortal {
     /// Calls until it happens.
     left: AtomicI64,
     fault: Fault,
+    /// The first call that failed.
+    failed: Mutex<Option<Call>>,
 }
 
 /// What a call does.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Call {
     Reads,
     Writes,
+    Swaps,
     Deletes,
 }
 
@@ -82,7 +85,7 @@ impl Mortal {
         let (fails, took_effect) = match self.fault {
             Fault::Dies { took_effect } => (now || over, now && took_effect),
             Fault::FailsOnce { took_effect } => (now, took_effect),
-            Fault::Full => ((now || over) && kind == Call::Writes, false),
+            Fault::Full => ((now || over) && matches!(kind, Call::Writes | Call::Swaps), false),
             Fault::CutShort | Fault::Altered | Fault::Hides => (false, false),
         };
         if !fails {
@@ -91,6 +94,7 @@ impl Mortal {
         if took_effect {
             let _ = work();
         }
+        self.failed.lock().unwrap().get_or_insert(kind);
         let (op, object) = ("reach", "the store".to_owned());
         let (kind, why) = match self.fault {
             Fault::Full => (ErrorKind::Full, "no space left on device"),
@@ -150,7 +154,7 @@ impl Storage for Mortal {
         self.call(Call::Reads, || self.disk.read_versioned(name))
     }
     fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.call(Call::Writes, || self.disk.swap(name, expected, body))
+        self.call(Call::Swaps, || self.disk.swap(name, expected, body))
     }
     fn connections(&self) -> usize {
         1
@@ -267,6 +271,14 @@ fn nights(disk: &Arc<MemoryStorage>) -> Vec<u64> {
     numbers
 }
 
+/// How many packs nobody lists.
+fn unlisted(disk: &Arc<MemoryStorage>) -> usize {
+    let repo = open(disk);
+    repo.store().sync_index().unwrap();
+    let listed: Vec<String> = repo.store().index().packs().iter().map(|pack| pack.name.object()).collect();
+    disk.objects().keys().filter(|name| name.starts_with("packs/") && !listed.contains(name)).count()
+}
+
 fn copy(disk: &MemoryStorage) -> Arc<MemoryStorage> {
     let copy = MemoryStorage::default();
     copy.objects().clone_from(&disk.objects());
@@ -287,7 +299,12 @@ fn suffers_everywhere(
         let mut done = false;
         for fault in FAULTS {
             let disk = copy(disk);
-            let mortal = Arc::new(Mortal { disk: Arc::clone(&disk), left: AtomicI64::new(calls), fault });
+            let mortal = Arc::new(Mortal {
+                disk: Arc::clone(&disk),
+                left: AtomicI64::new(calls),
+                fault,
+                failed: Mutex::default(),
+            });
             let ended = Repository::open(access(Arc::clone(&mortal) as _), b"x").and_then(|repo| work(&repo));
             // As many calls as that are made only while nothing goes wrong.
             done |= mortal.left.load(Ordering::Relaxed) > 0;
@@ -296,6 +313,15 @@ fn suffers_everywhere(
                 found == after || ended.is_err() && found == before,
                 "{name}, {fault:?} at {calls}: {found:?} {ended:?}"
             );
+            // A swap that failed may have taken effect, for all that the run knows.
+            let written = *mortal.failed.lock().unwrap() == Some(Call::Writes);
+            if fault == Fault::Full && name.ends_with("backup") && written {
+                assert_eq!(
+                    unlisted(&disk),
+                    0,
+                    "{name}: a full store is left with more than it had, at {calls}"
+                );
+            }
             // Again, as a person would; forgetting the first would now forget the second.
             if found != after || name != "forget" {
                 work(&open(&disk))

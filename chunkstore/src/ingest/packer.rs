@@ -80,6 +80,8 @@ pub struct Packer {
     uploads: VecDeque<Pending<Result<PackEntry>>>,
     finished: Segment,
     finished_bytes: u64,
+    /// Packs that no HEAD can list yet.
+    unlisted: Vec<PackName>,
     written: Written,
     buffers: Arc<Mutex<Vec<Vec<u8>>>>,
     packs_made: u64,
@@ -99,6 +101,7 @@ impl Packer {
             uploads: VecDeque::new(),
             finished: Segment::default(),
             finished_bytes: 0,
+            unlisted: vec![],
             written: Written::default(),
             buffers: Arc::default(),
             packs_made: 0,
@@ -191,6 +194,7 @@ impl Packer {
             self.written.packs += 1;
             self.written.stored_bytes += pack.len;
             self.finished_bytes += pack.len;
+            self.unlisted.push(pack.name);
             self.finished.packs.push(pack);
         }
         Ok(())
@@ -206,6 +210,8 @@ impl Packer {
         let segment = std::mem::take(&mut self.finished);
         self.finished_bytes = 0;
         let reference = self.store.write_segment(&segment)?;
+        // From here on: a swap that fails may have taken effect.
+        self.unlisted.clear();
         self.store.checkpoint(&self.session, std::slice::from_ref(&reference))?;
         // In HEAD, but no snapshot's yet: the commit makes sure that no prune took them away.
         self.dedupe.rely_on(segment.packs.iter().map(|pack| pack.name.id));
@@ -216,6 +222,23 @@ impl Packer {
         // Only now: a worker that no longer finds its claim must find the chunk in the index.
         self.dedupe.release(ids);
         Ok(())
+    }
+
+    /// Removes the packs that no HEAD lists. Only this session could, and the caller promises that it never tried
+    /// with what [`Packer::flush`] gave. Where the store is full, what a run leaves behind is room that the next one
+    /// lacks.
+    pub fn abandon(&mut self) {
+        (self.data, self.metadata) = (None, None);
+        while !self.uploads.is_empty() {
+            // One that failed has left nothing.
+            let _ = self.finish_one();
+        }
+        (self.finished, self.finished_bytes) = (Segment::default(), 0);
+        for pack in std::mem::take(&mut self.unlisted) {
+            if let Err(error) = self.store.storage().delete(&pack.object()) {
+                tracing::debug!(%error, "a pack is left for the next prune");
+            }
+        }
     }
 
     /// Seals what is open, waits until every pack is durable, and writes the segments that describe
