@@ -305,7 +305,7 @@ fn a_full_disk_ends_the_run_clearly() {
         fs::write(repo.path("big"), noise(1, 30_000_000)).unwrap();
         fs::write(repo.path("little"), "fits").unwrap();
         let output = on_small(&["backup", "big"]);
-        expect(&output, 1);
+        expect(&output, 27);
         assert!(
             String::from_utf8_lossy(&output.stderr).contains("space"),
             "{}",

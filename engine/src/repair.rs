@@ -1,11 +1,12 @@
 //! Repairs add and never take away. The index is made anew from what the packs themselves say; of packs that cannot
-//! be read now, what readable segments say stays.
+//! be read now, what readable segments say stays; only what is gone is no longer listed.
 
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::format::{PACK_HEADER_LEN, PACK_TRAILER_LEN, names};
 use chunkstore::head::SegmentRef;
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::pack::{PackReader, read_header};
+use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeMap, HashSet};
@@ -19,9 +20,9 @@ pub struct RepairReport {
     pub segments_kept: u64,
     /// Packs whose directories were read.
     pub packs_read: u64,
-    /// Packs that could not be read.
+    /// Packs that could not be read, or are gone.
     pub packs_damaged: u64,
-    /// Packs that were not found or could not be read, and stay listed as a readable segment had them.
+    /// Packs that are there, could not be read, and stay listed as a readable segment had them.
     pub packs_kept: u64,
     /// Chunks that are listed again.
     pub chunks_found: u64,
@@ -88,6 +89,18 @@ pub fn repair_index(
         }
     }
     listed.retain(|pack, _| !skip.contains(pack));
+    // A listing may leave things out; whoever asks for an object by its name is told whether it is there.
+    for (pack, entry) in std::mem::take(&mut listed) {
+        match store.storage().len(&entry.name.object()) {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                let (item, message) = (entry.name.object(), describe(&error));
+                report.packs_damaged += 1;
+                monitor.error(ItemError { during: "repair", item, message });
+            }
+            Err(error) => return Err(chunkstore::Error::from(error).into()),
+            Ok(_) => drop(listed.insert(pack, entry)),
+        }
+    }
     report.packs_kept = listed.len() as u64;
     found.packs.extend(listed.into_values());
     if dry_run || (replaced.is_empty() && found.packs.is_empty()) {
