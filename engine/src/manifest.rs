@@ -240,6 +240,8 @@ fn drain(lane: &mut Lane<()>, packer: &mut Packer, refs: &mut Vec<ChunkRef>) -> 
 /// What may come next: entries in order, the content of each, its end. Whoever reads a manifest can count on it.
 enum Grammar {
     Between,
+    /// After an entry that counts as not listed: another of its path may follow.
+    Dropped,
     /// In an entry, with so many bytes of content so far.
     Within {
         size: u64,
@@ -261,7 +263,8 @@ impl Grammar {
                 if matches!(self, Self::Within { .. }) {
                     return Err("an entry has no end");
                 }
-                if !last.is_empty() && compare_paths(last, &entry.path).is_ge() {
+                let again = matches!(self, Self::Dropped) && last == entry.path;
+                if !last.is_empty() && !again && compare_paths(last, &entry.path).is_ge() {
                     return Err("entries are out of order");
                 }
                 *self = Self::Within { size: 0, has_content: entry.kind == Kind::File };
@@ -273,12 +276,12 @@ impl Grammar {
         };
         match (&mut *self, record) {
             (Self::Lost, _) => Ok(false),
-            (Self::Between, _) => Err("content or end without an entry"),
+            (Self::Between | Self::Dropped, _) => Err("content or end without an entry"),
             (Self::Within { size, .. }, Record::End(ending, said)) => {
                 if *ending == Ending::Complete && size != said {
                     return Err("an entry's content is not as long as it says");
                 }
-                *self = Self::Between;
+                *self = if *ending == Ending::Dropped { Self::Dropped } else { Self::Between };
                 Ok(true)
             }
             (Self::Within { has_content: false, .. }, _) => Err("content of what has none"),

@@ -47,6 +47,9 @@ fn spoilt(
 fn sound(forge: &mut Forge) -> Made {
     let content = forge.data(b"content of a file that is long enough to be one")?;
     let mut records = folder("etc");
+    // A first attempt that was given up, and the one that succeeded.
+    records.extend(file("etc/passwd", content.clone()));
+    *records.last_mut().expect("an end") = Record::End(Ending::Dropped, 7);
     records.extend(file("etc/passwd", content));
     Ok(vec![forge.records(&records)?])
 }
