@@ -24,7 +24,8 @@ pub(crate) struct Args {
 /// Choices that `forget --prune` shares.
 #[derive(clap::Args, Debug)]
 pub(crate) struct PruneArgs {
-    /// Unused data that may stay: 5%, 200M or unlimited
+    /// Unused data that may stay: 5%, 200M or unlimited; and, as a share, four times that of old chunks that only
+    /// serve newer ones as a base
     #[arg(long, value_parser = parse_unused, default_value = "5%", value_name = "LIMIT")]
     max_unused: MaxUnused,
     /// Copy at most this much to new packs
