@@ -234,8 +234,8 @@ fn read_run(
     }
 }
 
-/// What could not be read where the index says: a prune may have moved it since the index was brought up to
-/// date; or it lies elsewhere, too, and is sound there.
+/// What could not be read where the index said when it was asked: a prune may have moved it since then; or it
+/// lies elsewhere, too, and is sound there. Damage is what still cannot be read under a HEAD that stays.
 fn read_moved(
     store: &ChunkStore,
     place: &Location,
@@ -247,33 +247,35 @@ fn read_moved(
         return Err(error);
     }
     let mut last = error;
-    let before = store.head().generation;
-    if store.reload()?.generation != before {
+    // Without the packs that were not there, or not sound: each look goes through all segments.
+    let mut avoid = HashSet::new();
+    let mut known = None;
+    for _ in 0..ROUNDS {
+        let generation = store.reload()?.generation;
+        if known.replace(generation) == Some(generation) {
+            break;
+        }
         store.sync_index()?;
-        if let Some(moved) = store.index().lookup(&[place.record.id])?.pop().flatten() {
-            match read_at(store, &moved, bases, decompressor) {
+        let mut place = store.index().lookup(&[place.record.id])?.pop().flatten();
+        for _ in 0..ELSEWHERE {
+            let Some(found) = place else { break };
+            match read_at(store, &found, bases, decompressor) {
                 Err(error) if error.is_damage() => last = error,
                 done => return done,
             }
-        }
-    }
-    // Without the packs that were not there, or not sound: each look goes through all segments.
-    let mut avoid = HashSet::new();
-    for _ in 0..ELSEWHERE {
-        if let Some(pack) = pack_of(&last)
-            && !avoid.insert(pack)
-        {
-            break;
-        }
-        let Some(found) = bases.look_everywhere(store, &place.record.id, &avoid)? else { break };
-        match read_at(store, &found, bases, decompressor) {
-            Err(error) if error.is_damage() => last = error,
-            done => return done,
+            if let Some(pack) = pack_of(&last)
+                && !avoid.insert(pack)
+            {
+                break;
+            }
+            place = bases.look_everywhere(store, &found.record.id, &avoid)?;
         }
     }
     Err(last)
 }
 
+/// Times that a read starts over because HEAD moved on while it was at it.
+const ROUNDS: u32 = 8;
 /// Other places that are tried for a chunk that cannot be read.
 const ELSEWHERE: u32 = 4;
 

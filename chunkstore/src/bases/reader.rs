@@ -3,6 +3,7 @@
 
 use super::{Grounded, find_everywhere, ground};
 use crate::format::Codec;
+use crate::head::Head;
 use crate::id::{ChunkId, PackId};
 use crate::index::{Location, short_key};
 use crate::pack::{PackReader, Record};
@@ -86,7 +87,24 @@ pub struct BaseReader {
     decompressors: Mutex<Vec<Decompressor>>,
     buffers: Mutex<Buffers>,
     /// Locations that are better than those that the index keeps.
-    better: Mutex<HashMap<[u8; 16], Location>>,
+    better: Mutex<Better>,
+}
+
+/// Locations that were looked for in all segments of one HEAD. Under a later one they may be gone.
+#[derive(Default)]
+struct Better {
+    generation: u64,
+    places: HashMap<[u8; 16], Location>,
+}
+
+impl Better {
+    /// Those that still hold.
+    fn under(&mut self, head: &Head) -> &mut HashMap<[u8; 16], Location> {
+        if self.generation != head.generation {
+            *self = Self { generation: head.generation, ..Self::default() };
+        }
+        &mut self.places
+    }
 }
 
 /// Buffers that are reused: fresh memory costs the kernel more than decoding into it.
@@ -190,7 +208,8 @@ impl BaseReader {
     /// What the index says, where nothing better was found.
     fn lookup(&self, store: &ChunkStore, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         let mut found = store.index().lookup(ids)?;
-        let better = locked(&self.better);
+        let mut better = locked(&self.better);
+        let better = better.under(&store.head());
         if !better.is_empty() {
             for (id, found) in ids.iter().zip(&mut found) {
                 if let Some(better) = better.get(&short_key(id)) {
@@ -211,7 +230,7 @@ impl BaseReader {
     ) -> Result<Option<Location>> {
         let mut found = find_everywhere(store, std::slice::from_ref(id), avoid)?;
         let location = found.get(&short_key(id)).cloned();
-        locked(&self.better).extend(found.drain());
+        locked(&self.better).under(&store.head()).extend(found.drain());
         Ok(location)
     }
 
