@@ -62,6 +62,9 @@ pub trait Storage: Send + Sync {
     fn place(&self) -> String;
     /// Writes a new object durably. Writing the same bytes again is fine; other bytes are a conflict.
     fn put(&self, name: &str, body: Bytes) -> StorageResult<()>;
+    /// Writes an object that may be there, damaged: in one step, so that nobody finds less than before. For
+    /// bytes that are known to be those it was first written with.
+    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()>;
     /// Reads a whole object of at most `limit` bytes.
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes>;
     /// Reads `len` bytes from `offset`; fewer are an error.

@@ -5,6 +5,7 @@
 //! ships, with its index in memory.
 
 mod coverage;
+pub mod files;
 mod judge;
 mod schedule;
 mod storage;

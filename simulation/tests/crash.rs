@@ -9,27 +9,18 @@
 )]
 
 use bytes::Bytes;
-use chunkstore::chunker::ChunkerParams;
-use chunkstore::env::{Env, SeededEnv};
-use chunkstore::executor::Inline;
-use chunkstore::ingest::PackerOptions;
-use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult, Version};
-use chunkstore::store::{Access, Identity};
-use engine::backup::{BackupOptions, backup};
-use engine::entry::Time;
 use engine::monitor::Tally;
-use engine::prune::{MaxUnused, PruneOptions, prune};
 use engine::repair::repair_index;
 use engine::restore::dump;
-use engine::snapshot::{Filter, SourceRecord};
-use engine::source::{Content, Item, Piece, Source, SourceError};
-use engine::verify::{ReadData, check};
+use engine::snapshot::Filter;
 use engine::{Repository, Result};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use nights::{access, back_up, clean, forget_first, init, nights, open};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+
+mod nights;
 
 /// What happens at a call, and after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -128,6 +119,9 @@ impl Storage for Mortal {
     fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
         self.call(Call::Writes, || self.disk.put(name, body))
     }
+    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.call(Call::Writes, || self.disk.replace(name, body))
+    }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
         self.answer(|| self.disk.get(name, limit))
     }
@@ -159,116 +153,6 @@ impl Storage for Mortal {
     fn connections(&self) -> usize {
         1
     }
-}
-
-static PROCESSES: AtomicU64 = AtomicU64::new(0);
-static CLOCK: AtomicU64 = AtomicU64::new(1_700_000_000_000);
-
-/// Seeded, with one clock for all processes, which moves on with every look at it.
-struct OneClock(SeededEnv);
-
-impl Env for OneClock {
-    fn now(&self) -> Duration {
-        Duration::from_millis(CLOCK.fetch_add(1000, Ordering::Relaxed))
-    }
-    fn random(&self, bytes: &mut [u8]) -> chunkstore::Result<()> {
-        self.0.random(bytes)
-    }
-    fn sleep(&self, _: Duration) {}
-}
-
-fn access(storage: Arc<dyn Storage>) -> Access {
-    let env = Arc::new(OneClock(SeededEnv::new(PROCESSES.fetch_add(1, Ordering::Relaxed))));
-    let identity = Identity::default();
-    Access { storage, env, cpu: Arc::new(Inline), io: Arc::new(Inline), cache: None, identity }
-}
-
-fn open(disk: &Arc<MemoryStorage>) -> Repository {
-    Repository::open(access(Arc::clone(disk) as _), b"x").unwrap()
-}
-
-struct Text(Option<Item>);
-
-struct TextContent(Vec<u8>);
-
-impl Content for TextContent {
-    fn read(&mut self, buffer: &mut [u8]) -> std::result::Result<Piece, SourceError> {
-        let len = self.0.len().min(buffer.len()).min(3000);
-        buffer[..len].copy_from_slice(&self.0[..len]);
-        self.0.drain(..len);
-        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
-    }
-}
-
-impl Source for Text {
-    fn records(&self) -> Vec<SourceRecord> {
-        vec![SourceRecord { kind: "stdin".into(), origin: "text".into(), point_in_time: true }]
-    }
-    fn paths(&self) -> Vec<String> {
-        vec!["/text".into()]
-    }
-    fn next_item(&mut self, _: &dyn engine::Monitor) -> std::result::Result<Option<Item>, SourceError> {
-        Ok(self.0.take())
-    }
-}
-
-/// Night n of a stream: changed here and there, a third of it new.
-fn night(number: u64) -> Vec<u8> {
-    let noise = |seed: u64, len| {
-        let mut bytes = vec![0; len];
-        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-        bytes
-    };
-    let mut bytes = noise(0, 40_000);
-    for change in 0..number {
-        let at = (change * 7919 % 30_000) as usize;
-        bytes.splice(at..at + 40, noise(change + 100, 60));
-    }
-    bytes.extend(noise(number + 1000, 20_000));
-    bytes
-}
-
-fn packs() -> PackerOptions {
-    PackerOptions { pack_len: 16 << 10, checkpoint_len: 24 << 10, ..PackerOptions::default() }
-}
-
-fn back_up(repo: &Repository, number: u64) -> Result<()> {
-    let content = TextContent(night(number));
-    let item = Item::stream("text", Time::default(), Box::new(move || Ok(Box::new(content))));
-    let time = jiff::Timestamp::from_second(number as i64).unwrap();
-    let options = BackupOptions { packer: packs(), time, ..BackupOptions::default() };
-    backup(repo, &mut Text(Some(item)), &options, &Tally::default()).map(drop)
-}
-
-fn clean(repo: &Repository) -> Result<()> {
-    let options = PruneOptions {
-        max_unused: MaxUnused::Percent(0.0),
-        fence_after_ms: 1,
-        packer: packs(),
-        ..PruneOptions::default()
-    };
-    prune(repo, &options, &Tally::default()).map(drop)
-}
-
-fn forget_first(repo: &Repository) -> Result<()> {
-    let first = repo.snapshots_strict()?.first().map(|listed| listed.id);
-    repo.forget(first.as_slice())
-}
-
-/// What every snapshot holds, by its time; each must restore.
-fn nights(disk: &Arc<MemoryStorage>) -> Vec<u64> {
-    let repo = open(disk);
-    let listed = repo.snapshots(&Tally::default()).unwrap();
-    let numbers: Vec<u64> = listed.iter().map(|listed| listed.snapshot.time.as_second() as u64).collect();
-    for (listed, number) in listed.iter().zip(&numbers) {
-        let mut bytes = vec![];
-        let found = repo.find(&listed.id.to_string(), &Filter::default(), &Tally::default()).unwrap();
-        dump(&repo, &found.snapshot, b"text", &mut bytes, &Tally::default()).unwrap();
-        assert!(bytes == night(*number), "night {number}");
-    }
-    let tally = Tally::default();
-    assert_eq!(check(&repo, ReadData::All, &tally).unwrap().num_errors, 0, "{:?}", tally.errors());
-    numbers
 }
 
 /// How many packs nobody lists.
@@ -348,17 +232,7 @@ fn suffers_everywhere(
 #[test]
 fn whatever_happens_at_whichever_call() {
     let disk = Arc::new(MemoryStorage::default());
-    let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-    let owner = SlotOwner::default();
-    Repository::init(
-        access(Arc::clone(&disk) as _),
-        ChunkerParams::around(1 << 10),
-        b"x",
-        cheap,
-        owner,
-        false,
-    )
-    .unwrap();
+    init(&disk).unwrap();
     suffers_everywhere("first backup", &disk, &[], &[1], &|repo| back_up(repo, 1));
     (1..5).for_each(|number| back_up(&open(&disk), number).unwrap());
     suffers_everywhere("another backup", &disk, &[1, 2, 3, 4], &[1, 2, 3, 4, 5], &|repo| back_up(repo, 5));

@@ -22,6 +22,9 @@ pub fn check(storage: &dyn Storage) {
     assert_eq!(storage.get_range("packs/aa/one", 3, 4).unwrap(), Bytes::from_static(b"3456"));
     assert!(storage.get_range("packs/aa/one", 8, 4).is_err(), "range beyond the end");
     assert_eq!(storage.len("packs/aa/one").unwrap(), 10);
+    storage.replace("packs/aa/one", body.slice(..9)).unwrap();
+    assert_eq!(storage.get("packs/aa/one", 10).unwrap(), body.slice(..9));
+    storage.replace("packs/aa/one", body.clone()).unwrap();
     storage.put("packs/bb/three", Bytes::new()).unwrap();
     storage.put("index/four", Bytes::new()).unwrap();
     let mut found = vec![];

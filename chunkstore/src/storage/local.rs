@@ -1,87 +1,150 @@
-//! A repository in a folder. Objects go through `object_store`, which stages, syncs, links and syncs
-//! the folder; HEAD is our own, because that crate cannot update conditionally on disk: lock,
-//! compare, write beside, sync, rename, sync the folder.
+//! A repository in a folder. An object is written beside its place, synced, renamed there unless there is
+//! one, and its folder synced: only then does `put` return. HEAD is compared and replaced under a lock.
 
-use super::object::Objects;
 use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use crate::id::to_hex;
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub mod files;
+use files::{Files, SystemFiles};
 
 /// Objects under a folder.
-pub struct LocalStorage {
-    objects: Objects,
+pub struct LocalStorage<F = SystemFiles> {
+    files: F,
     root: PathBuf,
+    place: String,
+    /// Tells this process's temporary files from those of others.
+    random: String,
+    staged: AtomicU64,
+    /// Whether HEAD may be one whose name is not durable: its swapper may have died on the way.
+    head_unsynced: AtomicBool,
 }
+
+/// Under this lock HEAD is swapped.
+const LOCK: &str = "HEAD.lock";
+/// A HEAD that is being written. One writer at a time holds the lock, so one name is enough.
+const NEW_HEAD: &str = "HEAD.new";
+/// Stands in the names of files that are being written, and in no object's.
+const STAGED: char = '#';
+/// Folders that objects lie in.
+const FOLDERS: [&str; 5] = ["packs", "index", "snapshots", "keys", "parity"];
 
 impl LocalStorage {
     /// Uses `root`, which must exist.
     pub fn open(root: &Path) -> StorageResult<Self> {
         let place = root.display().to_string();
         let root = root.canonicalize().map_err(|source| io_error("open", &place, source))?;
-        let store = LocalFileSystem::new_with_prefix(&root)
-            .map_err(|source| io_error("open", &place, io::Error::other(source)))?
-            .with_fsync(true);
-        Ok(Self { objects: Objects::new(Arc::new(store), place)?, root })
+        Self::with_files(SystemFiles, root, place)
     }
 
     /// Creates `root` and its parents, durably, then uses it.
     pub fn create(root: &Path) -> StorageResult<Self> {
         let place = root.display().to_string();
-        fs::create_dir_all(root).map_err(|source| io_error("create", &place, source))?;
-        let storage = Self::open(root)?;
-        let parent = storage.root.parent().unwrap_or(&storage.root);
-        sync_folder(parent).map_err(|source| io_error("create", &place, source))?;
-        Ok(storage)
+        let root = std::path::absolute(root).map_err(|source| io_error("create", &place, source))?;
+        create_folders(&SystemFiles, &root).map_err(|source| io_error("create", &place, source))?;
+        Self::open(&root).map(|storage| Self { place, ..storage })
+    }
+}
+
+impl<F: Files> LocalStorage<F> {
+    /// Uses the folder `root` of a file system.
+    pub fn with_files(files: F, root: PathBuf, place: String) -> StorageResult<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| io_error("open", &place, io::Error::other(error.to_string())))?;
+        let (random, staged, head_unsynced) = (to_hex(&random), AtomicU64::new(0), AtomicBool::new(true));
+        Ok(Self { files, root, place, random, staged, head_unsynced })
     }
 
     fn failed(&self, op: &'static str, name: &str) -> impl Fn(io::Error) -> StorageError {
-        let object = format!("{}/{name}", self.objects.place);
+        let object = format!("{}/{name}", self.place);
         move |source| io_error(op, &object, source)
     }
 
-    fn swap_under_lock(&self, name: &str, body: &[u8]) -> io::Result<()> {
-        // One writer at a time holds the lock, so one temporary name is enough; what a crash left
-        // under it is overwritten.
-        let temporary = self.root.join("HEAD.new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(body)?;
-        // A failed sync is never retried on the same file: its pages count as clean afterwards.
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary, self.root.join(name))?;
-        sync_folder(&self.root)
-    }
-}
-
-/// object_store stages a put as `<name>#<number>` beside its place.
-fn find_leftovers(root: &Path, folder: &Path, each: &mut dyn FnMut(&str)) -> io::Result<()> {
-    let entries = match fs::read_dir(root.join(folder)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let path = folder.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            find_leftovers(root, &path, each)?;
-        } else if let Some(name) = path.to_str().filter(|name| name.contains('#')) {
-            each(name);
+    /// Writes an object beside its place and moves it there; with `keep`, only if there is none.
+    fn write(&self, name: &str, body: &[u8], keep: bool) -> io::Result<()> {
+        let path = self.root.join(name);
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let staged = self.root.join(format!("{name}{STAGED}{}-{number}", self.random));
+        let folder = path.parent().unwrap_or(&self.root);
+        let written =
+            self.stage(&staged, folder, body).and_then(|()| self.files.rename(&staged, &path, keep));
+        if let Err(error) = written {
+            // What stays is found as a leftover.
+            let _ = self.files.remove(&staged);
+            return Err(error);
         }
+        self.files.sync_folder(folder)
     }
-    Ok(())
+
+    fn stage(&self, staged: &Path, folder: &Path, body: &[u8]) -> io::Result<()> {
+        let mut file = match self.files.create(staged) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_folders(&self.files, folder)?;
+                self.files.create(staged)?
+            }
+            file => file?,
+        };
+        file.write(body)?;
+        file.sync()
+    }
+
+    fn swap_under_lock(&self, name: &str, body: &[u8]) -> io::Result<()> {
+        let fresh = self.root.join(NEW_HEAD);
+        match self.files.remove(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = self.files.create(&fresh)?;
+        file.write(body)?;
+        file.sync()?;
+        self.files.rename(&fresh, &self.root.join(name), false)?;
+        // If this fails the swap has happened, but may not last: no success, and nothing to be read back.
+        self.files.sync_folder(&self.root)
+    }
+
+    /// Every file under a folder.
+    fn walk(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
+        let found = match self.files.list(&self.root.join(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        for found in found {
+            let name = format!("{folder}/{}", found.name);
+            match found.len {
+                Some(len) => each(&name, len),
+                None => self.walk(&name, each)?,
+            }
+        }
+        Ok(())
+    }
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// Makes a folder and those above it that are missing, each durable in the one above.
+fn create_folders(files: &dyn Files, folder: &Path) -> io::Result<()> {
+    match files.create_folder(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_folders(files, folder.parent().ok_or(error)?)?;
+            return create_folders(files, folder);
+        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        // There already: perhaps made a moment ago, by somebody who has not synced it yet.
+        _ => {}
+    }
+    let Some(above) = folder.parent() else { return Ok(()) };
+    files.sync_folder(above).inspect_err(|_| {
+        // Nobody shall take it for one that lasts. One that is in use stays.
+        let _ = files.remove_folder(folder);
+    })
 }
 
 fn io_error(op: &'static str, object: &str, source: io::Error) -> StorageError {
     let kind = match source.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
         _ => ErrorKind::Failed,
@@ -93,65 +156,98 @@ fn version(body: &[u8]) -> Version {
     Version(blake3::hash(body).to_hex().to_string())
 }
 
-impl Storage for LocalStorage {
+impl<F: Files> Storage for LocalStorage<F> {
     fn place(&self) -> String {
-        self.objects.place.clone()
+        self.place.clone()
     }
     fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.objects.put(name, body)
+        match self.write(name, &body, true) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match self.files.read(&self.root.join(name), body.len() as u64) {
+                    // Whoever wrote it may have failed to make it last, which nobody can tell now.
+                    Ok(there) if there == body => self.replace(name, body),
+                    _ => Err(self.failed("write", name)(error)),
+                }
+            }
+            result => result.map_err(self.failed("write", name)),
+        }
+    }
+    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.write(name, &body, false).map_err(self.failed("write", name))
     }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
-        self.objects.get(name, limit)
+        let body = self.files.read(&self.root.join(name), limit);
+        body.map(Bytes::from).map_err(self.failed("read", name))
     }
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
-        self.objects.get_range(name, offset, len)
+        let failed = self.failed("read", name);
+        let len = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
+        self.files.read_at(&self.root.join(name), offset, len).map(Bytes::from).map_err(failed)
     }
     fn len(&self, name: &str) -> StorageResult<u64> {
-        self.objects.len(name)
+        self.files.len(&self.root.join(name)).map_err(self.failed("read", name))
     }
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.objects.list(folder, each)
+        let mut objects = |name: &str, len: u64| {
+            if !name.contains(STAGED) {
+                each(name, len);
+            }
+        };
+        self.walk(folder, &mut objects).map_err(self.failed("list", folder))
     }
     fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
-        for folder in ["packs", "index", "snapshots", "keys"] {
-            let found = find_leftovers(&self.root, Path::new(folder), each);
-            found.map_err(|source| io_error("list", &format!("{}/{folder}", self.objects.place), source))?;
+        let mut staged = |name: &str, _| {
+            if name.contains(STAGED) {
+                each(name);
+            }
+        };
+        for folder in FOLDERS {
+            self.walk(folder, &mut staged).map_err(self.failed("list", folder))?;
         }
         Ok(())
     }
     fn delete(&self, name: &str) -> StorageResult<()> {
-        if name.contains('#') {
-            // A staged file of object_store, which does not address them itself.
-            match fs::remove_file(self.root.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("delete", &format!("{}/{name}", self.objects.place), error));
-                }
-                _ => {}
-            }
-        } else {
-            self.objects.delete(name)?;
+        // What is removed is removed because of a HEAD: that one must last before the removal can.
+        if self.head_unsynced.swap(false, Ordering::AcqRel) {
+            self.files.sync_folder(&self.root).map_err(self.failed("delete", name))?;
         }
-        // A session's folder goes with its last pack; one that is not empty stays.
-        if let Some(parent) = self.root.join(name).parent()
-            && parent.parent().is_some_and(|above| above.ends_with("packs"))
+        let path = self.root.join(name);
+        match self.files.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.failed("delete", name)(error));
+            }
+            _ => {}
+        }
+        // A session's folder goes with its last object; one that is not empty stays.
+        if let Some(parent) = path.parent()
+            && parent.parent().is_some_and(|above| above.ends_with("packs") || above.ends_with("parity"))
         {
-            let _ = fs::remove_dir(parent);
+            let _ = self.files.remove_folder(parent);
         }
         Ok(())
     }
     fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        match fs::read(self.root.join(name)) {
-            Ok(body) => Ok(Some((body.clone().into(), version(&body)))),
+        // Not while it is being replaced: what is read must last.
+        let failed = self.failed("read", name);
+        let _lock = self.files.lock(&self.root.join(LOCK), true).map_err(&failed)?;
+        self.head_unsynced.store(true, Ordering::Release);
+        match self.files.read(&self.root.join(name), u64::MAX) {
+            Ok(body) => {
+                let version = version(&body);
+                Ok(Some((body.into(), version)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed("read", name)(error)),
+            Err(error) => Err(failed(error)),
         }
     }
     fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
         let failed = self.failed("swap", name);
-        let lock = File::create(self.root.join("HEAD.lock")).map_err(&failed)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|errno| failed(errno.into()))?;
-        let found = self.read_versioned(name)?.map(|(_, version)| version);
+        let _lock = self.files.lock(&self.root.join(LOCK), false).map_err(&failed)?;
+        let found = match self.files.read(&self.root.join(name), u64::MAX) {
+            Ok(body) => Some(version(&body)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
         if found.as_ref() != expected {
             let source = io::Error::other("it changed meanwhile");
             return Err(StorageError { kind: ErrorKind::Conflict, ..failed(source) });

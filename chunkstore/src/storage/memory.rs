@@ -38,6 +38,10 @@ impl Storage for MemoryStorage {
             }
         }
     }
+    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.objects().insert(name.to_owned(), body);
+        Ok(())
+    }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
         let body = self.objects().get(name).cloned();
         let body = body.ok_or_else(|| error(ErrorKind::NotFound, "read", name, "not found"))?;

@@ -1,4 +1,4 @@
-//! Immutable objects through `object_store`: what local disk and S3 have in common. A small runtime
+//! Immutable objects through `object_store`: what stores behind HTTP have in common. A small runtime
 //! of its own drives the requests; callers block on plain threads.
 
 use super::{ErrorKind, StorageError, StorageResult};
@@ -68,6 +68,12 @@ impl Objects {
             }
             Err(source) => Err(self.error("write", name, source)),
         }
+    }
+
+    pub(super) fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        let payload = PutPayload::from_bytes(body);
+        let put = self.runtime.block_on(self.store.put(&Path::from(name), payload));
+        put.map(drop).map_err(|source| self.error("write", name, source))
     }
 
     pub(super) fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {

@@ -82,6 +82,9 @@ mod tests {
         fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
             self.0.put(name, body)
         }
+        fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+            self.0.replace(name, body)
+        }
         fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
             self.0.get(name, limit)
         }

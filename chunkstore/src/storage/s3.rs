@@ -95,6 +95,9 @@ impl Storage for S3Storage {
     fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
         self.objects.put(name, body)
     }
+    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.objects.replace(name, body)
+    }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
         self.objects.get(name, limit)
     }
