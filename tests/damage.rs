@@ -2,6 +2,7 @@
 
 use crate::harness::{Repo, expect, noise};
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Inline;
 use chunkstore::ingest::PackerOptions;
@@ -14,7 +15,7 @@ use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::source::files::{FilesOptions, FilesSource};
 use engine::source::stream::StreamSource;
-use engine::verify::{ReadData, check};
+use engine::verify::{CheckOptions, ReadData, check};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ type Files = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
 /// A repository in memory with snapshots of a tree and of two versions of a stream, the second stored
 /// against the first; and the files that each path must give.
-fn small_repository() -> (Arc<MemoryStorage>, Files) {
+fn small_repository(layout: Layout) -> (Arc<MemoryStorage>, Files) {
     let storage = Arc::new(MemoryStorage::default());
     let repo = Repository::init(
         access(&storage),
@@ -44,7 +45,7 @@ fn small_repository() -> (Arc<MemoryStorage>, Files) {
         b"pw",
         CHEAP,
         SlotOwner::default(),
-        false,
+        layout,
     )
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -100,7 +101,7 @@ fn examine(storage: &Arc<MemoryStorage>, files: &Files) -> bool {
 
 /// Every byte of every object, a bit flipped; the halves of the work run beside each other.
 fn flip_every_byte(mask: u8, part: usize, parts: usize) {
-    let (storage, files) = small_repository();
+    let (storage, files) = small_repository(Layout::default());
     assert!(!examine(&storage, &files), "the repository is fine to begin with");
     let objects: Vec<(String, bytes::Bytes)> =
         storage.objects().iter().map(|(name, body)| (name.clone(), body.clone())).collect();
@@ -133,7 +134,7 @@ fn every_flipped_byte_is_noticed_2() {
 
 #[test]
 fn every_lost_cut_or_exchanged_object_is_noticed() {
-    let (storage, files) = small_repository();
+    let (storage, files) = small_repository(Layout::default());
     let objects: Vec<(String, bytes::Bytes)> =
         storage.objects().iter().map(|(name, body)| (name.clone(), body.clone())).collect();
     for (name, body) in &objects {
@@ -154,6 +155,75 @@ fn every_lost_cut_or_exchanged_object_is_noticed() {
         storage.objects().insert(name.clone(), body.clone());
     }
     assert!(!examine(&storage, &files));
+}
+
+/// Damage of one object that its parity, or its pack, makes up for: the very same bytes are there again.
+#[test]
+fn what_parity_makes_up_for_is_healed() {
+    let (storage, files) = small_repository(Layout { parity: true, ..Layout::default() });
+    assert!(!examine(&storage, &files));
+    let objects = storage.objects().clone();
+    let heal = |options: CheckOptions| {
+        let repo = Repository::open(access(&storage), b"pw").unwrap();
+        let tally = Tally::default();
+        let report = check(&repo, options, &tally).unwrap();
+        (report, tally.errors())
+    };
+    let everything = CheckOptions { read_data: ReadData::All, heal: true, ..CheckOptions::default() };
+    let mut count = 0;
+    let mut damage = |name: &str, bad: Option<Vec<u8>>, what: &str| {
+        match bad {
+            Some(bad) => drop(storage.objects().insert(name.to_owned(), bad.into())),
+            None => drop(storage.objects().remove(name)),
+        }
+        assert!(examine(&storage, &files), "{name} {what}: unnoticed");
+        let (report, errors) = heal(everything);
+        assert_eq!(report.packs_healed + report.parity_healed, 1, "{name} {what}: {errors:?}");
+        assert_eq!((report.num_errors, report.healed.len()), (0, 1), "{name} {what}: {errors:?}");
+        assert!(*storage.objects() == objects, "{name} {what}: healed to other bytes");
+        count += 1;
+    };
+    for (name, body) in &objects {
+        let parity = name.starts_with("parity/");
+        if !parity && !name.starts_with("packs/") {
+            continue;
+        }
+        for at in (0..body.len()).step_by(97).chain([body.len() - 1]) {
+            let mut bad = body.to_vec();
+            bad[at] ^= 0x10;
+            damage(name, Some(bad), &format!("byte {at}"));
+        }
+        // Two parts of 4 KiB are made up for, and parity altogether.
+        let least = if parity { 0 } else { body.len().saturating_sub(8192) };
+        for len in (least..body.len()).step_by(509) {
+            damage(name, Some(body[..len].to_vec()), &format!("cut at {len}"));
+        }
+        for start in (0..body.len()).step_by(1024).filter(|start| start + 4096 <= body.len()) {
+            let mut bad = body.to_vec();
+            bad[start..start + 4096].fill(0);
+            damage(name, Some(bad), &format!("zeros from {start}"));
+        }
+        damage(name, Some([&body[..], b"more"].concat()), "longer");
+        if parity {
+            damage(name, None, "gone");
+        }
+    }
+    assert!(count > 500, "only {count}");
+    // A look at the lengths is enough to know that something is to be mended.
+    let pack = objects.keys().find(|name| name.starts_with("packs/")).unwrap();
+    let cut = objects[pack].slice(..objects[pack].len() - 5);
+    storage.objects().insert(pack.clone(), cut);
+    let (report, _) = heal(CheckOptions::default());
+    assert!(report.num_errors > 0 && report.suggest_heal);
+    assert_eq!(heal(CheckOptions { heal: true, ..CheckOptions::default() }).0.packs_healed, 1);
+    assert!(*storage.objects() == objects);
+    // More than it makes up for stays damaged, and says so.
+    storage.objects().insert(pack.clone(), vec![0; objects[pack].len()].into());
+    let parity = pack.replace("packs/", "parity/");
+    let lost = storage.objects().remove(&parity).unwrap();
+    assert!(heal(everything).0.num_errors > 0);
+    storage.objects().insert(parity, lost);
+    println!("{count} damages of packs and parity, all healed to the same bytes");
 }
 
 fn files_under(folder: &std::path::Path) -> Vec<std::path::PathBuf> {

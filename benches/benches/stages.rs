@@ -5,6 +5,7 @@ use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 use chunkstore::aead::{Cipher, counter_nonce};
 use chunkstore::bases::Prefix;
 use chunkstore::chunker::{Chunker, ChunkerParams};
+use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Pool;
 use chunkstore::format::{Codec, PackKind};
@@ -172,8 +173,15 @@ fn whole(criterion: &mut Criterion) {
             cache: None,
             identity: Identity::default(),
         };
-        Repository::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default(), false)
-            .expect("repository")
+        Repository::init(
+            access,
+            ChunkerParams::default(),
+            b"x",
+            cheap,
+            SlotOwner::default(),
+            Layout::default(),
+        )
+        .expect("repository")
     };
     let store = |repo: &Repository| {
         let input = std::fs::File::open(file.path()).expect("file");

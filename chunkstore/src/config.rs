@@ -2,7 +2,7 @@
 //! read without a key, so that a newer format is recognised before a passphrase is asked for.
 
 use crate::chunker::{ChunkerParams, FASTCDC_2020};
-use crate::format::{FORMAT_VERSION, KNOWN_FEATURES, names};
+use crate::format::{FORMAT_VERSION, HEAD_CHAIN, KNOWN_FEATURES, names};
 use crate::keys::{KeyRing, split_lines};
 use crate::{Error, RepositoryId, Result, id::from_hex, id::to_hex};
 use serde::{Deserialize, Serialize};
@@ -35,9 +35,40 @@ pub struct Config {
     pub padding: String,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
-    /// The store does not compare and swap: whoever uses it sees to it that there is one writer at a time.
+    /// How HEAD is replaced.
+    #[serde(default, skip_serializing_if = "HeadMethod::is_swap")]
+    pub head: HeadMethod,
+    /// Whether each pack has parity beside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub single_writer: bool,
+    pub parity: bool,
+}
+
+/// How HEAD is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadMethod {
+    /// The store compares and swaps.
+    #[default]
+    Swap,
+    /// The store creates what is not there: [`crate::storage::chain`].
+    Chain,
+    /// The store does neither: whoever uses it sees to it that there is one writer at a time.
+    SingleWriter,
+}
+
+impl HeadMethod {
+    fn is_swap(&self) -> bool {
+        *self == Self::Swap
+    }
+}
+
+/// What is decided when a repository is made, for the store that it lies in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// How HEAD is replaced.
+    pub head: HeadMethod,
+    /// Whether each pack has parity beside it.
+    pub parity: bool,
 }
 
 impl Config {
@@ -46,17 +77,21 @@ impl Config {
         repository_id: RepositoryId,
         data: ChunkerParams,
         created_ms: u64,
-        single_writer: bool,
+        layout: Layout,
     ) -> Result<Self> {
         data.validate()?;
         Ok(Self {
             esker: u32::from(FORMAT_VERSION),
             repository_id,
-            required_features: vec![],
+            required_features: match layout.head {
+                HeadMethod::Chain => vec![HEAD_CHAIN.into()],
+                HeadMethod::Swap | HeadMethod::SingleWriter => vec![],
+            },
             chunker: ChunkerConfig { id: FASTCDC_2020.into(), version: 1, key_label: "gear".into(), data },
             padding: "padme-4096".into(),
             created_ms,
-            single_writer,
+            head: layout.head,
+            parity: layout.parity,
         })
     }
 

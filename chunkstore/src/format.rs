@@ -8,7 +8,10 @@
 pub const FORMAT_VERSION: u8 = 1;
 
 /// Features that this code understands; a repository that requires any other is refused.
-pub const KNOWN_FEATURES: &[&str] = &[];
+pub const KNOWN_FEATURES: &[&str] = &[HEAD_CHAIN];
+
+/// HEAD is the last of `head/<generation>`, for stores that cannot compare and swap.
+pub const HEAD_CHAIN: &str = "head-chain";
 
 /// First bytes of a pack.
 pub const PACK_MAGIC: &[u8; 8] = b"eskerpak";
@@ -17,12 +20,23 @@ pub const PACK_END_MAGIC: &[u8; 8] = b"eskerend";
 /// First bytes of a small sealed object.
 pub const ENVELOPE_MAGIC: &[u8; 6] = b"esker\0";
 
+/// First bytes of a pack's parity.
+pub const PARITY_MAGIC: &[u8; 8] = b"eskerpar";
+
 /// Length of a pack's header in bytes.
 pub const PACK_HEADER_LEN: usize = 8 + 1 + 1 + 1 + 1 + 4 + 16 + 32 + 32;
 /// Length of a pack's trailer: directory length (u64) and magic.
 pub const PACK_TRAILER_LEN: usize = 16;
 /// Length of an envelope's header: magic, type, version, epoch, salt, commitment.
 pub const ENVELOPE_HEADER_LEN: usize = 6 + 1 + 1 + 4 + 32 + 32;
+/// Length of the header of a pack's parity: magic, version, three zeros, pack length, shard length, shards.
+pub const PARITY_HEADER_LEN: usize = 8 + 1 + 3 + 8 + 4 + 4;
+/// Length of the hash of a shard: BLAKE3, cut short.
+pub const PARITY_HASH_LEN: usize = 16;
+/// Most shards that a pack is cut into.
+pub const PARITY_SHARDS: usize = 1024;
+/// Shards of a pack to one that is computed.
+pub const PARITY_SHARE: usize = 32;
 /// Length of an AES-GCM tag.
 pub const TAG_LEN: usize = 16;
 
@@ -149,12 +163,16 @@ pub mod names {
 
     /// The only mutable object.
     pub const HEAD: &str = "HEAD";
+    /// Folder of HEADs, where they are a chain.
+    pub const HEADS: &str = "head";
     /// What never changes after `init`.
     pub const CONFIG: &str = "config";
     /// Folder of key slots.
     pub const KEYS: &str = "keys";
     /// Folder of packs.
     pub const PACKS: &str = "packs";
+    /// Folder of the parity of packs.
+    pub const PARITY: &str = "parity";
     /// Folder of index segments.
     pub const INDEX: &str = "index";
     /// Folder of snapshots.
@@ -169,6 +187,16 @@ pub mod names {
     #[must_use]
     pub fn pack(session: &SessionId, id: &PackId) -> String {
         format!("{PACKS}/{session}/{id}")
+    }
+    /// `head/<generation>`, twenty digits.
+    #[must_use]
+    pub fn head_link(generation: u64) -> String {
+        format!("{HEADS}/{generation:020}")
+    }
+    /// `parity/<session>/<id>`, of the pack with these ids.
+    #[must_use]
+    pub fn parity(session: &SessionId, id: &PackId) -> String {
+        format!("{PARITY}/{session}/{id}")
     }
     /// `index/<id>`.
     #[must_use]

@@ -31,6 +31,7 @@ pub mod index;
 pub mod ingest;
 pub mod keys;
 pub mod pack;
+pub mod parity;
 pub mod patch;
 pub mod reader;
 pub mod rope;

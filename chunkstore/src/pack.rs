@@ -149,6 +149,12 @@ impl PackName {
         names::pack(&self.session, &self.id)
     }
 
+    /// Name of the object with its parity.
+    #[must_use]
+    pub fn parity(&self) -> String {
+        names::parity(&self.session, &self.id)
+    }
+
     fn key(&self, keys: &KeyRing) -> Result<CommittedKey> {
         keys.pack_key(self.kind, self.epoch, &self.id).ok_or_else(|| {
             Error::corrupt(self.object(), format!("sealed under unknown key epoch {}", self.epoch))

@@ -7,6 +7,7 @@
 use crate::format::names::HEAD;
 use bytes::Bytes;
 
+pub mod chain;
 pub mod conformance;
 mod http;
 pub mod local;

@@ -2,7 +2,7 @@
 //! Writing lies in `ingest.rs`, reading in `reader.rs`.
 
 use crate::chunker::{Chunker, ChunkerParams};
-use crate::config::Config;
+use crate::config::{Config, HeadMethod, Layout};
 use crate::env::{Env, random_array};
 use crate::executor::Executor;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SLOTS, MAX_SMALL_LEN, ObjectKind, names};
@@ -10,6 +10,7 @@ use crate::head::{Head, HeadStore, PackRef, Root, SegmentRef, Session};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo, Segment};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
+use crate::storage::chain::ChainedHead;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use std::collections::{BTreeMap, HashSet};
@@ -70,14 +71,14 @@ struct Synced {
 
 impl ChunkStore {
     /// Creates a repository: key slot, configuration, HEAD, in this order; HEAD makes it exist.
-    /// `single_writer` is for the record: the store does not compare and swap (`storage::probe`).
+    /// What the store can do is for the caller to find out ([`crate::storage::probe`]).
     pub fn init(
-        access: Access,
+        mut access: Access,
         params: ChunkerParams,
         passphrase: &[u8],
         kdf: KdfParams,
         owner: SlotOwner,
-        single_writer: bool,
+        layout: Layout,
     ) -> Result<Self> {
         let place = access.storage.place();
         if access.storage.read_head()?.is_some() || access.storage.len(names::CONFIG).is_ok() {
@@ -87,7 +88,7 @@ impl ChunkStore {
         let id = RepositoryId(random_array(&*env)?);
         let keys = KeyRing::generate(id, &*env)?;
         let now_ms = u64::try_from(env.now().as_millis()).unwrap_or_default();
-        let config = Config::new(id, params, now_ms, single_writer)?;
+        let config = Config::new(id, params, now_ms, layout)?;
         let (slot, slot_bytes) = keys::make_slot(&keys, passphrase, kdf, owner, &*env)?;
         let slots = BTreeMap::from([(slot, keys.slot_hash(&slot_bytes))]);
         access.storage.put(names::CONFIG, config.seal(&keys)?.into()).map_err(|error| match error.kind {
@@ -96,13 +97,14 @@ impl ChunkStore {
         })?;
         access.storage.put(&names::key(&slot), slot_bytes.into())?;
         let keys = Arc::new(keys);
+        lay_out(&mut access, &config);
         let heads = Self::head_store(&access, &keys);
         heads.create(slots)?;
         Self::assemble(access, config, keys, heads)
     }
 
     /// Opens a repository with a passphrase.
-    pub fn open(access: Access, passphrase: &[u8]) -> Result<Self> {
+    pub fn open(mut access: Access, passphrase: &[u8]) -> Result<Self> {
         let bytes = match access.storage.get(names::CONFIG, MAX_SMALL_LEN) {
             Err(error) if error.kind == ErrorKind::NotFound => {
                 return Err(Error::NoRepository { place: access.storage.place() });
@@ -112,6 +114,7 @@ impl ChunkStore {
         let config = Config::read(&bytes)?;
         let keys = Arc::new(Self::unlock(&access, &config, passphrase)?);
         Config::verify(&bytes, &keys)?;
+        lay_out(&mut access, &config);
         let heads = Self::head_store(&access, &keys);
         Self::assemble(access, config, keys, heads)
     }
@@ -301,6 +304,14 @@ impl ChunkStore {
         }
     }
 
+    /// Removes a pack's object, and its parity; they may be gone already.
+    pub fn delete_pack(&self, session: &SessionId, pack: &PackId) -> Result<()> {
+        if self.config.parity {
+            self.access.storage.delete(&names::parity(session, pack))?;
+        }
+        Ok(self.access.storage.delete(&names::pack(session, pack))?)
+    }
+
     /// Writes a segment. It counts for nothing until HEAD lists it.
     pub fn write_segment(&self, segment: &Segment) -> Result<SegmentRef> {
         let id = ObjectId(random_array(&*self.access.env)?);
@@ -477,6 +488,13 @@ impl ChunkStore {
             Ok(())
         })?;
         Ok(self.access.storage.delete(&names::key(slot))?)
+    }
+}
+
+/// HEAD lies where the configuration says.
+fn lay_out(access: &mut Access, config: &Config) {
+    if config.head == HeadMethod::Chain {
+        access.storage = Arc::new(ChainedHead::new(Arc::clone(&access.storage)));
     }
 }
 

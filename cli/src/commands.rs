@@ -157,6 +157,16 @@ pub(crate) fn parse_keep(text: &str) -> Result<(Period, Keep), String> {
     Ok((period, count.parse()?))
 }
 
+/// Milliseconds from hours, or from a duration with its unit.
+pub(crate) fn parse_hours(text: &str) -> Result<u64, String> {
+    if let Ok(hours) = text.parse::<u64>() {
+        return Ok(hours.saturating_mul(3_600_000));
+    }
+    let parsed = text.parse::<jiff::SignedDuration>().ok();
+    let ms = parsed.and_then(|duration| u64::try_from(duration.as_millis()).ok());
+    ms.ok_or_else(|| format!("'{text}' is neither hours nor a time such as 90m"))
+}
+
 /// A size such as `10G`, `500M`, `64k` or plain bytes; powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

@@ -305,7 +305,7 @@ fn delete_doomed(store: &ChunkStore) -> Result<()> {
         return Ok(());
     }
     for pack in &head.doomed {
-        store.storage().delete(&names::pack(&pack.session, &pack.id)).map_err(chunkstore::Error::from)?;
+        store.delete_pack(&pack.session, &pack.id)?;
     }
     let gone: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
     store.update_head(|head| {

@@ -3,6 +3,7 @@
 use crate::snapshot::{Filter, Listed, Snapshot};
 use crate::{Error, ItemError, Monitor, Result};
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
 use chunkstore::head::Root;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::store::{Access, ChunkStore, describe};
@@ -21,9 +22,9 @@ impl Repository {
         passphrase: &[u8],
         kdf: KdfParams,
         owner: SlotOwner,
-        single_writer: bool,
+        layout: Layout,
     ) -> Result<Self> {
-        let store = ChunkStore::init(access, params, passphrase, kdf, owner, single_writer)?;
+        let store = ChunkStore::init(access, params, passphrase, kdf, owner, layout)?;
         Ok(Self { store: Arc::new(store) })
     }
 

@@ -7,6 +7,7 @@ use crate::snapshot::Listed;
 use crate::source::{Piece, Source};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
 use chunkstore::format::names;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::reader::{Fetched, ReadAhead};
@@ -23,7 +24,8 @@ impl Trial {
     /// Creates one. Its password guards nothing, so its derivation is cheap.
     pub fn new(access: Access, params: ChunkerParams) -> Result<Self> {
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-        let repo = Repository::init(access, params, b"trial", cheap, SlotOwner::default(), false)?;
+        let repo =
+            Repository::init(access, params, b"trial", cheap, SlotOwner::default(), Layout::default())?;
         Ok(Self { repo, stored: 0, objects: 0 })
     }
 

@@ -1,22 +1,21 @@
 //! The check of a repository: read everything, trust nothing. Damage is named, with what it affects;
-//! nothing is changed.
+//! nothing is changed, unless it is to be mended.
 
-use crate::entry::{Entry, display_path};
-use crate::manifest::{Ending, ManifestReader, Record, Step};
-use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
-use chunkstore::bases::{BaseReader, Grounded, ground, ground_everywhere};
-use chunkstore::executor::{Pending, submit};
-use chunkstore::format::{MAX_PACK_LEN, MAX_SMALL_LEN, names};
+use crate::{ItemError, Monitor, Repository, Result};
+use chunkstore::bases::BaseReader;
+use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::index::PackEntry;
-use chunkstore::ingest::ChunkRef;
-use chunkstore::pack::{self, PackReader, Record as PackRecord};
-use chunkstore::seal::Decompressor;
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ChunkId, ObjectId, PackId};
-use std::collections::{HashMap, HashSet, VecDeque};
+use memory::Memory;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Which packs are read.
+mod memory;
+mod packs;
+mod snapshots;
+
+/// Which packs are read. Of each choice those come first that were not verified for the longest time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum ReadData {
     /// None: only that they are there, with the right length.
@@ -24,16 +23,33 @@ pub enum ReadData {
     None,
     /// All.
     All,
-    /// Part n of t, 1 ≤ n ≤ t, chosen by pack id, so that t runs read everything.
+    /// Part n of t, 1 ≤ n ≤ t, chosen by pack id: t runs, on as many machines at the same time, read everything.
     Part(u32, u32),
-    /// About this share, at random, 0 to 1.
+    /// About this share of the bytes, 0 to 1.
     Share(f64),
-    /// About this many bytes, at random.
+    /// About this many bytes.
     Bytes(u64),
 }
 
+/// Choices for a check.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CheckOptions {
+    /// Which packs are read.
+    pub read_data: ReadData,
+    /// Leave out those that this machine found sound within so many milliseconds.
+    pub not_verified_within_ms: Option<u64>,
+    /// Mend damaged packs from their parity, and make missing parity anew.
+    pub heal: bool,
+}
+
+impl From<ReadData> for CheckOptions {
+    fn from(read_data: ReadData) -> Self {
+        Self { read_data, ..Self::default() }
+    }
+}
+
 /// What a check found, besides the errors that went to the monitor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CheckReport {
     /// Errors.
     pub num_errors: u64,
@@ -47,47 +63,110 @@ pub struct CheckReport {
     pub packs_read: u64,
     /// Bytes read of them.
     pub bytes_read: u64,
+    /// Packs made whole from their parity.
+    pub packs_healed: u64,
+    /// Bytes of them that were damaged, in whole parts.
+    pub bytes_healed: u64,
+    /// Parity made anew.
+    pub parity_healed: u64,
+    /// What was mended, object by object.
+    pub healed: Vec<String>,
     /// Whether `repair index` would help.
     pub suggest_repair_index: bool,
+    /// Whether a check that mends might help.
+    pub suggest_heal: bool,
 }
-
-/// Affected paths that are named for each snapshot; more are counted.
-const NAMED_PATHS: usize = 20;
 
 struct Check<'a> {
     store: &'a Arc<ChunkStore>,
     monitor: &'a dyn Monitor,
+    options: CheckOptions,
     report: CheckReport,
+    /// Errors so far; a prune may be the explanation.
+    errors: Vec<ItemError>,
     /// Chunks that cannot be read where they lie; they may lie elsewhere, too.
     bad: HashSet<(PackId, ChunkId)>,
     /// Packs that are not there: what lies in them, and what stands on that.
     gone: HashSet<PackId>,
+    /// Packs that were read and are sound.
+    sound: HashSet<PackId>,
     bases: Arc<BaseReader>,
+    memory: Memory,
 }
 
+/// Times that a check looks again at what a prune may have moved meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// Checks the repository.
-pub fn check(repo: &Repository, read_data: ReadData, monitor: &dyn Monitor) -> Result<CheckReport> {
+pub fn check(
+    repo: &Repository,
+    options: impl Into<CheckOptions>,
+    monitor: &dyn Monitor,
+) -> Result<CheckReport> {
     let store = repo.store();
     let mut check = Check {
         store,
         monitor,
+        options: options.into(),
         report: CheckReport::default(),
+        errors: vec![],
         bad: HashSet::new(),
         gone: HashSet::new(),
+        sound: HashSet::new(),
         bases: Arc::default(),
+        memory: Memory::load(store),
     };
-    check.slots()?;
-    let packs = check.segments()?;
-    check.packs_present(&packs)?;
-    check.read_packs(&packs, read_data)?;
-    check.snapshots(repo)?;
-    Ok(check.report)
+    for _ in 0..ATTEMPTS {
+        let head = store.reload()?;
+        let done = check.all(repo);
+        let interrupted = done.is_err();
+        // What is missing under one HEAD may be what another one removed.
+        if interrupted || check.errors.is_empty() || store.reload()?.generation == head.generation {
+            check.report.num_errors = check.errors.len() as u64;
+            check.errors.drain(..).for_each(|error| monitor.error(error));
+            return done.map(|()| check.report);
+        }
+        monitor.restart();
+        let CheckReport { packs_read, bytes_read, packs_healed, bytes_healed, parity_healed, .. } =
+            check.report;
+        let healed = std::mem::take(&mut check.report.healed);
+        let so_far = CheckReport {
+            packs_read,
+            bytes_read,
+            packs_healed,
+            bytes_healed,
+            parity_healed,
+            healed,
+            ..CheckReport::default()
+        };
+        check.report = so_far;
+        check.errors.clear();
+        check.bad.clear();
+        check.gone.clear();
+        check.bases = Arc::default();
+    }
+    Err(crate::Error::Refused(
+        "the repository changed under this check again and again; run it when fewer prunes are at work"
+            .into(),
+    ))
 }
 
 impl Check<'_> {
+    fn all(&mut self, repo: &Repository) -> Result<()> {
+        self.slots()?;
+        let packs = self.segments()?;
+        let doubtful = self.packs_present(&packs)?;
+        self.read_packs(&packs, doubtful)?;
+        self.memory.tidy(&packs.iter().map(|pack| pack.name.id).collect());
+        self.snapshots(repo)
+    }
+
     fn fail(&mut self, item: impl Into<String>, message: impl Into<String>) {
-        self.report.num_errors += 1;
-        self.monitor.error(ItemError { during: "check", item: item.into(), message: message.into() });
+        self.errors.push(ItemError { during: "check", item: item.into(), message: message.into() });
+    }
+
+    fn healed(&mut self, item: String, what: String) {
+        self.report.healed.push(format!("{item}: {what}"));
     }
 
     /// Damage is noted; a store that fails ends the check.
@@ -151,280 +230,58 @@ impl Check<'_> {
         Ok(packs)
     }
 
-    /// Every pack is there with its length. A listing saves asking for each; what it lacks is asked for.
-    fn packs_present(&mut self, packs: &[PackEntry]) -> Result<()> {
+    /// Every pack is there with its length, and so is its parity. A listing saves asking for each; what it lacks
+    /// is asked for. Returns those with another length.
+    fn packs_present(&mut self, packs: &[PackEntry]) -> Result<Vec<PackEntry>> {
+        let parity = self.store.config().parity;
         let mut lengths = HashMap::new();
-        let list = self.store.storage().list(names::PACKS, &mut |name, len| {
-            lengths.insert(name.to_owned(), len);
-        });
-        list.map_err(chunkstore::Error::from)?;
+        for folder in [Some(names::PACKS), parity.then_some(names::PARITY)].into_iter().flatten() {
+            let list = self.store.storage().list(folder, &mut |name, len| {
+                lengths.insert(name.to_owned(), len);
+            });
+            list.map_err(chunkstore::Error::from)?;
+        }
+        let store = self.store;
+        let len_of = |name: &str| match lengths.get(name) {
+            Some(len) => Ok(*len),
+            None => store.storage().len(name).map_err(chunkstore::Error::from),
+        };
+        let mut doubtful = vec![];
         for pack in packs {
             self.report.packs += 1;
             let name = pack.name.object();
-            let len = match lengths.get(&name) {
-                Some(len) => Some(*len),
+            match self.note(&name, len_of(&name))? {
+                Some(len) if len == pack.len => {}
+                // Without its end a pack may still have the chunks before it, and perhaps it can be mended: the
+                // reading finds out.
+                Some(_) => {
+                    doubtful.push(pack.clone());
+                    continue;
+                }
                 None => {
-                    let len = self.store.storage().len(&name).map_err(chunkstore::Error::from);
-                    self.note(&name, len)?
+                    self.gone.insert(pack.name.id);
+                    continue;
                 }
+            }
+            if !parity {
+                continue;
+            }
+            let wrong = match len_of(&pack.name.parity()) {
+                Ok(len) if len == chunkstore::parity::len_for(pack.len) => continue,
+                Ok(_) => "this parity has another length than that of its pack",
+                Err(error) if error.is_damage() => "this parity is missing",
+                Err(error) => return Err(error.into()),
             };
-            match len {
-                Some(len) if len == pack.len => continue,
-                Some(len) => self.fail(&name, format!("has {len} bytes instead of {}", pack.len)),
-                None => {}
-            }
-            // Without its end a pack may still have the chunks before it; the reading finds out.
-            if len.is_none() {
-                self.gone.insert(pack.name.id);
-            }
-        }
-        Ok(())
-    }
-
-    fn read_packs(&mut self, packs: &[PackEntry], read_data: ReadData) -> Result<()> {
-        let chosen = choose(packs, read_data, self.store)?;
-        let total: u64 = chosen.iter().map(|pack| pack.len).sum();
-        self.monitor.count(Counter::FilesTotal, chosen.len() as u64);
-        self.monitor.count(Counter::BytesTotal, total);
-        let mut running: VecDeque<(PackEntry, Pending<PackResult>)> = VecDeque::new();
-        let most = self.store.access.io.parallelism();
-        for pack in chosen {
-            let (store, entry, bases) = (Arc::clone(self.store), pack.clone(), Arc::clone(&self.bases));
-            let read = move || read_pack(&store, &entry, &bases);
-            running.push_back((pack, submit(&*self.store.access.io, read)));
-            while running.len() >= most {
-                self.take_pack(&mut running)?;
-            }
-        }
-        while !running.is_empty() {
-            self.take_pack(&mut running)?;
-        }
-        Ok(())
-    }
-
-    fn take_pack(&mut self, running: &mut VecDeque<(PackEntry, Pending<PackResult>)>) -> Result<()> {
-        let Some((pack, pending)) = running.pop_front() else { return Ok(()) };
-        let PackResult { outcome, bad } = pending.wait()?;
-        let name = pack.name.object();
-        self.report.packs_read += 1;
-        self.report.bytes_read += pack.len;
-        self.monitor.count(Counter::FilesDone, 1);
-        self.monitor.count(Counter::BytesDone, pack.len);
-        self.note(&name, outcome)?;
-        self.bad.extend(bad.into_iter().map(|chunk| (pack.name.id, chunk)));
-        if self.monitor.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
-    /// Every snapshot can be read, every manifest be walked through, every chunk be found.
-    fn snapshots(&mut self, repo: &Repository) -> Result<()> {
-        for root in self.store.head().roots.iter().filter(|root| root.kind != "snapshot") {
-            let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
-            self.fail(root.id.to_string(), why);
-        }
-        for root in repo.snapshot_roots() {
-            self.report.snapshots += 1;
-            let name = names::snapshot(&root.id);
-            let plain = self.store.read_snapshot(&root);
-            let Some(plain) = self.note(&name, plain)? else { continue };
-            match serde_json::from_slice::<crate::snapshot::Snapshot>(&plain) {
-                Ok(snapshot) => self.manifest(&root.id, &snapshot)?,
-                Err(error) => self.fail(name, error.to_string()),
-            }
-        }
-        Ok(())
-    }
-
-    fn manifest(&mut self, id: &ObjectId, snapshot: &crate::snapshot::Snapshot) -> Result<()> {
-        let mut reader = match ManifestReader::new(self.store, &snapshot.manifest) {
-            Err(Error::Malformed { what, why }) => {
-                self.fail(format!("snapshot {}", id.short()), format!("{what}: {why}"));
-                return Ok(());
-            }
-            reader => reader?,
-        };
-        let mut open: Option<Box<Entry>> = None;
-        let (mut broken, mut size) = (false, 0u64);
-        let (mut entries, mut bytes) = (0, 0);
-        let mut affected = Affected::default();
-        let mut damaged = false;
-        while let Some(step) = reader.next_step()? {
-            match step {
-                Step::Damage(damage) => {
-                    damaged = true;
-                    open = None;
-                    let item = format!("snapshot {}: entries after {}", id.short(), damage.after);
-                    self.fail(item, describe(&damage.error));
+            // The reading says it, and mends it.
+            if self.options.heal || self.options.read_data == ReadData::All {
+                if !self.sound.contains(&pack.name.id) {
+                    doubtful.push(pack.clone());
                 }
-                Step::Record(Record::Entry(entry)) => {
-                    (open, broken, size) = (Some(entry), false, 0);
-                }
-                Step::Record(Record::Chunks(chunks)) => {
-                    size += chunks.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
-                    broken |= !self.all_there(&chunks)?;
-                }
-                Step::Record(Record::Hole(len)) => size += len,
-                Step::Record(Record::End(ending, recorded)) => {
-                    let Some(entry) = open.take() else { continue };
-                    if ending == Ending::Dropped {
-                        continue;
-                    }
-                    entries += 1;
-                    bytes += recorded;
-                    if broken || size != recorded {
-                        affected.add(&entry);
-                    }
-                }
-            }
-            if self.monitor.interrupted() {
-                return Err(Error::Interrupted);
+            } else {
+                self.report.suggest_heal = true;
+                self.fail(pack.name.parity(), wrong);
             }
         }
-        if !damaged && (entries, bytes) != (snapshot.manifest.entries, snapshot.manifest.bytes) {
-            self.fail(
-                format!("snapshot {}", id.short()),
-                "its manifest does not hold what the snapshot says",
-            );
-        }
-        for path in &affected.paths {
-            self.fail(
-                format!("snapshot {}: {path}", id.short()),
-                "parts of its content are damaged or missing",
-            );
-        }
-        if affected.more > 0 {
-            self.fail(
-                format!("snapshot {}", id.short()),
-                format!("{} more entries are affected", affected.more),
-            );
-        }
-        Ok(())
+        Ok(doubtful)
     }
-
-    fn all_there(&self, chunks: &[ChunkRef]) -> Result<bool> {
-        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
-        let found = ground(&**self.store.index(), &ids, &self.gone)?;
-        let fine = |chunk: &ChunkRef, grounded: &Option<Grounded>| {
-            grounded.as_ref().is_some_and(|Grounded { location, .. }| {
-                location.record.plain_len == chunk.len
-                    && !self.bad.contains(&(location.pack.name.id, chunk.id))
-            })
-        };
-        let doubtful: Vec<ChunkRef> = chunks
-            .iter()
-            .zip(&found)
-            .filter(|(chunk, found)| !fine(chunk, found))
-            .map(|(chunk, _)| *chunk)
-            .collect();
-        if doubtful.is_empty() {
-            return Ok(true);
-        }
-        // Not where the index says; a restore would look everywhere, too.
-        let ids: Vec<ChunkId> = doubtful.iter().map(|chunk| chunk.id).collect();
-        let mut avoid = self.gone.clone();
-        avoid.extend(self.bad.iter().filter(|(_, id)| ids.contains(id)).map(|(pack, _)| *pack));
-        let found = ground_everywhere(self.store, &ids, &avoid)?;
-        Ok(doubtful.iter().zip(&found).all(|(chunk, found)| fine(chunk, found)))
-    }
-}
-
-#[derive(Default)]
-struct Affected {
-    paths: Vec<String>,
-    more: u64,
-}
-
-impl Affected {
-    fn add(&mut self, entry: &Entry) {
-        if self.paths.len() < NAMED_PATHS {
-            self.paths.push(display_path(&entry.path));
-        } else {
-            self.more += 1;
-        }
-    }
-}
-
-struct PackResult {
-    outcome: chunkstore::Result<()>,
-    /// Chunks of it that cannot be read.
-    bad: Vec<ChunkId>,
-}
-
-/// Reads a pack whole. If that fails, finds out which chunks can still be had.
-fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader) -> PackResult {
-    let object = entry.name.object();
-    let bytes = match store.storage().get(&object, MAX_PACK_LEN) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            let bad = entry.records.iter().map(|record| record.id).collect();
-            return PackResult { outcome: Err(error.into()), bad };
-        }
-    };
-    // A delta that no snapshot needs may outlive its bases; what snapshots need is looked at by itself.
-    let mut prefix = |record: &PackRecord| match bases.stands(store, record)? {
-        true => bases.prefix_of(store, record).map(Some),
-        false => Ok(None),
-    };
-    let outcome = pack::verify(entry.name, store.keys(), &bytes, &mut prefix).and_then(|records| {
-        if records == entry.records {
-            Ok(())
-        } else {
-            Err(chunkstore::Error::corrupt(&object, "its directory is not what the index says"))
-        }
-    });
-    let mut bad = vec![];
-    if outcome.is_err() {
-        let tools =
-            PackReader::new(entry.name, store.keys()).and_then(|reader| Ok((reader, Decompressor::new()?)));
-        match tools {
-            Ok((reader, mut decompressor)) => {
-                for record in &entry.records {
-                    let sealed = record.range().and_then(|range| bytes.get(range));
-                    let opened = sealed.is_some_and(|sealed| {
-                        bases.prefix_of(store, record).is_ok_and(|prefix| {
-                            reader
-                                .open(store.keys(), record, sealed, prefix.bytes(), &mut decompressor)
-                                .is_ok()
-                        })
-                    });
-                    if !opened {
-                        bad.push(record.id);
-                    }
-                }
-            }
-            Err(_) => bad = entry.records.iter().map(|record| record.id).collect(),
-        }
-    }
-    PackResult { outcome, bad }
-}
-
-fn choose(packs: &[PackEntry], read_data: ReadData, store: &ChunkStore) -> Result<Vec<PackEntry>> {
-    let part = |pack: &PackEntry, parts: u32| {
-        u32::from_le_bytes([pack.name.id.0[0], pack.name.id.0[1], pack.name.id.0[2], 0]) % parts
-    };
-    let shuffled = || -> Result<Vec<PackEntry>> {
-        let salt: [u8; 32] = chunkstore::env::random_array(&*store.access.env)?;
-        let mut packs = packs.to_vec();
-        packs.sort_by_key(|pack| *blake3::keyed_hash(&salt, pack.name.id.as_bytes()).as_bytes());
-        Ok(packs)
-    };
-    Ok(match read_data {
-        ReadData::None => vec![],
-        ReadData::All => packs.to_vec(),
-        ReadData::Part(number, parts) => {
-            packs.iter().filter(|pack| part(pack, parts.max(1)) + 1 == number).cloned().collect()
-        }
-        ReadData::Share(share) => {
-            let count = (packs.len() as f64 * share.clamp(0.0, 1.0)).ceil() as usize;
-            shuffled()?.into_iter().take(count).collect()
-        }
-        ReadData::Bytes(bytes) => {
-            let mut left = bytes;
-            let fits = |pack: &PackEntry| {
-                let take = left > 0;
-                left = left.saturating_sub(pack.len);
-                take
-            };
-            shuffled()?.into_iter().take_while(fits).collect()
-        }
-    })
 }

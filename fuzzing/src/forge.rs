@@ -1,6 +1,7 @@
 //! A repository in memory into which anything can be written: what a hostile writer who has the keys could make.
 
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
 use chunkstore::env::SeededEnv;
 use chunkstore::executor::Inline;
 use chunkstore::format::{Encoder, PackKind};
@@ -48,7 +49,8 @@ impl Forge {
         let storage = Arc::new(MemoryStorage::default());
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
         let (params, owner) = (ChunkerParams::around(1 << 10), SlotOwner::default());
-        let store = ChunkStore::init(access(&storage, seed), params, PASSWORD, cheap, owner, false)?;
+        let store =
+            ChunkStore::init(access(&storage, seed), params, PASSWORD, cheap, owner, Layout::default())?;
         let store = Arc::new(store);
         let session = store.open_session("backup")?;
         store.sync_index()?;

@@ -119,8 +119,13 @@ impl Judge {
             .collect();
         for name in disk.objects().keys() {
             let needed = match name.rsplit('/').next().and_then(PackId::parse) {
-                Some(pack) if name.starts_with(names::PACKS) => packs.contains(&pack),
-                _ => named.contains(name) || name.starts_with(names::KEYS) || !name.contains('/'),
+                Some(pack) if name.starts_with(names::PACKS) || name.starts_with(names::PARITY) => {
+                    packs.contains(&pack)
+                }
+                _ => {
+                    let always = [names::KEYS, names::HEADS].iter().any(|folder| name.starts_with(folder));
+                    named.contains(name) || always || !name.contains('/')
+                }
             };
             assert!(needed, "seed {seed}: {name} is left behind");
         }
@@ -131,10 +136,18 @@ impl Witness for Judge {
     /// A pack goes only if HEAD calls it doomed, or if its writer can no longer publish it and HEAD does
     /// not list it.
     fn deleting(&self, disk: &Disk, name: &str) {
-        let sealed = disk.objects().get(names::HEAD).cloned().expect("there is a HEAD");
+        let sealed = disk.head().expect("there is a HEAD");
         let head = self.head(&sealed);
         let mut parts = name.split('/');
-        if parts.next() == Some(names::PACKS) {
+        let folder = parts.next();
+        if folder == Some(names::HEADS) {
+            let last = disk
+                .objects()
+                .range(format!("{}/", names::HEADS)..format!("{}0", names::HEADS))
+                .next_back()
+                .map(|(name, _)| name.clone());
+            assert!(last.is_some_and(|last| *name < *last), "the last HEAD is deleted");
+        } else if matches!(folder, Some(names::PACKS | names::PARITY)) {
             let session = parts.next().and_then(SessionId::parse).expect("packs lie under their session");
             let pack = parts.next().and_then(PackId::parse).expect("packs have names");
             let ever_doomed =

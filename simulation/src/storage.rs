@@ -3,6 +3,7 @@
 
 use crate::schedule::Turn;
 use bytes::Bytes;
+use chunkstore::format::names;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult, Version};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct Disk(Mutex<BTreeMap<String, Bytes>>);
 
 impl Disk {
+    /// HEAD's bytes, wherever it lies.
+    pub(crate) fn head(&self) -> Option<Bytes> {
+        let objects = self.objects();
+        let links = objects.range(format!("{}/", names::HEADS)..format!("{}0", names::HEADS));
+        objects.get(names::HEAD).or_else(|| links.last().map(|(_, body)| body)).cloned()
+    }
+
     /// The objects.
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,9 +137,20 @@ impl Storage for Link {
         if fate == Fate::FailsBefore {
             return Err(error(ErrorKind::Failed, "write", name, "503"));
         }
+        let (old, link) = (self.disk.head(), name.starts_with(names::HEADS));
+        if link && self.disk.objects().get(name).is_some_and(|other| *other != body) {
+            return Err(error(ErrorKind::Conflict, "write", name, "412"));
+        }
         match self.disk.objects().insert(name.to_owned(), body.clone()) {
             Some(other) if other != body => panic!("{name} is written twice, with other bytes"),
             _ => {}
+        }
+        if let Some(witness) = &self.witness
+            && link
+            && self.disk.head().as_ref() == Some(&body)
+            && old.as_ref() != Some(&body)
+        {
+            witness.swapped(&self.disk, old.as_ref(), &body);
         }
         match fate {
             Fate::FailsAfter => Err(error(ErrorKind::Failed, "write", name, "no answer")),
@@ -173,7 +192,9 @@ impl Storage for Link {
             .map(|(name, body)| (name.clone(), body.len()))
             .collect();
         for (name, len) in found {
-            let hidden = self.turn.as_ref().is_some_and(|turn| turn.get().chance(self.faults.hide));
+            // A chain of HEADs asks for listings that can be relied on.
+            let faults = if folder == names::HEADS { 0 } else { self.faults.hide };
+            let hidden = self.turn.as_ref().is_some_and(|turn| turn.get().chance(faults));
             if !hidden {
                 each(&name, len as u64);
             }

@@ -6,6 +6,7 @@ use crate::judge::Judge;
 use crate::schedule::{self, Hazards, Random, Turn};
 use crate::storage::{Disk, Faults, Link, TurnCell, Witness};
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::{HeadMethod, Layout};
 use chunkstore::env::Env;
 use chunkstore::executor::Inline;
 use chunkstore::ingest::{PackerOptions, Sealing};
@@ -34,6 +35,7 @@ struct Plan {
     readers: u64,
     hazards: Hazards,
     faults: Faults,
+    layout: Layout,
 }
 
 impl Plan {
@@ -50,6 +52,10 @@ impl Plan {
                 stall: if unkind == 2 { random.below(12) } else { 0 },
             },
             faults: Faults { fail: some(random, 30), alter: some(random, 10), hide: some(random, 100) },
+            layout: Layout {
+                head: if random.chance(250) { HeadMethod::Chain } else { HeadMethod::Swap },
+                parity: random.chance(250),
+            },
         }
     }
 
@@ -139,7 +145,7 @@ pub fn simulate(seed: u64) -> Outcome {
     let calm = || Link { disk: Arc::clone(&disk), turn: None, faults: Faults::default(), witness: None };
     let owner = SlotOwner::default();
     let first = access(calm(), HostEnv::new(seed, "init", None, 0), "init");
-    let made = Repository::init(first, ChunkerParams::around(1 << 10), PASSWORD, cheap, owner, false)
+    let made = Repository::init(first, ChunkerParams::around(1 << 10), PASSWORD, cheap, owner, plan.layout)
         .expect("a calm store");
     let judge = Arc::new(Judge::new(Arc::clone(made.store().keys())));
     let world = World {

@@ -12,6 +12,7 @@ use crate::head::SegmentRef;
 use crate::id::{PackId, SessionId};
 use crate::index::{PackEntry, Segment};
 use crate::pack::{PackBuilder, PackName, Record};
+use crate::parity;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::VecDeque;
@@ -178,6 +179,13 @@ impl Packer {
             let body = bytes::Bytes::from(sealed.bytes);
             if !discard {
                 store.storage().put(&sealed.name.object(), body.clone())?;
+                if store.config().parity {
+                    let put = store.storage().put(&sealed.name.parity(), parity::encode(&body).into());
+                    put.inspect_err(|_| {
+                        // A pack whose upload failed leaves nothing, as far as that can be helped.
+                        let _ = store.delete_pack(&sealed.name.session, &sealed.name.id);
+                    })?;
+                }
             }
             // The store is done with the buffer unless it kept it; then a new one will be made.
             if let Ok(buffer) = body.try_into_mut() {
@@ -235,7 +243,7 @@ impl Packer {
         }
         (self.finished, self.finished_bytes) = (Segment::default(), 0);
         for pack in std::mem::take(&mut self.unlisted) {
-            if let Err(error) = self.store.storage().delete(&pack.object()) {
+            if let Err(error) = self.store.delete_pack(&pack.session, &pack.id) {
                 tracing::debug!(%error, "a pack is left for the next prune");
             }
         }

@@ -57,6 +57,48 @@ fn races(storage: &dyn Storage, name: &str) -> Result<Result<(), String>, Storag
     Ok(Ok(()))
 }
 
+/// Races creations of an object that is removed again, and looks for it in a listing: enough for HEAD as a
+/// chain. `Err` inside says what the store did wrong.
+pub fn creates_once(storage: &dyn Storage, env: &dyn Env) -> Result<Result<(), String>> {
+    let folder = format!("probe-{}", to_hex(&random_array::<16>(env)?));
+    let names: Vec<String> = (0..ROUNDS).map(|round| format!("{folder}/{round}")).collect();
+    let verdict = creations(storage, &folder, &names);
+    for name in &names {
+        storage.delete(name)?;
+    }
+    Ok(verdict?)
+}
+
+fn creations(
+    storage: &dyn Storage,
+    folder: &str,
+    names: &[String],
+) -> Result<Result<(), String>, StorageError> {
+    let wrong = |what: &str| Ok(Err(what.to_owned()));
+    let body = |racer: u8| Bytes::from(vec![racer]);
+    for (round, name) in names.iter().enumerate() {
+        let won: Vec<bool> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..RACERS)
+                .map(|racer| scope.spawn(move || storage.put(name, body(racer)).is_ok()))
+                .collect();
+            racers.into_iter().map(|racer| racer.join().unwrap_or(false)).collect()
+        });
+        let mut listed = 0;
+        storage.list(folder, &mut |_, _| listed += 1)?;
+        if listed != round + 1 {
+            return wrong("a listing does not show an object that was just created");
+        }
+        let now = storage.get(name, 1)?;
+        if (0..RACERS).any(|racer| won[racer as usize] && now != body(racer)) {
+            return wrong("of several writers at once more than one was told that it created an object");
+        }
+        if storage.put(name, Bytes::from_static(b"later")).is_ok() {
+            return wrong("it replaces an object that was only to be created");
+        }
+    }
+    Ok(Ok(()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +113,8 @@ mod tests {
         IgnoresVersion,
         IgnoresAbsence,
         CreatesOnUpdate,
+        Overwrites,
+        ListsLate,
     }
 
     struct Flawed(MemoryStorage, Flaw);
@@ -80,7 +124,7 @@ mod tests {
             self.0.place()
         }
         fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-            self.0.put(name, body)
+            if self.1 == Flaw::Overwrites { self.0.replace(name, body) } else { self.0.put(name, body) }
         }
         fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
             self.0.replace(name, body)
@@ -95,6 +139,9 @@ mod tests {
             self.0.len(name)
         }
         fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+            if self.1 == Flaw::ListsLate {
+                return Ok(());
+            }
             self.0.list(folder, each)
         }
         fn delete(&self, name: &str) -> StorageResult<()> {
@@ -109,6 +156,7 @@ mod tests {
                 Flaw::IgnoresVersion => expected.is_some() && now.is_some(),
                 Flaw::IgnoresAbsence => expected.is_none(),
                 Flaw::CreatesOnUpdate => expected.is_some() && now.is_none(),
+                Flaw::Overwrites | Flaw::ListsLate => false,
             };
             self.0.swap(name, if flawed { now.as_ref() } else { expected }, body)
         }
@@ -127,6 +175,8 @@ mod tests {
         assert_eq!(left, ["HEAD.lock"]);
         let memory = MemoryStorage::default();
         assert_eq!(compares_and_swaps(&memory, &SystemEnv).unwrap(), Ok(()));
+        assert_eq!(creates_once(&local, &SystemEnv).unwrap(), Ok(()));
+        assert_eq!(creates_once(&memory, &SystemEnv).unwrap(), Ok(()));
         assert!(memory.objects().is_empty());
     }
 
@@ -135,6 +185,12 @@ mod tests {
         for flaw in [Flaw::IgnoresVersion, Flaw::IgnoresAbsence, Flaw::CreatesOnUpdate] {
             let store = Flawed(MemoryStorage::default(), flaw);
             assert!(compares_and_swaps(&store, &SystemEnv).unwrap().is_err());
+            assert_eq!(creates_once(&store, &SystemEnv).unwrap(), Ok(()), "that is enough for a chain");
+            assert!(store.0.objects().is_empty());
+        }
+        for flaw in [Flaw::Overwrites, Flaw::ListsLate] {
+            let store = Flawed(MemoryStorage::default(), flaw);
+            assert!(creates_once(&store, &SystemEnv).unwrap().is_err());
             assert!(store.0.objects().is_empty());
         }
     }

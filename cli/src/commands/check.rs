@@ -1,10 +1,10 @@
 //! `esker check`
 
-use super::{parse_size, to_json};
+use super::{parse_hours, parse_size, to_json};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
 use crate::output;
-use engine::verify::{ReadData, check};
+use engine::verify::{CheckOptions, ReadData, check};
 use serde_json::json;
 
 /// Check the repository
@@ -17,8 +17,18 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "read_data_subset")]
     read_data: bool,
     /// Read a part: n/t, a percentage such as 2.5%, or a size such as 10G
+    ///
+    /// Of a percentage or a size, those packs come first that this machine did not verify for the longest time;
+    /// n/t takes always the same ones, for t machines or t nights.
     #[arg(long, value_parser = parse_subset, value_name = "SUBSET")]
     read_data_subset: Option<ReadData>,
+    /// Leave out packs that this machine found sound within this time: hours, or 90m, 36h. Goes on with a
+    /// reading that was interrupted
+    #[arg(long, value_parser = parse_hours, value_name = "TIME")]
+    not_verified_within: Option<u64>,
+    /// Mend what is damaged from the parity beside each pack, and parity from its pack
+    #[arg(long)]
+    heal: bool,
 }
 
 fn parse_subset(text: &str) -> Result<ReadData, String> {
@@ -40,7 +50,12 @@ fn parse_subset(text: &str) -> Result<ReadData, String> {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let read_data = if args.read_data { ReadData::All } else { args.read_data_subset.unwrap_or_default() };
     let repo = context.open()?;
-    let report = context.console.during(|monitor| check(&repo, read_data, monitor))?;
+    let options =
+        CheckOptions { read_data, not_verified_within_ms: args.not_verified_within, heal: args.heal };
+    if args.heal && !repo.store().config().parity {
+        context.console.say("this repository has no parity to mend from");
+    }
+    let report = context.console.during(|monitor| check(&repo, options, monitor))?;
     if context.global.json {
         let mut value = to_json(&report)?;
         if let Some(object) = value.as_object_mut() {
@@ -55,6 +70,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         ));
         if report.packs_read > 0 {
             say(format!("read {} packs, {}", report.packs_read, output::bytes(report.bytes_read)));
+        }
+        for healed in &report.healed {
+            say(format!("healed {healed}"));
+        }
+        if report.suggest_heal {
+            say("'esker check --read-data --heal' mends what parity makes up for".into());
         }
         if report.suggest_repair_index {
             say("'esker repair index' makes the damaged segments anew".into());

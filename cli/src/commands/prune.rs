@@ -1,6 +1,6 @@
 //! `esker prune`
 
-use super::{parse_size, to_json};
+use super::{parse_hours, parse_size, to_json};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
 use crate::output;
@@ -36,18 +36,8 @@ pub(crate) struct PruneArgs {
     #[arg(long)]
     no_rebase: bool,
     /// Give up sessions that were silent for so long: hours, or 90m, 36h; 0 for never
-    #[arg(long, value_parser = parse_silence, default_value = "168", value_name = "TIME")]
+    #[arg(long, value_parser = parse_hours, default_value = "168", value_name = "TIME")]
     fence_after: u64,
-}
-
-/// Milliseconds from hours, or from a duration with its unit.
-fn parse_silence(text: &str) -> Result<u64, String> {
-    if let Ok(hours) = text.parse::<u64>() {
-        return Ok(hours.saturating_mul(3_600_000));
-    }
-    let parsed = text.parse::<jiff::SignedDuration>().ok();
-    let ms = parsed.and_then(|duration| u64::try_from(duration.as_millis()).ok());
-    ms.ok_or_else(|| format!("'{text}' is neither hours nor a time such as 90m"))
 }
 
 fn parse_unused(text: &str) -> Result<MaxUnused, String> {

@@ -11,7 +11,10 @@ use std::collections::HashSet;
 
 pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
     let mut all = vec![];
-    for folder in [names::PACKS, names::INDEX, names::SNAPSHOTS] {
+    for folder in [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS] {
+        if folder == names::PARITY && !store.config().parity {
+            continue;
+        }
         let list = store.storage().list(folder, &mut |name, _| all.push(name.to_owned()));
         list.map_err(chunkstore::Error::from)?;
     }
@@ -42,7 +45,7 @@ pub(super) fn find_orphans(
         let (name, staged) = name.split_once('#').map_or((name.as_str(), false), |(name, _)| (name, true));
         let mut parts = name.split('/');
         match (parts.next(), parts.next(), parts.next()) {
-            (Some(names::PACKS), Some(session), Some(pack)) => {
+            (Some(names::PACKS | names::PARITY), Some(session), Some(pack)) => {
                 match (SessionId::parse(session), PackId::parse(pack)) {
                     (Some(session), Some(pack)) => {
                         !open.contains(&session)
@@ -77,7 +80,7 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
         for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
             // Replaced by another prune since HEAD was read: the next HEAD says by what.
             let Some(segment) = store.load_live_segment(reference)? else { continue 'head };
-            named.extend(segment.packs.iter().map(|pack| pack.name.object()));
+            named.extend(segment.packs.iter().flat_map(|pack| [pack.name.object(), pack.name.parity()]));
         }
         return Ok(orphans.into_iter().filter(|name| !named.contains(name)).collect());
     }
@@ -105,6 +108,7 @@ mod tests {
     use super::*;
     use crate::prune::PrunePlan;
     use chunkstore::chunker::ChunkerParams;
+    use chunkstore::config::Layout;
     use chunkstore::env::SystemEnv;
     use chunkstore::executor::Inline;
     use chunkstore::format::PackKind;
@@ -127,9 +131,15 @@ mod tests {
             identity: Identity::default(),
         };
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-        let store =
-            ChunkStore::init(access, ChunkerParams::default(), b"x", cheap, SlotOwner::default(), false)
-                .unwrap();
+        let store = ChunkStore::init(
+            access,
+            ChunkerParams::default(),
+            b"x",
+            cheap,
+            SlotOwner::default(),
+            Layout::default(),
+        )
+        .unwrap();
         let session = store.open_session("backup").unwrap();
         let name = |seed| PackName { session, id: PackId([seed; 32]), kind: PackKind::Data, epoch: 1 };
         let (published, lost) = (name(1), name(2));

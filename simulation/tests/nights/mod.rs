@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
 use chunkstore::env::{Env, SeededEnv};
 use chunkstore::executor::Inline;
 use chunkstore::ingest::PackerOptions;
@@ -52,7 +53,8 @@ pub(crate) fn open(disk: &Arc<impl Storage + 'static>) -> Repository {
 pub(crate) fn init(disk: &Arc<impl Storage + 'static>) -> Result<Repository> {
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
     let (access, owner) = (access(Arc::clone(disk) as _), SlotOwner::default());
-    Repository::init(access, ChunkerParams::around(1 << 10), b"x", cheap, owner, false)
+    let layout = Layout { parity: true, ..Layout::default() };
+    Repository::init(access, ChunkerParams::around(1 << 10), b"x", cheap, owner, layout)
 }
 
 struct Text(Option<Item>);

@@ -1,0 +1,143 @@
+//! Every snapshot can be read, every manifest be walked through, every chunk be found.
+
+use super::Check;
+use crate::entry::{Entry, display_path};
+use crate::manifest::{Ending, ManifestReader, Record, Step};
+use crate::{Error, Repository, Result};
+use chunkstore::bases::{Grounded, ground, ground_everywhere};
+use chunkstore::format::names;
+use chunkstore::ingest::ChunkRef;
+use chunkstore::store::describe;
+use chunkstore::{ChunkId, ObjectId};
+
+/// Affected paths that are named for each snapshot; more are counted.
+const NAMED_PATHS: usize = 20;
+
+impl Check<'_> {
+    /// Every snapshot can be read, every manifest be walked through, every chunk be found.
+    pub(super) fn snapshots(&mut self, repo: &Repository) -> Result<()> {
+        for root in self.store.head().roots.iter().filter(|root| root.kind != "snapshot") {
+            let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
+            self.fail(root.id.to_string(), why);
+        }
+        for root in repo.snapshot_roots() {
+            self.report.snapshots += 1;
+            let name = names::snapshot(&root.id);
+            let plain = self.store.read_snapshot(&root);
+            let Some(plain) = self.note(&name, plain)? else { continue };
+            match serde_json::from_slice::<crate::snapshot::Snapshot>(&plain) {
+                Ok(snapshot) => self.manifest(&root.id, &snapshot)?,
+                Err(error) => self.fail(name, error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn manifest(&mut self, id: &ObjectId, snapshot: &crate::snapshot::Snapshot) -> Result<()> {
+        let mut reader = match ManifestReader::new(self.store, &snapshot.manifest) {
+            Err(Error::Malformed { what, why }) => {
+                self.fail(format!("snapshot {}", id.short()), format!("{what}: {why}"));
+                return Ok(());
+            }
+            reader => reader?,
+        };
+        let mut open: Option<Box<Entry>> = None;
+        let (mut broken, mut size) = (false, 0u64);
+        let (mut entries, mut bytes) = (0, 0);
+        let mut affected = Affected::default();
+        let mut damaged = false;
+        while let Some(step) = reader.next_step()? {
+            match step {
+                Step::Damage(damage) => {
+                    damaged = true;
+                    open = None;
+                    let item = format!("snapshot {}: entries after {}", id.short(), damage.after);
+                    self.fail(item, describe(&damage.error));
+                }
+                Step::Record(Record::Entry(entry)) => {
+                    (open, broken, size) = (Some(entry), false, 0);
+                }
+                Step::Record(Record::Chunks(chunks)) => {
+                    size += chunks.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+                    broken |= !self.all_there(&chunks)?;
+                }
+                Step::Record(Record::Hole(len)) => size += len,
+                Step::Record(Record::End(ending, recorded)) => {
+                    let Some(entry) = open.take() else { continue };
+                    if ending == Ending::Dropped {
+                        continue;
+                    }
+                    entries += 1;
+                    bytes += recorded;
+                    if broken || size != recorded {
+                        affected.add(&entry);
+                    }
+                }
+            }
+            if self.monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+        if !damaged && (entries, bytes) != (snapshot.manifest.entries, snapshot.manifest.bytes) {
+            self.fail(
+                format!("snapshot {}", id.short()),
+                "its manifest does not hold what the snapshot says",
+            );
+        }
+        for path in &affected.paths {
+            self.fail(
+                format!("snapshot {}: {path}", id.short()),
+                "parts of its content are damaged or missing",
+            );
+        }
+        if affected.more > 0 {
+            self.fail(
+                format!("snapshot {}", id.short()),
+                format!("{} more entries are affected", affected.more),
+            );
+        }
+        Ok(())
+    }
+
+    fn all_there(&self, chunks: &[ChunkRef]) -> Result<bool> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
+        let found = ground(&**self.store.index(), &ids, &self.gone)?;
+        let fine = |chunk: &ChunkRef, grounded: &Option<Grounded>| {
+            grounded.as_ref().is_some_and(|Grounded { location, .. }| {
+                location.record.plain_len == chunk.len
+                    && !self.bad.contains(&(location.pack.name.id, chunk.id))
+            })
+        };
+        let doubtful: Vec<ChunkRef> = chunks
+            .iter()
+            .zip(&found)
+            .filter(|(chunk, found)| !fine(chunk, found))
+            .map(|(chunk, _)| *chunk)
+            .collect();
+        if doubtful.is_empty() {
+            return Ok(true);
+        }
+        // Not where the index says; a restore would look everywhere, too.
+        let ids: Vec<ChunkId> = doubtful.iter().map(|chunk| chunk.id).collect();
+        let mut avoid = self.gone.clone();
+        avoid.extend(self.bad.iter().filter(|(_, id)| ids.contains(id)).map(|(pack, _)| *pack));
+        let found = ground_everywhere(self.store, &ids, &avoid)?;
+        Ok(doubtful.iter().zip(&found).all(|(chunk, found)| fine(chunk, found)))
+    }
+}
+
+#[derive(Default)]
+struct Affected {
+    paths: Vec<String>,
+    more: u64,
+}
+
+impl Affected {
+    fn add(&mut self, entry: &Entry) {
+        if self.paths.len() < NAMED_PATHS {
+            self.paths.push(display_path(&entry.path));
+        } else {
+            self.more += 1;
+        }
+    }
+}
