@@ -17,7 +17,7 @@ use chunkstore::pack::{PackName, Record, decode_directory, read_directory, read_
 use chunkstore::patch::{self, Differ};
 use chunkstore::rope::Rope;
 use chunkstore::seal::Decompressor;
-use chunkstore::{ChunkId, ObjectId, PackId, RepositoryId, SessionId, envelope};
+use chunkstore::{ChunkId, ObjectId, PackId, RepositoryId, SessionId, envelope, parity};
 use engine::entry::{compare_paths, is_valid_path};
 use engine::manifest;
 use engine::snapshot::Snapshot;
@@ -40,7 +40,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
@@ -57,6 +57,7 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "frame", run: frame },
     Target { name: "diff", run: diff },
     Target { name: "endmark", run: end_mark },
+    Target { name: "parity", run: recover },
 ];
 
 /// Feeds the target of this name.
@@ -114,6 +115,21 @@ fn pack(data: &[u8]) {
     if let Ok((_, records)) = read_directory(name, &KEYS, data) {
         let end = data.len() as u64;
         assert!(records.iter().all(|record| record.end() <= end));
+    }
+}
+
+/// A length, so many bytes of a pack, and its parity.
+fn recover(data: &[u8]) {
+    let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
+    let (pack, object) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
+    // Nobody forges a hash, but its own: lengths and the shards that are there are a stranger's.
+    let Ok(recovered) = parity::recover(object, pack) else {
+        assert!(!parity::matches(object, pack), "what matches needs no recovery");
+        return;
+    };
+    if parity::matches(object, pack) {
+        assert_eq!((recovered.pack.as_slice(), recovered.shards), (pack, 0));
+        assert_eq!(parity::len_for(pack.len() as u64), object.len() as u64);
     }
 }
 

@@ -9,7 +9,7 @@ use chunkstore::keys::{KdfParams, SlotOwner, make_slot};
 use chunkstore::pack::{PackBuilder, Record, SealedPack};
 use chunkstore::patch::Differ;
 use chunkstore::seal::{Compression, Compressor};
-use chunkstore::{Result, envelope};
+use chunkstore::{Result, envelope, parity};
 use engine::entry::{Entry, Time};
 use engine::manifest::{self, Ending};
 use std::sync::LazyLock;
@@ -40,8 +40,20 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "frame" => all.frames.clone(),
         "diff" => vec![[&[128], text(9000).as_slice(), text(8900).as_slice()].concat()],
         "endmark" => end_marks(),
+        "parity" => [0, 1, 5000].map(|harm| with_parity(&all.pack.bytes, harm)).into(),
         _ => vec![],
     }
+}
+
+/// A pack, damaged at one place unless that is 0, and its parity.
+fn with_parity(pack: &[u8], harm: usize) -> Vec<u8> {
+    let mut out = u16::try_from(pack.len()).unwrap_or(u16::MAX).to_le_bytes().to_vec();
+    out.extend_from_slice(pack);
+    if let Some(byte) = out.get_mut(2 + harm).filter(|_| harm > 0) {
+        *byte ^= 1;
+    }
+    out.extend_from_slice(&parity::encode(pack));
+    out
 }
 
 /// Whether this is the one envelope that opens.

@@ -190,6 +190,10 @@ fn is_authentic(store: &ChunkStore, entry: &PackEntry, bytes: &[u8]) -> bool {
 
 /// Everything in a pack: its tags, and each chunk's content, with what it stands on.
 fn verify(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader, bytes: &[u8]) -> chunkstore::Result<()> {
+    if bytes.len() as u64 != entry.len {
+        let why = format!("has {} bytes instead of {}", bytes.len(), entry.len);
+        return Err(chunkstore::Error::corrupt(entry.name.object(), why));
+    }
     // A delta that no snapshot needs may outlive its bases; what snapshots need is looked at by itself.
     let mut prefix = |record: &Record| match bases.stands(store, record)? {
         true => bases.prefix_of(store, record).map(Some),
