@@ -290,6 +290,105 @@ fn the_index_comes_back_from_the_packs() {
     assert!(repo.run(["dump", "latest", "stdin"]).stdout == data);
 }
 
+/// Damage beyond parity: what can be read is kept, what is still at hand is stored again, and what is lost is
+/// said, and left out, once and for all.
+#[test]
+fn packs_and_snapshots_are_repaired() {
+    let repo = Repo::empty();
+    repo.ok(["init", "--parity", "off"]);
+    for number in 0..12 {
+        let folder = repo.path(&format!("source/{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("data"), noise(number, 1_000_000)).unwrap();
+    }
+    repo.ok(["backup", "source", "--pack-size", "4"]);
+    let packs = files_under(&repo.folder().join("packs"));
+    let large: Vec<_> = packs.iter().filter(|path| path.metadata().unwrap().len() > 3_000_000).collect();
+    let mut bytes = std::fs::read(large[0]).unwrap();
+    bytes[2_000_000] ^= 1;
+    std::fs::write(large[0], &bytes).unwrap();
+    std::fs::remove_file(large[1]).unwrap();
+    let plan = repo.run(["--json", "repair", "packs", "--read-data", "--dry-run"]);
+    let plan: serde_json::Value = serde_json::from_str(expect(&plan, 1).lines().last().unwrap()).unwrap();
+    assert_eq!((&plan["packs_damaged"], &plan["packs_dropped"]), (&2.into(), &2.into()));
+    assert!(plan["chunks_saved"].as_u64() > Some(0) && plan["chunks_lost"].as_u64() > Some(0), "{plan}");
+    repo.fails(1, ["check", "--read-data"]);
+    let before = files_under(&repo.folder().join("packs"));
+    repo.fails(1, ["repair", "packs", "--read-data"]);
+    let after = files_under(&repo.folder().join("packs"));
+    assert!(before.iter().all(|path| after.contains(path)) && after.len() > before.len(), "it only adds");
+    // Half of the sources are still there; their chunks are stored again, as nobody builds on what is lost.
+    for number in 0..6 {
+        std::fs::remove_dir_all(repo.path(&format!("source/{number}"))).unwrap();
+    }
+    repo.ok(["backup", "source", "--pack-size", "4"]);
+    repo.ok(["restore", "latest", "--target", "half"]);
+    let text = repo.fails(1, ["check", "--read-data"]);
+    assert!(text.contains("parts of its content are damaged or missing"), "{text}");
+    repo.fails(1, ["repair", "snapshots", "--dry-run"]);
+    assert_eq!(repo.ok(["snapshots", "--json"]).matches("short_id").count(), 2);
+    let said = repo.run(["repair", "snapshots"]);
+    let said = expect(&said, 1);
+    assert!(said.contains("holds what is left of") && said.contains("source/"), "{said}");
+    assert_eq!(repo.ok(["snapshots", "--json"]).matches("short_id").count(), 3, "the old one stays");
+    repo.fails(1, ["repair", "snapshots", "--forget", "--yes"]);
+    assert!(repo.ok(["repair", "snapshots"]).contains("are fine, 0 have lost something"));
+    repo.ok(["prune"]);
+    repo.ok(["check", "--read-data"]);
+    for snapshot in serde_json::from_str::<Vec<serde_json::Value>>(&repo.ok(["snapshots", "--json"])).unwrap()
+    {
+        let target = format!("out-{}", snapshot["short_id"].as_str().unwrap());
+        repo.ok(["restore", snapshot["id"].as_str().unwrap(), "--target", &target]);
+        let restored = files_under(&repo.path(&target));
+        assert!(restored.len() >= 6);
+        for path in restored {
+            let number = path.parent().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+            assert!(std::fs::read(&path).unwrap() == noise(number, 1_000_000));
+        }
+    }
+}
+
+/// A HEAD that is lost, damaged or put back comes back with everything that was acknowledged.
+#[test]
+fn head_is_made_anew() {
+    let repo = Repo::new();
+    let head = repo.folder().join("HEAD");
+    let mut old = vec![];
+    for number in 0..4 {
+        expect(&repo.feed(["backup", "--stdin"], &noise(number, 300_000)), 0);
+        if number == 1 {
+            old = std::fs::read(&head).unwrap();
+        }
+    }
+    repo.ok(["forget", "--keep-last", "3", "--prune"]);
+    assert!(repo.ok(["repair", "head"]).contains("HEAD is fine"));
+    let mut flipped = std::fs::read(&head).unwrap();
+    flipped[300] ^= 1;
+    for damage in [None, Some(flipped), Some(old), Some(vec![])] {
+        match &damage {
+            None => std::fs::remove_file(&head).unwrap(),
+            Some(bytes) => std::fs::write(&head, bytes).unwrap(),
+        }
+        repo.fails(1, ["snapshots"]);
+        let said = repo.ok(["repair", "head", "--dry-run"]);
+        assert!(said.contains("3 snapshots"), "{said}");
+        repo.fails(1, ["snapshots"]);
+        repo.ok(["repair", "head", "--yes"]);
+        repo.ok(["check", "--read-data"]);
+        for (place, snapshot) in
+            serde_json::from_str::<Vec<serde_json::Value>>(&repo.ok(["snapshots", "--json"]))
+                .unwrap()
+                .iter()
+                .enumerate()
+        {
+            let dump = repo.run(["dump", snapshot["id"].as_str().unwrap(), "stdin"]);
+            assert!(dump.stdout == noise(place as u64 + 1, 300_000));
+        }
+        expect(&repo.feed(["backup", "--stdin", "--stdin-filename", "after"], b"goes on"), 0);
+        repo.ok(["forget", "latest", "--path", "/after", "--prune"]);
+    }
+}
+
 #[test]
 fn an_older_head_is_noticed() {
     let repo = Repo::new();

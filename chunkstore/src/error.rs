@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// HEAD is older than one that this machine has seen.
     #[error(
-        "HEAD was rolled back: generation {found} here, {seen} seen before; if an older copy was put back on purpose, delete the cache folder"
+        "HEAD was rolled back: generation {found} here, {seen} seen before; if an older copy was put back on purpose, 'esker repair head' goes on from it"
     )]
     Rollback {
         /// Generation in the store.

@@ -128,6 +128,25 @@ pub struct Session {
 }
 
 impl Head {
+    /// One that names nothing but key slots.
+    fn first(nonce: ObjectId, slots: BTreeMap<ObjectId, ObjectId>) -> Self {
+        Self {
+            generation: 1,
+            previous: ObjectId([0; 32]),
+            incarnation: 1,
+            nonce,
+            recent_nonces: vec![nonce],
+            required_features: vec![],
+            roots: vec![],
+            segments: vec![],
+            sessions: vec![],
+            condemned: vec![],
+            doomed: vec![],
+            slots,
+            other: BTreeMap::new(),
+        }
+    }
+
     /// Whether a session may still commit.
     #[must_use]
     pub fn is_open(&self, session: &SessionId) -> bool {
@@ -196,21 +215,7 @@ impl HeadStore {
     /// Writes the first HEAD.
     pub fn create(&self, slots: BTreeMap<ObjectId, ObjectId>) -> Result<()> {
         let nonce = ObjectId(random_array(&*self.env)?);
-        let head = Head {
-            generation: 1,
-            previous: ObjectId([0; 32]),
-            incarnation: 1,
-            nonce,
-            recent_nonces: vec![nonce],
-            required_features: vec![],
-            roots: vec![],
-            segments: vec![],
-            sessions: vec![],
-            condemned: vec![],
-            doomed: vec![],
-            slots,
-            other: BTreeMap::new(),
-        };
+        let head = Head::first(nonce, slots);
         match self.storage.swap_head(None, self.seal(&head)?.into()) {
             Ok(()) => Ok(()),
             Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
@@ -218,6 +223,47 @@ impl HeadStore {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A HEAD made from nothing but objects, which every client takes for later than any that it has seen: its
+    /// incarnation is a time in seconds, which grows whoever else repairs one, and wherever.
+    pub(crate) fn successor(
+        &self,
+        old: Option<Head>,
+        roots: Vec<Root>,
+        segments: Vec<SegmentRef>,
+        slots: BTreeMap<ObjectId, ObjectId>,
+    ) -> Result<Head> {
+        let nonce = ObjectId(random_array(&*self.env)?);
+        let seen = self.seen.as_ref().and_then(|path| std::fs::read(path).ok());
+        let seen: Option<Seen> = seen.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let known = [seen.map(|seen| seen.incarnation), old.as_ref().map(|head| head.incarnation)];
+        let incarnation = known.into_iter().flatten().max().unwrap_or(1) + 1;
+        let (required_features, other) =
+            old.map(|head| (head.required_features, head.other)).unwrap_or_default();
+        let incarnation = incarnation.max(self.env.now().as_secs());
+        Ok(Head { incarnation, roots, segments, required_features, other, ..Head::first(nonce, slots) })
+    }
+
+    /// Puts `head` in the place of whatever is there.
+    pub(crate) fn force(&self, head: &Head) -> Result<()> {
+        let there = self.storage.read_head()?.map(|(_, version)| version);
+        let sealed = self.seal(head)?;
+        let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+        match self.storage.swap_head(there.as_ref(), sealed.into()) {
+            Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
+                if self.load_any()?.head.nonce != head.nonce {
+                    return Err(error.into());
+                }
+            }
+            result => result?,
+        }
+        self.remember(head, hash)
+    }
+
+    /// Reads HEAD, however old it is.
+    pub(crate) fn load_unchecked(&self) -> Result<Head> {
+        Ok(self.load_any()?.head)
     }
 
     fn seal(&self, head: &Head) -> Result<Vec<u8>> {

@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+mod rebuild;
+pub use rebuild::{RebuildPlan, rebuild_head};
+
 /// Everything from outside that a store works with.
 #[derive(Clone)]
 pub struct Access {
@@ -112,7 +115,7 @@ impl ChunkStore {
             result => result?,
         };
         let config = Config::read(&bytes)?;
-        let keys = Arc::new(Self::unlock(&access, &config, passphrase)?);
+        let keys = Arc::new(unlock(&access, &config, passphrase)?);
         Config::verify(&bytes, &keys)?;
         lay_out(&mut access, &config);
         let heads = Self::head_store(&access, &keys);
@@ -125,35 +128,6 @@ impl ChunkStore {
             let _ = std::fs::create_dir_all(cache);
         }
         HeadStore::new(Arc::clone(&access.storage), Arc::clone(keys), Arc::clone(&access.env), seen)
-    }
-
-    /// Tries the passphrase on every slot found. A damaged slot is passed over while another opens.
-    fn unlock(access: &Access, config: &Config, passphrase: &[u8]) -> Result<KeyRing> {
-        let mut slots = vec![];
-        access.storage.list(names::KEYS, &mut |name, _| {
-            if let Some(id) = name.rsplit('/').next().and_then(ObjectId::parse) {
-                slots.push(id);
-            }
-        })?;
-        slots.sort_unstable();
-        slots.truncate(MAX_SLOTS);
-        let mut damage = None;
-        for slot in &slots {
-            let attempt = access
-                .storage
-                .get(&names::key(slot), MAX_SMALL_LEN)
-                .map_err(Error::from)
-                .and_then(|bytes| keys::open_slot(slot, &bytes, passphrase));
-            match attempt {
-                Ok(Some(ring)) if *ring.repository() == config.repository_id => return Ok(ring),
-                Ok(Some(_)) => {
-                    damage = Some(Error::corrupt(names::key(slot), "belongs to another repository"));
-                }
-                Ok(None) => {}
-                Err(error) => damage = Some(error),
-            }
-        }
-        Err(damage.unwrap_or(Error::WrongPassword { slots: slots.len() }))
     }
 
     fn assemble(access: Access, config: Config, keys: Arc<KeyRing>, heads: HeadStore) -> Result<Self> {
@@ -314,14 +288,7 @@ impl ChunkStore {
 
     /// Writes a segment. It counts for nothing until HEAD lists it.
     pub fn write_segment(&self, segment: &Segment) -> Result<SegmentRef> {
-        let id = ObjectId(random_array(&*self.access.env)?);
-        let name = names::segment(&id);
-        let sealed =
-            envelope::seal(&self.keys, ObjectKind::Segment, &name, &segment.encode(), &*self.access.env)?;
-        let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
-        self.access.storage.put(&name, sealed.into())?;
-        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        Ok(SegmentRef { id, hash, packs: count(segment.packs.len()), chunks: count(segment.chunk_count()) })
+        write_segment(&self.access, &self.keys, segment)
     }
 
     /// Writes the object of a snapshot. It counts for nothing until HEAD lists it.
@@ -489,6 +456,45 @@ impl ChunkStore {
         })?;
         Ok(self.access.storage.delete(&names::key(slot))?)
     }
+}
+
+/// Tries the passphrase on every slot found. A damaged slot is passed over while another opens.
+fn unlock(access: &Access, config: &Config, passphrase: &[u8]) -> Result<KeyRing> {
+    let mut slots = vec![];
+    access.storage.list(names::KEYS, &mut |name, _| {
+        if let Some(id) = name.rsplit('/').next().and_then(ObjectId::parse) {
+            slots.push(id);
+        }
+    })?;
+    slots.sort_unstable();
+    slots.truncate(MAX_SLOTS);
+    let mut damage = None;
+    for slot in &slots {
+        let attempt = access
+            .storage
+            .get(&names::key(slot), MAX_SMALL_LEN)
+            .map_err(Error::from)
+            .and_then(|bytes| keys::open_slot(slot, &bytes, passphrase));
+        match attempt {
+            Ok(Some(ring)) if *ring.repository() == config.repository_id => return Ok(ring),
+            Ok(Some(_)) => {
+                damage = Some(Error::corrupt(names::key(slot), "belongs to another repository"));
+            }
+            Ok(None) => {}
+            Err(error) => damage = Some(error),
+        }
+    }
+    Err(damage.unwrap_or(Error::WrongPassword { slots: slots.len() }))
+}
+
+fn write_segment(access: &Access, keys: &KeyRing, segment: &Segment) -> Result<SegmentRef> {
+    let id = ObjectId(random_array(&*access.env)?);
+    let name = names::segment(&id);
+    let sealed = envelope::seal(keys, ObjectKind::Segment, &name, &segment.encode(), &*access.env)?;
+    let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+    access.storage.put(&name, sealed.into())?;
+    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    Ok(SegmentRef { id, hash, packs: count(segment.packs.len()), chunks: count(segment.chunk_count()) })
 }
 
 /// HEAD lies where the configuration says.

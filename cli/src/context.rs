@@ -65,11 +65,11 @@ impl Context {
     }
 
     /// Opens or creates with the password at hand.
-    pub(crate) fn open_with(
+    pub(crate) fn open_with<T>(
         &self,
-        open: impl FnOnce(Access, String) -> Result<Repository, Failure>,
+        open: impl FnOnce(Access, String) -> Result<T, Failure>,
         create: bool,
-    ) -> Result<Repository, Failure> {
+    ) -> Result<T, Failure> {
         let storage = self.storage(create)?;
         if !create
             && storage

@@ -17,7 +17,6 @@ use chunkstore::seal::Compression;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 mod orphans;
 mod rebase;
@@ -248,7 +247,7 @@ impl Prepared {
             return Ok(());
         }
         let Self { marks, survey, .. } = self;
-        let replaced = rewrite_segments(store, survey, &ready)?;
+        let replaced = rewrite_segments(store, &survey.segments, &ready)?;
         let swapped = swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
             at_work(head, session)?;
             unchanged(head, survey)?;
@@ -367,13 +366,13 @@ fn swap_marked<R>(
 const NEW_ROOTS: &str = "snapshots were added meanwhile";
 
 /// New segments without the removed packs, for those that list any.
-fn rewrite_segments(
-    store: &Arc<ChunkStore>,
-    survey: &Survey,
+pub(crate) fn rewrite_segments(
+    store: &ChunkStore,
+    segments: &[(SegmentRef, Segment)],
     remove: &HashSet<PackId>,
 ) -> Result<Vec<(ObjectId, Option<SegmentRef>)>> {
     let mut replaced = vec![];
-    for (reference, segment) in &survey.segments {
+    for (reference, segment) in segments {
         if !segment.packs.iter().any(|pack| remove.contains(&pack.name.id)) {
             continue;
         }

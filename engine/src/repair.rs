@@ -11,6 +11,11 @@ use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeMap, HashSet};
 
+mod packs;
+mod snapshots;
+pub use packs::{PacksOptions, PacksReport, repair_packs};
+pub use snapshots::{Repaired, SnapshotsOptions, SnapshotsReport, repair_snapshots};
+
 /// What `repair index` did, or would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RepairReport {

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 mod memory;
-mod packs;
+pub(crate) mod packs;
 mod snapshots;
 
 /// Which packs are read. Of each choice those come first that were not verified for the longest time.

@@ -3,7 +3,7 @@
 
 use super::ChunkRef;
 use super::predict::Hint;
-use crate::bases::{BaseChoice, BaseReader, Grounded, Prefix, choose, ground};
+use crate::bases::{BaseChoice, BaseReader, Grounded, Prefix, choose, ground, ground_everywhere};
 use crate::format::{Codec, PackKind};
 use crate::id::{ChunkId, PackId};
 use crate::index::short_key;
@@ -152,6 +152,24 @@ impl Dedupe {
         for grounded in ground(&**self.store.index(), ids, &self.avoid)? {
             let Some(grounded) = grounded else { return Ok(false) };
             packs.extend(grounded.packs);
+        }
+        self.rely_on(packs);
+        Ok(true)
+    }
+
+    /// Whether every chunk lies somewhere, in packs that are condemned, too; if so, they are relied on. Slower
+    /// than [`Dedupe::reuse`] for those that do not, since all segments are asked before that is said.
+    pub fn keep(&self, ids: &[ChunkId]) -> Result<bool> {
+        let none = HashSet::new();
+        let found = ground(&**self.store.index(), ids, &none)?;
+        let missing = ids.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| *id);
+        let missing: Vec<ChunkId> = missing.collect();
+        let mut packs: HashSet<PackId> = found.into_iter().flatten().flat_map(|found| found.packs).collect();
+        if !missing.is_empty() {
+            for found in ground_everywhere(&self.store, &missing, &none)? {
+                let Some(found) = found else { return Ok(false) };
+                packs.extend(found.packs);
+            }
         }
         self.rely_on(packs);
         Ok(true)

@@ -2,23 +2,24 @@
 
 use super::{Check, ReadData};
 use crate::{Counter, Error, Result};
+use chunkstore::ChunkId;
 use chunkstore::bases::BaseReader;
 use chunkstore::executor::{Pending, submit};
 use chunkstore::format::MAX_PACK_LEN;
 use chunkstore::index::PackEntry;
 use chunkstore::pack::{self, PackReader, Record};
+use chunkstore::parity::{self, Recovered};
 use chunkstore::seal::Decompressor;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
-use chunkstore::{ChunkId, parity};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What was found of one pack.
-struct PackResult {
-    outcome: chunkstore::Result<()>,
+pub(crate) struct PackResult {
+    pub(crate) outcome: chunkstore::Result<()>,
     /// Chunks of it that cannot be read.
-    bad: Vec<ChunkId>,
+    pub(crate) bad: Vec<ChunkId>,
     /// What is wrong with its parity.
     parity: Option<&'static str>,
 }
@@ -120,30 +121,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Makes a pack whole from its parity. It is put in the place of the damaged one: a copy elsewhere would have
-    /// to be preferred, by everybody, to one that looks the same in every index. What is written is, byte for
-    /// byte, what was written there first, as its tags prove.
     fn mend(&mut self, pack: &PackEntry) -> Result<bool> {
-        let (store, object) = (self.store, pack.name.object());
-        let read = |name: &str| match store.storage().get(name, MAX_PACK_LEN) {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            // Longer than any, or cut short.
-            Err(error) if error.kind == ErrorKind::Failed => Ok(None),
-            bytes => bytes.map(Some).map_err(chunkstore::Error::from),
-        };
-        let (Some(damaged), Some(of)) = (read(&object)?, read(&pack.name.parity())?) else {
-            return Ok(false);
-        };
-        let Ok(recovered) = parity::recover(&of, &damaged) else { return Ok(false) };
-        // If nothing is wrong with its bytes, it is what it stands on.
-        if recovered.pack == damaged || !is_authentic(store, pack, &recovered.pack) {
-            return Ok(false);
-        }
-        store.storage().replace(&object, recovered.pack.into()).map_err(chunkstore::Error::from)?;
+        let Some(recovered) = mend(self.store, pack, false)? else { return Ok(false) };
         self.report.packs_healed += 1;
         self.report.bytes_healed += (recovered.shards * recovered.shard_len) as u64;
         let what = format!("made whole from its parity: {} of its parts were damaged", recovered.shards);
-        self.healed(object, what);
+        self.healed(pack.name.object(), what);
         Ok(true)
     }
 
@@ -182,6 +165,29 @@ impl Check<'_> {
     }
 }
 
+/// Makes a pack whole from its parity. It is put in the place of the damaged one: a copy elsewhere would have
+/// to be preferred, by everybody, to one that looks the same in every index. What is written is, byte for
+/// byte, what was written there first, as its tags prove. `None` if that cannot be done.
+pub(crate) fn mend(store: &ChunkStore, pack: &PackEntry, dry_run: bool) -> Result<Option<Recovered>> {
+    let object = pack.name.object();
+    let read = |name: &str| match store.storage().get(name, MAX_PACK_LEN) {
+        // Gone; or longer than any, or cut short.
+        Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Failed) => Ok(None),
+        bytes => bytes.map(Some).map_err(chunkstore::Error::from),
+    };
+    let (Some(damaged), Some(of)) = (read(&object)?, read(&pack.name.parity())?) else { return Ok(None) };
+    let Ok(mut recovered) = parity::recover(&of, &damaged) else { return Ok(None) };
+    // If nothing is wrong with its bytes, it is what it stands on.
+    if recovered.pack == damaged || !is_authentic(store, pack, &recovered.pack) {
+        return Ok(None);
+    }
+    if !dry_run {
+        let bytes = std::mem::take(&mut recovered.pack);
+        store.storage().replace(&object, bytes.into()).map_err(chunkstore::Error::from)?;
+    }
+    Ok(Some(recovered))
+}
+
 /// Whether bytes are those of a pack: header, directory and the tag of every chunk.
 fn is_authentic(store: &ChunkStore, entry: &PackEntry, bytes: &[u8]) -> bool {
     let read = pack::verify(entry.name, store.keys(), bytes, &mut |_| Ok(None));
@@ -208,7 +214,7 @@ fn verify(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader, bytes: &[u8
 }
 
 /// Reads a pack whole. If that fails, finds out which chunks can still be had.
-fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader) -> PackResult {
+pub(crate) fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader) -> PackResult {
     let object = entry.name.object();
     let all = || entry.records.iter().map(|record| record.id).collect();
     let bytes = match store.storage().get(&object, MAX_PACK_LEN) {

@@ -1,0 +1,211 @@
+//! Packs that are damaged: made whole from their parity, or else what can be read of them is stored again, and
+//! they are no longer listed. From then on the next backup stores again what was lost with them, if it still
+//! has it, instead of building on it.
+
+use crate::prune::rewrite_segments;
+use crate::verify::packs::{PackResult, mend, read_pack};
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use chunkstore::bases::BaseReader;
+use chunkstore::format::{MAX_PACK_LEN, names};
+use chunkstore::head::SegmentRef;
+use chunkstore::index::{PackEntry, Segment};
+use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
+use chunkstore::pack::PackReader;
+use chunkstore::storage::ErrorKind;
+use chunkstore::store::{ChunkStore, describe};
+use chunkstore::{ChunkId, PackId, SessionId};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Choices for a repair of packs.
+#[derive(Clone, Debug, Default)]
+pub struct PacksOptions {
+    /// Look at these packs; at all of them if empty.
+    pub packs: Vec<PackId>,
+    /// Of all packs, read each, not only those that are missing or have another length.
+    pub read_data: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Size of new packs.
+    pub packer: PackerOptions,
+}
+
+/// What a repair of packs did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PacksReport {
+    /// Packs that were read.
+    pub packs_read: u64,
+    /// Packs that are damaged or missing.
+    pub packs_damaged: u64,
+    /// Those of them that were made whole from their parity.
+    pub packs_healed: u64,
+    /// Those of them that are no longer listed.
+    pub packs_dropped: u64,
+    /// Chunks that were stored again.
+    pub chunks_saved: u64,
+    /// Chunks that could not be read. Some may lie elsewhere, too.
+    pub chunks_lost: u64,
+    /// The damaged packs.
+    pub damaged: Vec<PackId>,
+}
+
+/// Looks for damaged packs and repairs them. See the module.
+pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Monitor) -> Result<PacksReport> {
+    let store = repo.store();
+    let mut report = PacksReport::default();
+    let head = store.reload()?;
+    if let Some((segment, why)) = store.sync_index()?.first() {
+        return Err(Error::Refused(format!(
+            "index/{segment} is damaged ({why}); run 'esker repair index' first"
+        )));
+    }
+    let mut segments: Vec<(SegmentRef, Segment)> = vec![];
+    for reference in &head.segments {
+        segments.push((reference.clone(), store.load_segment(reference)?));
+    }
+    let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+    let live = segments.iter().flat_map(|(_, segment)| &segment.packs);
+    let live: Vec<&PackEntry> = live.filter(|pack| !doomed.contains(&pack.name.id)).collect();
+    let candidates = candidates(store, &live, options)?;
+    monitor.count(Counter::FilesTotal, candidates.len() as u64);
+    let mut damaged = vec![];
+    for pack in candidates {
+        let bases = BaseReader::default();
+        let first = read_pack(store, pack, &bases);
+        let found = if first.outcome.is_err() { read_pack(store, pack, &bases) } else { first };
+        report.packs_read += 1;
+        monitor.count(Counter::FilesDone, 1);
+        monitor.count(Counter::BytesDone, pack.len);
+        if let Err(error) = &found.outcome {
+            if !error.is_damage() {
+                found.outcome?;
+                continue;
+            }
+            let (item, message) = (pack.name.object(), describe(error));
+            monitor.error(ItemError { during: "repair", item, message });
+            damaged.push(pack);
+        }
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    report.packs_damaged = damaged.len() as u64;
+    report.damaged = damaged.iter().map(|pack| pack.name.id).collect();
+    let mut lost = vec![];
+    for pack in damaged {
+        match mend(store, pack, options.dry_run)? {
+            Some(_) => report.packs_healed += 1,
+            None => lost.push(pack),
+        }
+    }
+    // What stood on something that is whole again is whole again, too.
+    let bases = BaseReader::default();
+    let mut drop: Vec<(&PackEntry, HashSet<ChunkId>)> = vec![];
+    for pack in lost {
+        let PackResult { outcome, bad, .. } = read_pack(store, pack, &bases);
+        if outcome.is_err() {
+            drop.push((pack, bad.into_iter().collect()));
+        }
+    }
+    report.packs_dropped = drop.len() as u64;
+    report.chunks_lost = drop.iter().map(|(_, bad)| bad.len() as u64).sum();
+    let all: u64 = drop.iter().map(|(pack, _)| pack.records.len() as u64).sum();
+    report.chunks_saved = all - report.chunks_lost.min(all);
+    if !options.dry_run && !drop.is_empty() {
+        let session = store.open_session("repair")?;
+        let done = replace(store, &session, &segments, &drop, options.packer);
+        // A swap that took effect has closed it.
+        let closed = store.close_session(&session, &[]);
+        done?;
+        closed?;
+        store.sync_index()?;
+    }
+    Ok(report)
+}
+
+/// The packs to be read.
+fn candidates<'a>(
+    store: &ChunkStore,
+    live: &[&'a PackEntry],
+    options: &PacksOptions,
+) -> Result<Vec<&'a PackEntry>> {
+    if !options.packs.is_empty() {
+        let known: HashMap<PackId, &PackEntry> = live.iter().map(|pack| (pack.name.id, *pack)).collect();
+        let find = |id: &PackId| {
+            known.get(id).copied().ok_or_else(|| Error::Invalid(format!("no pack {id} is in the index")))
+        };
+        return options.packs.iter().map(find).collect();
+    }
+    if options.read_data {
+        return Ok(live.to_vec());
+    }
+    let mut lengths = HashMap::new();
+    let list = store.storage().list(names::PACKS, &mut |name, len| {
+        lengths.insert(name.to_owned(), len);
+    });
+    list.map_err(chunkstore::Error::from)?;
+    let mut doubtful = vec![];
+    for pack in live {
+        let name = pack.name.object();
+        let len = match lengths.get(&name) {
+            Some(len) => Some(*len),
+            None => match store.storage().len(&name) {
+                Ok(len) => Some(len),
+                Err(error) if error.kind == ErrorKind::NotFound => None,
+                Err(error) => return Err(chunkstore::Error::from(error).into()),
+            },
+        };
+        if len != Some(pack.len) {
+            doubtful.push(*pack);
+        }
+    }
+    Ok(doubtful)
+}
+
+/// Stores the sound chunks of damaged packs again, and takes the packs out of the index, in one swap. A pack's
+/// object stays until the next prune finds that nobody names it.
+fn replace(
+    store: &Arc<ChunkStore>,
+    session: &SessionId,
+    segments: &[(SegmentRef, Segment)],
+    damaged: &[(&PackEntry, HashSet<ChunkId>)],
+    packer: PackerOptions,
+) -> Result<()> {
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default());
+    let mut packer = Packer::new(&dedupe, *session, packer)?;
+    for (pack, bad) in damaged {
+        let bytes = match store.storage().get(&pack.name.object(), MAX_PACK_LEN) {
+            Err(error) if error.kind == ErrorKind::NotFound => continue,
+            bytes => bytes.map_err(chunkstore::Error::from)?,
+        };
+        let reader = PackReader::new(pack.name, store.keys())?;
+        for record in pack.records.iter().filter(|record| !bad.contains(&record.id)) {
+            let sealed = record.range().and_then(|range| bytes.get(range));
+            let changed = || chunkstore::Error::corrupt(pack.name.object(), "it changes while it is read");
+            let frame = reader.open_frame(record, sealed.ok_or_else(changed)?)?;
+            packer.push(pack.name.kind, record.clone(), &frame)?;
+        }
+    }
+    let fresh = packer.flush()?;
+    let gone: HashSet<PackId> = damaged.iter().map(|(pack, _)| pack.name.id).collect();
+    let replaced = rewrite_segments(store, segments, &gone)?;
+    store.update_head(|head| {
+        let live: HashSet<_> = head.segment_ids().into_iter().collect();
+        if !head.is_open(session) || !replaced.iter().all(|(old, _)| live.contains(old)) {
+            let why = "a prune changed the index during the repair; run it again".into();
+            return Err(chunkstore::Error::Fenced { why });
+        }
+        for (old, new) in &replaced {
+            head.segments.retain(|segment| segment.id != *old);
+            head.segments.extend(new.clone());
+        }
+        head.segments.extend_from_slice(&fresh);
+        head.condemned.retain(|pack| !gone.contains(&pack.id));
+        head.sessions.retain(|known| known.id != *session);
+        Ok(())
+    })?;
+    for (old, _) in &replaced {
+        store.storage().delete(&names::segment(old)).map_err(chunkstore::Error::from)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! Snapshots of which something is lost: made anew without the entries that can no longer be restored whole. The
+//! old ones stay, unless they are to be forgotten.
+
+use crate::entry::display_path;
+use crate::manifest::{Ending, ManifestReader, ManifestRoot, ManifestWriter, Record, Step};
+use crate::snapshot::{Listed, Snapshot};
+use crate::{Error, ItemError, Monitor, Repository, Result};
+use chunkstore::ObjectId;
+use chunkstore::head::Root;
+use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
+use chunkstore::store::describe;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Choices for a repair of snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotsOptions {
+    /// Look at these; at all if empty.
+    pub snapshots: Vec<ObjectId>,
+    /// Take the damaged ones out of HEAD once the new ones are in.
+    pub forget: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Size of new packs.
+    pub packer: PackerOptions,
+}
+
+/// A snapshot of which something is lost.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Repaired {
+    /// The damaged one.
+    pub snapshot: ObjectId,
+    /// The one without what was lost; none in a dry run, or if nothing is left.
+    pub repaired: Option<ObjectId>,
+    /// Entries that are left.
+    pub entries: u64,
+    /// Paths of what is lost.
+    pub lost: Vec<String>,
+    /// Stretches of the list of entries that are lost, with all that stood there.
+    pub gaps: u64,
+}
+
+/// What a repair of snapshots did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct SnapshotsReport {
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Those that cannot be read at all.
+    pub unreadable: Vec<ObjectId>,
+    /// Those of which something is lost.
+    pub repaired: Vec<Repaired>,
+}
+
+/// Walks through snapshots, and makes those anew of which something is lost. See the module.
+pub fn repair_snapshots(
+    repo: &Repository,
+    options: &SnapshotsOptions,
+    monitor: &dyn Monitor,
+) -> Result<SnapshotsReport> {
+    let store = repo.store();
+    // A prune waits for sessions: what is found to be there stays.
+    let session = store.open_session("repair")?;
+    let done = (|| -> Result<SnapshotsReport> {
+        repo.sync_index(monitor)?;
+        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default());
+        let (mut report, damaged) = survey(repo, &dedupe, options, monitor)?;
+        if options.dry_run || damaged.is_empty() {
+            return Ok(report);
+        }
+        let mut packer = Packer::new(&dedupe, session, options.packer)?;
+        let mut roots: Vec<Root> = vec![];
+        let mut fresh = vec![];
+        for (place, Listed { id, snapshot }) in damaged {
+            let manifest = write_sound(&dedupe, &mut packer, &snapshot, monitor)?;
+            if manifest.entries > 0 {
+                fresh.push((place, Snapshot { manifest, original: Some(id), ..snapshot }));
+            }
+        }
+        let segments = packer.flush()?;
+        for (place, snapshot) in fresh {
+            let root = repo.write_snapshot(&snapshot)?;
+            report.repaired[place].repaired = Some(root.id);
+            roots.push(root);
+        }
+        store.commit(&session, &segments, &roots, &dedupe.relied())?;
+        Ok(report)
+    })();
+    let closed = store.close_session(&session, &[]);
+    let report = done?;
+    closed?;
+    if options.forget && !options.dry_run {
+        let damaged = report.repaired.iter().filter(|repaired| repaired.repaired.is_some());
+        repo.forget(&damaged.map(|repaired| repaired.snapshot).collect::<Vec<_>>())?;
+    }
+    Ok(report)
+}
+
+/// Finds the snapshots of which something is lost, each with its place in the report.
+fn survey(
+    repo: &Repository,
+    dedupe: &Dedupe,
+    options: &SnapshotsOptions,
+    monitor: &dyn Monitor,
+) -> Result<(SnapshotsReport, Vec<(usize, Listed)>)> {
+    let (mut report, mut damaged) = (SnapshotsReport::default(), vec![]);
+    let wanted: HashSet<ObjectId> = options.snapshots.iter().copied().collect();
+    let roots = repo.snapshot_roots();
+    for root in roots.iter().filter(|root| wanted.is_empty() || wanted.contains(&root.id)) {
+        report.snapshots += 1;
+        let plain = repo.store().read_snapshot(root);
+        let snapshot = match plain.map(|plain| serde_json::from_slice::<Snapshot>(&plain)) {
+            Ok(Ok(snapshot)) => snapshot,
+            Err(error) if !error.is_damage() => return Err(error.into()),
+            broken => {
+                let message = broken.map_or_else(|error| describe(&error), |_| "it cannot be parsed".into());
+                let item = format!("snapshots/{}", root.id);
+                monitor.error(ItemError { during: "repair", item, message });
+                report.unreadable.push(root.id);
+                continue;
+            }
+        };
+        let mut found = Repaired { snapshot: root.id, repaired: None, entries: 0, lost: vec![], gaps: 0 };
+        let mut path = vec![];
+        walk(dedupe, &snapshot, monitor, &mut |event| {
+            match event {
+                Event::Record(Record::Entry(entry)) => path.clone_from(&entry.path),
+                Event::Record(Record::End(Ending::Complete, _)) => found.entries += 1,
+                Event::Lost => found.lost.push(display_path(&path)),
+                Event::Gap => found.gaps += 1,
+                Event::Record(_) => {}
+            }
+            Ok(())
+        })?;
+        if !found.lost.is_empty() || found.gaps > 0 {
+            damaged.push((report.repaired.len(), Listed { id: root.id, snapshot }));
+            report.repaired.push(found);
+        }
+    }
+    Ok((report, damaged))
+}
+
+/// What a walk comes across.
+enum Event {
+    /// A record that stays.
+    Record(Record),
+    /// The entry that was begun cannot be restored whole.
+    Lost,
+    /// A stretch of the manifest is gone, with what stood there.
+    Gap,
+}
+
+/// Goes through a manifest. Everything that stays is relied on, so that a commit can depend on it.
+fn walk(
+    dedupe: &Dedupe,
+    snapshot: &Snapshot,
+    monitor: &dyn Monitor,
+    each: &mut dyn FnMut(Event) -> Result<()>,
+) -> Result<()> {
+    let mut reader = match ManifestReader::new(dedupe.store(), &snapshot.manifest) {
+        Err(Error::Malformed { .. }) => return each(Event::Gap),
+        reader => reader?,
+    };
+    // Between an entry's loss and its end, what comes is of no use.
+    let (mut open, mut lost) = (false, false);
+    while let Some(step) = reader.next_step()? {
+        match step {
+            Step::Damage(_) => {
+                if open && !lost {
+                    each(Event::Lost)?;
+                }
+                (open, lost) = (false, false);
+                each(Event::Gap)?;
+            }
+            Step::Record(Record::Entry(entry)) => {
+                (open, lost) = (true, false);
+                each(Event::Record(Record::Entry(entry)))?;
+            }
+            Step::Record(Record::Chunks(chunks)) if !lost => {
+                let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
+                lost = !dedupe.keep(&ids)?;
+                each(if lost { Event::Lost } else { Event::Record(Record::Chunks(chunks)) })?;
+            }
+            Step::Record(Record::End(ending, size)) => {
+                open = false;
+                if !lost {
+                    each(Event::Record(Record::End(ending, size)))?;
+                }
+            }
+            Step::Record(_) if lost => {}
+            Step::Record(record) => each(Event::Record(record))?,
+        }
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
+}
+
+/// Writes a manifest of what is left.
+fn write_sound(
+    dedupe: &Arc<Dedupe>,
+    packer: &mut Packer,
+    snapshot: &Snapshot,
+    monitor: &dyn Monitor,
+) -> Result<ManifestRoot> {
+    let mut manifest = ManifestWriter::new(dedupe)?;
+    walk(dedupe, snapshot, monitor, &mut |event| match event {
+        Event::Record(record) => manifest.push(packer, record),
+        Event::Lost => manifest.push(packer, Record::End(Ending::Dropped, 0)),
+        Event::Gap => Ok(()),
+    })?;
+    manifest.finish(packer)
+}
