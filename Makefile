@@ -91,9 +91,18 @@ damage: build-tools ## Flip every byte and lose every object of small repositori
 	$(CARGO) test --release --package tests --test it -- damage:: --nocapture
 
 .PHONY: chaos
-chaos: build-tools ## Eight backups, two prunes, and a kill every other second, for CHAOS_SECONDS
+chaos: build-tools ## Eight backups, two prunes, a kill every other second, on disk and S3, CHAOS_SECONDS each
 	$(CARGO) build --release --package cli
 	ESKER_CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --release --package tests --test it -- chaos:: --nocapture
+
+.PHONY: rough
+rough: build-tools ## Forty nights on an S3 store that fails a fifth of all requests, cuts bodies and hides names
+	$(CARGO) build --release --package cli
+	ESKER_ROUGH_NIGHTS=40 $(CARGO) test --release --package tests --test it -- rough:: --nocapture
+
+.PHONY: power
+power: build-tools ## Cut the power at every write to a local disk, fail each, and fill the disk up at each
+	$(CARGO) test --release --package simulation --test power -- --nocapture
 
 FUZZ_SECONDS ?= 60
 

@@ -2,7 +2,9 @@
 //! acknowledged restores; what nobody needs goes.
 
 use crate::harness::{Repo, expect, noise, text};
+use crate::seaweed::Cluster;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -67,9 +69,25 @@ struct Chaos {
     failed: AtomicU64,
     prunes: AtomicU64,
     kills: AtomicU64,
+    /// Whether commands may fail because the store does.
+    store_fails: AtomicBool,
 }
 
 impl Chaos {
+    fn new(repo: Repo) -> Self {
+        Self {
+            repo,
+            kept: Mutex::default(),
+            children: Mutex::default(),
+            over: AtomicBool::new(false),
+            backups: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            prunes: AtomicU64::new(0),
+            kills: AtomicU64::new(0),
+            store_fails: AtomicBool::new(false),
+        }
+    }
+
     /// Runs a command that may be killed; its standard output if it ended well.
     fn attempt(&self, args: &[&str], input: Option<Vec<u8>>) -> Option<String> {
         let mut command = self.repo.command(args);
@@ -94,7 +112,8 @@ impl Chaos {
         assert!(!errors.contains("panicked"), "{args:?}: {errors}");
         // Killed, or told that HEAD allows it no more: anything else would be a fault of ours.
         let code = status.code();
-        assert!(matches!(code, None | Some(0 | 11)), "{args:?}: {code:?} {errors}");
+        let store_failed = code == Some(1) && self.store_fails.load(Ordering::Relaxed);
+        assert!(store_failed || matches!(code, None | Some(0 | 11)), "{args:?}: {code:?} {errors}");
         (code == Some(0)).then_some(text)
     }
 
@@ -152,12 +171,15 @@ impl Chaos {
         }
     }
 
-    fn kill(&self, seconds: u64) {
+    fn kill(&self, seconds: u64, half_way: impl FnOnce()) {
         let start = Instant::now();
-        let mut number = 0;
+        let (mut number, mut half_way) = (0, Some(half_way));
         while start.elapsed() < Duration::from_secs(seconds) {
             std::thread::sleep(Duration::from_millis(1900 + number * 37 % 200));
             number += 1;
+            if let Some(half_way) = half_way.take_if(|_| start.elapsed() > Duration::from_secs(seconds / 2)) {
+                half_way();
+            }
             let victim = {
                 let children = self.children.lock().unwrap();
                 children.get((number * 7 % children.len().max(1) as u64) as usize).cloned()
@@ -173,85 +195,108 @@ impl Chaos {
 }
 
 /// `ESKER_CHAOS_SECONDS` for longer runs (`make chaos`).
-#[test]
-fn whatever_is_killed_what_was_acknowledged_restores() {
-    let seconds = std::env::var("ESKER_CHAOS_SECONDS").map_or(60, |text| text.parse().unwrap());
-    let chaos = Chaos {
-        repo: Repo::new(),
-        kept: Mutex::default(),
-        children: Mutex::default(),
-        over: AtomicBool::new(false),
-        backups: AtomicU64::new(0),
-        failed: AtomicU64::new(0),
-        prunes: AtomicU64::new(0),
-        kills: AtomicU64::new(0),
-    };
-    // The first backups one after the other: at the same time none would find what the others have in common
-    // with it, and that would be half of what is compared in the end.
-    let recipes: Vec<Recipe> = (0..8).map(Recipe::first).collect();
-    for (host, recipe) in (0..).zip(&recipes) {
-        chaos.back_up(host, recipe);
-    }
-    std::thread::scope(|scope| {
-        for (host, recipe) in (0..).zip(recipes) {
-            let chaos = &chaos;
-            scope.spawn(move || chaos.keep_backing_up(host, recipe));
-        }
-        for _ in 0..2 {
-            scope.spawn(|| chaos.prune());
-        }
-        scope.spawn(|| chaos.forget());
-        chaos.kill(seconds);
-    });
-    let Chaos { repo, kept, backups, failed, prunes, kills, .. } = chaos;
-    let kept = kept.into_inner().unwrap();
-    let counts = [backups, failed, prunes, kills].map(AtomicU64::into_inner);
-    let [backups, failed, prunes, kills] = counts;
-    let restore_all = || {
-        for (id, Kept { name, recipe, .. }) in &kept {
-            let output = repo.run(["dump", id, name]);
-            expect(&output, 0);
-            assert!(output.stdout == recipe.bytes(), "snapshot {id} of {name}");
-        }
-    };
-    restore_all();
-    repo.ok(["check", "--read-data"]);
-    // What was committed by a process that was killed before it could say so goes, too.
-    let listed = repo.json(["snapshots"]);
-    let word = |found: &serde_json::Value, name: &str| found[name].as_str().unwrap().to_owned();
-    let mut present: Vec<(String, String)> =
-        listed.as_array().unwrap().iter().map(|found| (word(found, "time"), word(found, "id"))).collect();
-    present.sort();
-    let present: Vec<String> = present.into_iter().map(|(_, id)| id).collect();
-    let unsaid: Vec<String> = present.iter().filter(|id| !kept.contains_key(*id)).cloned().collect();
-    if !unsaid.is_empty() {
-        repo.ok([&["forget".to_owned()][..], &unsaid].concat());
-    }
-    repo.ok(["prune", "--max-unused", "0"]);
-    repo.ok(["prune", "--max-unused", "0"]);
-    repo.ok(["check", "--read-data"]);
-    restore_all();
-    let fresh = Repo::new();
-    for Kept { name, recipe, .. } in present.iter().filter_map(|id| kept.get(id)) {
-        expect(
-            &fresh.feed(["backup", "--stdin", "--stdin-filename", name, "--host", name], &recipe.bytes()),
-            0,
-        );
-    }
-    let (size, least) = (size(&repo), size(&fresh));
-    println!(
-        "{seconds} s: {backups} backups acknowledged, {failed} not, {prunes} prunes, {kills} kills; {} snapshots kept, \
-         {} committed but not said; {size} bytes, fresh {least}",
-        kept.len(),
-        unsaid.len()
-    );
-    assert!(backups > seconds / 4 && prunes > 0 && kills > seconds / 4, "{counts:?}");
-    // Some chunks are deltas in one and not in the other, by chance and both ways; so few bytes as these notice.
-    assert!(size < least + least / 10 + 4 * (512 << 10), "{size} bytes, fresh {least}");
+fn seconds(least: u64) -> u64 {
+    std::env::var("ESKER_CHAOS_SECONDS").map_or(least, |text| text.parse().unwrap())
 }
 
-fn size(repo: &Repo) -> u64 {
-    let mut folders = vec![repo.folder().to_owned()];
+#[test]
+fn whatever_is_killed_what_was_acknowledged_restores() {
+    let (chaos, fresh) = (Chaos::new(Repo::new()), Repo::new());
+    let places = [chaos.repo.folder().to_owned(), fresh.folder().to_owned()];
+    let chaos = chaos.rage(seconds(60), |_| ());
+    chaos.judge(&fresh, seconds(60), &mut || places.each_ref().map(|place| size(place)));
+}
+
+/// Likewise on S3, of which a third goes half way.
+#[test]
+fn whatever_is_killed_on_s3_too() {
+    let cluster = Mutex::new(Cluster::start());
+    let (repo, fresh) = {
+        let cluster = cluster.lock().unwrap();
+        (cluster.repo("chaos"), cluster.repo("fresh"))
+    };
+    let chaos = Chaos::new(repo).rage(seconds(20), |chaos| {
+        chaos.store_fails.store(true, Ordering::Relaxed);
+        cluster.lock().unwrap().lose_one();
+    });
+    let cluster = cluster.into_inner().unwrap();
+    chaos.judge(&fresh, seconds(20), &mut || ["chaos", "fresh"].map(|prefix| cluster.size(prefix)));
+}
+
+impl Chaos {
+    /// Lets them loose.
+    fn rage(self, seconds: u64, half_way: impl FnOnce(&Self)) -> Self {
+        let chaos = &self;
+        // The first backups one after the other: at the same time none would find what the others have in common
+        // with it, and that would be half of what is compared in the end.
+        let recipes: Vec<Recipe> = (0..8).map(Recipe::first).collect();
+        for (host, recipe) in (0..).zip(&recipes) {
+            chaos.back_up(host, recipe);
+        }
+        std::thread::scope(|scope| {
+            for (host, recipe) in (0..).zip(recipes) {
+                scope.spawn(move || chaos.keep_backing_up(host, recipe));
+            }
+            for _ in 0..2 {
+                scope.spawn(|| chaos.prune());
+            }
+            scope.spawn(|| chaos.forget());
+            chaos.kill(seconds, || half_way(chaos));
+        });
+        self
+    }
+
+    /// Looks at what is left; `fresh` is an empty repository to compare with, `sizes` of both.
+    fn judge(&self, fresh: &Repo, seconds: u64, sizes: &mut dyn FnMut() -> [u64; 2]) {
+        let Chaos { repo, kept, backups, failed, prunes, kills, .. } = self;
+        let kept = kept.lock().unwrap();
+        let counts = [backups, failed, prunes, kills].map(|count| count.load(Ordering::Relaxed));
+        let [backups, failed, prunes, kills] = counts;
+        let restore_all = || {
+            for (id, Kept { name, recipe, .. }) in kept.iter() {
+                let output = repo.run(["dump", id, name]);
+                expect(&output, 0);
+                assert!(output.stdout == recipe.bytes(), "snapshot {id} of {name}");
+            }
+        };
+        restore_all();
+        repo.ok(["check", "--read-data"]);
+        // What was committed by a process that was killed before it could say so goes, too.
+        let listed = repo.json(["snapshots"]);
+        let word = |found: &serde_json::Value, name: &str| found[name].as_str().unwrap().to_owned();
+        let mut present: Vec<(String, String)> =
+            listed.as_array().unwrap().iter().map(|found| (word(found, "time"), word(found, "id"))).collect();
+        present.sort();
+        let present: Vec<String> = present.into_iter().map(|(_, id)| id).collect();
+        let unsaid: Vec<String> = present.iter().filter(|id| !kept.contains_key(*id)).cloned().collect();
+        if !unsaid.is_empty() {
+            repo.ok([&["forget".to_owned()][..], &unsaid].concat());
+        }
+        repo.ok(["prune", "--max-unused", "0"]);
+        repo.ok(["prune", "--max-unused", "0"]);
+        repo.ok(["check", "--read-data"]);
+        restore_all();
+        for Kept { name, recipe, .. } in present.iter().filter_map(|id| kept.get(id)) {
+            expect(
+                &fresh.feed(["backup", "--stdin", "--stdin-filename", name, "--host", name], &recipe.bytes()),
+                0,
+            );
+        }
+        let [size, least] = sizes();
+        println!(
+            "{seconds} s: {backups} backups acknowledged, {failed} not, {prunes} prunes, {kills} kills; {} snapshots kept, \
+         {} committed but not said; {size} bytes, fresh {least}",
+            kept.len(),
+            unsaid.len()
+        );
+        assert!(backups > seconds / 4 && prunes > 0 && kills > seconds / 4, "{counts:?}");
+        // Some chunks are deltas in one and not in the other, by chance and both ways; so few bytes as these notice.
+        assert!(size < least + least / 10 + 4 * (512 << 10), "{size} bytes, fresh {least}");
+    }
+}
+
+fn size(place: &Path) -> u64 {
+    let mut folders = vec![place.to_owned()];
     let mut bytes = 0;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {

@@ -69,6 +69,11 @@ impl Repo {
         repo
     }
 
+    /// The repository of another one, by another way, with a cache of its own.
+    pub(crate) fn again(other: &Self, place: String) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), place, environment: other.environment.clone() }
+    }
+
     /// A path in the scratch folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
