@@ -15,6 +15,7 @@ use engine::monitor::Tally;
 use engine::repair::repair_index;
 use engine::restore::dump;
 use engine::snapshot::Filter;
+use engine::verify::{CheckOptions, ReadData, check};
 use engine::{Repository, Result};
 use nights::{access, back_up, clean, forget_first, init, nights, open};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -229,6 +230,51 @@ fn suffers_everywhere(
     println!("{name}: {points} faults, all well");
 }
 
+/// Mending is interrupted everywhere, and done again: the pack is whole, byte for byte, and was never less than it was.
+fn heals_everywhere(disk: &Arc<MemoryStorage>) {
+    let heal = |repo: &Repository| {
+        let everything = CheckOptions { read_data: ReadData::All, heal: true, ..CheckOptions::default() };
+        check(repo, everything, &Tally::default()).map(drop)
+    };
+    let sound = disk.objects().clone();
+    let damaged = copy(disk);
+    let mut hurt = vec![];
+    for (name, body) in damaged.objects().iter_mut() {
+        if name.starts_with("packs/") && hurt.len() < 3 {
+            let mut bytes = body.to_vec();
+            bytes[300] ^= 1;
+            *body = bytes.into();
+            hurt.push(name.clone());
+        }
+    }
+    let mut points = 0;
+    for calls in 0.. {
+        let mut done = false;
+        for fault in FAULTS {
+            let disk = copy(&damaged);
+            let mortal = Arc::new(Mortal {
+                disk: Arc::clone(&disk),
+                left: AtomicI64::new(calls),
+                fault,
+                failed: Mutex::default(),
+            });
+            let _ = Repository::open(access(Arc::clone(&mortal) as _), b"x").and_then(|repo| heal(&repo));
+            done |= mortal.left.load(Ordering::Relaxed) > 0;
+            for name in &hurt {
+                let (now, was) = (disk.objects()[name].clone(), damaged.objects()[name].clone());
+                assert!(now == was || now == sound[name], "{fault:?} at {calls}: {name} is neither");
+            }
+            heal(&open(&disk)).unwrap();
+            assert!(*disk.objects() == sound, "{fault:?} at {calls}: not healed");
+            points += 1;
+        }
+        if done {
+            break;
+        }
+    }
+    println!("check --heal: {points} faults, all well");
+}
+
 #[test]
 fn whatever_happens_at_whichever_call() {
     let disk = Arc::new(MemoryStorage::default());
@@ -239,6 +285,7 @@ fn whatever_happens_at_whichever_call() {
     suffers_everywhere("forget", &disk, &[1, 2, 3, 4], &[2, 3, 4], &forget_first);
     forget_first(&open(&disk)).unwrap();
     forget_first(&open(&disk)).unwrap();
+    heals_everywhere(&disk);
     suffers_everywhere("prune", &disk, &[3, 4], &[3, 4], &clean);
     suffers_everywhere("repair index", &disk, &[3, 4], &[3, 4], &|repo| {
         repair_index(repo, true, false, &Tally::default()).map(drop)
