@@ -115,6 +115,11 @@ disk: build-tools ## Fill a small disk up, again and again (needs the right to m
 	$(CARGO) build --release --package cli
 	@scripts/disk.sh "$(ESKER)"
 
+.PHONY: strace
+strace: build-tools ## Fail and kill the real command at every call that makes something last (needs strace)
+	$(CARGO) build --release --package cli
+	@scripts/strace.sh "$(ESKER)"
+
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed
 	bash scripts/golden.sh "$(ESKER)" tests/golden/v1
