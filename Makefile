@@ -120,6 +120,12 @@ strace: build-tools ## Fail and kill the real command at every call that makes s
 	$(CARGO) build --release --package cli
 	@scripts/strace.sh "$(ESKER)"
 
+SHARD ?= 0/15
+
+.PHONY: mutants
+mutants: build-tools ## Change the code in one place at a time, and see a test fail (needs cargo-mutants); SHARD of all
+	ESKER_SEEDS=120 env -u CARGO_TARGET_DIR cargo mutants --shard $(SHARD) --output "$(CARGO_TARGET_DIR)/mutants"
+
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed
 	bash scripts/golden.sh "$(ESKER)" tests/golden/v1
