@@ -43,7 +43,7 @@ class Tool:
 
 TOOLS = [
     Tool("esker", options.esker, {"ESKER_PASSWORD": "x", "ESKER_CACHE_DIR": "{cache}"},
-         "init -q -r {repo}", "backup -q -r {repo} --compression 3 --stdin --stdin-filename s",
+         "init -q -r {repo} --parity off", "backup -q -r {repo} --compression 3 --stdin --stdin-filename s",
          "dump -r {repo} {snapshot} s"),
     Tool("restic", "restic", {"RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": "{cache}"},
          "init -q -r {repo}", "backup -q -r {repo} --compression auto --stdin --stdin-filename s",
