@@ -124,7 +124,7 @@ SHARD ?= 0/15
 
 .PHONY: mutants
 mutants: build-tools ## Change the code in one place at a time, and see a test fail (needs cargo-mutants); SHARD of all
-	ESKER_SEEDS=120 env -u CARGO_TARGET_DIR cargo mutants --shard $(SHARD) --output "$(CARGO_TARGET_DIR)/mutants"
+	python3 scripts/mutants.py $(SHARD)
 
 .PHONY: golden
 golden: build ## Make tests/golden/v1 anew, after the format changed

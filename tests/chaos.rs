@@ -248,7 +248,7 @@ impl Chaos {
 
     /// Looks at what is left; `fresh` is an empty repository to compare with, `sizes` of both.
     fn judge(&self, fresh: &Repo, seconds: u64, sizes: &mut dyn FnMut() -> [u64; 2]) {
-        let Chaos { repo, kept, backups, failed, prunes, kills, .. } = self;
+        let Self { repo, kept, backups, failed, prunes, kills, .. } = self;
         let kept = kept.lock().unwrap();
         let counts = [backups, failed, prunes, kills].map(|count| count.load(Ordering::Relaxed));
         let [backups, failed, prunes, kills] = counts;
