@@ -55,7 +55,7 @@ def main():
     print(f"{len(mutants)} mutants; unchanged, building and testing took {time.time() - start:.0f} s", flush=True)
     counts = {"caught": 0, "missed": 0, "unviable": 0}
     for mutant in mutants:
-        patch = ["patch", "--quiet", "-p1"]
+        patch = ["patch", "--quiet", mutant["file"]]
         start = time.time()
         subprocess.run(patch, input=mutant["diff"], cwd=source, check=True, text=True)
         code, _ = run([*BUILD, "--no-run"], cwd=source, env=env)
