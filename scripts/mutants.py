@@ -18,7 +18,7 @@ PACKAGES = ["chunkstore", "engine", "fuzzing", "simulation"]
 BUILD = ["cargo", "test", "--quiet", "--profile", "mutants", "--no-default-features"]
 for package in PACKAGES:
     BUILD += ["--package", package]
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 
 root = pathlib.Path(__file__).resolve().parent.parent
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "esker/mutants"
@@ -53,7 +53,7 @@ def main():
     if code != 0:
         sys.exit("the tests fail before anything is changed:\n" + output[-4000:])
     print(f"{len(mutants)} mutants; unchanged, building and testing took {time.time() - start:.0f} s", flush=True)
-    counts = {"caught": 0, "missed": 0, "unviable": 0}
+    counts = {"caught": 0, "timeout": 0, "missed": 0, "unviable": 0}
     for mutant in mutants:
         patch = ["patch", "--quiet", mutant["file"]]
         start = time.time()
@@ -63,13 +63,14 @@ def main():
             verdict = "unviable"
         else:
             code, _ = run(BUILD, timeout=TIMEOUT_S, cwd=source, env=env)
-            verdict = "missed" if code == 0 else "caught"
+            verdict = {0: "missed", None: "timeout"}.get(code, "caught")
         counts[verdict] += 1
         print(f"{verdict:8} {time.time() - start:4.0f} s  {mutant['name']}", flush=True)
         subprocess.run([*patch, "--reverse"], input=mutant["diff"], cwd=source, check=True, text=True)
-    viable = counts["caught"] + counts["missed"]
-    print(f"{counts['caught']} of {viable} caught ({100 * counts['caught'] / max(viable, 1):.1f} %), "
-          f"{counts['unviable']} did not compile")
+    caught = counts["caught"] + counts["timeout"]
+    viable = caught + counts["missed"]
+    print(f"{caught} of {viable} caught ({100 * caught / max(viable, 1):.1f} %), {counts['timeout']} of them by never "
+          f"ending, {counts['unviable']} did not compile")
 
 
 main()
