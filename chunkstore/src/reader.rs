@@ -12,7 +12,7 @@ use crate::seal::Decompressor;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Plain bytes that may be fetched ahead of the reader.
 const AHEAD_BYTES: usize = 32 << 20;
@@ -57,7 +57,6 @@ pub struct ReadAhead<T> {
     requests: Vec<Request<T>>,
     requested_bytes: usize,
     queue: VecDeque<Run<T>>,
-    decompressors: Arc<Mutex<Vec<Decompressor>>>,
     bases: Arc<BaseReader>,
     queued_bytes: usize,
 }
@@ -79,7 +78,6 @@ impl<T> ReadAhead<T> {
             requests: vec![],
             requested_bytes: 0,
             queue: VecDeque::new(),
-            decompressors: Arc::default(),
             bases: Arc::default(),
             queued_bytes: 0,
         }
@@ -163,15 +161,14 @@ impl<T> ReadAhead<T> {
     fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>) {
         let bytes = places.iter().map(|place| place.record.plain_len as usize).sum();
         let store = Arc::clone(&self.store);
-        let (pool, bases) = (Arc::clone(&self.decompressors), Arc::clone(&self.bases));
+        let bases = Arc::clone(&self.bases);
         let work = submit(&*self.store.access.io, move || {
-            let reused = pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut decompressor = match reused.map_or_else(Decompressor::new, Ok) {
+            let mut decompressor = match store.decompressor() {
                 Ok(decompressor) => decompressor,
                 Err(error) => return all_fail(&places, &error),
             };
             let chunks = read_run(&store, &places, &bases, &mut decompressor);
-            pool.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
+            store.recycle(decompressor);
             chunks
         });
         self.queued_bytes += bytes;

@@ -10,6 +10,7 @@ use crate::head::{Head, HeadStore, PackRef, Root, SegmentRef, Session};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo, Segment};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
+use crate::seal::Decompressor;
 use crate::storage::chain::ChainedHead;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
@@ -59,6 +60,8 @@ pub struct ChunkStore {
     heads: HeadStore,
     index: Arc<dyn ChunkIndex>,
     state: Mutex<State>,
+    /// Contexts that wait to be used again: making one costs as much as decoding a small chunk.
+    decompressors: Mutex<Vec<Decompressor>>,
 }
 
 /// What was last read of HEAD, and what the index was brought up to.
@@ -133,7 +136,8 @@ impl ChunkStore {
     fn assemble(access: Access, config: Config, keys: Arc<KeyRing>, heads: HeadStore) -> Result<Self> {
         let head = Arc::new(heads.load()?.head);
         let index = open_index(access.cache.as_ref(), keys.repository())?;
-        Ok(Self { access, config, keys, heads, index, state: Mutex::new(State { head, synced: None }) })
+        let state = Mutex::new(State { head, synced: None });
+        Ok(Self { access, config, keys, heads, index, state, decompressors: Mutex::default() })
     }
 
     /// The configuration.
@@ -152,6 +156,17 @@ impl ChunkStore {
     #[must_use]
     pub fn index(&self) -> &Arc<dyn ChunkIndex> {
         &self.index
+    }
+
+    /// One that was used before, or a new one.
+    pub(crate) fn decompressor(&self) -> Result<Decompressor> {
+        let reused = self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        reused.map_or_else(Decompressor::new, Ok)
+    }
+
+    /// Takes one that is no longer used.
+    pub(crate) fn recycle(&self, decompressor: Decompressor) {
+        self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
     }
 
     /// The objects.

@@ -12,6 +12,8 @@ pub enum Sometimes {
     StoredDelta,
     /// A snapshot was read while others wrote and removed.
     ReadBeside,
+    /// A repository was checked while others wrote and removed.
+    CheckedBeside,
     /// A prune went through.
     Pruned,
     /// It left removing to a later one.
@@ -39,10 +41,11 @@ pub enum Sometimes {
 }
 
 /// All of them.
-pub const ALL: [Sometimes; 15] = [
+pub const ALL: [Sometimes; 16] = [
     Sometimes::BackedUp,
     Sometimes::StoredDelta,
     Sometimes::ReadBeside,
+    Sometimes::CheckedBeside,
     Sometimes::Pruned,
     Sometimes::Deferred,
     Sometimes::Repacked,

@@ -17,6 +17,7 @@ use engine::restore::dump;
 use engine::snapshot::Filter;
 use engine::verify::{ReadData, check};
 use std::collections::{BTreeSet, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The witness that knows the keys.
@@ -32,6 +33,8 @@ struct Seen {
     resurrected: u64,
     doomed: u64,
     checkpointed: u64,
+    /// What must never be, but was.
+    violation: Option<String>,
 }
 
 impl Judge {
@@ -71,6 +74,8 @@ impl Judge {
     /// Everything that was acknowledged is there; everything that is there is whole; and two prunes later
     /// nothing is left that nobody needs.
     pub(crate) fn judge(&self, seed: u64, disk: &Disk, open: &dyn Fn(&str) -> Repository, truth: &Truth) {
+        let violation = self.seen.lock().unwrap_or_else(PoisonError::into_inner).violation.clone();
+        assert!(violation.is_none(), "seed {seed}: {violation:?}");
         let everything_restores = |repo: &Repository| {
             for (id, (name, expected)) in truth {
                 let listed = repo.find(&id.to_string(), &Filter::default(), &Tally::default());
@@ -133,9 +138,31 @@ impl Judge {
 }
 
 impl Witness for Judge {
+    fn deleting(&self, disk: &Disk, name: &str) {
+        self.insist(|| self.look_at_deletion(disk, name));
+    }
+
+    fn swapped(&self, disk: &Disk, old: Option<&Bytes>, new: &Bytes) {
+        self.insist(|| self.look_at_swap(disk, old, new));
+    }
+}
+
+impl Judge {
+    /// A panic in a worker is an error to whoever waits for it, and might be excused: it is kept for the verdict.
+    fn insist(&self, look: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(look)) {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.violation.get_or_insert(text.unwrap_or_default());
+            drop(seen);
+            resume_unwind(panic);
+        }
+    }
+
     /// A pack goes only if HEAD calls it doomed, or if its writer can no longer publish it and HEAD does
     /// not list it.
-    fn deleting(&self, disk: &Disk, name: &str) {
+    fn look_at_deletion(&self, disk: &Disk, name: &str) {
         let sealed = disk.head().expect("there is a HEAD");
         let head = self.head(&sealed);
         let mut parts = name.split('/');
@@ -163,7 +190,7 @@ impl Witness for Judge {
         }
     }
 
-    fn swapped(&self, disk: &Disk, old: Option<&Bytes>, new: &Bytes) {
+    fn look_at_swap(&self, disk: &Disk, old: Option<&Bytes>, new: &Bytes) {
         let Some(old) = old.map(|old| self.head(old)) else { return };
         let new = self.head(new);
         assert_eq!(new.generation, old.generation + 1);

@@ -84,7 +84,6 @@ struct ByteLru<K: std::hash::Hash + Eq> {
 pub struct BaseReader {
     plain: Mutex<ByteLru<[u8; 16]>>,
     blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
-    decompressors: Mutex<Vec<Decompressor>>,
     buffers: Mutex<Buffers>,
     /// Locations that are better than those that the index keeps.
     better: Mutex<Better>,
@@ -153,7 +152,6 @@ impl Default for BaseReader {
         Self {
             plain: Mutex::new(ByteLru { entries: LruCache::unbounded(), bytes: 0 }),
             blocks: Mutex::new(LruCache::unbounded()),
-            decompressors: Mutex::default(),
             buffers: Mutex::default(),
             better: Mutex::default(),
         }
@@ -287,13 +285,12 @@ impl BaseReader {
         let below = self.below(store, record)?;
         let sealed = self.sealed(store, location)?;
         let reader = PackReader::new(location.pack.name, store.keys())?;
-        let reused = locked(&self.decompressors).pop();
-        let mut decompressor = reused.map_or_else(Decompressor::new, Ok)?;
+        let mut decompressor = store.decompressor()?;
         let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
         let in_pieces = matches!(record.codec, Codec::Patch | Codec::PrefixedPatch);
         let buffer = if in_pieces { vec![] } else { self.buffer(record.plain_len as usize) };
         let opened = reader.open_rope(record, &sealed, &bases, &mut decompressor, buffer);
-        locked(&self.decompressors).push(decompressor);
+        store.recycle(decompressor);
         let rope = opened?;
         let ratio = match below.len() {
             0 => record.stored_len as f32 / record.plain_len.max(1) as f32,

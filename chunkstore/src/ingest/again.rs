@@ -6,7 +6,7 @@ use crate::bases::BaseChoice;
 use crate::format::Codec;
 use crate::id::ChunkId;
 use crate::pack::Record;
-use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
+use crate::seal::{Compression, Compressor, DeltaCompressor, Patcher};
 
 /// A chunk that is to be stored once more.
 pub struct Again {
@@ -25,7 +25,7 @@ impl Dedupe {
     /// smaller, else on its own. The records come without a place, each with its frame.
     pub fn seal_again(&self, chunks: Vec<Again>) -> Result<Vec<(Record, Vec<u8>)>> {
         let mut compressor = Compressor::new(self.sealing.compression)?;
-        let mut again = (Decompressor::new()?, vec![]);
+        let mut again = (self.store.decompressor()?, vec![]);
         let mut out = Vec::with_capacity(chunks.len());
         let compressed = self.sealing.compression != Compression::Off;
         let choice = |chunk: &Again| chunk.choice.clone().filter(|_| compressed);
@@ -49,6 +49,7 @@ impl Dedupe {
                 }
             });
         }
+        self.store.recycle(again.0);
         Ok(out)
     }
 }

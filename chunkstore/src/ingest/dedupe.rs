@@ -261,7 +261,7 @@ impl Dedupe {
             let reused = locked(&self.patchers).pop();
             let mut deltas = DeltaCompressor::new(reused.unwrap_or_default())?;
             let largest = chunks.iter().map(|chunk| chunk.range.len()).max().unwrap_or_default();
-            let mut again = (Decompressor::new()?, self.bases.buffer(largest));
+            let mut again = (self.store.decompressor()?, self.bases.buffer(largest));
             let mut tried = attempts.iter();
             for ((id, chunk), wanted) in ids.iter().zip(&chunks).zip(&wanted) {
                 let attempt = tried.next().and_then(Option::as_ref);
@@ -289,6 +289,7 @@ impl Dedupe {
             }
             locked(&self.compressors).push(compressor);
             locked(&self.patchers).push(deltas.into_patcher());
+            self.store.recycle(again.0);
             self.bases.recycle(again.1);
             attempts.into_iter().flatten().for_each(|attempt| self.bases.recycle_prefix(attempt.prefix));
         } else {

@@ -13,6 +13,7 @@ use crate::id::{PackId, SessionId};
 use crate::index::{PackEntry, Segment};
 use crate::pack::{PackBuilder, PackName, Record};
 use crate::parity;
+use crate::storage::ErrorKind;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::VecDeque;
@@ -181,9 +182,11 @@ impl Packer {
                 store.storage().put(&sealed.name.object(), body.clone())?;
                 if store.config().parity {
                     let put = store.storage().put(&sealed.name.parity(), parity::encode(&body).into());
-                    put.inspect_err(|_| {
-                        // A pack whose upload failed leaves nothing, as far as that can be helped.
-                        let _ = store.delete_pack(&sealed.name.session, &sealed.name.id);
+                    put.inspect_err(|error| {
+                        // Where the store is full, a pack whose upload failed leaves nothing.
+                        if error.kind == ErrorKind::Full {
+                            let _ = store.delete_pack(&sealed.name.session, &sealed.name.id);
+                        }
                     })?;
                 }
             }
