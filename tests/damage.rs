@@ -389,6 +389,46 @@ fn head_is_made_anew() {
     }
 }
 
+/// Where a store cannot swap, HEAD is the last of a chain: backups and prunes at the same time, links lost, and back.
+#[test]
+fn head_as_a_chain() {
+    let repo = Repo::empty();
+    repo.ok(["init", "--head", "chain"]);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let repo = &repo;
+            scope.spawn(move || {
+                for night in 0..3 {
+                    let name = format!("stream-{number}-{night}");
+                    let data = noise(number * 10 + night, 200_000);
+                    expect(&repo.feed(["backup", "--stdin", "--stdin-filename", &name], &data), 0);
+                }
+            });
+        }
+        scope.spawn(|| repo.ok(["prune"]));
+    });
+    assert!(!repo.folder().join("HEAD").exists());
+    let links = files_under(&repo.folder().join("head"));
+    assert!(links.len() > 24, "{}", links.len());
+    assert_eq!(repo.snapshot_count(), 12);
+    repo.ok(["forget", "--keep-last", "2", "--group-by", "host", "--prune"]);
+    repo.ok(["check", "--read-data"]);
+    // The last link is taken away: whoever saw it says so.
+    let last = files_under(&repo.folder().join("head")).pop().unwrap();
+    std::fs::remove_file(&last).unwrap();
+    assert!(repo.fails(1, ["snapshots"]).contains("rolled back"));
+    repo.ok(["repair", "head", "--yes"]);
+    assert_eq!(repo.snapshot_count(), 2);
+    // And one that is damaged.
+    let last = files_under(&repo.folder().join("head")).pop().unwrap();
+    std::fs::write(&last, b"rubbish").unwrap();
+    repo.fails(1, ["snapshots"]);
+    repo.ok(["repair", "head", "--yes"]);
+    repo.ok(["check", "--read-data"]);
+    expect(&repo.feed(["backup", "--stdin"], b"goes on"), 0);
+    assert_eq!(repo.snapshot_count(), 3);
+}
+
 #[test]
 fn an_older_head_is_noticed() {
     let repo = Repo::new();
