@@ -5,7 +5,7 @@
 //! entries. When it has many chunks, their list is stored the same way, level upon level, until what
 //! is left fits into the snapshot.
 
-use crate::entry::{Entry, Kind, compare_paths, display_path};
+use crate::entry::{Entry, display_path};
 use crate::{Error, Result};
 use chunkstore::ChunkId;
 use chunkstore::format::{Decoder, Encoder, Malformed, PackKind};
@@ -15,6 +15,9 @@ use chunkstore::store::ChunkStore;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+mod grammar;
+use grammar::Grammar;
 
 /// Chunks in a snapshot's own list before another level is made of it.
 const MAX_ROOT_CHUNKS: usize = 256;
@@ -235,65 +238,6 @@ fn drain(lane: &mut Lane<()>, packer: &mut Packer, refs: &mut Vec<ChunkRef>) -> 
         }
         Ok(())
     })?)
-}
-
-/// What may come next: entries in order, the content of each, its end. Whoever reads a manifest can count on it.
-enum Grammar {
-    Between,
-    /// After an entry that counts as not listed: another of its path may follow.
-    Dropped,
-    /// In an entry, with so many bytes of content so far.
-    Within {
-        size: u64,
-        has_content: bool,
-    },
-    /// After damage: what belongs to an entry whose beginning is lost is left out.
-    Lost,
-}
-
-/// Bytes of content that an entry can have: what a file offset can say.
-const MAX_SIZE: u64 = i64::MAX as u64;
-
-impl Grammar {
-    /// Whether the record is to be handed on; `Err` says why it cannot come here. `last` is the path of the
-    /// entry before.
-    fn admit(&mut self, record: &Record, last: &[u8]) -> Result<bool, &'static str> {
-        let more = match record {
-            Record::Entry(entry) => {
-                if matches!(self, Self::Within { .. }) {
-                    return Err("an entry has no end");
-                }
-                let again = matches!(self, Self::Dropped) && last == entry.path;
-                if !last.is_empty() && !again && compare_paths(last, &entry.path).is_ge() {
-                    return Err("entries are out of order");
-                }
-                *self = Self::Within { size: 0, has_content: entry.kind == Kind::File };
-                return Ok(true);
-            }
-            Record::Chunks(chunks) => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
-            Record::Hole(len) => *len,
-            Record::End(..) => 0,
-        };
-        match (&mut *self, record) {
-            (Self::Lost, _) => Ok(false),
-            (Self::Between | Self::Dropped, _) => Err("content or end without an entry"),
-            (Self::Within { size, .. }, Record::End(ending, said)) => {
-                if *ending == Ending::Complete && size != said {
-                    return Err("an entry's content is not as long as it says");
-                }
-                *self = if *ending == Ending::Dropped { Self::Dropped } else { Self::Between };
-                Ok(true)
-            }
-            (Self::Within { has_content: false, .. }, _) => Err("content of what has none"),
-            (Self::Within { size, .. }, _) => {
-                *size = size
-                    .checked_add(more)
-                    .filter(|size| *size <= MAX_SIZE)
-                    .ok_or("more content than fits")?;
-                Ok(true)
-            }
-        }
-    }
 }
 
 /// A stretch of a manifest that could not be read.

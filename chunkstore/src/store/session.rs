@@ -1,0 +1,132 @@
+//! Sessions: a writer's stay in HEAD, from its opening to the commit that makes its work count.
+
+use super::{ChunkStore, Identity};
+use crate::env::random_array;
+use crate::head::{Head, Root, SegmentRef, Session};
+use crate::id::{ObjectId, PackId, SessionId};
+use crate::index::PackInfo;
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+impl ChunkStore {
+    /// Enters a new session into HEAD.
+    pub fn open_session(&self, purpose: &str) -> Result<SessionId> {
+        let id = SessionId(random_array(&*self.access.env)?);
+        let now_ms = self.now_ms();
+        let Identity { hostname, machine, pid, process_started } = self.access.identity.clone();
+        let session = Session {
+            id,
+            fenced: false,
+            hostname,
+            machine,
+            pid,
+            process_started,
+            purpose: purpose.to_owned(),
+            opened: 0,
+            opened_ms: now_ms,
+            seen_ms: now_ms,
+        };
+        self.update_head(|head| {
+            head.sessions.push(Session { opened: head.generation + 1, ..session.clone() });
+            Ok(())
+        })?;
+        Ok(id)
+    }
+
+    /// The commit: segments and roots enter HEAD and the session leaves it, all in one swap. Every
+    /// pack in `relied` must be live and not doomed on the very HEAD that is replaced; a condemned one
+    /// is thereby taken back.
+    pub fn commit(
+        &self,
+        session: &SessionId,
+        segments: &[SegmentRef],
+        roots: &[Root],
+        relied: &HashSet<PackId>,
+    ) -> Result<()> {
+        let known = self.packs_by_segment();
+        self.update_head(|head| {
+            if !head.is_open(session) {
+                return Err(Error::Fenced {
+                    why: "this session was fenced by a prune; run the command again, what was uploaded is reused".into(),
+                });
+            }
+            self.check_relied(head, &known, relied)?;
+            head.condemned.retain(|pack| !relied.contains(&pack.id));
+            head.segments.extend_from_slice(segments);
+            head.roots.extend_from_slice(roots);
+            head.sessions.retain(|known| known.id != *session);
+            Ok(())
+        })
+    }
+
+    /// Adds segments to HEAD while the session goes on, so that a crash from here on loses nothing of
+    /// them.
+    pub fn checkpoint(&self, session: &SessionId, segments: &[SegmentRef]) -> Result<()> {
+        let now_ms = self.now_ms();
+        self.update_head(|head| {
+            let open = head.sessions.iter_mut().find(|known| known.id == *session && !known.fenced);
+            let open = open.ok_or_else(|| Error::Fenced {
+                why: "this session was fenced by a prune; run the command again".into(),
+            })?;
+            open.seen_ms = now_ms;
+            head.segments.extend_from_slice(segments);
+            Ok(())
+        })
+    }
+
+    /// Takes a session out of HEAD without a commit; `segments` are kept for the next run.
+    pub fn close_session(&self, session: &SessionId, segments: &[SegmentRef]) -> Result<()> {
+        self.update_head(|head| {
+            if head.is_open(session) {
+                head.segments.extend_from_slice(segments);
+                head.sessions.retain(|known| known.id != *session);
+            }
+            Ok(())
+        })
+    }
+
+    fn packs_by_segment(&self) -> BTreeMap<ObjectId, Vec<Arc<PackInfo>>> {
+        let mut map: BTreeMap<ObjectId, Vec<Arc<PackInfo>>> = BTreeMap::new();
+        for pack in self.index.packs() {
+            map.entry(pack.segment).or_default().push(pack);
+        }
+        map
+    }
+
+    /// Every relied pack must be listed by a segment of `head` and not be doomed there.
+    fn check_relied(
+        &self,
+        head: &Head,
+        known: &BTreeMap<ObjectId, Vec<Arc<PackInfo>>>,
+        relied: &HashSet<PackId>,
+    ) -> Result<()> {
+        let gone = |what: &str| Error::Fenced {
+            why: format!("a prune removed a pack that this run built on ({what}); run it again"),
+        };
+        if head.doomed.iter().any(|pack| relied.contains(&pack.id)) {
+            return Err(gone("doomed"));
+        }
+        // The common case: all segments that the index knows are still there, so are their packs.
+        let live: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
+        if known.keys().all(|segment| live.contains(segment)) {
+            return Ok(());
+        }
+        let mut packs: HashSet<PackId> = HashSet::new();
+        for reference in &head.segments {
+            match known.get(&reference.id) {
+                Some(list) => packs.extend(list.iter().map(|pack| pack.name.id)),
+                None => packs.extend(self.load_segment(reference)?.packs.iter().map(|pack| pack.name.id)),
+            }
+        }
+        if relied.is_subset(&packs) { Ok(()) } else { Err(gone("no longer indexed")) }
+    }
+
+    /// Packs that must not be built on: condemned or doomed.
+    #[must_use]
+    pub fn avoided_packs(&self) -> HashSet<PackId> {
+        let head = self.head();
+        let condemned = head.condemned.iter().map(|pack| pack.id);
+        condemned.chain(head.doomed.iter().map(|pack| pack.id)).collect()
+    }
+}
