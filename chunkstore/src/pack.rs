@@ -191,6 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn a_header_says_what_pack_it_is() {
+        let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
+        let pack = sample(&keys);
+        let header = &pack.bytes[..PACK_HEADER_LEN];
+        let (session, id) = (pack.name.session, pack.name.id);
+        assert_eq!(read_header(session, id, header).unwrap(), pack.name);
+        for (at, value) in [(0, b'x'), (8, 2), (9, 3), (10, 2)] {
+            let mut other = header.to_vec();
+            other[at] = value;
+            assert!(read_header(session, id, &other).is_err(), "byte {at}");
+        }
+        assert!(read_header(session, id, &header[..12]).is_err());
+    }
+
+    #[test]
     fn every_byte_and_every_length_is_checked() {
         let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
         let pack = sample(&keys);

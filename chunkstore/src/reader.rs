@@ -323,3 +323,128 @@ pub fn read_all(store: &Arc<ChunkStore>, chunks: &[ChunkRef]) -> Result<Vec<u8>>
     while take(&mut ahead)? {}
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bases::find_everywhere;
+    use crate::chunker::ChunkerParams;
+    use crate::config::Layout;
+    use crate::env::SeededEnv;
+    use crate::executor::Inline;
+    use crate::format::{Codec, PackKind};
+    use crate::head::SegmentRef;
+    use crate::index::{PackEntry, Segment, short_key};
+    use crate::keys::{KdfParams, SlotOwner};
+    use crate::pack::{PackBuilder, PackName, Record};
+    use crate::storage::memory::MemoryStorage;
+    use crate::store::{Access, Identity};
+    use bytes::Bytes;
+
+    const PLAIN: &[u8] = b"what is to be read, wherever it lies";
+
+    struct Packs {
+        disk: Arc<MemoryStorage>,
+        store: Arc<ChunkStore>,
+        id: ChunkId,
+        segments: Vec<SegmentRef>,
+    }
+
+    impl Packs {
+        /// One chunk in as many packs, each in a segment of its own.
+        fn new(many: u8) -> Self {
+            let disk = Arc::new(MemoryStorage::default());
+            let access = Access {
+                storage: Arc::clone(&disk) as _,
+                env: Arc::new(SeededEnv::new(1)),
+                cpu: Arc::new(Inline),
+                io: Arc::new(Inline),
+                cache: None,
+                identity: Identity::default(),
+            };
+            let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+            let owner = SlotOwner::default();
+            let params = ChunkerParams::default();
+            let store = ChunkStore::init(access, params, b"x", cheap, owner, Layout::default()).unwrap();
+            let id = store.keys().chunk_id(PLAIN);
+            let mut packs = Self { disk, store: Arc::new(store), id, segments: vec![] };
+            for number in 0..many {
+                packs.add(number, Record::full(id, PLAIN.len() as u32, 0, Codec::Raw));
+            }
+            packs.store.sync_index().unwrap();
+            packs
+        }
+
+        fn add(&mut self, number: u8, record: Record) {
+            let session = self.store.open_session("test").unwrap();
+            let name = PackName { session, id: PackId([number; 32]), kind: PackKind::Data, epoch: 1 };
+            let mut builder = PackBuilder::new(name, vec![]);
+            builder.push(record, PLAIN);
+            let sealed = builder.seal(self.store.keys()).unwrap();
+            let len = sealed.bytes.len() as u64;
+            self.disk.objects().insert(name.object(), sealed.bytes.into());
+            let packs = vec![PackEntry { name, len, records: sealed.records }];
+            let segment = self.store.write_segment(&Segment { packs }).unwrap();
+            self.store.close_session(&session, std::slice::from_ref(&segment)).unwrap();
+            self.segments.push(segment);
+        }
+
+        fn read(&self) -> Result<Vec<u8>> {
+            read_all(&self.store, &[ChunkRef { id: self.id, len: PLAIN.len() as u32 }])
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.disk.objects().keys().filter(|name| name.starts_with("packs/")).cloned().collect()
+        }
+    }
+
+    /// The index keeps one place of a chunk; whichever is lost or damaged, another one is found.
+    #[test]
+    fn a_chunk_is_read_from_wherever_it_is_sound() {
+        for lost in 0..3 {
+            let packs = Packs::new(3);
+            for (number, name) in packs.names().into_iter().enumerate() {
+                match number {
+                    _ if number == lost => {}
+                    0 => drop(packs.disk.objects().remove(&name)),
+                    _ => drop(packs.disk.objects().insert(name, Bytes::from(vec![0; 4096]))),
+                }
+            }
+            assert_eq!(packs.read().unwrap(), PLAIN, "only the pack {lost} is left");
+        }
+        let packs = Packs::new(2);
+        packs.names().iter().for_each(|name| drop(packs.disk.objects().remove(name)));
+        assert!(packs.read().unwrap_err().is_damage());
+    }
+
+    /// A prune moved it since the index was brought up to date.
+    #[test]
+    fn a_chunk_is_read_after_it_moved() {
+        let mut packs = Packs::new(1);
+        let (old, name) = (packs.segments.remove(0), packs.names().remove(0));
+        let other = Arc::new(ChunkStore::open(packs.store.access.clone(), b"x").unwrap());
+        let behind = std::mem::replace(&mut packs.store, other);
+        packs.add(7, Record::full(packs.id, PLAIN.len() as u32, 0, Codec::Raw));
+        packs.store.update_head(|head| Ok(head.segments.retain(|segment| segment.id != old.id))).unwrap();
+        packs.disk.objects().remove(&name);
+        packs.store = behind;
+        assert_eq!(packs.read().unwrap(), PLAIN);
+    }
+
+    /// A location whose base is in no pack does not count, however many there are of it.
+    #[test]
+    fn only_locations_that_count_are_found() {
+        let mut packs = Packs::new(1);
+        let nowhere = ChunkId([9; 32]);
+        let len = PLAIN.len() as u32;
+        packs.add(5, Record::delta(packs.id, len, 0, Codec::ZstdDelta, 1, 1, vec![nowhere]));
+        packs.store.sync_index().unwrap();
+        let find = |avoid: &HashSet<PackId>| {
+            let found = find_everywhere(&packs.store, &[packs.id], avoid).unwrap();
+            found.get(&short_key(&packs.id)).map(|location| location.pack.name.id)
+        };
+        assert_eq!(find(&HashSet::new()), Some(PackId([0; 32])));
+        assert_eq!(find(&HashSet::from([PackId([0; 32])])), None);
+        assert_eq!(packs.read().unwrap(), PLAIN);
+    }
+}
