@@ -88,6 +88,7 @@ crash: build-tools ## Kill every operation at every call to the store; fail, fil
 .PHONY: damage
 damage: build-tools ## Flip every byte and lose every object of small repositories
 	$(CARGO) build --release --package cli
+	$(CARGO) test --release --package simulation --test damage -- --nocapture
 	$(CARGO) test --release --package tests --test it -- damage:: --nocapture
 
 .PHONY: chaos

@@ -104,7 +104,9 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Corrupt { .. } | Self::MissingChunk { .. } => true,
-            Self::Storage(error) => error.kind == crate::storage::ErrorKind::NotFound,
+            Self::Storage(error) => {
+                matches!(error.kind, crate::storage::ErrorKind::NotFound | crate::storage::ErrorKind::Short)
+            }
             _ => false,
         }
     }

@@ -425,7 +425,11 @@ mod tests {
         let other = Arc::new(ChunkStore::open(packs.store.access.clone(), b"x").unwrap());
         let behind = std::mem::replace(&mut packs.store, other);
         packs.add(7, Record::full(packs.id, PLAIN.len() as u32, 0, Codec::Raw));
-        packs.store.update_head(|head| Ok(head.segments.retain(|segment| segment.id != old.id))).unwrap();
+        let forget = |head: &mut crate::head::Head| {
+            head.segments.retain(|segment| segment.id != old.id);
+            Ok(())
+        };
+        packs.store.update_head(forget).unwrap();
         packs.disk.objects().remove(&name);
         packs.store = behind;
         assert_eq!(packs.read().unwrap(), PLAIN);

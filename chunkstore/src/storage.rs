@@ -23,6 +23,8 @@ pub use http::HttpOptions;
 pub enum ErrorKind {
     /// The object is not there.
     NotFound,
+    /// The object ends before what was asked for does: it is not what it was.
+    Short,
     /// Another object, or another version of HEAD, is there.
     Conflict,
     /// Credentials or permissions.

@@ -391,3 +391,16 @@ pub fn process_start(pid: u32) -> Option<u64> {
     // The second field, the name, may hold spaces and parentheses; the last ')' ends it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_when_it_started() {
+        let this = process_start(std::process::id());
+        assert!(this.is_some_and(|ticks| ticks > 1) && this == process_start(std::process::id()));
+        assert!(process_start(1) < this, "the first of all processes started before");
+        assert_eq!(process_start(u32::MAX), None);
+    }
+}

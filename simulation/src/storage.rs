@@ -170,7 +170,7 @@ impl Storage for Link {
         let body = self.find("read", name)?;
         let range = offset as usize..(offset + len) as usize;
         if range.end > body.len() {
-            return Err(error(ErrorKind::Failed, "read", name, "range beyond the object's end"));
+            return Err(error(ErrorKind::Short, "read", name, "range beyond the object's end"));
         }
         Ok(self.altered(body.slice(range)))
     }

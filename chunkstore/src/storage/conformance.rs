@@ -20,7 +20,11 @@ pub fn check(storage: &dyn Storage) {
     assert!(storage.get("packs/aa/one", 9).is_err(), "limit");
     assert_eq!(storage.get("packs/aa/two", 10).unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(storage.get_range("packs/aa/one", 3, 4).unwrap(), Bytes::from_static(b"3456"));
-    assert!(storage.get_range("packs/aa/one", 8, 4).is_err(), "range beyond the end");
+    for start in [8, 12] {
+        let beyond = storage.get_range("packs/aa/one", start, 4).unwrap_err();
+        assert_eq!(beyond.kind, ErrorKind::Short, "range beyond the end");
+    }
+    assert_eq!(storage.get_range("packs/aa/two", 0, 1).unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(storage.len("packs/aa/one").unwrap(), 10);
     storage.replace("packs/aa/one", body.slice(..9)).unwrap();
     assert_eq!(storage.get("packs/aa/one", 10).unwrap(), body.slice(..9));

@@ -144,6 +144,7 @@ fn create_folders(files: &dyn Files, folder: &Path) -> io::Result<()> {
 fn io_error(op: &'static str, object: &str, source: io::Error) -> StorageError {
     let kind = match source.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::UnexpectedEof => ErrorKind::Short,
         io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,

@@ -54,7 +54,7 @@ impl Storage for MemoryStorage {
         let body = self.get(name, u64::MAX)?;
         match offset.checked_add(len) {
             Some(end) if end <= body.len() as u64 => Ok(body.slice(offset as usize..end as usize)),
-            _ => Err(error(ErrorKind::Failed, "read", name, "range beyond the object's end")),
+            _ => Err(error(ErrorKind::Short, "read", name, "range beyond the object's end")),
         }
     }
     fn len(&self, name: &str) -> StorageResult<u64> {

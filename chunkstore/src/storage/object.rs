@@ -95,14 +95,16 @@ impl Objects {
 
     pub(super) fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
         let end = offset.checked_add(len).ok_or_else(|| self.failed("read", name, "range overflows"))?;
-        let body = self
-            .runtime
-            .block_on(self.store.get_range(&Path::from(name), offset..end))
-            .map_err(|source| self.error("read", name, source))?;
-        if body.len() as u64 == len {
-            Ok(body)
-        } else {
-            Err(self.failed("read", name, "object ends before the range does"))
+        let short = || StorageError {
+            kind: ErrorKind::Short,
+            ..self.failed("read", name, "object ends before the range does")
+        };
+        match self.runtime.block_on(self.store.get_range(&Path::from(name), offset..end)) {
+            Ok(body) if body.len() as u64 == len => Ok(body),
+            Ok(_) => Err(short()),
+            // Stores say in many ways that nothing is left where a range begins.
+            Err(_) if self.len(name).is_ok_and(|there| there < end) => Err(short()),
+            Err(source) => Err(self.error("read", name, source)),
         }
     }
 
