@@ -113,7 +113,13 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             console.say("verified: what was restored is what was backed up");
         }
     }
-    Ok(if console.error_count() > 0 { Code::Failed } else { Code::Done })
+    if console.error_count() == 0 {
+        return Ok(Code::Done);
+    }
+    if repo.store().config().parity && !context.global.json {
+        console.say("if packs are damaged: 'esker check --read-data --heal', then restore again");
+    }
+    Ok(Code::Failed)
 }
 
 /// Reads the target again: what another restore would write was not restored right.
