@@ -34,7 +34,7 @@ pub struct Record {
 pub(super) const RECORD_LEN: usize = 32 + 4 + 4 + 4 + 1 + 1 + 1 + 1 + 8;
 
 impl Record {
-    /// A chunk that stands on its own; [`PackBuilder::push`] gives it its place.
+    /// A chunk that stands on its own; [`super::PackBuilder::push`] gives it its place.
     #[must_use]
     pub fn full(id: ChunkId, plain_len: u32, anchor: u64, codec: Codec) -> Self {
         let (ordinal, offset, stored_len) = (0, 0, 0);
@@ -42,7 +42,7 @@ impl Record {
         Self { id, ordinal, offset, stored_len, plain_len, codec, depth, generation, anchor, bases }
     }
 
-    /// A chunk that is compressed against others; [`PackBuilder::push`] gives it its place.
+    /// A chunk that is compressed against others; [`super::PackBuilder::push`] gives it its place.
     #[must_use]
     pub fn delta(
         id: ChunkId,
