@@ -163,6 +163,10 @@ pub fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{Codec, PackKind};
+    use crate::id::{ObjectId, SessionId};
+    use crate::index::{MemoryIndex, PackEntry, Segment};
+    use crate::pack::PackName;
 
     #[test]
     fn bases_lie_on_the_path_and_depth_is_the_sum_of_digits() {
@@ -182,5 +186,32 @@ mod tests {
             let digits: u32 = (0..4).map(|place| u32::from(n) / 4u32.pow(place) % 4).sum();
             assert_eq!(depth, digits, "generation {n}");
         }
+    }
+
+    /// Version upon version of one chunk, each stored against what is chosen.
+    #[test]
+    fn each_version_stands_on_the_one_that_its_generation_asks_for() {
+        let index = MemoryIndex::default();
+        let id = |n: u8| ChunkId([n; 32]);
+        let session = SessionId([1; 16]);
+        let name = PackName { session, id: PackId([7; 32]), kind: PackKind::Data, epoch: 1 };
+        let mut records = vec![Record::full(id(0), 100, 0, Codec::Raw)];
+        for n in 1..=100u8 {
+            let packs = vec![PackEntry { name, len: 4096, records: records.clone() }];
+            index.sync(&[ObjectId([n; 32])], &mut |_| Ok(Segment { packs: packs.clone() })).unwrap();
+            let around = ground(&index, &[id(n - 1)], &HashSet::new()).unwrap().pop().flatten().unwrap();
+            let choice = choose(&index, &[Arc::new(around)], &HashSet::new()).unwrap().unwrap();
+            let digits: u32 = (0..4).map(|place| u32::from(n) / 4u32.pow(place) % 4).sum();
+            assert_eq!((choice.generation, choice.depth), (n, u8::try_from(digits).unwrap()));
+            assert_eq!(
+                (&choice.bases[..], &choice.packs[..]),
+                (&[id(base_generation(n))][..], &[name.id][..])
+            );
+            let BaseChoice { bases, depth, generation, .. } = choice;
+            records.push(Record::delta(id(n), 100, 0, Codec::ZstdDelta, depth, generation, bases));
+        }
+        // Nothing is built on a pack that is to go.
+        let around = ground(&index, &[id(99)], &HashSet::new()).unwrap().pop().flatten().unwrap();
+        assert!(choose(&index, &[Arc::new(around)], &HashSet::from([name.id])).unwrap().is_none());
     }
 }

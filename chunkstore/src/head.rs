@@ -147,6 +147,11 @@ impl Head {
         }
     }
 
+    /// What later HEADs have more of: incarnation first, then generation.
+    fn age(&self) -> (u64, u64) {
+        (self.incarnation, self.generation)
+    }
+
     /// Whether a session may still commit.
     #[must_use]
     pub fn is_open(&self, session: &SessionId) -> bool {
@@ -235,9 +240,7 @@ impl HeadStore {
         slots: BTreeMap<ObjectId, ObjectId>,
     ) -> Result<Head> {
         let nonce = ObjectId(random_array(&*self.env)?);
-        let seen = self.seen.as_ref().and_then(|path| std::fs::read(path).ok());
-        let seen: Option<Seen> = seen.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let known = [seen.map(|seen| seen.incarnation), old.as_ref().map(|head| head.incarnation)];
+        let known = [self.seen().map(|seen| seen.incarnation), old.as_ref().map(|head| head.incarnation)];
         let incarnation = known.into_iter().flatten().max().unwrap_or(1) + 1;
         let (required_features, other) =
             old.map(|head| (head.required_features, head.other)).unwrap_or_default();
@@ -277,10 +280,11 @@ impl HeadStore {
         match self.remember(&loaded.head, loaded.hash) {
             // Another process may have swapped, and noted it, after HEAD was read here. What is read now
             // cannot be older than that note.
-            Err(Error::Rollback { seen, .. }) => {
+            Err(error @ Error::Rollback { .. }) => {
+                let seen = self.seen();
                 let again = self.load_any()?;
-                if again.head.generation < seen {
-                    return Err(Error::Rollback { found: again.head.generation, seen });
+                if seen.is_some_and(|seen| again.head.age() < (seen.incarnation, seen.generation)) {
+                    return Err(error);
                 }
                 self.remember(&again.head, again.hash).or_else(|error| match error {
                     // And another one.
@@ -308,13 +312,17 @@ impl HeadStore {
         Ok(LoadedHead { head, version, hash })
     }
 
+    /// What this machine noted.
+    fn seen(&self) -> Option<Seen> {
+        let bytes = std::fs::read(self.seen.as_ref()?).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
     fn remember(&self, head: &Head, hash: ObjectId) -> Result<()> {
         let Some(path) = &self.seen else { return Ok(()) };
         let _one_at_a_time = self.seen_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen: Option<Seen> =
-            std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        if let Some(seen) = &seen {
-            let (now, then) = ((head.incarnation, head.generation), (seen.incarnation, seen.generation));
+        if let Some(seen) = &self.seen() {
+            let (now, then) = (head.age(), (seen.incarnation, seen.generation));
             if now < then {
                 return Err(Error::Rollback { found: head.generation, seen: seen.generation });
             }
@@ -379,5 +387,124 @@ impl HeadStore {
     fn backoff(&self, attempt: u32) -> Result<Duration> {
         let random = u64::from(u16::from_le_bytes(random_array(&*self.env)?));
         Ok(Duration::from_micros((10_000 << attempt.min(7)) * random / 65_536))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SeededEnv;
+    use crate::id::RepositoryId;
+    use crate::storage::StorageResult;
+    use crate::storage::memory::MemoryStorage;
+    use bytes::Bytes;
+
+    /// Shows an older HEAD, once: what a reader finds who is overtaken.
+    #[derive(Default)]
+    struct Late {
+        storage: MemoryStorage,
+        older: Mutex<Option<(Bytes, Version)>>,
+    }
+
+    impl Storage for Late {
+        fn place(&self) -> String {
+            self.storage.place()
+        }
+        fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
+            self.storage.put(name, body)
+        }
+        fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+            self.storage.replace(name, body)
+        }
+        fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+            self.storage.get(name, limit)
+        }
+        fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
+            self.storage.get_range(name, offset, len)
+        }
+        fn len(&self, name: &str) -> StorageResult<u64> {
+            self.storage.len(name)
+        }
+        fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+            self.storage.list(folder, each)
+        }
+        fn delete(&self, name: &str) -> StorageResult<()> {
+            self.storage.delete(name)
+        }
+        fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
+            match self.older.lock().unwrap().take() {
+                Some(older) => Ok(Some(older)),
+                None => self.storage.read_versioned(name),
+            }
+        }
+        fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+            self.storage.swap(name, expected, body)
+        }
+        fn connections(&self) -> usize {
+            1
+        }
+    }
+
+    fn heads(storage: &Arc<Late>, seen: Option<PathBuf>) -> HeadStore {
+        let env = Arc::new(SeededEnv::new(1));
+        let keys = KeyRing::generate(RepositoryId([1; 16]), &*env).unwrap();
+        HeadStore::new(Arc::clone(storage) as _, Arc::new(keys), env, seen)
+    }
+
+    #[test]
+    fn whoever_is_overtaken_looks_again_and_a_rollback_stays_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Arc::new(Late::default());
+        let heads = heads(&storage, Some(folder.path().join("seen")));
+        heads.create(BTreeMap::new()).unwrap();
+        let first = storage.read_head().unwrap();
+        heads.update(|_| Ok(())).unwrap();
+        let second = storage.read_head().unwrap();
+        heads.update(|_| Ok(())).unwrap();
+        // Overtaken: the note says 3, what is read is older, and then it is 3.
+        for older in [&first, &second] {
+            storage.older.lock().unwrap().clone_from(older);
+            assert_eq!(heads.load().unwrap().head.generation, 3);
+        }
+        let (body, _) = second.unwrap();
+        storage.replace(names::HEAD, body).unwrap();
+        assert!(matches!(heads.load(), Err(Error::Rollback { found: 2, seen: 3 })));
+        assert!(heads.update(|_| Ok(())).is_err());
+        // A fork: another HEAD of a generation that was seen.
+        let elsewhere = self::heads(&storage, None);
+        elsewhere.update(|_| Ok(())).unwrap();
+        assert!(matches!(heads.load(), Err(Error::Corrupt { .. })));
+        elsewhere.update(|_| Ok(())).unwrap();
+        assert_eq!(heads.load().unwrap().head.generation, 4);
+        // One that was made anew is later than any, and what was before it stays earlier.
+        let (before, _) = storage.read_head().unwrap().unwrap();
+        let anew = heads.successor(None, vec![], vec![], BTreeMap::new()).unwrap();
+        heads.force(&anew).unwrap();
+        assert_eq!(heads.load().unwrap().head.age(), (anew.incarnation, 1));
+        storage.replace(names::HEAD, before).unwrap();
+        assert!(matches!(heads.load(), Err(Error::Rollback { .. })));
+    }
+
+    /// The rule by which a prune knows what everybody at work knows.
+    #[test]
+    fn what_is_condemned_is_known_to_those_that_opened_later() {
+        let mut head = Head::first(ObjectId([0; 32]), BTreeMap::new());
+        let session = |id, opened, fenced| Session {
+            id: SessionId([id; 16]),
+            fenced,
+            hostname: String::new(),
+            machine: String::new(),
+            pid: 1,
+            process_started: 1,
+            purpose: String::new(),
+            opened,
+            opened_ms: 0,
+            seen_ms: 0,
+        };
+        assert_eq!(head.known_since(&SessionId([1; 16])), u64::MAX);
+        head.sessions = vec![session(1, 3, false), session(2, 7, false), session(3, 2, true)];
+        assert_eq!(head.known_since(&SessionId([1; 16])), 7, "one's own and the fenced do not count");
+        assert_eq!(head.known_since(&SessionId([2; 16])), 3);
+        assert!(head.is_open(&SessionId([2; 16])) && !head.is_open(&SessionId([3; 16])));
     }
 }

@@ -190,6 +190,37 @@ mod tests {
         builder.seal(keys).unwrap()
     }
 
+    /// As many chunks as fit, and not one more: the sealed pack is as long as was allowed, or shorter by less than
+    /// a chunk.
+    #[test]
+    fn packs_stay_within_their_size() {
+        let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
+        let name =
+            PackName { session: SessionId([1; 16]), id: PackId([2; 32]), kind: PackKind::Data, epoch: 1 };
+        let frame = [7; 300];
+        let record = || Record::full(keys.chunk_id(&frame), frame.len() as u32, 0, Codec::Raw);
+        let bare = |chunks: usize| {
+            PACK_HEADER_LEN
+                + chunks * (frame.len() + TAG_LEN)
+                + 8
+                + chunks * record().encoded_len()
+                + TAG_LEN
+                + PACK_TRAILER_LEN
+        };
+        for most in [4096, 10_000, 65_536] {
+            let mut builder = PackBuilder::new(name, vec![]);
+            let mut chunks = 0;
+            while builder.fits(&record(), frame.len(), most) {
+                builder.push(record(), &frame);
+                chunks += 1;
+            }
+            assert!(bare(chunks) <= most && bare(chunks + 1) > most, "{chunks} in {most}");
+            let sealed = builder.seal(&keys).unwrap();
+            assert_eq!(sealed.bytes.len() as u64, padded_len(bare(chunks) as u64));
+        }
+        assert!(PackBuilder::new(name, vec![]).fits(&record(), frame.len(), 1), "an empty one takes any");
+    }
+
     #[test]
     fn a_header_says_what_pack_it_is() {
         let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
