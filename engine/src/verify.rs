@@ -273,7 +273,7 @@ impl Check<'_> {
                 Err(error) => return Err(error.into()),
             };
             // The reading says it, and mends it.
-            if self.options.heal || self.options.read_data == ReadData::All {
+            if self.options.heal || self.options.read_data != ReadData::None {
                 if !self.sound.contains(&pack.name.id) {
                     doubtful.push(pack.clone());
                 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult, Version};
 use engine::monitor::Tally;
-use engine::repair::repair_index;
+use engine::repair::{PacksOptions, repair_index, repair_packs};
 use engine::restore::dump;
 use engine::snapshot::Filter;
 use engine::verify::{CheckOptions, ReadData, check};
@@ -275,6 +275,53 @@ fn heals_everywhere(disk: &Arc<MemoryStorage>) {
     println!("check --heal: {points} faults, all well");
 }
 
+/// What is given up is what is damaged, whatever else goes wrong while it is looked for.
+fn gives_up_no_more_than_is_lost(disk: &Arc<MemoryStorage>) {
+    let repair = |repo: &Repository| {
+        let options = PacksOptions { read_data: true, ..PacksOptions::default() };
+        repair_packs(repo, &options, &Tally::default())
+    };
+    let damaged = copy(disk);
+    let largest = {
+        let objects = damaged.objects();
+        let packs = objects.iter().filter(|(name, _)| name.starts_with("packs/"));
+        packs.max_by_key(|(_, body)| body.len()).map(|(name, body)| (name.clone(), body.to_vec())).unwrap()
+    };
+    let (name, mut bytes) = largest;
+    bytes[300] ^= 1;
+    damaged.objects().insert(name.clone(), bytes.into());
+    damaged.objects().remove(&name.replace("packs/", "parity/"));
+    let lost = repair(&open(&copy(&damaged))).unwrap().chunks_lost;
+    assert!(lost > 0);
+    let (mut points, mut ended_well) = (0, 0);
+    for calls in 0.. {
+        let mut done = false;
+        for fault in FAULTS {
+            let disk = copy(&damaged);
+            let mortal = Arc::new(Mortal {
+                disk: Arc::clone(&disk),
+                left: AtomicI64::new(calls),
+                fault,
+                failed: Mutex::default(),
+            });
+            let ended =
+                Repository::open(access(Arc::clone(&mortal) as _), b"x").and_then(|repo| repair(&repo));
+            done |= mortal.left.load(Ordering::Relaxed) > 0;
+            if let Ok(report) = ended {
+                assert_eq!(report.chunks_lost, lost, "{fault:?} at {calls}");
+                ended_well += 1;
+            }
+            let again = repair(&open(&disk)).unwrap().chunks_lost;
+            assert!(again == 0 || again == lost, "{fault:?} at {calls}: {again} more");
+            points += 1;
+        }
+        if done {
+            break;
+        }
+    }
+    println!("repair packs: {points} faults, {ended_well} of them without effect, all well");
+}
+
 #[test]
 fn whatever_happens_at_whichever_call() {
     let disk = Arc::new(MemoryStorage::default());
@@ -286,6 +333,7 @@ fn whatever_happens_at_whichever_call() {
     forget_first(&open(&disk)).unwrap();
     forget_first(&open(&disk)).unwrap();
     heals_everywhere(&disk);
+    gives_up_no_more_than_is_lost(&disk);
     suffers_everywhere("prune", &disk, &[3, 4], &[3, 4], &clean);
     suffers_everywhere("repair index", &disk, &[3, 4], &[3, 4], &|repo| {
         repair_index(repo, true, false, &Tally::default()).map(drop)

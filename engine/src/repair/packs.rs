@@ -70,21 +70,14 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
     monitor.count(Counter::FilesTotal, candidates.len() as u64);
     let mut damaged = vec![];
     for pack in candidates {
-        let bases = BaseReader::default();
-        let first = read_pack(store, pack, &bases);
-        let found = if first.outcome.is_err() { read_pack(store, pack, &bases) } else { first };
         report.packs_read += 1;
-        monitor.count(Counter::FilesDone, 1);
-        monitor.count(Counter::BytesDone, pack.len);
-        if let Err(error) = &found.outcome {
-            if !error.is_damage() {
-                found.outcome?;
-                continue;
-            }
-            let (item, message) = (pack.name.object(), describe(error));
+        if let Some((error, _)) = look(store, pack)? {
+            let (item, message) = (pack.name.object(), describe(&error));
             monitor.error(ItemError { during: "repair", item, message });
             damaged.push(pack);
         }
+        monitor.count(Counter::FilesDone, 1);
+        monitor.count(Counter::BytesDone, pack.len);
         if monitor.interrupted() {
             return Err(Error::Interrupted);
         }
@@ -99,12 +92,10 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
         }
     }
     // What stood on something that is whole again is whole again, too.
-    let bases = BaseReader::default();
     let mut drop: Vec<(&PackEntry, HashSet<ChunkId>)> = vec![];
     for pack in lost {
-        let PackResult { outcome, bad, .. } = read_pack(store, pack, &bases);
-        if outcome.is_err() {
-            drop.push((pack, bad.into_iter().collect()));
+        if let Some((_, bad)) = look(store, pack)? {
+            drop.push((pack, bad));
         }
     }
     report.packs_dropped = drop.len() as u64;
@@ -121,6 +112,28 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
         store.sync_index()?;
     }
     Ok(report)
+}
+
+/// What is wrong with a pack, and which chunks of it cannot be read; nothing if it is sound. Looked at twice, as
+/// what is given up here is given up for good: damage on the way is gone the second time, and a store that fails
+/// is an error.
+fn look(store: &ChunkStore, pack: &PackEntry) -> Result<Option<(chunkstore::Error, HashSet<ChunkId>)>> {
+    let mut found: Option<(chunkstore::Error, HashSet<ChunkId>)> = None;
+    for _ in 0..2 {
+        let PackResult { outcome, bad, .. } = read_pack(store, pack, &BaseReader::default());
+        match outcome {
+            Ok(()) => return Ok(None),
+            Err(error) if !error.is_damage() => return Err(error.into()),
+            Err(error) => {
+                let both = |(_, before): (_, HashSet<ChunkId>)| {
+                    bad.iter().copied().filter(|chunk| before.contains(chunk)).collect()
+                };
+                let bad = found.map_or_else(|| bad.iter().copied().collect(), both);
+                found = Some((error, bad));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The packs to be read.

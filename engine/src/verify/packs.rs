@@ -229,12 +229,22 @@ pub(crate) fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReade
         let Ok((reader, mut decompressor)) = tools else {
             return PackResult { outcome, bad: all(), parity: None };
         };
-        let mut opens = |record: &Record| {
-            let sealed = record.range().and_then(|range| bytes.get(range))?;
-            let prefix = bases.prefix_of(store, record).ok()?;
-            reader.open(store.keys(), record, sealed, prefix.bytes(), &mut decompressor).ok()
-        };
-        bad.extend(entry.records.iter().filter(|record| opens(record).is_none()).map(|record| record.id));
+        for record in &entry.records {
+            let sealed = record.range().and_then(|range| bytes.get(range));
+            let opens = match (sealed, bases.prefix_of(store, record)) {
+                (Some(sealed), Ok(prefix)) => {
+                    reader.open(store.keys(), record, sealed, prefix.bytes(), &mut decompressor).is_ok()
+                }
+                // A store that fails says nothing about a chunk.
+                (_, Err(error)) if !error.is_damage() => {
+                    return PackResult { outcome: Err(error), bad: all(), parity: None };
+                }
+                _ => false,
+            };
+            if !opens {
+                bad.push(record.id);
+            }
+        }
     }
     let parity = match (&outcome, store.config().parity) {
         (Ok(()), true) => match store.storage().get(&entry.name.parity(), MAX_PACK_LEN) {
