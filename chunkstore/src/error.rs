@@ -64,6 +64,11 @@ pub enum Error {
         /// Highest generation seen.
         seen: u64,
     },
+    /// Another tier was adopted since: this primary is out of date.
+    #[error(
+        "another copy of this repository was made the primary since: this one is out of date. Use that one, and let this one be a copy of it"
+    )]
+    Superseded,
     /// The object store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),

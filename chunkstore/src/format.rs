@@ -75,6 +75,8 @@ pub enum ObjectKind {
     Segment = 2,
     /// `snapshots/<id>`.
     Snapshot = 3,
+    /// `maps/<id>`.
+    TierMap = 4,
 }
 
 impl ObjectKind {
@@ -85,6 +87,7 @@ impl ObjectKind {
             Self::Head => "head",
             Self::Segment => "segment",
             Self::Snapshot => "snapshot",
+            Self::TierMap => "tier-map",
         }
     }
 }
@@ -177,6 +180,8 @@ pub mod names {
     pub const INDEX: &str = "index";
     /// Folder of snapshots.
     pub const SNAPSHOTS: &str = "snapshots";
+    /// Folder of what a tier knows about how its packs lie.
+    pub const MAPS: &str = "maps";
 
     /// `keys/<id>`.
     #[must_use]
@@ -202,6 +207,11 @@ pub mod names {
     #[must_use]
     pub fn segment(id: &ObjectId) -> String {
         format!("{INDEX}/{id}")
+    }
+    /// `maps/<id>`.
+    #[must_use]
+    pub fn map(id: &ObjectId) -> String {
+        format!("{MAPS}/{id}")
     }
     /// `snapshots/<id>`.
     #[must_use]

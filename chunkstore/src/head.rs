@@ -24,6 +24,12 @@ pub struct Head {
     pub previous: ObjectId,
     /// Raised when a copy takes over from a lost primary, so that the old one is refused.
     pub incarnation: u64,
+    /// The name of the tier whose HEAD this is, if it is a copy: then snapshots come from the primary only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    /// Set when a tier without parity became the primary: packs here have none, whatever the configuration says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_parity: bool,
     /// Fresh for every swap: tells one's own swap from another's when an answer was lost.
     pub nonce: ObjectId,
     /// The nonces of the last swaps, newest last.
@@ -50,7 +56,7 @@ pub struct Head {
 /// Something that keeps data alive.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Root {
-    /// `snapshot`; `stream` and `tier-map` have their place.
+    /// `snapshot` or `tier-map`; `stream` has its place.
     #[serde(rename = "type")]
     pub kind: String,
     /// Name of the object.
@@ -134,6 +140,8 @@ impl Head {
             generation: 1,
             previous: ObjectId([0; 32]),
             incarnation: 1,
+            tier: None,
+            without_parity: false,
             nonce,
             recent_nonces: vec![nonce],
             required_features: vec![],
@@ -192,7 +200,7 @@ pub struct HeadStore {
     storage: Arc<dyn Storage>,
     keys: Arc<KeyRing>,
     env: Arc<dyn Env>,
-    /// Where the highest HEAD seen is remembered, if anywhere.
+    /// Where the highest HEAD seen is remembered, if anywhere; those of tiers lie beside it.
     seen: Option<PathBuf>,
     seen_lock: Mutex<()>,
 }
@@ -217,10 +225,21 @@ impl HeadStore {
         Self { storage, keys, env, seen, seen_lock: Mutex::new(()) }
     }
 
-    /// Writes the first HEAD.
+    /// Writes the first HEAD of a repository.
     pub fn create(&self, slots: BTreeMap<ObjectId, ObjectId>) -> Result<()> {
         let nonce = ObjectId(random_array(&*self.env)?);
-        let head = Head::first(nonce, slots);
+        self.create_as(Head::first(nonce, slots))
+    }
+
+    /// Writes the first HEAD of a tier of the repository whose HEAD is `primary`.
+    pub(crate) fn create_tier(&self, tier: &str, primary: &Head) -> Result<()> {
+        let nonce = ObjectId(random_array(&*self.env)?);
+        let first = Head::first(nonce, primary.slots.clone());
+        self.create_as(Head { tier: Some(tier.to_owned()), incarnation: primary.incarnation, ..first })
+    }
+
+    fn create_as(&self, head: Head) -> Result<()> {
+        let nonce = head.nonce;
         match self.storage.swap_head(None, self.seal(&head)?.into()) {
             Ok(()) => Ok(()),
             Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
@@ -240,12 +259,17 @@ impl HeadStore {
         slots: BTreeMap<ObjectId, ObjectId>,
     ) -> Result<Head> {
         let nonce = ObjectId(random_array(&*self.env)?);
-        let known = [self.seen().map(|seen| seen.incarnation), old.as_ref().map(|head| head.incarnation)];
+        let tier = old.as_ref().and_then(|head| head.tier.clone());
+        let seen = self.seen(tier.as_deref()).map(|seen| seen.incarnation);
+        let known = [seen, old.as_ref().map(|head| head.incarnation)];
         let incarnation = known.into_iter().flatten().max().unwrap_or(1) + 1;
+        let first = Head::first(nonce, slots);
+        let without_parity = old.as_ref().is_some_and(|head| head.without_parity);
         let (required_features, other) =
             old.map(|head| (head.required_features, head.other)).unwrap_or_default();
         let incarnation = incarnation.max(self.env.now().as_secs());
-        Ok(Head { incarnation, roots, segments, required_features, other, ..Head::first(nonce, slots) })
+        let first = Head { without_parity, ..first };
+        Ok(Head { incarnation, tier, roots, segments, required_features, other, ..first })
     }
 
     /// Puts `head` in the place of whatever is there.
@@ -281,7 +305,7 @@ impl HeadStore {
             // Another process may have swapped, and noted it, after HEAD was read here. What is read now
             // cannot be older than that note.
             Err(error @ Error::Rollback { .. }) => {
-                let seen = self.seen();
+                let seen = self.seen(loaded.head.tier.as_deref());
                 let again = self.load_any()?;
                 if seen.is_some_and(|seen| again.head.age() < (seen.incarnation, seen.generation)) {
                     return Err(error);
@@ -312,16 +336,21 @@ impl HeadStore {
         Ok(LoadedHead { head, version, hash })
     }
 
-    /// What this machine noted.
-    fn seen(&self) -> Option<Seen> {
-        let bytes = std::fs::read(self.seen.as_ref()?).ok()?;
+    /// What this machine noted of the primary, or of a tier.
+    fn seen(&self, tier: Option<&str>) -> Option<Seen> {
+        let bytes = std::fs::read(self.seen_path(tier)?).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
+    fn seen_path(&self, tier: Option<&str>) -> Option<PathBuf> {
+        let path = self.seen.as_ref()?;
+        Some(tier.map_or_else(|| path.clone(), |tier| path.with_extension(format!("{tier}.head"))))
+    }
+
     fn remember(&self, head: &Head, hash: ObjectId) -> Result<()> {
-        let Some(path) = &self.seen else { return Ok(()) };
+        let Some(path) = self.seen_path(head.tier.as_deref()) else { return Ok(()) };
         let _one_at_a_time = self.seen_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = &self.seen() {
+        if let Some(seen) = &self.seen(head.tier.as_deref()) {
             let (now, then) = (head.age(), (seen.incarnation, seen.generation));
             if now < then {
                 return Err(Error::Rollback { found: head.generation, seen: seen.generation });
@@ -338,7 +367,7 @@ impl HeadStore {
         // Written beside and renamed: two processes may both be here, either's word is a true one.
         let temporary = path.with_extension(format!("{}", std::process::id()));
         std::fs::write(&temporary, bytes)
-            .and_then(|()| std::fs::rename(&temporary, path))
+            .and_then(|()| std::fs::rename(&temporary, &path))
             .map_err(|error| cache(&error))
     }
 

@@ -219,15 +219,31 @@ fn read_run(
                     .ok_or_else(|| Error::corrupt(&object, "range too short"))
                     .and_then(|sealed| bases.open(store, &reader, &place.record, sealed, decompressor))
                     .and_then(|plain| reader.check_id(store.keys(), &place.record, &plain).map(|()| plain));
-                chunks.push(read.or_else(|error| read_moved(store, place, bases, decompressor, error)));
+                chunks.push(read.or_else(|error| read_otherwise(store, place, bases, decompressor, error)));
             }
             chunks
         }
-        Err(error) if places.len() == 1 => vec![read_moved(store, first, bases, decompressor, error.into())],
+        Err(error) if places.len() == 1 => {
+            vec![read_otherwise(store, first, bases, decompressor, error.into())]
+        }
         Err(_) => places
             .iter()
             .flat_map(|place| read_run(store, std::slice::from_ref(place), bases, decompressor))
             .collect(),
+    }
+}
+
+/// What could not be read: from a copy of its pack, or where it was moved to.
+fn read_otherwise(
+    store: &ChunkStore,
+    place: &Location,
+    bases: &BaseReader,
+    decompressor: &mut Decompressor,
+    error: Error,
+) -> Result<Vec<u8>> {
+    match store.read_copy(place, bases, decompressor) {
+        Some(plain) => Ok(plain),
+        None => read_moved(store, place, bases, decompressor, error),
     }
 }
 

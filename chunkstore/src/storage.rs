@@ -7,16 +7,24 @@
 use crate::format::names::HEAD;
 use bytes::Bytes;
 
+pub mod azure;
 pub mod chain;
+pub mod cloud;
 pub mod conformance;
 mod http;
+pub mod limit;
 pub mod local;
 pub mod memory;
 mod object;
 pub mod probe;
+mod requests;
 pub mod s3;
+pub mod shelf;
+pub mod tiered;
 
 pub use http::HttpOptions;
+use shelf::Shelf;
+use std::sync::Arc;
 
 /// What the caller can do about a storage error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub enum ErrorKind {
     Denied,
     /// No room left; retrying does not help.
     Full,
+    /// It is there, but frozen: it must be thawed first.
+    Frozen,
     /// It may or may not have happened.
     Ambiguous,
     /// Anything else, after the store's own retries.
@@ -102,5 +112,13 @@ pub trait Storage: Send + Sync {
     /// new ones against them.
     fn is_near(&self) -> bool {
         true
+    }
+    /// Other places that hold the same packs, nearest first, for when a pack here cannot be read or is damaged.
+    fn copies(&self) -> &[Arc<dyn Storage>] {
+        &[]
+    }
+    /// What it can do about classes, locks and versions, if anything.
+    fn shelf(&self) -> Option<&dyn Shelf> {
+        None
     }
 }

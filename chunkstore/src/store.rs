@@ -12,14 +12,17 @@ use crate::index::{ChunkIndex, MemoryIndex, PackInfo, Segment};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
 use crate::seal::Decompressor;
 use crate::storage::chain::ChainedHead;
+use crate::storage::shelf::Placing;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+mod copies;
 mod rebuild;
 mod session;
+pub use copies::{MAP_ROOT, TierCommit, not_adopted};
 pub use rebuild::{RebuildPlan, rebuild_head};
 
 /// Everything from outside that a store works with.
@@ -61,6 +64,8 @@ pub struct ChunkStore {
     heads: HeadStore,
     index: Arc<dyn ChunkIndex>,
     state: Mutex<State>,
+    /// How data packs are to lie, and all others.
+    placing: (Placing, Placing),
     /// Contexts that wait to be used again: making one costs as much as decoding a small chunk.
     decompressors: Mutex<Vec<Decompressor>>,
 }
@@ -136,9 +141,10 @@ impl ChunkStore {
 
     fn assemble(access: Access, config: Config, keys: Arc<KeyRing>, heads: HeadStore) -> Result<Self> {
         let head = Arc::new(heads.load()?.head);
-        let index = open_index(access.cache.as_ref(), keys.repository())?;
+        let index = open_index(access.cache.as_ref(), keys.repository(), head.tier.as_deref())?;
         let state = Mutex::new(State { head, synced: None });
-        Ok(Self { access, config, keys, heads, index, state, decompressors: Mutex::default() })
+        let placing = <(Placing, Placing)>::default();
+        Ok(Self { access, config, keys, heads, index, state, placing, decompressors: Mutex::default() })
     }
 
     /// The configuration.
@@ -294,9 +300,22 @@ impl ChunkStore {
         }
     }
 
+    /// The tier that this is, if it is a copy.
+    #[must_use]
+    pub fn tier(&self) -> Option<String> {
+        self.head().tier.clone()
+    }
+
+    /// Whether each pack has parity beside it. Copies do without: the others are what they are mended from.
+    #[must_use]
+    pub fn has_parity(&self) -> bool {
+        let head = self.head();
+        self.config.parity && head.tier.is_none() && !head.without_parity
+    }
+
     /// Removes a pack's object, and its parity; they may be gone already.
     pub fn delete_pack(&self, session: &SessionId, pack: &PackId) -> Result<()> {
-        if self.config.parity {
+        if self.has_parity() {
             self.access.storage.delete(&names::parity(session, pack))?;
         }
         Ok(self.access.storage.delete(&names::pack(session, pack))?)
@@ -422,14 +441,20 @@ pub fn describe(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_index(cache: Option<&PathBuf>, repository: &RepositoryId) -> Result<Arc<dyn ChunkIndex>> {
+fn open_index(
+    cache: Option<&PathBuf>,
+    repository: &RepositoryId,
+    tier: Option<&str>,
+) -> Result<Arc<dyn ChunkIndex>> {
+    // Each tier holds other packs, so each has an index of its own.
+    let name = tier.map_or_else(|| repository.to_string(), |tier| format!("{repository}.{tier}"));
     Ok(match cache {
-        Some(cache) => Arc::new(crate::index::rocks::RocksIndex::open(&cache.join(repository.to_string()))?),
+        Some(cache) => Arc::new(crate::index::rocks::RocksIndex::open(&cache.join(name))?),
         None => Arc::new(MemoryIndex::default()),
     })
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_index(_: Option<&PathBuf>, _: &RepositoryId) -> Result<Arc<dyn ChunkIndex>> {
+fn open_index(_: Option<&PathBuf>, _: &RepositoryId, _: Option<&str>) -> Result<Arc<dyn ChunkIndex>> {
     Ok(Arc::new(MemoryIndex::default()))
 }

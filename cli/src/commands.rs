@@ -2,7 +2,7 @@
 
 use crate::config::Global;
 use crate::context::Context;
-use crate::exit::{CommandResult, Failure};
+use crate::exit::{Code, CommandResult, Failure};
 use clap::{Parser, Subcommand};
 use engine::policy::{Keep, Period};
 use engine::snapshot::Filter;
@@ -11,11 +11,14 @@ mod backup;
 mod bench;
 mod cat;
 mod check;
+mod config;
+mod copy;
 mod diff;
 mod dump;
 mod find;
 mod forget;
 mod generate;
+mod heal;
 mod init;
 mod key;
 mod ls;
@@ -23,16 +26,19 @@ mod plan;
 mod prune;
 mod repair;
 mod restore;
+mod run;
 mod snapshots;
 mod stats;
 mod tag;
+mod thaw;
+mod tier;
 mod version;
 
 /// Backs up files, streams and databases into an encrypted, deduplicated repository.
 #[derive(Parser, Debug)]
 #[command(name = "esker", version, about, max_term_width = 100, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 3 incomplete, 10 no repository, 11 try again, 12 wrong password,\n20 source command failed, 21 dump not whole, 25 source unavailable, 26 source empty, 27 storage full, 130 interrupted."
+    after_help = "Exit codes: 0 done, 1 failed, 3 incomplete, 10 no repository, 11 try again, 12 wrong password,\n20 source command failed, 21 dump not whole, 22 frozen, 25 source unavailable, 26 source empty, 27 storage full, 28 superseded, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -70,6 +76,18 @@ enum Command {
     Plan(plan::Args),
     /// Check the repository
     Check(check::Args),
+    /// Replace what is damaged or missing on any tier by what another one has
+    Heal(heal::Args),
+    /// Back up the sources of esker.toml, copy to its tiers, forget by its promises
+    Run(run::Args),
+    /// Copies of the repository: how they stand, and bringing them up to date
+    Tier(tier::Args),
+    /// Plan, ask for and follow the thawing of what a restore needs
+    Thaw(thaw::Args),
+    /// Copy snapshots to another repository
+    Copy(copy::Args),
+    /// Check and show esker.toml
+    Config(config::Args),
     /// Show sizes
     Stats(stats::Args),
     /// Add, remove and change passwords
@@ -90,6 +108,19 @@ enum Command {
 pub(crate) fn run(cli: Cli) -> CommandResult {
     let context = Context::new(cli.global)?;
     match cli.command {
+        Command::Config(args) => return config::run(&args, &context),
+        Command::Version => return version::run(&context),
+        _ => {}
+    }
+    let context = context.with_file()?;
+    match cli.command {
+        // Done above, without reading esker.toml.
+        Command::Config(_) | Command::Version => Ok(Code::Done),
+        Command::Heal(args) => heal::run(&args, &context),
+        Command::Run(args) => run::run(&args, &context),
+        Command::Tier(args) => tier::run(&args, &context),
+        Command::Thaw(args) => thaw::run(&args, &context),
+        Command::Copy(args) => copy::run(&args, &context),
         Command::Init(args) => init::run(&args, &context),
         Command::Backup(args) => backup::run(args, &context),
         Command::Snapshots(args) => snapshots::run(&args, &context),
@@ -108,8 +139,7 @@ pub(crate) fn run(cli: Cli) -> CommandResult {
         Command::Repair(args) => repair::run(&args, &context),
         Command::Cat(args) => cat::run(&args, &context),
         Command::Tag(args) => tag::run(&args, &context),
-        Command::Version => version::run(&context),
-        Command::Generate(args) => generate::run(&args),
+        Command::Generate(args) => generate::run(&args, &context),
     }
 }
 

@@ -1,15 +1,21 @@
 //! Options that every command has, and the only reader of the environment.
 
 use crate::exit::Failure;
+use crate::file::File;
+use crate::places::Details;
 use chunkstore::seal::Compression;
 use chunkstore::storage::HttpOptions;
-use chunkstore::storage::s3::S3Options;
 use std::path::PathBuf;
 
 /// Options of all commands.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Global {
-    /// Where the repository is: a folder, or s3:https://HOST/BUCKET/PREFIX
+    /// Configuration: repository, tiers, sources, promises; else ./esker.toml, ~/.config/esker/esker.toml or
+    /// /etc/esker/esker.toml
+    #[arg(short = 'c', long, env = "ESKER_CONFIG", global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the repository is: a folder, s3:https://HOST/BUCKET/PREFIX, s3://BUCKET/PREFIX or
+    /// azure://CONTAINER/PREFIX
     #[arg(short = 'r', long = "repo", env = "ESKER_REPOSITORY", global = true, value_name = "PLACE")]
     pub(crate) repo: Option<String>,
     /// Read the repository's place from a file
@@ -50,12 +56,6 @@ pub(crate) struct Global {
     pub(crate) verbose: u8,
 }
 
-/// Where a repository is.
-pub(crate) enum Place {
-    Folder(PathBuf),
-    S3(Box<S3Options>),
-}
-
 /// Settings of `-o`.
 #[derive(Default)]
 pub(crate) struct Options {
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     pub(crate) postgres_custom: bool,
 }
 
-fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -94,66 +94,44 @@ impl Global {
         Ok(options)
     }
 
-    /// Where the repository is.
-    pub(crate) fn place(&self) -> Result<Place, Failure> {
-        let text = match (&self.repo, &self.repository_file) {
-            (Some(repo), _) => repo.clone(),
-            (None, Some(file)) => first_line(&read_file(file)?),
-            (None, None) => {
-                return Err(Failure::new("which repository? Give -r PLACE or set ESKER_REPOSITORY"));
-            }
-        };
-        if let Some(rest) = text.strip_prefix("s3:") {
-            return Ok(Place::S3(Box::new(self.s3(rest)?)));
-        }
-        if let Some((scheme, _)) = text.split_once("://") {
-            return Err(Failure::new(format!(
-                "repositories on '{scheme}' are not supported; use a folder or s3:"
-            )));
-        }
-        Ok(Place::Folder(PathBuf::from(text.strip_prefix("local:").unwrap_or(&text))))
-    }
-
-    /// `s3:https://host/bucket/prefix`, `s3:host/bucket/prefix` or `s3://bucket/prefix`.
-    fn s3(&self, rest: &str) -> Result<S3Options, Failure> {
-        let settings = self.settings()?;
-        let (endpoint, path) = if let Some(path) = rest.strip_prefix("//") {
-            (environment("AWS_ENDPOINT_URL").unwrap_or_default(), path.to_owned())
-        } else {
-            let (scheme, rest) = match rest.split_once("://") {
-                Some((scheme, rest)) => (scheme, rest),
-                None => ("https", rest),
-            };
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            (format!("{scheme}://{host}"), path.to_owned())
-        };
-        let (bucket, prefix) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
-        if bucket.is_empty() {
-            return Err(Failure::new("no bucket: use s3:https://HOST/BUCKET/PREFIX"));
-        }
-        let region = settings.s3_region.clone();
-        Ok(S3Options {
-            endpoint,
-            bucket: bucket.to_owned(),
-            prefix: prefix.to_owned(),
-            region: region
-                .or_else(|| environment("AWS_REGION"))
-                .or_else(|| environment("AWS_DEFAULT_REGION"))
-                .unwrap_or_default(),
-            access_key_id: environment("AWS_ACCESS_KEY_ID").unwrap_or_default(),
-            secret_access_key: environment("AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
-            session_token: environment("AWS_SESSION_TOKEN").unwrap_or_default(),
-            http: settings.http,
+    /// Where the repository is, if that was said outside of esker.toml.
+    pub(crate) fn place(&self) -> Result<Option<String>, Failure> {
+        Ok(match (&self.repo, &self.repository_file) {
+            (Some(repo), _) => Some(repo.clone()),
+            (None, Some(file)) => Some(first_line(&read_file(file)?)),
+            (None, None) => None,
         })
     }
 
+    /// What goes with a place that was given by `-r`.
+    pub(crate) fn details(&self) -> Result<Details, Failure> {
+        let settings = self.settings()?;
+        Ok(Details { http: settings.http, region: settings.s3_region, ..Details::default() })
+    }
+
+    /// Where esker.toml is: what was asked for, else the first that is there.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        if let Some(file) = &self.config {
+            return Some(file.clone());
+        }
+        let home = environment("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".config")));
+        let places = [
+            Some(PathBuf::from("esker.toml")),
+            home.map(|home| home.join("esker/esker.toml")),
+            Some(PathBuf::from("/etc/esker/esker.toml")),
+        ];
+        places.into_iter().flatten().find(|path| path.is_file())
+    }
+
     /// The password, from wherever it was given; asked for on a terminal.
-    pub(crate) fn password(&self, confirm: bool) -> Result<String, Failure> {
+    pub(crate) fn password(&self, confirm: bool, file: Option<&File>) -> Result<String, Failure> {
         if self.insecure_no_password {
             return Ok(String::new());
         }
         if let Some(file) = &self.password_file {
-            return Ok(first_line(&read_file(file)?));
+            return password_in(file);
         }
         if let Some(command) = &self.password_command {
             return password_from(command);
@@ -161,15 +139,22 @@ impl Global {
         if let Some(password) = environment("ESKER_PASSWORD") {
             return Ok(password);
         }
+        if let Some(file) = file.and_then(|file| file.password_file.as_ref()) {
+            return password_in(file);
+        }
+        if let Some(command) = file.and_then(|file| file.password_command.as_ref()) {
+            return password_from(command);
+        }
         ask("password for the repository: ", confirm)
     }
 
     /// Where local indexes go.
-    pub(crate) fn cache(&self) -> Option<PathBuf> {
+    pub(crate) fn cache(&self, file: Option<&File>) -> Option<PathBuf> {
         if self.no_cache {
             return None;
         }
-        let folder = self.cache_dir.clone().or_else(|| {
+        let own = self.cache_dir.clone().or_else(|| file.and_then(|file| file.cache_dir.clone()));
+        let folder = own.or_else(|| {
             environment("XDG_CACHE_HOME")
                 .map(PathBuf::from)
                 .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".cache")))
@@ -225,6 +210,10 @@ pub(crate) fn read_file(path: &std::path::Path) -> Result<String, Failure> {
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn password_in(file: &std::path::Path) -> Result<String, Failure> {
+    Ok(first_line(&read_file(file)?))
 }
 
 fn password_from(command: &str) -> Result<String, Failure> {

@@ -1,42 +1,82 @@
 //! Opens repositories: storage, threads, identity, password.
 
-use crate::config::{Global, Place};
+use crate::config::Global;
 use crate::exit::Failure;
+use crate::file::File;
 use crate::output::Console;
+use crate::places::Place;
 use chunkstore::env::{Env, SystemEnv};
 use chunkstore::executor::Pool;
 use chunkstore::keys::SlotOwner;
 use chunkstore::storage::Storage;
+use chunkstore::storage::limit::Rates;
 use chunkstore::storage::local::LocalStorage;
-use chunkstore::storage::s3::S3Storage;
 use chunkstore::store::{Access, Identity};
 use engine::Repository;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a command works with.
 pub(crate) struct Context {
     pub(crate) global: Global,
     pub(crate) console: Arc<Console>,
+    /// esker.toml, if there is one.
+    pub(crate) file: Option<File>,
+    password: OnceLock<String>,
 }
 
 impl Context {
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         let console = Console::start(&global)?;
-        Ok(Self { global, console })
+        Ok(Self { global, console, file: None, password: OnceLock::new() })
     }
 
-    fn storage(&self, create: bool) -> Result<Arc<dyn Storage>, Failure> {
-        Ok(match self.global.place()? {
-            Place::S3(options) => Arc::new(S3Storage::open(&options)?),
-            Place::Folder(folder) if create => Arc::new(LocalStorage::create(&folder)?),
-            Place::Folder(folder) if folder.is_dir() => Arc::new(LocalStorage::open(&folder)?),
-            Place::Folder(folder) => {
-                return Err(chunkstore::Error::NoRepository { place: folder.display().to_string() }.into());
+    /// Reads esker.toml. Not before a command needs it: `config check` reads it in its own way.
+    pub(crate) fn with_file(mut self) -> Result<Self, Failure> {
+        self.file = self.global.file().map(|path| File::read(&path)).transpose()?;
+        Ok(self)
+    }
+
+    /// Whether the repository is that of esker.toml.
+    pub(crate) fn uses_file(&self) -> bool {
+        let named = self.global.repo.is_some() || self.global.repository_file.is_some();
+        !named && self.file.as_ref().is_some_and(|file| file.primary().is_some())
+    }
+
+    /// esker.toml, for commands that mean nothing without.
+    pub(crate) fn need_file(&self) -> Result<&File, Failure> {
+        match &self.file {
+            Some(_) if !self.uses_file() => {
+                Err(Failure::new("tiers are those of esker.toml: leave -r and ESKER_REPOSITORY out"))
             }
-        })
+            Some(file) => Ok(file),
+            None => Err(Failure::new(
+                "no esker.toml: write one (README has an example), or name it with -c or ESKER_CONFIG",
+            )),
+        }
     }
 
-    fn access(&self, storage: Arc<dyn Storage>) -> Result<Access, Failure> {
+    pub(crate) fn storage(&self, create: bool) -> Result<Arc<dyn Storage>, Failure> {
+        if let Some(place) = self.global.place()? {
+            return Place::parse(&place, &self.global.details()?)?.open(create, Rates::default());
+        }
+        match self.file.as_ref().and_then(File::primary) {
+            Some(primary) => primary.place.open(create, primary.rates),
+            None => Err(Failure::new(
+                "which repository? Give -r PLACE, set ESKER_REPOSITORY, or write an esker.toml",
+            )),
+        }
+    }
+
+    /// The password, asked for once.
+    pub(crate) fn password(&self, confirm: bool) -> Result<String, Failure> {
+        if let Some(known) = self.password.get() {
+            return Ok(known.clone());
+        }
+        let password = self.global.password(confirm, self.file.as_ref())?;
+        Ok(self.password.get_or_init(|| password).clone())
+    }
+
+    pub(crate) fn access(&self, storage: Arc<dyn Storage>) -> Result<Access, Failure> {
         self.access_with(storage, cores())
     }
 
@@ -47,7 +87,7 @@ impl Context {
             env: Arc::new(SystemEnv),
             cpu: Pool::start("cpu", cores)?,
             io: Pool::start("io", transfers)?,
-            cache: self.global.cache().inspect(|folder| mark_cache(folder)),
+            cache: self.global.cache(self.file.as_ref()).inspect(|folder| mark_cache(folder)),
             identity: identity(),
         })
     }
@@ -72,14 +112,15 @@ impl Context {
     ) -> Result<T, Failure> {
         let storage = self.storage(create)?;
         if !create
+            // Read, rather than asked for: only an answer with a body tells a missing bucket from a missing object.
             && storage
-                .len(chunkstore::format::names::CONFIG)
+                .get(chunkstore::format::names::CONFIG, chunkstore::format::MAX_SMALL_LEN)
                 .is_err_and(|error| error.kind == chunkstore::storage::ErrorKind::NotFound)
         {
             // Said before a password is asked for.
             return Err(chunkstore::Error::NoRepository { place: storage.place() }.into());
         }
-        let password = self.global.password(create)?;
+        let password = self.password(create)?;
         open(self.access(storage)?, password)
     }
 

@@ -1,5 +1,6 @@
 //! The table of exit codes (docs/exit-codes.md): restic's where it has one, ours from 20 up.
 
+use chunkstore::storage::ErrorKind;
 use engine::source::SourceErrorKind;
 use std::process::ExitCode;
 
@@ -23,6 +24,10 @@ pub(crate) enum Code {
     SourceCommand = 20,
     /// A dump ended without its end mark.
     SourceIncomplete = 21,
+    /// What is needed is frozen, and being thawed or to be thawed.
+    Frozen = 22,
+    /// Another tier was made the primary: this one is out of date.
+    Superseded = 28,
     /// A server to be backed up is down or refuses.
     SourceUnavailable = 25,
     /// A source gave nothing at all.
@@ -60,6 +65,9 @@ impl Failure {
     fn with_advice(mut self) -> Self {
         if self.code == Code::RepositoryFull {
             self.message.push_str("; make room: a few MiB are enough for 'esker forget' and 'esker prune'");
+        }
+        if self.code == Code::Frozen {
+            self.message.push_str("; 'esker thaw plan' says what that takes");
         }
         self
     }
@@ -112,8 +120,10 @@ fn store_code(error: &chunkstore::Error) -> Code {
         chunkstore::Error::NoRepository { .. } => Code::NoRepository,
         chunkstore::Error::WrongPassword { .. } => Code::WrongPassword,
         chunkstore::Error::Fenced { .. } => Code::Busy,
+        chunkstore::Error::Superseded => Code::Superseded,
         chunkstore::Error::Interrupted => Code::Interrupted,
         error if error.is_full() => Code::RepositoryFull,
+        chunkstore::Error::Storage(error) if error.kind == ErrorKind::Frozen => Code::Frozen,
         _ => Code::Failed,
     }
 }

@@ -4,7 +4,11 @@ mod commands;
 mod config;
 mod context;
 mod exit;
+mod file;
+mod fleet;
 mod output;
+mod places;
+mod tiers;
 
 use clap::Parser as _;
 use std::process::ExitCode;

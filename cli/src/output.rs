@@ -207,10 +207,23 @@ impl Console {
         self.tally.errors().len()
     }
 
-    /// Prints a line of the result, unless quiet.
+    /// Prints a line of the result for people, unless quiet.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
-        if self.mode != Mode::Quiet {
+        if self.mode != Mode::Quiet && !self.json {
             line(text);
+        }
+    }
+
+    /// Says what is not as it should be, but ends nothing.
+    pub(crate) fn warn(&self, text: &str) {
+        if self.json {
+            error_line(&json!({"message_type": "warning", "message": text}).to_string());
+        } else {
+            let text = format!("warning: {text}");
+            match &self.bar {
+                Some(bar) => bar.suspend(|| error_line(&text)),
+                None => error_line(&text),
+            }
         }
     }
 

@@ -37,6 +37,8 @@ pub struct BackupOptions {
     pub excludes: Vec<String>,
     /// When the backup began.
     pub time: jiff::Timestamp,
+    /// The snapshot of another repository that this one is a copy of.
+    pub original: Option<ObjectId>,
     /// The snapshot to compare with; the latest of the same host and paths if not given.
     pub parent: Option<ObjectId>,
     /// Read every file, whatever the parent says.
@@ -472,7 +474,7 @@ fn describe(
         sources: source.records(),
         manifest,
         summary: summary.clone(),
-        original: None,
+        original: options.original,
         other: std::collections::BTreeMap::new(),
     }
 }

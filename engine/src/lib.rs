@@ -9,7 +9,8 @@
 //! | [`repository`] | open, init, find snapshots |
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
-//! | [`policy`], [`prune`] | what to keep; removing the rest |
+//! | [`policy`], [`promise`], [`prune`] | what to keep, and on which tiers; removing the rest |
+//! | [`tier`], [`price`] | copies of the repository elsewhere; what they cost |
 //! | [`calibrate`], [`trial`], [`plan`] | this machine's stages; the user's own data; what a repository will take |
 //! | [`repair`], [`stats`], [`diff`] | the index from the packs; sizes; what changed |
 //! | [`monitor`] | where counts, progress and non-fatal errors go |
@@ -23,13 +24,17 @@ pub mod manifest;
 pub mod monitor;
 pub mod plan;
 pub mod policy;
+pub mod price;
+pub mod promise;
 pub mod prune;
+mod reach;
 pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod snapshot;
 pub mod source;
 pub mod stats;
+pub mod tier;
 pub mod trial;
 pub mod verify;
 

@@ -29,6 +29,7 @@ impl std::str::FromStr for Keep {
 #[derive(Clone, Copy, Debug)]
 pub struct Within(pub Span);
 
+// `w`, for weeks, is ours.
 impl std::str::FromStr for Within {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -75,7 +76,7 @@ pub enum Period {
 
 impl Period {
     /// Two snapshots in one period have equal keys.
-    fn key(self, time: &Zoned, number: usize) -> (i64, i64, i64, i64) {
+    pub(crate) fn key(self, time: &Zoned, number: usize) -> (i64, i64, i64, i64) {
         let (year, month, day) = (i64::from(time.year()), i64::from(time.month()), i64::from(time.day()));
         match self {
             Self::Snapshot => (i64::try_from(number).unwrap_or(i64::MAX), -1, -1, -1),
@@ -155,7 +156,7 @@ impl std::str::FromStr for GroupBy {
 }
 
 /// The key of a group; empty where it is not grouped by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct GroupKey {
     /// Host.
     pub hostname: String,

@@ -14,11 +14,12 @@ use chunkstore::head::{Condemned, Head, PackRef, SegmentRef};
 use chunkstore::index::Segment;
 use chunkstore::ingest::PackerOptions;
 use chunkstore::seal::Compression;
+use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeMap, HashSet};
 
-mod orphans;
+pub(crate) mod orphans;
 mod rebase;
 mod rewrite;
 mod standing;
@@ -59,6 +60,8 @@ pub struct PruneOptions {
     pub packer: PackerOptions,
     /// How chunks are compressed that are stored anew.
     pub compression: Compression,
+    /// Packs that stay even if nothing needs them: locked, or paid for until later.
+    pub spare: HashSet<PackId>,
     /// Sessions of other machines that were silent for so long are fenced, in milliseconds.
     pub fence_after_ms: u64,
 }
@@ -181,7 +184,13 @@ impl Prepared {
         // A session that was taken for dead may have published between the look at HEAD and its fence. From
         // the fence on it cannot: what HEAD does not name now, it never will.
         for name in unnamed(std::mem::take(&mut self.orphans), store, &self.survey)? {
-            store.storage().delete(&name).map_err(chunkstore::Error::from)?;
+            match store.storage().delete(&name) {
+                // Under a lock: a later prune finds it again.
+                Err(error) if error.kind == ErrorKind::Denied && store.tier().is_some() => {
+                    tracing::debug!(%error, "an orphan stays");
+                }
+                done => done.map_err(chunkstore::Error::from)?,
+            }
         }
         let deferred = store.head().condemned.iter().any(|pack| remove.contains(&pack.id));
         Ok(PrunePlan { deferred, ..plan })
@@ -298,7 +307,7 @@ fn unchanged(head: &Head, survey: &Survey) -> chunkstore::Result<()> {
 }
 
 /// Deletes, then reaps: only what a HEAD calls doomed. Anybody may repeat it at any time.
-fn delete_doomed(store: &ChunkStore) -> Result<()> {
+pub(crate) fn delete_doomed(store: &ChunkStore) -> Result<()> {
     let head = store.reload()?;
     if head.doomed.is_empty() {
         return Ok(());

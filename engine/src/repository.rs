@@ -33,6 +33,12 @@ impl Repository {
         Ok(Self { store: Arc::new(ChunkStore::open(access, passphrase)?) })
     }
 
+    /// One whose store is open.
+    #[must_use]
+    pub fn with_store(store: ChunkStore) -> Self {
+        Self { store: Arc::new(store) }
+    }
+
     /// Its chunks.
     #[must_use]
     pub fn store(&self) -> &Arc<ChunkStore> {

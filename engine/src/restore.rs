@@ -285,6 +285,8 @@ impl Walk<'_> {
             }
             self.ahead.token(Token::Begin(job))?;
             if !wanted {
+                // Nothing of it is to come; its end counts it.
+                self.ahead.token(Token::End(0))?;
                 self.current = None;
             }
         }

@@ -88,7 +88,7 @@ pub struct Snapshot {
     pub manifest: ManifestRoot,
     /// What the backup did.
     pub summary: Summary,
-    /// The snapshot this one was before its tags were changed.
+    /// The snapshot this one was before its tags were changed, or that it is a copy of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<ObjectId>,
     /// Fields of later versions, kept as they are.

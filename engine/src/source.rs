@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod rdb;
 pub mod redis;
 pub mod redis_scan;
+pub mod snapshot;
 pub mod stream;
 
 /// Why a source failed; decides the exit code.

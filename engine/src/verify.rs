@@ -38,7 +38,7 @@ pub struct CheckOptions {
     pub read_data: ReadData,
     /// Leave out those that this machine found sound within so many milliseconds.
     pub not_verified_within_ms: Option<u64>,
-    /// Mend damaged packs from their parity, and make missing parity anew.
+    /// Mend damaged packs from other tiers or their parity, fetch missing ones, and make missing parity anew.
     pub heal: bool,
 }
 
@@ -67,6 +67,10 @@ pub struct CheckReport {
     pub packs_healed: u64,
     /// Bytes of them that were damaged, in whole parts.
     pub bytes_healed: u64,
+    /// Packs copied from other tiers.
+    pub packs_fetched: u64,
+    /// Their bytes.
+    pub bytes_fetched: u64,
     /// Parity made anew.
     pub parity_healed: u64,
     /// What was mended, object by object.
@@ -127,14 +131,16 @@ pub fn check(
             return done.map(|()| check.report);
         }
         monitor.restart();
-        let CheckReport { packs_read, bytes_read, packs_healed, bytes_healed, parity_healed, .. } =
-            check.report;
+        let CheckReport { packs_read, bytes_read, packs_healed, bytes_healed, .. } = check.report;
+        let CheckReport { packs_fetched, bytes_fetched, parity_healed, .. } = check.report;
         let healed = std::mem::take(&mut check.report.healed);
         let so_far = CheckReport {
             packs_read,
             bytes_read,
             packs_healed,
             bytes_healed,
+            packs_fetched,
+            bytes_fetched,
             parity_healed,
             healed,
             ..CheckReport::default()
@@ -233,7 +239,7 @@ impl Check<'_> {
     /// Every pack is there with its length, and so is its parity. A listing saves asking for each; what it lacks
     /// is asked for. Returns those with another length.
     fn packs_present(&mut self, packs: &[PackEntry]) -> Result<Vec<PackEntry>> {
-        let parity = self.store.config().parity;
+        let parity = self.store.has_parity();
         let mut lengths = HashMap::new();
         for folder in [Some(names::PACKS), parity.then_some(names::PARITY)].into_iter().flatten() {
             let list = self.store.storage().list(folder, &mut |name, len| {
@@ -250,7 +256,14 @@ impl Check<'_> {
         for pack in packs {
             self.report.packs += 1;
             let name = pack.name.object();
-            match self.note(&name, len_of(&name))? {
+            let mut len = len_of(&name);
+            if self.options.heal
+                && len.as_ref().is_err_and(chunkstore::Error::is_damage)
+                && self.fetch(pack, "missing")?
+            {
+                len = Ok(pack.len);
+            }
+            match self.note(&name, len)? {
                 Some(len) if len == pack.len => {}
                 // Without its end a pack may still have the chunks before it, and perhaps it can be mended: the
                 // reading finds out.

@@ -283,13 +283,23 @@ impl BaseReader {
         }
         let record = &location.record;
         let below = self.below(store, record)?;
-        let sealed = self.sealed(store, location)?;
         let reader = PackReader::new(location.pack.name, store.keys())?;
         let mut decompressor = store.decompressor()?;
         let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
         let in_pieces = matches!(record.codec, Codec::Patch | Codec::PrefixedPatch);
         let buffer = if in_pieces { vec![] } else { self.buffer(record.plain_len as usize) };
-        let opened = reader.open_rope(record, &sealed, &bases, &mut decompressor, buffer);
+        let opened = self
+            .sealed(store, location)
+            .and_then(|sealed| reader.open_rope(record, &sealed, &bases, &mut decompressor, buffer));
+        let opened = opened.or_else(|error| {
+            let copies = store.storage().copies().iter();
+            let mut sound = copies.filter_map(|copy| {
+                let (offset, len) = (u64::from(record.offset), u64::from(record.stored_len));
+                let sealed = copy.get_range(&location.pack.name.object(), offset, len).ok()?;
+                reader.open_rope(record, &sealed, &bases, &mut decompressor, vec![]).ok()
+            });
+            sound.next().ok_or(error)
+        });
         store.recycle(decompressor);
         let rope = opened?;
         let ratio = match below.len() {

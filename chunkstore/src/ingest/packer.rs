@@ -179,8 +179,8 @@ impl Packer {
             let len = sealed.bytes.len() as u64;
             let body = bytes::Bytes::from(sealed.bytes);
             if !discard {
-                store.storage().put(&sealed.name.object(), body.clone())?;
-                if store.config().parity {
+                store.put_pack(&sealed.name, body.clone())?;
+                if store.has_parity() {
                     let put = store.storage().put(&sealed.name.parity(), parity::encode(&body).into());
                     put.inspect_err(|error| {
                         // Where the store is full, a pack whose upload failed leaves nothing.

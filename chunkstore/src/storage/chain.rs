@@ -7,6 +7,7 @@
 //! stay, so whoever creates one that was there before finds a later one in a listing afterwards, and does not
 //! take it for done until HEAD's own list of nonces says so.
 
+use super::shelf::Shelf;
 use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
 use crate::format::{MAX_SMALL_LEN, names};
 use bytes::Bytes;
@@ -113,6 +114,12 @@ impl Storage for ChainedHead {
     }
     fn is_near(&self) -> bool {
         self.0.is_near()
+    }
+    fn copies(&self) -> &[Arc<dyn Storage>] {
+        self.0.copies()
+    }
+    fn shelf(&self) -> Option<&dyn Shelf> {
+        self.0.shelf()
     }
 }
 

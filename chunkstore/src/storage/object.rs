@@ -1,18 +1,22 @@
 //! Immutable objects through `object_store`: what stores behind HTTP have in common. A small runtime
 //! of its own drives the requests; callers block on plain threads.
 
+use super::http::{Explained, explain};
+use super::shelf::Placing;
 use super::{ErrorKind, StorageError, StorageResult};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use object_store::{
-    Error as ObjectError, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, path::Path,
+    Attribute, Attributes, Error as ObjectError, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload, path::Path,
 };
 use std::sync::Arc;
 
 /// An `ObjectStore`, blocking.
+#[derive(Clone)]
 pub(super) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) runtime: Arc<tokio::runtime::Runtime>,
     pub(super) place: String,
 }
 
@@ -32,19 +36,23 @@ impl Objects {
                 object: place.clone(),
                 source: source.into(),
             })?;
-        Ok(Self { store, runtime, place })
+        Ok(Self { store, runtime: Arc::new(runtime), place })
     }
 
     pub(super) fn error(&self, op: &'static str, name: &str, source: ObjectError) -> StorageError {
-        StorageError {
-            kind: kind(&source),
-            op,
-            object: if name.is_empty() { self.place.clone() } else { format!("{}/{name}", self.place) },
-            source: source.into(),
-        }
+        // `object_store` shows only some statuses as kinds; the store's own code says more.
+        let (kind, source) = match explain(&source.to_string()) {
+            Some((kind, meaning)) => {
+                tracing::debug!(answer = %source, "the store refused");
+                (kind, Explained { meaning }.into())
+            }
+            None => (kind(&source), source.into()),
+        };
+        let object = if name.is_empty() { self.place.clone() } else { format!("{}/{name}", self.place) };
+        StorageError { kind, op, object, source }
     }
 
-    fn failed(&self, op: &'static str, name: &str, why: &str) -> StorageError {
+    pub(super) fn failed(&self, op: &'static str, name: &str, why: &str) -> StorageError {
         StorageError {
             kind: ErrorKind::Failed,
             op,
@@ -53,20 +61,40 @@ impl Objects {
         }
     }
 
-    pub(super) fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    /// Puts an object into a class; locks are for those to see to who can.
+    pub(super) fn put(&self, name: &str, body: Bytes, placing: &Placing) -> StorageResult<()> {
+        let mut attributes = Attributes::new();
+        if let Some(class) = &placing.class {
+            attributes.insert(Attribute::StorageClass, class.clone().into());
+        }
+        let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
         let payload = PutPayload::from_bytes(body.clone());
         match self.runtime.block_on(self.store.put_opts(&Path::from(name), payload, options)) {
             Ok(_) => Ok(()),
             // An earlier attempt may have got through, and some stores answer a race with 409:
             // only the bytes that are there can tell.
             Err(source @ (ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. })) => {
-                match self.get(name, body.len() as u64) {
-                    Ok(there) if there == body => Ok(()),
-                    _ => Err(self.error("write", name, source)),
-                }
+                self.is_there(name, &body).map_err(|_| self.error("write", name, source))
             }
             Err(source) => Err(self.error("write", name, source)),
+        }
+    }
+
+    /// Whether an object that stood in the way of a `put` is what was to be put. One that is frozen cannot be
+    /// read: names are never used twice, so its length tells.
+    pub(super) fn is_there(&self, name: &str, body: &Bytes) -> StorageResult<()> {
+        let other = || self.failed("write", name, "another object is there");
+        match self.get(name, body.len() as u64) {
+            Ok(there) if there == *body => Ok(()),
+            Err(error) if error.kind == ErrorKind::Frozen => {
+                if self.len(name)? == body.len() as u64 {
+                    Ok(())
+                } else {
+                    Err(other())
+                }
+            }
+            Ok(_) => Err(other()),
+            Err(error) => Err(error),
         }
     }
 

@@ -28,6 +28,7 @@ impl ChunkStore {
             seen_ms: now_ms,
         };
         self.update_head(|head| {
+            may_open(head, purpose)?;
             head.sessions.push(Session { opened: head.generation + 1, ..session.clone() });
             Ok(())
         })?;
@@ -128,5 +129,25 @@ impl ChunkStore {
         let head = self.head();
         let condemned = head.condemned.iter().map(|pack| pack.id);
         condemned.chain(head.doomed.iter().map(|pack| pack.id)).collect()
+    }
+}
+
+/// Copies take nothing but what a primary has, and one writer at a time: the names of packs on their way there
+/// are not the writer's own, so that a prune could not tell them from what nobody needs.
+fn may_open(head: &Head, purpose: &str) -> Result<()> {
+    let Some(tier) = &head.tier else { return Ok(()) };
+    if !matches!(purpose, "sync" | "prune") {
+        return Err(Error::Invalid(format!(
+            "this is '{tier}', a copy of a repository: write to its primary, or make it the primary with 'esker tier adopt {tier}'"
+        )));
+    }
+    match head.sessions.iter().find(|session| !session.fenced) {
+        Some(other) => Err(Error::Fenced {
+            why: format!(
+                "a {} by process {} on {} is at work on tier '{tier}'; try again when it is done",
+                other.purpose, other.pid, other.hostname
+            ),
+        }),
+        None => Ok(()),
     }
 }

@@ -150,6 +150,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         sealing: Sealing { compression: context.global.compression, delta: delta(&args, &repo, context) },
         packer,
         program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+        original: None,
     };
     let mut attempt = 1;
     let report = loop {

@@ -46,7 +46,7 @@ enum What {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
+    let repo = context.open_to_read()?.repo;
     let store = repo.store();
     let value = match &args.what {
         What::Config => to_json(store.config())?,

@@ -2,7 +2,7 @@
 
 use super::{parse_hours, parse_size, to_json};
 use crate::context::Context;
-use crate::exit::{Code, CommandResult};
+use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use engine::verify::{CheckOptions, ReadData, check};
 use serde_json::json;
@@ -47,13 +47,23 @@ fn parse_subset(text: &str) -> Result<ReadData, String> {
     }
 }
 
+/// The name of the primary in esker.toml.
+fn primary(context: &Context) -> Result<String, Failure> {
+    let primary = context.need_file()?.primary();
+    primary.map(|tier| tier.options.name.clone()).ok_or_else(|| Failure::new("esker.toml names no primary"))
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let read_data = if args.read_data { ReadData::All } else { args.read_data_subset.unwrap_or_default() };
-    let repo = context.open()?;
+    let repo = match context.uses_file() {
+        // With the other tiers to mend from.
+        true => context.open_named(&primary(context)?)?.repo,
+        false => context.open()?,
+    };
     let options =
         CheckOptions { read_data, not_verified_within_ms: args.not_verified_within, heal: args.heal };
-    if args.heal && !repo.store().config().parity {
-        context.console.say("this repository has no parity to mend from");
+    if args.heal && !repo.store().has_parity() && repo.store().storage().copies().is_empty() {
+        context.console.say("this repository has neither parity nor another tier to mend from");
     }
     let report = context.console.during(|monitor| check(&repo, options, monitor))?;
     if context.global.json {

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
+    let repo = context.open_to_read()?.repo;
     let monitor = context.console.monitor();
     repo.sync_index(monitor)?;
     let side = |text: &str| -> Result<_, engine::Error> {

@@ -23,7 +23,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
     let (wanted, inner) = split_path(&args.snapshot);
     let path = match &args.file {
         Some(path) => path.trim_matches('/'),
@@ -32,7 +31,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     if path.is_empty() {
         return Err(Failure::new("which file? Give a path: esker dump latest /path/in/snapshot"));
     }
-    let found = repo.find(wanted, &args.filter.filter(), context.console.monitor())?;
+    let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
+    super::thaw::need_thawed(&opened, &found, path.as_bytes(), None, context)?;
+    let repo = &opened.repo;
     let mut out: Box<dyn Write> = match &args.target {
         Some(file) => Box::new(std::fs::File::create_new(file)?),
         // Unbuffered: chunks are large.
@@ -41,6 +42,6 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         }
     };
     // Progress would only disturb whoever reads the stream on a terminal.
-    dump(&repo, &found.snapshot, path.as_bytes(), &mut *out, context.console.monitor())?;
+    dump(repo, &found.snapshot, path.as_bytes(), &mut *out, context.console.monitor())?;
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
 }

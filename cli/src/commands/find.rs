@@ -27,7 +27,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
+    let repo = context.open_to_read()?.repo;
     let monitor = context.console.monitor();
     let filter = args.filter.filter();
     let mut all = repo.snapshots(monitor)?;

@@ -57,7 +57,7 @@ impl NewPassword {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
-    let password = context.global.password(false)?;
+    let password = context.password(false)?;
     let repo =
         context.open_with(|access, _| Ok(engine::Repository::open(access, password.as_bytes())?), false)?;
     let store = repo.store();

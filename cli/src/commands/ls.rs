@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
+    let repo = context.open_to_read()?.repo;
     let monitor = context.console.monitor();
     let (wanted, path) = split_path(&args.snapshot);
     let found = repo.find(wanted, &args.filter.filter(), monitor)?;

@@ -75,6 +75,7 @@ pub(crate) fn prune_and_print(
             ..PackerOptions::default()
         },
         fence_after_ms: args.fence_after,
+        ..PruneOptions::default()
     };
     let plan = context.console.during(|monitor| prune(repo, &options, monitor))?;
     if context.global.json {

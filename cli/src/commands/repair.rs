@@ -120,7 +120,7 @@ fn summary(context: &Context, value: &impl serde::Serialize, dry_run: bool) -> R
 
 fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResult {
     let repo = context.open()?;
-    if !dry_run && let Some(cache) = context.global.cache() {
+    if !dry_run && let Some(cache) = context.global.cache(context.file.as_ref()) {
         chunkstore::index::rocks::RocksIndex::clear(
             &cache.join(repo.store().config().repository_id.to_string()),
         )?;

@@ -4,11 +4,16 @@ use super::FilterArgs;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use chunkstore::storage::tiered::Served;
 use engine::restore::{Overwrite, RestoreOptions, differences, restore};
 use engine::snapshot::split_path;
 use engine::{Counter, Monitor as _};
 use serde_json::json;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Between two looks at what is being thawed: it takes hours.
+const THAW_PAUSE: Duration = Duration::from_secs(60);
 
 /// Restore a snapshot or a part of it into a folder
 ///
@@ -41,6 +46,9 @@ pub(crate) struct Args {
     /// Read everything again afterwards and compare
     #[arg(long)]
     verify: bool,
+    /// If what is needed is frozen, wait until it is thawed ('esker thaw start' asks for it)
+    #[arg(long)]
+    wait_thaw: bool,
     /// Do not set owners and groups
     #[arg(long)]
     no_owner: bool,
@@ -61,9 +69,11 @@ enum When {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
     let (wanted, path) = split_path(&args.snapshot);
-    let found = repo.find(wanted, &args.filter.filter(), context.console.monitor())?;
+    let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
+    let wait = args.wait_thaw.then_some(THAW_PAUSE);
+    super::thaw::need_thawed(&opened, &found, path.as_bytes(), wait, context)?;
+    let repo = &opened.repo;
     let options = RestoreOptions {
         target: args.target,
         beneath: path.as_bytes().to_vec(),
@@ -80,12 +90,12 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         sparse: args.sparse,
         no_owner: args.no_owner,
     };
-    context.console.during(|monitor| restore(&repo, &found.snapshot, &options, monitor))?;
+    context.console.during(|monitor| restore(repo, &found.snapshot, &options, monitor))?;
     let console = &context.console;
     let (files, skipped) = (console.get(Counter::FilesDone), console.get(Counter::FilesSkipped));
     let bytes = console.get(Counter::BytesDone);
     if args.verify && !args.dry_run {
-        verify(&repo, &found.snapshot, &options, context)?;
+        verify(repo, &found.snapshot, &options, context)?;
     }
     let seconds = console.seconds();
     if context.global.json {
@@ -100,6 +110,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             "bytes_restored": bytes,
             "dry_run": options.dry_run,
             "verified": args.verify,
+            "tiers": opened.served(),
         }));
     } else {
         let rate = output::bytes((bytes as f64 / seconds.max(0.001)) as u64);
@@ -113,10 +124,19 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             console.say("verified: what was restored is what was backed up");
         }
     }
+    for served in opened.served() {
+        let Served { tier, requests, bytes, failures, error } = served;
+        let failed = match (failures, error) {
+            (0, _) => String::new(),
+            (failures, None) => format!(", {failures} failed"),
+            (failures, Some(error)) => format!(", {failures} failed: {error}"),
+        };
+        console.say(format!("from tier '{tier}': {} in {requests} reads{failed}", output::bytes(bytes)));
+    }
     if console.error_count() == 0 {
         return Ok(Code::Done);
     }
-    if repo.store().config().parity && !context.global.json {
+    if repo.store().has_parity() && !context.global.json {
         console.say("if packs are damaged: 'esker check --read-data --heal', then restore again");
     }
     Ok(Code::Failed)

@@ -22,7 +22,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
+    let repo = context.open_to_read()?.repo;
     let mut all = repo.snapshots(context.console.monitor())?;
     let filter = args.filter.filter();
     if args.snapshots.is_empty() {

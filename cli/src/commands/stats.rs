@@ -16,7 +16,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let repo = context.open()?;
+    let repo = context.open_to_read()?.repo;
     let filter = args.filter.filter();
     let mut all = repo.snapshots(context.console.monitor())?;
     if args.snapshots.is_empty() {

@@ -11,8 +11,8 @@ use std::collections::HashSet;
 
 pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
     let mut all = vec![];
-    for folder in [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS] {
-        if folder == names::PARITY && !store.config().parity {
+    for folder in [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS, names::MAPS] {
+        if folder == names::PARITY && !store.has_parity() {
             continue;
         }
         let list = store.storage().list(folder, &mut |name, _| all.push(name.to_owned()));
@@ -58,7 +58,7 @@ pub(super) fn find_orphans(
             (Some(names::INDEX), Some(id), None) => {
                 open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !segments.contains(&id))
             }
-            (Some(names::SNAPSHOTS), Some(id), None) => {
+            (Some(names::SNAPSHOTS | names::MAPS), Some(id), None) => {
                 open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !roots.contains(&id))
             }
             _ => false,
@@ -76,7 +76,7 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
     'head: loop {
         let head = store.reload()?;
         let mut named: HashSet<String> = head.segment_ids().iter().map(names::segment).collect();
-        named.extend(head.roots.iter().map(|root| names::snapshot(&root.id)));
+        named.extend(head.roots.iter().flat_map(|root| [names::snapshot(&root.id), names::map(&root.id)]));
         for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
             // Replaced by another prune since HEAD was read: the next HEAD says by what.
             let Some(segment) = store.load_live_segment(reference)? else { continue 'head };
@@ -88,7 +88,7 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
 
 /// Sessions whose process is gone, as far as this machine can tell, or that were silent for too long. One
 /// last heard of in what is far in the future here has a wrong clock, or we do: it may wait for years.
-pub(super) fn dead_sessions(
+pub(crate) fn dead_sessions(
     head: &Head,
     identity: &Identity,
     now_ms: u64,

@@ -3,14 +3,15 @@
 use super::rebase::{Moved, Rebase};
 use super::standing::Standing;
 use super::{MaxUnused, PruneOptions, PrunePlan};
-use crate::manifest::{self, ManifestReader, Step};
+use crate::reach::for_each_chunk;
+pub(super) use crate::reach::{ShortId, short};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::format::names;
 use chunkstore::head::{Head, Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::ChunkRef;
-use chunkstore::store::ChunkStore;
+use chunkstore::store::{ChunkStore, MAP_ROOT};
 use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,15 +21,6 @@ use std::sync::Arc;
 pub(super) struct Marks {
     pub(super) roots: HashSet<ObjectId>,
     pub(super) needed: HashSet<ShortId>,
-}
-
-/// First half of a chunk id: ample to tell keyed hashes apart.
-pub(super) type ShortId = [u8; 16];
-
-pub(super) fn short(id: &ChunkId) -> ShortId {
-    let mut key = [0; 16];
-    key.copy_from_slice(&id.0[..16]);
-    key
 }
 
 impl Marks {
@@ -41,6 +33,11 @@ impl Marks {
     ) -> Result<Vec<ChunkId>> {
         let mut fresh = vec![];
         for root in &head.roots {
+            if root.kind == MAP_ROOT {
+                // Says how packs lie; needs none.
+                self.roots.insert(root.id);
+                continue;
+            }
             if root.kind != "snapshot" {
                 return Err(Error::Refused(format!(
                     "HEAD has a root of kind '{}', which this esker cannot follow",
@@ -75,28 +72,6 @@ fn mark_one(repo: &Repository, root: &Root, each: &mut dyn FnMut(ChunkRef)) -> R
     let snapshot: Snapshot = serde_json::from_slice(&plain)
         .map_err(|error| chunkstore::Error::corrupt(names::snapshot(&root.id), error))?;
     for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, each)
-}
-
-/// Visits every chunk that a snapshot needs, its manifest's own included.
-fn for_each_chunk(store: &Arc<ChunkStore>, listed: &Listed, each: &mut dyn FnMut(ChunkRef)) -> Result<()> {
-    let mut reader = ManifestReader::new(store, &listed.snapshot.manifest)?.remember_chunks();
-    while let Some(step) = reader.next_step()? {
-        reader.take_visited().into_iter().for_each(&mut *each);
-        match step {
-            Step::Damage(damage) => {
-                return Err(Error::Refused(format!(
-                    "snapshot {} is damaged after {}; nothing is removed while it is (see 'esker check'): {}",
-                    listed.id.short(),
-                    damage.after,
-                    chunkstore::store::describe(&damage.error)
-                )));
-            }
-            Step::Record(manifest::Record::Chunks(chunks)) => chunks.into_iter().for_each(&mut *each),
-            Step::Record(_) => {}
-        }
-    }
-    reader.take_visited().into_iter().for_each(each);
-    Ok(())
 }
 
 /// What is in the packs, and what is to become of each.
@@ -166,8 +141,8 @@ impl Survey {
             let used_bytes: u64 =
                 used.iter().map(|position| u64::from(pack.records[*position].stored_len)).sum();
             plan.bytes_used += used_bytes;
-            if at_work.contains(&pack.name.session) {
-                // Its session is still running and will name it in its commit.
+            if at_work.contains(&pack.name.session) || options.spare.contains(&pack.name.id) {
+                // Its session is still running and will name it in its commit; or it may not go yet.
             } else if used.is_empty() {
                 plan.packs_unused += 1;
                 plan.bytes_remove += pack.len;

@@ -150,7 +150,9 @@ impl<'a> Writer<'a> {
     /// Ends the current entry.
     pub(super) fn end(&mut self, size: u64) -> Result<()> {
         let Some(OpenFile { job, file, failed }) = self.file.take() else { return Ok(()) };
-        self.monitor.count(Counter::FilesDone, 1);
+        if !matches!(job.action, Action::Drop) {
+            self.monitor.count(Counter::FilesDone, 1);
+        }
         match job.action {
             Action::Keep | Action::Skip => self.monitor.count(Counter::FilesSkipped, 1),
             Action::Drop => {}

@@ -49,7 +49,8 @@ impl Check<'_> {
             let PackResult { outcome, bad, .. } = read_pack(self.store, &pack, &self.bases);
             self.memory.note(pack.name.id, 0);
             self.bad.extend(bad.into_iter().map(|chunk| (pack.name.id, chunk)));
-            self.report.suggest_heal |= self.store.config().parity && !self.options.heal;
+            let mendable = self.store.has_parity() || !self.store.storage().copies().is_empty();
+            self.report.suggest_heal |= mendable && !self.options.heal;
             self.note(&pack.name.object(), outcome)?;
         }
         Ok(())
@@ -121,7 +122,21 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Puts a sound copy from another tier in the place of a pack; `false` if there is none.
+    pub(super) fn fetch(&mut self, pack: &PackEntry, what: &str) -> Result<bool> {
+        let Some(bytes) = self.store.read_authentic_copy(pack) else { return Ok(false) };
+        self.store.replace_pack(&pack.name, bytes)?;
+        self.report.packs_fetched += 1;
+        self.report.bytes_fetched += pack.len;
+        self.healed(pack.name.object(), format!("was {what}; copied from another tier"));
+        Ok(true)
+    }
+
     fn mend(&mut self, pack: &PackEntry) -> Result<bool> {
+        // A copy from elsewhere is the whole pack; parity can only make up for so much.
+        if self.fetch(pack, "damaged")? {
+            return Ok(true);
+        }
         let Some(recovered) = mend(self.store, pack, false)? else { return Ok(false) };
         self.report.packs_healed += 1;
         self.report.bytes_healed += (recovered.shards * recovered.shard_len) as u64;
@@ -246,7 +261,7 @@ pub(crate) fn read_pack(store: &ChunkStore, entry: &PackEntry, bases: &BaseReade
             }
         }
     }
-    let parity = match (&outcome, store.config().parity) {
+    let parity = match (&outcome, store.has_parity()) {
         (Ok(()), true) => match store.storage().get(&entry.name.parity(), MAX_PACK_LEN) {
             Ok(object) if parity::matches(&object, &bytes) => None,
             Ok(_) => Some("this parity is damaged, or not that of its pack"),

@@ -7,7 +7,7 @@ use crate::{Error, Repository, Result};
 use chunkstore::bases::{Grounded, ground, ground_everywhere};
 use chunkstore::format::names;
 use chunkstore::ingest::ChunkRef;
-use chunkstore::store::describe;
+use chunkstore::store::{MAP_ROOT, describe};
 use chunkstore::{ChunkId, ObjectId};
 
 /// Affected paths that are named for each snapshot; more are counted.
@@ -17,6 +17,11 @@ impl Check<'_> {
     /// Every snapshot can be read, every manifest be walked through, every chunk be found.
     pub(super) fn snapshots(&mut self, repo: &Repository) -> Result<()> {
         for root in self.store.head().roots.iter().filter(|root| root.kind != "snapshot") {
+            if root.kind == MAP_ROOT {
+                let map = self.store.read_map(root);
+                self.note(&names::map(&root.id), map)?;
+                continue;
+            }
             let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
             self.fail(root.id.to_string(), why);
         }

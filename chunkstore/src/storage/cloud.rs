@@ -1,0 +1,91 @@
+//! A repository behind HTTP, through `object_store`. HEAD is swapped with `If-Match` on its ETag and created with
+//! `If-None-Match: *`. An ETag changes with every write, and every HEAD carries a fresh nonce, so no two are equal.
+
+use super::object::Objects;
+use super::shelf::{Placing, Shelf};
+use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use bytes::Bytes;
+use object_store::{
+    Error as ObjectError, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+    UpdateVersion, path::Path,
+};
+
+/// Objects under a prefix of a bucket or container.
+pub struct CloudStorage {
+    pub(super) objects: Objects,
+    pub(super) connections: usize,
+    pub(super) shelf: Box<dyn Shelf>,
+}
+
+impl Storage for CloudStorage {
+    fn place(&self) -> String {
+        self.objects.place.clone()
+    }
+    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.objects.put(name, body, &Placing::default())
+    }
+    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
+        self.objects.replace(name, body)
+    }
+    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+        self.objects.get(name, limit)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
+        self.objects.get_range(name, offset, len)
+    }
+    fn len(&self, name: &str) -> StorageResult<u64> {
+        self.objects.len(name)
+    }
+    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        self.objects.list(folder, each)
+    }
+    fn delete(&self, name: &str) -> StorageResult<()> {
+        self.objects.delete(name)
+    }
+    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
+        let read = async {
+            let found = self.objects.store.get(&Path::from(name)).await?;
+            let version = found.meta.e_tag.clone().unwrap_or_default();
+            Ok((found.bytes().await?, Version(version)))
+        };
+        match self.objects.runtime.block_on(read) {
+            Ok(found) => Ok(Some(found)),
+            Err(source @ ObjectError::NotFound { .. }) => match self.objects.error("read", name, source) {
+                error if error.kind == ErrorKind::NotFound => Ok(None),
+                error => Err(error),
+            },
+            Err(source) => Err(self.objects.error("read", name, source)),
+        }
+    }
+    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+        let mode = match expected {
+            None => PutMode::Create,
+            Some(version) => PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None }),
+        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let path = Path::from(name);
+        let swap = self.objects.store.put_opts(&path, PutPayload::from_bytes(body), options);
+        match self.objects.runtime.block_on(swap) {
+            Ok(_) => Ok(()),
+            Err(source) => {
+                let error = self.objects.error("swap", name, source);
+                // The request may have got through before the answer was lost, and a 412 may be for
+                // our own first attempt: the caller reads back and looks for its nonce.
+                let kind = match error.kind {
+                    ErrorKind::Failed | ErrorKind::NotFound => ErrorKind::Ambiguous,
+                    kind => kind,
+                };
+                Err(StorageError { kind, ..error })
+            }
+        }
+    }
+    fn connections(&self) -> usize {
+        self.connections
+    }
+    fn is_near(&self) -> bool {
+        false
+    }
+    fn shelf(&self) -> Option<&dyn Shelf> {
+        Some(&*self.shelf)
+    }
+}

@@ -1,0 +1,184 @@
+//! Requests that `object_store` has no call for, sent through its own HTTP client and signed by its own signers:
+//! classes, thawing, locks, versions and rules. One place for what the clouds have in common.
+
+use super::http::{Explained, explain};
+use super::object::Objects;
+use super::{ErrorKind, HttpOptions, StorageError, StorageResult};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use object_store::client::{HttpClient, HttpConnector as _, HttpRequest, ReqwestConnector};
+use object_store::{ClientOptions, Result as ObjectResult};
+use std::time::Duration;
+
+/// Signs a request in place.
+pub(super) trait Sign: Send + Sync {
+    /// Adds what the store asks for.
+    fn sign(&self, request: &mut HttpRequest) -> impl Future<Output = ObjectResult<()>> + Send;
+}
+
+/// An answer, read whole.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// What is asked of the store.
+pub(super) struct Ask<'a> {
+    pub(super) op: &'static str,
+    pub(super) method: Method,
+    /// The object; the bucket itself if empty.
+    pub(super) name: &'a str,
+    /// Without `?`.
+    pub(super) query: String,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Bytes,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn new(op: &'static str, method: Method, name: &'a str, query: impl Into<String>) -> Self {
+        Self { op, method, name, query: query.into(), headers: vec![], body: Bytes::new() }
+    }
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+    pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+/// Sends signed requests about the objects of one bucket.
+pub(super) struct Requests<S> {
+    pub(super) objects: Objects,
+    client: HttpClient,
+    signer: S,
+    /// URL of the bucket, without a slash at its end.
+    bucket: String,
+    /// Folder in it; may be empty.
+    pub(super) prefix: String,
+    retries: usize,
+}
+
+/// First pause between attempts; each is twice the last.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl<S: Sign> Requests<S> {
+    pub(super) fn new(
+        objects: &Objects,
+        signer: S,
+        bucket: String,
+        prefix: &str,
+        options: &HttpOptions,
+    ) -> StorageResult<Self> {
+        let client = ReqwestConnector::default()
+            .connect(
+                &ClientOptions::new()
+                    .with_timeout(Duration::from_secs(options.timeout_s))
+                    .with_allow_http(bucket.starts_with("http://")),
+            )
+            .map_err(|source| objects.error("open", "", source))?;
+        let prefix = prefix.trim_matches('/').to_owned();
+        Ok(Self { objects: objects.clone(), client, signer, bucket, prefix, retries: options.retries })
+    }
+
+    /// The name of an object within the bucket.
+    pub(super) fn key(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
+    }
+
+    fn error(
+        &self,
+        ask: &Ask<'_>,
+        kind: ErrorKind,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StorageError {
+        let place = &self.objects.place;
+        let object = if ask.name.is_empty() { place.clone() } else { format!("{place}/{}", ask.name) };
+        StorageError { kind, op: ask.op, object, source: source.into() }
+    }
+
+    /// Sends until there is an answer other than 429 and 5xx; one that is no success is an error, unless
+    /// `expected` has its status.
+    pub(super) fn send(&self, ask: &Ask<'_>, expected: &[u16]) -> StorageResult<Answer> {
+        let answer = self.objects.runtime.block_on(async {
+            let mut pause = PAUSE;
+            for left in (0..=self.retries).rev() {
+                let again = match self.once(ask).await {
+                    Ok(answer) if answer.status.is_server_error() || answer.status.as_u16() == 429 => {
+                        Ok(answer)
+                    }
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => Err(error),
+                };
+                if left == 0 {
+                    return again;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
+            Err(self.error(ask, ErrorKind::Failed, "no attempt was made"))
+        })?;
+        if answer.status.is_success() || expected.contains(&answer.status.as_u16()) {
+            return Ok(answer);
+        }
+        let text = answer.text();
+        if let Some((kind, meaning)) = explain(&text) {
+            tracing::debug!(answer = text, "the store refused");
+            return Err(self.error(ask, kind, Explained { meaning }));
+        }
+        let kind = match answer.status.as_u16() {
+            404 => ErrorKind::NotFound,
+            409 | 412 => ErrorKind::Conflict,
+            401 | 403 => ErrorKind::Denied,
+            _ => ErrorKind::Failed,
+        };
+        Err(self.error(ask, kind, format!("the store answered {}: {text}", answer.status)))
+    }
+
+    async fn once(&self, ask: &Ask<'_>) -> StorageResult<Answer> {
+        let failed = |why: String| self.error(ask, ErrorKind::Failed, why);
+        let key =
+            if ask.name.is_empty() { String::new() } else { format!("/{}", escape(&self.key(ask.name))) };
+        let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
+        let mut request =
+            Request::builder().method(ask.method.clone()).uri(format!("{}{key}{query}", self.bucket));
+        for (name, value) in &ask.headers {
+            request = request.header(*name, value);
+        }
+        if ask.method == Method::PUT || ask.method == Method::POST {
+            request = request.header("content-length", ask.body.len());
+        }
+        let mut request: HttpRequest =
+            request.body(ask.body.clone().into()).map_err(|error| failed(error.to_string()))?;
+        self.signer
+            .sign(&mut request)
+            .await
+            .map_err(|source| self.objects.error(ask.op, ask.name, source))?;
+        let response = self.client.execute(request).await;
+        let response = response.map_err(|source| self.error(ask, ErrorKind::Failed, source))?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|source| self.error(ask, ErrorKind::Failed, source))?;
+        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+    }
+}
+
+/// Percent-encodes all but what S3's signature (version 4) leaves as it is, and slashes.
+pub(super) fn escape(text: &str) -> String {
+    const KEEP: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+    percent_encoding::utf8_percent_encode(text, KEEP).to_string()
+}

@@ -1,0 +1,122 @@
+//! `esker copy`
+
+use super::FilterArgs;
+use crate::config::read_file;
+use crate::context::Context;
+use crate::exit::{Code, CommandResult, Failure};
+use crate::output;
+use crate::places::Place;
+use chunkstore::ingest::{PackerOptions, Sealing};
+use chunkstore::storage::limit::Rates;
+use engine::Repository;
+use engine::backup::{BackupOptions, backup};
+use engine::snapshot::{self, Listed};
+use engine::source::snapshot::SnapshotSource;
+use serde_json::json;
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+/// Copy snapshots to another repository
+///
+/// The repository of -r, or of esker.toml, is where they go; --from-repo is where they come from. Both have keys
+/// and chunk sizes of their own. What was copied before is left out. To keep copies of one repository, with its
+/// own keys and packs as they are, use tiers.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Snapshots to copy; all that fit the filter if none is given
+    snapshots: Vec<String>,
+    /// Where they come from: a folder, s3:… or azure:…
+    #[arg(long, env = "ESKER_FROM_REPOSITORY", value_name = "PLACE")]
+    from_repo: String,
+    /// Read the password of that repository from the first line of a file
+    #[arg(long, env = "ESKER_FROM_PASSWORD_FILE", value_name = "FILE")]
+    from_password_file: Option<PathBuf>,
+    /// That repository has the empty password
+    #[arg(long, conflicts_with = "from_password_file")]
+    from_insecure_no_password: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
+    let from = open_from(args, context)?;
+    let to = context.open()?;
+    if from.store().config().repository_id == to.store().config().repository_id {
+        return Err(Failure::new(
+            "both are copies of one repository: 'esker tier sync' brings one up to date with the other",
+        ));
+    }
+    let monitor = context.console.monitor();
+    let mut chosen: Vec<Listed> = vec![];
+    let (all, filter) = (from.snapshots(monitor)?, args.filter.filter());
+    if args.snapshots.is_empty() {
+        chosen.extend(all.iter().filter(|listed| filter.fits(&listed.snapshot)).cloned());
+    }
+    for wanted in &args.snapshots {
+        chosen.push(snapshot::find(&all, wanted, &filter)?.clone());
+    }
+    from.sync_index(monitor)?;
+    let there: HashSet<_> =
+        to.snapshots(monitor)?.iter().filter_map(|listed| listed.snapshot.original).collect();
+    let mut copied = 0;
+    let mut skipped = 0;
+    for listed in chosen {
+        if there.contains(&listed.id) {
+            skipped += 1;
+            continue;
+        }
+        let report = copy(&from, &to, listed.clone(), context)?;
+        copied += 1;
+        let id = report.map(|id| id.short()).unwrap_or_default();
+        if context.global.json {
+            output::json_line(&json!({"message_type": "copied", "from": listed.id, "snapshot_id": report}));
+        } else {
+            context.console.say(format!("snapshot {} is {id} there", listed.id.short()));
+        }
+    }
+    if context.global.json {
+        output::json_line(&json!({"message_type": "summary", "copied": copied, "skipped": skipped}));
+    } else {
+        context.console.say(format!("copied {copied} snapshots; {skipped} were there"));
+    }
+    Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
+}
+
+fn open_from(args: &Args, context: &Context) -> Result<Repository, Failure> {
+    let storage = Place::parse(&args.from_repo, &context.global.details()?)?.open(false, Rates::default())?;
+    let password = match &args.from_password_file {
+        Some(file) => read_file(file)?.lines().next().unwrap_or_default().to_owned(),
+        None if args.from_insecure_no_password => String::new(),
+        None => context.password(false)?,
+    };
+    Ok(Repository::open(context.access(storage)?, password.as_bytes())?)
+}
+
+fn copy(
+    from: &Repository,
+    to: &Repository,
+    listed: Listed,
+    context: &Context,
+) -> Result<Option<chunkstore::ObjectId>, Failure> {
+    let snapshot = &listed.snapshot;
+    let options = BackupOptions {
+        hostname: snapshot.hostname.clone(),
+        username: snapshot.username.clone(),
+        uid: snapshot.uid,
+        gid: snapshot.gid,
+        tags: snapshot.tags.clone(),
+        description: snapshot.description.clone(),
+        excludes: snapshot.excludes.clone(),
+        time: snapshot.time,
+        original: Some(listed.id),
+        sealing: Sealing { compression: context.global.compression, delta: to.store().storage().is_near() },
+        packer: PackerOptions {
+            pack_len: context.global.pack_size.saturating_mul(1 << 20),
+            ..PackerOptions::default()
+        },
+        program_version: snapshot.program_version.clone(),
+        ..BackupOptions::default()
+    };
+    let mut source = SnapshotSource::new(from, listed)?;
+    Ok(context.console.during(|monitor| backup(to, &mut source, &options, monitor))?.snapshot)
+}

@@ -1,0 +1,201 @@
+//! Tiers: copies of a repository elsewhere, each of the snapshots that were promised to it. The packs of a tier are
+//! the primary's, byte for byte, except where most of a pack was not promised: then what is needed of it is
+//! sealed anew. Each has a HEAD and an index of its own, which say what it holds: they are the map, and they
+//! cannot be lost apart from what they describe. docs/tiers.md has the argument.
+
+use crate::price::PriceTable;
+use crate::prune::orphans::dead_sessions;
+use crate::prune::{MaxUnused, PruneOptions, PrunePlan, delete_doomed, prune};
+use crate::snapshot::Listed;
+use crate::{Monitor, Repository, Result};
+use chunkstore::ObjectId;
+use chunkstore::storage::probe::compares_and_swaps;
+use chunkstore::storage::shelf::Placing;
+use chunkstore::store::{Access, not_adopted};
+use std::collections::HashSet;
+
+pub mod keep;
+pub mod map;
+pub mod status;
+pub mod sync;
+pub mod thaw;
+
+use map::TierMap;
+
+/// What a tier is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Backups are written to it, and it decides what there is.
+    Primary,
+    /// A copy that is read when it is nearer, or the primary fails.
+    #[default]
+    Copy,
+    /// A copy for the long term, often frozen; read last.
+    Vault,
+}
+
+/// How a tier is.
+#[derive(Clone, Debug, Default)]
+pub struct TierOptions {
+    /// Its name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Storage class of data packs, by the store's own name; the store's default if `None`.
+    pub class: Option<String>,
+    /// Objects are locked for so many days at least, and for as long as something is promised that needs them.
+    pub lock_days: Option<u32>,
+    /// Sessions of other machines that were silent for so long are taken for dead, in milliseconds.
+    pub fence_after_ms: u64,
+}
+
+impl TierOptions {
+    /// The class to look prices up by.
+    #[must_use]
+    pub fn class_name(&self, near: bool) -> &str {
+        match &self.class {
+            Some(class) => class,
+            None if near => "LOCAL",
+            None => "STANDARD",
+        }
+    }
+}
+
+/// An open tier that is not the primary.
+pub struct Tier {
+    /// How it is.
+    pub options: TierOptions,
+    /// Its own view of the repository: what it holds.
+    pub repo: Repository,
+    /// Whether its data packs must be thawed before they are read.
+    pub frozen: bool,
+    /// Days that its data packs are paid for in any case.
+    pub min_days: u32,
+}
+
+impl Tier {
+    /// Opens a tier of the primary's repository, or makes it. What was the primary before is made a tier again
+    /// only if that is `rejoin`ed.
+    pub fn open(
+        primary: &Repository,
+        access: Access,
+        options: TierOptions,
+        prices: &PriceTable,
+        rejoin: bool,
+    ) -> Result<Self> {
+        let store = primary.store();
+        let price = prices.of(options.class_name(access.storage.is_near()))?;
+        if options.lock_days.is_some() && access.storage.shelf().is_none() {
+            return Err(crate::Error::Invalid(format!(
+                "tier '{}': there are no locks on local disk",
+                options.name
+            )));
+        }
+        let opened = match store.open_tier(access.clone(), &options.name, rejoin)? {
+            Some(opened) => opened,
+            None => {
+                refuse_hazards(&access, &options)?;
+                if let Err(why) = compares_and_swaps(&*access.storage, &*access.env)? {
+                    return Err(crate::Error::Invalid(format!(
+                        "tier '{}' does not compare and swap ({why}); two syncs at once would lose snapshots",
+                        options.name
+                    )));
+                }
+                store.create_tier(access, &options.name)?
+            }
+        };
+        let (head, ours) = (opened.head(), store.head());
+        not_adopted(&head, &ours)?;
+        match &head.tier {
+            Some(name) if *name == options.name => {}
+            Some(name) => {
+                return Err(crate::Error::Invalid(format!(
+                    "there is tier '{name}' at {}, not '{}'",
+                    opened.storage().place(),
+                    options.name
+                )));
+            }
+            None => {
+                return Err(crate::Error::Invalid(format!("tier '{}' is the primary itself", options.name)));
+            }
+        }
+        // The class of metadata is the store's default: it must always be readable.
+        let data = Placing { class: options.class.clone(), locked_until: None };
+        let store = opened.placing_packs(data, Placing::default());
+        let repo = Repository::with_store(store);
+        Ok(Self { options, repo, frozen: price.frozen, min_days: price.min_days })
+    }
+
+    /// Ends what dead processes began here.
+    pub fn clear(&self) -> Result<()> {
+        let store = self.repo.store();
+        let head = store.reload()?;
+        let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), self.options.fence_after_ms);
+        if !dead.is_empty() {
+            store.update_head(|head| {
+                head.sessions.retain(|session| !dead.contains(&session.id));
+                Ok(())
+            })?;
+        }
+        delete_doomed(store)
+    }
+
+    /// Snapshots on it.
+    pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
+        self.repo.snapshots(monitor)
+    }
+
+    /// Takes snapshots off this tier; their packs stay until [`Tier::prune`].
+    pub fn forget(&self, ids: &[ObjectId]) -> Result<()> {
+        if ids.is_empty() { Ok(()) } else { self.repo.forget(ids) }
+    }
+
+    /// Removes packs that nothing here needs, but none that is locked, or paid for until later unless `early`.
+    pub fn prune(&self, early: bool, dry_run: bool, monitor: &dyn Monitor) -> Result<PrunePlan> {
+        self.clear()?;
+        let now_ms = self.repo.store().now_ms();
+        let map = TierMap::read(self.repo.store())?;
+        let spare: HashSet<_> = map
+            .packs
+            .iter()
+            .filter(|(_, placed)| {
+                let locked = placed.locked_until.is_some_and(|until| until * 1000 > now_ms);
+                locked || !early && placed.class.is_some() && placed.paid_until_ms(self.min_days) > now_ms
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        let options = PruneOptions {
+            // Packs here are the primary's: they go whole or not at all.
+            max_unused: MaxUnused::Unlimited,
+            no_rebase: true,
+            spare,
+            dry_run,
+            fence_after_ms: self.options.fence_after_ms,
+            ..PruneOptions::default()
+        };
+        prune(&self.repo, &options, monitor)
+    }
+}
+
+/// A store that would remove or move objects by itself is no place for packs: they are shared by snapshots, so
+/// their age says nothing.
+fn refuse_hazards(access: &Access, options: &TierOptions) -> Result<()> {
+    let Some(shelf) = access.storage.shelf() else { return Ok(()) };
+    let hazards = shelf.hazards().map_err(chunkstore::Error::from)?;
+    if !hazards.is_empty() {
+        return Err(crate::Error::Refused(format!(
+            "tier '{}': the bucket's lifecycle would destroy the repository: {}. Packs are shared by snapshots, so \
+             their age says nothing; take the rule away, or exclude this prefix",
+            options.name,
+            hazards.join("; ")
+        )));
+    }
+    if options.lock_days.is_some() && !shelf.is_versioned().map_err(chunkstore::Error::from)? {
+        return Err(crate::Error::Invalid(format!(
+            "tier '{}': object_lock_days needs a bucket that was made with object lock",
+            options.name
+        )));
+    }
+    Ok(())
+}
