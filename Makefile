@@ -59,6 +59,7 @@ bench: build-tools ## Measure every stage (criterion)
 
 CORPORA ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/corpora
 RUNS ?= 5
+SERVERS ?= $(or $(ESKER_TEST_SERVERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/servers)
 CHUNKS ?= 100000000
 
 .PHONY: corpora
@@ -69,6 +70,12 @@ corpora: servers ## Make the data that benchmarks run over (25 GB, 10 minutes)
 bench-compare: build-tools corpora ## Compare with restic, borg, rustic and bupstash, whichever are on PATH
 	$(CARGO) build --release --package cli
 	python3 benches/compare.py "$(ESKER)" "$(CORPORA)" --runs $(RUNS)
+
+.PHONY: bench-tiers
+bench-tiers: build-tools servers ## Compare tier sync and restore with plain parallel transfers to the same store (2 GB of /dev/shm)
+	$(CARGO) build --release --package cli
+	$(CARGO) build --release --package benches --example plain
+	python3 benches/tiers.py "$(ESKER)" "$(CARGO_TARGET_DIR)/release/examples/plain" "$(SERVERS)/weed" --runs $(RUNS)
 
 .PHONY: bench-index
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)

@@ -22,6 +22,7 @@ mod postgres;
 mod redis;
 mod retention;
 mod rough;
+mod run;
 mod s3;
 mod seaweed;
 mod streams;

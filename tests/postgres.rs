@@ -4,7 +4,7 @@ use crate::harness::{Process, Repo, free_port, run, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-struct Postgres {
+pub(crate) struct Postgres {
     _process: Process,
     port: u16,
     bin: PathBuf,
@@ -27,7 +27,7 @@ fn as_postgres(program: &Path, home: &Path) -> Command {
 }
 
 impl Postgres {
-    fn start(repo: &Repo) -> Self {
+    pub(crate) fn start(repo: &Repo) -> Self {
         let (bin, port) = (bin(), free_port());
         let data = repo.path("pg");
         std::fs::create_dir(&data).unwrap();
@@ -80,11 +80,11 @@ impl Postgres {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn sql(&self, database: &str, sql: &str) -> String {
+    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
         self.try_sql(database, sql).unwrap()
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgres://postgres:sesame@127.0.0.1:{}", self.port)
     }
 }

@@ -4,14 +4,14 @@ use crate::harness::{Process, Repo, free_port, server, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-struct Redis {
+pub(crate) struct Redis {
     _process: Process,
     port: u16,
     password: Option<&'static str>,
 }
 
 impl Redis {
-    fn start(binary: &Path, dir: &Path, args: &[&str]) -> Self {
+    pub(crate) fn start(binary: &Path, dir: &Path, args: &[&str]) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let port = free_port();
         let mut command = Command::new(binary);
@@ -40,12 +40,12 @@ impl Redis {
         self.try_cli(args).unwrap()
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Keys of every type in two databases, some of them expiring.
-    fn fill(&self, keys: u32) {
+    pub(crate) fn fill(&self, keys: u32) {
         let script = r"
             math.randomseed(7)
             for i = 1, tonumber(ARGV[1]) do

@@ -1,0 +1,96 @@
+//! Locks: set for as long as something is promised that needs an object, and extended when that gets longer.
+
+use super::needs::LOOKUP;
+use super::{Owed, Sync};
+use crate::Result;
+use crate::promise::Until;
+use crate::reach::for_each_chunk;
+use crate::tier::map::{DAY_MS, Placed};
+use chunkstore::bases::ground;
+use chunkstore::format::names;
+use chunkstore::{ChunkId, PackId};
+use std::collections::{HashMap, HashSet};
+
+/// What is promised for ever is locked for a year at a time, in steps of a month.
+const FOREVER_DAYS: u64 = 365;
+const STEP_S: u64 = 30 * DAY_MS / 1000;
+
+impl Sync<'_> {
+    /// Until when what a snapshot needs is to be locked, in seconds since the Unix epoch; 0 for not at all.
+    pub(super) fn lock_until(&self, until: Until) -> u64 {
+        let Some(days) = self.tier.options.lock_days else { return 0 };
+        let least = self.now_s() + u64::from(days) * DAY_MS / 1000;
+        match until {
+            Until::Time(_) => until.seconds().unwrap_or_default().max(least),
+            Until::Forever => (self.now_s() / STEP_S * STEP_S + FOREVER_DAYS * DAY_MS / 1000).max(least),
+            Until::Open => least,
+        }
+    }
+
+    /// Locks last as long as what they are for is promised.
+    pub(super) fn extend_locks(&mut self, kept: &[Owed]) -> Result<()> {
+        if self.tier.options.lock_days.is_none() {
+            return Ok(());
+        }
+        let to = self.to();
+        for Owed { listed, until } in kept {
+            let until = match until {
+                Until::Open => continue,
+                _ => self.lock_until(*until),
+            };
+            if self.map.locked.get(&listed.id).is_some_and(|there| *there >= until) {
+                continue;
+            }
+            let mut ids: Vec<ChunkId> = vec![];
+            for_each_chunk(to, listed, &mut |chunk| ids.push(chunk.id))?;
+            for ids in ids.chunks(LOOKUP) {
+                for grounded in ground(&**to.index(), ids, &HashSet::new())?.into_iter().flatten() {
+                    for pack in grounded.packs {
+                        let there = self.locks.entry(pack).or_default();
+                        *there = until.max(*there);
+                    }
+                }
+            }
+            self.lock(&names::snapshot(&listed.id), until)?;
+            self.changes.locked.insert(listed.id, until);
+        }
+        // Without these, nothing of it could be read.
+        let longest = self.map.locked.values().chain(self.changes.locked.values()).copied();
+        if let Some(until) = longest.chain(self.locks.values().copied()).max().filter(|until| *until > 0) {
+            let head = self.from().head();
+            for name in head.slots.keys().map(names::key).chain([names::CONFIG.to_owned()]) {
+                self.lock(&name, until)?;
+            }
+        }
+        let names: HashMap<PackId, (String, u64)> =
+            to.index().packs().iter().map(|pack| (pack.name.id, (pack.name.object(), pack.len))).collect();
+        for (pack, until) in std::mem::take(&mut self.locks) {
+            let known = self.changes.packs.get(&pack).or_else(|| self.map.packs.get(&pack)).cloned();
+            if known.as_ref().and_then(|placed| placed.locked_until).is_some_and(|there| there >= until) {
+                continue;
+            }
+            let written = self.changes.packs.contains_key(&pack);
+            let Some((name, len)) = names.get(&pack).cloned().or_else(|| self.fresh_name(&pack)) else {
+                continue;
+            };
+            self.lock(&name, until)?;
+            self.report.locks_extended += u64::from(!written);
+            let placed = known.unwrap_or_else(|| Placed { since_ms: to.now_ms(), len, ..Placed::default() });
+            self.changes.packs.insert(pack, Placed { locked_until: Some(until), ..placed });
+        }
+        Ok(())
+    }
+
+    /// The object of a pack that this session wrote.
+    pub(super) fn fresh_name(&self, pack: &PackId) -> Option<(String, u64)> {
+        let placed = self.changes.packs.get(pack)?;
+        Some((names::pack(&self.session, pack), placed.len))
+    }
+
+    pub(super) fn lock(&self, name: &str, until: u64) -> Result<()> {
+        match self.to().storage().shelf() {
+            Some(shelf) => Ok(shelf.lock(name, until).map_err(chunkstore::Error::from)?),
+            None => Ok(()),
+        }
+    }
+}
