@@ -93,8 +93,8 @@ with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
             (data / str(number)).write_bytes(random.randbytes(args.mib * (1 << 20) // 4))
         toml = folder / "esker.toml"
 
-        def configure(port, prefix):
-            toml.write_text(f'''cache_dir = "{folder}/cache"
+        def configure(port, prefix, select=""):
+            toml.write_text(f'''cache_dir = "{folder}/cache-{prefix}"
 [[tier]]
 name = "local"
 url = "file:{folder}/repo"
@@ -105,6 +105,7 @@ url = "s3://bench/{prefix}"
 endpoint = "http://127.0.0.1:{port}"
 connections = {args.connections}
 [[promise]]
+{select}
 keep = "7d"
 tiers = ["local", "s3"]
 ''')
@@ -112,6 +113,7 @@ tiers = ["local", "s3"]
         configure(port, "first")
         esker = lambda *command: [args.esker, "-q", "-c", toml, *command]
         run(*esker("init", "--parity", "off"))
+        run(*esker("backup", "--tag", "small", toml))
         run(*esker("backup", data))
         size = sum(path.stat().st_size for path in (folder / "repo/packs").rglob("*") if path.is_file())
         rates = {}
@@ -126,15 +128,20 @@ tiers = ["local", "s3"]
                 prefix = f"{through}-{number}"
                 note(f"upload{label}, plain", plain("upload", endpoint, "bench", f"plain-{prefix}", folder / "repo/packs",
                                                     args.connections))
+                # The tier exists, as it does on every night but the first.
+                configure(through, f"esker-{prefix}", 'select = {tag = "small"}')
+                run(*esker("tier", "sync"))
                 configure(through, f"esker-{prefix}")
-                shutil.rmtree(folder / "cache", ignore_errors=True)
                 note(f"upload{label}, esker", timed(size, *esker("tier", "sync")))
-                note(f"download{label}, plain", plain("download", endpoint, "bench", f"plain-{prefix}", args.connections))
-                (folder / "repo").rename(folder / "away")
+            (folder / "repo").rename(folder / "away")
+            for number in range(args.runs):
+                note(f"download{label}, plain", plain("download", endpoint, "bench", f"plain-{prefix}", folder / "out",
+                                                      args.connections))
+                shutil.rmtree(folder / "out")
                 note(f"download{label}, esker", timed(size, *esker("restore", "latest", "--target", folder / "out")))
-                (folder / "away").rename(folder / "repo")
                 run("diff", "-r", data, f"{folder}/out{data}")
                 shutil.rmtree(folder / "out")
+            (folder / "away").rename(folder / "repo")
         print(f"load {os.getloadavg()[0]:.1f}; {size / 1e6:.0f} MB in packs; medians of {args.runs}:")
         for what in [what for what in rates if what.endswith("esker")]:
             ours, theirs = statistics.median(rates[what]), statistics.median(rates[what.replace("esker", "plain")])

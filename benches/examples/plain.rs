@@ -1,8 +1,8 @@
-//! What a store takes and gives without esker: files uploaded and objects downloaded in parallel by the same client
-//! library; and a proxy that adds a latency to every request. `benches/tiers.py` runs them.
+//! What a store takes and gives without esker: files uploaded and objects downloaded into files in parallel by the same
+//! client library; and a proxy that adds a latency to every request. `benches/tiers.py` runs them.
 //!
 //! plain upload   ENDPOINT BUCKET PREFIX FOLDER CONNECTIONS
-//! plain download ENDPOINT BUCKET PREFIX CONNECTIONS
+//! plain download ENDPOINT BUCKET PREFIX FOLDER CONNECTIONS
 //! plain proxy    PORT TARGET-PORT MILLISECONDS
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -38,16 +38,24 @@ fn main() -> Outcome<()> {
                 stream::iter(uploads).buffer_unordered(connections.parse()?).try_fold(0, add).await
             })
         }
-        ["download", endpoint, bucket, prefix, connections] => {
-            let store = open(endpoint, bucket)?;
+        ["download", endpoint, bucket, prefix, folder, connections] => {
+            let (store, folder) = (open(endpoint, bucket)?, std::path::PathBuf::from(folder));
+            std::fs::create_dir_all(&folder)?;
             timed(async {
                 let prefix = Path::from(prefix);
                 let found: Vec<_> = store.list(Some(&prefix)).try_collect().await?;
-                let downloads = found.into_iter().map(|meta| {
-                    let store = &store;
+                let downloads = found.into_iter().enumerate().map(|(number, meta)| {
+                    let (store, file) = (&store, folder.join(number.to_string()));
                     async move {
-                        let body = store.get(&meta.location).await?.bytes().await?;
-                        Ok::<_, Box<dyn std::error::Error>>(body.len())
+                        let mut file = tokio::fs::File::create(file).await?;
+                        let mut body = store.get(&meta.location).await?.into_stream();
+                        let mut len = 0;
+                        while let Some(bytes) = body.try_next().await? {
+                            len += bytes.len();
+                            tokio::io::AsyncWriteExt::write_all(&mut file, &bytes).await?;
+                        }
+                        tokio::io::AsyncWriteExt::flush(&mut file).await?;
+                        Ok::<_, Box<dyn std::error::Error>>(len)
                     }
                 });
                 stream::iter(downloads).buffer_unordered(connections.parse()?).try_fold(0, add).await

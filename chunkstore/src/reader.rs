@@ -14,14 +14,26 @@ use crate::{Error, Result};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-/// Plain bytes that may be fetched ahead of the reader.
-const AHEAD_BYTES: usize = 32 << 20;
+/// How far and how much at a time is read.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// Plain bytes that may be fetched ahead of the reader.
+    ahead: usize,
+    /// One range read covers at most this much of a pack.
+    run: u64,
+    /// And what it holds is at most this much, so that several threads decode, and memory stays bounded.
+    run_plain: usize,
+}
+
+/// A local disk has no latency to hide.
+const NEAR: Reach = Reach { ahead: 32 << 20, run: 4 << 20, run_plain: 4 << 20 };
+/// Over a network each request costs the same whatever it asks for, here and there, so it asks for more; four of them are
+/// under way at a time, which hides a latency of tens of milliseconds. Twice as much was no faster, and took a third more
+/// memory (`make bench-tiers`).
+const FAR: Reach = Reach { ahead: 64 << 20, run: 16 << 20, run_plain: 16 << 20 };
+
 /// Items that may wait, so that a million empty files take no memory either.
 const AHEAD_ITEMS: usize = 4096;
-/// One range read covers at most this much of a pack.
-const RUN_BYTES: u64 = 4 << 20;
-/// And what it holds is at most this much, so that several threads decode, and memory stays bounded.
-const RUN_PLAIN_BYTES: usize = 4 << 20;
 /// Neighbours closer than this are read in one go, with what lies between.
 const GAP_BYTES: u64 = 256 << 10;
 /// Ids looked up at a time.
@@ -59,6 +71,7 @@ pub struct ReadAhead<T> {
     queue: VecDeque<Run<T>>,
     bases: Arc<BaseReader>,
     queued_bytes: usize,
+    reach: Reach,
 }
 
 /// What comes out: the chunk's bytes or why there are none, or a token.
@@ -80,6 +93,7 @@ impl<T> ReadAhead<T> {
             queue: VecDeque::new(),
             bases: Arc::default(),
             queued_bytes: 0,
+            reach: if store.storage().is_near() { NEAR } else { FAR },
         }
     }
 
@@ -87,7 +101,9 @@ impl<T> ReadAhead<T> {
     pub fn request(&mut self, chunk: ChunkRef, tag: T) -> Result<()> {
         self.requested_bytes += chunk.len as usize;
         self.requests.push(Request::Chunk(chunk, tag));
-        if self.requests.len() >= LOOKUP { self.launch() } else { Ok(()) }
+        // Large chunks by fewer than small ones: what is under way is bounded in bytes.
+        let enough = self.requests.len() >= LOOKUP || self.requested_bytes >= self.reach.ahead / 4;
+        if enough { self.launch() } else { Ok(()) }
     }
 
     /// Puts a token between chunks.
@@ -99,7 +115,7 @@ impl<T> ReadAhead<T> {
     /// Whether as much is under way as memory allows, so that `take` should be called.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.queued_bytes + self.requested_bytes >= AHEAD_BYTES || self.queue.len() >= AHEAD_ITEMS
+        self.queued_bytes + self.requested_bytes >= self.reach.ahead || self.queue.len() >= AHEAD_ITEMS
     }
 
     /// Takes the bytes of a chunk that are no longer used.
@@ -142,7 +158,7 @@ impl<T> ReadAhead<T> {
                 Request::Token(tag) => slots.push(Slot::Token(tag)),
                 Request::Chunk(chunk, tag) => match locations.next().flatten() {
                     Some(location) if location.record.plain_len == chunk.len => {
-                        if !places.is_empty() && !extends(&places, &location) {
+                        if !places.is_empty() && !extends(&places, &location, self.reach) {
                             self.start(std::mem::take(&mut places), std::mem::take(&mut slots));
                         }
                         places.push(location);
@@ -177,16 +193,16 @@ impl<T> ReadAhead<T> {
 }
 
 /// Whether a chunk lies shortly behind the last of a run.
-fn extends(run: &[Location], next: &Location) -> bool {
+fn extends(run: &[Location], next: &Location, reach: Reach) -> bool {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return false };
     let (start, end) = (u64::from(first.record.offset), last.record.end());
     let offset = u64::from(next.record.offset);
     let plain: usize = run.iter().chain([next]).map(|place| place.record.plain_len as usize).sum();
     first.pack.name == next.pack.name
-        && plain <= RUN_PLAIN_BYTES
+        && plain <= reach.run_plain
         && offset >= end
         && offset - end <= GAP_BYTES
-        && next.record.end() - start <= RUN_BYTES
+        && next.record.end() - start <= reach.run
 }
 
 /// One reason for every chunk of a run.

@@ -74,6 +74,7 @@ impl ChunkStore {
     /// Makes a tier of this repository, with nothing in it yet. HEAD makes it exist.
     pub fn create_tier(&self, mut access: Access, tier: &str) -> Result<Self> {
         let config = self.storage().get(names::CONFIG, MAX_SMALL_LEN)?;
+        Config::verify(&config, &self.keys)?;
         access.storage.put(names::CONFIG, config)?;
         lay_out(&mut access, &self.config);
         let head = self.head();
@@ -89,8 +90,14 @@ impl ChunkStore {
         to.list(names::KEYS, &mut |name, _| {
             there.extend(name.rsplit('/').next().and_then(ObjectId::parse));
         })?;
-        for slot in head.slots.keys().filter(|slot| !there.contains(slot)) {
-            to.put(&names::key(slot), self.storage().get(&names::key(slot), MAX_SMALL_LEN)?)?;
+        for (slot, hash) in head.slots.iter().filter(|(slot, _)| !there.contains(slot)) {
+            let name = names::key(slot);
+            let bytes = self.storage().get(&name, MAX_SMALL_LEN)?;
+            // What is damaged here is not to be what there is there.
+            if self.keys.slot_hash(&bytes) != *hash {
+                return Err(Error::corrupt(name, "is not the slot that HEAD lists"));
+            }
+            to.put(&name, bytes)?;
         }
         for slot in there.iter().filter(|slot| !head.slots.contains_key(slot)) {
             match to.delete(&names::key(slot)) {
