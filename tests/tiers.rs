@@ -480,3 +480,35 @@ tiers = ["local", "azure", "vault"]
     repo.ok(["restore", "latest", "--target", "from-vault"]);
     same(&repo, "from-vault");
 }
+
+/// Promises end tier by tier, as a dry run says beforehand; what is named goes everywhere.
+#[test]
+fn promises_end_and_what_is_named_goes() {
+    let (weed, glacier) = (Weed::start(), Glacier::start(1.0, 60.0));
+    let toml = three(weed.port(), glacier.port, "ends");
+    let repo = Repo::with_tiers(&toml, CREDENTIALS, true);
+    fill(&repo.path("data"), 900, 2, 200_000);
+    let data = repo.path("data").display().to_string();
+    repo.ok(["backup", "--time", "2020-01-01 00:00:00", &data]);
+    repo.ok(["backup", &data]);
+    repo.ok(["tier", "sync"]);
+    let old = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
+    // Thirty days are over for the one of 2020, wherever it is: nowhere but here.
+    let dry = repo.json(["forget", "--dry-run"]);
+    assert_eq!(tier(&dry, "local")["remove"], serde_json::json!([old]), "{dry}");
+    assert_eq!(tier(&dry, "s3")["remove"], serde_json::json!([]), "{dry}");
+    assert!(repo.ok(["forget", "--dry-run"]).contains("local"));
+    assert_eq!(repo.snapshot_count(), 2);
+    assert_eq!(tier(&repo.json(["forget", "--prune"]), "local")["snapshots_forgotten"], 1);
+    assert_eq!(repo.snapshot_count(), 1);
+    repo.fails(1, ["forget", "--host", "h"]);
+    repo.ok(["backup", "--tag", "wrong", &data]);
+    repo.ok(["tier", "sync"]);
+    let wrong = repo.json(["snapshots", "--tag", "wrong"])[0]["id"].as_str().unwrap().to_owned();
+    repo.ok(["forget", &wrong]);
+    let status = repo.json(["tier", "status"]);
+    for name in ["local", "s3", "glacier"] {
+        assert_eq!(tier(&status, name)["snapshots"], 1, "{status}");
+    }
+    repo.ok(["tier", "status"]);
+}

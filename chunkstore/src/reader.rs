@@ -27,9 +27,8 @@ struct Reach {
 
 /// A local disk has no latency to hide.
 const NEAR: Reach = Reach { ahead: 32 << 20, run: 4 << 20, run_plain: 4 << 20 };
-/// Over a network each request costs the same whatever it asks for, here and there, so it asks for more; four of them are
-/// under way at a time, which hides a latency of tens of milliseconds. Twice as much was no faster, and took a third more
-/// memory (`make bench-tiers`).
+/// Over a network each request costs the same whatever it asks for, here and there, so it asks for more; four or five of them are
+/// under way at a time, which hides a latency of tens of milliseconds (`make bench-tiers`).
 const FAR: Reach = Reach { ahead: 64 << 20, run: 16 << 20, run_plain: 16 << 20 };
 
 /// Items that may wait, so that a million empty files take no memory either.
@@ -102,7 +101,7 @@ impl<T> ReadAhead<T> {
         self.requested_bytes += chunk.len as usize;
         self.requests.push(Request::Chunk(chunk, tag));
         // Large chunks by fewer than small ones: what is under way is bounded in bytes.
-        let enough = self.requests.len() >= LOOKUP || self.requested_bytes >= self.reach.ahead / 4;
+        let enough = self.requests.len() >= LOOKUP || self.requested_bytes >= self.reach.run_plain;
         if enough { self.launch() } else { Ok(()) }
     }
 
@@ -225,27 +224,62 @@ fn read_run(
         Ok(reader) => reader,
         Err(error) => return all_fail(places, &error),
     };
-    match store.storage().get_range(&object, start, last.record.end() - start) {
-        Ok(range) => {
-            let mut chunks = Vec::with_capacity(places.len());
-            for place in places {
-                let from = (u64::from(place.record.offset) - start) as usize;
-                let read = range
-                    .get(from..from + place.record.stored_len as usize)
-                    .ok_or_else(|| Error::corrupt(&object, "range too short"))
-                    .and_then(|sealed| bases.open(store, &reader, &place.record, sealed, decompressor))
-                    .and_then(|plain| reader.check_id(store.keys(), &place.record, &plain).map(|()| plain));
-                chunks.push(read.or_else(|error| read_otherwise(store, place, bases, decompressor, error)));
-            }
-            chunks
+    let mut run =
+        Opening { store, reader: &reader, bases, places, chunks: vec![], window: vec![], from: start };
+    let len = last.record.end() - start;
+    let streamed =
+        store.storage().stream_range(&object, start, len, &mut |part| run.feed(part, decompressor));
+    let otherwise = |(place, read): (&Location, Result<Vec<u8>>)| {
+        read.or_else(|error| read_otherwise(store, place, bases, decompressor, error))
+    };
+    let mut chunks: RunResult = places.iter().zip(run.chunks).map(otherwise).collect();
+    match streamed {
+        Ok(()) => {}
+        Err(error) if places.len() == 1 && chunks.is_empty() => {
+            chunks.push(read_otherwise(store, first, bases, decompressor, error.into()));
         }
-        Err(error) if places.len() == 1 => {
-            vec![read_otherwise(store, first, bases, decompressor, error.into())]
+        Err(_) => {
+            let rest = places.iter().skip(chunks.len());
+            let alone =
+                rest.flat_map(|place| read_run(store, std::slice::from_ref(place), bases, decompressor));
+            let alone: RunResult = alone.collect();
+            chunks.extend(alone);
         }
-        Err(_) => places
-            .iter()
-            .flat_map(|place| read_run(store, std::slice::from_ref(place), bases, decompressor))
-            .collect(),
+    }
+    chunks
+}
+
+/// Opens the chunks of a run while its bytes come.
+struct Opening<'a> {
+    store: &'a ChunkStore,
+    reader: &'a PackReader,
+    bases: &'a BaseReader,
+    places: &'a [Location],
+    /// Of the first so many places.
+    chunks: RunResult,
+    /// Bytes that came and were not used, and the offset in the pack at which they begin.
+    window: Vec<u8>,
+    from: u64,
+}
+
+impl Opening<'_> {
+    fn feed(&mut self, part: &[u8], decompressor: &mut Decompressor) {
+        self.window.extend_from_slice(part);
+        let mut used = 0;
+        while let Some(place) = self.places.get(self.chunks.len()) {
+            let start = (u64::from(place.record.offset) - self.from) as usize;
+            let Some(sealed) = self.window.get(start..start + place.record.stored_len as usize) else {
+                break;
+            };
+            let read =
+                self.bases.open(self.store, self.reader, &place.record, sealed, decompressor).and_then(
+                    |plain| self.reader.check_id(self.store.keys(), &place.record, &plain).map(|()| plain),
+                );
+            self.chunks.push(read);
+            used = start + place.record.stored_len as usize;
+        }
+        self.window.drain(..used);
+        self.from += used as u64;
     }
 }
 

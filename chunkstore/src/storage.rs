@@ -82,6 +82,17 @@ pub trait Storage: Send + Sync {
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes>;
     /// Reads `len` bytes from `offset`; fewer are an error.
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes>;
+    /// Reads `len` bytes from `offset` and hands them on as they come, in order, in parts of any size; fewer are an
+    /// error, after those that came.
+    fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        self.get_range(name, offset, len).map(|bytes| each(&bytes))
+    }
     /// Length of an object.
     fn len(&self, name: &str) -> StorageResult<u64>;
     /// Calls `each` for every object found under a folder, with its length.

@@ -158,6 +158,11 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Whether every snapshot is meant.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.host.is_empty() && self.tag.is_empty() && self.path.is_empty()
+    }
+
     pub(crate) fn filter(&self) -> Filter {
         Filter {
             hosts: self.host.clone(),

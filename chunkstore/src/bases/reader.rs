@@ -113,8 +113,8 @@ struct Buffers {
     bytes: usize,
 }
 
-/// Bytes of buffers that wait to be reused.
-const SPARE_BYTES: usize = 16 << 20;
+/// Bytes of buffers that wait to be reused: as much as is read ahead over a network.
+const SPARE_BYTES: usize = 64 << 20;
 /// Smaller ones are as cheap to make anew.
 const SPARE_LEAST: usize = 32 << 10;
 
@@ -130,6 +130,8 @@ impl Buffers {
                 self.bytes -= buffer.capacity();
                 buffer
             }
+            // Few sizes: allocators keep those of each thread and size apart, and buffers wander between threads.
+            None if len >= SPARE_LEAST => Vec::with_capacity(len.next_power_of_two()),
             None => Vec::with_capacity(len),
         }
     }

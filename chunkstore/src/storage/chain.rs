@@ -59,6 +59,15 @@ impl Storage for ChainedHead {
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
         self.0.get_range(name, offset, len)
     }
+    fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        self.0.stream_range(name, offset, len, each)
+    }
     fn len(&self, name: &str) -> StorageResult<u64> {
         self.0.len(name)
     }

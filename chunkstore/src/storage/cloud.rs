@@ -33,6 +33,15 @@ impl Storage for CloudStorage {
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
         self.objects.get_range(name, offset, len)
     }
+    fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        self.objects.stream_range(name, offset, len, each)
+    }
     fn len(&self, name: &str) -> StorageResult<u64> {
         self.objects.len(name)
     }

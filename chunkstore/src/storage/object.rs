@@ -10,7 +10,7 @@ use object_store::{
     Attribute, Attributes, Error as ObjectError, GetOptions, ObjectStore, ObjectStoreExt as _, PutMode,
     PutOptions, PutPayload, path::Path,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// An `ObjectStore`, blocking.
 #[derive(Clone)]
@@ -18,55 +18,8 @@ pub(super) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) runtime: Arc<tokio::runtime::Runtime>,
     pub(super) place: String,
-    buffers: Arc<Buffers>,
 }
 
-/// Buffers for what is read, used again and again: fresh memory costs the kernel more than filling it.
-#[derive(Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-/// So many wait to be used again.
-const SPARE_BUFFERS: usize = 12;
-
-/// A buffer that goes back when the last of its readers lets go.
-struct Lent {
-    bytes: Vec<u8>,
-    home: Arc<Buffers>,
-}
-
-impl Buffers {
-    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An empty one with room for `len` bytes.
-    fn take(&self, len: usize) -> Vec<u8> {
-        let mut spare = self.spare();
-        match spare.iter().position(|buffer| buffer.capacity() >= len) {
-            Some(place) => spare.swap_remove(place),
-            None => Vec::with_capacity(len),
-        }
-    }
-}
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let mut spare = self.home.spare();
-        if spare.len() < SPARE_BUFFERS {
-            self.bytes.clear();
-            spare.push(std::mem::take(&mut self.bytes));
-        }
-    }
-}
-
-/// Smaller reads are as cheap in fresh memory.
-const LENT_LEAST: usize = 256 << 10;
 /// Two threads move bytes; the callers' own threads do everything else.
 const RUNTIME_THREADS: usize = 2;
 
@@ -83,7 +36,7 @@ impl Objects {
                 object: place.clone(),
                 source: source.into(),
             })?;
-        Ok(Self { store, runtime: Arc::new(runtime), place, buffers: Arc::default() })
+        Ok(Self { store, runtime: Arc::new(runtime), place })
     }
 
     pub(super) fn error(&self, op: &'static str, name: &str, source: ObjectError) -> StorageError {
@@ -174,7 +127,7 @@ impl Objects {
             kind: ErrorKind::Short,
             ..self.failed("read", name, "object ends before the range does")
         };
-        match self.runtime.block_on(self.read_range(name, offset..end)) {
+        match self.runtime.block_on(self.store.get_range(&Path::from(name), offset..end)) {
             Ok(body) if body.len() as u64 == len => Ok(body),
             Ok(_) => Err(short()),
             // Stores say in many ways that nothing is left where a range begins.
@@ -183,23 +136,38 @@ impl Objects {
         }
     }
 
-    /// Reads a range as it comes, into a buffer that was used before.
-    async fn read_range(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes, ObjectError> {
-        let len = usize::try_from(range.end - range.start).unwrap_or_default();
-        let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
-        let mut body = self.store.get_opts(&Path::from(name), options).await?.into_stream();
-        if len < LENT_LEAST {
-            let mut bytes = Vec::with_capacity(len);
-            while let Some(part) = body.next().await {
-                bytes.extend_from_slice(&part?);
+    /// As [`super::Storage::stream_range`].
+    pub(super) fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        let end = offset.checked_add(len).ok_or_else(|| self.failed("read", name, "range overflows"))?;
+        let mut left = len;
+        let mut stream = || {
+            let options = GetOptions { range: Some((offset..end).into()), ..GetOptions::default() };
+            let found = self.runtime.block_on(self.store.get_opts(&Path::from(name), options))?;
+            let mut body = found.into_stream();
+            // Part by part: what is done with one may ask the store for more, which it could not from within.
+            while let Some(part) = self.runtime.block_on(body.next()) {
+                let part = part?;
+                left = left.saturating_sub(part.len() as u64);
+                each(&part);
             }
-            return Ok(bytes.into());
+            Ok(())
+        };
+        let read = stream();
+        match read {
+            Ok(()) if left == 0 => Ok(()),
+            // What the store says of a range that it lacks is for the ordinary read to tell.
+            Ok(()) => Err(StorageError {
+                kind: ErrorKind::Short,
+                ..self.failed("read", name, "object ends before the range does")
+            }),
+            Err(source) => Err(self.error("read", name, source)),
         }
-        let mut lent = Lent { bytes: self.buffers.take(len), home: Arc::clone(&self.buffers) };
-        while let Some(part) = body.next().await {
-            lent.bytes.extend_from_slice(&part?);
-        }
-        Ok(Bytes::from_owner(lent))
     }
 
     pub(super) fn len(&self, name: &str) -> StorageResult<u64> {

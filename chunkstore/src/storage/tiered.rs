@@ -53,13 +53,14 @@ impl Place {
         self.down().since.is_some_and(|since| since.elapsed() < PAUSE)
     }
 
-    fn read(&self, read: &dyn Fn(&dyn Storage) -> StorageResult<Bytes>) -> StorageResult<Bytes> {
+    /// Reads, and counts what came.
+    fn read<T: Amount>(&self, read: &mut dyn FnMut(&dyn Storage) -> StorageResult<T>) -> StorageResult<T> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let result = read(&*self.storage);
         match &result {
-            Ok(bytes) => {
+            Ok(read) => {
                 self.down().since = None;
-                self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.bytes.fetch_add(read.amount(), Ordering::Relaxed);
             }
             Err(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
@@ -73,6 +74,23 @@ impl Place {
             }
         }
         result
+    }
+}
+
+/// How much a read brought.
+trait Amount {
+    fn amount(&self) -> u64;
+}
+
+impl Amount for Bytes {
+    fn amount(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+impl Amount for u64 {
+    fn amount(&self) -> u64 {
+        *self
     }
 }
 
@@ -144,7 +162,7 @@ impl Tiered {
         // With nothing else left, what failed is asked all the same.
         let turns = if up.is_empty() { down } else { up };
         for place in turns {
-            match place.read(read) {
+            match place.read(&mut |storage| read(storage)) {
                 Ok(bytes) => return Ok(bytes),
                 // That it is frozen somewhere is more than that it is missing elsewhere; a store that fails
                 // says least.
@@ -200,6 +218,33 @@ impl Storage for Tiered {
         }
         self.main.get_range(name, offset, len)
     }
+    fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        if !self.from_nearest || !is_pack(name) {
+            return self.main.stream_range(name, offset, len, each);
+        }
+        // Streamed from the nearest. If it fails half way, what is missing is read piece by piece, from any place.
+        let Some(place) = self.order.iter().find(|place| !place.is_down()) else {
+            return self.get_range(name, offset, len).map(|bytes| each(&bytes));
+        };
+        let mut came = 0;
+        let streamed = place.read(&mut |storage| {
+            let mut count = |part: &[u8]| {
+                came += part.len() as u64;
+                each(part);
+            };
+            storage.stream_range(name, offset, len, &mut count).map(|()| came)
+        });
+        match streamed {
+            Err(_) if came == 0 => self.get_range(name, offset, len).map(|bytes| each(&bytes)),
+            done => done.map(drop),
+        }
+    }
     fn len(&self, name: &str) -> StorageResult<u64> {
         self.main.len(name)
     }
@@ -243,10 +288,10 @@ impl Storage for Counted {
         self.0.storage.replace(name, body)
     }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
-        self.0.read(&|storage| storage.get(name, limit))
+        self.0.read(&mut |storage| storage.get(name, limit))
     }
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
-        self.0.read(&|storage| storage.get_range(name, offset, len))
+        self.0.read(&mut |storage| storage.get_range(name, offset, len))
     }
     fn len(&self, name: &str) -> StorageResult<u64> {
         self.0.storage.len(name)

@@ -4,6 +4,7 @@ use super::prune::{PruneArgs, prune_and_print};
 use super::{FilterArgs, split_tags};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::fleet::Work;
 use crate::output;
 use engine::policy::{GroupBy, GroupPlan, Keep, Period, Policy, Within, plan};
 use engine::snapshot;
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 /// Remove snapshots by rules or by id
 ///
 /// Rules keep the newest snapshot of each period, separately for each host and set of paths. Data stays
-/// until 'esker prune', or with --prune.
+/// until 'esker prune', or with --prune. Without rules and ids, the promises of esker.toml say what stays on which
+/// tier. What is named by its id goes from all tiers.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Snapshots to remove, instead of rules
@@ -75,6 +77,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
+    let promised = context.uses_file() && !context.need_file()?.promises.is_empty();
+    if args.snapshots.is_empty() && promised && policy(&args).is_empty() {
+        return by_promises(&args, context);
+    }
     let repo = context.open()?;
     let monitor = context.console.monitor();
     let mut all = repo.snapshots(monitor)?;
@@ -112,6 +118,9 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         context.console.say(format!("dry run: {} snapshots would be removed", remove.len()));
     } else if !remove.is_empty() {
         repo.forget(&remove)?;
+        if !args.snapshots.is_empty() && context.uses_file() {
+            forget_on_tiers(&remove, context)?;
+        }
         if !context.global.json {
             context.console.say(format!("removed {} snapshots", remove.len()));
         }
@@ -120,6 +129,64 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         return prune_and_print(&repo, &args.prune_args, args.dry_run, context);
     }
     Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
+}
+
+/// What promises no longer ask for goes, tier by tier; or is only named.
+fn by_promises(args: &Args, context: &Context) -> CommandResult {
+    if !args.filter.is_empty() {
+        return Err(Failure::new(
+            "promises choose snapshots by themselves: leave --host, --tag and --path out",
+        ));
+    }
+    let file = context.need_file()?;
+    if args.dry_run {
+        let fleet = context.fleet(None)?;
+        let standing = fleet.standing(file, context, context.console.monitor())?;
+        let names: Vec<&str> = file.tiers.iter().map(|tier| tier.options.name.as_str()).collect();
+        let over = |tier: &str| -> Vec<String> {
+            standing.over(tier).iter().map(|verdict| verdict.known.listed.id.to_string()).collect()
+        };
+        if context.global.json {
+            let tiers: Vec<Value> =
+                names.iter().map(|tier| json!({"tier": tier, "remove": over(tier)})).collect();
+            output::json_line(&json!({"message_type": "summary", "dry_run": true, "tiers": tiers}));
+            return Ok(Code::Done);
+        }
+        let mut table = output::table(&["ID", "Time", "Goes from", "Stays on", "Because"]);
+        for verdict in &standing.verdicts {
+            let listed = &verdict.known.listed;
+            let there = verdict.known.tiers.iter();
+            let goes: Vec<&str> =
+                names.iter().copied().filter(|tier| over(tier).contains(&listed.id.to_string())).collect();
+            let stays: Vec<&str> = there.map(String::as_str).filter(|tier| !goes.contains(tier)).collect();
+            let why: Vec<&str> = verdict.reasons.iter().map(String::as_str).collect();
+            table.add_row([
+                listed.id.short(),
+                super::show_time(listed.snapshot.time),
+                goes.join(", "),
+                stays.join(", "),
+                why.join("; "),
+            ]);
+        }
+        context.console.say(table.trim_fmt());
+        return Ok(Code::Done);
+    }
+    let work = Work { forget: true, prune: args.prune, ..Work::default() };
+    super::tier::work_and_print(&work, context)
+}
+
+/// A snapshot that is named is meant wherever it lies.
+fn forget_on_tiers(ids: &[chunkstore::ObjectId], context: &Context) -> Result<(), Failure> {
+    let fleet = context.fleet(None)?;
+    for tier in &fleet.tiers {
+        let there: Vec<_> = tier.repo.snapshot_roots().iter().map(|root| root.id).collect();
+        let gone: Vec<_> = ids.iter().copied().filter(|id| there.contains(id)).collect();
+        tier.forget(&gone)?;
+    }
+    for (name, why) in &fleet.away {
+        context.console.warn(&format!("tier '{name}' still has them: {why}"));
+    }
+    Ok(())
 }
 
 fn policy(args: &Args) -> Policy {
