@@ -113,8 +113,8 @@ tiers = ["local", "s3"]
         configure(port, "first")
         esker = lambda *command: [args.esker, "-q", "-c", toml, *command]
         run(*esker("init", "--parity", "off"))
-        run(*esker("backup", "--tag", "small", toml))
-        run(*esker("backup", data))
+        run(*esker("backup", "--no-sync", "--tag", "small", toml))
+        run(*esker("backup", "--no-sync", data))
         size = sum(path.stat().st_size for path in (folder / "repo/packs").rglob("*") if path.is_file())
         rates = {}
 

@@ -175,9 +175,30 @@ pub(crate) fn expect(output: &Output, code: i32) -> String {
     stdout.into_owned()
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, nor on that plus 10,000, and that no other test gets while this process lives. Below
+/// those that the kernel gives to connections, one of which could have it before the server does.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let folder = std::env::temp_dir().join("esker-test-ports");
+    std::fs::create_dir_all(&folder).unwrap();
+    let random = std::collections::hash_map::RandomState::new();
+    let start = std::hash::BuildHasher::hash_one(&random, std::process::id()) % 10_000;
+    let take = |port: u16| {
+        let lock = std::fs::File::create(folder.join(port.to_string())).ok()?;
+        lock.try_lock().ok()?;
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok()?;
+        Some(lock)
+    };
+    for number in 0..10_000 {
+        let port = 10_000 + ((start + number) % 10_000) as u16;
+        if let Some(lock) = take(port)
+            && take(port + 10_000).is_some()
+        {
+            // Held until the process ends.
+            std::mem::forget(lock);
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// A server process; killed when dropped.

@@ -32,7 +32,7 @@ impl Weed {
         command.arg(format!("-s3.port={port}")).arg(format!("-s3.config={}", config.display()));
         // Each of its parts listens on a port of its own and on that plus 10,000.
         for part in ["master", "volume", "filer", "admin"] {
-            command.arg(format!("-{part}.port={}", low_port()));
+            command.arg(format!("-{part}.port={}", free_port()));
         }
         command.arg(format!("-s3.port.grpc={}", free_port()));
         command.args([
@@ -61,11 +61,6 @@ impl Weed {
     pub(crate) fn repo(&self, prefix: &str) -> Repo {
         repo_at(self.port, prefix)
     }
-}
-
-/// A free port whose number plus 10,000 is a port, too.
-fn low_port() -> u16 {
-    (0..1000).map(|_| free_port()).find(|port| *port < 55_000).unwrap()
 }
 
 /// Access to a prefix of the bucket, by way of a port.
@@ -117,7 +112,7 @@ impl Cluster {
             command.arg(part).arg("-ip=127.0.0.1").arg("-ip.bind=127.0.0.1");
             Process::start(command.args(args).current_dir(dir.path()))
         };
-        let (master, filer, port) = (low_port(), low_port(), low_port());
+        let (master, filer, port) = (free_port(), free_port(), free_port());
         let mut others = vec![weed(
             "master",
             &[
@@ -133,7 +128,7 @@ impl Cluster {
                 weed(
                     "volume",
                     &[
-                        format!("-port={}", low_port()),
+                        format!("-port={}", free_port()),
                         format!("-master=127.0.0.1:{master}"),
                         format!("-dir={}", folder(&format!("volume-{number}"))),
                         "-max=64".into(),

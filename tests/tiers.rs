@@ -276,9 +276,9 @@ fn a_vault_gets_what_is_promised_to_it_and_no_more() {
     for number in 2..20 {
         std::fs::remove_file(repo.path(&format!("data/file-{number}"))).unwrap();
     }
-    repo.ok(["backup", "--tag", "keep", "data"]);
+    repo.ok(["backup", "--no-sync", "--tag", "keep", "data"]);
     let data = repo.path("data").display().to_string();
-    repo.ok(["backup", "--tag", "keep", &data]);
+    repo.ok(["backup", "--no-sync", "--tag", "keep", &data]);
     let report = repo.json(["tier", "sync"]);
     let cold = tier(&report, "glacier");
     assert_eq!(cold["snapshots_copied"], 2, "{report}");
@@ -489,9 +489,9 @@ fn promises_end_and_what_is_named_goes() {
     let repo = Repo::with_tiers(&toml, CREDENTIALS, true);
     fill(&repo.path("data"), 900, 2, 200_000);
     let data = repo.path("data").display().to_string();
-    repo.ok(["backup", "--time", "2020-01-01 00:00:00", &data]);
-    repo.ok(["backup", &data]);
-    repo.ok(["tier", "sync"]);
+    repo.ok(["backup", "--no-sync", "--time", "2020-01-01 00:00:00", &data]);
+    // Without being asked, a backup is copied, too.
+    assert!(repo.ok(["backup", &data]).contains("tier 's3': copied 1 snapshots"));
     let old = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
     // Thirty days are over for the one of 2020, wherever it is: nowhere but here.
     let dry = repo.json(["forget", "--dry-run"]);
@@ -503,7 +503,6 @@ fn promises_end_and_what_is_named_goes() {
     assert_eq!(repo.snapshot_count(), 1);
     repo.fails(1, ["forget", "--host", "h"]);
     repo.ok(["backup", "--tag", "wrong", &data]);
-    repo.ok(["tier", "sync"]);
     let wrong = repo.json(["snapshots", "--tag", "wrong"])[0]["id"].as_str().unwrap().to_owned();
     repo.ok(["forget", &wrong]);
     let status = repo.json(["tier", "status"]);

@@ -144,7 +144,7 @@ fn may_open(head: &Head, purpose: &str) -> Result<()> {
     match head.sessions.iter().find(|session| !session.fenced) {
         Some(other) => Err(Error::Fenced {
             why: format!(
-                "a {} by process {} on {} is at work on tier '{tier}'; try again when it is done",
+                "a {} by process {} on {} is at work on tier '{tier}'; try again when it is done. If that machine is gone, it is given up after a day",
                 other.purpose, other.pid, other.hostname
             ),
         }),

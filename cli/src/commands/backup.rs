@@ -4,6 +4,7 @@ use super::{FilterArgs, parse_size, parse_time, split_tags};
 use crate::config::{hostname, read_file, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::fleet::Work;
 use crate::output;
 use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::Error;
@@ -96,6 +97,9 @@ pub(crate) struct Args {
     /// Store changed chunks against their last version even if that must be read over a network
     #[arg(long, env = "ESKER_DELTA")]
     delta: bool,
+    /// Do not copy to the tiers of esker.toml afterwards
+    #[arg(long)]
+    no_sync: bool,
 }
 
 /// Attempts, when HEAD does not allow what was to be committed.
@@ -167,7 +171,22 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         }
     };
     print(&report, &args, context);
-    Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
+    let code = if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done };
+    drop(repo);
+    if args.no_sync || report.snapshot.is_none() || !has_tiers(context) {
+        return Ok(code);
+    }
+    // The snapshot is made, whatever comes of its copies: they are owed then.
+    let work = Work { copy: true, ..Work::default() };
+    Ok(match super::tier::work_and_print(&work, context)? {
+        Code::Done => code,
+        behind => behind,
+    })
+}
+
+/// Whether esker.toml names tiers to copy to.
+fn has_tiers(context: &Context) -> bool {
+    context.uses_file() && context.file.as_ref().is_some_and(|file| file.copies().next().is_some())
 }
 
 /// Whether to store changed chunks against their last version: to read that over a network may cost more than

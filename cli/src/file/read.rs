@@ -346,5 +346,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// As `esker prune --fence-after`: a week.
-const FENCE_AFTER_MS: u64 = 168 * 3_600_000;
+/// A sync says that it lives every 2 GiB. One of another machine that was silent for a day is given up: it keeps
+/// others from the tier, and if it lives after all, its commit fails and it is run again.
+const FENCE_AFTER_MS: u64 = 24 * 3_600_000;

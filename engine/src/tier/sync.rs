@@ -100,8 +100,11 @@ pub fn sync(
         let done = work.run(owed, kept);
         if done.is_err() && !options.dry_run {
             // What was copied is listed all the same, so that the next sync need not repeat it.
-            let segments = work.unlisted()?;
-            to.close_session(&session, &segments)?;
+            // The first error is the one to tell.
+            let kept = work.unlisted().and_then(|segments| Ok(to.close_session(&session, &segments)?));
+            if let Err(second) = kept {
+                tracing::debug!(%second, "could not keep what was copied");
+            }
         }
         match done {
             Err(Error::Store(error))

@@ -1,6 +1,7 @@
 //! What a gigabyte costs a month, by class of storage.
 
 use crate::exit::Failure;
+use engine::price::PriceTable;
 use serde::Serialize;
 
 /// A place that the repository may lie in.
@@ -13,14 +14,14 @@ pub(crate) struct Tier {
     pub(crate) put_1000: f64,
 }
 
-/// List prices of AWS S3 in us-east-1, as published in 2025; `NAME=PRICE` overrides them.
-const KNOWN: &[(&str, f64, f64)] = &[
-    ("local", 0.0, 0.0),
-    ("s3-standard", 0.023, 0.005),
-    ("s3-standard-ia", 0.0125, 0.01),
-    ("s3-glacier-ir", 0.004, 0.02),
-    ("s3-glacier", 0.0036, 0.03),
-    ("s3-deep-archive", 0.00099, 0.05),
+/// Names for people, and the classes that they mean; prices are those of [`PriceTable`]. `NAME=PRICE` overrides them.
+const KNOWN: &[(&str, &str)] = &[
+    ("local", "LOCAL"),
+    ("s3-standard", "STANDARD"),
+    ("s3-standard-ia", "STANDARD_IA"),
+    ("s3-glacier-ir", "GLACIER_IR"),
+    ("s3-glacier", "GLACIER"),
+    ("s3-deep-archive", "DEEP_ARCHIVE"),
 ];
 
 /// Reads `NAME` or `NAME=PRICE`, the price in dollars for a GB and month.
@@ -32,14 +33,16 @@ pub(crate) fn parse_tier(text: &str) -> Result<Tier, String> {
         }
         None => (text, None),
     };
-    let known = KNOWN.iter().find(|(known, _, _)| *known == name);
+    let known = KNOWN.iter().find(|(known, _)| *known == name);
+    let known = known.and_then(|(_, class)| PriceTable::default().of(class).ok());
     match (known, price) {
-        (Some((_, gb_month, put_1000)), price) => {
-            Ok(Tier { name: name.into(), gb_month: price.unwrap_or(*gb_month), put_1000: *put_1000 })
+        (Some(known), price) => {
+            let gb_month = price.unwrap_or(known.gb_month);
+            Ok(Tier { name: name.into(), gb_month, put_1000: known.put_1000 })
         }
         (None, Some(gb_month)) => Ok(Tier { name: name.into(), gb_month, put_1000: 0.0 }),
         (None, None) => {
-            let names: Vec<_> = KNOWN.iter().map(|(name, _, _)| *name).collect();
+            let names: Vec<_> = KNOWN.iter().map(|(name, _)| *name).collect();
             Err(format!("no price for it: give NAME=DOLLARS, or one of {}", names.join(", ")))
         }
     }
@@ -50,5 +53,5 @@ pub(crate) fn tiers(asked: &[Tier]) -> Result<Vec<Tier>, Failure> {
     if !asked.is_empty() {
         return Ok(asked.to_vec());
     }
-    KNOWN.iter().map(|(name, _, _)| parse_tier(name).map_err(Failure::new)).collect()
+    KNOWN.iter().map(|(name, _)| parse_tier(name).map_err(Failure::new)).collect()
 }
