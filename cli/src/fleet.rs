@@ -103,8 +103,6 @@ pub(crate) struct Work {
     pub(crate) copy: bool,
     pub(crate) forget: bool,
     pub(crate) prune: bool,
-    /// Remove what is paid for until later, too.
-    pub(crate) early: bool,
     pub(crate) dry_run: bool,
     /// A tier that was the primary before.
     pub(crate) rejoin: Option<String>,
@@ -271,8 +269,8 @@ fn forget(
     if !work.dry_run {
         tier.forget(&over)?;
     }
-    if work.prune && (!over.is_empty() || work.early) {
-        outcome.bytes_removed = tier.prune(work.early, work.dry_run, monitor)?.bytes_remove;
+    if work.prune && !over.is_empty() {
+        outcome.bytes_removed = tier.prune(false, work.dry_run, monitor)?.bytes_remove;
     }
     Ok(())
 }

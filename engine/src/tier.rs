@@ -153,7 +153,9 @@ impl Tier {
 
     /// Removes packs that nothing here needs, but none that is locked, or paid for until later unless `early`.
     pub fn prune(&self, early: bool, dry_run: bool, monitor: &dyn Monitor) -> Result<PrunePlan> {
-        self.clear()?;
+        if !dry_run {
+            self.clear()?;
+        }
         let now_ms = self.repo.store().now_ms();
         let map = TierMap::read(self.repo.store())?;
         let spare: HashSet<_> = map

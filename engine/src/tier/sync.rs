@@ -83,7 +83,9 @@ pub fn sync(
     monitor: &dyn Monitor,
 ) -> Result<SyncReport> {
     let (from, to) = (primary.store(), tier.repo.store());
-    tier.clear()?;
+    if !options.dry_run {
+        tier.clear()?;
+    }
     let mut attempt = 1;
     loop {
         let head = from.reload()?;
