@@ -22,7 +22,9 @@ pub(crate) fn esker_binary() -> PathBuf {
 
 /// The root of the source tree.
 pub(crate) fn source_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    // As cargo sets it for the running test: two clones share the target folder, and a binary that the other
+    // one built counts as fresh here.
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_owned()
 }
 
 /// A binary that scripts/install-servers.sh unpacked.
