@@ -249,7 +249,7 @@ fn the_seed_table_holds_for_400_days() {
         let at = (hour as usize * 7919) % 38_000;
         content[at..at + 2000].copy_from_slice(&crate::harness::noise(hour as u64 + 2, 2000));
         let stamp = Time { seconds: now.as_second(), nanoseconds: 0 };
-        let record = SourceRecord { kind: "stdin".into(), origin: "test".into(), point_in_time: true };
+        let record = SourceRecord::new("stdin", "test", true);
         let bytes = content.clone();
         let open: Opener = Box::new(move || Ok(Box::new(Given { bytes, at: 0 })));
         let mut source = StreamSource::new(record, "stream", stamp, open).unwrap();

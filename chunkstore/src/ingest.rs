@@ -199,6 +199,18 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Ends a chunk of content here: for sources that know where one record ends and the next begins. Nothing
+    /// happens where a chunk ends already.
+    pub fn cut_here(&mut self) {
+        if self.cut < self.filled {
+            let window = &self.slab[self.cut..self.filled];
+            self.cut_at((window.len(), self.chunker.anchor(window)));
+        }
+        if self.cut >= self.batch_len {
+            self.dispatch();
+        }
+    }
+
     /// Makes everything since the last cut one chunk, wherever the chunker would cut: for records
     /// that must not be torn apart. The caller keeps it below the chunker's largest.
     pub fn end_chunk(&mut self) {

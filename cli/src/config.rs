@@ -5,6 +5,7 @@ use crate::file::File;
 use crate::places::Details;
 use chunkstore::seal::Compression;
 use chunkstore::storage::HttpOptions;
+use engine::source::rdb::RdbOrder;
 use std::path::PathBuf;
 
 /// Options of all commands.
@@ -42,7 +43,8 @@ pub(crate) struct Global {
     /// Size of packs in MiB, 1 to 256
     #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
     pub(crate) pack_size: usize,
-    /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, postgres.format=plain|custom
+    /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, postgres.format=plain|custom,
+    /// redis.order=canonical|raw
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
     pub(crate) options: Vec<String>,
     /// Machine-readable output, see docs/json.md
@@ -62,6 +64,7 @@ pub(crate) struct Options {
     pub(crate) http: HttpOptions,
     pub(crate) s3_region: Option<String>,
     pub(crate) postgres_custom: bool,
+    pub(crate) redis_order: RdbOrder,
 }
 
 pub(crate) fn environment(name: &str) -> Option<String> {
@@ -88,6 +91,13 @@ impl Global {
                     options.postgres_custom = value == "custom";
                 }
                 "postgres.format" => return Err(Failure::new("postgres.format is plain or custom")),
+                "redis.order" => {
+                    options.redis_order = match value {
+                        "canonical" => RdbOrder::Canonical,
+                        "raw" => RdbOrder::Raw,
+                        _ => return Err(Failure::new("redis.order is canonical or raw")),
+                    }
+                }
                 _ => return Err(Failure::new(format!("unknown option '{key}'; see --help"))),
             }
         }
@@ -171,6 +181,16 @@ impl Global {
             0.2
         })
     }
+}
+
+/// User and password for Redis, for URLs that name none: `ESKER_REDIS_USER`; `ESKER_REDIS_PASSWORD_FILE`, else
+/// `REDISCLI_AUTH`, which redis-cli takes, too.
+pub(crate) fn redis_login() -> Result<(Option<String>, Option<String>), Failure> {
+    let password = match environment("ESKER_REDIS_PASSWORD_FILE") {
+        Some(file) => Some(password_in(std::path::Path::new(&file))?),
+        None => environment("REDISCLI_AUTH"),
+    };
+    Ok((environment("ESKER_REDIS_USER"), password))
 }
 
 /// Host name for snapshots: `ESKER_HOST`, else the machine's.

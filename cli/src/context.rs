@@ -126,8 +126,13 @@ impl Context {
 
     /// Now, by the same clock as the repository's.
     pub(crate) fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::try_from(std::time::UNIX_EPOCH + SystemEnv.now()).unwrap_or_default()
+        now()
     }
+}
+
+/// Now.
+pub(crate) fn now() -> jiff::Timestamp {
+    jiff::Timestamp::try_from(std::time::UNIX_EPOCH + SystemEnv.now()).unwrap_or_default()
 }
 
 /// Cores that this process may use.

@@ -8,6 +8,7 @@ mod file;
 mod fleet;
 mod output;
 mod places;
+mod sources;
 mod tiers;
 
 use clap::Parser as _;

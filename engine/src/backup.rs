@@ -193,6 +193,7 @@ fn write_entries(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<ManifestRoot> {
+    source.start(seed(dedupe))?;
     let mut writer = EntryWriter {
         lane: Lane::new(dedupe, PackKind::Data)?,
         manifest: ManifestWriter::new(dedupe)?,
@@ -206,6 +207,17 @@ fn write_entries(
         return Err(error);
     }
     writer.finish()
+}
+
+/// A secret of the repository for sources that cut at their records.
+fn seed(dedupe: &Dedupe) -> [u64; 2] {
+    let secret = dedupe.store().keys().chunk_id(b"esker: cuts at records");
+    let half = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&secret.as_bytes()[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    [half(0), half(8)]
 }
 
 struct EntryWriter<'a> {
@@ -335,6 +347,7 @@ impl EntryWriter<'_> {
                     size += len;
                     self.monitor.count(Counter::BytesDone, len);
                 }
+                Piece::Cut => self.lane.cut_here(),
                 Piece::Wait => {}
                 Piece::End => {
                     self.lane.end_stream();

@@ -8,6 +8,9 @@
 //! | [`verify`] | read everything, trust nothing |
 //! | [`repository`] | open, init, find snapshots |
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
+//! | [`rdb`] | Redis dumps down to the single key: in order, with a seek index |
+//! | [`keyspace`] | the keys of a dump in a snapshot: listed, compared, written into a live server |
+//! | [`spill`] | more than memory should hold |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
 //! | [`policy`], [`promise`], [`prune`] | what to keep, and on which tiers; removing the rest |
 //! | [`tier`], [`price`] | copies of the repository elsewhere; what they cost |
@@ -20,6 +23,7 @@ pub mod calibrate;
 pub mod diff;
 pub mod entry;
 pub mod error;
+pub mod keyspace;
 pub mod manifest;
 pub mod monitor;
 pub mod plan;
@@ -27,12 +31,14 @@ pub mod policy;
 pub mod price;
 pub mod promise;
 pub mod prune;
+pub mod rdb;
 mod reach;
 pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod snapshot;
 pub mod source;
+pub mod spill;
 pub mod stats;
 pub mod tier;
 pub mod trial;

@@ -51,6 +51,24 @@ pub struct SourceRecord {
     pub origin: String,
     /// Whether the content is one moment's: false for a scan of a live server and for changing files.
     pub point_in_time: bool,
+    /// The moment the content is of, or reading began. With others of its set it tells the skew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<jiff::Timestamp>,
+    /// When the last of it had come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<jiff::Timestamp>,
+    /// What the source says about itself: version, sizes, the order of records.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub details: std::collections::BTreeMap<String, String>,
+}
+
+impl SourceRecord {
+    /// One that says only what is known before it is read.
+    #[must_use]
+    pub fn new(kind: &str, origin: impl Into<String>, point_in_time: bool) -> Self {
+        let details = std::collections::BTreeMap::new();
+        Self { kind: kind.into(), origin: origin.into(), point_in_time, start: None, end: None, details }
+    }
 }
 
 /// A snapshot.

@@ -2,7 +2,7 @@
 //! Adding one: a file here, and a line in [`open_url`].
 
 use crate::Monitor;
-use crate::entry::{Entry, Time};
+use crate::entry::{Entry, Kind, Time, compare_paths};
 use crate::snapshot::SourceRecord;
 use std::sync::atomic::AtomicBool;
 
@@ -59,6 +59,8 @@ pub enum Piece {
     Data(usize),
     /// This many bytes are a hole.
     Hole(u64),
+    /// A record ends here that the source wants a chunk to end with.
+    Cut,
     /// Nothing yet: a moment to look whether the user has had enough.
     Wait,
     /// All of it was read, and whatever proves that it is whole was checked.
@@ -113,6 +115,12 @@ pub trait Source {
     fn paths(&self) -> Vec<String>;
     /// The next entry, in manifest order. Item errors go to the monitor; an error here ends the backup.
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError>;
+    /// Fixes the moment that is backed up, as far as the source can, before anything of the snapshot is read: the
+    /// sources of one snapshot all start before the first is read.
+    /// `seed` is the repository's own, for cuts that nobody else should foresee.
+    fn start(&mut self, _seed: [u64; 2]) -> Result<(), SourceError> {
+        Ok(())
+    }
     /// Counts what is to come, for progress; runs beside the backup until told to stop.
     fn scanner(&self) -> Option<Scanner> {
         None
@@ -147,8 +155,8 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
     };
     let parsed = url::Url::parse(url).map_err(|error| invalid(&error))?;
     match parsed.scheme() {
-        "redis" | "valkey" => Ok(Box::new(redis::source(&parsed, time)?)),
-        "redis+scan" => Ok(Box::new(redis_scan::source(&parsed, time)?)),
+        "redis" | "valkey" => Ok(Box::new(redis::source(&parsed, time, options)?)),
+        "redis+scan" => Ok(Box::new(redis_scan::source(&parsed, time, options)?)),
         "rediss" | "rediss+scan" => {
             Err(invalid(&"TLS to Redis is not built yet; use a local tunnel (stunnel) and redis://"))
         }
@@ -157,11 +165,37 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
     }
 }
 
+/// Tells the time.
+pub type Clock = fn() -> jiff::Timestamp;
+
 /// Choices for URL sources.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct UrlOptions {
     /// Dump PostgreSQL in custom format, uncompressed, instead of plain SQL.
     pub postgres_custom: bool,
+    /// In what order Redis dumps are laid down.
+    pub redis_order: rdb::RdbOrder,
+    /// User and password for Redis, if the URL has none.
+    pub redis_user: Option<String>,
+    /// See above.
+    pub redis_password: Option<String>,
+    /// A private folder for what does not fit into memory.
+    pub scratch: std::path::PathBuf,
+    /// Tells when each source was read.
+    pub clock: Clock,
+}
+
+impl Default for UrlOptions {
+    fn default() -> Self {
+        Self {
+            postgres_custom: false,
+            redis_order: rdb::RdbOrder::default(),
+            redis_user: None,
+            redis_password: None,
+            scratch: std::env::temp_dir(),
+            clock: jiff::Timestamp::now,
+        }
+    }
 }
 
 /// A URL as it may be shown and stored: without the password.
@@ -187,47 +221,80 @@ pub fn password(url: &url::Url) -> Option<String> {
     Some(percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned())
 }
 
-/// Several sources one after the other, for several URLs in one snapshot. Their paths must not meet.
+/// Several sources in one snapshot: all are started before the first is read, and their entries come in
+/// the order of a manifest. Paths of two sources must not be the same; folders above them may.
 pub struct Several {
-    sources: std::collections::VecDeque<Box<dyn Source>>,
-    records: Vec<SourceRecord>,
-    paths: Vec<String>,
-    /// Folders that were yielded: two servers of a kind share the one above them.
-    folders: std::collections::HashSet<Vec<u8>>,
+    sources: Vec<Box<dyn Source>>,
+    /// The next item of each; `None` before it was asked for and after the last.
+    heads: Vec<Head>,
+    /// The last folder: two servers of a kind share the one above them, and both name it at the same time.
+    folder: Vec<u8>,
+}
+
+enum Head {
+    Unknown,
+    Item(Box<Item>),
+    End,
 }
 
 impl Several {
-    /// Orders them by path, so that their entries come in manifest order.
+    /// One source of all of these.
     #[must_use]
-    pub fn new(mut sources: Vec<Box<dyn Source>>) -> Self {
-        sources.sort_by_key(|source| source.paths());
-        Self {
-            records: sources.iter().flat_map(|source| source.records()).collect(),
-            paths: sources.iter().flat_map(|source| source.paths()).collect(),
-            sources: sources.into(),
-            folders: std::collections::HashSet::new(),
-        }
+    pub fn new(sources: Vec<Box<dyn Source>>) -> Self {
+        let heads = sources.iter().map(|_| Head::Unknown).collect();
+        Self { sources, heads, folder: vec![] }
     }
 }
 
 impl Source for Several {
     fn records(&self) -> Vec<SourceRecord> {
-        self.records.clone()
+        self.sources.iter().flat_map(|source| source.records()).collect()
     }
     fn paths(&self) -> Vec<String> {
-        self.paths.clone()
+        self.sources.iter().flat_map(|source| source.paths()).collect()
+    }
+    fn start(&mut self, seed: [u64; 2]) -> Result<(), SourceError> {
+        self.sources.iter_mut().try_for_each(|source| source.start(seed))
+    }
+    fn tolerates_item_errors(&self) -> bool {
+        // Only trees have errors of single items.
+        self.sources.iter().any(|source| source.tolerates_item_errors())
+    }
+    fn scanner(&self) -> Option<Scanner> {
+        let scanners: Vec<_> = self.sources.iter().filter_map(|source| source.scanner()).collect();
+        Some(Box::new(move |monitor, stop| scanners.into_iter().for_each(|scan| scan(monitor, stop))))
     }
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
-        while let Some(source) = self.sources.front_mut() {
-            match source.next_item(monitor)? {
-                Some(item) if item.content.is_none() && !self.folders.insert(item.entry.path.clone()) => {}
-                Some(item) => return Ok(Some(item)),
-                None => {
-                    self.sources.pop_front();
+        loop {
+            for (source, head) in self.sources.iter_mut().zip(&mut self.heads) {
+                if matches!(head, Head::Unknown) {
+                    *head = source.next_item(monitor)?.map_or(Head::End, |item| Head::Item(Box::new(item)));
                 }
             }
+            let heads = self.heads.iter_mut().filter(|head| matches!(head, Head::Item(_)));
+            let first = heads.min_by(|a, b| match (a, b) {
+                (Head::Item(a), Head::Item(b)) => compare_paths(&a.entry.path, &b.entry.path),
+                _ => std::cmp::Ordering::Equal,
+            });
+            let Some(first) = first else { return Ok(None) };
+            let Head::Item(item) = std::mem::replace(first, Head::Unknown) else { return Ok(None) };
+            if item.entry.kind == Kind::Dir {
+                if self.folder == item.entry.path {
+                    continue;
+                }
+                self.folder.clone_from(&item.entry.path);
+                return Ok(Some(*item));
+            }
+            let twice = self
+                .heads
+                .iter()
+                .any(|head| matches!(head, Head::Item(other) if other.entry.path == item.entry.path));
+            if twice {
+                let path = item.entry.display_path();
+                return Err(SourceError::new(SourceErrorKind::Missing, path, "two sources have this path"));
+            }
+            return Ok(Some(*item));
         }
-        Ok(None)
     }
 }
 

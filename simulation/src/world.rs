@@ -391,7 +391,7 @@ impl Text {
 
 impl Source for Text {
     fn records(&self) -> Vec<SourceRecord> {
-        vec![SourceRecord { kind: "stdin".into(), origin: self.path.clone(), point_in_time: true }]
+        vec![SourceRecord::new("stdin", self.path.clone(), true)]
     }
     fn paths(&self) -> Vec<String> {
         vec![self.path.clone()]

@@ -5,14 +5,14 @@ use crate::config::{hostname, read_file, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
-use crate::output;
+use crate::{output, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::Error;
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
-use engine::source::files::{FilesOptions, FilesSource};
+use engine::source::files::FilesOptions;
 use engine::source::stream::StreamSource;
-use engine::source::{Several, Source, UrlOptions, command, is_url, open_url};
+use engine::source::{Source, command};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -112,7 +112,11 @@ Sources:
   --stdin-from-command -- COMMAND ARGS…         what a command prints, if it succeeds
   redis://[user:password@]host[:port]           Redis or Valkey, by replication
   redis+scan://…                                the same, key by key, where replication is refused
-  postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one";
+  postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
+Several make one set: all are started before the first is read, and restored together.
+
+Passwords that should not stand in a URL: REDISCLI_AUTH or ESKER_REDIS_PASSWORD_FILE (and ESKER_REDIS_USER),
+PGPASSWORD or PGPASSFILE.";
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     let now = context.now();
@@ -184,6 +188,30 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     })
 }
 
+/// A snapshot of a server before something is done to it.
+pub(crate) fn safety(url: &str, context: &Context) -> Result<chunkstore::ObjectId, Failure> {
+    let now = context.now();
+    let repo = context.open()?;
+    let options = BackupOptions {
+        hostname: hostname(),
+        username: username(),
+        tags: vec!["safety".into()],
+        time: now,
+        sealing: Sealing { compression: context.global.compression, delta: repo.store().storage().is_near() },
+        packer: PackerOptions {
+            pack_len: context.global.pack_size.saturating_mul(1 << 20),
+            ..PackerOptions::default()
+        },
+        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+        ..BackupOptions::default()
+    };
+    let stamp = Time { seconds: now.as_second(), nanoseconds: 0 };
+    let monitor = context.console.monitor();
+    let mut source = sources::open(vec![url.into()], FilesOptions::default(), stamp, context, monitor)?;
+    let report = context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor))?;
+    report.snapshot.ok_or_else(|| Failure::new("the safety snapshot was not made"))
+}
+
 /// Whether esker.toml names tiers to copy to.
 fn has_tiers(context: &Context) -> bool {
     context.uses_file() && context.file.as_ref().is_some_and(|file| file.copies().next().is_some())
@@ -244,34 +272,15 @@ fn open_source(
             text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(OsString::from),
         );
     }
-    let (urls, paths): (Vec<_>, Vec<_>) =
-        paths.into_iter().partition(|source| source.to_str().is_some_and(is_url));
-    if urls.is_empty() && paths.is_empty() {
-        return Err(Failure::new(
-            "nothing to back up: give paths, URLs, --stdin or --stdin-from-command -- COMMAND",
-        ));
-    }
-    if !urls.is_empty() && !paths.is_empty() {
-        return Err(Failure::new("paths and URLs cannot share a snapshot; back them up one after the other"));
-    }
-    if urls.is_empty() {
-        let options = FilesOptions {
-            excludes: excludes.to_vec(),
-            iexcludes: args.iexclude.clone(),
-            exclude_if_present: args.exclude_if_present.clone(),
-            exclude_caches: args.exclude_caches,
-            exclude_larger_than: args.exclude_larger_than,
-            one_file_system: args.one_file_system,
-        };
-        let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
-        return Ok(Box::new(FilesSource::new(&paths, options, context.console.monitor())?));
-    }
-    let options = UrlOptions { postgres_custom: context.global.settings()?.postgres_custom };
-    let sources = urls
-        .iter()
-        .map(|url| open_url(&url.to_string_lossy(), time, &options))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Box::new(Several::new(sources)))
+    let options = FilesOptions {
+        excludes: excludes.to_vec(),
+        iexcludes: args.iexclude.clone(),
+        exclude_if_present: args.exclude_if_present.clone(),
+        exclude_caches: args.exclude_caches,
+        exclude_larger_than: args.exclude_larger_than,
+        one_file_system: args.one_file_system,
+    };
+    sources::open(paths, options, time, context, context.console.monitor())
 }
 
 fn print(report: &BackupReport, args: &Args, context: &Context) {

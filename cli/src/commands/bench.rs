@@ -14,7 +14,7 @@ use engine::calibrate::{Roofline, Stages, stages};
 use engine::entry::Time;
 use engine::source::files::{FilesOptions, FilesSource};
 use engine::source::stream::StreamSource;
-use engine::source::{Source, UrlOptions, is_url, open_url};
+use engine::source::{Source, is_url, open_url};
 use engine::trial::{Trial, sample};
 use serde::Serialize;
 use serde_json::json;
@@ -94,7 +94,7 @@ fn take(source: Option<&str>, limit: usize, context: &Context) -> Result<Vec<u8>
             let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
             Box::new(StreamSource::reader(stdin, "stdin", time, true)?)
         }
-        Some(url) if is_url(url) => open_url(url, time, &UrlOptions::default())?,
+        Some(url) if is_url(url) => open_url(url, time, &crate::sources::url_options(context)?)?,
         Some(path) => {
             let options = FilesOptions::default();
             Box::new(FilesSource::new(&[PathBuf::from(path)], options, context.console.monitor())?)

@@ -4,19 +4,23 @@ use super::{FilterArgs, json_time, show_time};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
 use crate::output;
-use engine::ItemError;
 use engine::entry::{Entry, Kind, Time, is_beneath};
+use engine::keyspace::{Place, Record, Records as _, Selection, Want};
 use engine::manifest::{Listed, for_each_entry};
-use engine::snapshot::split_path;
+use engine::rdb::type_name;
+use engine::snapshot::{Listed as Found, split_path};
+use engine::{ItemError, Repository};
 use serde_json::{Value, json};
 
 /// List what is in a snapshot
+///
+/// SNAPSHOT:redis/[SERVER/]DATABASE/ lists the keys of a Redis dump, with patterns as in redis-cli's KEYS.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Snapshot: id, latest, latest~N, with :path for a part of it
     #[arg(default_value = "latest")]
     snapshot: String,
-    /// Only what lies beneath these paths
+    /// Only what lies beneath these paths; of keys, what fits these patterns
     paths: Vec<String>,
     /// Show mode, owner, size and time
     #[arg(short, long)]
@@ -31,6 +35,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let (wanted, path) = split_path(&args.snapshot);
     let found = repo.find(wanted, &args.filter.filter(), monitor)?;
     repo.sync_index(monitor)?;
+    if let Some(place) = Place::in_argument(&args.snapshot) {
+        return keys(&repo, &found, &place, args, context);
+    }
     if context.global.json {
         let mut head = super::snapshots::to_json(&found);
         if let Some(object) = head.as_object_mut() {
@@ -68,6 +75,45 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         },
     )?;
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
+}
+
+/// The keys of a database.
+fn keys(repo: &Repository, found: &Found, place: &Place, args: &Args, context: &Context) -> CommandResult {
+    let dump = place.dump(repo, &found.snapshot)?;
+    let patterns: Vec<Vec<u8>> =
+        args.paths.iter().map(|pattern| pattern.as_bytes().to_vec()).chain(place.key.clone()).collect();
+    let selection = Selection::new(place.database, &patterns);
+    let mut records = dump.records(repo, &selection, Want::Names);
+    while let Some(Record { key, len, .. }) = records.next_record()? {
+        let expires =
+            key.expires_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms.try_into().ok()?).ok());
+        let kind = type_name(key.kind);
+        if context.global.json {
+            output::json_line(&json!({
+                "message_type": "key",
+                "database": key.database,
+                "key": String::from_utf8_lossy(&key.name),
+                "type": kind,
+                "size": len,
+                "expires": expires.map(json_time),
+            }));
+        } else {
+            let expires = expires.map_or_else(|| "-".into(), show_time);
+            output::line(format!("{kind:<6} {len:>12} {expires:<19} {}", shown(&key.name)));
+        }
+        if context.console.monitor().interrupted() {
+            return Err(engine::Error::Interrupted.into());
+        }
+    }
+    Ok(Code::Done)
+}
+
+/// A key for people: what is not printable is escaped, as redis-cli does.
+fn shown(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => format!("\"{}\"", name.escape_ascii()),
+    }
 }
 
 fn timestamp(time: Time) -> jiff::Timestamp {

@@ -12,10 +12,12 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod live;
+
 /// Between two looks at what is being thawed: it takes hours.
 const THAW_PAUSE: Duration = Duration::from_secs(60);
 
-/// Restore a snapshot or a part of it into a folder
+/// Restore a snapshot or a part of it into a folder or a live server
 ///
 /// Running it again goes on where it stopped: files that are right already are left alone.
 #[derive(clap::Args, Debug)]
@@ -23,9 +25,11 @@ pub(crate) struct Args {
     /// Snapshot: id, latest, latest~N, with :path for a part of it
     snapshot: String,
     /// Folder to restore into
-    #[arg(short, long, value_name = "DIR")]
-    target: PathBuf,
-    /// Only what matches, as in .gitignore
+    #[arg(short, long, value_name = "DIR", required_unless_present = "to", conflicts_with = "to")]
+    target: Option<PathBuf>,
+    #[command(flatten)]
+    live: live::LiveArgs,
+    /// Only what matches, as in .gitignore; with --to, keys as in redis-cli's KEYS
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<String>,
     /// Not what matches
@@ -69,13 +73,16 @@ enum When {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
+    if args.live.to.is_some() {
+        return live::run(&args, context);
+    }
     let (wanted, path) = split_path(&args.snapshot);
     let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
     let wait = args.wait_thaw.then_some(THAW_PAUSE);
     super::thaw::need_thawed(&opened, &found, path.as_bytes(), wait, context)?;
     let repo = &opened.repo;
     let options = RestoreOptions {
-        target: args.target,
+        target: args.target.unwrap_or_default(),
         beneath: path.as_bytes().to_vec(),
         includes: args.include,
         excludes: args.exclude,

@@ -11,12 +11,11 @@ use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
-use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::{Several, Source, UrlOptions, command, is_url, open_url};
+use engine::source::files::FilesOptions;
+use engine::source::{Source, command};
 use engine::{Counter, Error, ItemError, Monitor, Repository};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
@@ -319,19 +318,12 @@ fn open(
         let words = words.iter().map(Into::into).collect();
         return Ok(Box::new(command::source(words, &spec.filename, time, false)?));
     }
-    if spec.urls.iter().any(|url| is_url(url)) {
-        let options = UrlOptions { postgres_custom: context.global.settings()?.postgres_custom };
-        let sources =
-            spec.urls.iter().map(|url| open_url(url, time, &options)).collect::<Result<Vec<_>, _>>()?;
-        return Ok(Box::new(Several::new(sources)));
-    }
-    let paths: Vec<PathBuf> = spec.urls.iter().map(PathBuf::from).collect();
     let options = FilesOptions {
         excludes: spec.excludes.clone(),
         one_file_system: spec.one_file_system,
         ..FilesOptions::default()
     };
-    Ok(Box::new(FilesSource::new(&paths, options, monitor)?))
+    crate::sources::open(spec.urls.iter().map(Into::into).collect(), options, time, context, monitor)
 }
 
 fn report(

@@ -65,7 +65,7 @@ pub fn source(
     allow_empty: bool,
 ) -> Result<StreamSource, SourceError> {
     let shown = command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let record = SourceRecord { kind: "command".into(), origin: shown.clone(), point_in_time: true };
+    let record = SourceRecord::new("command", shown.clone(), true);
     let open: Opener = Box::new(move || {
         let mut words = command.into_iter();
         let program = words.next().ok_or_else(|| {

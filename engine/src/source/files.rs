@@ -273,10 +273,7 @@ impl FilesSource {
 
 impl Source for FilesSource {
     fn records(&self) -> Vec<SourceRecord> {
-        self.paths
-            .iter()
-            .map(|path| SourceRecord { kind: "files".into(), origin: path.clone(), point_in_time: false })
-            .collect()
+        self.paths.iter().map(|path| SourceRecord::new("files", path.clone(), false)).collect()
     }
     fn paths(&self) -> Vec<String> {
         self.paths.clone()

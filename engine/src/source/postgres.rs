@@ -164,7 +164,7 @@ fn newest_programs(root: &Path) -> Option<PathBuf> {
 impl Source for PostgresSource {
     fn records(&self) -> Vec<SourceRecord> {
         // Each database is of one moment, but not of the same one.
-        vec![SourceRecord { kind: "postgres".into(), origin: self.shown.clone(), point_in_time: false }]
+        vec![SourceRecord::new("postgres", self.shown.clone(), false)]
     }
     fn paths(&self) -> Vec<String> {
         vec![format!("/{}", self.folder)]

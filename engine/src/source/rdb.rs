@@ -1,122 +1,383 @@
-//! The end mark of a Redis or Valkey RDB file: opcode 255 and the CRC-64 of everything before it.
-//! Source: the RDB file format as documented in Redis's `rdb.h` (`RDB_OPCODE_EOF`) and `crc64.c`
-//! (Jones polynomial, catalogued as CRC-64/REDIS).
+//! A Redis dump from wherever it comes: laid down in order, with its seek index beside it (`dump.rdb`,
+//! `dump.rdb.index`, and `dump.rdb.usage` if the server tells how keys are used), or as it comes if that
+//! was asked for.
+//!
+//! Order needs all of the dump before the first byte goes on, so a thread of its own gathers it as fast as
+//! the server sends, from the moment the backup starts: several servers of one snapshot are read at
+//! the same time, however long each takes to store.
 
-use super::stream::EndMark;
-use crc::{CRC_64_REDIS, Crc, Digest, Table};
+use super::redis::link::Stop;
+use super::stream::EndMark as _;
+use super::{Clock, Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, UrlOptions};
+use crate::Monitor;
+use crate::entry::Time;
+use crate::rdb::canonical::{Canonical, Gathered, Output, Sides, gather};
+use crate::rdb::end_mark::RdbEndMark;
+use crate::rdb::{MAGIC_LEN, RdbError, Version};
+use crate::snapshot::SourceRecord;
+use crate::spill::Aside;
+use std::collections::VecDeque;
+use std::io::Read;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// Sliced tables: sixteen bytes a step.
-static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_REDIS);
+/// How long a gathering may keep us from looking at anything else.
+const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Opcode before the checksum.
-pub const OPCODE_EOF: u8 = 0xff;
-/// Shortest possible file: magic and version, end, checksum.
-const MIN_LEN: u64 = 9 + 1 + 8;
-
-/// A running CRC-64 of an RDB.
-#[must_use]
-pub fn crc64() -> Digest<'static, u64, Table<16>> {
-    CRC64.digest()
+/// In what order a dump is laid down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RdbOrder {
+    /// By database and key: what did not change is found again, and single keys without the rest.
+    #[default]
+    Canonical,
+    /// As it comes, byte for byte.
+    Raw,
 }
 
-/// Checks magic, end opcode and checksum of a passing RDB.
-pub struct RdbEndMark {
-    digest: Digest<'static, u64, Table<16>>,
-    head: Vec<u8>,
-    /// The last bytes, at most nine, which may be end opcode and checksum.
-    tail: Vec<u8>,
-    len: u64,
+/// Opens a dump; [`Stop`] ends it from outside.
+pub type OpenDump = Box<dyn FnOnce(&Stop) -> Result<Box<dyn Read + Send>, SourceError> + Send>;
+
+/// Where a dump comes from.
+pub struct Origin {
+    /// For the snapshot's record.
+    pub kind: &'static str,
+    /// Name in errors and in the record, without secrets.
+    pub shown: String,
+    /// Whether all of it is of one moment.
+    pub point_in_time: bool,
+    /// Opens it.
+    pub open: OpenDump,
 }
 
-impl Default for RdbEndMark {
-    fn default() -> Self {
-        Self { digest: CRC64.digest(), head: vec![], tail: vec![], len: 0 }
-    }
+/// What is known when the reading is over.
+#[derive(Default)]
+struct Facts {
+    start: Option<jiff::Timestamp>,
+    end: Option<jiff::Timestamp>,
+    details: std::collections::BTreeMap<String, String>,
+    /// What was written beside the dump.
+    sides: Option<Sides>,
+    /// The repository's, for cuts.
+    seed: [u64; 2],
 }
 
-/// Length of the end: opcode and checksum.
-const TAIL: usize = 9;
+type Shared = Arc<Mutex<Facts>>;
 
-impl EndMark for RdbEndMark {
-    fn see(&mut self, bytes: &[u8]) {
-        self.len += bytes.len() as u64;
-        if self.head.len() < 9 {
-            let more = (9 - self.head.len()).min(bytes.len());
-            self.head.extend_from_slice(&bytes[..more]);
-        }
-        // Everything but the last eight bytes is under the checksum; hold the last nine back.
-        if bytes.len() >= TAIL {
-            self.digest.update(&self.tail);
-            let (done, tail) = bytes.split_at(bytes.len() - TAIL);
-            self.digest.update(done);
-            self.tail = tail.to_vec();
-        } else {
-            self.tail.extend_from_slice(bytes);
-            let surplus = self.tail.len().saturating_sub(TAIL);
-            let done: Vec<u8> = self.tail.drain(..surplus).collect();
-            self.digest.update(&done);
-        }
-    }
+fn facts(shared: &Shared) -> std::sync::MutexGuard<'_, Facts> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn finish(&mut self) -> Result<(), String> {
-        if !self.head.starts_with(b"REDIS") && !self.head.starts_with(b"VALKEY") {
-            return Err("does not begin as an RDB does".into());
+/// How the dump is come by.
+enum Way {
+    /// Not yet opened.
+    Unopened(OpenDump),
+    /// It is being gathered.
+    Started(Reading),
+    /// Its content has it.
+    Taken,
+}
+
+/// The source of one dump.
+pub struct RdbSource {
+    origin: SourceRecord,
+    path: String,
+    time: Time,
+    items: VecDeque<Item>,
+    way: Arc<Mutex<Way>>,
+    shared: Shared,
+    options: UrlOptions,
+}
+
+impl RdbSource {
+    /// `path` is the dump's in the snapshot, with its folders.
+    pub fn new(origin: Origin, path: &str, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
+        if !crate::entry::is_valid_path(path.as_bytes()) {
+            return Err(SourceError::new(SourceErrorKind::Missing, path, "not a usable name for a stream"));
         }
-        let (Some((opcode, checksum)), true) = (self.tail.split_first(), self.len >= MIN_LEN) else {
-            return Err("ends before an RDB can".into());
+        let record = SourceRecord::new(origin.kind, origin.shown, origin.point_in_time);
+        let mut source = Self {
+            origin: record,
+            path: path.to_owned(),
+            time,
+            items: path.match_indices('/').map(|(end, _)| Item::folder(&path[..end], time)).collect(),
+            way: Arc::new(Mutex::new(Way::Unopened(origin.open))),
+            shared: Arc::default(),
+            options: options.clone(),
         };
-        if *opcode != OPCODE_EOF {
-            return Err("the RDB's end mark is missing".into());
+        let (way, name) = (Arc::clone(&source.way), source.origin.origin.clone());
+        let (shared, options) = (Arc::clone(&source.shared), options.clone());
+        let open: Opener = Box::new(move || {
+            let way = std::mem::replace(&mut *way.lock().unwrap_or_else(PoisonError::into_inner), Way::Taken);
+            let state = match way {
+                Way::Started(reading) => State::Reading(reading),
+                Way::Unopened(open) => {
+                    let reader = Checked { reader: open(&Stop::default())?, mark: RdbEndMark::default() };
+                    facts(&shared).start = Some((options.clock)());
+                    facts(&shared).details.insert("order".into(), "raw".into());
+                    State::AsItComes(reader)
+                }
+                Way::Taken => {
+                    return Err(SourceError::new(SourceErrorKind::Unavailable, &name, "is read twice"));
+                }
+            };
+            Ok(Box::new(RdbContent { state, shared, options, name }) as Box<dyn Content>)
+        });
+        source.items.push_back(Item::stream(path, time, open));
+        Ok(source)
+    }
+
+    /// What belongs beside a dump in order, when that was read.
+    fn add_sides(&mut self) {
+        let Some(sides) = facts(&self.shared).sides.take() else { return };
+        let mut add = |name: &str, bytes: Aside| {
+            let shown = self.origin.origin.clone();
+            let open: Opener =
+                Box::new(move || Ok(Box::new(AsideContent { bytes, shown }) as Box<dyn Content>));
+            self.items.push_back(Item::stream(&format!("{}.{name}", self.path), self.time, open));
+        };
+        add("index", sides.index);
+        if let Some(usage) = sides.usage {
+            add("usage", usage);
         }
-        let mut digest = self.digest.clone();
-        digest.update(&[*opcode]);
-        let found = u64::from_le_bytes(checksum.try_into().map_err(|_| "checksum cut off")?);
-        // A server with `rdbchecksum no` writes zeros.
-        if found != 0 && found != digest.finalize() {
-            return Err("the RDB's checksum does not match".into());
+    }
+}
+
+impl Source for RdbSource {
+    fn records(&self) -> Vec<SourceRecord> {
+        let facts = facts(&self.shared);
+        let details = facts.details.clone();
+        vec![SourceRecord { start: facts.start, end: facts.end, details, ..self.origin.clone() }]
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![format!("/{}", self.path)]
+    }
+
+    fn start(&mut self, seed: [u64; 2]) -> Result<(), SourceError> {
+        facts(&self.shared).seed = seed;
+        // As it comes, a dump is stored while it comes: what was stored before a cut need not come again.
+        if self.options.redis_order == RdbOrder::Raw {
+            return Ok(());
+        }
+        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Way::Unopened(open) = std::mem::replace(&mut *way, Way::Taken) {
+            let name = self.origin.origin.clone();
+            *way = Way::Started(Reading::start(open, name, &self.options, &self.shared)?);
         }
         Ok(())
     }
+
+    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        if self.items.is_empty() {
+            self.add_sides();
+        }
+        Ok(self.items.pop_front())
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What the gathering thread ends with.
+enum Outcome {
+    InOrder(Box<Gathered>),
+    AsItCame(Aside),
+}
 
-    fn empty_rdb() -> Vec<u8> {
-        let mut rdb = b"REDIS0010".to_vec();
-        rdb.push(OPCODE_EOF);
-        let mut digest = crc64();
-        digest.update(&rdb);
-        rdb.extend_from_slice(&digest.finalize().to_le_bytes());
-        rdb
+/// A dump on its way in, in a thread of its own, which ends with its owner.
+struct Reading {
+    outcome: Receiver<Result<Outcome, SourceError>>,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reading {
+    fn start(
+        open: OpenDump,
+        name: String,
+        options: &UrlOptions,
+        shared: &Shared,
+    ) -> Result<Self, SourceError> {
+        let (send, outcome) = sync_channel(1);
+        let stop = Stop::default();
+        let theirs = stop.clone();
+        let (shared, shown) = (Arc::clone(shared), name.clone());
+        let (scratch, clock) = (options.scratch.clone(), options.clock);
+        let thread = std::thread::Builder::new().name("esker-redis".into()).spawn(move || {
+            let read = read_dump(open, &theirs, &scratch, clock, &shared);
+            // Nobody listens any more: then nobody wants to know.
+            let _ = send.send(read.map_err(|error| told(error, &shown)));
+        });
+        let thread = thread.map_err(|error| SourceError::new(SourceErrorKind::Unavailable, &name, error))?;
+        Ok(Self { outcome, stop, thread: Some(thread) })
     }
 
-    #[test]
-    fn whole_in_any_split_and_never_when_cut_or_changed() {
-        let rdb = empty_rdb();
-        for split in 1..rdb.len() {
-            let mut mark = RdbEndMark::default();
-            rdb.chunks(split).for_each(|part| mark.see(part));
-            mark.finish().unwrap();
-            let mut mark = RdbEndMark::default();
-            mark.see(&rdb[..split]);
-            assert!(mark.finish().is_err(), "cut at {split}");
-        }
-        for at in 0..rdb.len() {
-            let mut bad = rdb.clone();
-            bad[at] ^= 4;
-            let mut mark = RdbEndMark::default();
-            mark.see(&bad);
-            assert!(mark.finish().is_err(), "byte {at}");
+    /// What came of it, if it is over.
+    fn poll(&mut self, name: &str) -> Result<Option<Outcome>, SourceError> {
+        match self.outcome.recv_timeout(PATIENCE) {
+            Ok(outcome) => outcome.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(SourceError::new(SourceErrorKind::Unavailable, name, "the reading thread died"))
+            }
         }
     }
+}
 
-    #[test]
-    fn checksum_is_redis_s() {
-        // From the test at the end of Redis's crc64.c.
-        let mut digest = crc64();
-        digest.update(b"123456789");
-        assert_eq!(digest.finalize(), 0xe9c6_d914_c4b8_d9ca);
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.stop.now();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads a dump to its end and checks that it is whole.
+fn read_dump(
+    open: OpenDump,
+    stop: &Stop,
+    scratch: &Path,
+    clock: Clock,
+    shared: &Shared,
+) -> Result<Outcome, RdbError> {
+    let mut reader =
+        Checked { reader: open(stop).map_err(std::io::Error::other)?, mark: RdbEndMark::default() };
+    facts(shared).start = Some(clock());
+    let mut magic = [0; MAGIC_LEN];
+    reader.read_exact(&mut magic)?;
+    let version = Version::parse(&magic);
+    let known = version.is_some_and(Version::is_known);
+    let mut whole = magic.as_slice().chain(&mut reader);
+    let mut details = vec![("format", version.map_or_else(String::new, Version::magic))];
+    let outcome = if known {
+        let gathered = gather(&mut whole, scratch)?;
+        // The checksum, and whatever else the transfer ends with.
+        std::io::copy(&mut reader, &mut std::io::sink())?;
+        for (name, detail) in
+            [("redis-ver", "server"), ("valkey-ver", "server"), ("repl-id", "replication-id")]
+        {
+            details.extend(gathered.aux.get(name).map(|value| (detail, value.clone())));
+        }
+        details.push(("order", "canonical".into()));
+        Outcome::InOrder(Box::new(gathered))
+    } else {
+        let mut aside = Aside::new(scratch);
+        std::io::copy(&mut whole, &mut aside)?;
+        aside.rewind()?;
+        details.push(("order", "raw".into()));
+        details.push(("why", "a version of the format that this program does not know".into()));
+        Outcome::AsItCame(aside)
+    };
+    let mut facts = facts(shared);
+    facts.end = Some(clock());
+    facts.details = details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Ok(outcome)
+}
+
+/// An error of a walk as one of the source; the ones that came through from the source stay what they are.
+pub(crate) fn told(error: RdbError, name: &str) -> SourceError {
+    match error {
+        RdbError::Malformed(bad) => {
+            SourceError::new(SourceErrorKind::Incomplete, name, format!("corrupt RDB: {bad}"))
+        }
+        RdbError::Read(error) => match error.downcast::<SourceError>() {
+            Ok(error) => error,
+            Err(error) => SourceError::new(SourceErrorKind::Unavailable, name, error),
+        },
+    }
+}
+
+/// Looks at what passes, and refuses at the end what was not whole.
+struct Checked<R> {
+    reader: R,
+    mark: RdbEndMark,
+}
+
+impl<R: Read> Read for Checked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.reader.read(buffer)?;
+        self.mark.see(&buffer[..len]);
+        if len == 0 && !buffer.is_empty() {
+            let why = self.mark.finish();
+            why.map_err(|why| {
+                std::io::Error::other(SourceError::new(SourceErrorKind::Incomplete, "RDB", why))
+            })?;
+        }
+        Ok(len)
+    }
+}
+
+/// The dump's bytes as the backup takes them.
+struct RdbContent {
+    state: State,
+    shared: Shared,
+    options: UrlOptions,
+    name: String,
+}
+
+enum State {
+    Reading(Reading),
+    InOrder(Box<Canonical>),
+    AsItCame(Aside),
+    AsItComes(Checked<Box<dyn Read + Send>>),
+    Done,
+}
+
+impl Content for RdbContent {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        let len = match &mut self.state {
+            State::Done => return Ok(Piece::End),
+            State::Reading(reading) => {
+                self.state = match reading.poll(&self.name)? {
+                    None => return Ok(Piece::Wait),
+                    Some(Outcome::InOrder(gathered)) => {
+                        let seed = facts(&self.shared).seed;
+                        State::InOrder(Box::new(Canonical::new(*gathered, &self.options.scratch, seed)))
+                    }
+                    Some(Outcome::AsItCame(aside)) => State::AsItCame(aside),
+                };
+                return Ok(Piece::Wait);
+            }
+            State::InOrder(canonical) => match canonical.next_part(buffer) {
+                Ok(Output::Cut) => return Ok(Piece::Cut),
+                Ok(Output::Bytes(len)) => Ok(len),
+                Err(error) => Err(error),
+            },
+            State::AsItCame(aside) => aside.read(buffer).map_err(RdbError::Read),
+            State::AsItComes(reader) => reader.read(buffer).map_err(RdbError::Read),
+        };
+        let len = len.map_err(|error| told(error, &self.name))?;
+        if len > 0 {
+            return Ok(Piece::Data(len));
+        }
+        let state = std::mem::replace(&mut self.state, State::Done);
+        if matches!(state, State::AsItComes(_)) {
+            facts(&self.shared).end = Some((self.options.clock)());
+        }
+        if let State::InOrder(canonical) = state {
+            let sides = canonical.finish().map_err(|error| told(error, &self.name))?;
+            let mut facts = facts(&self.shared);
+            let keys: u64 = sides.databases.values().map(|counts| counts.keys).sum();
+            facts.details.insert("keys".into(), keys.to_string());
+            facts.sides = Some(sides);
+        }
+        Ok(Piece::End)
+    }
+}
+
+/// Bytes that were put aside.
+struct AsideContent {
+    bytes: Aside,
+    shown: String,
+}
+
+impl Content for AsideContent {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        match self.bytes.read(buffer) {
+            Ok(0) => Ok(Piece::End),
+            Ok(len) => Ok(Piece::Data(len)),
+            Err(error) => Err(SourceError::new(SourceErrorKind::Unavailable, &self.shown, error)),
+        }
     }
 }

@@ -3,34 +3,40 @@
 //! value's type and bytes as they stand in an RDB, then two bytes of version and eight of checksum
 //! (redis.io/commands/dump; `rdb.h` for opcodes and length encoding).
 
-use super::rdb::{OPCODE_EOF, crc64};
+use super::rdb::{Origin, RdbSource};
 use super::redis::Server;
-use super::stream::StreamSource;
-use super::{Content, Piece, SourceError, SourceErrorKind};
+use super::redis::link::Stop;
+use super::{SourceError, SourceErrorKind, UrlOptions};
 use crate::entry::Time;
-use crate::snapshot::SourceRecord;
-use redis::{Cmd, Connection, ConnectionLike as _, RedisError, Value};
+use crate::rdb::{Version, crc64, opcode, push_len};
+use redis::{Cmd, Connection, ConnectionLike as _, Value};
 use std::collections::HashSet;
-use std::time::Duration;
+use std::io::Read;
 
-const OPCODE_EXPIRETIME_MS: u8 = 0xfc;
-const OPCODE_SELECTDB: u8 = 0xfe;
 /// Version and checksum at the end of a DUMP payload.
 const DUMP_FOOTER: usize = 10;
 /// Keys asked for at a time.
 const BATCH: usize = 500;
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Valkey numbers its versions from here.
+const FIRST_VALKEY: u16 = 80;
 
 /// The source of `redis+scan://`.
-pub fn source(url: &url::Url, time: Time) -> Result<StreamSource, SourceError> {
-    let server = Server::new(url)?;
-    let record =
-        SourceRecord { kind: "redis+scan".into(), origin: server.shown.clone(), point_in_time: false };
+pub fn source(url: &url::Url, time: Time, options: &UrlOptions) -> Result<RdbSource, SourceError> {
+    let server = Server::new(url, options)?;
     let path = format!("{}/dump.rdb", server.folder());
-    StreamSource::new(record, &path, time, Box::new(move || Ok(Box::new(ScanContent::start(server)?))))
+    RdbSource::new(origin(server), &path, time, options)
 }
 
-struct ScanContent {
+/// A scan of `server`.
+#[must_use]
+pub fn origin(server: Server) -> Origin {
+    let (shown, kind) = (server.shown.clone(), "redis+scan");
+    let open = Box::new(move |_: &Stop| Ok(Box::new(Scan::start(server)?) as Box<dyn Read + Send>));
+    Origin { kind, shown, point_in_time: false, open }
+}
+
+/// An RDB that is made as it is read.
+struct Scan {
     server: Server,
     connection: Connection,
     /// Databases still to be scanned, the next last.
@@ -44,29 +50,23 @@ struct ScanContent {
     digest: crc::Digest<'static, u64, crc::Table<16>>,
     started: bool,
     finished: bool,
+    /// Whether the server tells when a key expires (Redis 7 on) rather than how long it has left.
+    exact: bool,
 }
 
-impl ScanContent {
+impl Scan {
     fn start(server: Server) -> Result<Self, SourceError> {
-        let down = |error: RedisError| server.error(SourceErrorKind::Unavailable, error);
-        let client = redis::Client::open(format!("redis://{}/", server.address)).map_err(down)?;
-        let mut connection = client.get_connection_with_timeout(TIMEOUT).map_err(down)?;
-        connection.set_read_timeout(Some(TIMEOUT)).map_err(down)?;
-        if let Some(password) = &server.password {
-            let mut auth = redis::cmd("AUTH");
-            if !server.user.is_empty() {
-                auth.arg(&server.user);
-            }
-            connection.req_command(auth.arg(password)).map_err(down)?;
-        }
-        let info = connection.req_command(redis::cmd("INFO").arg("keyspace")).map_err(down)?;
-        let info: String = redis::from_redis_value(info)
+        let mut connection = server.connect()?;
+        let info: String = redis::cmd("INFO")
+            .arg("keyspace")
+            .query(&mut connection)
             .map_err(|error| server.error(SourceErrorKind::Unavailable, error))?;
         let mut databases: Vec<u32> = info
             .lines()
             .filter_map(|line| line.strip_prefix("db")?.split_once(':')?.0.parse().ok())
             .collect();
         databases.sort_unstable_by(|a, b| b.cmp(a));
+        let exact = redis::cmd("PEXPIRETIME").arg("").query::<i64>(&mut connection).is_ok();
         Ok(Self {
             server,
             connection,
@@ -78,6 +78,7 @@ impl ScanContent {
             digest: crc64(),
             started: false,
             finished: false,
+            exact,
         })
     }
 
@@ -99,7 +100,7 @@ impl ScanContent {
             return Ok(());
         }
         let Some(database) = self.databases.last().copied() else {
-            self.out.push(OPCODE_EOF);
+            self.out.push(opcode::EOF);
             self.digest.update(&self.out);
             let checksum = self.digest.clone().finalize();
             self.out.extend_from_slice(&checksum.to_le_bytes());
@@ -110,8 +111,8 @@ impl ScanContent {
             Some(cursor) => cursor,
             None => {
                 self.ask(redis::cmd("SELECT").arg(database))?;
-                self.out.push(OPCODE_SELECTDB);
-                length(&mut self.out, database as usize);
+                self.out.push(opcode::SELECT_DB);
+                push_len(&mut self.out, u64::from(database));
                 self.seen.clear();
                 0
             }
@@ -144,7 +145,8 @@ impl ScanContent {
                 }
             }
         }
-        self.out.extend_from_slice(format!("REDIS{version:04}").as_bytes());
+        let version = Version { valkey: version >= FIRST_VALKEY, number: version };
+        self.out.extend_from_slice(version.magic().as_bytes());
         // Servers before 7 have no functions, and managed ones may forbid the command.
         if let Ok(Value::BulkString(payload)) =
             self.connection.req_command(redis::cmd("FUNCTION").arg("DUMP"))
@@ -171,7 +173,7 @@ impl ScanContent {
         let mut pipe = redis::pipe();
         pipe.cmd("TIME");
         for key in &keys {
-            pipe.cmd("DUMP").arg(key).cmd("PTTL").arg(key);
+            pipe.cmd("DUMP").arg(key).cmd(if self.exact { "PEXPIRETIME" } else { "PTTL" }).arg(key);
         }
         let replies: Vec<Value> = pipe
             .query(&mut self.connection)
@@ -182,7 +184,7 @@ impl ScanContent {
         let mut replies = replies.into_iter();
         let time = replies.next().and_then(|time| redis::from_redis_value::<(u64, u64)>(time).ok());
         let (seconds, micros) = time.ok_or_else(|| bad(&self.server))?;
-        let now_ms = seconds * 1000 + micros / 1000;
+        let now_ms = if self.exact { 0 } else { seconds * 1000 + micros / 1000 };
         for key in &keys {
             let (Some(dump), Some(ttl)) = (replies.next(), replies.next()) else {
                 return Err(bad(&self.server));
@@ -196,11 +198,11 @@ impl ScanContent {
                 .and_then(|len| payload[..len].split_first())
                 .ok_or_else(|| bad(&self.server))?;
             if let Ok(ttl) = u64::try_from(ttl) {
-                self.out.push(OPCODE_EXPIRETIME_MS);
+                self.out.push(opcode::EXPIRE_MS);
                 self.out.extend_from_slice(&(now_ms + ttl).to_le_bytes());
             }
             self.out.push(*value.0);
-            length(&mut self.out, key.len());
+            push_len(&mut self.out, key.len() as u64);
             self.out.extend_from_slice(key);
             self.out.extend_from_slice(value.1);
         }
@@ -208,32 +210,19 @@ impl ScanContent {
     }
 }
 
-/// RDB length encoding.
-#[expect(clippy::big_endian_bytes, reason = "the RDB format writes 32-bit lengths big-endian")]
-fn length(out: &mut Vec<u8>, len: usize) {
-    match len {
-        0..64 => out.push(len as u8),
-        64..16_384 => out.extend_from_slice(&[0x40 | (len >> 8) as u8, len as u8]),
-        _ => {
-            out.push(0x80);
-            out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
-        }
-    }
-}
-
-impl Content for ScanContent {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+impl Read for Scan {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.sent == self.out.len() {
             if self.finished {
-                return Ok(Piece::End);
+                return Ok(0);
             }
             self.out.clear();
             self.sent = 0;
-            self.produce()?;
+            self.produce().map_err(std::io::Error::other)?;
         }
         let len = buffer.len().min(self.out.len() - self.sent);
         buffer[..len].copy_from_slice(&self.out[self.sent..self.sent + len]);
         self.sent += len;
-        Ok(Piece::Data(len))
+        Ok(len)
     }
 }

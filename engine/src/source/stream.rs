@@ -110,7 +110,7 @@ impl StreamSource {
         time: Time,
         allow_empty: bool,
     ) -> Result<Self, SourceError> {
-        let record = SourceRecord { kind: "stdin".into(), origin: path.to_owned(), point_in_time: true };
+        let record = SourceRecord::new("stdin", path.to_owned(), true);
         let name = "stdin".to_owned();
         let content = StreamContent { reader, mark: NoEndMark, name, allow_empty, seen: 0 };
         Self::new(record, path, time, Box::new(move || Ok(Box::new(content))))

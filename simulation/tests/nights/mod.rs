@@ -74,7 +74,7 @@ impl Content for TextContent {
 
 impl Source for Text {
     fn records(&self) -> Vec<SourceRecord> {
-        vec![SourceRecord { kind: "stdin".into(), origin: "text".into(), point_in_time: true }]
+        vec![SourceRecord::new("stdin", "text", true)]
     }
     fn paths(&self) -> Vec<String> {
         vec!["/text".into()]

@@ -1,0 +1,299 @@
+//! `esker restore --to URL`: keys into a running Redis, or all of it with a plan first.
+
+use crate::context::Context;
+use crate::exit::{Code, CommandResult, Failure};
+use crate::{output, sources};
+use engine::keyspace::compare::compare;
+use engine::keyspace::load::{
+    Existing, LoadOptions, LoadReport, count_keys, flush_all, load, load_functions,
+};
+use engine::keyspace::{Dump, Live, Place, Selection, find, one};
+use engine::snapshot::Listed;
+use engine::source::redis::Server;
+use engine::source::redis::link::Stop;
+use engine::source::{UrlOptions, redis, redis_scan};
+use engine::{ItemError, Repository};
+use serde_json::json;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+/// Options of a restore into a live server.
+#[derive(clap::Args, Debug)]
+pub(crate) struct LiveArgs {
+    /// Write keys into a live server: redis://[user:password@]host[:port][/database]
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<String>,
+    /// Only keys of this database
+    #[arg(long, value_name = "N", requires = "to")]
+    db: Option<u32>,
+    /// Read names of keys from a file, one a line
+    #[arg(long, value_name = "FILE", requires = "to")]
+    keys_from: Option<PathBuf>,
+    /// Names that begin with A shall begin with B
+    #[arg(long, value_name = "A=B", requires = "to")]
+    map_prefix: Vec<String>,
+    /// Overwrite keys that are there
+    #[arg(long, requires = "to")]
+    replace: bool,
+    /// Leave keys that are there, without a word
+    #[arg(long, requires = "to", conflicts_with = "replace")]
+    skip_existing: bool,
+    /// The whole server: a snapshot of what is there for safety, then FLUSHALL, all keys and functions, and a
+    /// comparison of every key; shown as a plan first
+    #[arg(long, requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
+    whole: bool,
+    /// With --whole: no snapshot of what is there before it is removed
+    #[arg(long, requires = "whole")]
+    no_safety_snapshot: bool,
+    /// Do not ask
+    #[arg(short, long, requires = "whole")]
+    yes: bool,
+}
+
+/// The server, and how it is read.
+struct Target {
+    url: String,
+    server: Server,
+    scan: bool,
+    database: Option<u32>,
+    options: UrlOptions,
+}
+
+impl Target {
+    fn parse(text: &str, context: &Context) -> Result<Self, Failure> {
+        let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
+        let scan = match url.scheme() {
+            "redis" | "valkey" => false,
+            "redis+scan" => true,
+            other => {
+                return Err(Failure::new(format!("--to takes redis:// or redis+scan://, not {other}://")));
+            }
+        };
+        let database = match url.path().trim_matches('/') {
+            "" => None,
+            number => {
+                let wrong = |_| Failure::new(format!("--to: '{number}' is no number of a database"));
+                Some(number.parse().map_err(wrong)?)
+            }
+        };
+        let options = sources::url_options(context)?;
+        let server = Server::new(&url, &options)?;
+        Ok(Self { url: text.to_owned(), server, scan, database, options })
+    }
+}
+
+pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
+    let live = &args.live;
+    let target = Target::parse(live.to.as_deref().unwrap_or_default(), context)?;
+    let (wanted, path) = args.snapshot.split_once(':').unwrap_or((&args.snapshot, ""));
+    let path = path.trim_start_matches('/');
+    let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
+    let repo = &opened.repo;
+    repo.sync_index(context.console.monitor())?;
+    let place = Place::parse(path);
+    let dump = match &place {
+        Some(place) => place.dump(repo, &found.snapshot)?,
+        None => one(find(repo, &found.snapshot, path.trim_end_matches('/').as_bytes())?)?,
+    };
+    if live.whole {
+        if place.is_some() || !args.include.is_empty() || target.database.is_some() {
+            return Err(Failure::new("--whole takes no selection of keys or databases"));
+        }
+        return whole(args, &target, repo, &found, &dump, context);
+    }
+    let mut patterns: Vec<Vec<u8>> = args.include.iter().map(|pattern| pattern.as_bytes().to_vec()).collect();
+    let mut database = live.db;
+    if let Some(Place { database: own, key, .. }) = place {
+        database = own;
+        patterns.extend(key);
+    }
+    let mut selection = Selection::new(database, &patterns);
+    if let Some(file) = &live.keys_from {
+        let names = crate::config::read_file(file)?;
+        selection.names.extend(names.lines().map(|line| line.as_bytes().to_vec()));
+        if selection.names.is_empty() && selection.patterns.is_empty() {
+            return Err(Failure::new(format!("{} names no keys", file.display())));
+        }
+    }
+    let options = LoadOptions {
+        selection,
+        map_prefixes: prefixes(&live.map_prefix)?,
+        into_database: target.database,
+        existing: match (live.replace, live.skip_existing) {
+            (true, _) => Existing::Replace,
+            (_, true) => Existing::Skip,
+            _ => Existing::Refuse,
+        },
+        dry_run: args.dry_run,
+        now_ms: now_ms(context),
+    };
+    let report = context.console.during(|monitor| load(repo, &dump, &target.server, &options, monitor))?;
+    print(&report, &found, args.dry_run, context);
+    let incomplete = report.refused > 0 || (report.existing > 0 && options.existing == Existing::Refuse);
+    Ok(if incomplete { Code::Incomplete } else { Code::Done })
+}
+
+fn now_ms(context: &Context) -> u64 {
+    u64::try_from(context.now().as_millisecond()).unwrap_or_default()
+}
+
+fn prefixes(list: &[String]) -> Result<Prefixes, Failure> {
+    list.iter()
+        .map(|pair| {
+            let (from, to) = pair
+                .split_once('=')
+                .ok_or_else(|| Failure::new(format!("--map-prefix '{pair}' is not A=B")))?;
+            Ok((from.as_bytes().to_vec(), to.as_bytes().to_vec()))
+        })
+        .collect()
+}
+
+fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) {
+    let seconds = context.console.seconds();
+    if context.global.json {
+        output::json_line(&json!({
+            "message_type": "summary",
+            "snapshot_id": found.id,
+            "seconds_elapsed": seconds,
+            "keys_restored": report.restored,
+            "keys_existing": report.existing,
+            "keys_expired": report.expired,
+            "keys_refused": report.refused,
+            "bytes_restored": report.bytes,
+            "dry_run": dry_run,
+        }));
+        return;
+    }
+    let verb = if dry_run { "would restore" } else { "restored" };
+    let mut text =
+        format!("{verb} {} keys, {} in {seconds:.1} s", report.restored, output::bytes(report.bytes));
+    for (count, what) in [
+        (report.existing, "were there already"),
+        (report.expired, "have expired"),
+        (report.refused, "were refused by the server"),
+    ] {
+        if count > 0 {
+            text += &format!("; {count} {what}");
+        }
+    }
+    context.console.say(text);
+}
+
+/// Beginnings of names, and what shall stand there.
+type Prefixes = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// All of a server.
+fn whole(
+    args: &super::Args,
+    target: &Target,
+    repo: &Repository,
+    found: &Listed,
+    dump: &Dump,
+    context: &Context,
+) -> CommandResult {
+    let there = count_keys(&target.server)?;
+    let keys: u64 = there.values().sum();
+    let console = &context.console;
+    let say = |text: String| console.say(text);
+    let mut steps = vec![];
+    if keys > 0 && !args.live.no_safety_snapshot {
+        steps.push("make a snapshot of what is there, tagged 'safety'".to_owned());
+    }
+    if keys > 0 {
+        steps.push(format!("FLUSHALL: remove {keys} keys of {} databases", there.len()));
+    }
+    let count = dump.databases().map(|databases| databases.values().map(|counts| counts.keys).sum::<u64>());
+    let count = count.map_or_else(|| "all".into(), |count: u64| count.to_string());
+    steps.push(format!(
+        "load {count} keys and the functions of snapshot {}, {}",
+        found.id.short(),
+        found.snapshot.time
+    ));
+    steps.push("read the server again and compare every key".to_owned());
+    say(format!("plan for {}:", target.server.shown));
+    for (number, step) in steps.iter().enumerate() {
+        say(format!("  {}. {step}", number + 1));
+    }
+    if args.dry_run {
+        return Ok(Code::Done);
+    }
+    if keys > 0 && !args.live.yes && !confirm("replace everything on this server?")? {
+        return Err(Failure::new("nothing was done; --yes to go on without being asked"));
+    }
+    let mut safety = None;
+    if keys > 0 && !args.live.no_safety_snapshot {
+        let report = super::super::backup::safety(&target.url, context)?;
+        say(format!(
+            "safety snapshot {} made; to go back: esker restore {0} --to {} --whole",
+            report.short(),
+            target.server.shown
+        ));
+        safety = Some(report);
+    }
+    if keys > 0 {
+        flush_all(&target.server)?;
+    }
+    let options = LoadOptions { now_ms: now_ms(context), ..LoadOptions::default() };
+    let report = console.during(|monitor| load(repo, dump, &target.server, &options, monitor))?;
+    let functions = load_functions(repo, dump, &target.server)?;
+    let differences = verify(target, repo, dump, context)?;
+    if context.global.json {
+        output::json_line(&json!({
+            "message_type": "summary",
+            "snapshot_id": found.id,
+            "safety_snapshot_id": safety,
+            "keys_restored": report.restored,
+            "keys_expired": report.expired,
+            "keys_refused": report.refused,
+            "functions_restored": functions,
+            "keys_different": differences,
+        }));
+    } else {
+        print(&report, found, false, context);
+        if functions > 0 {
+            say(format!("restored {functions} function libraries"));
+        }
+        if differences == 0 {
+            say("verified: every key of the snapshot is on the server, and no other".into());
+        }
+    }
+    Ok(if differences + report.refused + report.existing == 0 { Code::Done } else { Code::Incomplete })
+}
+
+/// Whether somebody is there who says yes.
+fn confirm(question: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut answer = String::new();
+    let asked = write!(std::io::stderr(), "{question} [y/N] ")
+        .and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    asked.map_err(|error| Failure::new(format!("cannot ask: {error}; give --yes")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Reads the server again and compares; returns how many keys differ.
+fn verify(target: &Target, repo: &Repository, dump: &Dump, context: &Context) -> Result<u64, Failure> {
+    let origin = match target.scan {
+        true => redis_scan::origin(target.server.clone()),
+        false => redis::origin(target.server.clone()),
+    };
+    let reader = (origin.open)(&Stop::default())?;
+    let scratch = &target.options.scratch;
+    let mut now = Live::gather(reader, &target.server.shown, scratch).map_err(Failure::from)?;
+    let all = Selection::default();
+    let mut wanted = dump.in_order(repo, &all, scratch)?;
+    let (time, mut differences) = (now_ms(context), 0);
+    compare(&mut *wanted, &mut now, &mut |change, key| {
+        // What expires goes on expiring.
+        if key.expires_ms.is_none_or(|expires| expires > time) {
+            differences += 1;
+            if differences <= 10 {
+                let item = format!("{}/{}", key.database, String::from_utf8_lossy(&key.name));
+                let message = format!("differs from the snapshot after the restore ({})", change.letter());
+                context.console.monitor().error(ItemError { during: "verify", item, message });
+            }
+        }
+    })?;
+    Ok(differences)
+}

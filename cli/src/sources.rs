@@ -1,0 +1,71 @@
+//! Paths and URLs as one source: what `backup`, `run` and `bench` are told to read.
+
+use crate::context::Context;
+use crate::exit::Failure;
+use engine::Monitor;
+use engine::entry::Time;
+use engine::source::files::{FilesOptions, FilesSource};
+use engine::source::{Several, Source, UrlOptions, is_url, open_url};
+use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+/// Opens paths and URLs, several as one set.
+pub(crate) fn open(
+    names: Vec<OsString>,
+    files: FilesOptions,
+    time: Time,
+    context: &Context,
+    monitor: &dyn Monitor,
+) -> Result<Box<dyn Source>, Failure> {
+    let (urls, paths): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|source| source.to_str().is_some_and(is_url));
+    let mut sources: Vec<Box<dyn Source>> = vec![];
+    if !urls.is_empty() {
+        let options = url_options(context)?;
+        for url in &urls {
+            sources.push(open_url(&url.to_string_lossy(), time, &options)?);
+        }
+    }
+    if !paths.is_empty() {
+        let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+        sources.push(Box::new(FilesSource::new(&paths, files, monitor)?));
+    }
+    match (sources.pop(), sources.is_empty()) {
+        (None, _) => Err(Failure::new(
+            "nothing to back up: give paths, URLs, --stdin or --stdin-from-command -- COMMAND",
+        )),
+        (Some(one), true) => Ok(one),
+        (Some(last), false) => {
+            sources.push(last);
+            Ok(Box::new(Several::new(sources)))
+        }
+    }
+}
+
+/// What URL sources need to know besides their URLs.
+pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
+    let settings = context.global.settings()?;
+    let (redis_user, redis_password) = crate::config::redis_login()?;
+    let scratch =
+        match context.global.cache(context.file.as_ref()).as_deref().and_then(|cache| cache.parent()) {
+            Some(cache) => cache.join("spill"),
+            None => std::env::temp_dir(),
+        };
+    if !scratch.exists() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&scratch).map_err(|error| {
+            Failure::new(format!(
+                "cannot make {} for what does not fit into memory: {error}",
+                scratch.display()
+            ))
+        })?;
+    }
+    Ok(UrlOptions {
+        postgres_custom: settings.postgres_custom,
+        redis_order: settings.redis_order,
+        redis_user,
+        redis_password,
+        scratch,
+        clock: crate::context::now,
+    })
+}

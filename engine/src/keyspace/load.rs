@@ -1,0 +1,311 @@
+//! Keys of a snapshot into a live server: `RESTORE`, pipelined, each value as the bytes it is.
+
+use super::{Dump, Record, Records as _, Selection, Want};
+use crate::rdb::parse::{Global, Usage, older_stream};
+use crate::rdb::value::{decode, encode_plain};
+use crate::rdb::{Version, crc64, dump_payload, kind};
+use crate::source::SourceErrorKind;
+use crate::source::redis::Server;
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use redis::{Connection, Pipeline, RedisResult, Value};
+use std::collections::BTreeMap;
+
+/// What to do with keys that the server has already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Leave them, and say so: nothing is overwritten that nobody asked to.
+    #[default]
+    Refuse,
+    /// Leave them.
+    Skip,
+    /// Overwrite them.
+    Replace,
+}
+
+/// Choices for loading.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Which keys.
+    pub selection: Selection,
+    /// Beginnings of names, and what stands there instead; the first that fits counts.
+    pub map_prefixes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The database to write into; each key's own if not given.
+    pub into_database: Option<u32>,
+    /// See [`Existing`].
+    pub existing: Existing,
+    /// Ask, but write nothing.
+    pub dry_run: bool,
+    /// Now, in milliseconds since 1970: keys that have expired are left out.
+    pub now_ms: u64,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Keys written; in a dry run: that would be.
+    pub restored: u64,
+    /// Keys that the server had, and kept.
+    pub existing: u64,
+    /// Keys that have expired since the backup.
+    pub expired: u64,
+    /// Keys that the server refused.
+    pub refused: u64,
+    /// Bytes of values written.
+    pub bytes: u64,
+}
+
+/// Commands under way at a time, and their bytes.
+const BATCH_KEYS: usize = 512;
+const BATCH_BYTES: usize = 4 << 20;
+/// Refusals that are told one by one.
+const TOLD: u64 = 10;
+/// Functions came with version 10 (Redis 7).
+const FUNCTION_VERSION: u16 = 10;
+
+/// Writes keys of `dump` into `server`.
+pub fn load(
+    repo: &Repository,
+    dump: &Dump,
+    server: &Server,
+    options: &LoadOptions,
+    monitor: &dyn Monitor,
+) -> Result<LoadReport> {
+    let (version, _) = dump.head(repo)?;
+    let mut loading = Loading {
+        connection: server.connect()?,
+        server,
+        options,
+        version,
+        monitor,
+        batch: Pipeline::new(),
+        pending: vec![],
+        bytes: 0,
+        database: None,
+        report: LoadReport::default(),
+    };
+    let mut records = dump.records(repo, &options.selection, Want::Values);
+    while let Some(record) = records.next_record()? {
+        loading.add(record)?;
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    loading.flush()?;
+    Ok(loading.report)
+}
+
+struct Loading<'a> {
+    connection: Connection,
+    server: &'a Server,
+    options: &'a LoadOptions,
+    version: Version,
+    monitor: &'a dyn Monitor,
+    batch: Pipeline,
+    /// The keys of the batch.
+    pending: Vec<Pending>,
+    bytes: usize,
+    database: Option<u32>,
+    report: LoadReport,
+}
+
+/// A key that an answer is waited for.
+struct Pending {
+    name: Vec<u8>,
+    record: Record,
+}
+
+impl Loading<'_> {
+    fn add(&mut self, record: Record) -> Result<()> {
+        if record.key.expires_ms.is_some_and(|expires| expires <= self.options.now_ms) {
+            self.report.expired += 1;
+            return Ok(());
+        }
+        let database = self.options.into_database.unwrap_or(record.key.database);
+        if self.database != Some(database) {
+            self.flush()?;
+            let selected: RedisResult<()> = redis::cmd("SELECT").arg(database).query(&mut self.connection);
+            selected.map_err(|error| self.told(format!("cannot use database {database}: {error}")))?;
+            self.database = Some(database);
+        }
+        let name = mapped(&record.key.name, &self.options.map_prefixes);
+        if self.options.dry_run {
+            self.batch.cmd("EXISTS").arg(&name);
+        } else {
+            let payload = dump_payload(self.version, record.key.kind, &record.value);
+            self.bytes += payload.len();
+            let command = restore(&name, payload, &record, self.options.existing);
+            self.batch.add_command(command);
+        }
+        self.pending.push(Pending { name, record });
+        if self.pending.len() >= BATCH_KEYS || self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.bytes = 0;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut batch = std::mem::replace(&mut self.batch, Pipeline::new());
+        let answers: RedisResult<Vec<RedisResult<Value>>> = batch.ignore_errors().query(&mut self.connection);
+        let answers = answers.map_err(|error| self.told(error.to_string()))?;
+        for (Pending { name, record }, answer) in pending.into_iter().zip(answers) {
+            let answer = match answer {
+                Err(error) if is_unknown(&error) => self.once_more(&name, &record).unwrap_or(Err(error)),
+                answer => answer,
+            };
+            match answer {
+                Ok(Value::Int(1)) if self.options.existing != Existing::Replace => self.exists(&name),
+                Ok(_) => {
+                    self.report.restored += 1;
+                    self.report.bytes += record.len;
+                    self.monitor.count(Counter::BytesDone, record.len);
+                }
+                Err(error) if error.code() == Some("BUSYKEY") => self.exists(&name),
+                Err(error) => self.refused(&name, &error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An older server may know the type, but not this encoding of it; there is one that all know.
+    fn once_more(&mut self, name: &[u8], record: &Record) -> Option<RedisResult<Value>> {
+        let (kind, bytes) = match record.key.kind {
+            kind::STREAM_LISTPACKS_3 => (kind::STREAM_LISTPACKS_2, older_stream(&record.value)?),
+            other => encode_plain(&decode(other, &record.value).ok()?)?,
+        };
+        let payload = dump_payload(self.version, kind, &bytes);
+        Some(restore(name, payload, record, self.options.existing).query(&mut self.connection))
+    }
+
+    fn exists(&mut self, name: &[u8]) {
+        self.report.existing += 1;
+        if self.options.existing == Existing::Refuse {
+            let why = "is there already; --replace overwrites, --skip-existing leaves it without a word";
+            self.tell(self.report.existing, name, why.into());
+        }
+    }
+
+    fn refused(&mut self, name: &[u8], error: &redis::RedisError) -> Result<()> {
+        let text = error.to_string();
+        // What is so of one key is so of all that follow.
+        if ["OOM", "NOPERM", "NOAUTH", "READONLY", "MISCONF", "LOADING"]
+            .iter()
+            .any(|code| error.code() == Some(code))
+        {
+            return Err(self.told(text));
+        }
+        self.report.refused += 1;
+        let why = if is_unknown(error) {
+            format!(
+                "the server does not take it: it is older than the type of this value, which came from a dump of version {}",
+                self.version.magic()
+            )
+        } else if error.code() == Some("MOVED") {
+            format!("belongs to another node of the cluster: {text}")
+        } else {
+            text
+        };
+        self.tell(self.report.refused, name, why);
+        Ok(())
+    }
+
+    fn tell(&self, count: u64, name: &[u8], message: String) {
+        let item = String::from_utf8_lossy(name).into_owned();
+        if count <= TOLD {
+            self.monitor.error(ItemError { during: "restore", item, message });
+        }
+    }
+
+    fn told(&self, why: String) -> Error {
+        self.server.error(SourceErrorKind::Unavailable, why).into()
+    }
+}
+
+/// Whether the server does not know the version or the type of a value.
+fn is_unknown(error: &redis::RedisError) -> bool {
+    let text = error.to_string();
+    text.contains("version or checksum") || text.contains("Bad data format")
+}
+
+/// The command that writes a key.
+fn restore(name: &[u8], payload: Vec<u8>, record: &Record, existing: Existing) -> redis::Cmd {
+    let mut command = redis::cmd("RESTORE");
+    command.arg(name).arg(record.key.expires_ms.unwrap_or(0)).arg(payload).arg("ABSTTL");
+    if existing == Existing::Replace {
+        command.arg("REPLACE");
+    }
+    match record.usage {
+        Some(Usage::Idle(seconds)) => {
+            command.arg("IDLETIME").arg(seconds);
+        }
+        Some(Usage::Frequency(counter)) => {
+            command.arg("FREQ").arg(counter);
+        }
+        None => {}
+    }
+    command
+}
+
+/// A name with its beginning exchanged.
+fn mapped(name: &[u8], prefixes: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    for (from, to) in prefixes {
+        if let Some(rest) = name.strip_prefix(from.as_slice()) {
+            return [to, rest].concat();
+        }
+    }
+    name.to_vec()
+}
+
+/// Replaces the server's functions by those of `dump`; returns how many libraries there are. Servers before 7 have
+/// none.
+pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result<u64> {
+    let (_, globals) = dump.head(repo)?;
+    let libraries = globals.iter().filter(|(global, _)| *global == Global::Function);
+    let (mut payload, mut count) = (vec![], 0);
+    for (_, raw) in libraries {
+        payload.extend_from_slice(raw);
+        count += 1;
+    }
+    if count > 0 {
+        payload.extend_from_slice(&FUNCTION_VERSION.to_le_bytes());
+        let mut digest = crc64();
+        digest.update(&payload);
+        payload.extend_from_slice(&digest.finalize().to_le_bytes());
+        let mut command = redis::cmd("FUNCTION");
+        let done: RedisResult<()> =
+            command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
+        done.map_err(|error| server.error(SourceErrorKind::Unavailable, format!("functions: {error}")))?;
+    }
+    Ok(count)
+}
+
+/// Keys of a server by database.
+pub fn count_keys(server: &Server) -> Result<BTreeMap<u32, u64>> {
+    let info: RedisResult<String> = redis::cmd("INFO").arg("keyspace").query(&mut server.connect()?);
+    let info = info.map_err(|error| server.error(SourceErrorKind::Unavailable, error))?;
+    let database = |line: &str| {
+        let (number, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
+        Some((number.parse().ok()?, rest.split(',').next()?.parse().ok()?))
+    };
+    Ok(info.lines().filter_map(database).collect())
+}
+
+/// Removes every key of every database.
+pub fn flush_all(server: &Server) -> Result<()> {
+    let done: RedisResult<()> = redis::cmd("FLUSHALL").query(&mut server.connect()?);
+    Ok(done.map_err(|error| server.error(SourceErrorKind::Unavailable, format!("FLUSHALL: {error}")))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_exchanged_once() {
+        let prefixes = [(b"user:".to_vec(), b"old:user:".to_vec()), (b"".to_vec(), b"x".to_vec())];
+        assert_eq!(mapped(b"user:1", &prefixes), b"old:user:1");
+        assert_eq!(mapped(b"other", &prefixes), b"xother");
+        assert_eq!(mapped(b"other", &prefixes[..1]), b"other");
+    }
+}
