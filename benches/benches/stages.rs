@@ -22,7 +22,7 @@ use engine::Repository;
 use engine::backup::{BackupOptions, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
-use engine::source::stream::StreamSource;
+use engine::source::stream::{StreamOptions, StreamSource};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -185,7 +185,8 @@ fn whole(criterion: &mut Criterion) {
     };
     let store = |repo: &Repository| {
         let input = std::fs::File::open(file.path()).expect("file");
-        let mut source = StreamSource::reader(input, "stream", Time::default(), false).expect("source");
+        let mut source =
+            StreamSource::reader(input, "stream", Time::default(), StreamOptions::default()).expect("source");
         backup(repo, &mut source, &BackupOptions::default(), &Tally::default()).expect("backup")
     };
     let mut group = criterion.benchmark_group("end to end, in memory");

@@ -9,6 +9,7 @@
 //! | [`repository`] | open, init, find snapshots |
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`rdb`] | Redis dumps down to the single key: in order, with a seek index |
+//! | [`resp`] | Redis commands as they are replicated: where each ends |
 //! | [`keyspace`] | the keys of a dump in a snapshot: listed, compared, written into a live server |
 //! | [`spill`] | more than memory should hold |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
@@ -35,6 +36,7 @@ pub mod rdb;
 mod reach;
 pub mod repair;
 pub mod repository;
+pub mod resp;
 pub mod restore;
 pub mod snapshot;
 pub mod source;

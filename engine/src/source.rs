@@ -7,7 +7,9 @@ use crate::snapshot::SourceRecord;
 use std::sync::atomic::AtomicBool;
 
 pub mod command;
+mod decompress;
 pub mod files;
+pub mod format;
 pub mod pgdump;
 pub mod postgres;
 pub mod rdb;

@@ -19,7 +19,7 @@ use engine::backup::{BackupOptions, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::stream::StreamSource;
+use engine::source::stream::{StreamOptions, StreamSource};
 use engine::verify::{CheckOptions, ReadData, check};
 use engine::{Error, Repository};
 use std::collections::BTreeMap;
@@ -81,7 +81,8 @@ fn small_repository(layout: Layout) -> (Arc<MemoryStorage>, Files) {
     for data in &versions {
         std::fs::write(folder.path().join("stream"), data).unwrap();
         let pipe = std::fs::File::open(folder.path().join("stream")).unwrap();
-        let mut source = StreamSource::reader(pipe, "stream", Time::default(), false).unwrap();
+        let mut source =
+            StreamSource::reader(pipe, "stream", Time::default(), StreamOptions::default()).unwrap();
         backup(&repo, &mut source, &options, &tally).unwrap();
     }
     files.insert(b"stream".to_vec(), versions);

@@ -11,7 +11,8 @@ use engine::Error;
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::source::files::FilesOptions;
-use engine::source::stream::StreamSource;
+use engine::source::format::{Expect, FORMATS, Format};
+use engine::source::stream::{StreamOptions, StreamSource};
 use engine::source::{Source, command};
 use serde_json::json;
 use std::ffi::OsString;
@@ -36,6 +37,13 @@ pub(crate) struct Args {
     /// Make a snapshot even if standard input or the command gives nothing
     #[arg(long)]
     allow_empty: bool,
+    /// What standard input or the command must give, whole: gzip, zstd, xz, tar, json, jsonl, pg-sql, mysql-sql,
+    /// pg-custom, rdb or aof; 'auto' takes what it looks like, 'none' anything
+    #[arg(long, value_parser = parse_expect, default_value = "auto", value_name = "FORMAT")]
+    expect: Expect,
+    /// Store what is in gzip, zstd and xz rather than the compressed bytes, which find nothing again
+    #[arg(long)]
+    decompress: bool,
     /// Tags for the snapshot (a,b or repeated)
     #[arg(long, value_name = "TAGS")]
     tag: Vec<String>,
@@ -243,6 +251,21 @@ fn excludes(args: &Args) -> Result<Vec<String>, Failure> {
     Ok(all)
 }
 
+fn stream_options(args: &Args) -> StreamOptions {
+    StreamOptions { allow_empty: args.allow_empty, expect: args.expect, decompress: args.decompress }
+}
+
+fn parse_expect(text: &str) -> Result<Expect, String> {
+    match text {
+        "auto" => Ok(Expect::Recognised),
+        "none" => Ok(Expect::Nothing),
+        name => Format::parse(name).map(Expect::Format).ok_or_else(|| {
+            let names: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
+            format!("'{name}' is none of auto, none, {}", names.join(", "))
+        }),
+    }
+}
+
 fn open_source(
     args: &Args,
     excludes: &[String],
@@ -250,12 +273,8 @@ fn open_source(
     context: &Context,
 ) -> Result<Box<dyn Source>, Failure> {
     if args.stdin_from_command {
-        return Ok(Box::new(command::source(
-            args.sources.clone(),
-            &args.stdin_filename,
-            time,
-            args.allow_empty,
-        )?));
+        let words = args.sources.clone();
+        return Ok(Box::new(command::source(words, &args.stdin_filename, time, stream_options(args))?));
     }
     if args.stdin {
         if !args.sources.is_empty() {
@@ -263,7 +282,7 @@ fn open_source(
         }
         // The descriptor itself: a buffer in between would hide bytes from poll(2).
         let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
-        return Ok(Box::new(StreamSource::reader(stdin, &args.stdin_filename, time, args.allow_empty)?));
+        return Ok(Box::new(StreamSource::reader(stdin, &args.stdin_filename, time, stream_options(args))?));
     }
     let mut paths = args.sources.clone();
     for file in &args.files_from {

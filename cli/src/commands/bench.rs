@@ -13,7 +13,8 @@ use engine::backup::BackupOptions;
 use engine::calibrate::{Roofline, Stages, stages};
 use engine::entry::Time;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::stream::StreamSource;
+use engine::source::format::Expect;
+use engine::source::stream::{StreamOptions, StreamSource};
 use engine::source::{Source, is_url, open_url};
 use engine::trial::{Trial, sample};
 use serde::Serialize;
@@ -92,7 +93,12 @@ fn take(source: Option<&str>, limit: usize, context: &Context) -> Result<Vec<u8>
     let mut source: Box<dyn Source> = match source {
         None => {
             let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
-            Box::new(StreamSource::reader(stdin, "stdin", time, true)?)
+            Box::new(StreamSource::reader(
+                stdin,
+                "stdin",
+                time,
+                StreamOptions { allow_empty: true, expect: Expect::Nothing, decompress: false },
+            )?)
         }
         Some(url) if is_url(url) => open_url(url, time, &crate::sources::url_options(context)?)?,
         Some(path) => {
@@ -150,7 +156,12 @@ fn measure(
     let mut trial = Trial::new(context.scratch(folder.path(), cores)?, ChunkerParams::around(chunk_size))?;
     let mut backup = |path: &Path| {
         let file = std::fs::File::open(path).map_err(failed)?;
-        let mut source = StreamSource::reader(file, "sample", Time::default(), true)?;
+        let mut source = StreamSource::reader(
+            file,
+            "sample",
+            Time::default(),
+            StreamOptions { allow_empty: true, expect: Expect::Nothing, decompress: false },
+        )?;
         let options = BackupOptions { hostname: hostname(), sealing, ..BackupOptions::default() };
         Ok::<_, Failure>(context.console.during(|monitor| trial.backup(&mut source, &options, monitor))?)
     };

@@ -13,7 +13,8 @@ use engine::plan::{Measured, Night, Point, Schedule, forecast};
 use engine::policy::{Keep, Period, Policy};
 use engine::source::Source;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::stream::StreamSource;
+use engine::source::format::Expect;
+use engine::source::stream::{StreamOptions, StreamSource};
 use engine::trial::Trial;
 use prices::Tier;
 use serde_json::json;
@@ -116,7 +117,12 @@ fn open_version(path: &Path, context: &Context) -> Result<Box<dyn Source>, Failu
     }
     let file = std::fs::File::open(path)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;
-    Ok(Box::new(StreamSource::reader(file, "version", Time::default(), true)?))
+    Ok(Box::new(StreamSource::reader(
+        file,
+        "version",
+        Time::default(),
+        StreamOptions { allow_empty: true, expect: Expect::Nothing, decompress: false },
+    )?))
 }
 
 fn from_versions(args: &Args, context: &Context) -> Result<Measured, Failure> {

@@ -12,6 +12,7 @@ use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::source::files::FilesOptions;
+use engine::source::stream::StreamOptions;
 use engine::source::{Source, command};
 use engine::{Counter, Error, ItemError, Monitor, Repository};
 use serde_json::{Value, json};
@@ -316,7 +317,7 @@ fn open(
 ) -> Result<Box<dyn Source>, Failure> {
     if let Some(words) = &spec.command {
         let words = words.iter().map(Into::into).collect();
-        return Ok(Box::new(command::source(words, &spec.filename, time, false)?));
+        return Ok(Box::new(command::source(words, &spec.filename, time, StreamOptions::default())?));
     }
     let options = FilesOptions {
         excludes: spec.excludes.clone(),

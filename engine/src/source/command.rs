@@ -1,11 +1,15 @@
 //! A command's standard output as a stream. Its exit status is part of the content: only a command
 //! that ends with 0 has an end.
 
-use super::stream::{EndMark, StreamContent, StreamSource};
+use super::decompress::Proved;
+use super::format::Findings;
+use super::stream::{EndMark, NoEndMark, StreamContent, StreamOptions, StreamSource};
 use super::{Content, Opener, Piece, SourceError, SourceErrorKind};
 use crate::entry::Time;
 use crate::snapshot::SourceRecord;
+use std::cell::RefCell;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::rc::Rc;
 
 /// Output of a running command; the command is killed if nobody reads it to the end.
 pub struct CommandContent<M> {
@@ -62,10 +66,12 @@ pub fn source(
     command: Vec<std::ffi::OsString>,
     path: &str,
     time: Time,
-    allow_empty: bool,
+    options: StreamOptions,
 ) -> Result<StreamSource, SourceError> {
     let shown = command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let record = SourceRecord::new("command", shown.clone(), true);
+    let findings = Rc::<RefCell<Findings>>::default();
+    let told = Rc::clone(&findings);
     let open: Opener = Box::new(move || {
         let mut words = command.into_iter();
         let program = words.next().ok_or_else(|| {
@@ -73,7 +79,8 @@ pub fn source(
         })?;
         let mut command = Command::new(program);
         command.args(words);
-        Ok(Box::new(CommandContent::start(command, shown, super::stream::NoEndMark, allow_empty)?))
+        let content = CommandContent::start(command, shown.clone(), NoEndMark, options.allow_empty)?;
+        Ok(Proved::open(Box::new(content), shown, options, told))
     });
-    StreamSource::new(record, path, time, open)
+    Ok(StreamSource::new(record, path, time, open)?.with_findings(findings))
 }

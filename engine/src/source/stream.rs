@@ -1,12 +1,16 @@
 //! Any reader as content: stdin, and the base of dumps. Refuses nothing at all, unless allowed.
 
+use super::decompress::Proved;
+use super::format::{Expect, Findings};
 use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind};
 use crate::Monitor;
 use crate::entry::Time;
 use crate::snapshot::SourceRecord;
 use rustix::event::{PollFd, PollFlags};
+use std::cell::RefCell;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
 /// Looks at a stream's bytes as they pass and knows at the end whether it was whole.
 pub trait EndMark {
@@ -14,6 +18,22 @@ pub trait EndMark {
     fn see(&mut self, bytes: &[u8]);
     /// `Err` says what is missing.
     fn finish(&mut self) -> Result<(), String>;
+    /// Whether these bytes cannot be of this format, whatever they began like.
+    fn is_something_else(&self) -> bool {
+        false
+    }
+}
+
+impl<M: EndMark + ?Sized> EndMark for Box<M> {
+    fn see(&mut self, bytes: &[u8]) {
+        (**self).see(bytes);
+    }
+    fn finish(&mut self) -> Result<(), String> {
+        (**self).finish()
+    }
+    fn is_something_else(&self) -> bool {
+        (**self).is_something_else()
+    }
 }
 
 /// No end mark: a stream is whole when it ends.
@@ -82,11 +102,23 @@ impl<R: Read + AsFd, M: EndMark> Content for StreamContent<R, M> {
     }
 }
 
+/// How a stream of unknown content is taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamOptions {
+    /// Whether nothing at all is fine.
+    pub allow_empty: bool,
+    /// What it must be.
+    pub expect: Expect,
+    /// Whether to store what is compressed decompressed.
+    pub decompress: bool,
+}
+
 /// One stream under one name.
 pub struct StreamSource {
     record: SourceRecord,
     items: Vec<Item>,
     path: String,
+    findings: Rc<RefCell<Findings>>,
 }
 
 impl StreamSource {
@@ -100,26 +132,47 @@ impl StreamSource {
             path.match_indices('/').map(|(end, _)| Item::folder(&path[..end], time)).collect();
         items.push(Item::stream(path, time, open));
         items.reverse();
-        Ok(Self { record, items, path: format!("/{path}") })
+        Ok(Self { record, items, path: format!("/{path}"), findings: Rc::default() })
     }
 
     /// What a reader in this process gives.
     pub fn reader(
-        reader: impl Read + AsFd + 'static,
+        reader: impl Read + AsFd + Send + 'static,
         path: &str,
         time: Time,
-        allow_empty: bool,
+        options: StreamOptions,
     ) -> Result<Self, SourceError> {
         let record = SourceRecord::new("stdin", path.to_owned(), true);
-        let name = "stdin".to_owned();
-        let content = StreamContent { reader, mark: NoEndMark, name, allow_empty, seen: 0 };
-        Self::new(record, path, time, Box::new(move || Ok(Box::new(content))))
+        let findings = Rc::<RefCell<Findings>>::default();
+        let told = Rc::clone(&findings);
+        let open: Opener = Box::new(move || {
+            let name = "stdin".to_owned();
+            let allow_empty = options.allow_empty;
+            let content = StreamContent { reader, mark: NoEndMark, name: name.clone(), allow_empty, seen: 0 };
+            Ok(Proved::open(Box::new(content), name, options, told))
+        });
+        Ok(Self::new(record, path, time, open)?.with_findings(findings))
+    }
+
+    /// One whose record tells what was found out about its content.
+    #[must_use]
+    pub fn with_findings(self, findings: Rc<RefCell<Findings>>) -> Self {
+        Self { findings, ..self }
     }
 }
 
 impl Source for StreamSource {
     fn records(&self) -> Vec<SourceRecord> {
-        vec![self.record.clone()]
+        let mut record = self.record.clone();
+        let findings = self.findings.borrow();
+        if let Some(format) = findings.format {
+            record.details.insert("format".into(), format.name().into());
+            record.details.insert("end".into(), if findings.whole { "proved" } else { "unknown" }.into());
+        }
+        if let Some(packed) = findings.decompressed {
+            record.details.insert("decompressed".into(), packed.name().into());
+        }
+        vec![record]
     }
     fn paths(&self) -> Vec<String> {
         vec![self.path.clone()]
