@@ -15,6 +15,7 @@ mod damage;
 mod glacier;
 mod golden;
 mod harness;
+mod journal;
 mod keys;
 mod model;
 mod nights;

@@ -29,6 +29,7 @@ mod restore;
 mod run;
 mod snapshots;
 mod stats;
+mod stream;
 mod tag;
 mod thaw;
 mod tier;
@@ -88,6 +89,8 @@ enum Command {
     Copy(copy::Args),
     /// Check and show esker.toml
     Config(config::Args),
+    /// Stay attached to a Redis and keep every moment of it
+    Stream(stream::Args),
     /// Show sizes
     Stats(stats::Args),
     /// Add, remove and change passwords
@@ -135,6 +138,7 @@ pub(crate) fn run(cli: Cli) -> CommandResult {
         Command::Prune(args) => prune::run(&args, &context),
         Command::Check(args) => check::run(&args, &context),
         Command::Stats(args) => stats::run(&args, &context),
+        Command::Stream(args) => stream::run(&args, &context),
         Command::Key(args) => key::run(args, &context),
         Command::Repair(args) => repair::run(&args, &context),
         Command::Cat(args) => cat::run(&args, &context),

@@ -10,6 +10,7 @@
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`rdb`] | Redis dumps down to the single key: in order, with a seek index |
 //! | [`resp`] | Redis commands as they are replicated: where each ends |
+//! | [`journal`] | every moment of a Redis: a base and the commands after it |
 //! | [`keyspace`] | the keys of a dump in a snapshot: listed, compared, written into a live server |
 //! | [`spill`] | more than memory should hold |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
@@ -24,6 +25,7 @@ pub mod calibrate;
 pub mod diff;
 pub mod entry;
 pub mod error;
+pub mod journal;
 pub mod keyspace;
 pub mod manifest;
 pub mod monitor;

@@ -94,7 +94,7 @@ impl Repository {
         Ok(all)
     }
 
-    fn read_snapshot(&self, root: &Root) -> Result<Snapshot> {
+    pub(crate) fn read_snapshot(&self, root: &Root) -> Result<Snapshot> {
         let plain = self.store.read_snapshot(root)?;
         serde_json::from_slice(&plain)
             .map_err(|error| chunkstore::Error::corrupt(format!("snapshots/{}", root.id), error).into())

@@ -90,11 +90,12 @@ pub(super) fn find_parent(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<Option<Listed>> {
-    let all = repo.snapshots(monitor)?;
     if let Some(id) = options.parent {
-        let found = all.into_iter().find(|listed| listed.id == id);
-        return found.map(Some).ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() });
+        let root = repo.snapshot_roots().into_iter().find(|root| root.id == id);
+        let root = root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
+        return Ok(Some(Listed { id, snapshot: repo.read_snapshot(&root)? }));
     }
+    let all = repo.snapshots(monitor)?;
     let mut paths = source.paths();
     paths.sort();
     let filter = Filter { hosts: vec![options.hostname.clone()], ..Filter::default() };

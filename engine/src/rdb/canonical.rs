@@ -49,6 +49,14 @@ pub struct Gathered {
     pub aux: BTreeMap<String, String>,
 }
 
+impl Gathered {
+    /// Whether the server told how keys were used.
+    #[must_use]
+    pub fn uses(&self) -> bool {
+        self.uses
+    }
+}
+
 /// Reads a dump to its end mark. Spill files go into `folder`.
 pub fn gather(reader: impl Read, folder: &Path) -> Result<Gathered, RdbError> {
     let mut walk = Walk::new(reader, Order::Canonical)?;

@@ -289,9 +289,9 @@ pub(crate) fn told(error: RdbError, name: &str) -> SourceError {
 }
 
 /// Looks at what passes, and refuses at the end what was not whole.
-struct Checked<R> {
-    reader: R,
-    mark: RdbEndMark,
+pub(crate) struct Checked<R> {
+    pub(crate) reader: R,
+    pub(crate) mark: RdbEndMark,
 }
 
 impl<R: Read> Read for Checked<R> {

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
+use engine::journal::replay;
 use engine::keyspace::compare::compare;
 use engine::keyspace::load::{
     Existing, LoadOptions, LoadReport, count_keys, flush_all, load, load_functions,
@@ -42,12 +43,20 @@ pub(crate) struct LiveArgs {
     /// comparison of every key; shown as a plan first
     #[arg(long, requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
     whole: bool,
+    /// The moment to go back to, from what 'esker stream' kept; into an empty server, or with --whole
+    #[arg(long, value_parser = parse_moment, value_name = "TIME", requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
+    time: Option<jiff::Timestamp>,
     /// With --whole: no snapshot of what is there before it is removed
     #[arg(long, requires = "whole")]
     no_safety_snapshot: bool,
     /// Do not ask
     #[arg(short, long, requires = "whole")]
     yes: bool,
+}
+
+/// A moment: RFC 3339, or local time to the fraction of a second.
+fn parse_moment(text: &str) -> Result<jiff::Timestamp, String> {
+    text.parse().or_else(|_| super::super::parse_time(text))
 }
 
 /// The server, and how it is read.
@@ -87,15 +96,33 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let target = Target::parse(live.to.as_deref().unwrap_or_default(), context)?;
     let (wanted, path) = args.snapshot.split_once(':').unwrap_or((&args.snapshot, ""));
     let path = path.trim_start_matches('/');
-    let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
+    let (opened, mut found) = context.open_snapshot(wanted, &args.filter.filter())?;
     let repo = &opened.repo;
+    if let Some(time) = live.time {
+        let all = match wanted {
+            "latest" => repo.snapshots(context.console.monitor())?,
+            _ => vec![found],
+        };
+        let filter = args.filter.filter();
+        let all: Vec<Listed> = all.into_iter().filter(|listed| filter.fits(&listed.snapshot)).collect();
+        found = replay::holding(&all, milliseconds(time))?.clone();
+    }
     repo.sync_index(context.console.monitor())?;
     let place = Place::parse(path);
     let dump = match &place {
         Some(place) => place.dump(repo, &found.snapshot)?,
         None => one(find(repo, &found.snapshot, path.trim_end_matches('/').as_bytes())?)?,
     };
-    if live.whole {
+    if live.time.is_some() && !live.whole {
+        let keys: u64 = count_keys(&target.server)?.values().sum();
+        if keys > 0 {
+            return Err(Failure::new(format!(
+                "{} has {keys} keys; a moment is restored into an empty server, or with --whole over what is there",
+                target.server.shown
+            )));
+        }
+    }
+    if live.whole || live.time.is_some() {
         if place.is_some() || !args.include.is_empty() || target.database.is_some() {
             return Err(Failure::new("--whole takes no selection of keys or databases"));
         }
@@ -134,7 +161,11 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
 }
 
 fn now_ms(context: &Context) -> u64 {
-    u64::try_from(context.now().as_millisecond()).unwrap_or_default()
+    milliseconds(context.now())
+}
+
+fn milliseconds(time: jiff::Timestamp) -> u64 {
+    u64::try_from(time.as_millisecond()).unwrap_or_default()
 }
 
 fn prefixes(list: &[String]) -> Result<Prefixes, Failure> {
@@ -210,6 +241,9 @@ fn whole(
         found.snapshot.time
     ));
     steps.push("read the server again and compare every key".to_owned());
+    if let Some(time) = args.live.time {
+        steps.push(format!("replay the commands after it up to {time}"));
+    }
     say(format!("plan for {}:", target.server.shown));
     for (number, step) in steps.iter().enumerate() {
         say(format!("  {}. {step}", number + 1));
@@ -237,6 +271,16 @@ fn whole(
     let report = console.during(|monitor| load(repo, dump, &target.server, &options, monitor))?;
     let functions = load_functions(repo, dump, &target.server)?;
     let differences = verify(target, repo, dump, context)?;
+    let replayed =
+        match args.live.time {
+            Some(time) => {
+                let until = milliseconds(time);
+                Some(console.during(|monitor| {
+                    replay::replay(repo, &found.snapshot, &target.server, until, monitor)
+                })?)
+            }
+            None => None,
+        };
     if context.global.json {
         output::json_line(&json!({
             "message_type": "summary",
@@ -247,6 +291,9 @@ fn whole(
             "keys_refused": report.refused,
             "functions_restored": functions,
             "keys_different": differences,
+            "commands_replayed": replayed.as_ref().map(|replayed| replayed.commands),
+            "commands_refused": replayed.as_ref().map(|replayed| replayed.refused),
+            "reached": replayed.as_ref().map(|replayed| replay::shown(replayed.reached_ms)),
         }));
     } else {
         print(&report, found, false, context);
@@ -257,7 +304,18 @@ fn whole(
             say("verified: every key of the snapshot is on the server, and no other".into());
         }
     }
-    Ok(if differences + report.refused + report.existing == 0 { Code::Done } else { Code::Incomplete })
+    let mut refused = report.refused;
+    if let Some(replayed) = &replayed {
+        refused += replayed.refused;
+        if !context.global.json {
+            say(format!(
+                "replayed {} commands; the last at {}",
+                replayed.commands,
+                replay::shown(replayed.reached_ms)
+            ));
+        }
+    }
+    Ok(if differences + refused + report.existing == 0 { Code::Done } else { Code::Incomplete })
 }
 
 /// Whether somebody is there who says yes.

@@ -159,7 +159,7 @@ impl EndMark for XzEndMark {
         };
         let mut crc = flate2::Crc::new();
         crc.update(fields);
-        let right = self.len % 4 == 0 && crc.sum() == u32::from_le_bytes([*a, *b, *c, *d]);
+        let right = self.len.is_multiple_of(4) && crc.sum() == u32::from_le_bytes([*a, *b, *c, *d]);
         if right { Ok(()) } else { Err("its footer is wrong".into()) }
     }
 }

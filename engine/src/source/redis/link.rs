@@ -117,6 +117,12 @@ impl Link {
         }
     }
 
+    /// How long a read waits for bytes before it ends with [`std::io::ErrorKind::WouldBlock`].
+    pub fn set_patience(&mut self, patience: Duration) -> Result<(), SourceError> {
+        let set = self.stream.get_ref().set_read_timeout(Some(patience));
+        set.map_err(|error| self.server.error(SourceErrorKind::Unavailable, error))
+    }
+
     /// Says what this replica can do. Servers before Valkey 9 answer an error to `version`; Valkey 9 drops
     /// replicas that do not say it.
     pub fn introduce(&mut self) -> Result<(), SourceError> {
@@ -124,6 +130,12 @@ impl Link {
         self.command(&[b"REPLCONF", b"version", b"9.9.9"])?;
         Ok(())
     }
+}
+
+/// Whether a read ended because nothing came in time.
+#[must_use]
+pub fn is_silence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
 
 impl Read for Link {

@@ -29,17 +29,23 @@ pub struct Transfer {
     /// Identity of the data set, and how much of its history the RDB holds: `PSYNC` goes on from there.
     pub replication_id: String,
     /// See above, in bytes.
-    pub offset: i64,
+    pub offset: u64,
 }
 
 impl Transfer {
     /// Asks for everything. Returns when the server begins to send, which is when it has forked: the data are
     /// those of that moment.
     pub fn start(server: &Server, stop: &Stop) -> std::result::Result<Self, SourceError> {
-        let down = |why: &dyn std::fmt::Display| server.error(SourceErrorKind::Unavailable, why);
         let mut link = Link::open(server, stop)?;
         link.introduce()?;
         let reply = link.command(&[b"PSYNC", b"?", b"-1"])?;
+        Self::follow(link, &reply)
+    }
+
+    /// Goes on after the server's answer to `PSYNC`, which must be that it sends everything.
+    pub fn follow(mut link: Link, reply: &str) -> std::result::Result<Self, SourceError> {
+        let server = link.server().clone();
+        let down = |why: &dyn std::fmt::Display| server.error(SourceErrorKind::Unavailable, why);
         let Some(position) = reply.strip_prefix("+FULLRESYNC ") else {
             let hint = "the user needs +psync +replconf +ping; managed servers that refuse replication can be read with redis+scan://";
             return Err(down(&format!(

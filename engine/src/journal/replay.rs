@@ -1,0 +1,206 @@
+//! A journal into a live server that has its base: the commands after it, up to a moment.
+
+use super::segment::{Frame, decode};
+use crate::entry::is_beneath;
+use crate::manifest::{Ending, ManifestReader, Record, Step};
+use crate::resp::Resp;
+use crate::snapshot::{Listed, Snapshot};
+use crate::source::SourceErrorKind;
+use crate::source::redis::Server;
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use chunkstore::ingest::ChunkRef;
+use redis::{Connection, Value};
+
+/// What a journal covers, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The moment of its base.
+    pub from_ms: u64,
+    /// The last moment that can be restored.
+    pub until_ms: u64,
+}
+
+/// What a snapshot covers, if it is a journal.
+#[must_use]
+pub fn span(snapshot: &Snapshot) -> Option<Span> {
+    let record = snapshot.sources.iter().find(|source| source.kind == super::KIND)?;
+    let number = |name: &str| record.details.get(name)?.parse().ok();
+    Some(Span { from_ms: number("base-ms")?, until_ms: number("until-ms")? })
+}
+
+/// The journal that holds a moment: the one with the latest base before it.
+pub fn holding(all: &[Listed], time_ms: u64) -> Result<&Listed> {
+    let journals = || all.iter().filter_map(|listed| Some((listed, span(&listed.snapshot)?)));
+    let found = journals().filter(|(_, span)| span.from_ms <= time_ms).max_by_key(|(_, span)| span.from_ms);
+    let Some((listed, span)) = found else {
+        let first = journals().map(|(_, span)| span.from_ms).min();
+        return Err(Error::Invalid(match first {
+            Some(first) => format!("no journal goes back that far; the first begins at {}", shown(first)),
+            None => "there is no journal here; 'esker stream' makes one".into(),
+        }));
+    };
+    if time_ms > span.until_ms {
+        return Err(Error::Invalid(format!(
+            "the journal that begins at {} ends at {}",
+            shown(span.from_ms),
+            shown(span.until_ms)
+        )));
+    }
+    Ok(listed)
+}
+
+/// A moment for people.
+#[must_use]
+pub fn shown(ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(ms as i64).map_or_else(|_| ms.to_string(), |time| time.to_string())
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// Commands sent.
+    pub commands: u64,
+    /// Those the server refused.
+    pub refused: u64,
+    /// The moment that was reached: that of the last frame, at most the one asked for.
+    pub reached_ms: u64,
+}
+
+/// Bytes and commands under way at a time.
+const BATCH: usize = 64 << 10;
+const BATCH_COMMANDS: u64 = 1000;
+/// Refusals that are told one by one.
+const TOLD: u64 = 10;
+
+/// Sends the commands of `snapshot` that came up to `until_ms` to `server`, which must hold its base.
+pub fn replay(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    server: &Server,
+    until_ms: u64,
+    monitor: &dyn Monitor,
+) -> Result<ReplayReport> {
+    let mut replaying = Replaying {
+        connection: server.connect()?,
+        server,
+        monitor,
+        batch: vec![],
+        pending: 0,
+        report: ReplayReport {
+            reached_ms: span(snapshot).map_or(0, |span| span.from_ms),
+            ..ReplayReport::default()
+        },
+    };
+    let mut end = None;
+    for (name, chunks) in segments(repo, snapshot)? {
+        let bytes = chunkstore::reader::read_all(repo.store(), &chunks)?;
+        let bad = |why: String| Error::Malformed { what: format!("segment {name}"), why };
+        for frame in decode(&bytes).map_err(|error| bad(error.to_string()))? {
+            if end.is_some_and(|end| end != frame.offset) {
+                return Err(bad("does not follow the one before".into()));
+            }
+            if frame.time_ms > until_ms {
+                replaying.flush()?;
+                return Ok(replaying.report);
+            }
+            if end.is_none() {
+                replaying.send(&crate::resp::encode(&[b"SELECT", frame.database.to_string().as_bytes()]))?;
+            }
+            end = Some(frame.end());
+            replaying.frame(&frame).map_err(|error| match error {
+                Error::Invalid(why) => bad(why),
+                other => other,
+            })?;
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    replaying.flush()?;
+    Ok(replaying.report)
+}
+
+/// The segments of a journal and their chunks, in order.
+fn segments(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<(String, Vec<ChunkRef>)>> {
+    let mut reader = ManifestReader::new(repo.store(), &snapshot.manifest)?;
+    let (mut all, mut open) = (vec![], None);
+    while let Some(step) = reader.next_step()? {
+        match step {
+            Step::Damage(damage) => return Err(damage.error.into()),
+            Step::Record(Record::Entry(entry)) => {
+                let path = String::from_utf8_lossy(&entry.path).into_owned();
+                let is_segment = is_beneath(&entry.path, b"redis") && path.contains("/stream/");
+                open = is_segment.then(|| (path, vec![]));
+            }
+            Step::Record(Record::Chunks(chunks)) => {
+                if let Some((_, known)) = &mut open {
+                    known.extend(chunks);
+                }
+            }
+            Step::Record(Record::End(Ending::Complete, _)) => all.extend(open.take()),
+            Step::Record(Record::End(..) | Record::Hole(_)) => open = None,
+        }
+    }
+    Ok(all)
+}
+
+struct Replaying<'a> {
+    connection: Connection,
+    server: &'a Server,
+    monitor: &'a dyn Monitor,
+    batch: Vec<u8>,
+    /// Commands in the batch.
+    pending: u64,
+    report: ReplayReport,
+}
+
+impl Replaying<'_> {
+    fn frame(&mut self, frame: &Frame) -> Result<()> {
+        let mut commands = vec![];
+        let fed = Resp::default().feed(&frame.bytes, &mut |at, command| {
+            // What masters say to replicas, and to nobody else.
+            let is_data = !matches!(command.name.as_slice(), b"PING" | b"REPLCONF");
+            commands.push((at, is_data));
+        });
+        fed.map_err(Error::Invalid)?;
+        let mut from = 0;
+        for (to, is_data) in commands {
+            if is_data {
+                self.send(&frame.bytes[from..to])?;
+            }
+            from = to;
+        }
+        self.report.reached_ms = frame.time_ms;
+        Ok(())
+    }
+
+    fn send(&mut self, command: &[u8]) -> Result<()> {
+        self.batch.extend_from_slice(command);
+        self.pending += 1;
+        if self.batch.len() >= BATCH || self.pending >= BATCH_COMMANDS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let down = |server: &Server, error: redis::RedisError| {
+            Error::from(server.error(SourceErrorKind::Unavailable, format!("while replaying: {error}")))
+        };
+        self.connection.send_packed_command(&self.batch).map_err(|error| down(self.server, error))?;
+        self.monitor.count(Counter::BytesDone, self.batch.len() as u64);
+        self.batch.clear();
+        for _ in 0..std::mem::take(&mut self.pending) {
+            self.report.commands += 1;
+            let refusal = match self.connection.recv_response() {
+                Ok(Value::ServerError(error)) => error.to_string(),
+                Ok(_) => continue,
+                Err(error) if error.is_io_error() => return Err(down(self.server, error)),
+                Err(error) => error.to_string(),
+            };
+            self.report.refused += 1;
+            if self.report.refused <= TOLD {
+                let item = format!("command {}", self.report.commands);
+                self.monitor.error(ItemError { during: "replay", item, message: refusal });
+            }
+        }
+        Ok(())
+    }
+}
