@@ -28,6 +28,7 @@ mod run;
 mod s3;
 mod seaweed;
 mod seek;
+mod sets;
 mod streams;
 mod tidy;
 mod tiers;

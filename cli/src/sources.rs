@@ -5,7 +5,7 @@ use crate::exit::Failure;
 use engine::Monitor;
 use engine::entry::Time;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::{Several, Source, UrlOptions, is_url, open_url};
+use engine::source::{Several, Source, Stamped, UrlOptions, is_url, open_url};
 use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -24,12 +24,12 @@ pub(crate) fn open(
     if !urls.is_empty() {
         let options = url_options(context)?;
         for url in &urls {
-            sources.push(open_url(&url.to_string_lossy(), time, &options)?);
+            sources.push(stamped(open_url(&url.to_string_lossy(), time, &options)?));
         }
     }
     if !paths.is_empty() {
         let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
-        sources.push(Box::new(FilesSource::new(&paths, files, monitor)?));
+        sources.push(stamped(Box::new(FilesSource::new(&paths, files, monitor)?)));
     }
     match (sources.pop(), sources.is_empty()) {
         (None, _) => Err(Failure::new(
@@ -41,6 +41,11 @@ pub(crate) fn open(
             Ok(Box::new(Several::new(sources)))
         }
     }
+}
+
+/// The same, with times in its records.
+pub(crate) fn stamped(source: Box<dyn Source>) -> Box<dyn Source> {
+    Box::new(Stamped::new(source, crate::context::now))
 }
 
 /// What URL sources need to know besides their URLs.

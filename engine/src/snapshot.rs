@@ -45,7 +45,7 @@ pub struct Summary {
 /// Where a snapshot's entries came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
-    /// `files`, `stdin`, `command`, `redis`, `redis+scan`, `postgres`.
+    /// `files`, `stdin`, `command`, `redis`, `redis+scan`, `redis+stream`, `postgres`.
     pub kind: String,
     /// Path, command or URL, without credentials.
     pub origin: String,
@@ -112,6 +112,16 @@ pub struct Snapshot {
     /// Fields of later versions, kept as they are.
     #[serde(flatten)]
     pub other: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+/// How far apart the moments are that the sources of a snapshot are of: from the first to the last moment that any of
+/// them may show. `None` for one source, or if they do not say.
+#[must_use]
+pub fn skew(sources: &[SourceRecord]) -> Option<jiff::SignedDuration> {
+    let first = sources.iter().map(|source| source.start).min()??;
+    let last = |source: &SourceRecord| if source.point_in_time { source.start } else { source.end };
+    let last = sources.iter().map(last).collect::<Option<Vec<_>>>()?.into_iter().max()?;
+    (sources.len() > 1).then(|| last.duration_since(first))
 }
 
 /// A snapshot and its id.

@@ -223,6 +223,53 @@ pub fn password(url: &url::Url) -> Option<String> {
     Some(percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned())
 }
 
+/// A source whose records say when it was read, if it does not say so itself.
+pub struct Stamped {
+    source: Box<dyn Source>,
+    clock: Clock,
+    start: Option<jiff::Timestamp>,
+    end: Option<jiff::Timestamp>,
+}
+
+impl Stamped {
+    /// One that looks at `clock`.
+    #[must_use]
+    pub fn new(source: Box<dyn Source>, clock: Clock) -> Self {
+        Self { source, clock, start: None, end: None }
+    }
+}
+
+impl Source for Stamped {
+    fn records(&self) -> Vec<SourceRecord> {
+        let mut records = self.source.records();
+        for record in &mut records {
+            record.start = record.start.or(self.start);
+            record.end = record.end.or(self.end);
+        }
+        records
+    }
+    fn paths(&self) -> Vec<String> {
+        self.source.paths()
+    }
+    fn start(&mut self, seed: [u64; 2]) -> Result<(), SourceError> {
+        self.start = Some((self.clock)());
+        self.source.start(seed)
+    }
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        let item = self.source.next_item(monitor)?;
+        if item.is_none() {
+            self.end = Some((self.clock)());
+        }
+        Ok(item)
+    }
+    fn scanner(&self) -> Option<Scanner> {
+        self.source.scanner()
+    }
+    fn tolerates_item_errors(&self) -> bool {
+        self.source.tolerates_item_errors()
+    }
+}
+
 /// Several sources in one snapshot: all are started before the first is read, and their entries come in
 /// the order of a manifest. Paths of two sources must not be the same; folders above them may.
 pub struct Several {

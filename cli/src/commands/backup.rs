@@ -10,6 +10,7 @@ use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::Error;
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
+use engine::snapshot::{SourceRecord, skew};
 use engine::source::files::FilesOptions;
 use engine::source::format::{Expect, FORMATS, Format};
 use engine::source::stream::{StreamOptions, StreamSource};
@@ -182,7 +183,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             done => break done?,
         }
     };
-    print(&report, &args, context);
+    print(&report, &source.records(), &args, context);
     let code = if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done };
     drop(repo);
     if args.no_sync || report.snapshot.is_none() || !has_tiers(context) {
@@ -274,7 +275,8 @@ fn open_source(
 ) -> Result<Box<dyn Source>, Failure> {
     if args.stdin_from_command {
         let words = args.sources.clone();
-        return Ok(Box::new(command::source(words, &args.stdin_filename, time, stream_options(args))?));
+        let source = command::source(words, &args.stdin_filename, time, stream_options(args))?;
+        return Ok(sources::stamped(Box::new(source)));
     }
     if args.stdin {
         if !args.sources.is_empty() {
@@ -282,7 +284,8 @@ fn open_source(
         }
         // The descriptor itself: a buffer in between would hide bytes from poll(2).
         let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
-        return Ok(Box::new(StreamSource::reader(stdin, &args.stdin_filename, time, stream_options(args))?));
+        let source = StreamSource::reader(stdin, &args.stdin_filename, time, stream_options(args))?;
+        return Ok(sources::stamped(Box::new(source)));
     }
     let mut paths = args.sources.clone();
     for file in &args.files_from {
@@ -302,7 +305,7 @@ fn open_source(
     sources::open(paths, options, time, context, context.console.monitor())
 }
 
-fn print(report: &BackupReport, args: &Args, context: &Context) {
+fn print(report: &BackupReport, sources: &[SourceRecord], args: &Args, context: &Context) {
     let summary = &report.summary;
     let seconds = context.console.seconds();
     if context.global.json {
@@ -313,6 +316,9 @@ fn print(report: &BackupReport, args: &Args, context: &Context) {
             object.insert("dry_run".into(), json!(args.dry_run));
             if let Some(id) = report.snapshot {
                 object.insert("snapshot_id".into(), json!(id));
+            }
+            if let Some(skew) = skew(sources) {
+                object.insert("skew_seconds".into(), json!(skew.as_secs_f64()));
             }
         }
         output::json_line(&value);
@@ -342,6 +348,18 @@ fn print(report: &BackupReport, args: &Args, context: &Context) {
         output::bytes(summary.data_added),
         output::bytes(summary.data_added_packed)
     ));
+    if let Some(skew) = skew(sources) {
+        say(format!("{} sources, skew {:.3} s", sources.len(), skew.as_secs_f64()));
+    }
+    let is_packed = |source: &&SourceRecord| {
+        source.details.get("format").and_then(|name| Format::parse(name)).is_some_and(Format::is_compressed)
+    };
+    for source in sources.iter().filter(is_packed) {
+        say(format!(
+            "{} is compressed: nothing of it will be found again in the next backup; --decompress stores what is in it",
+            source.origin
+        ));
+    }
     match report.snapshot {
         Some(id) => say(format!("snapshot {} saved", id.short())),
         None if args.dry_run => say("dry run: no snapshot was made".into()),

@@ -77,6 +77,9 @@ pub(crate) fn to_json(listed: &Listed) -> Value {
         if !snapshot.description.is_empty() {
             object.insert("description".into(), json!(snapshot.description));
         }
+        if let Some(skew) = engine::snapshot::skew(&snapshot.sources) {
+            object.insert("skew_seconds".into(), json!(skew.as_secs_f64()));
+        }
         if !snapshot.excludes.is_empty() {
             object.insert("excludes".into(), json!(snapshot.excludes));
         }

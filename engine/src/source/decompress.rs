@@ -2,7 +2,7 @@
 //! is under its compression: a small change of what was compressed alters all that follows, so compressed
 //! dumps find nothing again.
 
-use super::format::{AnyEndMark, Expect, Findings, Format, HEAD};
+use super::format::{AnyEndMark, Findings, Format, HEAD};
 use super::stream::{EndMark as _, StreamOptions};
 use super::{Content, Piece, SourceError, SourceErrorKind};
 use std::cell::RefCell;
@@ -31,7 +31,6 @@ pub(super) struct Proved {
     head: Vec<u8>,
     looking: bool,
     over: bool,
-    warning: Option<String>,
 }
 
 impl Proved {
@@ -42,17 +41,7 @@ impl Proved {
         findings: Rc<RefCell<Findings>>,
     ) -> Box<dyn Content> {
         let mark = AnyEndMark::new(options.expect, Rc::clone(&findings));
-        Box::new(Self {
-            content,
-            name,
-            mark,
-            options,
-            findings,
-            head: vec![],
-            looking: true,
-            over: false,
-            warning: None,
-        })
+        Box::new(Self { content, name, mark, options, findings, head: vec![], looking: true, over: false })
     }
 
     /// Reads the first bytes and decides what to do with the stream; false while there are too few.
@@ -78,14 +67,7 @@ impl Proved {
                 self.content = Box::new(Decompressing::start(raw, format, self.name.clone())?);
                 self.over = false;
             }
-            Some(format) => {
-                self.warning = Some(format!(
-                    "is compressed by {}: nothing of it will be found again in the next backup; --decompress stores what is in it",
-                    format.name()
-                ));
-                self.head = head;
-            }
-            None => self.head = head,
+            _ => self.head = head,
         }
         Ok(true)
     }
@@ -122,10 +104,6 @@ impl Content for Proved {
             Piece::End => self.end(),
             other => Ok(other),
         }
-    }
-
-    fn warning(&self) -> Option<String> {
-        self.warning.clone().filter(|_| self.options.expect != Expect::Nothing)
     }
 }
 
