@@ -77,6 +77,11 @@ bench-tiers: build-tools servers ## Compare tier sync and restore with plain par
 	$(CARGO) build --release --package benches --example plain
 	python3 benches/tiers.py "$(ESKER)" "$(CARGO_TARGET_DIR)/release/examples/plain" "$(SERVERS)/weed" --runs $(RUNS)
 
+.PHONY: bench-redis
+bench-redis: build-tools servers ## What laying a Redis dump down in order costs and brings (1.4 million keys)
+	$(CARGO) build --release --package cli
+	python3 benches/redis.py "$(ESKER)" --runs $(RUNS)
+
 .PHONY: bench-index
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)
 	$(CARGO) run --release --package benches --example index -- $(CHUNKS) "$(CORPORA)/index"

@@ -1,7 +1,7 @@
 //! Single keys of a Redis dump: listed, printed, compared, written into live servers; and the whole of one,
 //! there and back.
 
-use crate::harness::{Repo, free_port, server};
+use crate::harness::{Repo, free_port, server, wait_for};
 use crate::redis::{Redis, apt_redis};
 use std::path::Path;
 
@@ -187,4 +187,136 @@ fn servers_that_cannot_be_restored_into() {
     std::fs::write(repo.path("f"), "x").unwrap();
     repo.ok(["backup", "f"]);
     assert!(repo.fails(1, ["restore", "latest", "--to", &redis.url()]).contains("no Redis dump"));
+}
+
+/// A server that writes append-only files, with a base and commands after it.
+fn with_aof(repo: &Repo, binary: &Path) -> Redis {
+    let redis = Redis::start(binary, &repo.path("redis"), &["--appendonly", "yes", "--appendfsync", "no"]);
+    redis.fill(3000);
+    redis.fill_every_type();
+    redis.cli(&["BGREWRITEAOF"]);
+    wait_for("rewritten", 20, || {
+        let info = redis.cli(&["INFO", "persistence"]);
+        info.contains("aof_rewrite_in_progress:0")
+            && info.contains("aof_last_bgrewrite_status:ok")
+            && !info.contains("aof_rewrite_scheduled:1")
+    });
+    redis.cli(&["SET", "after", "the base"]);
+    redis.cli(&[
+        "EVAL",
+        "redis.call('SET', 'both', 1) redis.call('RPUSH', 'long:list', 'more') return 1",
+        "0",
+    ]);
+    redis
+}
+
+#[test]
+fn append_only_files_in_both_layouts() {
+    for (binary, source) in
+        [(apt_redis(), "redis/appendonlydir"), (server("redis-6.2"), "redis/appendonly.aof")]
+    {
+        let repo = Repo::new();
+        let redis = with_aof(&repo, &binary);
+        let url = format!("redis+aof://{}", repo.path(source).display());
+        repo.ok(["backup", &url]);
+        // A command that is not whole yet is left out.
+        let newest = std::fs::read_dir(repo.path("redis/appendonlydir")).ok().map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.path())
+                .find(|path| path.to_string_lossy().ends_with(".incr.aof"))
+                .unwrap()
+        });
+        let file = newest.unwrap_or_else(|| repo.path(source));
+        let torn = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+        std::io::Write::write_all(&mut &torn, b"*3\r\n$3\r\nSET\r\n$1\r\nx").unwrap();
+        repo.ok(["backup", &url]);
+        let details = &repo.json(["snapshots"])[1]["sources"][0]["details"];
+        assert_eq!(details["torn-bytes"], "18", "{details}");
+        repo.ok(["restore", "latest:redis/files", "--target", "out"]);
+        let loaded = Redis::start(&binary, &repo.path("out"), &["--appendonly", "yes"]);
+        assert_eq!(loaded.digest(), redis.digest());
+        if binary != apt_redis() {
+            continue;
+        }
+        // Into a live server, with and without what came after the base.
+        let empty = Redis::start(&binary, &repo.path("empty"), &["--repl-diskless-sync-delay", "0"]);
+        let done = repo.json(["restore", "latest", "--to", &empty.url(), "--whole"]);
+        assert!(done["commands_replayed"].as_u64().unwrap() >= 3, "{done}");
+        assert_eq!(empty.digest(), redis.digest());
+        let base = Redis::start(&binary, &repo.path("base"), &["--repl-diskless-sync-delay", "0"]);
+        repo.ok(["restore", "latest", "--to", &base.url(), "--whole", "--base-only"]);
+        assert_eq!(base.cli(&["EXISTS", "after", "string:7"]).trim(), "1");
+        // Damage in the middle is not a torn end.
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[3] = b'?';
+        std::fs::write(&file, bytes).unwrap();
+        assert!(repo.fails(21, ["backup", &url]).contains("corrupt append-only file"));
+    }
+}
+
+#[test]
+fn dumps_in_files_are_checked() {
+    let repo = Repo::new();
+    let redis = Redis::start(&apt_redis(), &repo.path("redis"), &["--dbfilename", "dump.rdb"]);
+    redis.fill(3000);
+    redis.cli(&["SAVE"]);
+    let path = repo.path("redis/dump.rdb");
+    let url = format!("redis+rdb://{}", path.display());
+    repo.ok(["backup", &url]);
+    let empty = start(&repo, &apt_redis(), "empty");
+    repo.ok(["restore", "latest", "--to", &empty.url(), "--whole"]);
+    assert_eq!(empty.digest(), redis.digest());
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert!(repo.fails(21, ["backup", &url]).contains("corrupt RDB: at byte"));
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    repo.fails(21, ["backup", &url]);
+    std::fs::remove_file(&path).unwrap();
+    repo.fails(1, ["backup", &url]);
+    assert_eq!(repo.snapshot_count(), 1);
+}
+
+#[test]
+fn a_version_that_nobody_knows_is_stored_as_it_came() {
+    let repo = Repo::new();
+    let redis = Redis::start(&apt_redis(), &repo.path("redis"), &["--rdbchecksum", "no"]);
+    redis.fill(500);
+    redis.cli(&["SAVE"]);
+    let path = repo.path("redis/dump.rdb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..9].copy_from_slice(b"REDIS0099");
+    std::fs::write(&path, &bytes).unwrap();
+    repo.ok(["backup", &format!("redis+rdb://{}", path.display())]);
+    let details = &repo.json(["snapshots"])[0]["sources"][0]["details"];
+    assert_eq!((&details["order"], &details["format"]), (&"raw".into(), &"REDIS0099".into()));
+    assert!(details["why"].as_str().unwrap().contains("does not know"), "{details}");
+    assert!(repo.run(["dump", "latest", "redis/files/dump.rdb"]).stdout == bytes);
+}
+
+#[test]
+fn uses_come_back() {
+    let repo = Repo::new();
+    let args = ["--repl-diskless-sync-delay", "0", "--maxmemory-policy", "allkeys-lfu", "--maxmemory", "1gb"];
+    let redis = Redis::start(&apt_redis(), &repo.path("redis"), &args);
+    redis.fill(700);
+    redis.cli(&["CONFIG", "SET", "lfu-log-factor", "0"]);
+    for _ in 0..30 {
+        redis.cli(&["GET", "string:7"]);
+    }
+    let frequency =
+        |redis: &Redis, key: &str| redis.cli(&["OBJECT", "FREQ", key]).trim().parse::<u32>().unwrap();
+    let used = frequency(&redis, "string:7");
+    assert!(used > 20, "{used}");
+    repo.ok(["backup", &redis.url()]);
+    assert!(repo.ok(["ls", "latest"]).contains("dump.rdb.usage"));
+    // Uses change; the dump does not.
+    redis.cli(&["GET", "string:14"]);
+    repo.ok(["backup", &redis.url()]);
+    let target = Redis::start(&apt_redis(), &repo.path("target"), &args);
+    repo.ok(["restore", "latest", "--to", &target.url(), "--db", "0", "--include", "string:*"]);
+    assert_eq!(frequency(&target, "string:7"), used);
+    assert!(frequency(&target, "string:21") < 10);
 }

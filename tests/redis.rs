@@ -239,6 +239,17 @@ fn a_server_that_is_down() {
 }
 
 #[test]
+fn a_server_that_cannot_save() {
+    let repo = Repo::new();
+    let redis = Redis::start(&apt_redis(), &repo.path("redis"), &["--repl-diskless-sync", "no"]);
+    redis.fill(100);
+    std::fs::remove_dir_all(repo.path("redis")).unwrap();
+    let text = repo.fails(25, ["backup", &redis.url()]);
+    assert!(text.contains("disk"), "{text}");
+    assert_eq!(repo.snapshot_count(), 0);
+}
+
+#[test]
 fn killed_in_the_middle_of_the_transfer() {
     let repo = Repo::new();
     let args =
@@ -278,4 +289,58 @@ fn killed_in_the_middle_of_the_transfer() {
     assert_eq!(child.wait().unwrap().code(), Some(21));
     assert_eq!(repo.snapshot_count(), 1);
     repo.ok(["check", "--read-data"]);
+}
+
+#[test]
+fn over_tls_with_certificates_on_both_sides() {
+    let repo = Repo::new();
+    let script = "
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca -addext basicConstraints=critical,CA:TRUE
+        for name in server client; do
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
+            printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' > $name.ext
+            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out $name.pem -days 2 -extfile $name.ext
+        done";
+    let made = Command::new("sh").args(["-ec", script]).current_dir(repo.dir.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let file = |name: &str| repo.path(name).display().to_string();
+    let tls = free_port();
+    let owned = [tls.to_string(), file("server.pem"), file("server.key"), file("ca.pem")];
+    let [port, pem, key_file, authority] = owned.each_ref().map(String::as_str);
+    let args = [
+        "--tls-port",
+        port,
+        "--tls-cert-file",
+        pem,
+        "--tls-key-file",
+        key_file,
+        "--tls-ca-cert-file",
+        authority,
+        "--tls-auth-clients",
+        "yes",
+        "--repl-diskless-sync-delay",
+        "0",
+    ];
+    let redis = Redis::start(&apt_redis(), &repo.path("redis"), &args);
+    redis.fill(3000);
+    let place = format!("rediss://127.0.0.1:{tls}");
+    let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    let options = [format!("tls.ca={ca}"), format!("tls.cert={cert}"), format!("tls.key={key}")];
+    let with = |options: &[String], more: &[&str]| -> Vec<String> {
+        let mut all: Vec<String> =
+            options.iter().flat_map(|option| ["-o".to_owned(), option.clone()]).collect();
+        all.extend(more.iter().map(|word| (*word).to_owned()));
+        all
+    };
+    repo.ok(with(&options, &["backup", &place]));
+    repo.ok(with(&options, &["backup", &place.replace("rediss://", "rediss+scan://")]));
+    redis.cli(&["SET", "string:7", "changed"]);
+    repo.ok(with(&options, &["restore", "latest:redis/0/string:7", "--to", &place, "--replace"]));
+    assert_eq!(redis.cli(&["GET", "string:7"]).trim(), "v7".repeat(20));
+    // An authority that we do not know, and a client that the server does not.
+    let text = repo.fails(25, ["backup", &place]);
+    assert!(text.contains("certificate") || text.contains("authority"), "{text}");
+    repo.fails(25, with(&options[..1], &["backup", &place]));
+    assert!(repo.fails(25, with(&options[..2], &["backup", &place])).contains("tls.key"));
+    assert_eq!(repo.snapshot_count(), 2);
 }

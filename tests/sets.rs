@@ -120,15 +120,17 @@ fn dumps_that_are_cut_off_make_no_snapshot() {
         good += 1;
         let details = &repo.json(["snapshots", "--latest", "1"])[0]["sources"][0]["details"];
         assert_eq!(details["end"], "proved", "{name}: {details}");
-        for _ in 0..cuts() {
+        for number in 0..cuts() {
             // Lines of JSON that end with a line are whole, whatever was to follow.
             let mut at = 600 + numbers.next().unwrap() as usize % (bytes.len() - 1100);
             at += usize::from(bytes[at - 1] == b'\n' || bytes[at] == b'\n') * 3;
             let output = repo.feed(["backup", "--stdin"], &bytes[..at]);
             assert_eq!(output.status.code(), Some(21), "{name}, cut at {at} of {}", bytes.len());
             // A command that ends well although its output does not.
-            std::fs::write(repo.path("cut"), &bytes[..at]).unwrap();
-            repo.fails(21, ["backup", "--stdin-from-command", "--", "cat", "cut"]);
+            if number.is_multiple_of(5) {
+                std::fs::write(repo.path("cut"), &bytes[..at]).unwrap();
+                repo.fails(21, ["backup", "--stdin-from-command", "--", "cat", "cut"]);
+            }
         }
     }
     assert_eq!(repo.snapshot_count(), good);

@@ -6,6 +6,7 @@ use crate::places::Details;
 use chunkstore::seal::Compression;
 use chunkstore::storage::HttpOptions;
 use engine::source::rdb::RdbOrder;
+use engine::source::tls::Tls;
 use std::path::PathBuf;
 
 /// Options of all commands.
@@ -44,7 +45,7 @@ pub(crate) struct Global {
     #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
     pub(crate) pack_size: usize,
     /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, postgres.format=plain|custom,
-    /// redis.order=canonical|raw
+    /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for rediss://)
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
     pub(crate) options: Vec<String>,
     /// Machine-readable output, see docs/json.md
@@ -65,6 +66,7 @@ pub(crate) struct Options {
     pub(crate) s3_region: Option<String>,
     pub(crate) postgres_custom: bool,
     pub(crate) redis_order: RdbOrder,
+    pub(crate) tls: Tls,
 }
 
 pub(crate) fn environment(name: &str) -> Option<String> {
@@ -91,6 +93,9 @@ impl Global {
                     options.postgres_custom = value == "custom";
                 }
                 "postgres.format" => return Err(Failure::new("postgres.format is plain or custom")),
+                "tls.ca" => options.tls.authorities = Some(read_pem(value)?),
+                "tls.cert" => options.tls.certificate = Some(read_pem(value)?),
+                "tls.key" => options.tls.key = Some(read_pem(value)?),
                 "redis.order" => {
                     options.redis_order = match value {
                         "canonical" => RdbOrder::Canonical,
@@ -226,6 +231,10 @@ pub(crate) fn ask(prompt: &str, confirm: bool) -> Result<String, Failure> {
 pub(crate) fn read_file(path: &std::path::Path) -> Result<String, Failure> {
     std::fs::read_to_string(path)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
+}
+
+fn read_pem(path: &str) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::new(format!("cannot read {path}: {error}")))
 }
 
 fn first_line(text: &str) -> String {

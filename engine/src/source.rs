@@ -14,9 +14,11 @@ pub mod pgdump;
 pub mod postgres;
 pub mod rdb;
 pub mod redis;
+pub mod redis_files;
 pub mod redis_scan;
 pub mod snapshot;
 pub mod stream;
+pub mod tls;
 
 /// Why a source failed; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +140,11 @@ pub const URL_SCHEMES: &[&str] = &[
     "redis://",
     "rediss://",
     "valkey://",
+    "valkeys://",
     "redis+scan://",
     "rediss+scan://",
+    "redis+rdb://",
+    "redis+aof://",
     "postgres://",
     "postgresql://",
 ];
@@ -157,11 +162,10 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
     };
     let parsed = url::Url::parse(url).map_err(|error| invalid(&error))?;
     match parsed.scheme() {
-        "redis" | "valkey" => Ok(Box::new(redis::source(&parsed, time, options)?)),
-        "redis+scan" => Ok(Box::new(redis_scan::source(&parsed, time, options)?)),
-        "rediss" | "rediss+scan" => {
-            Err(invalid(&"TLS to Redis is not built yet; use a local tunnel (stunnel) and redis://"))
-        }
+        "redis" | "valkey" | "rediss" | "valkeys" => Ok(Box::new(redis::source(&parsed, time, options)?)),
+        "redis+scan" | "rediss+scan" => Ok(Box::new(redis_scan::source(&parsed, time, options)?)),
+        "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
+        "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
         "postgres" | "postgresql" => Ok(Box::new(postgres::PostgresSource::new(&parsed, time, options)?)),
         other => Err(invalid(&format!("no source is called '{other}'"))),
     }
@@ -171,7 +175,7 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
 pub type Clock = fn() -> jiff::Timestamp;
 
 /// Choices for URL sources.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UrlOptions {
     /// Dump PostgreSQL in custom format, uncompressed, instead of plain SQL.
     pub postgres_custom: bool,
@@ -181,6 +185,8 @@ pub struct UrlOptions {
     pub redis_user: Option<String>,
     /// See above.
     pub redis_password: Option<String>,
+    /// Certificates for `rediss://`.
+    pub tls: tls::Tls,
     /// A private folder for what does not fit into memory.
     pub scratch: std::path::PathBuf,
     /// Tells when each source was read.
@@ -194,6 +200,7 @@ impl Default for UrlOptions {
             redis_order: rdb::RdbOrder::default(),
             redis_user: None,
             redis_password: None,
+            tls: tls::Tls::default(),
             scratch: std::env::temp_dir(),
             clock: jiff::Timestamp::now,
         }

@@ -20,10 +20,17 @@ use chunkstore::seal::Decompressor;
 use chunkstore::{ChunkId, ObjectId, PackId, RepositoryId, SessionId, envelope, parity};
 use engine::entry::{compare_paths, is_valid_path};
 use engine::manifest;
+use engine::rdb::canonical::{Canonical, gather};
 use engine::rdb::end_mark::RdbEndMark;
+use engine::rdb::index::SeekIndex;
+use engine::rdb::parse::older_stream;
+use engine::rdb::value::{decode, encode_plain};
+use engine::resp::Resp;
 use engine::snapshot::Snapshot;
+use engine::source::format::{AnyEndMark, Expect, FORMATS};
 use engine::source::pgdump::{CustomEndMark, PlainEndMark};
 use engine::source::stream::EndMark;
+use std::io::Read as _;
 use std::path::{Component, Path};
 use std::sync::LazyLock;
 
@@ -40,7 +47,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
@@ -58,6 +65,10 @@ pub const TARGETS: [Target; 17] = [
     Target { name: "diff", run: diff },
     Target { name: "endmark", run: end_mark },
     Target { name: "parity", run: recover },
+    Target { name: "rdb", run: rdb },
+    Target { name: "value", run: value },
+    Target { name: "seek", run: seek },
+    Target { name: "stream", run: stream },
 ];
 
 /// Feeds the target of this name.
@@ -293,6 +304,69 @@ fn end_mark(data: &[u8]) {
     whole.see(data);
     data.chunks((len / parts).max(1)).for_each(|part| split.see(part));
     assert_eq!(whole.finish().is_ok(), split.finish().is_ok());
+}
+
+/// A dump in order is in order already.
+fn rdb(data: &[u8]) {
+    let folder = std::env::temp_dir();
+    let in_order = |data: &[u8]| -> Option<Vec<u8>> {
+        let gathered = gather(data, &folder).ok()?;
+        let mut out = vec![];
+        Canonical::new(gathered, &folder, [1, 2]).read_to_end(&mut out).ok()?;
+        Some(out)
+    };
+    if let Some(once) = in_order(data) {
+        assert_eq!(in_order(&once).as_deref(), Some(once.as_slice()));
+    }
+}
+
+/// A type and a value. What is decoded says the same in the encoding that every server takes.
+fn value(data: &[u8]) {
+    let Some((kind, data)) = data.split_first() else { return };
+    let _ = older_stream(data);
+    let Ok(value) = decode(*kind, data) else { return };
+    if let Some((plain, bytes)) = encode_plain(&value) {
+        let again = decode(plain, &bytes).expect("what we write can be read");
+        // Not a number is not equal to itself.
+        assert!(again == value || format!("{again:?}") == format!("{value:?}"));
+    }
+}
+
+/// A seek index, or frames of a journal.
+fn seek(data: &[u8]) {
+    let _ = engine::journal::segment::decode(data);
+    let Ok(index) = SeekIndex::decode(data) else { return };
+    for database in index.databases.keys().take(8) {
+        if let Some((point, end)) = index.stretch(*database, b"a", Some(b"b")) {
+            assert!(point.offset < end && end <= index.end);
+        }
+    }
+}
+
+/// A format, and a stream that may be it: however it is cut up, its end is there or not.
+fn stream(data: &[u8]) {
+    let Some((kind, data)) = data.split_first() else { return };
+    let expect = match FORMATS.get(usize::from(kind % 16)) {
+        Some(format) => Expect::Format(*format),
+        None => Expect::Recognised,
+    };
+    let check = |part: usize| {
+        let mut mark = AnyEndMark::new(expect, std::rc::Rc::default());
+        data.chunks(part).for_each(|part| mark.see(part));
+        mark.finish().is_ok()
+    };
+    assert_eq!(check(data.len().max(1)), check(usize::from(kind / 16) + 1));
+    let ends = |part: usize| {
+        let (mut resp, mut ends, mut before) = (Resp::default(), vec![], 0);
+        for part in data.chunks(part) {
+            if resp.feed(part, &mut |at, _| ends.push(before + at)).is_err() {
+                break;
+            }
+            before += part.len();
+        }
+        ends
+    };
+    assert_eq!(ends(data.len().max(1)), ends(usize::from(kind / 16) + 1));
 }
 
 /// Any id.

@@ -40,6 +40,10 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "frame" => all.frames.clone(),
         "diff" => vec![[&[128], text(9000).as_slice(), text(8900).as_slice()].concat()],
         "endmark" => end_marks(),
+        "rdb" => vec![dump()],
+        "value" => values(),
+        "seek" => seek_index(),
+        "stream" => streams(),
         "parity" => [0, 1, 5000].map(|harm| with_parity(&all.pack.bytes, harm)).into(),
         _ => vec![],
     }
@@ -171,4 +175,51 @@ fn end_marks() -> Vec<Vec<u8>> {
     let custom = [b"\x05PGDMP\x01\x0f\x00\x04\x08\x01".as_slice(), &[0; 60]].concat();
     let rdb = [b"\x07REDIS0011".as_slice(), &[0xff], &[0; 8]].concat();
     vec![plain, custom, rdb]
+}
+
+/// A small dump: two databases, an expiry, a set, a hash, a stream without entries, uses, a function.
+fn dump() -> Vec<u8> {
+    let mut bytes = b"REDIS0011\xfa\x03ver\x011\xf5\x04code\xfe\x00\xfb\x03\x01".to_vec();
+    bytes.extend_from_slice(b"\xfc\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01z\x01v");
+    bytes.extend_from_slice(b"\xf8\x05\x02\x01s\x02\x01b\x01a\x04\x01h\x02\x02f2\x011\x02f1\xc0\x07");
+    bytes.extend_from_slice(b"\xfe\x03\x15\x01x\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff");
+    bytes.extend_from_slice(&[0; 8]);
+    bytes
+}
+
+/// A type and a value each.
+fn values() -> Vec<Vec<u8>> {
+    let pack = b"\x14\x13\0\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff".to_vec();
+    let zip = b"\x0a\x15\0\0\0\0\0\0\0\0\x03\0\x00\x01a\x03\xf3\x02\xf0\xff\xff\xff\xff".to_vec();
+    let ints = b"\x0b\x0c\x02\0\0\0\x02\0\0\0\xff\xff\x07\x00".to_vec();
+    let zset = b"\x05\x01\x01a\0\0\0\0\0\0\xe0\x3f".to_vec();
+    let ttl = b"\x18\x01\x02\x03\x04\x05\x06\x07\x08\x01\x02\x01f\x01v".to_vec();
+    vec![pack, zip, ints, zset, ttl, b"\x15\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00".to_vec()]
+}
+
+fn seek_index() -> Vec<Vec<u8>> {
+    use engine::rdb::index::{Counts, Point, encode_end, encode_point, encode_version};
+    let mut out = chunkstore::format::Encoder::default();
+    encode_version(&mut out, engine::rdb::Version { valkey: false, number: 11 });
+    encode_point(&mut out, &Point { offset: 20, ordinal: 0, database: 0, name: b"a".to_vec() });
+    encode_point(&mut out, &Point { offset: 90, ordinal: 3, database: 0, name: b"b".to_vec() });
+    encode_end(&mut out, &[(0, Counts { keys: 5, expiring: 1 })].into(), 120);
+    let mut frames = vec![];
+    for offset in [10, 13] {
+        engine::journal::segment::Frame { time_ms: 1, offset, database: 0, bytes: b"abc".to_vec() }
+            .encode(&mut frames);
+    }
+    vec![out.bytes, frames]
+}
+
+/// A number of a format, and a stream of it.
+fn streams() -> Vec<Vec<u8>> {
+    let json = b"\x04{\"a\": [1, \"}\"]}\n{}\n".to_vec();
+    let aof =
+        [b"\x0a".as_slice(), &engine::resp::encode(&[b"MULTI"]), &engine::resp::encode(&[b"EXEC"])].concat();
+    let zstd = b"\x01\x28\xb5\x2f\xfd\x20\x03\x19\0\0abc".to_vec();
+    let sql = b"\x17-- MariaDB dump \n-- Dump completed on today\n".to_vec();
+    let mut tar = vec![3];
+    tar.resize(1 + 1024, 0);
+    vec![json, aof, zstd, sql, tar]
 }

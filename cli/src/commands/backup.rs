@@ -119,8 +119,10 @@ Sources:
   PATH…                                         files and folders
   --stdin                                       standard input
   --stdin-from-command -- COMMAND ARGS…         what a command prints, if it succeeds
-  redis://[user:password@]host[:port]           Redis or Valkey, by replication
+  redis://[user:password@]host[:port]           Redis or Valkey, by replication; rediss:// over TLS
   redis+scan://…                                the same, key by key, where replication is refused
+  redis+rdb:///PATH/dump.rdb                    a dump that Redis wrote
+  redis+aof:///PATH/appendonlydir               its append-only files, in either layout
   postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
 Several make one set: all are started before the first is read, and restored together.
 

@@ -47,8 +47,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let url = url::Url::parse(&args.url).map_err(|error| Failure::new(format!("{}: {error}", args.url)))?;
-    if !matches!(url.scheme(), "redis" | "valkey") {
-        return Err(Failure::new("only redis:// can be followed"));
+    if !matches!(url.scheme(), "redis" | "valkey" | "rediss" | "valkeys") {
+        return Err(Failure::new("only redis:// and rediss:// can be followed"));
     }
     let options = sources::url_options(context)?;
     let server = Server::new(&url, &options)?;

@@ -8,7 +8,6 @@ use crate::backup::{BackupOptions, backup};
 use crate::entry::Time;
 use crate::monitor::Tally;
 use crate::rdb::canonical::{Gathered, gather};
-use crate::rdb::end_mark::RdbEndMark;
 use crate::resp::Resp;
 use crate::source::rdb::{Checked, told};
 use crate::source::redis::Server;
@@ -255,11 +254,10 @@ impl Receiver {
         let (id, offset) = (transfer.replication_id.clone(), transfer.offset);
         *self.shared.times() = Times::default();
         self.shared.times().add(time_ms, offset);
-        let mut checked = Checked { reader: &mut transfer, mark: RdbEndMark::default() };
+        let mut checked = Checked::new(&mut transfer);
         let gathered =
             gather(&mut checked, &self.scratch).map_err(|error| told(error, &self.server.shown))?;
-        std::io::copy(&mut checked, &mut std::io::sink())
-            .map_err(|error| told(error.into(), &self.server.shown))?;
+        checked.finish(&self.server.shown).map_err(|error| told(error, &self.server.shown))?;
         self.position = Some((id.clone(), offset, 0));
         let mut inbox = self.shared.inbox();
         // What came before belongs to the base before, and is committed with it.

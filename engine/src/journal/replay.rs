@@ -1,7 +1,6 @@
 //! A journal into a live server that has its base: the commands after it, up to a moment.
 
 use super::segment::{Frame, decode};
-use crate::entry::is_beneath;
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::resp::Resp;
 use crate::snapshot::{Listed, Snapshot};
@@ -80,17 +79,8 @@ pub fn replay(
     until_ms: u64,
     monitor: &dyn Monitor,
 ) -> Result<ReplayReport> {
-    let mut replaying = Replaying {
-        connection: server.connect()?,
-        server,
-        monitor,
-        batch: vec![],
-        pending: 0,
-        report: ReplayReport {
-            reached_ms: span(snapshot).map_or(0, |span| span.from_ms),
-            ..ReplayReport::default()
-        },
-    };
+    let mut replaying = Replaying::new(server, monitor)?;
+    replaying.report.reached_ms = span(snapshot).map_or(0, |span| span.from_ms);
     let mut end = None;
     for (name, chunks) in segments(repo, snapshot)? {
         let bytes = chunkstore::reader::read_all(repo.store(), &chunks)?;
@@ -120,8 +110,64 @@ pub fn replay(
     Ok(replaying.report)
 }
 
+/// Sends the commands of the append-only files beside the dump at `dump` to `server`, which must hold that dump;
+/// `None` if there are none.
+pub fn replay_increments(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    dump: &str,
+    server: &Server,
+    monitor: &dyn Monitor,
+) -> Result<Option<ReplayReport>> {
+    let folder = dump.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts = entries(repo, snapshot, &|path| {
+        path.strip_prefix(folder).is_some_and(|name| name.starts_with('/')) && path.ends_with(".incr.aof")
+    })?;
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    // Their names end in a sequence number without leading zeros.
+    let sequence = |path: &str| path.rsplit('.').nth(2).and_then(|number| number.parse::<u64>().ok());
+    parts.sort_by_key(|(path, _)| sequence(path));
+    let mut replaying = Replaying::new(server, monitor)?;
+    for (path, chunks) in parts {
+        let (mut resp, mut carried) = (Resp::default(), vec![]);
+        for chunk in chunks {
+            carried.extend_from_slice(&chunkstore::reader::read_all(repo.store(), &[chunk])?);
+            let mut commands = vec![];
+            let already = carried.len() - chunk.len as usize;
+            resp.feed(&carried[already..], &mut |at, _| commands.push(already + at))
+                .map_err(|why| Error::Malformed { what: path.clone(), why })?;
+            let mut from = 0;
+            for to in commands {
+                // Annotations before a command are no part of it for a server.
+                let command = &carried[from..to];
+                let start =
+                    command.iter().position(|byte| *byte == b'*').filter(|_| command.first() == Some(&b'#'));
+                replaying.send(&command[start.unwrap_or(0)..])?;
+                from = to;
+            }
+            carried.drain(..from);
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    replaying.flush()?;
+    Ok(Some(replaying.report))
+}
+
 /// The segments of a journal and their chunks, in order.
 fn segments(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<(String, Vec<ChunkRef>)>> {
+    entries(repo, snapshot, &|path| path.starts_with("redis/") && path.contains("/stream/"))
+}
+
+/// Entries and their chunks, in order of path.
+fn entries(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Vec<(String, Vec<ChunkRef>)>> {
     let mut reader = ManifestReader::new(repo.store(), &snapshot.manifest)?;
     let (mut all, mut open) = (vec![], None);
     while let Some(step) = reader.next_step()? {
@@ -129,8 +175,7 @@ fn segments(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<(String, Vec<C
             Step::Damage(damage) => return Err(damage.error.into()),
             Step::Record(Record::Entry(entry)) => {
                 let path = String::from_utf8_lossy(&entry.path).into_owned();
-                let is_segment = is_beneath(&entry.path, b"redis") && path.contains("/stream/");
-                open = is_segment.then(|| (path, vec![]));
+                open = wanted(&path).then(|| (path, vec![]));
             }
             Step::Record(Record::Chunks(chunks)) => {
                 if let Some((_, known)) = &mut open {
@@ -154,7 +199,12 @@ struct Replaying<'a> {
     report: ReplayReport,
 }
 
-impl Replaying<'_> {
+impl<'a> Replaying<'a> {
+    fn new(server: &'a Server, monitor: &'a dyn Monitor) -> Result<Self> {
+        let (connection, report) = (server.connect()?, ReplayReport::default());
+        Ok(Self { connection, server, monitor, batch: vec![], pending: 0, report })
+    }
+
     fn frame(&mut self, frame: &Frame) -> Result<()> {
         let mut commands = vec![];
         let fed = Resp::default().feed(&frame.bytes, &mut |at, command| {

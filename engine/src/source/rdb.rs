@@ -114,7 +114,7 @@ impl RdbSource {
             let state = match way {
                 Way::Started(reading) => State::Reading(reading),
                 Way::Unopened(open) => {
-                    let reader = Checked { reader: open(&Stop::default())?, mark: RdbEndMark::default() };
+                    let reader = Checked::new(open(&Stop::default())?);
                     facts(&shared).start = Some((options.clock)());
                     facts(&shared).details.insert("order".into(), "raw".into());
                     State::AsItComes(reader)
@@ -204,7 +204,7 @@ impl Reading {
         let (shared, shown) = (Arc::clone(shared), name.clone());
         let (scratch, clock) = (options.scratch.clone(), options.clock);
         let thread = std::thread::Builder::new().name("esker-redis".into()).spawn(move || {
-            let read = read_dump(open, &theirs, &scratch, clock, &shared);
+            let read = read_dump(open, &theirs, &scratch, clock, &shared, &shown);
             // Nobody listens any more: then nobody wants to know.
             let _ = send.send(read.map_err(|error| told(error, &shown)));
         });
@@ -240,9 +240,9 @@ fn read_dump(
     scratch: &Path,
     clock: Clock,
     shared: &Shared,
+    name: &str,
 ) -> Result<Outcome, RdbError> {
-    let mut reader =
-        Checked { reader: open(stop).map_err(std::io::Error::other)?, mark: RdbEndMark::default() };
+    let mut reader = Checked::new(open(stop).map_err(std::io::Error::other)?);
     facts(shared).start = Some(clock());
     let mut magic = [0; MAGIC_LEN];
     reader.read_exact(&mut magic)?;
@@ -253,7 +253,7 @@ fn read_dump(
     let outcome = if known {
         let gathered = gather(&mut whole, scratch)?;
         // The checksum, and whatever else the transfer ends with.
-        std::io::copy(&mut reader, &mut std::io::sink())?;
+        reader.finish(name)?;
         for (name, detail) in
             [("redis-ver", "server"), ("valkey-ver", "server"), ("repl-id", "replication-id")]
         {
@@ -264,6 +264,7 @@ fn read_dump(
     } else {
         let mut aside = Aside::new(scratch);
         std::io::copy(&mut whole, &mut aside)?;
+        reader.finish(name)?;
         aside.rewind()?;
         details.push(("order", "raw".into()));
         details.push(("why", "a version of the format that this program does not know".into()));
@@ -288,22 +289,31 @@ pub(crate) fn told(error: RdbError, name: &str) -> SourceError {
     }
 }
 
-/// Looks at what passes, and refuses at the end what was not whole.
+/// Looks at what passes.
 pub(crate) struct Checked<R> {
     pub(crate) reader: R,
     pub(crate) mark: RdbEndMark,
+}
+
+impl<R: Read> Checked<R> {
+    pub(crate) fn new(reader: R) -> Self {
+        Self { reader, mark: RdbEndMark::default() }
+    }
+
+    /// Reads what is left and refuses a dump that was not whole.
+    pub(crate) fn finish(&mut self, name: &str) -> Result<(), RdbError> {
+        std::io::copy(self, &mut std::io::sink())?;
+        let whole = self.mark.finish();
+        whole.map_err(|why| {
+            std::io::Error::other(SourceError::new(SourceErrorKind::Incomplete, name, why)).into()
+        })
+    }
 }
 
 impl<R: Read> Read for Checked<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let len = self.reader.read(buffer)?;
         self.mark.see(&buffer[..len]);
-        if len == 0 && !buffer.is_empty() {
-            let why = self.mark.finish();
-            why.map_err(|why| {
-                std::io::Error::other(SourceError::new(SourceErrorKind::Incomplete, "RDB", why))
-            })?;
-        }
         Ok(len)
     }
 }
@@ -352,10 +362,10 @@ impl Content for RdbContent {
             return Ok(Piece::Data(len));
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        if matches!(state, State::AsItComes(_)) {
+        if let State::AsItComes(mut reader) = state {
+            reader.finish(&self.name).map_err(|error| told(error, &self.name))?;
             facts(&self.shared).end = Some((self.options.clock)());
-        }
-        if let State::InOrder(canonical) = state {
+        } else if let State::InOrder(canonical) = state {
             let sides = canonical.finish().map_err(|error| told(error, &self.name))?;
             let mut facts = facts(&self.shared);
             let keys: u64 = sides.databases.values().map(|counts| counts.keys).sum();

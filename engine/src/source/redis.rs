@@ -2,6 +2,7 @@
 //! Source: "Redis replication" (redis.io/docs), and the handshake in `replication.c`.
 
 use super::rdb::{Origin, RdbSource};
+use super::tls::Tls;
 use super::{SourceError, SourceErrorKind, UrlOptions, password, without_password};
 use crate::entry::Time;
 
@@ -24,6 +25,8 @@ pub struct Server {
     pub user: String,
     /// Password, if any.
     pub password: Option<String>,
+    /// Certificates, for `rediss://`.
+    pub tls: Option<Tls>,
     /// The URL without the password.
     pub shown: String,
 }
@@ -41,7 +44,17 @@ impl Server {
             user = options.redis_user.clone().unwrap_or_default();
         }
         let password = password(url).or_else(|| options.redis_password.clone());
-        Ok(Self { address: format!("{host}:{}", url.port().unwrap_or(6379)), user, password, shown })
+        let is_tls =
+            url.scheme().split('+').next().is_some_and(|scheme| scheme.ends_with('s') && scheme != "redis");
+        let tls = is_tls.then(|| options.tls.clone());
+        Ok(Self { address: format!("{host}:{}", url.port().unwrap_or(6379)), user, password, tls, shown })
+    }
+
+    /// Its name or number, as certificates have it.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 
     /// Folder of this server's streams in a snapshot.
@@ -65,10 +78,25 @@ impl Server {
         if let Some(password) = &self.password {
             settings = settings.set_password(password);
         }
-        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, "6379"));
-        let address = redis::ConnectionAddr::Tcp(host.to_owned(), port.parse().unwrap_or(6379));
-        let info = address.into_connection_info().map_err(down)?.set_redis_settings(settings);
-        let client = redis::Client::open(info).map_err(down)?;
+        let port = self.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(6379);
+        let host = self.host().to_owned();
+        let client = match &self.tls {
+            None => {
+                let address = redis::ConnectionAddr::Tcp(host, port);
+                let info = address.into_connection_info().map_err(down)?.set_redis_settings(settings);
+                redis::Client::open(info)
+            }
+            Some(tls) => {
+                let address = redis::ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
+                let info = address.into_connection_info().map_err(down)?.set_redis_settings(settings);
+                let client_tls = tls.certificate.clone().zip(tls.key.clone());
+                let client_tls = client_tls
+                    .map(|(client_cert, client_key)| redis::ClientTlsConfig { client_cert, client_key });
+                let certificates = redis::TlsCertificates { client_tls, root_cert: tls.authorities.clone() };
+                redis::Client::build_with_tls(info, certificates)
+            }
+        };
+        let client = client.map_err(down)?;
         let connection = client.get_connection_with_timeout(TIMEOUT).map_err(down)?;
         connection.set_read_timeout(Some(TIMEOUT)).map_err(down)?;
         Ok(connection)

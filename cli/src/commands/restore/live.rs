@@ -46,6 +46,9 @@ pub(crate) struct LiveArgs {
     /// The moment to go back to, from what 'esker stream' kept; into an empty server, or with --whole
     #[arg(long, value_parser = parse_moment, value_name = "TIME", requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
     time: Option<jiff::Timestamp>,
+    /// With --whole, of an append-only file: its base without the commands after it
+    #[arg(long, requires = "whole")]
+    base_only: bool,
     /// With --whole: no snapshot of what is there before it is removed
     #[arg(long, requires = "whole")]
     no_safety_snapshot: bool,
@@ -72,8 +75,8 @@ impl Target {
     fn parse(text: &str, context: &Context) -> Result<Self, Failure> {
         let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
         let scan = match url.scheme() {
-            "redis" | "valkey" => false,
-            "redis+scan" => true,
+            "redis" | "valkey" | "rediss" | "valkeys" => false,
+            "redis+scan" | "rediss+scan" => true,
             other => {
                 return Err(Failure::new(format!("--to takes redis:// or redis+scan://, not {other}://")));
             }
@@ -271,16 +274,14 @@ fn whole(
     let report = console.during(|monitor| load(repo, dump, &target.server, &options, monitor))?;
     let functions = load_functions(repo, dump, &target.server)?;
     let differences = verify(target, repo, dump, context)?;
-    let replayed =
-        match args.live.time {
-            Some(time) => {
-                let until = milliseconds(time);
-                Some(console.during(|monitor| {
-                    replay::replay(repo, &found.snapshot, &target.server, until, monitor)
-                })?)
-            }
-            None => None,
-        };
+    let replayed = console.during(|monitor| match args.live.time {
+        Some(time) => {
+            let until = milliseconds(time);
+            replay::replay(repo, &found.snapshot, &target.server, until, monitor).map(Some)
+        }
+        None if args.live.base_only => Ok(None),
+        None => replay::replay_increments(repo, &found.snapshot, &dump.path, &target.server, monitor),
+    })?;
     if context.global.json {
         output::json_line(&json!({
             "message_type": "summary",
@@ -293,7 +294,7 @@ fn whole(
             "keys_different": differences,
             "commands_replayed": replayed.as_ref().map(|replayed| replayed.commands),
             "commands_refused": replayed.as_ref().map(|replayed| replayed.refused),
-            "reached": replayed.as_ref().map(|replayed| replay::shown(replayed.reached_ms)),
+            "reached": args.live.time.and(replayed.as_ref()).map(|replayed| replay::shown(replayed.reached_ms)),
         }));
     } else {
         print(&report, found, false, context);
@@ -308,11 +309,11 @@ fn whole(
     if let Some(replayed) = &replayed {
         refused += replayed.refused;
         if !context.global.json {
-            say(format!(
-                "replayed {} commands; the last at {}",
-                replayed.commands,
-                replay::shown(replayed.reached_ms)
-            ));
+            let at = match replayed.reached_ms {
+                0 => String::new(),
+                reached => format!("; the last at {}", replay::shown(reached)),
+            };
+            say(format!("replayed {} commands{at}", replayed.commands));
         }
     }
     Ok(if differences + refused + report.existing == 0 { Code::Done } else { Code::Incomplete })

@@ -36,7 +36,46 @@ impl Stop {
 /// The connection, logged in.
 pub struct Link {
     server: Server,
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Wire>,
+}
+
+/// What the bytes go over.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl std::io::Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 impl Link {
@@ -58,7 +97,14 @@ impl Link {
             })?;
         stop.watch(&stream);
         stream.set_read_timeout(Some(TIMEOUT)).map_err(|error| down(&error))?;
-        let stream = BufReader::with_capacity(1 << 20, stream);
+        let wire = match &server.tls {
+            None => Wire::Plain(stream),
+            Some(tls) => {
+                let connection = tls.connect(server.host()).map_err(|why| down(&why))?;
+                Wire::Tls(Box::new(rustls::StreamOwned::new(connection, stream)))
+            }
+        };
+        let stream = BufReader::with_capacity(1 << 20, wire);
         let mut link = Self { server: server.clone(), stream };
         if let Some(password) = &server.password {
             let reply = if server.user.is_empty() {
@@ -91,7 +137,8 @@ impl Link {
             request.extend_from_slice(word);
             request.extend_from_slice(b"\r\n");
         }
-        let sent = self.stream.get_mut().write_all(&request);
+        let wire = self.stream.get_mut();
+        let sent = wire.write_all(&request).and_then(|()| wire.flush());
         sent.map_err(|error| self.server.error(SourceErrorKind::Unavailable, error))
     }
 
@@ -119,7 +166,7 @@ impl Link {
 
     /// How long a read waits for bytes before it ends with [`std::io::ErrorKind::WouldBlock`].
     pub fn set_patience(&mut self, patience: Duration) -> Result<(), SourceError> {
-        let set = self.stream.get_ref().set_read_timeout(Some(patience));
+        let set = self.stream.get_ref().socket().set_read_timeout(Some(patience));
         set.map_err(|error| self.server.error(SourceErrorKind::Unavailable, error))
     }
 

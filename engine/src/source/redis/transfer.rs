@@ -55,7 +55,11 @@ impl Transfer {
         };
         let (id, offset) = position.split_once(' ').unwrap_or((position, "0"));
         let (replication_id, offset) = (id.to_owned(), offset.parse().unwrap_or_default());
-        let header = link.line()?;
+        // A server that cannot fork or save hangs up here.
+        let header = link.line().map_err(|error| {
+            let hint = "before the first byte: its log says why; most often it cannot fork, or its disk is full or not writable";
+            server.error(error.kind, format!("{} {hint}", error.why))
+        })?;
         let frame = if let Some(mark) = header.strip_prefix("$EOF:").filter(|mark| mark.len() == 40) {
             Frame::Mark(mark.as_bytes().to_vec())
         } else if let Some(len) = header.strip_prefix('$').and_then(|len| len.parse().ok()) {

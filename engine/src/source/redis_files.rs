@@ -1,0 +1,299 @@
+//! Redis's own files: a dump (`redis+rdb:///var/lib/redis/dump.rdb`), and append-only files in both layouts
+//! (`redis+aof:///var/lib/redis/appendonlydir`, or one file as before Redis 7). They are read as they are at one moment, while
+//! the server goes on: what is appended later is left out, a command that is not whole yet too.
+//! Source: `aof.c` (manifest, preamble), redis.io/docs "Redis persistence".
+
+use super::rdb::{Origin, RdbSource};
+use super::redis::link::Stop;
+use super::stream::StreamSource;
+use super::{Content, Item, Opener, Piece, Several, Source, SourceError, SourceErrorKind, UrlOptions};
+use crate::Monitor;
+use crate::entry::Time;
+use crate::rdb::parse::{Order, Step, Walk};
+use crate::resp::Resp;
+use crate::snapshot::SourceRecord;
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Where files lie in a snapshot, in place of a server's address.
+const FOLDER: &str = "redis/files";
+/// A rewrite may replace the files between two looks; more often than this it does not.
+const ATTEMPTS: u32 = 10;
+
+fn missing(path: &Path, why: impl ToString) -> SourceError {
+    SourceError::new(SourceErrorKind::Missing, path.display().to_string(), why)
+}
+
+fn incomplete(path: &Path, why: impl ToString) -> SourceError {
+    SourceError::new(SourceErrorKind::Incomplete, path.display().to_string(), why)
+}
+
+fn path_of(url: &url::Url) -> Result<PathBuf, SourceError> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes: Vec<u8> = percent_encoding::percent_decode_str(url.path()).collect();
+    let path = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    let is_local = url.host_str().unwrap_or_default().is_empty() && path.is_absolute();
+    is_local.then_some(path).ok_or_else(|| {
+        SourceError::new(SourceErrorKind::Missing, url.as_str(), "give an absolute path after '://'")
+    })
+}
+
+/// The source of `redis+rdb://`.
+pub fn rdb(url: &url::Url, time: Time, options: &UrlOptions) -> Result<RdbSource, SourceError> {
+    let path = path_of(url)?;
+    let file = File::open(&path).map_err(|error| missing(&path, error))?;
+    dump(file, &path, &format!("{FOLDER}/{}", name_of(&path)), time, options)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A dump in a file that is open.
+fn dump(
+    file: File,
+    path: &Path,
+    stored: &str,
+    time: Time,
+    options: &UrlOptions,
+) -> Result<RdbSource, SourceError> {
+    let open = Box::new(move |_: &Stop| Ok(Box::new(file) as Box<dyn Read + Send>));
+    let shown = path.display().to_string();
+    RdbSource::new(Origin { kind: "redis+rdb", shown, point_in_time: true, open }, stored, time, options)
+}
+
+/// The source of `redis+aof://`.
+pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource, SourceError> {
+    let path = path_of(url)?;
+    let mut record = SourceRecord::new("redis+aof", path.display().to_string(), true);
+    let mut sources: Vec<Box<dyn Source>> = vec![];
+    if path.is_dir() {
+        let (manifest_name, manifest, files) = open_parts(&path)?;
+        let folder = format!("{FOLDER}/{}", name_of(&path));
+        let last = files.len().saturating_sub(1);
+        for (number, (name, file)) in files.into_iter().enumerate() {
+            let (own, stored) = (path.join(&name), format!("{folder}/{name}"));
+            if name.ends_with(".rdb") {
+                sources.push(Box::new(dump(file, &own, &stored, time, options)?));
+                continue;
+            }
+            let len = whole_len(&file, &own, 0)?;
+            let all = file.metadata().map_err(|error| missing(&own, error))?.len();
+            if len < all && number < last {
+                return Err(incomplete(&own, format!("is torn at byte {len}, and others follow it")));
+            }
+            if len < all {
+                record.details.insert("torn-bytes".into(), (all - len).to_string());
+            }
+            sources.push(Box::new(part(file, &own, &stored, time, len)?));
+        }
+        record.details.insert("parts".into(), sources.len().to_string());
+        let given = Given { bytes: manifest, at: 0 };
+        let open: Opener = Box::new(move || Ok(Box::new(given) as Box<dyn Content>));
+        let stored = format!("{folder}/{manifest_name}");
+        sources.push(Box::new(StreamSource::new(record.clone(), &stored, time, open)?));
+    } else {
+        let file = File::open(&path).map_err(|error| missing(&path, error))?;
+        let preamble = preamble_len(&file, &path)?;
+        let len = whole_len(&file, &path, preamble)?;
+        let all = file.metadata().map_err(|error| missing(&path, error))?.len();
+        if len < all {
+            record.details.insert("torn-bytes".into(), (all - len).to_string());
+        }
+        sources.push(Box::new(part(file, &path, &format!("{FOLDER}/{}", name_of(&path)), time, len)?));
+    }
+    let paths = sources.iter().flat_map(|source| source.paths()).collect();
+    Ok(AofSource { record, paths, parts: Several::new(sources) })
+}
+
+/// The manifest's name and bytes, and the files that it names.
+type Parts = (String, Vec<u8>, Vec<(String, File)>);
+
+/// Opens what the manifest names, all of one moment: a rewrite removes the old files, but what is open stays.
+fn open_parts(folder: &Path) -> Result<Parts, SourceError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| missing(folder, error))?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let name = names
+        .into_iter()
+        .find(|name| name.ends_with(".manifest"))
+        .ok_or_else(|| missing(folder, "has no manifest of an append-only file"))?;
+    let path = folder.join(&name);
+    let read = || std::fs::read(&path).map_err(|error| missing(&path, error));
+    for _ in 0..ATTEMPTS {
+        let manifest = read()?;
+        let mut files = vec![];
+        for part in parts_of(&manifest).map_err(|why| incomplete(&path, why))? {
+            match File::open(folder.join(&part)) {
+                Ok(file) => files.push((part, file)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+                Err(error) => return Err(missing(&folder.join(&part), error)),
+            }
+        }
+        if read()? == manifest && files.len() == parts_of(&manifest).map_or(0, |parts| parts.len()) {
+            return Ok((name, manifest, files));
+        }
+    }
+    Err(incomplete(&path, "names files that are not there"))
+}
+
+/// The files that a manifest names, base first, without history.
+fn parts_of(manifest: &[u8]) -> Result<Vec<String>, String> {
+    let text = String::from_utf8_lossy(manifest);
+    let mut parts = vec![];
+    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let value = |key: &str| words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1));
+        match (value("file"), value("type")) {
+            (Some(name), Some(&"b" | &"i")) if !name.contains('/') => {
+                parts.push(name.trim_matches('"').to_owned());
+            }
+            (Some(_), Some(&"h")) => {}
+            _ => return Err(format!("is no manifest: '{line}'")),
+        }
+    }
+    Ok(parts)
+}
+
+/// Length of the dump at the head of an append-only file before Redis 7; 0 if there is none.
+fn preamble_len(file: &File, path: &Path) -> Result<u64, SourceError> {
+    let mut reader = std::io::BufReader::new(file);
+    let mut magic = [0; 5];
+    let is_dump = reader.read_exact(&mut magic).is_ok() && &magic == b"REDIS";
+    reader.seek(SeekFrom::Start(0)).map_err(|error| missing(path, error))?;
+    if !is_dump {
+        return Ok(0);
+    }
+    let corrupt = |error: crate::rdb::RdbError| incomplete(path, format!("corrupt RDB: {error}"));
+    let mut walk = Walk::new(reader, Order::AsIs).map_err(corrupt)?;
+    loop {
+        match walk.next_step().map_err(corrupt)? {
+            Step::Key(key) => walk.value(key.kind, &mut |_| Ok(())).map_err(corrupt)?,
+            Step::Global(..) => {}
+            // The end mark's checksum follows.
+            Step::End => return Ok(walk.offset() + 8),
+        }
+    }
+}
+
+/// Bytes up to the end of the last command that is whole and in no transaction that is not.
+fn whole_len(file: &File, path: &Path, from: u64) -> Result<u64, SourceError> {
+    let failed = |error: std::io::Error| missing(path, error);
+    let mut file = file;
+    file.seek(SeekFrom::Start(from)).map_err(failed)?;
+    let (mut resp, mut whole, mut offset) = (Resp::default(), from, from);
+    let mut buffer = vec![0; 1 << 20];
+    let mut open = false;
+    loop {
+        let len = file.read(&mut buffer).map_err(failed)?;
+        if len == 0 {
+            break;
+        }
+        let fed = resp.feed(&buffer[..len], &mut |at, command| {
+            match command.name.as_slice() {
+                b"MULTI" => open = true,
+                b"EXEC" => open = false,
+                _ => {}
+            }
+            if !open {
+                whole = offset + at as u64;
+            }
+        });
+        fed.map_err(|why| {
+            incomplete(path, format!("corrupt append-only file: {why}, counted from byte {from}"))
+        })?;
+        offset += len as u64;
+    }
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    Ok(whole)
+}
+
+/// A part, as long as it is whole.
+fn part(file: File, path: &Path, stored: &str, time: Time, len: u64) -> Result<StreamSource, SourceError> {
+    let record = SourceRecord::new("redis+aof", path.display().to_string(), true);
+    let shown = path.display().to_string();
+    let open: Opener =
+        Box::new(move || Ok(Box::new(Part { file: file.take(len), left: len, shown }) as Box<dyn Content>));
+    StreamSource::new(record, stored, time, open)
+}
+
+struct Part {
+    file: std::io::Take<File>,
+    left: u64,
+    shown: String,
+}
+
+impl Content for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        let failed =
+            |why: &dyn std::fmt::Display| SourceError::new(SourceErrorKind::Incomplete, &self.shown, why);
+        match self.file.read(buffer).map_err(|error| failed(&error))? {
+            0 if self.left > 0 => Err(failed(&"became shorter while it was read")),
+            0 => Ok(Piece::End),
+            len => {
+                self.left -= len as u64;
+                Ok(Piece::Data(len))
+            }
+        }
+    }
+}
+
+struct Given {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Content for Given {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        let len = buffer.len().min(self.bytes.len() - self.at);
+        buffer[..len].copy_from_slice(&self.bytes[self.at..self.at + len]);
+        self.at += len;
+        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
+    }
+}
+
+/// An append-only file, one thing although it has several parts.
+pub struct AofSource {
+    record: SourceRecord,
+    paths: Vec<String>,
+    parts: Several,
+}
+
+impl Source for AofSource {
+    fn records(&self) -> Vec<SourceRecord> {
+        let mut record = self.record.clone();
+        for part in self.parts.records() {
+            record.details.extend(part.details);
+        }
+        vec![record]
+    }
+    fn paths(&self) -> Vec<String> {
+        self.paths.clone()
+    }
+    fn start(&mut self, seed: [u64; 2]) -> Result<(), SourceError> {
+        self.parts.start(seed)
+    }
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        self.parts.next_item(monitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests() {
+        let text = b"file appendonly.aof.2.base.rdb seq 2 type b\nfile old.aof seq 1 type h\nfile appendonly.aof.2.incr.aof seq 2 type i\n";
+        assert_eq!(parts_of(text).unwrap(), ["appendonly.aof.2.base.rdb", "appendonly.aof.2.incr.aof"]);
+        assert!(parts_of(b"file ../x seq 1 type b\n").is_err());
+        assert!(parts_of(b"nonsense\n").is_err());
+    }
+
+    #[test]
+    fn paths_in_urls() {
+        let path = |text: &str| path_of(&text.parse().unwrap());
+        assert_eq!(path("redis+rdb:///var/lib/a%20b.rdb").unwrap(), Path::new("/var/lib/a b.rdb"));
+        assert!(path("redis+rdb://host/x").is_err());
+    }
+}
