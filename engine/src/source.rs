@@ -12,12 +12,14 @@ pub mod files;
 pub mod format;
 pub mod pgdump;
 pub mod postgres;
+pub mod qdrant;
 pub mod rdb;
 pub mod redis;
 pub mod redis_files;
 pub mod redis_scan;
 pub mod snapshot;
 pub mod stream;
+mod tar_cuts;
 pub mod tls;
 
 /// Why a source failed; decides the exit code.
@@ -145,6 +147,8 @@ pub const URL_SCHEMES: &[&str] = &[
     "rediss+scan://",
     "redis+rdb://",
     "redis+aof://",
+    "qdrant+http://",
+    "qdrant+https://",
     "postgres://",
     "postgresql://",
 ];
@@ -164,6 +168,7 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
     match parsed.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => Ok(Box::new(redis::source(&parsed, time, options)?)),
         "redis+scan" | "rediss+scan" => Ok(Box::new(redis_scan::source(&parsed, time, options)?)),
+        "qdrant+http" | "qdrant+https" => Ok(Box::new(qdrant::QdrantSource::new(&parsed, time, options)?)),
         "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
         "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
         "postgres" | "postgresql" => Ok(Box::new(postgres::PostgresSource::new(&parsed, time, options)?)),
@@ -185,7 +190,9 @@ pub struct UrlOptions {
     pub redis_user: Option<String>,
     /// See above.
     pub redis_password: Option<String>,
-    /// Certificates for `rediss://`.
+    /// API key for Qdrant, if the URL has none.
+    pub qdrant_api_key: Option<String>,
+    /// Certificates for `rediss://` and `qdrant+https://`.
     pub tls: tls::Tls,
     /// A private folder for what does not fit into memory.
     pub scratch: std::path::PathBuf,
@@ -200,6 +207,7 @@ impl Default for UrlOptions {
             redis_order: rdb::RdbOrder::default(),
             redis_user: None,
             redis_password: None,
+            qdrant_api_key: None,
             tls: tls::Tls::default(),
             scratch: std::env::temp_dir(),
             clock: jiff::Timestamp::now,

@@ -11,6 +11,7 @@ Usage: RESTORE_SECONDS=3 DAY_SECONDS=4 PORT=15001 LOG=requests.log python glacie
 
 import datetime
 import os
+import threading
 import time
 
 import moto.server
@@ -97,11 +98,27 @@ def logged(app, log):
     return run
 
 
+WRITES = threading.Lock()
+
+
+def one_at_a_time(app):
+    """Moto looks whether an object is there, and puts it, in two steps: of two conditional writers both may win."""
+
+    def run(environ, start_response):
+        if environ["REQUEST_METHOD"] != "PUT":
+            return app(environ, start_response)
+        with WRITES:
+            return list(app(environ, start_response))
+
+    return run
+
+
 plain_run = moto.server.run_simple
 
 
 def run_simple(host, port, app, **kwargs):
     log = os.environ.get("LOG")
+    app = one_at_a_time(app)
     plain_run(host, port, logged(app, open(log, "a")) if log else app, **kwargs)
 
 

@@ -123,11 +123,12 @@ Sources:
   redis+scan://…                                the same, key by key, where replication is refused
   redis+rdb:///PATH/dump.rdb                    a dump that Redis wrote
   redis+aof:///PATH/appendonlydir               its append-only files, in either layout
+  qdrant+http[s]://host[:port][/collection]     Qdrant, all collections or one, shard by shard
   postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
 Several make one set: all are started before the first is read, and restored together.
 
 Passwords that should not stand in a URL: REDISCLI_AUTH or ESKER_REDIS_PASSWORD_FILE (and ESKER_REDIS_USER),
-PGPASSWORD or PGPASSFILE.";
+ESKER_QDRANT_API_KEY or ESKER_QDRANT_API_KEY_FILE, PGPASSWORD or PGPASSFILE.";
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     let now = context.now();

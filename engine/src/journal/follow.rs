@@ -175,18 +175,21 @@ fn ask_where(shared: &Shared, server: &Server) {
             shared.sleep(RETRY_MIN);
             continue;
         };
-        while !shared.stopped() {
-            let info: redis::RedisResult<String> =
-                redis::cmd("INFO").arg("replication").query(&mut connection);
-            let Ok(info) = info else { break };
-            let offset =
-                info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")?.trim().parse().ok());
-            if let Some(offset) = offset {
-                shared.times().add(shared.now_ms(), offset);
-            }
+        while !shared.stopped() && ask_once(shared, &mut connection) {
             shared.sleep(POLL);
         }
     }
+}
+
+/// Whether the server answered.
+fn ask_once(shared: &Shared, connection: &mut redis::Connection) -> bool {
+    let info: redis::RedisResult<String> = redis::cmd("INFO").arg("replication").query(connection);
+    let Ok(info) = info else { return false };
+    let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")?.trim().parse().ok());
+    if let Some(offset) = offset {
+        shared.times().add(shared.now_ms(), offset);
+    }
+    true
 }
 
 /// Takes what the server sends.
@@ -243,6 +246,11 @@ impl Receiver {
             }
         } else {
             link = self.take_base(link, &reply)?;
+        }
+        // What was executed while nobody listened comes now, all at once: its time lies between the last that is known
+        // and this.
+        if let Ok(mut connection) = self.server.connect() {
+            ask_once(&self.shared, &mut connection);
         }
         self.shared.inbox().attached = true;
         self.listen(link)

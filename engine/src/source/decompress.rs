@@ -4,6 +4,7 @@
 
 use super::format::{AnyEndMark, Findings, Format, HEAD};
 use super::stream::{EndMark as _, StreamOptions};
+use super::tar_cuts::TarCuts;
 use super::{Content, Piece, SourceError, SourceErrorKind};
 use std::cell::RefCell;
 use std::io::{Error, Read};
@@ -41,7 +42,16 @@ impl Proved {
         findings: Rc<RefCell<Findings>>,
     ) -> Box<dyn Content> {
         let mark = AnyEndMark::new(options.expect, Rc::clone(&findings));
-        Box::new(Self { content, name, mark, options, findings, head: vec![], looking: true, over: false })
+        Box::new(TarCuts::new(Box::new(Self {
+            content,
+            name,
+            mark,
+            options,
+            findings,
+            head: vec![],
+            looking: true,
+            over: false,
+        })))
     }
 
     /// Reads the first bytes and decides what to do with the stream; false while there are too few.

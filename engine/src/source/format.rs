@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 mod json;
 mod packed;
-mod tar;
+pub(super) mod tar;
 
 use crate::resp::Resp;
 use json::JsonEndMark;

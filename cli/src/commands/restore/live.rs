@@ -9,6 +9,8 @@ use engine::keyspace::load::{
     Existing, LoadOptions, LoadReport, count_keys, flush_all, load, load_functions,
 };
 use engine::keyspace::{Dump, Live, Place, Selection, find, one};
+use engine::qdrant::Qdrant;
+use engine::restore::qdrant::{self, QdrantOptions};
 use engine::snapshot::Listed;
 use engine::source::redis::Server;
 use engine::source::redis::link::Stop;
@@ -21,7 +23,8 @@ use std::path::PathBuf;
 /// Options of a restore into a live server.
 #[derive(clap::Args, Debug)]
 pub(crate) struct LiveArgs {
-    /// Write keys into a live server: redis://[user:password@]host[:port][/database]
+    /// Write into a live server: keys into redis://[user:password@]host[:port][/database], collections into
+    /// qdrant+http://host[:port][/collection]
     #[arg(long, value_name = "URL")]
     pub(crate) to: Option<String>,
     /// Only keys of this database
@@ -33,9 +36,15 @@ pub(crate) struct LiveArgs {
     /// Names that begin with A shall begin with B
     #[arg(long, value_name = "A=B", requires = "to")]
     map_prefix: Vec<String>,
-    /// Overwrite keys that are there
+    /// Overwrite keys that are there; of Qdrant, remove collections that are there first
     #[arg(long, requires = "to")]
     replace: bool,
+    /// Of Qdrant: the collection OLD shall be called NEW
+    #[arg(long, value_name = "OLD=NEW", requires = "to")]
+    rename: Vec<String>,
+    /// Of Qdrant: whose points count where there are several replicas
+    #[arg(long, value_parser = ["snapshot", "replica", "no_sync"], requires = "to")]
+    priority: Option<String>,
     /// Leave keys that are there, without a word
     #[arg(long, requires = "to", conflicts_with = "replace")]
     skip_existing: bool,
@@ -96,6 +105,12 @@ impl Target {
 
 pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let live = &args.live;
+    if live.to.as_ref().is_some_and(|to| to.starts_with("qdrant+")) {
+        return vectors(args, context);
+    }
+    if !live.rename.is_empty() || live.priority.is_some() {
+        return Err(Failure::new("--rename and --priority are for qdrant+http://"));
+    }
     let target = Target::parse(live.to.as_deref().unwrap_or_default(), context)?;
     let (wanted, path) = args.snapshot.split_once(':').unwrap_or((&args.snapshot, ""));
     let path = path.trim_start_matches('/');
@@ -215,6 +230,56 @@ fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) 
 
 /// Beginnings of names, and what shall stand there.
 type Prefixes = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Collections into Qdrant.
+fn vectors(args: &super::Args, context: &Context) -> CommandResult {
+    let live = &args.live;
+    if live.whole || live.time.is_some() || live.skip_existing || args.dry_run || !live.map_prefix.is_empty()
+    {
+        return Err(Failure::new("of Qdrant, --include, --rename, --replace and --priority can be chosen"));
+    }
+    let text = live.to.as_deref().unwrap_or_default();
+    let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
+    let server = Qdrant::new(&url, &sources::url_options(context)?)?;
+    let (opened, found) = context.open_snapshot(&args.snapshot, &args.filter.filter())?;
+    let mut collections = args.include.clone();
+    collections.extend(server.collection.clone());
+    let renames = live.rename.iter().map(|pair| {
+        let (from, to) =
+            pair.split_once('=').ok_or_else(|| Failure::new(format!("--rename '{pair}' is not OLD=NEW")))?;
+        Ok((from.to_owned(), to.to_owned()))
+    });
+    let options = QdrantOptions {
+        collections,
+        renames: renames.collect::<Result<_, Failure>>()?,
+        replace: live.replace,
+        priority: live.priority.clone().unwrap_or_else(|| "snapshot".into()),
+    };
+    let report = context
+        .console
+        .during(|monitor| qdrant::restore(&opened.repo, &found.snapshot, &server, &options, monitor))?;
+    if context.global.json {
+        output::json_line(&json!({
+            "message_type": "summary",
+            "snapshot_id": found.id,
+            "seconds_elapsed": context.console.seconds(),
+            "collections": report.collections,
+            "shards_restored": report.shards,
+            "bytes_restored": report.bytes,
+        }));
+    } else {
+        for (name, points) in &report.collections {
+            context.console.say(format!("collection '{name}': {points} points"));
+        }
+        let bytes = output::bytes(report.bytes);
+        context.console.say(format!(
+            "restored {} shards, {bytes} in {:.1} s",
+            report.shards,
+            context.console.seconds()
+        ));
+    }
+    Ok(Code::Done)
+}
 
 /// All of a server.
 fn whole(

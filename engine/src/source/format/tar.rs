@@ -3,10 +3,10 @@
 use crate::source::stream::EndMark;
 
 /// Everything in a tar archive is a multiple of this.
-const BLOCK: usize = 512;
+pub(in crate::source) const BLOCK: usize = 512;
 
 /// Whether a block is a member's header: its checksum is the sum of all its bytes, its own counted as spaces.
-pub(super) fn is_header(block: &[u8]) -> bool {
+pub(in crate::source) fn is_header(block: &[u8]) -> bool {
     let Some(block) = block.get(..BLOCK) else { return false };
     let sum: u64 = block
         .iter()
@@ -28,6 +28,13 @@ fn octal(field: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(field).ok()?;
     let digits = text.trim_matches(|letter| letter == ' ' || letter == '\0');
     u64::from_str_radix(digits, 8).ok()
+}
+
+/// Bytes of content behind a header, without padding; `None` if it does not say.
+pub(in crate::source) fn content_len(block: &[u8]) -> Option<u64> {
+    let size = octal(block.get(124..136)?).filter(|size| *size < 1 << 62)?;
+    // Links, devices and folders have no content, whatever they say.
+    Some(if matches!(block.get(156)?, b'1'..=b'6') { 0 } else { size })
 }
 
 #[derive(Default)]
@@ -55,11 +62,8 @@ impl TarEndMark {
                 self.error = Some(format!("no header at byte {}", self.offset - BLOCK as u64));
             }
         } else {
-            // Links, devices and folders have no content, whatever they say.
-            let has_content = !matches!(block[156], b'1'..=b'6');
-            match octal(&block[124..136]).filter(|size| *size < 1 << 62) {
-                Some(size) if has_content => self.skip = size.next_multiple_of(BLOCK as u64),
-                Some(_) => {}
+            match content_len(&block) {
+                Some(len) => self.skip = len.next_multiple_of(BLOCK as u64),
                 None => self.error = Some(format!("no size at byte {}", self.offset - BLOCK as u64)),
             }
             self.extended = block[156] == b'S' && block[482] != 0;
@@ -99,7 +103,7 @@ impl EndMark for TarEndMark {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::source) mod tests {
     fn header(name: &str, size: u64, kind: u8) -> Vec<u8> {
         let mut block = vec![0; 512];
         block[..name.len()].copy_from_slice(name.as_bytes());
@@ -113,7 +117,7 @@ pub(super) mod tests {
     }
 
     /// A folder, a file, and the end.
-    pub(in super::super) fn sample(text: &[u8]) -> Vec<u8> {
+    pub(in crate::source) fn sample(text: &[u8]) -> Vec<u8> {
         let mut bytes = header("folder/", 0, b'5');
         bytes.extend(header("folder/file", text.len() as u64, b'0'));
         bytes.extend_from_slice(text);

@@ -1,0 +1,224 @@
+//! A tar archive on its way in, cut where its members begin and end: a member that did not change is found
+//! again whatever stands before it, and however its header changed. Long stretches of zeros, of which
+//! database files are full, become holes. What is no tar passes through as it is.
+
+use super::format::tar::{BLOCK, content_len, is_header};
+use super::{Content, Piece, SourceError};
+
+/// Members that are cut out: smaller ones are not worth chunks of their own.
+const LARGE: u64 = 64 << 10;
+/// Zeros are looked for in stretches of so many bytes.
+const STRETCH: usize = 64 << 10;
+/// Bytes read ahead at a time.
+const AHEAD: usize = 1 << 20;
+
+/// The filter.
+pub(super) struct TarCuts {
+    content: Box<dyn Content>,
+    /// Bytes that were read and not passed on, from `start`.
+    buffer: Vec<u8>,
+    start: usize,
+    /// Whether `content` has ended.
+    over: bool,
+    place: Place,
+    /// A cut that is due before anything else.
+    cut: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// Before the first header, or what turns out to be none.
+    Unknown,
+    /// Before a header.
+    Header,
+    /// In a member of so many bytes more, its padding among them; whether it is cut out.
+    Member { left: u64, large: bool },
+    /// This is no tar, or no longer.
+    Elsewhere,
+}
+
+impl TarCuts {
+    pub(super) fn new(content: Box<dyn Content>) -> Self {
+        Self { content, buffer: vec![], start: 0, over: false, place: Place::Unknown, cut: false }
+    }
+
+    fn at_hand(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Sees to it that `len` bytes are at hand, or all that there are; `Some` if something else came first.
+    fn need(&mut self, len: usize) -> Result<Option<Piece>, SourceError> {
+        while self.buffer.len() - self.start < len && !self.over {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            let old = self.buffer.len();
+            self.buffer.resize(old + AHEAD, 0);
+            let piece = self.content.read(&mut self.buffer[old..]);
+            let read = if let Ok(Piece::Data(len)) = piece { len } else { 0 };
+            self.buffer.truncate(old + read);
+            match piece? {
+                Piece::Data(_) => {}
+                Piece::End => self.over = true,
+                other => return Ok(Some(other)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Passes on at most `len` bytes.
+    fn pass(&mut self, buffer: &mut [u8], len: u64) -> Piece {
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(self.at_hand().len()).min(buffer.len());
+        buffer[..len].copy_from_slice(&self.at_hand()[..len]);
+        self.start += len;
+        Piece::Data(len)
+    }
+
+    fn header(&mut self, buffer: &mut [u8]) -> Piece {
+        let block = self.at_hand().get(..BLOCK);
+        let Some(size) = block.filter(|block| is_header(block)).and_then(content_len) else {
+            // The end of the archive, or none at all.
+            self.place = Place::Elsewhere;
+            return self.pass(buffer, BLOCK as u64);
+        };
+        let left = size.next_multiple_of(BLOCK as u64);
+        let large = left >= LARGE;
+        self.place = if left == 0 { Place::Header } else { Place::Member { left, large } };
+        self.cut = large;
+        // The lane offers more than a block.
+        self.pass(buffer, BLOCK as u64)
+    }
+
+    fn member(&mut self, buffer: &mut [u8], left: u64, large: bool) -> Piece {
+        let zeros = if large { self.zeros(left) } else { 0 };
+        let piece = if zeros > 0 {
+            self.start += zeros;
+            Piece::Hole(zeros as u64)
+        } else {
+            // Up to the next stretch, which may be zeros.
+            self.pass(buffer, left.min(STRETCH as u64))
+        };
+        let len = match piece {
+            Piece::Data(len) => len as u64,
+            Piece::Hole(len) => len,
+            _ => 0,
+        };
+        self.place = match left - len {
+            0 => {
+                self.cut = large;
+                Place::Header
+            }
+            left => Place::Member { left, large },
+        };
+        piece
+    }
+
+    /// How many of the next bytes of the member are whole stretches of zeros.
+    fn zeros(&self, left: u64) -> usize {
+        let mine = &self.at_hand()[..self.at_hand().len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let is_zero = |stretch: &&[u8]| stretch.iter().all(|byte| *byte == 0);
+        mine.chunks_exact(STRETCH).take_while(is_zero).count() * STRETCH
+    }
+}
+
+impl Content for TarCuts {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        if std::mem::take(&mut self.cut) {
+            return Ok(Piece::Cut);
+        }
+        let wanted = match self.place {
+            Place::Unknown | Place::Header => BLOCK,
+            Place::Member { left, .. } => usize::try_from(left).unwrap_or(usize::MAX).min(STRETCH),
+            // Straight through, once nothing is left here.
+            Place::Elsewhere if self.at_hand().is_empty() && !self.over => return self.content.read(buffer),
+            Place::Elsewhere => 1,
+        };
+        // A lane near the end of its slab offers little room; a header is passed on whole.
+        if buffer.len() < BLOCK && matches!(self.place, Place::Header | Place::Unknown) {
+            self.place = Place::Elsewhere;
+        }
+        if let Some(other) = self.need(wanted)? {
+            return Ok(other);
+        }
+        if self.at_hand().is_empty() {
+            return Ok(Piece::End);
+        }
+        Ok(match self.place {
+            Place::Unknown | Place::Header => self.header(buffer),
+            Place::Member { left, large } => self.member(buffer, left, large),
+            Place::Elsewhere => self.pass(buffer, u64::MAX),
+        })
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.content.warning()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes, in parts of a size.
+    struct Given(Vec<u8>, usize, usize);
+
+    impl Content for Given {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+            let len = (self.0.len() - self.1).min(buffer.len()).min(self.2);
+            buffer[..len].copy_from_slice(&self.0[self.1..self.1 + len]);
+            self.1 += len;
+            Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
+        }
+    }
+
+    /// What comes out: all bytes, where cuts are, how many bytes are holes.
+    fn read(bytes: &[u8], part: usize) -> (Vec<u8>, Vec<usize>, u64) {
+        let mut cuts = TarCuts::new(Box::new(Given(bytes.to_vec(), 0, part)));
+        let (mut out, mut at, mut holes) = (vec![], vec![], 0);
+        let mut buffer = vec![0xee; 300_000];
+        loop {
+            match cuts.read(&mut buffer).unwrap() {
+                Piece::Data(len) => out.extend_from_slice(&buffer[..len]),
+                Piece::Hole(len) => {
+                    out.resize(out.len() + len as usize, 0);
+                    holes += len;
+                }
+                Piece::Cut => at.push(out.len()),
+                Piece::Wait => {}
+                Piece::End => return (out, at, holes),
+            }
+        }
+    }
+
+    #[test]
+    fn members_are_cut_out_and_zeros_are_holes() {
+        let mut large: Vec<u8> = (0..200_000u32).map(|number| (number % 251) as u8 + 1).collect();
+        large.resize(600_000, 0);
+        let small = crate::source::format::tar::tests::sample(b"small");
+        let mut bytes = small[..small.len() - 1024].to_vec();
+        let before = bytes.len();
+        bytes.extend(crate::source::format::tar::tests::sample(&large));
+        for part in [1 << 20, 70_000, 513] {
+            let (out, cuts, holes) = read(&bytes, part);
+            assert!(out == bytes, "all of it, in parts of {part}");
+            // Behind the folder's header and the file's; behind its content.
+            let start = before + 1024;
+            assert_eq!(cuts, [start, start + large.len().next_multiple_of(512)]);
+            assert!(holes >= 300_000, "{holes}");
+        }
+    }
+
+    #[test]
+    fn anything_else_passes() {
+        for bytes in
+            [vec![], vec![7; 100], vec![0; 3_000_000], (0..700_000u32).map(|number| number as u8).collect()]
+        {
+            let (out, cuts, holes) = read(&bytes, 65_537);
+            assert!(out == bytes && cuts.is_empty() && holes == 0);
+        }
+        // A tar that is cut off within a member, and one that goes on as something else.
+        let tar = crate::source::format::tar::tests::sample(&vec![5; 300_000]);
+        assert!(read(&tar[..100_000], 4096).0 == tar[..100_000]);
+        let odd = [&tar[..], &[9; 10_000], &tar].concat();
+        assert!(read(&odd, 4096).0 == odd);
+    }
+}
