@@ -8,6 +8,7 @@
 //! for the repository.
 
 pub mod follow;
+mod receiver;
 pub mod replay;
 pub mod segment;
 mod source;

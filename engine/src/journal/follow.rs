@@ -1,26 +1,22 @@
 //! Staying attached: one thread takes what the server sends, another asks it where it is, and the caller's
 //! commits what has come, every few seconds.
 
-use super::segment::{FRAME, Frame};
+use super::receiver::{NewBase, Receiver, Shared, TICK, ask_where, number_of};
+use super::segment::Frame;
 use super::source::{Base, JournalSource, SegmentEntry};
-use super::times::Times;
 use crate::backup::{BackupOptions, backup};
 use crate::entry::Time;
 use crate::monitor::Tally;
-use crate::rdb::canonical::{Gathered, gather};
 use crate::resp::Resp;
-use crate::source::rdb::{Checked, told};
+use crate::source::Clock;
 use crate::source::redis::Server;
-use crate::source::redis::link::{Link, Stop, is_silence};
-use crate::source::redis::transfer::Transfer;
-use crate::source::{Clock, SourceError, SourceErrorKind};
+use crate::source::redis::link::Stop;
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::ObjectId;
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// Choices for a journal.
@@ -57,79 +53,8 @@ pub struct Standing {
     pub new_base: bool,
 }
 
-/// Between two tries to attach, at first and at most.
-const RETRY_MIN: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Between two looks at the clock and at what was asked of us.
-const TICK: Duration = Duration::from_millis(50);
-/// Between two questions where the server is.
-const POLL: Duration = Duration::from_millis(100);
-/// A server hears of our offset at least so often; `repl-timeout` is a minute by default.
-const ACK_EVERY: Duration = Duration::from_secs(1);
-/// A server that says nothing for so long is gone: it pings every ten seconds (`repl-ping-replica-period`).
-const SILENCE: Duration = Duration::from_secs(60);
-/// What may wait for a commit, in bytes; then the server is no longer read from.
-const INBOX: usize = 64 << 20;
 /// A segment is closed when it is this long.
 const SEGMENT: usize = 8 << 20;
-
-/// What came and is not committed.
-#[derive(Default)]
-struct Inbox {
-    base: Option<NewBase>,
-    frames: Vec<Frame>,
-    bytes: usize,
-    attached: bool,
-    /// Up to when it is known that nothing else was executed, in milliseconds since 1970.
-    complete_ms: u64,
-    /// A failure that trying again does not mend.
-    fatal: Option<SourceError>,
-    /// The last that may be mended by it.
-    trouble: Option<String>,
-}
-
-struct NewBase {
-    gathered: Box<Gathered>,
-    time_ms: u64,
-    replication_id: String,
-    offset: u64,
-}
-
-/// What the threads share.
-struct Shared {
-    inbox: Mutex<Inbox>,
-    taken: Condvar,
-    times: Mutex<Times>,
-    durable: AtomicU64,
-    stop: AtomicBool,
-    /// Asks for a new base.
-    renew: AtomicBool,
-    hang_up: Stop,
-    clock: Clock,
-}
-
-impl Shared {
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-    fn now_ms(&self) -> u64 {
-        u64::try_from((self.clock)().as_millisecond()).unwrap_or_default()
-    }
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-    fn sleep(&self, long: Duration) {
-        let mut left = long;
-        while !left.is_zero() && !self.stopped() {
-            let step = left.min(TICK);
-            std::thread::sleep(step);
-            left -= step;
-        }
-    }
-}
 
 /// Follows `server` until interrupted; `report` hears of every commit.
 pub fn follow(
@@ -166,235 +91,6 @@ pub fn follow(
         shared.taken.notify_all();
         done
     })
-}
-
-/// Asks the server where it is, so that commands that come late get their own time.
-fn ask_where(shared: &Shared, server: &Server) {
-    while !shared.stopped() {
-        let Ok(mut connection) = server.connect() else {
-            shared.sleep(RETRY_MIN);
-            continue;
-        };
-        while !shared.stopped() && ask_once(shared, &mut connection) {
-            shared.sleep(POLL);
-        }
-    }
-}
-
-/// Whether the server answered.
-fn ask_once(shared: &Shared, connection: &mut redis::Connection) -> bool {
-    let info: redis::RedisResult<String> = redis::cmd("INFO").arg("replication").query(connection);
-    let Ok(info) = info else { return false };
-    let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")?.trim().parse().ok());
-    if let Some(offset) = offset {
-        shared.times().add(shared.now_ms(), offset);
-    }
-    true
-}
-
-/// Takes what the server sends.
-struct Receiver {
-    shared: Arc<Shared>,
-    server: Server,
-    scratch: PathBuf,
-    /// Where to go on: identity of the history, offset, selected database.
-    position: Option<(String, u64, u32)>,
-}
-
-impl Receiver {
-    fn run(mut self) {
-        let mut pause = RETRY_MIN;
-        while !self.shared.stopped() {
-            let before = self.position.clone();
-            let ended = self.attach();
-            let mut inbox = self.shared.inbox();
-            inbox.attached = false;
-            if let Err(error) = ended {
-                let text = error.to_string();
-                // Wrong passwords and missing rights do not come right by themselves.
-                if ["AUTH failed", "NOPERM", "resynchronisation refused", "corrupt RDB"]
-                    .iter()
-                    .any(|why| text.contains(why))
-                    && !text.contains("LOADING")
-                    && !text.contains("MASTERDOWN")
-                {
-                    inbox.fatal = Some(error);
-                    return;
-                }
-                inbox.trouble = Some(text);
-            }
-            drop(inbox);
-            pause = if self.position == before { (pause * 2).min(RETRY_MAX) } else { RETRY_MIN };
-            self.shared.sleep(pause);
-        }
-    }
-
-    /// One connection, from its beginning to its end.
-    fn attach(&mut self) -> std::result::Result<(), SourceError> {
-        let mut link = Link::open(&self.server, &self.shared.hang_up)?;
-        link.introduce()?;
-        let reply = match &self.position {
-            Some((id, offset, _)) => {
-                let next = (offset + 1).to_string();
-                link.command(&[b"PSYNC", id.as_bytes(), next.as_bytes()])?
-            }
-            None => link.command(&[b"PSYNC", b"?", b"-1"])?,
-        };
-        if let Some(id) = reply.strip_prefix("+CONTINUE") {
-            if let (Some(position), false) = (&mut self.position, id.trim().is_empty()) {
-                position.0 = id.trim().to_owned();
-            }
-        } else {
-            link = self.take_base(link, &reply)?;
-        }
-        // What was executed while nobody listened comes now, all at once: its time lies between the last that is known
-        // and this.
-        if let Ok(mut connection) = self.server.connect() {
-            ask_once(&self.shared, &mut connection);
-        }
-        self.shared.inbox().attached = true;
-        self.listen(link)
-    }
-
-    fn take_base(&mut self, link: Link, reply: &str) -> std::result::Result<Link, SourceError> {
-        let mut transfer = Transfer::follow(link, reply)?;
-        let time_ms = self.shared.now_ms();
-        let (id, offset) = (transfer.replication_id.clone(), transfer.offset);
-        *self.shared.times() = Times::default();
-        self.shared.times().add(time_ms, offset);
-        let mut checked = Checked::new(&mut transfer);
-        let gathered =
-            gather(&mut checked, &self.scratch).map_err(|error| told(error, &self.server.shown))?;
-        checked.finish(&self.server.shown).map_err(|error| told(error, &self.server.shown))?;
-        self.position = Some((id.clone(), offset, 0));
-        let mut inbox = self.shared.inbox();
-        // What came before belongs to the base before, and is committed with it.
-        while inbox.base.is_some() || !inbox.frames.is_empty() {
-            if self.shared.stopped() {
-                return Ok(transfer.into_link());
-            }
-            let wait = self.shared.taken.wait_timeout(inbox, TICK);
-            inbox = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        inbox.base = Some(NewBase { gathered: Box::new(gathered), time_ms, replication_id: id, offset });
-        inbox.complete_ms = time_ms;
-        Ok(transfer.into_link())
-    }
-
-    /// The commands, until the connection ends or a new base is wanted.
-    fn listen(&mut self, mut link: Link) -> std::result::Result<(), SourceError> {
-        link.set_patience(TICK)?;
-        let Some((_, start, database)) = self.position.clone() else { return Ok(()) };
-        let mut resp = Resp::default();
-        let mut frame = Frame { offset: start, database, ..Frame::default() };
-        let mut database = database;
-        let mut buffer = vec![0; 256 << 10];
-        let (mut acknowledged_ms, mut heard_ms) = (0, self.shared.now_ms());
-        loop {
-            if self.shared.stopped() {
-                return Ok(());
-            }
-            if self.shared.renew.swap(false, Ordering::Relaxed) {
-                self.position = None;
-                return Ok(());
-            }
-            let now_ms = self.shared.now_ms();
-            if now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64 {
-                acknowledged_ms = now_ms;
-                let durable = self.shared.durable.load(Ordering::Relaxed).to_string();
-                link.send(&[b"REPLCONF", b"ACK", durable.as_bytes()])?;
-            }
-            let len = match link.read(&mut buffer) {
-                Ok(0) => return Err(self.server.error(SourceErrorKind::Unavailable, "the server hung up")),
-                Ok(len) => len,
-                Err(error) if is_silence(&error) => {
-                    if now_ms.saturating_sub(heard_ms) > SILENCE.as_millis() as u64 {
-                        return Err(self
-                            .server
-                            .error(SourceErrorKind::Unavailable, "the server fell silent"));
-                    }
-                    // Nothing came, so nothing was executed.
-                    if resp.is_whole() && frame.bytes.is_empty() {
-                        self.shared.inbox().complete_ms = now_ms;
-                    }
-                    continue;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.server.error(SourceErrorKind::Unavailable, error)),
-            };
-            heard_ms = self.shared.now_ms();
-            let part = &buffer[..len];
-            let mut from = 0;
-            let mut frames = vec![];
-            // Line feeds before the first command keep the connection alive and count for nothing.
-            let lead = if frame.bytes.is_empty() && resp.is_whole() && frame.offset == start && start_of(part)
-            {
-                part.iter().take_while(|byte| **byte == b'\n').count()
-            } else {
-                0
-            };
-            let part = &part[lead..];
-            let mut in_transaction = resp.in_transaction();
-            let fed = resp.feed(part, &mut |at, command| {
-                match command.name.as_slice() {
-                    b"SELECT" => {
-                        database = number_of(&command.first);
-                    }
-                    b"MULTI" => in_transaction = true,
-                    b"EXEC" => in_transaction = false,
-                    _ => {}
-                }
-                if !in_transaction && frame.bytes.len() + (at - from) >= FRAME {
-                    frame.bytes.extend_from_slice(&part[from..at]);
-                    from = at;
-                    let next = Frame { offset: frame.end(), database, ..Frame::default() };
-                    frames.push(std::mem::replace(&mut frame, next));
-                }
-            });
-            fed.map_err(|why| self.server.error(SourceErrorKind::Incomplete, format!("replication: {why}")))?;
-            frame.bytes.extend_from_slice(&part[from..]);
-            if resp.is_whole() && !frame.bytes.is_empty() {
-                let next = Frame { offset: frame.end(), database, ..Frame::default() };
-                frames.push(std::mem::replace(&mut frame, next));
-            }
-            if !frames.is_empty() {
-                self.hand_over(frames, database);
-            }
-        }
-    }
-
-    /// Stamps frames and puts them where the commits take them.
-    fn hand_over(&mut self, mut frames: Vec<Frame>, database: u32) {
-        let now_ms = self.shared.now_ms();
-        {
-            let times = self.shared.times();
-            for frame in &mut frames {
-                frame.time_ms = times.of(frame.end(), now_ms);
-            }
-        }
-        let mut inbox = self.shared.inbox();
-        while inbox.bytes > INBOX && !self.shared.stopped() {
-            let wait = self.shared.taken.wait_timeout(inbox, TICK);
-            inbox = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        // Time goes on, whatever was estimated.
-        let mut last_ms = inbox.frames.last().map_or(0, |frame| frame.time_ms);
-        for frame in &mut frames {
-            frame.time_ms = frame.time_ms.max(last_ms);
-            last_ms = frame.time_ms;
-            inbox.bytes += frame.bytes.len();
-        }
-        inbox.complete_ms = last_ms;
-        if let (Some(position), Some(last)) = (&mut self.position, frames.last()) {
-            (position.1, position.2) = (last.end(), database);
-        }
-        inbox.frames.append(&mut frames);
-    }
-}
-
-/// Whether a stretch begins with a line feed, which no command does.
-fn start_of(part: &[u8]) -> bool {
-    part.first() == Some(&b'\n')
 }
 
 /// The journal as the repository has it.
@@ -651,9 +347,4 @@ fn selected_behind(frame: &Frame) -> u32 {
         }
     });
     database
-}
-
-/// A database's number as `SELECT` has it.
-fn number_of(text: &[u8]) -> u32 {
-    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
