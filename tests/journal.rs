@@ -238,3 +238,35 @@ fn a_server_that_refuses_is_told_at_once() {
     assert!(repo.fails(2, ["stream", "redis://h", "--interval", "1ms"]).contains("200ms"));
     assert_eq!(repo.snapshot_count(), 0);
 }
+
+#[test]
+fn journals_of_two_servers_are_told_apart() {
+    let repo = Repo::new();
+    let status = Arc::<Mutex<Vec<(u64, Value)>>>::default();
+    let servers = ["one", "two"].map(|name| {
+        let redis = Redis::start(&apt_redis(), &repo.path(name), &["--repl-diskless-sync-delay", "0"]);
+        redis.cli(&["SET", "name", name]);
+        let mut stream = Stream::start(&repo, &redis.url(), &status);
+        let before = status.lock().unwrap().len();
+        wait_for("a base", 30, || status.lock().unwrap().len() > before);
+        rustix_kill(stream.process.0.id());
+        stream.process.0.wait().unwrap();
+        redis
+    });
+    let until = status.lock().unwrap()[0].1["until"].as_str().unwrap().to_owned();
+    let target = Redis::start(&apt_redis(), &repo.path("target"), &["--repl-diskless-sync-delay", "0"]);
+    let asked = repo.fails(1, ["restore", "latest", "--to", &target.url(), "--time", &until]);
+    let folder = servers[0].url().replace("redis://", "redis/");
+    assert!(asked.contains(&format!("latest:{folder}")), "{asked}");
+    repo.ok(["restore", &format!("latest:{folder}"), "--to", &target.url(), "--time", &until]);
+    assert_eq!(target.cli(&["GET", "name"]).trim(), "one");
+    // Attached again, one goes on where it was: no second base.
+    let stream = Stream::start(&repo, &servers[1].url(), &status);
+    let before = status.lock().unwrap().len();
+    wait_for("attached", 30, || {
+        let status = status.lock().unwrap();
+        status.len() > before && status.last().is_some_and(|(_, value)| value["attached"] == true)
+    });
+    assert_eq!(stream.last().unwrap().1["new_base"], false);
+    assert_eq!(repo.snapshot_count(), 2);
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Ends with ctrl-C, and goes on where it was.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// redis://[user:password@]host[:port]
+    /// The server: redis://user:password@host:port, or less
     url: String,
     /// A recovery point is at most so far behind
     #[arg(long, value_parser = parse_duration, default_value = "5s", value_name = "DURATION")]

@@ -2,12 +2,14 @@
 //! commits what has come, every few seconds.
 
 use super::receiver::{NewBase, Receiver, Shared, TICK, ask_where, number_of};
+use super::replay::span;
 use super::segment::Frame;
 use super::source::{Base, JournalSource, SegmentEntry};
 use crate::backup::{BackupOptions, backup};
 use crate::entry::Time;
 use crate::monitor::Tally;
 use crate::resp::Resp;
+use crate::snapshot::Listed;
 use crate::source::Clock;
 use crate::source::redis::Server;
 use crate::source::redis::link::Stop;
@@ -129,10 +131,25 @@ impl Journal {
         let mut journal = Self { folder: folder.clone(), origin: server.shown.clone(), ..Self::default() };
         let all = repo.snapshots(monitor)?;
         let path = format!("/{folder}/stream");
-        let last = all.into_iter().rev().find(|listed| {
-            listed.snapshot.hostname == options.backup.hostname && listed.snapshot.paths.contains(&path)
-        });
-        let Some(last) = last else { return Ok(journal) };
+        let mut own: Vec<Listed> = all
+            .into_iter()
+            .filter(|listed| {
+                listed.snapshot.hostname == options.backup.hostname && listed.snapshot.paths.contains(&path)
+            })
+            .collect();
+        let Some(last) = own.pop() else { return Ok(journal) };
+        // One that was replaced by a longer one just before its writer died.
+        let replaced: Vec<ObjectId> = own
+            .iter()
+            .filter(|listed| {
+                span(&listed.snapshot).map(|span| span.from_ms)
+                    == span(&last.snapshot).map(|span| span.from_ms)
+            })
+            .map(|listed| listed.id)
+            .collect();
+        if !replaced.is_empty() {
+            repo.forget(&replaced)?;
+        }
         let details = last.snapshot.sources.first().map(|source| source.details.clone()).unwrap_or_default();
         let number =
             |name: &str| details.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();

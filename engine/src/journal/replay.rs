@@ -9,6 +9,7 @@ use crate::source::redis::Server;
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::ingest::ChunkRef;
 use redis::{Connection, Value};
+use std::collections::BTreeSet;
 
 /// What a journal covers, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,16 @@ pub fn span(snapshot: &Snapshot) -> Option<Span> {
 /// The journal that holds a moment: the one with the latest base before it.
 pub fn holding(all: &[Listed], time_ms: u64) -> Result<&Listed> {
     let journals = || all.iter().filter_map(|listed| Some((listed, span(&listed.snapshot)?)));
+    let servers: BTreeSet<&String> = journals().flat_map(|(listed, _)| &listed.snapshot.paths).collect();
+    // Each has two paths: its dump, and its stream.
+    if servers.len() > 2 {
+        let names: Vec<&str> =
+            servers.iter().filter_map(|path| path.trim_start_matches('/').strip_suffix("/stream")).collect();
+        return Err(Error::Invalid(format!(
+            "there are journals of several servers; name one, as latest:{}",
+            names.join(" or latest:")
+        )));
+    }
     let found = journals().filter(|(_, span)| span.from_ms <= time_ms).max_by_key(|(_, span)| span.from_ms);
     let Some((listed, span)) = found else {
         let first = journals().map(|(_, span)| span.from_ms).min();

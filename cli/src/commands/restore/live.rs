@@ -23,8 +23,8 @@ use std::path::PathBuf;
 /// Options of a restore into a live server.
 #[derive(clap::Args, Debug)]
 pub(crate) struct LiveArgs {
-    /// Write into a live server: keys into redis://[user:password@]host[:port][/database], collections into
-    /// qdrant+http://host[:port][/collection]
+    /// Write into a live server: keys into redis://user:password@host:port/database, collections into
+    /// qdrant+http://host:port/collection
     #[arg(long, value_name = "URL")]
     pub(crate) to: Option<String>,
     /// Only keys of this database
@@ -122,7 +122,14 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
             _ => vec![found],
         };
         let filter = args.filter.filter();
-        let all: Vec<Listed> = all.into_iter().filter(|listed| filter.fits(&listed.snapshot)).collect();
+        let server = path.trim_end_matches('/');
+        let all: Vec<Listed> = all
+            .into_iter()
+            .filter(|listed| filter.fits(&listed.snapshot))
+            .filter(|listed| {
+                server.is_empty() || listed.snapshot.paths.contains(&format!("/{server}/stream"))
+            })
+            .collect();
         found = replay::holding(&all, milliseconds(time))?.clone();
     }
     repo.sync_index(context.console.monitor())?;
