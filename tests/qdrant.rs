@@ -1,7 +1,8 @@
 //! Qdrant: a double of its REST interface over shards of its own engine (`tests/servers/qdrant.py`), driven by the
 //! official client as well, so that it is right and not merely agreeable.
 
-use crate::harness::{Process, Repo, free_port, server, source_root, wait_for};
+use crate::harness::{Process, Repo, free_port, noise, server, source_root, wait_for};
+use crate::sets::{cut_after, cuts};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -156,4 +157,22 @@ fn what_goes_wrong_is_told_and_makes_no_snapshot() {
         repo.fails(1, ["restore", "latest", "--to", &url.replace("http://", "http://:sesame@")])
             .contains("there already")
     );
+}
+
+#[test]
+fn a_qdrant_that_is_cut_off_makes_no_snapshot() {
+    let repo = Repo::new();
+    let qdrant = Qdrant::start(&repo.path("qdrant"), None);
+    qdrant.client("fill('things', 300)");
+    // What a backup reads, with the heads of its answers.
+    let whole = repo.json(["backup", &qdrant.url()])["total_bytes_processed"].as_u64().unwrap();
+    let random = noise(10, 8 * cuts() as usize);
+    for bytes in random.chunks(8) {
+        let at = u64::from_le_bytes(bytes.try_into().unwrap()) % whole;
+        let url = format!("qdrant+http://127.0.0.1:{}", cut_after(qdrant.port, at));
+        let code = repo.run(["backup", &url]).status.code().unwrap();
+        assert!([21, 25].contains(&code), "{at} of {whole}: {code}");
+    }
+    assert_eq!(repo.snapshot_count(), 1);
+    repo.ok(["backup", &format!("qdrant+http://127.0.0.1:{}", cut_after(qdrant.port, u64::MAX))]);
 }

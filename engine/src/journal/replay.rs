@@ -242,6 +242,9 @@ impl<'a> Replaying<'a> {
     }
 
     fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
         let down = |server: &Server, error: redis::RedisError| {
             Error::from(server.error(SourceErrorKind::Unavailable, format!("while replaying: {error}")))
         };
