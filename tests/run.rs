@@ -2,7 +2,7 @@
 
 use crate::glacier::Glacier;
 use crate::harness::{Repo, expect, noise};
-use crate::postgres::Postgres;
+use crate::pg::Postgres;
 use crate::redis::Redis;
 use crate::seaweed::Weed;
 use serde_json::Value;

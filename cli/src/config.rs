@@ -5,6 +5,7 @@ use crate::file::File;
 use crate::places::Details;
 use chunkstore::seal::Compression;
 use chunkstore::storage::HttpOptions;
+use engine::source::postgres::Format;
 use engine::source::rdb::RdbOrder;
 use engine::source::tls::Tls;
 use std::path::PathBuf;
@@ -44,9 +45,9 @@ pub(crate) struct Global {
     /// Size of packs in MiB, 1 to 256
     #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
     pub(crate) pack_size: usize,
-    /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, postgres.format=plain|custom,
-    /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for rediss:// and
-    /// qdrant+https://)
+    /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout,
+    /// postgres.format=directory|plain|custom, postgres.jobs=N (sessions that dump a database at a time),
+    /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for servers over TLS)
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
     pub(crate) options: Vec<String>,
     /// Machine-readable output, see docs/json.md
@@ -65,7 +66,9 @@ pub(crate) struct Global {
 pub(crate) struct Options {
     pub(crate) http: HttpOptions,
     pub(crate) s3_region: Option<String>,
-    pub(crate) postgres_custom: bool,
+    pub(crate) postgres_format: Format,
+    pub(crate) postgres_jobs: Option<usize>,
+    pub(crate) tls_files: [Option<PathBuf>; 3],
     pub(crate) redis_order: RdbOrder,
     pub(crate) tls: Tls,
 }
@@ -90,13 +93,18 @@ impl Global {
                 "s3.connections" => options.http.connections = number()?.clamp(1, 64),
                 "s3.retries" => options.http.retries = number()?,
                 "s3.timeout" => options.http.timeout_s = number()?.max(1) as u64,
-                "postgres.format" if matches!(value, "plain" | "custom") => {
-                    options.postgres_custom = value == "custom";
+                "postgres.format" => {
+                    options.postgres_format = match value {
+                        "directory" => Format::Directory,
+                        "plain" => Format::Plain,
+                        "custom" => Format::Custom,
+                        _ => return Err(Failure::new("postgres.format is directory, plain or custom")),
+                    }
                 }
-                "postgres.format" => return Err(Failure::new("postgres.format is plain or custom")),
-                "tls.ca" => options.tls.authorities = Some(read_pem(value)?),
-                "tls.cert" => options.tls.certificate = Some(read_pem(value)?),
-                "tls.key" => options.tls.key = Some(read_pem(value)?),
+                "postgres.jobs" => options.postgres_jobs = Some(number()?.clamp(1, 64)),
+                "tls.ca" => options.tls.authorities = Some(read_pem(value, &mut options.tls_files[0])?),
+                "tls.cert" => options.tls.certificate = Some(read_pem(value, &mut options.tls_files[1])?),
+                "tls.key" => options.tls.key = Some(read_pem(value, &mut options.tls_files[2])?),
                 "redis.order" => {
                     options.redis_order = match value {
                         "canonical" => RdbOrder::Canonical,
@@ -242,8 +250,21 @@ pub(crate) fn read_file(path: &std::path::Path) -> Result<String, Failure> {
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
 }
 
-fn read_pem(path: &str) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::new(format!("cannot read {path}: {error}")))
+/// Reads it, and remembers where it is for programs that read it themselves.
+fn read_pem(path: &str, place: &mut Option<PathBuf>) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::new(format!("cannot read {path}: {error}"));
+    *place = Some(std::fs::canonicalize(path).map_err(failed)?);
+    std::fs::read(path).map_err(failed)
+}
+
+/// What the clients of databases look for in the environment.
+pub(crate) fn database_environment() -> std::collections::BTreeMap<String, String> {
+    let wanted = |name: &str| {
+        name.starts_with("PG")
+            || name.starts_with("MYSQL_")
+            || matches!(name, "HOME" | "USER" | "LOGNAME" | "PATH")
+    };
+    std::env::vars().filter(|(name, value)| wanted(name) && !value.is_empty()).collect()
 }
 
 fn first_line(text: &str) -> String {

@@ -48,6 +48,11 @@ pub(crate) fn stamped(source: Box<dyn Source>) -> Box<dyn Source> {
     Box::new(Stamped::new(source, crate::context::now))
 }
 
+/// As many sessions as there are cores, within bounds that a server will not mind.
+fn sessions() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 4)
+}
+
 /// What URL sources need to know besides their URLs.
 pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
     let settings = context.global.settings()?;
@@ -66,7 +71,10 @@ pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
         })?;
     }
     Ok(UrlOptions {
-        postgres_custom: settings.postgres_custom,
+        postgres_format: settings.postgres_format,
+        postgres_jobs: settings.postgres_jobs.unwrap_or_else(sessions),
+        environment: crate::config::database_environment(),
+        tls_files: settings.tls_files,
         redis_order: settings.redis_order,
         redis_user,
         redis_password,

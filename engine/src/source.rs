@@ -182,8 +182,8 @@ pub type Clock = fn() -> jiff::Timestamp;
 /// Choices for URL sources.
 #[derive(Clone)]
 pub struct UrlOptions {
-    /// Dump PostgreSQL in custom format, uncompressed, instead of plain SQL.
-    pub postgres_custom: bool,
+    /// How PostgreSQL's databases are laid down.
+    pub postgres_format: postgres::Format,
     /// In what order Redis dumps are laid down.
     pub redis_order: rdb::RdbOrder,
     /// User and password for Redis, if the URL has none.
@@ -194,6 +194,12 @@ pub struct UrlOptions {
     pub qdrant_api_key: Option<String>,
     /// Certificates for `rediss://` and `qdrant+https://`.
     pub tls: tls::Tls,
+    /// Variables that libpq and MariaDB's programs know (`PG*`, `MYSQL_*`), and `HOME`, `USER`, `PATH`.
+    pub environment: std::collections::BTreeMap<String, String>,
+    /// The files that `tls` was read from, for programs: authority, certificate, key.
+    pub tls_files: [Option<std::path::PathBuf>; 3],
+    /// Sessions that dump one PostgreSQL database at a time.
+    pub postgres_jobs: usize,
     /// A private folder for what does not fit into memory.
     pub scratch: std::path::PathBuf,
     /// Tells when each source was read.
@@ -203,12 +209,15 @@ pub struct UrlOptions {
 impl Default for UrlOptions {
     fn default() -> Self {
         Self {
-            postgres_custom: false,
+            postgres_format: postgres::Format::default(),
             redis_order: rdb::RdbOrder::default(),
             redis_user: None,
             redis_password: None,
             qdrant_api_key: None,
             tls: tls::Tls::default(),
+            environment: std::collections::BTreeMap::new(),
+            tls_files: [None, None, None],
+            postgres_jobs: 2,
             scratch: std::env::temp_dir(),
             clock: jiff::Timestamp::now,
         }

@@ -12,7 +12,9 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod databases;
 mod live;
+mod vectors;
 
 /// Between two looks at what is being thawed: it takes hours.
 const THAW_PAUSE: Duration = Duration::from_secs(60);

@@ -4,11 +4,11 @@ use crate::Monitor;
 use crate::entry::Time;
 use crate::rdb::canonical::{Canonical, Gathered, Output, Sides};
 use crate::snapshot::SourceRecord;
+use crate::source::stream::AtHand;
 use crate::source::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind};
 use crate::spill::Aside;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +19,15 @@ pub(super) enum Base {
     New(Box<Gathered>),
     /// As the last snapshot has it; whether it tells of uses.
     Old { usage: bool },
+}
+
+/// The bytes of a segment that is not closed.
+struct Growing(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Growing {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A segment of a journal.
@@ -99,18 +108,9 @@ impl JournalSource {
 
     fn add_sides(&mut self) {
         let Some(sides) = self.sides.borrow_mut().take() else { return };
-        let mut add = |name: &str, mut bytes: Aside| {
-            let open: Opener = Box::new(move || {
-                let mut all = vec![];
-                let failed = |error| SourceError::new(SourceErrorKind::Unavailable, "spill file", error);
-                bytes.read_to_end(&mut all).map_err(failed)?;
-                Ok(Box::new(Given { bytes: Arc::new(all), at: 0 }) as Box<dyn Content>)
-            });
-            self.items.push_back(Item::stream(
-                &format!("{}/dump.rdb.{name}", self.folder),
-                self.base_time,
-                open,
-            ));
+        let mut add = |name: &str, bytes: Aside| {
+            let path = format!("{}/dump.rdb.{name}", self.folder);
+            self.items.push_back(AtHand::opened(&path, self.base_time, bytes));
         };
         add("index", sides.index);
         if let Some(usage) = sides.usage {
@@ -126,11 +126,7 @@ impl JournalSource {
             let path = format!("{folder}/{:020}", segment.offset);
             self.items.push_back(match segment.bytes {
                 None => taken_over(&path, segment.time),
-                Some(bytes) => {
-                    let open: Opener =
-                        Box::new(move || Ok(Box::new(Given { bytes, at: 0 }) as Box<dyn Content>));
-                    Item::stream(&path, segment.time, open)
-                }
+                Some(bytes) => AtHand::opened(&path, segment.time, std::io::Cursor::new(Growing(bytes))),
             });
         }
     }
@@ -201,20 +197,5 @@ impl Content for BaseContent {
             }
             Output::Bytes(len) => Ok(Piece::Data(len)),
         }
-    }
-}
-
-/// Bytes at hand.
-struct Given {
-    bytes: Arc<Vec<u8>>,
-    at: usize,
-}
-
-impl Content for Given {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
-        let len = buffer.len().min(self.bytes.len() - self.at);
-        buffer[..len].copy_from_slice(&self.bytes[self.at..self.at + len]);
-        self.at += len;
-        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
     }
 }

@@ -1,9 +1,9 @@
 //! The end marks of pg_dump's formats. Plain: a closing comment. Custom: every entry of the table of
 //! contents that has data is followed by a terminated block of it.
-//! Source: PostgreSQL's `pg_backup_archiver.c` (header and table of contents: `ReadHead`, `ReadToc`)
-//! and `pg_backup_custom.c` (`BLK_DATA`, `BLK_BLOBS`), archive versions 1.12 to 1.16.
+//! Source: PostgreSQL's `pg_backup_custom.c` (`BLK_DATA`, `BLK_BLOBS`).
 
 use super::stream::EndMark;
+use crate::pg::toc::{Cursor, MAX_TOC, Stop, Toc};
 use std::collections::BTreeSet;
 
 /// The end of a plain dump of one database or of a cluster's globals.
@@ -69,112 +69,10 @@ enum State {
     Blob { id: i64 },
 }
 
-/// Largest table of contents that is held while it comes in.
-const MAX_TOC: usize = 512 << 20;
 const BLK_DATA: u8 = 1;
 const BLK_BLOBS: u8 = 3;
-const OFFSET_NO_DATA: u8 = 3;
-
-/// Why a step could not be made.
-enum Stop {
-    /// More bytes are needed.
-    More,
-    /// They make no sense.
-    Bad(&'static str),
-}
-
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    int_len: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Stop> {
-        let end = self.at.checked_add(len).ok_or(Stop::Bad("length overflows"))?;
-        let bytes = self.bytes.get(self.at..end).ok_or(Stop::More)?;
-        self.at = end;
-        Ok(bytes)
-    }
-    fn byte(&mut self) -> Result<u8, Stop> {
-        Ok(self.take(1)?[0])
-    }
-    /// Sign byte, then the magnitude, least significant byte first.
-    fn int(&mut self) -> Result<i64, Stop> {
-        let negative = self.byte()? != 0;
-        let bytes = self.take(self.int_len)?;
-        let value = bytes
-            .iter()
-            .rev()
-            .try_fold(0i64, |value, byte| value.checked_mul(256)?.checked_add(i64::from(*byte)));
-        let value = value.ok_or(Stop::Bad("number too large"))?;
-        Ok(if negative { -value } else { value })
-    }
-    /// `None` is SQL's NULL.
-    fn string(&mut self) -> Result<Option<&'a [u8]>, Stop> {
-        match usize::try_from(self.int()?) {
-            Ok(len) => self.take(len).map(Some),
-            Err(_) => Ok(None),
-        }
-    }
-}
 
 impl CustomEndMark {
-    fn read_toc(&self) -> Result<(usize, usize, BTreeSet<i64>), Stop> {
-        let mut cursor = Cursor { bytes: &self.buffer, at: 0, int_len: 4 };
-        if cursor.take(5)? != b"PGDMP" {
-            return Err(Stop::Bad("does not begin as a custom dump does"));
-        }
-        let version = (cursor.byte()?, cursor.byte()?);
-        cursor.byte()?;
-        cursor.int_len = usize::from(cursor.byte()?);
-        let offset_len = usize::from(cursor.byte()?);
-        let format = cursor.byte()?;
-        if !((1, 12)..=(1, 16)).contains(&version) || format != 1 || cursor.int_len > 8 || offset_len > 8 {
-            return Err(Stop::Bad("unknown version of the custom format"));
-        }
-        if version >= (1, 15) {
-            cursor.byte()?;
-        } else {
-            cursor.int()?;
-        }
-        for _ in 0..7 {
-            cursor.int()?; // time of creation
-        }
-        for _ in 0..3 {
-            cursor.string()?; // database, server version, dump version
-        }
-        let mut expected = BTreeSet::new();
-        for _ in 0..cursor.int()? {
-            let id = cursor.int()?;
-            cursor.int()?; // had a dumper
-            for _ in 0..4 {
-                cursor.string()?; // table oid, oid, tag, description
-            }
-            cursor.int()?; // section
-            for _ in 0..3 {
-                cursor.string()?; // definition, drop, copy
-            }
-            cursor.string()?; // namespace
-            cursor.string()?; // tablespace
-            if version >= (1, 14) {
-                cursor.string()?; // table access method
-            }
-            if version >= (1, 16) {
-                cursor.int()?; // kind of relation
-            }
-            cursor.string()?; // owner
-            cursor.string()?; // with oids
-            while cursor.string()?.is_some() {} // dependencies
-            let flag = cursor.byte()?;
-            cursor.take(offset_len)?;
-            if flag != OFFSET_NO_DATA {
-                expected.insert(id);
-            }
-        }
-        Ok((cursor.at, cursor.int_len, expected))
-    }
-
     /// One step; returns how many bytes it used.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Stop> {
         let mut cursor = Cursor { bytes, at: 0, int_len: self.int_len };
@@ -232,10 +130,10 @@ impl EndMark for CustomEndMark {
             if self.buffer.len() < self.retry_at {
                 return;
             }
-            match self.read_toc() {
-                Ok((used, int_len, expected)) => {
+            match Toc::parse(&self.buffer) {
+                Ok((toc, used)) => {
                     self.buffer.drain(..used);
-                    (self.int_len, self.expected, self.state) = (int_len, expected, State::Block);
+                    (self.int_len, self.expected, self.state) = (toc.int_len, toc.with_data(), State::Block);
                 }
                 // Twice as much before the next try keeps the whole linear.
                 Err(Stop::More) if self.buffer.len() < MAX_TOC => {
@@ -303,26 +201,7 @@ mod tests {
             out.push(u8::from(value < 0));
             out.extend_from_slice(&value.unsigned_abs().to_le_bytes());
         }
-        fn string(out: &mut Vec<u8>, text: &str) {
-            int(out, text.len() as i32);
-            out.extend_from_slice(text.as_bytes());
-        }
-        let mut out = b"PGDMP\x01\x0e\x00\x04\x08\x01".to_vec();
-        int(&mut out, 0);
-        (0..7).for_each(|_| int(&mut out, 1));
-        ["db", "15", "15"].iter().for_each(|text| string(&mut out, text));
-        int(&mut out, 3);
-        for (id, flag) in [(1, OFFSET_NO_DATA), (2, 1), (3, 1)] {
-            int(&mut out, id);
-            int(&mut out, 1);
-            (0..4).for_each(|_| string(&mut out, "x"));
-            int(&mut out, 3);
-            (0..8).for_each(|_| string(&mut out, "y"));
-            string(&mut out, "1");
-            int(&mut out, -1);
-            out.push(flag);
-            out.extend_from_slice(&[0; 8]);
-        }
+        let mut out = crate::pg::toc::tests::sample();
         out.push(BLK_DATA);
         int(&mut out, 2);
         int(&mut out, 10);

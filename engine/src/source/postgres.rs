@@ -1,133 +1,83 @@
-//! A PostgreSQL server: every database through pg_dump and the globals through pg_dumpall, an entry
-//! each. The programs are the newest found under /usr/lib/postgresql, else those on PATH. The password
-//! goes to them in their environment, never on a command line.
+//! A PostgreSQL server: its databases, and the globals (roles, tablespaces) through pg_dumpall.
+//!
+//! A database is laid down as pg_dump's directory format: `toc.dat`, and a file for each table's rows. The table of
+//! contents is pg_dump's own; the rows are read by several sessions that share one exported snapshot, a large table
+//! by all of them at a time (`directory.rs`). The other formats are pg_dump's output as it comes. Passwords go to the
+//! programs in their environment, never on a command line.
 
 use super::command::CommandContent;
 use super::pgdump::{CustomEndMark, PlainEndMark};
-use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions, password, without_password};
+use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
-use crate::entry::Time;
+use crate::entry::{Time, compare_paths};
+use crate::pg::connection::PgError;
+use crate::pg::programs::{Programs, database_name};
+use crate::pg::{Connection, Server};
 use crate::snapshot::SourceRecord;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use std::collections::{BTreeMap, VecDeque};
 
-/// How to call the client programs.
-#[derive(Clone)]
-struct Client {
-    shown: String,
-    environment: Vec<(&'static str, String)>,
-    programs: Option<PathBuf>,
+mod copies;
+mod directory;
+
+use directory::Database;
+
+/// How a database is laid down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A folder as `pg_dump --format=directory` makes it, uncompressed: read in parallel, a table a file.
+    #[default]
+    Directory,
+    /// SQL.
+    Plain,
+    /// `pg_dump --format=custom`, uncompressed.
+    Custom,
+}
+
+/// Moments of so many databases are fixed before the first is read; the others' when their turn comes, since each
+/// takes a connection.
+const AT_ONCE: usize = 10;
+
+/// What comes next.
+enum Next {
+    Item(Box<Item>),
+    /// A database in directory format, whose moment may be fixed already.
+    Database(String, Option<Box<Database>>),
 }
 
 /// The source of `postgres://`.
 pub struct PostgresSource {
-    shown: String,
+    server: Server,
+    time: Time,
+    options: UrlOptions,
     folder: String,
-    items: Vec<Item>,
+    next: VecDeque<(String, Next)>,
+    /// The database whose files are being read: its sessions live as long.
+    current: Option<Box<Database>>,
+    details: BTreeMap<String, String>,
+    databases: usize,
 }
 
 impl PostgresSource {
-    /// Lists the databases; dumps start when their streams are opened.
+    /// Asks for nothing yet.
     pub fn new(url: &url::Url, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
-        let client = Client::new(url)?;
-        let database = percent_decode_str(url.path().trim_matches('/')).decode_utf8_lossy().into_owned();
-        let databases = if database.is_empty() { client.databases()? } else { vec![database.clone()] };
-        let place = format!("{}:{}", url.host_str().unwrap_or("local"), url.port().unwrap_or(5432));
-        let folder = format!("postgres/{place}");
-        let mut items: Vec<Item> =
-            ["postgres", &folder, &format!("{folder}/databases")].map(|path| Item::folder(path, time)).into();
-        let mut names: Vec<(String, String)> =
-            databases.into_iter().map(|name| (file_name(&name, options.postgres_custom), name)).collect();
-        names.sort();
-        for (file, name) in names {
-            let open = client.dump(&name, options.postgres_custom);
-            items.push(Item::stream(&format!("{folder}/databases/{file}"), time, open));
-        }
-        if database.is_empty() {
-            items.push(Item::stream(&format!("{folder}/globals.sql"), time, client.globals()));
-        }
-        items.reverse();
-        Ok(Self { shown: client.shown, folder, items })
-    }
-}
-
-/// Bytes that must not stand in a file name as they are.
-const UNSAFE: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
-
-fn file_name(database: &str, custom: bool) -> String {
-    let stem = utf8_percent_encode(database, UNSAFE);
-    format!("{stem}.{}", if custom { "dump" } else { "sql" })
-}
-
-impl Client {
-    fn new(url: &url::Url) -> Result<Self, SourceError> {
-        let shown = without_password(url.as_str());
-        let mut environment = vec![("PGCONNECT_TIMEOUT", "10".to_owned())];
-        if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
-            environment.push(("PGHOST", percent_decode_str(host).decode_utf8_lossy().into_owned()));
-        }
-        if let Some(port) = url.port() {
-            environment.push(("PGPORT", port.to_string()));
-        }
-        if !url.username().is_empty() {
-            environment.push(("PGUSER", percent_decode_str(url.username()).decode_utf8_lossy().into_owned()));
-        }
-        if let Some(password) = password(url) {
-            environment.push(("PGPASSWORD", password));
-        }
-        for (key, value) in url.query_pairs() {
-            let variable = match &*key {
-                "sslmode" => "PGSSLMODE",
-                "sslrootcert" => "PGSSLROOTCERT",
-                "sslcert" => "PGSSLCERT",
-                "sslkey" => "PGSSLKEY",
-                "host" => "PGHOST",
-                _ => {
-                    let why = format!("unknown parameter '{key}' in the URL");
-                    return Err(SourceError::new(SourceErrorKind::Unavailable, shown, why));
-                }
-            };
-            environment.push((variable, value.into_owned()));
-        }
-        Ok(Self { shown, environment, programs: newest_programs(Path::new("/usr/lib/postgresql")) })
+        let server = Server::new(url, options)?;
+        let folder = format!("postgres/{}", server.place());
+        Ok(Self {
+            server,
+            time,
+            options: options.clone(),
+            folder,
+            next: VecDeque::new(),
+            current: None,
+            details: BTreeMap::new(),
+            databases: 0,
+        })
     }
 
-    fn command(&self, program: &str) -> Command {
-        let path =
-            self.programs.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program));
-        let mut command = Command::new(path);
-        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
-        command
-    }
-
-    fn databases(&self) -> Result<Vec<String>, SourceError> {
-        let query = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate";
-        let mut command = self.command("psql");
-        command.args(["-X", "-A", "-t", "-0", "-w", "-d", "postgres", "-c", query]).stdin(Stdio::null());
-        let output = command.output().map_err(|error| {
-            let why = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "psql not found; install the package postgresql-client".into()
-                }
-                _ => error.to_string(),
-            };
-            SourceError::new(SourceErrorKind::Command, &self.shown, why)
-        })?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(SourceError::new(SourceErrorKind::Unavailable, &self.shown, why));
-        }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let names = text.split('\0').map(|name| name.trim_end_matches('\n')).filter(|name| !name.is_empty());
-        Ok(names.map(str::to_owned).collect())
-    }
-
-    fn dump(&self, database: &str, custom: bool) -> Opener {
-        let mut command = self.command("pg_dump");
-        // A conninfo string rather than a bare name, which could itself be read as one.
-        let quoted = database.replace('\\', "\\\\").replace('\'', "\\'");
-        command.arg("-w").arg(format!("--dbname=dbname='{quoted}'"));
+    fn dump(&self, programs: &Programs, database: &str, custom: bool) -> Opener {
+        let mut command = programs.command("pg_dump", &self.server);
+        command.arg("-w").arg(format!("--dbname={}", database_name(database)));
         let name = format!("pg_dump of database '{database}'");
         Box::new(move || {
             Ok(if custom {
@@ -139,37 +89,150 @@ impl Client {
         })
     }
 
-    fn globals(&self) -> Opener {
-        let mut command = self.command("pg_dumpall");
+    fn globals(&self, programs: &Programs, with_passwords: bool) -> Opener {
+        let mut command = programs.command("pg_dumpall", &self.server);
         command.args(["-w", "-g"]);
+        if !with_passwords {
+            command.arg("--no-role-passwords");
+        }
         let name = "pg_dumpall of the globals".to_owned();
         Box::new(move || Ok(Box::new(CommandContent::start(command, name, PlainEndMark::default(), false)?)))
     }
+
+    fn begin(&mut self, name: &str, programs: &Programs) -> Result<Box<Database>, SourceError> {
+        let database = Database::begin(&self.server, name, programs, self.options.postgres_jobs)?;
+        self.details.insert(format!("moment:{name}"), database.moment.clone());
+        Ok(Box::new(database))
+    }
 }
 
-/// The `bin` folder of the highest version that has pg_dump: it can dump any older server.
-fn newest_programs(root: &Path) -> Option<PathBuf> {
-    let versions = std::fs::read_dir(root).ok()?;
-    versions
-        .flatten()
-        .filter_map(|entry| {
-            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let folder = entry.path().join("bin");
-            folder.join("pg_dump").exists().then_some((version, folder))
-        })
-        .max()
-        .map(|(_, folder)| folder)
+/// Bytes that must not stand in a file name as they are.
+const UNSAFE: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
+
+/// A database's name in a path.
+#[must_use]
+pub fn path_name(database: &str) -> String {
+    utf8_percent_encode(database, UNSAFE).to_string()
+}
+
+/// The databases that can be dumped, if they are all to be.
+fn databases(session: &mut Connection) -> Result<Vec<String>, PgError> {
+    let query =
+        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+    let rows = session.query(query)?;
+    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+}
+
+/// A session with the server, whatever database there is.
+pub(crate) fn any_session(server: &Server) -> Result<Connection, PgError> {
+    match &server.database {
+        Some(name) => Connection::open(server, name),
+        None => Connection::open(server, "postgres").or_else(|error| match error.code() {
+            "3D000" => Connection::open(server, "template1"),
+            _ => Err(error),
+        }),
+    }
 }
 
 impl Source for PostgresSource {
     fn records(&self) -> Vec<SourceRecord> {
         // Each database is of one moment, but not of the same one.
-        vec![SourceRecord::new("postgres", self.shown.clone(), false)]
+        let mut record = SourceRecord::new("postgres", self.server.shown.clone(), self.databases == 1);
+        record.details = self.details.clone();
+        vec![record]
     }
+
     fn paths(&self) -> Vec<String> {
         vec![format!("/{}", self.folder)]
     }
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
-        Ok(self.items.pop())
+
+    fn start(&mut self, _: [u64; 2]) -> Result<(), SourceError> {
+        let server = self.server.clone();
+        let failed = |error: PgError| server.failed(&error);
+        let mut session = any_session(&server).map_err(failed)?;
+        let path = self.options.environment.get("PATH").cloned();
+        let programs = Programs::find(&server, session.major(), "pg_dump", path.as_deref())?;
+        self.details.insert("server".into(), session.value("SHOW server_version").map_err(failed)?);
+        self.details.insert("pg_dump".into(), programs.version.to_string());
+        let names = match &server.database {
+            Some(name) => vec![name.clone()],
+            None => databases(&mut session).map_err(failed)?,
+        };
+        self.databases = names.len();
+        let folder = format!("{}/databases", self.folder);
+        for path in ["postgres", &self.folder, &folder] {
+            let item = Item::folder(path, self.time);
+            self.next.push_back((path.to_owned(), Next::Item(Box::new(item))));
+        }
+        let format = self.options.postgres_format;
+        for (number, name) in names.into_iter().enumerate() {
+            let stem = format!("{folder}/{}", path_name(&name));
+            let (path, next) = match format {
+                Format::Directory => {
+                    let database = if number < AT_ONCE { Some(self.begin(&name, &programs)?) } else { None };
+                    (stem, Next::Database(name, database))
+                }
+                Format::Plain | Format::Custom => {
+                    let custom = format == Format::Custom;
+                    let path = format!("{stem}.{}", if custom { "dump" } else { "sql" });
+                    let item = Item::stream(&path, self.time, self.dump(&programs, &name, custom));
+                    (path, Next::Item(Box::new(item)))
+                }
+            };
+            self.next.push_back((path, next));
+        }
+        if server.database.is_none() {
+            let is_superuser = session
+                .value("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user")
+                .map_err(failed)?;
+            let with_passwords = is_superuser == "t";
+            if !with_passwords {
+                self.details
+                    .insert("role-passwords".into(), "left out: only a superuser can read them".into());
+            }
+            let path = format!("{}/globals.sql", self.folder);
+            let item = Item::stream(&path, self.time, self.globals(&programs, with_passwords));
+            self.next.push_back((path, Next::Item(Box::new(item))));
+        }
+        self.next.make_contiguous().sort_by(|(a, _), (b, _)| compare_paths(a.as_bytes(), b.as_bytes()));
+        Ok(())
     }
+
+    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        loop {
+            if let Some(database) = &mut self.current {
+                if let Some(item) = database.next_item() {
+                    return Ok(Some(item));
+                }
+                self.current = None;
+            }
+            match self.next.pop_front() {
+                None => return Ok(None),
+                Some((_, Next::Item(item))) => return Ok(Some(*item)),
+                Some((path, Next::Database(name, database))) => {
+                    let mut database = match database {
+                        Some(database) => database,
+                        None => {
+                            let major = self.details.get("pg_dump").and_then(|text| text.parse().ok());
+                            let path = self.options.environment.get("PATH").cloned();
+                            let programs = Programs::find(
+                                &self.server,
+                                major.unwrap_or_default(),
+                                "pg_dump",
+                                path.as_deref(),
+                            )?;
+                            self.begin(&name, &programs)?
+                        }
+                    };
+                    database.lay_out(&path, self.time)?;
+                    self.current = Some(database);
+                }
+            }
+        }
+    }
+}
+
+/// An error of the server while something is read from it.
+fn lost(name: &str, error: &PgError) -> SourceError {
+    SourceError::new(SourceErrorKind::Unavailable, name, error)
 }

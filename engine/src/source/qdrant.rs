@@ -2,6 +2,7 @@
 //! the server's checksum, and removed there. One at a time, so that the server needs room for one shard. The tar
 //! is cut at its members (`tar_cuts.rs`): a segment that did not change costs nothing.
 
+use super::stream::AtHand;
 use super::tar_cuts::TarCuts;
 use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
@@ -59,9 +60,7 @@ impl QdrantSource {
     }
 
     fn text(&self, path: String, text: String) -> Item {
-        let open: Opener =
-            Box::new(move || Ok(Box::new(Text { bytes: text.into_bytes(), at: 0 }) as Box<dyn Content>));
-        Item::stream(&path, self.time, open)
+        AtHand::item(&path, self.time, text.into_bytes())
     }
 }
 
@@ -177,19 +176,5 @@ impl Drop for Download {
         if let Err(error) = self.server.delete_snapshot(&self.collection, self.shard, &self.made.name) {
             tracing::warn!(%error, "the snapshot stays on the server");
         }
-    }
-}
-
-struct Text {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Content for Text {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
-        let len = buffer.len().min(self.bytes.len() - self.at);
-        buffer[..len].copy_from_slice(&self.bytes[self.at..self.at + len]);
-        self.at += len;
-        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
     }
 }

@@ -7,7 +7,7 @@
 //! the same time, however long each takes to store.
 
 use super::redis::link::Stop;
-use super::stream::EndMark as _;
+use super::stream::{AtHand, EndMark as _};
 use super::{Clock, Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
 use crate::entry::Time;
@@ -133,10 +133,7 @@ impl RdbSource {
     fn add_sides(&mut self) {
         let Some(sides) = facts(&self.shared).sides.take() else { return };
         let mut add = |name: &str, bytes: Aside| {
-            let shown = self.origin.origin.clone();
-            let open: Opener =
-                Box::new(move || Ok(Box::new(AsideContent { bytes, shown }) as Box<dyn Content>));
-            self.items.push_back(Item::stream(&format!("{}.{name}", self.path), self.time, open));
+            self.items.push_back(AtHand::opened(&format!("{}.{name}", self.path), self.time, bytes));
         };
         add("index", sides.index);
         if let Some(usage) = sides.usage {
@@ -373,21 +370,5 @@ impl Content for RdbContent {
             facts.sides = Some(sides);
         }
         Ok(Piece::End)
-    }
-}
-
-/// Bytes that were put aside.
-struct AsideContent {
-    bytes: Aside,
-    shown: String,
-}
-
-impl Content for AsideContent {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
-        match self.bytes.read(buffer) {
-            Ok(0) => Ok(Piece::End),
-            Ok(len) => Ok(Piece::Data(len)),
-            Err(error) => Err(SourceError::new(SourceErrorKind::Unavailable, &self.shown, error)),
-        }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::rdb::{Origin, RdbSource};
 use super::redis::link::Stop;
-use super::stream::StreamSource;
+use super::stream::{AtHand, StreamSource};
 use super::{Content, Item, Opener, Piece, Several, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
 use crate::entry::Time;
@@ -89,7 +89,7 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
             sources.push(Box::new(part(file, &own, &stored, time, len)?));
         }
         record.details.insert("parts".into(), sources.len().to_string());
-        let given = Given { bytes: manifest, at: 0 };
+        let given = AtHand { reader: std::io::Cursor::new(manifest), name: manifest_name.clone() };
         let open: Opener = Box::new(move || Ok(Box::new(given) as Box<dyn Content>));
         let stored = format!("{folder}/{manifest_name}");
         sources.push(Box::new(StreamSource::new(record.clone(), &stored, time, open)?));
@@ -235,20 +235,6 @@ impl Content for Part {
                 Ok(Piece::Data(len))
             }
         }
-    }
-}
-
-struct Given {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Content for Given {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
-        let len = buffer.len().min(self.bytes.len() - self.at);
-        buffer[..len].copy_from_slice(&self.bytes[self.at..self.at + len]);
-        self.at += len;
-        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
     }
 }
 

@@ -1,8 +1,15 @@
 //! Certificates for servers that are spoken to over TLS.
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    WantsVerifier,
+};
 use std::sync::Arc;
 
 /// Whom to believe, and who we are; all in PEM.
@@ -16,12 +23,59 @@ pub struct Tls {
     pub key: Option<Vec<u8>>,
 }
 
+/// What a server's certificate must be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing: the line is encrypted, whoever is at its end.
+    Anyone,
+    /// An authority that we believe has signed it, for whatever name.
+    Authority,
+    /// And it is for this host.
+    Host,
+}
+
 impl Tls {
     /// A connection to `host`, not yet begun.
     ///
     /// # Errors
     /// What is wrong with the certificates, or with the name.
     pub fn connect(&self, host: &str) -> Result<ClientConnection, String> {
+        self.connect_trusting(host, Trust::Host)
+    }
+
+    /// A connection to `host`, not yet begun, whose certificate needs not be good for everything.
+    ///
+    /// # Errors
+    /// What is wrong with the certificates, or with the name.
+    pub fn connect_trusting(&self, host: &str, trust: Trust) -> Result<ClientConnection, String> {
+        let builder = ClientConfig::builder();
+        let builder = match trust {
+            Trust::Anyone => lax(builder, None),
+            Trust::Authority => lax(builder, Some(self.roots()?)),
+            Trust::Host => builder.with_root_certificates(self.roots()?),
+        };
+        let config = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
+                let chain = chain.map_err(|error| format!("our certificate: {error}"))?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("our key: {error}"))?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| format!("our certificate: {error}"))?
+            }
+            (None, None) => builder.with_no_client_auth(),
+            _ => {
+                return Err(
+                    "a certificate and its key belong together: -o tls.cert=FILE -o tls.key=FILE".into()
+                );
+            }
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
+        ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())
+    }
+
+    /// The authorities that we believe.
+    fn roots(&self) -> Result<RootCertStore, String> {
         let mut roots = RootCertStore::empty();
         match &self.authorities {
             Some(pem) => {
@@ -40,24 +94,66 @@ impl Tls {
         if roots.is_empty() {
             return Err("there is no authority to believe; give its certificate, -o tls.ca=FILE".into());
         }
-        let config = ClientConfig::builder().with_root_certificates(roots);
-        let config = match (&self.certificate, &self.key) {
-            (Some(certificate), Some(key)) => {
-                let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
-                let chain = chain.map_err(|error| format!("our certificate: {error}"))?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("our key: {error}"))?;
-                config
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| format!("our certificate: {error}"))?
-            }
-            (None, None) => config.with_no_client_auth(),
-            _ => {
-                return Err(
-                    "a certificate and its key belong together: -o tls.cert=FILE -o tls.key=FILE".into()
-                );
-            }
-        };
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
-        ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())
+        Ok(roots)
+    }
+}
+
+/// A check of certificates that leaves the name out, and without `roots` who signed them.
+fn lax(
+    builder: ConfigBuilder<ClientConfig, WantsVerifier>,
+    roots: Option<RootCertStore>,
+) -> ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let algorithms = builder.crypto_provider().signature_verification_algorithms;
+    builder.dangerous().with_custom_certificate_verifier(Arc::new(Lax { roots, algorithms }))
+}
+
+#[derive(Debug)]
+struct Lax {
+    roots: Option<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Lax {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            verify_server_cert_signed_by_trust_anchor(
+                &certificate,
+                roots,
+                intermediates,
+                now,
+                self.algorithms.all,
+            )?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }

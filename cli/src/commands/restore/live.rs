@@ -9,8 +9,6 @@ use engine::keyspace::load::{
     Existing, LoadOptions, LoadReport, count_keys, flush_all, load, load_functions,
 };
 use engine::keyspace::{Dump, Live, Place, Selection, find, one};
-use engine::qdrant::Qdrant;
-use engine::restore::qdrant::{self, QdrantOptions};
 use engine::snapshot::Listed;
 use engine::source::redis::Server;
 use engine::source::redis::link::Stop;
@@ -23,8 +21,8 @@ use std::path::PathBuf;
 /// Options of a restore into a live server.
 #[derive(clap::Args, Debug)]
 pub(crate) struct LiveArgs {
-    /// Write into a live server: keys into redis://user:password@host:port/database, collections into
-    /// qdrant+http://host:port/collection
+    /// Write into a live server: keys into redis://user:password@host:port/database, databases and tables into
+    /// postgres://user@host:port/database, collections into qdrant+http://host:port/collection
     #[arg(long, value_name = "URL")]
     pub(crate) to: Option<String>,
     /// Only keys of this database
@@ -35,26 +33,32 @@ pub(crate) struct LiveArgs {
     keys_from: Option<PathBuf>,
     /// Names that begin with A shall begin with B
     #[arg(long, value_name = "A=B", requires = "to")]
-    map_prefix: Vec<String>,
-    /// Overwrite keys that are there; of Qdrant, remove collections that are there first
+    pub(super) map_prefix: Vec<String>,
+    /// Overwrite keys that are there; remove collections, databases or tables that are there first
     #[arg(long, requires = "to")]
-    replace: bool,
+    pub(super) replace: bool,
+    /// Of a database server: only this database
+    #[arg(long, value_name = "NAME", requires = "to")]
+    pub(super) database: Vec<String>,
+    /// Of a database server: only this table, with what belongs to it, as schema.table
+    #[arg(long, value_name = "TABLE", requires = "to")]
+    pub(super) table: Vec<String>,
     /// Of Qdrant: the collection OLD shall be called NEW
     #[arg(long, value_name = "OLD=NEW", requires = "to")]
-    rename: Vec<String>,
+    pub(super) rename: Vec<String>,
     /// Of Qdrant: whose points count where there are several replicas
     #[arg(long, value_parser = ["snapshot", "replica", "no_sync"], requires = "to")]
-    priority: Option<String>,
+    pub(super) priority: Option<String>,
     /// Leave keys that are there, without a word
     #[arg(long, requires = "to", conflicts_with = "replace")]
-    skip_existing: bool,
+    pub(super) skip_existing: bool,
     /// The whole server: a snapshot of what is there for safety, then FLUSHALL, all keys and functions, and a
     /// comparison of every key; shown as a plan first
     #[arg(long, requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
-    whole: bool,
+    pub(super) whole: bool,
     /// The moment to go back to, from what 'esker stream' kept; into an empty server, or with --whole
     #[arg(long, value_parser = parse_moment, value_name = "TIME", requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
-    time: Option<jiff::Timestamp>,
+    pub(super) time: Option<jiff::Timestamp>,
     /// With --whole, of an append-only file: its base without the commands after it
     #[arg(long, requires = "whole")]
     base_only: bool,
@@ -105,11 +109,18 @@ impl Target {
 
 pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let live = &args.live;
-    if live.to.as_ref().is_some_and(|to| to.starts_with("qdrant+")) {
-        return vectors(args, context);
+    let to = live.to.as_deref().unwrap_or_default();
+    if to.starts_with("qdrant+") {
+        return super::vectors::run(args, context);
     }
     if !live.rename.is_empty() || live.priority.is_some() {
         return Err(Failure::new("--rename and --priority are for qdrant+http://"));
+    }
+    if to.starts_with("postgres://") || to.starts_with("postgresql://") {
+        return super::databases::postgres(args, context);
+    }
+    if !live.database.is_empty() || !live.table.is_empty() {
+        return Err(Failure::new("--database and --table are for postgres:// and mysql://"));
     }
     let target = Target::parse(live.to.as_deref().unwrap_or_default(), context)?;
     let (wanted, path) = args.snapshot.split_once(':').unwrap_or((&args.snapshot, ""));
@@ -237,56 +248,6 @@ fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) 
 
 /// Beginnings of names, and what shall stand there.
 type Prefixes = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Collections into Qdrant.
-fn vectors(args: &super::Args, context: &Context) -> CommandResult {
-    let live = &args.live;
-    if live.whole || live.time.is_some() || live.skip_existing || args.dry_run || !live.map_prefix.is_empty()
-    {
-        return Err(Failure::new("of Qdrant, --include, --rename, --replace and --priority can be chosen"));
-    }
-    let text = live.to.as_deref().unwrap_or_default();
-    let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
-    let server = Qdrant::new(&url, &sources::url_options(context)?)?;
-    let (opened, found) = context.open_snapshot(&args.snapshot, &args.filter.filter())?;
-    let mut collections = args.include.clone();
-    collections.extend(server.collection.clone());
-    let renames = live.rename.iter().map(|pair| {
-        let (from, to) =
-            pair.split_once('=').ok_or_else(|| Failure::new(format!("--rename '{pair}' is not OLD=NEW")))?;
-        Ok((from.to_owned(), to.to_owned()))
-    });
-    let options = QdrantOptions {
-        collections,
-        renames: renames.collect::<Result<_, Failure>>()?,
-        replace: live.replace,
-        priority: live.priority.clone().unwrap_or_else(|| "snapshot".into()),
-    };
-    let report = context
-        .console
-        .during(|monitor| qdrant::restore(&opened.repo, &found.snapshot, &server, &options, monitor))?;
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary",
-            "snapshot_id": found.id,
-            "seconds_elapsed": context.console.seconds(),
-            "collections": report.collections,
-            "shards_restored": report.shards,
-            "bytes_restored": report.bytes,
-        }));
-    } else {
-        for (name, points) in &report.collections {
-            context.console.say(format!("collection '{name}': {points} points"));
-        }
-        let bytes = output::bytes(report.bytes);
-        context.console.say(format!(
-            "restored {} shards, {bytes} in {:.1} s",
-            report.shards,
-            context.console.seconds()
-        ));
-    }
-    Ok(Code::Done)
-}
 
 /// All of a server.
 fn whole(

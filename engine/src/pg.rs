@@ -1,0 +1,17 @@
+//! PostgreSQL: a client of its wire protocol for what its programs do not give (COPY from several connections of
+//! one snapshot, replication), its programs where they know better, and its formats.
+//!
+//! | file | noun |
+//! |---|---|
+//! | [`server`] | where a server is and how to get in: URL, environment, password file |
+//! | [`connection`] | a session: queries, COPY, replication |
+//! | [`programs`] | pg_dump and its like, found by the server's version |
+//! | [`toc`] | the table of contents of pg_dump's archives |
+
+pub mod connection;
+pub mod programs;
+pub mod server;
+pub mod toc;
+
+pub use connection::Connection;
+pub use server::Server;

@@ -1,0 +1,110 @@
+//! pg_dump, pg_restore and their like: found by the server's version, since a program can read servers of its own
+//! version and older ones, and none that is newer.
+
+use super::Server;
+use crate::source::{SourceError, SourceErrorKind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where Debian, and the project's own packages, put each version.
+const VERSIONS: &[(&str, &str)] = &[("/usr/lib/postgresql", "bin"), ("/usr", "bin")];
+
+/// The programs of one version.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    folder: Option<PathBuf>,
+    /// Major version.
+    pub version: u32,
+}
+
+impl Programs {
+    /// Those of the lowest version that can read a server of `major`; `program` is the one that must be there.
+    pub fn find(server: &Server, major: u32, program: &str, path: Option<&str>) -> Result<Self, SourceError> {
+        let mut all = installed(program);
+        if let Some(path) = path {
+            all.extend(std::env::split_paths(path).filter_map(|folder| {
+                let version = version_of(&folder.join(program))?;
+                Some(Self { folder: Some(folder), version })
+            }));
+        }
+        let newest = all.iter().map(|programs| programs.version).max();
+        let fitting = all.into_iter().filter(|programs| programs.version >= major);
+        fitting.min_by_key(|programs| programs.version).ok_or_else(|| {
+            let why = match newest {
+                Some(newest) => format!(
+                    "the server is PostgreSQL {major}, but the newest {program} here is {newest}; install the package postgresql-client-{major}"
+                ),
+                None => format!("{program} is not installed; install the package postgresql-client-{major}"),
+            };
+            server.error(SourceErrorKind::Command, why)
+        })
+    }
+
+    /// The command, with what it needs to get in; it asks for no password.
+    #[must_use]
+    pub fn command(&self, program: &str, server: &Server) -> Command {
+        let path = self.folder.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program));
+        let mut command = Command::new(path);
+        command.envs(server.environment().iter().map(|(key, value)| (key, value)));
+        // Messages are looked at.
+        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        command
+    }
+
+    /// The path of one of them.
+    #[must_use]
+    pub fn path(&self, program: &str) -> PathBuf {
+        self.folder.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program))
+    }
+}
+
+/// A database's name as libpq takes it, also when it looks like something else.
+#[must_use]
+pub fn database_name(name: &str) -> String {
+    format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// In the folders of packages, one for each version: `/usr/lib/postgresql/17/bin`, `/usr/pgsql-17/bin`.
+fn installed(program: &str) -> Vec<Programs> {
+    let mut all = vec![];
+    for (root, bin) in VERSIONS {
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let version = name.strip_prefix("pgsql-").unwrap_or(&name).parse();
+            let folder = entry.path().join(bin);
+            if let Ok(version) = version
+                && folder.join(program).exists()
+            {
+                all.push(Programs { folder: Some(folder), version });
+            }
+        }
+    }
+    all
+}
+
+/// The major version that a program says it has: `pg_dump (PostgreSQL) 15.18 (Debian …)`.
+fn version_of(program: &Path) -> Option<u32> {
+    if !program.exists() {
+        return None;
+    }
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn parse_version(text: &str) -> Option<u32> {
+    let number = text.split_once(") ")?.1;
+    number.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(parse_version("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(parse_version("pg_dump (PostgreSQL) 19beta1"), Some(19));
+        assert_eq!(parse_version("something else"), None);
+        assert_eq!(database_name("it's \\"), "dbname='it\\'s \\\\'");
+    }
+}

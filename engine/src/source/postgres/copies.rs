@@ -1,0 +1,268 @@
+//! Rows and large objects of a database, read by several sessions that see the same moment. What is wanted is cut
+//! into stretches, in the order in which it is laid down; sessions take them in that order and run ahead of the
+//! reader by as much as fits into bounded channels, so that even one large table keeps all of them busy.
+
+use super::lost;
+use crate::pg::connection::{HangUp, PgError, PgResult};
+use crate::pg::{Connection, Server};
+use crate::source::{Content, Piece, SourceError, SourceErrorKind};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Bytes that a session hands on at a time.
+const PART: usize = 256 << 10;
+/// Parts of one stretch that wait for the reader.
+const AHEAD: usize = 64;
+/// Bytes of a large object that are asked for at a time.
+const OBJECT_PART: usize = 1 << 20;
+/// How long a silent session may keep the reader from looking at anything else.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Something to read.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// The output of a COPY.
+    Copy(String),
+    /// A large object.
+    Object(u64),
+}
+
+/// Parts of a stretch; an empty one is its end.
+type Parts = Receiver<Result<Vec<u8>, SourceError>>;
+
+struct Job {
+    wanted: Wanted,
+    parts: SyncSender<Result<Vec<u8>, SourceError>>,
+}
+
+/// What all sessions begin with.
+#[derive(Clone)]
+pub(super) struct Opening {
+    pub(super) server: Server,
+    pub(super) database: String,
+    /// The exported snapshot.
+    pub(super) snapshot: String,
+    /// `SET client_encoding = 'UTF8';`, as the archive says.
+    pub(super) encoding: String,
+}
+
+/// As pg_dump sets them (`setup_connection` in `pg_dump.c`), so that values read the same everywhere.
+const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET extra_float_digits = 3; \
+    SET synchronize_seqscans = off; SET statement_timeout = 0; SET lock_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 0; SET row_security = off; \
+    SELECT pg_catalog.set_config('search_path', '', false)";
+
+impl Opening {
+    /// Begins a transaction that nothing ends but us.
+    pub(super) fn begin(session: &mut Connection) -> PgResult<()> {
+        session.query(SETTINGS)?;
+        if session.major() >= 17 {
+            session.query("SET transaction_timeout = 0")?;
+        }
+        session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map(drop)
+    }
+
+    fn open(&self) -> PgResult<Connection> {
+        let mut session = Connection::open(&self.server, &self.database)?;
+        Self::begin(&mut session)?;
+        session.query(&format!("SET TRANSACTION SNAPSHOT '{}'", self.snapshot))?;
+        session.query(&self.encoding)?;
+        Ok(session)
+    }
+}
+
+/// The sessions, and what they are to read.
+pub(super) struct Copies {
+    planned: VecDeque<Wanted>,
+    /// Stretches that were given out, in order.
+    running: VecDeque<Parts>,
+    jobs: Option<Sender<Job>>,
+    hang_ups: Vec<HangUp>,
+    threads: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Copies {
+    /// Opens `count` sessions that will read `planned`, in this order.
+    pub(super) fn start(
+        opening: &Opening,
+        count: usize,
+        planned: VecDeque<Wanted>,
+    ) -> Result<Self, SourceError> {
+        let (jobs, queue) = channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        let mut copies = Self {
+            running: VecDeque::new(),
+            jobs: Some(jobs),
+            hang_ups: vec![],
+            threads: vec![],
+            stop: Arc::default(),
+            planned,
+        };
+        for _ in 0..count.min(copies.planned.len()) {
+            let session = opening.open().map_err(|error| lost(&opening.server.shown, &error))?;
+            copies.hang_ups.push(session.hang_up().map_err(|error| lost(&opening.server.shown, &error))?);
+            let (queue, stop) = (Arc::clone(&queue), Arc::clone(&copies.stop));
+            let name = opening.server.shown.clone();
+            let thread = std::thread::Builder::new()
+                .name("esker-copy".into())
+                .spawn(move || work(session, &queue, &stop, &name));
+            let failed = |error| SourceError::new(SourceErrorKind::Unavailable, "a thread", error);
+            copies.threads.push(thread.map_err(failed)?);
+        }
+        Ok(copies)
+    }
+
+    /// Keeps every session busy, and one stretch more in the queue.
+    fn top_up(&mut self) {
+        while self.running.len() <= self.threads.len()
+            && let Some(wanted) = self.planned.pop_front()
+        {
+            let (parts, take) = sync_channel(AHEAD);
+            // Nobody takes it only if all sessions have failed, which the first stretch tells.
+            let _ = self.jobs.as_ref().map(|jobs| jobs.send(Job { wanted, parts }));
+            self.running.push_back(take);
+        }
+    }
+
+    /// The next part of the first stretch; `None` if none came in time, an empty one at its end.
+    fn next_part(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        self.top_up();
+        let gone = || SourceError::new(SourceErrorKind::Unavailable, "COPY", "a session ended early");
+        let first = self.running.front().ok_or_else(gone)?;
+        match first.recv_timeout(PATIENCE) {
+            Ok(part) => {
+                let part = part?;
+                if part.is_empty() {
+                    self.running.pop_front();
+                    self.top_up();
+                }
+                Ok(Some(part))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+        }
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        self.running.clear();
+        self.hang_ups.iter().for_each(HangUp::now);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A session's thread.
+fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool, name: &str) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let read = match &job.wanted {
+            Wanted::Copy(sql) => copy(&mut session, sql, &job.parts),
+            Wanted::Object(oid) => object(&mut session, *oid, &job.parts),
+        };
+        let end = match read {
+            Ok(true) => Ok(vec![]),
+            // Nobody reads any more.
+            Ok(false) => return,
+            Err(error) => Err(lost(name, &error)),
+        };
+        let is_over = end.is_err();
+        if job.parts.send(end).is_err() || is_over {
+            return;
+        }
+    }
+}
+
+type Send = SyncSender<Result<Vec<u8>, SourceError>>;
+
+/// Hands on the output of a COPY; `false` if nobody takes it.
+fn copy(session: &mut Connection, sql: &str, parts: &Send) -> PgResult<bool> {
+    session.begin_copy(sql)?;
+    loop {
+        let mut part = Vec::with_capacity(PART + (16 << 10));
+        let more = session.copy_some(&mut part, PART)?;
+        if !part.is_empty() && parts.send(Ok(part)).is_err() {
+            return Ok(false);
+        }
+        if !more {
+            return Ok(true);
+        }
+    }
+}
+
+/// Bytes before the value in a binary COPY of one row and one column: signature, flags, extension, the number of
+/// fields, the field's length. (PostgreSQL's documentation, COPY, "Binary Format".)
+const BINARY_HEAD: usize = 11 + 4 + 4 + 2 + 4;
+
+/// Hands on a large object; `false` if nobody takes it.
+fn object(session: &mut Connection, oid: u64, parts: &Send) -> PgResult<bool> {
+    let mut from = 0;
+    loop {
+        session.begin_copy(&format!(
+            "COPY (SELECT pg_catalog.lo_get({oid}, {from}, {OBJECT_PART})) TO STDOUT (FORMAT binary)"
+        ))?;
+        let mut part = vec![];
+        session.copy_some(&mut part, usize::MAX)?;
+        // Behind the row stands a -1 of two bytes.
+        let value = part.get(BINARY_HEAD..part.len().saturating_sub(2));
+        let value = value.ok_or_else(|| PgError::Lost(format!("no value of large object {oid}")))?.to_vec();
+        let len = value.len();
+        if len > 0 && parts.send(Ok(value)).is_err() {
+            return Ok(false);
+        }
+        if len < OBJECT_PART {
+            return Ok(true);
+        }
+        from += len;
+    }
+}
+
+/// The next so many stretches as the content of one file.
+pub(super) struct CopyContent {
+    pub(super) copies: Rc<RefCell<Copies>>,
+    pub(super) stretches: usize,
+    /// What ends the file.
+    pub(super) tail: &'static [u8],
+    pub(super) part: Vec<u8>,
+    pub(super) at: usize,
+}
+
+impl Content for CopyContent {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        while self.at == self.part.len() {
+            if self.stretches == 0 {
+                if self.tail.is_empty() {
+                    return Ok(Piece::End);
+                }
+                (self.part, self.at) = (std::mem::take(&mut self.tail).to_vec(), 0);
+                break;
+            }
+            match self.copies.borrow_mut().next_part()? {
+                None => return Ok(Piece::Wait),
+                Some(part) => {
+                    self.stretches -= usize::from(part.is_empty());
+                    (self.part, self.at) = (part, 0);
+                }
+            }
+        }
+        let len = buffer.len().min(self.part.len() - self.at);
+        buffer[..len].copy_from_slice(&self.part[self.at..self.at + len]);
+        self.at += len;
+        Ok(Piece::Data(len))
+    }
+}
