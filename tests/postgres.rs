@@ -137,15 +137,16 @@ fn single_tables_come_back_with_what_is_theirs() {
         let text = repo.fails(20, table("public.account").iter().map(String::as_str).chain(["--replace"]));
         assert!(text.contains("depend") || text.contains("other objects"), "{text}");
         assert_eq!(server.sql("shop", "SELECT count(*) FROM account WHERE name = 'spoilt'"), "1");
-        // Beside it, in a database that has not even the schema.
+        // Beside it, in a database that has not even the schema, nor the type or the sequence.
         server.sql("postgres", "CREATE DATABASE aside");
-        server.sql("aside", "CREATE TYPE tier AS ENUM ('gold', 'silver')");
         let aside = format!("{}/aside", server.url());
         repo.ok(["restore", "latest", "--to", &aside, "--table", "sales.orders_2025"]);
         assert_eq!(
             server.sql("aside", "SELECT count(*), sum(total) FROM sales.orders_2025"),
             server.sql("shop", "SELECT count(*), sum(total) FROM sales.orders_2025")
         );
+        repo.ok(["restore", "latest", "--to", &aside, "--table", "account"]);
+        assert_eq!(server.sql("aside", "SELECT count(*) FROM account"), "20000");
         server.sql("postgres", "DROP DATABASE aside");
         server.sql("shop", "UPDATE account SET name = E'name\\t7\\n\\\\.' WHERE id = 7");
     }

@@ -436,15 +436,19 @@ impl Work<'_> {
             let _ = std::io::Read::read_to_string(&mut lines, &mut text);
             text
         });
-        let mut input = std::io::BufWriter::with_capacity(256 << 10, input);
+        let mut input = Counted { out: std::io::BufWriter::with_capacity(256 << 10, input), bytes: 0 };
         let written = write(&mut input);
+        // It has read what it wanted, or has failed and says why.
+        let had_enough = matches!(&written, Err(Error::Target { source, .. })
+            if source.kind() == std::io::ErrorKind::BrokenPipe);
         let interrupted = matches!(written, Err(Error::Interrupted));
-        if written.is_err() {
+        if written.is_err() && !had_enough {
             // Half of a dump must not look like the end of one.
             let _ = child.kill();
         }
         // What cannot be written any more, the program does not want.
         let _ = input.flush();
+        let bytes = input.bytes;
         drop(input);
         let status = child.wait().map_err(|error| failed(error.to_string()))?;
         let text = listener.join().unwrap_or_default();
@@ -463,7 +467,26 @@ impl Work<'_> {
         if strict && !status.success() && (written.is_ok() || !text.is_empty()) {
             return Err(failed(reason()));
         }
-        written.map(|bytes| (bytes, text))
+        match written {
+            Err(_) if had_enough => Ok((bytes, text)),
+            written => written.map(|bytes| (bytes, text)),
+        }
+    }
+}
+
+struct Counted<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: std::io::Write> std::io::Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let len = self.out.write(bytes)?;
+        self.bytes += len as u64;
+        Ok(len)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -22,7 +22,6 @@ const PARTS: &[&str] = &[
     "CONSTRAINT",
     "CHECK CONSTRAINT",
     "INDEX",
-    "INDEX ATTACH",
     "ACL",
     "COMMENT",
     "SECURITY LABEL",
@@ -34,7 +33,9 @@ const PARTS: &[&str] = &[
     "SEQUENCE OWNED BY",
 ];
 /// Kinds that belong to it if whatever else they need is there.
-const BONDS: &[&str] = &["DEFAULT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY"];
+const BONDS: &[&str] = &["DEFAULT", "INDEX ATTACH", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY"];
+/// Kinds that a table is made of: they come along if the database lacks them.
+const GROUNDS: &[&str] = &["SEQUENCE", "TYPE", "DOMAIN", "FUNCTION", "EXTENSION"];
 /// Kinds that have rows.
 const RELATIONS: &[&str] = &["TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE"];
 
@@ -92,11 +93,16 @@ fn quoted(name: &str) -> String {
 fn exists(session: &mut Connection, entry: &TocEntry) -> PgResult<bool> {
     let name = format!("{}.{}", quoted(&entry.namespace), quoted(&entry.tag)).replace('\'', "''");
     let sql = match entry.kind.as_str() {
-        kind if RELATIONS.contains(&kind) || kind == "SEQUENCE" => {
+        kind if RELATIONS.contains(&kind) || matches!(kind, "SEQUENCE" | "INDEX") => {
             format!("SELECT to_regclass('{name}') IS NOT NULL")
         }
         "SCHEMA" => {
             format!("SELECT to_regnamespace('{}') IS NOT NULL", quoted(&entry.tag).replace('\'', "''"))
+        }
+        "TYPE" | "DOMAIN" => format!("SELECT to_regtype('{name}') IS NOT NULL"),
+        "EXTENSION" => {
+            let name = entry.tag.replace('\'', "''");
+            format!("SELECT count(*) > 0 FROM pg_catalog.pg_extension WHERE extname = '{name}'")
         }
         "FUNCTION" => {
             let signature = format!("{}.{}", quoted(&entry.namespace), entry.tag).replace('\'', "''");
@@ -158,6 +164,19 @@ fn closure(
         let is_own = wanted_table(toc, entry).is_none_or(|table| ids.contains(&table));
         if is_possible && is_own {
             ids.insert(entry.id);
+        }
+    }
+    let mut unseen: Vec<i64> = ids.iter().copied().collect();
+    while let Some(entry) = unseen.pop().and_then(|id| toc.get(id)) {
+        for needed in entry.needs.iter().filter_map(|id| toc.get(*id)) {
+            let is_ground = GROUNDS.contains(&needed.kind.as_str()) && !ids.contains(&needed.id);
+            if is_ground && !exists(needed)? {
+                ids.insert(needed.id);
+                unseen.push(needed.id);
+                let set =
+                    toc.entries.iter().find(|e| e.kind == "SEQUENCE SET" && e.needs.contains(&needed.id));
+                ids.extend(set.map(|set| set.id));
+            }
         }
     }
     let namespaces: BTreeSet<&str> = toc
