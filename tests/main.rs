@@ -20,6 +20,7 @@ mod keys;
 mod model;
 mod nights;
 mod pg;
+mod physical;
 mod plan;
 mod postgres;
 mod qdrant;

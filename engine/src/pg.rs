@@ -6,12 +6,15 @@
 //! | [`server`] | where a server is and how to get in: URL, environment, password file |
 //! | [`connection`] | a session: queries, COPY, replication |
 //! | [`programs`] | pg_dump and its like, found by the server's version |
+//! | [`wal`], [`follow`] | the write-ahead log; a stream of it |
 //! | [`toc`] | the table of contents of pg_dump's archives |
 
 pub mod connection;
+pub mod follow;
 pub mod programs;
 pub mod server;
 pub mod toc;
+pub mod wal;
 
 pub use connection::Connection;
 pub use server::Server;

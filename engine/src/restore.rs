@@ -16,6 +16,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::path::PathBuf;
 
 mod dump;
+pub mod physical;
 pub mod postgres;
 pub mod qdrant;
 mod target;

@@ -12,6 +12,7 @@ pub mod files;
 pub mod format;
 pub mod pgdump;
 pub mod postgres;
+pub mod postgres_physical;
 pub mod qdrant;
 pub mod rdb;
 pub mod redis;
@@ -151,6 +152,7 @@ pub const URL_SCHEMES: &[&str] = &[
     "qdrant+https://",
     "postgres://",
     "postgresql://",
+    "postgres+physical://",
 ];
 
 /// Whether an argument is a source's URL rather than a path.
@@ -172,6 +174,7 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
         "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
         "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
         "postgres" | "postgresql" => Ok(Box::new(postgres::PostgresSource::new(&parsed, time, options)?)),
+        "postgres+physical" => Ok(Box::new(postgres_physical::PhysicalSource::open(&parsed, time, options)?)),
         other => Err(invalid(&format!("no source is called '{other}'"))),
     }
 }

@@ -14,6 +14,9 @@ use engine::snapshot::{SourceRecord, skew};
 use engine::source::files::FilesOptions;
 use engine::source::format::{Expect, FORMATS, Format};
 use engine::source::stream::{StreamOptions, StreamSource};
+use engine::pg::Server;
+use engine::restore::physical;
+use engine::source::postgres_physical::{self, PhysicalSource};
 use engine::source::{Source, command};
 use serde_json::json;
 use std::ffi::OsString;
@@ -106,6 +109,10 @@ pub(crate) struct Args {
     /// Store changed chunks against their last version even if that must be read over a network
     #[arg(long, env = "ESKER_DELTA")]
     delta: bool,
+    /// Of postgres+physical:// since 17, with summarize_wal: read only what changed since the last backup; that one's
+    /// files are part of the new snapshot, which is whole by itself
+    #[arg(long)]
+    incremental: bool,
     /// Do not copy to the tiers of esker.toml afterwards
     #[arg(long)]
     no_sync: bool,
@@ -125,6 +132,7 @@ Sources:
   redis+aof:///PATH/appendonlydir               its append-only files, in either layout
   qdrant+http[s]://host[:port][/collection]     Qdrant, all collections or one, shard by shard
   postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
+  postgres+physical://…                         its files, by a base backup (15 and later)
 Several make one set: all are started before the first is read, and restored together.
 
 Passwords that should not stand in a URL: REDISCLI_AUTH or ESKER_REDIS_PASSWORD_FILE (and ESKER_REDIS_USER),
@@ -146,7 +154,13 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     // Sources first: a missing path is told before a password is asked for.
     let mut source = open_source(&args, &excludes, stamp, context)?;
     let repo = context.open()?;
+    let mut base = None;
+    if args.incremental {
+        let (id, incremental) = incremental(&args, stamp, &repo, context)?;
+        (base, source) = (id, incremental);
+    }
     let parent = match &args.parent {
+        _ if base.is_some() => base,
         Some(wanted) => {
             Some(repo.find(wanted, &FilterArgs::default().filter(), context.console.monitor())?.id)
         }
@@ -181,7 +195,10 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
                 attempt += 1;
                 context.console.say(format!("starting again: {why}"));
                 context.console.monitor().restart();
-                source = open_source(&args, &options.excludes, stamp, context)?;
+                source = match args.incremental {
+                    true => incremental(&args, stamp, &repo, context)?.1,
+                    false => open_source(&args, &options.excludes, stamp, context)?,
+                };
             }
             done => break done?,
         }
@@ -198,6 +215,28 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         Code::Done => code,
         behind => behind,
     })
+}
+
+/// A physical backup that builds on the last one, if there is one and the server can.
+fn incremental(
+    args: &Args,
+    time: Time,
+    repo: &engine::Repository,
+    context: &Context,
+) -> Result<(Option<chunkstore::ObjectId>, Box<dyn Source>), Failure> {
+    let [url] = args.sources.as_slice() else {
+        return Err(Failure::new("--incremental takes one URL, postgres+physical://…"));
+    };
+    let url = url.to_string_lossy();
+    let parsed = url::Url::parse(&url).ok().filter(|parsed| parsed.scheme() == "postgres+physical");
+    let parsed = parsed.ok_or_else(|| Failure::new("--incremental is for postgres+physical://"))?;
+    let server = Server::new(&parsed, &sources::url_options(context)?)?;
+    let path = format!("/{}", postgres_physical::folder(&server));
+    let (id, earlier) = physical::earlier(repo, &path, context.console.monitor())?.unzip();
+    if id.is_none() {
+        context.console.say("there is no earlier backup to build on: this is a full one");
+    }
+    Ok((id, sources::stamped(Box::new(PhysicalSource::new(&server, time, earlier)))))
 }
 
 /// A snapshot of a server before something is done to it.

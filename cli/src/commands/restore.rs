@@ -31,6 +31,13 @@ pub(crate) struct Args {
     target: Option<PathBuf>,
     #[command(flatten)]
     live: live::LiveArgs,
+    /// With --target, of a physical backup of PostgreSQL: make a data directory that a server starts from; --time does, too
+    #[arg(long, conflicts_with = "to")]
+    prepare: bool,
+    /// The moment to go back to, from what 'esker stream' kept. Of Redis: with --to, into an empty server, or with --whole;
+    /// of PostgreSQL: with --target
+    #[arg(long, value_parser = live::parse_moment, value_name = "TIME")]
+    time: Option<jiff::Timestamp>,
     /// Only what matches, as in .gitignore; with --to, keys as in redis-cli's KEYS
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<String>,
@@ -77,6 +84,12 @@ enum When {
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     if args.live.to.is_some() {
         return live::run(&args, context);
+    }
+    if args.dry_run && (args.prepare || args.time.is_some()) {
+        return Err(Failure::new("--prepare takes no --dry-run"));
+    }
+    if args.prepare || args.time.is_some() {
+        return databases::prepare(&args, context);
     }
     let (wanted, path) = split_path(&args.snapshot);
     let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;

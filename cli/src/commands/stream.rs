@@ -2,25 +2,26 @@
 
 use crate::config::{hostname, username};
 use crate::context::Context;
-use crate::exit::{CommandResult, Failure};
+use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::backup::BackupOptions;
 use engine::journal::follow::{FollowOptions, Standing, follow};
+use engine::Repository;
 use engine::journal::replay::shown;
+use engine::pg::follow as wal;
 use engine::source::redis::Server;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Stay attached to a Redis and keep every moment of it
+/// Stay attached to a Redis or PostgreSQL and keep every moment of it
 ///
-/// A base first, then the commands that the server sends to its replicas: 'esker restore --time' brings any moment
-/// back. One snapshot for each base, tagged 'stream', which grows; only what is durable is acknowledged to the server.
+/// A base first, then what the server sends to its replicas: 'esker restore --time' brings any moment back. One snapshot for each base, tagged 'stream', which grows; only what is durable is acknowledged to the server.
 /// Ends with ctrl-C, and goes on where it was.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// The server: redis://user:password@host:port, or less
+    /// The server: redis://user:password@host:port, postgres://user@host:port, or less
     url: String,
     /// A recovery point is at most so far behind
     #[arg(long, value_parser = parse_duration, default_value = "5s", value_name = "DURATION")]
@@ -37,6 +38,12 @@ pub(crate) struct Args {
     /// Write lag and offsets here after every commit, as Prometheus's textfile collector reads them
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Of PostgreSQL: the replication slot, which is made if there is none; else one of this host and repository
+    #[arg(long, value_name = "NAME")]
+    slot: Option<String>,
+    /// Of PostgreSQL: drop the slot of a stream that will not be continued, so that the server keeps no WAL for it
+    #[arg(long)]
+    drop_slot: bool,
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -47,33 +54,22 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let url = url::Url::parse(&args.url).map_err(|error| Failure::new(format!("{}: {error}", args.url)))?;
+    if matches!(url.scheme(), "postgres" | "postgresql" | "postgres+physical") {
+        return postgres(&url, args, context);
+    }
     if !matches!(url.scheme(), "redis" | "valkey" | "rediss" | "valkeys") {
-        return Err(Failure::new("only redis:// and rediss:// can be followed"));
+        return Err(Failure::new("only redis://, rediss:// and postgres:// can be followed"));
+    }
+    if args.slot.is_some() || args.drop_slot {
+        return Err(Failure::new("--slot and --drop-slot are for postgres://"));
     }
     let options = sources::url_options(context)?;
     let server = Server::new(&url, &options)?;
     let repo = context.open()?;
-    let tags = args.tag.iter().flat_map(|tags| super::split_tags(tags)).filter(|tag| !tag.is_empty());
     let options = FollowOptions {
         interval: args.interval,
         base_every: args.base_every,
-        backup: BackupOptions {
-            hostname: args.host.clone().unwrap_or_else(hostname),
-            username: username(),
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            tags: std::iter::once("stream".to_owned()).chain(tags).collect(),
-            sealing: Sealing {
-                compression: context.global.compression,
-                delta: repo.store().storage().is_near(),
-            },
-            packer: PackerOptions {
-                pack_len: context.global.pack_size.saturating_mul(1 << 20),
-                ..PackerOptions::default()
-            },
-            program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
-            ..BackupOptions::default()
-        },
+        backup: backup_options(args, context, &repo),
         scratch: options.scratch,
         clock: crate::context::now,
     };
@@ -90,6 +86,80 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         Ok(()) => Failure::new("the server was let go"),
         Err(error) => error.into(),
     })
+}
+
+/// What every snapshot of a stream says.
+fn backup_options(args: &Args, context: &Context, repo: &Repository) -> BackupOptions {
+    let tags = args.tag.iter().flat_map(|tags| super::split_tags(tags)).filter(|tag| !tag.is_empty());
+    BackupOptions {
+            hostname: args.host.clone().unwrap_or_else(hostname),
+            username: username(),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            tags: std::iter::once("stream".to_owned()).chain(tags).collect(),
+            sealing: Sealing {
+                compression: context.global.compression,
+                delta: repo.store().storage().is_near(),
+            },
+            packer: PackerOptions {
+                pack_len: context.global.pack_size.saturating_mul(1 << 20),
+                ..PackerOptions::default()
+            },
+            program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+            ..BackupOptions::default()
+        }
+}
+
+/// The WAL of a PostgreSQL.
+fn postgres(url: &url::Url, args: &Args, context: &Context) -> CommandResult {
+    let options = sources::url_options(context)?;
+    let server = engine::pg::Server::new(url, &options)?;
+    let repo = context.open()?;
+    let slot = args.slot.clone().unwrap_or_else(|| slot_name(&repo));
+    if args.drop_slot {
+        wal::drop_slot(&server, &slot)?;
+        context.console.say(format!("replication slot {slot} dropped"));
+        return Ok(Code::Done);
+    }
+    let options = wal::FollowOptions {
+        interval: args.interval,
+        base_every: args.base_every,
+        slot,
+        backup: backup_options(args, context, &repo),
+        clock: crate::context::now,
+    };
+    let place = server.place();
+    let mut told = None;
+    let done = wal::follow(&repo, &server, &options, context.console.monitor(), &mut |standing, trouble| {
+        let standing = Standing {
+            snapshot: standing.snapshot,
+            until_ms: standing.until_ms,
+            lag: standing.lag,
+            offset: standing.position,
+            stream_bytes: standing.stream_bytes,
+            attached: standing.attached,
+            new_base: standing.new_base,
+        };
+        if let Some(metrics) = &args.metrics
+            && let Err(error) = write_metrics(metrics, &standing, &place)
+        {
+            context.console.say(format!("cannot write {}: {error}", metrics.display()));
+        }
+        tell(&standing, trouble, &mut told, context);
+    });
+    Err(match done {
+        Ok(()) => Failure::new("the server was let go"),
+        Err(error) => error.into(),
+    })
+}
+
+/// A slot of this repository and host: names take lower case letters, digits and `_`, 63 of them.
+fn slot_name(repo: &Repository) -> String {
+    let plain = |text: &str| -> String {
+        let small = text.to_ascii_lowercase();
+        small.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(40).collect()
+    };
+    format!("esker_{}_{}", plain(&repo.store().config().repository_id.to_string()[..8]), plain(&hostname()))
 }
 
 fn tell(standing: &Standing, trouble: Option<&str>, told: &mut Option<bool>, context: &Context) {

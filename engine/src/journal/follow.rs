@@ -159,11 +159,11 @@ impl Journal {
         (journal.base_ms, journal.base_offset) = (number("base-ms"), number("base-offset"));
         journal.database = number("database") as u32;
         journal.usage = details.contains_key("usage");
+        let mut damaged = None;
         crate::manifest::for_each_entry(
             repo.store(),
             &last.snapshot.manifest,
-            // What is lost cannot be taken over: the commit will say so.
-            &mut |_| {},
+            &mut |damage| damaged = Some(damage.error),
             &mut |listed| {
                 let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
                 if path.ends_with("/dump.rdb") {
@@ -175,6 +175,12 @@ impl Journal {
                 Ok(())
             },
         )?;
+        if let Some(error) = damaged {
+            // It stays as it is, and a new one begins.
+            let message = format!("the journal so far cannot be continued: {error}; a new base follows");
+            monitor.error(crate::ItemError { during: "stream", item: last.id.to_string(), message });
+            return Ok(Self { folder, origin: server.shown.clone(), ..Self::default() });
+        }
         Ok(journal)
     }
 

@@ -266,6 +266,7 @@ impl Connection {
     }
 
     /// The next message, whole.
+    #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
     fn message(&mut self) -> std::io::Result<Message> {
         self.need(5)?;
         let head = &self.buffer[self.start..self.start + 5];
@@ -580,6 +581,7 @@ fn refusal(body: &backend::ErrorResponseBody) -> PgError {
 }
 
 /// A `DataRow`: a count, then each value's length, negative for NULL, and its bytes.
+#[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
 fn row(body: &[u8]) -> PgResult<Row> {
     let bad = || PgError::Lost("a row that is none from the server".into());
     let take = |at: &mut usize, len: usize| {

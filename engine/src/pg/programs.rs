@@ -20,13 +20,7 @@ pub struct Programs {
 impl Programs {
     /// Those of the lowest version that can read a server of `major`; `program` is the one that must be there.
     pub fn find(server: &Server, major: u32, program: &str, path: Option<&str>) -> Result<Self, SourceError> {
-        let mut all = installed(program);
-        if let Some(path) = path {
-            all.extend(std::env::split_paths(path).filter_map(|folder| {
-                let version = version_of(&folder.join(program))?;
-                Some(Self { folder: Some(folder), version })
-            }));
-        }
+        let all = all_installed(program, path);
         let newest = all.iter().map(|programs| programs.version).max();
         let fitting = all.into_iter().filter(|programs| programs.version >= major);
         fitting.min_by_key(|programs| programs.version).ok_or_else(|| {
@@ -56,6 +50,24 @@ impl Programs {
     pub fn path(&self, program: &str) -> PathBuf {
         self.folder.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program))
     }
+}
+
+/// The lowest version that is not below `major`, if there is one.
+#[must_use]
+pub fn installed_programs(program: &str, major: u32, path: Option<&str>) -> Option<Programs> {
+    let fitting = all_installed(program, path).into_iter().filter(|programs| programs.version >= major);
+    fitting.min_by_key(|programs| programs.version)
+}
+
+fn all_installed(program: &str, path: Option<&str>) -> Vec<Programs> {
+    let mut all = installed(program);
+    if let Some(path) = path {
+        all.extend(std::env::split_paths(path).filter_map(|folder| {
+            let version = version_of(&folder.join(program))?;
+            Some(Programs { folder: Some(folder), version })
+        }));
+    }
+    all
 }
 
 /// A database's name as libpq takes it, also when it looks like something else.

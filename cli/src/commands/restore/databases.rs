@@ -4,8 +4,10 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
 use engine::pg::Server;
+use engine::journal::replay;
+use engine::restore::physical::{self, PrepareOptions};
 use engine::restore::postgres::{PostgresOptions, restore};
-use engine::snapshot::split_path;
+use engine::snapshot::{Listed, split_path};
 use serde_json::json;
 
 /// What a database server's restore has no use for.
@@ -20,10 +22,88 @@ fn refuse_others(args: &super::Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A data directory of PostgreSQL, from a physical backup and the WAL after it.
+pub(super) fn prepare(args: &super::Args, context: &Context) -> CommandResult {
+    let (wanted, path) = split_path(&args.snapshot);
+    let (opened, mut found) = context.open_snapshot(wanted, &args.filter.filter())?;
+    let repo = &opened.repo;
+    let wait = args.wait_thaw.then_some(super::THAW_PAUSE);
+    if wanted == "latest" {
+        let filter = args.filter.filter();
+        let below = format!("/{}", path.trim_matches('/'));
+        let all = repo.snapshots(context.console.monitor())?;
+        let mut fitting = all.into_iter().rev().filter(|listed| {
+            physical::is_physical(&listed.snapshot)
+                && filter.fits(&listed.snapshot)
+                && listed.snapshot.paths.iter().any(|own| own.starts_with(&below))
+        });
+        // The last base before the moment.
+        let is_before = |listed: &Listed| match (args.time, physical::span(&listed.snapshot)) {
+            (Some(time), Some((from, _))) => i128::from(from) <= i128::from(time.as_millisecond()),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let none = || match args.time {
+            Some(time) => Failure::new(format!("no stream of PostgreSQL goes back to {time}; 'esker stream' makes one")),
+            None => Failure::new("there is no physical backup of PostgreSQL here"),
+        };
+        found = fitting.find(is_before).ok_or_else(none)?;
+    }
+    if let Some(time) = args.time {
+        let now_ms = i128::from(time.as_millisecond());
+        match physical::span(&found.snapshot) {
+            Some((from, until)) if (i128::from(from)..=i128::from(until)).contains(&now_ms) => {}
+            Some((from, until)) => {
+                return Err(Failure::new(format!(
+                    "the stream goes from {} to {}, {time} is not in it",
+                    replay::shown(from),
+                    replay::shown(until)
+                )));
+            }
+            None => return Err(Failure::new("this snapshot has no WAL after its backup; 'esker stream' keeps it")),
+        }
+    }
+    super::super::thaw::need_thawed(&opened, &found, path.as_bytes(), wait, context)?;
+    let target = args.target.clone().unwrap_or_default();
+    let options = PrepareOptions {
+        target: target.clone(),
+        time: args.time,
+        path: sources::url_options(context)?.environment.get("PATH").cloned(),
+    };
+    let report =
+        context.console.during(|monitor| physical::prepare(repo, &found.snapshot, &options, monitor))?;
+    let seconds = context.console.seconds();
+    if context.global.json {
+        output::json_line(&json!({
+            "message_type": "summary",
+            "snapshot_id": found.id,
+            "seconds_elapsed": seconds,
+            "backups": report.backups,
+            "wal_segments": report.segments,
+            "bytes_restored": report.bytes,
+            "recovers_to": args.time.filter(|_| report.stops),
+        }));
+    } else {
+        let bytes = output::bytes(report.bytes);
+        context.console.say(format!(
+            "{} is a data directory of {} backups and {} segments of WAL, {bytes} in {seconds:.1} s",
+            target.display(),
+            report.backups,
+            report.segments
+        ));
+        context.console.say(match (args.time, report.stops) {
+            (Some(time), true) => format!("start a server on it: it recovers to {time} and goes on from there"),
+            (Some(_), false) => "start a server on it: it recovers all WAL; nothing ended after the moment".into(),
+            (None, _) => "start a server on it: it recovers to the end of what is there".into(),
+        });
+    }
+    Ok(Code::Done)
+}
+
 /// Into PostgreSQL.
 pub(super) fn postgres(args: &super::Args, context: &Context) -> CommandResult {
     refuse_others(args)?;
-    if args.live.time.is_some() {
+    if args.time.is_some() {
         return Err(Failure::new(
             "a moment of PostgreSQL is restored as a data directory: --target DIR --time TIME",
         ));

@@ -56,9 +56,6 @@ pub(crate) struct LiveArgs {
     /// comparison of every key; shown as a plan first
     #[arg(long, requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
     pub(super) whole: bool,
-    /// The moment to go back to, from what 'esker stream' kept; into an empty server, or with --whole
-    #[arg(long, value_parser = parse_moment, value_name = "TIME", requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
-    pub(super) time: Option<jiff::Timestamp>,
     /// With --whole, of an append-only file: its base without the commands after it
     #[arg(long, requires = "whole")]
     base_only: bool,
@@ -71,7 +68,7 @@ pub(crate) struct LiveArgs {
 }
 
 /// A moment: RFC 3339, or local time to the fraction of a second.
-fn parse_moment(text: &str) -> Result<jiff::Timestamp, String> {
+pub(super) fn parse_moment(text: &str) -> Result<jiff::Timestamp, String> {
     text.parse().or_else(|_| super::super::parse_time(text))
 }
 
@@ -127,7 +124,7 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let path = path.trim_start_matches('/');
     let (opened, mut found) = context.open_snapshot(wanted, &args.filter.filter())?;
     let repo = &opened.repo;
-    if let Some(time) = live.time {
+    if let Some(time) = args.time {
         let all = match wanted {
             "latest" => repo.snapshots(context.console.monitor())?,
             _ => vec![found],
@@ -149,7 +146,7 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
         Some(place) => place.dump(repo, &found.snapshot)?,
         None => one(find(repo, &found.snapshot, path.trim_end_matches('/').as_bytes())?)?,
     };
-    if live.time.is_some() && !live.whole {
+    if args.time.is_some() && !live.whole {
         let keys: u64 = count_keys(&target.server)?.values().sum();
         if keys > 0 {
             return Err(Failure::new(format!(
@@ -158,7 +155,7 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
             )));
         }
     }
-    if live.whole || live.time.is_some() {
+    if live.whole || args.time.is_some() {
         if place.is_some() || !args.include.is_empty() || target.database.is_some() {
             return Err(Failure::new("--whole takes no selection of keys or databases"));
         }
@@ -277,7 +274,7 @@ fn whole(
         found.snapshot.time
     ));
     steps.push("read the server again and compare every key".to_owned());
-    if let Some(time) = args.live.time {
+    if let Some(time) = args.time {
         steps.push(format!("replay the commands after it up to {time}"));
     }
     say(format!("plan for {}:", target.server.shown));
@@ -307,7 +304,7 @@ fn whole(
     let report = console.during(|monitor| load(repo, dump, &target.server, &options, monitor))?;
     let functions = load_functions(repo, dump, &target.server)?;
     let differences = verify(target, repo, dump, context)?;
-    let replayed = console.during(|monitor| match args.live.time {
+    let replayed = console.during(|monitor| match args.time {
         Some(time) => {
             let until = milliseconds(time);
             replay::replay(repo, &found.snapshot, &target.server, until, monitor).map(Some)
@@ -327,7 +324,7 @@ fn whole(
             "keys_different": differences,
             "commands_replayed": replayed.as_ref().map(|replayed| replayed.commands),
             "commands_refused": replayed.as_ref().map(|replayed| replayed.refused),
-            "reached": args.live.time.and(replayed.as_ref()).map(|replayed| replay::shown(replayed.reached_ms)),
+            "reached": args.time.and(replayed.as_ref()).map(|replayed| replay::shown(replayed.reached_ms)),
         }));
     } else {
         print(&report, found, false, context);

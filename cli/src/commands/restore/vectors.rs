@@ -10,7 +10,7 @@ use serde_json::json;
 /// Collections into Qdrant.
 pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let live = &args.live;
-    if live.whole || live.time.is_some() || live.skip_existing || args.dry_run || !live.map_prefix.is_empty()
+    if live.whole || args.time.is_some() || live.skip_existing || args.dry_run || !live.map_prefix.is_empty()
     {
         return Err(Failure::new("of Qdrant, --include, --rename, --replace and --priority can be chosen"));
     }
