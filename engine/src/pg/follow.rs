@@ -12,7 +12,9 @@ use crate::backup::{BackupOptions, backup};
 use crate::entry::Time;
 use crate::monitor::Tally;
 use crate::snapshot::{Listed, SourceRecord};
-use crate::source::postgres_physical::{Cluster, PhysicalSource, folder, replication, taken_over, taken_over_all};
+use crate::source::postgres_physical::{
+    Cluster, PhysicalSource, folder, replication, taken_over, taken_over_all,
+};
 use crate::source::stream::AtHand;
 use crate::source::{Clock, Item, Source, SourceError, SourceErrorKind};
 use crate::{Error, Monitor, Repository, Result};
@@ -377,7 +379,8 @@ impl Wal {
                 Err(why) => return self.commit_and(repo, options, monitor, why),
             }
             if last_commit.elapsed() >= wait || came >= AT_ONCE {
-                let stale = self.complete_ms.saturating_sub(self.until_ms) >= options.interval.as_millis() as u64;
+                let stale =
+                    self.complete_ms.saturating_sub(self.until_ms) >= options.interval.as_millis() as u64;
                 if self.received > self.durable || stale {
                     self.commit(repo, options, monitor)?;
                     last_status = None;
@@ -428,7 +431,11 @@ impl Wal {
             return Err("a message of WAL that is too short".into());
         };
         if start != self.received {
-            return Err(format!("a gap in the WAL: {} after {}", wal::shown(start), wal::shown(self.received)));
+            return Err(format!(
+                "a gap in the WAL: {} after {}",
+                wal::shown(start),
+                wal::shown(self.received)
+            ));
         }
         let sent_ms = milliseconds(time);
         let mut rest = data;
@@ -436,7 +443,11 @@ impl Wal {
             let len = self.cluster.segment_len;
             let room = (len - self.received % len) as usize;
             let (now, later) = rest.split_at(room.min(rest.len()));
-            match self.segments.last_mut().filter(|last| self.received % len != 0 && last.start + len > self.received) {
+            match self
+                .segments
+                .last_mut()
+                .filter(|last| self.received % len != 0 && last.start + len > self.received)
+            {
                 Some(last) => last.bytes.get_or_insert_default().extend_from_slice(now),
                 None => {
                     // A second early: entries that changed just before the last snapshot do not count as unchanged.
@@ -470,7 +481,10 @@ impl Wal {
         if self.complete_ms == 0 {
             // Of what came so far: the end of the last transaction in it.
             let mut found = Transactions::default();
-            self.segments.iter().filter_map(|segment| segment.bytes.as_deref()).for_each(|bytes| found.read(bytes));
+            self.segments
+                .iter()
+                .filter_map(|segment| segment.bytes.as_deref())
+                .for_each(|bytes| found.read(bytes));
             until_ms = until_ms.max(found.last_us.map_or(0, |us| (us / 1000).max(0) as u64));
         }
         self.details.insert("until-ms".into(), until_ms.to_string());

@@ -2,11 +2,11 @@
 //! beside them, and the moment to recover to written down. The server recovers when it is started.
 
 use super::dump::dump;
+use crate::entry::Kind;
 use crate::manifest::for_each_entry;
 use crate::pg::programs::{Programs, installed_programs};
 use crate::pg::wal::{self, Transactions};
 use crate::snapshot::Snapshot;
-use crate::entry::Kind;
 use crate::source::postgres_physical::{Earlier, KIND};
 use crate::{Error, Monitor, Repository, Result};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -106,8 +106,10 @@ pub fn prepare(
     monitor: &dyn Monitor,
 ) -> Result<PrepareReport> {
     repo.sync_index(monitor)?;
-    let record = snapshot.sources.iter().find(|source| source.kind == KIND || source.kind == crate::pg::follow::KIND);
-    let record = record.ok_or_else(|| Error::Invalid("there is no physical backup in this snapshot".into()))?;
+    let record =
+        snapshot.sources.iter().find(|source| source.kind == KIND || source.kind == crate::pg::follow::KIND);
+    let record =
+        record.ok_or_else(|| Error::Invalid("there is no physical backup in this snapshot".into()))?;
     let target = &options.target;
     let is_empty = match std::fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
@@ -115,7 +117,10 @@ pub fn prepare(
         Err(error) => return Err(target_error("read", target)(error)),
     };
     if !is_empty {
-        return Err(Error::Refused(format!("{} is not empty; a data directory goes into an empty one", target.display())));
+        return Err(Error::Refused(format!(
+            "{} is not empty; a data directory goes into an empty one",
+            target.display()
+        )));
     }
     let (mut bases, mut segments) = (vec![], vec![]);
     let mut damaged = None;
@@ -127,12 +132,10 @@ pub fn prepare(
             let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
             let parts: Vec<&str> = path.split('/').collect();
             match parts.as_slice() {
-                ["postgres", _, "physical", base, _] if base.starts_with("base.") => {
-                    match bases.last_mut() {
-                        Some((name, files)) if *name == *base => Vec::push(files, path.clone()),
-                        _ => bases.push(((*base).to_owned(), vec![path.clone()])),
-                    }
-                }
+                ["postgres", _, "physical", base, _] if base.starts_with("base.") => match bases.last_mut() {
+                    Some((name, files)) if *name == *base => Vec::push(files, path.clone()),
+                    _ => bases.push(((*base).to_owned(), vec![path.clone()])),
+                },
                 ["postgres", _, "physical", "wal", name] => segments.push(((*name).to_owned(), path.clone())),
                 _ => {}
             }
@@ -152,7 +155,8 @@ pub fn prepare(
             work.combine(several, target, major, options.path.as_deref())?;
         }
     }
-    let segment_len = record.details.get("segment-bytes").and_then(|text| text.parse().ok()).unwrap_or(16 << 20);
+    let segment_len =
+        record.details.get("segment-bytes").and_then(|text| text.parse().ok()).unwrap_or(16 << 20);
     let stops = work.wal(&segments, target, segment_len, options.time)?;
     work.recovery(target, options.time.filter(|_| stops), !segments.is_empty())?;
     Ok(PrepareReport { backups: count, segments: segments.len(), bytes: work.bytes, stops })
@@ -223,8 +227,11 @@ impl Work<'_> {
 
     /// One tar, read while it is fetched.
     fn untar(&mut self, path: &str, target: &Path) -> Result<()> {
-        let (reader, writer) = rustix::pipe::pipe()
-            .map_err(|error| Error::Target { op: "make", path: "a pipe".into(), source: error.into() })?;
+        let (reader, writer) = rustix::pipe::pipe().map_err(|error| Error::Target {
+            op: "make",
+            path: "a pipe".into(),
+            source: error.into(),
+        })?;
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, 1 << 20);
         let (repo, snapshot, monitor) = (self.repo, self.snapshot, self.monitor);
         std::thread::scope(|scope| {
@@ -233,7 +240,8 @@ impl Work<'_> {
                 dump(repo, snapshot, path.as_bytes(), &mut writer, monitor)
             });
             let unpacked = self.unpack_tar(File::from(reader), target);
-            let dumped = dumping.join().unwrap_or_else(|_| Err(Error::Store(chunkstore::Error::WorkerPanicked)));
+            let dumped =
+                dumping.join().unwrap_or_else(|_| Err(Error::Store(chunkstore::Error::WorkerPanicked)));
             match (unpacked, dumped) {
                 // A pipe that broke is no reason.
                 (Err(error), Err(Error::Target { .. }) | Ok(_)) => Err(error),
@@ -261,7 +269,8 @@ impl Work<'_> {
                 return Err(Error::Malformed { what: "a base backup".into(), why });
             }
             if is_root {
-                let (uid, gid) = (entry.header().uid().map_err(&failed)?, entry.header().gid().map_err(&failed)?);
+                let (uid, gid) =
+                    (entry.header().uid().map_err(&failed)?, entry.header().gid().map_err(&failed)?);
                 self.owner = Some((uid as u32, gid as u32));
                 self.give(&target.join(name))?;
             }
@@ -298,7 +307,8 @@ impl Work<'_> {
         let parts = PathBuf::from(format!("{}.parts", target.display()));
         private_folder(&parts)?;
         let folders: Vec<PathBuf> = bases.iter().map(|(name, _)| parts.join(name)).collect();
-        let combined = bases.iter().zip(&folders).try_for_each(|((_, files), folder)| self.unpack(files, folder));
+        let combined =
+            bases.iter().zip(&folders).try_for_each(|((_, files), folder)| self.unpack(files, folder));
         let combined = combined.and_then(|()| {
             if target.exists() {
                 // It makes its own.
@@ -359,7 +369,10 @@ impl Work<'_> {
             let own = name.trim_end_matches(".partial");
             let start = wal::segment_start(own, segment_len);
             if next.is_some() && start != next {
-                return Err(Error::Malformed { what: "the WAL".into(), why: format!("{own} does not follow") });
+                return Err(Error::Malformed {
+                    what: "the WAL".into(),
+                    why: format!("{own} does not follow"),
+                });
             }
             next = start.map(|start| start + segment_len);
             let mut bytes = vec![];
@@ -395,6 +408,8 @@ impl Work<'_> {
         }
         text += "\n# Written by esker: all WAL is in pg_wal.\nrestore_command = 'false'\n";
         if let Some(time) = time {
+            // Names of time zones are not known yet when this is read.
+            let time = time.strftime("%Y-%m-%d %H:%M:%S%.6f+00");
             text += &format!("recovery_target_time = '{time}'\nrecovery_target_action = 'promote'\n");
         }
         std::fs::write(&place, text).map_err(target_error("write", &place))?;

@@ -339,7 +339,11 @@ impl Source for PhysicalSource {
         let content = ArchiveContent(Rc::clone(stream));
         let is_tar = name.ends_with(".tar");
         let open: Opener = Box::new(move || {
-            Ok(if is_tar { Box::new(TarCuts::new(Box::new(content))) } else { Box::new(content) as Box<dyn Content> })
+            Ok(if is_tar {
+                Box::new(TarCuts::new(Box::new(content)))
+            } else {
+                Box::new(content) as Box<dyn Content>
+            })
         });
         Ok(Some(Item::stream(&path, self.time, open)))
     }

@@ -3,8 +3,8 @@
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
-use engine::pg::Server;
 use engine::journal::replay;
+use engine::pg::Server;
 use engine::restore::physical::{self, PrepareOptions};
 use engine::restore::postgres::{PostgresOptions, restore};
 use engine::snapshot::{Listed, split_path};
@@ -44,7 +44,9 @@ pub(super) fn prepare(args: &super::Args, context: &Context) -> CommandResult {
             (None, _) => true,
         };
         let none = || match args.time {
-            Some(time) => Failure::new(format!("no stream of PostgreSQL goes back to {time}; 'esker stream' makes one")),
+            Some(time) => {
+                Failure::new(format!("no stream of PostgreSQL goes back to {time}; 'esker stream' makes one"))
+            }
             None => Failure::new("there is no physical backup of PostgreSQL here"),
         };
         found = fitting.find(is_before).ok_or_else(none)?;
@@ -60,7 +62,11 @@ pub(super) fn prepare(args: &super::Args, context: &Context) -> CommandResult {
                     replay::shown(until)
                 )));
             }
-            None => return Err(Failure::new("this snapshot has no WAL after its backup; 'esker stream' keeps it")),
+            None => {
+                return Err(Failure::new(
+                    "this snapshot has no WAL after its backup; 'esker stream' keeps it",
+                ));
+            }
         }
     }
     super::super::thaw::need_thawed(&opened, &found, path.as_bytes(), wait, context)?;
@@ -92,8 +98,12 @@ pub(super) fn prepare(args: &super::Args, context: &Context) -> CommandResult {
             report.segments
         ));
         context.console.say(match (args.time, report.stops) {
-            (Some(time), true) => format!("start a server on it: it recovers to {time} and goes on from there"),
-            (Some(_), false) => "start a server on it: it recovers all WAL; nothing ended after the moment".into(),
+            (Some(time), true) => {
+                format!("start a server on it: it recovers to {time} and goes on from there")
+            }
+            (Some(_), false) => {
+                "start a server on it: it recovers all WAL; nothing ended after the moment".into()
+            }
             (None, _) => "start a server on it: it recovers to the end of what is there".into(),
         });
     }
