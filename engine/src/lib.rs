@@ -9,6 +9,7 @@
 //! | [`repository`] | open, init, find snapshots |
 //! | [`source`] | what can be backed up: files, streams, commands, Redis, PostgreSQL |
 //! | [`rdb`] | Redis dumps down to the single key: in order, with a seek index |
+//! | [`mysql`] | MariaDB and MySQL: their programs, a stream of their binary log |
 //! | [`pg`] | PostgreSQL: its protocol, its programs, its archives |
 //! | [`qdrant`] | a Qdrant server, by its REST interface |
 //! | [`resp`] | Redis commands as they are replicated: where each ends |
@@ -31,6 +32,7 @@ pub mod journal;
 pub mod keyspace;
 pub mod manifest;
 pub mod monitor;
+pub mod mysql;
 pub mod pg;
 pub mod plan;
 pub mod policy;

@@ -16,6 +16,8 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::path::PathBuf;
 
 mod dump;
+mod range;
+pub mod mysql;
 pub mod physical;
 pub mod postgres;
 pub mod qdrant;

@@ -10,6 +10,7 @@ pub mod command;
 mod decompress;
 pub mod files;
 pub mod format;
+pub mod mysql;
 pub mod pgdump;
 pub mod postgres;
 pub mod postgres_physical;
@@ -153,6 +154,8 @@ pub const URL_SCHEMES: &[&str] = &[
     "postgres://",
     "postgresql://",
     "postgres+physical://",
+    "mysql://",
+    "mariadb://",
 ];
 
 /// Whether an argument is a source's URL rather than a path.
@@ -174,6 +177,7 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
         "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
         "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
         "postgres" | "postgresql" => Ok(Box::new(postgres::PostgresSource::new(&parsed, time, options)?)),
+        "mysql" | "mariadb" => Ok(Box::new(mysql::MysqlSource::open(&parsed, time, options)?)),
         "postgres+physical" => Ok(Box::new(postgres_physical::PhysicalSource::open(&parsed, time, options)?)),
         other => Err(invalid(&format!("no source is called '{other}'"))),
     }

@@ -133,10 +133,11 @@ Sources:
   qdrant+http[s]://host[:port][/collection]     Qdrant, all collections or one, shard by shard
   postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
   postgres+physical://…                         its files, by a base backup (15 and later)
+  mysql://[user[:password]@]host[:port][/db]    MariaDB or MySQL, all databases or one
 Several make one set: all are started before the first is read, and restored together.
 
 Passwords that should not stand in a URL: REDISCLI_AUTH or ESKER_REDIS_PASSWORD_FILE (and ESKER_REDIS_USER),
-ESKER_QDRANT_API_KEY or ESKER_QDRANT_API_KEY_FILE, PGPASSWORD or PGPASSFILE.";
+ESKER_QDRANT_API_KEY or ESKER_QDRANT_API_KEY_FILE, PGPASSWORD or PGPASSFILE, ~/.my.cnf or MYSQL_PWD.";
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     let now = context.now();

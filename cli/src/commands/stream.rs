@@ -9,19 +9,21 @@ use engine::Repository;
 use engine::backup::BackupOptions;
 use engine::journal::follow::{FollowOptions, Standing, follow};
 use engine::journal::replay::shown;
+use engine::mysql::follow as binlog;
 use engine::pg::follow as wal;
 use engine::source::redis::Server;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Stay attached to a Redis or PostgreSQL and keep every moment of it
+/// Stay attached to a Redis, PostgreSQL or MariaDB and keep every moment of it
 ///
 /// A base first, then what the server sends to its replicas: 'esker restore --time' brings any moment back. One snapshot for each base, tagged 'stream', which grows; only what is durable is acknowledged to the server.
 /// Ends with ctrl-C, and goes on where it was.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// The server: redis://user:password@host:port, postgres://user@host:port, or less
+    /// The server: redis://user:password@host:port, postgres://user@host:port,
+    /// mysql://user@host:port, or less
     url: String,
     /// A recovery point is at most so far behind
     #[arg(long, value_parser = parse_duration, default_value = "5s", value_name = "DURATION")]
@@ -57,8 +59,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     if matches!(url.scheme(), "postgres" | "postgresql" | "postgres+physical") {
         return postgres(&url, args, context);
     }
+    if matches!(url.scheme(), "mysql" | "mariadb") {
+        return mysql(&url, args, context);
+    }
     if !matches!(url.scheme(), "redis" | "valkey" | "rediss" | "valkeys") {
-        return Err(Failure::new("only redis://, rediss:// and postgres:// can be followed"));
+        return Err(Failure::new("only redis://, rediss://, postgres:// and mysql:// can be followed"));
     }
     if args.slot.is_some() || args.drop_slot {
         return Err(Failure::new("--slot and --drop-slot are for postgres://"));
@@ -126,8 +131,46 @@ fn postgres(url: &url::Url, args: &Args, context: &Context) -> CommandResult {
         clock: crate::context::now,
     };
     let place = server.place();
+    report_to(&place, args, context, &mut |report| {
+        wal::follow(&repo, &server, &options, context.console.monitor(), report)
+    })
+}
+
+/// The binary log of a MariaDB or MySQL.
+fn mysql(url: &url::Url, args: &Args, context: &Context) -> CommandResult {
+    if args.slot.is_some() || args.drop_slot {
+        return Err(Failure::new("--slot and --drop-slot are for postgres://"));
+    }
+    let sources = sources::url_options(context)?;
+    let server = engine::mysql::Server::new(url, &sources)?;
+    if server.database.is_some() {
+        return Err(Failure::new("the binary log is of all databases; name none in the URL"));
+    }
+    let repo = context.open()?;
+    let options = binlog::FollowOptions {
+        interval: args.interval,
+        base_every: args.base_every,
+        backup: backup_options(args, context, &repo),
+        scratch: sources.scratch,
+        clock: crate::context::now,
+    };
+    let place = server.place();
+    report_to(&place, args, context, &mut |report| {
+        binlog::follow(&repo, &server, &options, context.console.monitor(), report)
+    })
+}
+
+type Report<'a> = dyn FnMut(&wal::Standing, Option<&str>) + 'a;
+
+/// Runs a stream, whose reports are told and measured.
+fn report_to(
+    place: &str,
+    args: &Args,
+    context: &Context,
+    run: &mut dyn FnMut(&mut Report<'_>) -> engine::Result<()>,
+) -> CommandResult {
     let mut told = None;
-    let done = wal::follow(&repo, &server, &options, context.console.monitor(), &mut |standing, trouble| {
+    let done = run(&mut |standing, trouble| {
         let standing = Standing {
             snapshot: standing.snapshot,
             until_ms: standing.until_ms,
@@ -138,7 +181,7 @@ fn postgres(url: &url::Url, args: &Args, context: &Context) -> CommandResult {
             new_base: standing.new_base,
         };
         if let Some(metrics) = &args.metrics
-            && let Err(error) = write_metrics(metrics, &standing, &place)
+            && let Err(error) = write_metrics(metrics, &standing, place)
         {
             context.console.say(format!("cannot write {}: {error}", metrics.display()));
         }

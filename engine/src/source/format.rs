@@ -126,7 +126,7 @@ impl Format {
         }
     }
 
-    fn end_mark(self) -> Box<dyn EndMark> {
+    pub(crate) fn end_mark(self) -> Box<dyn EndMark> {
         match self {
             Self::Gzip => Box::new(GzipEndMark::default()),
             Self::Zstd => Box::new(ZstdEndMark::default()),

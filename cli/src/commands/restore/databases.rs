@@ -5,6 +5,8 @@ use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
 use engine::journal::replay;
 use engine::pg::Server;
+use engine::mysql::Server as MysqlServer;
+use engine::restore::mysql::{self, MysqlOptions};
 use engine::restore::physical::{self, PrepareOptions};
 use engine::restore::postgres::{PostgresOptions, restore};
 use engine::snapshot::{Listed, split_path};
@@ -156,6 +158,72 @@ pub(super) fn postgres(args: &super::Args, context: &Context) -> CommandResult {
         if !args.dry_run {
             let bytes = output::bytes(bytes);
             context.console.say(format!("{} tables, {bytes} in {seconds:.1} s", report.tables));
+        }
+    }
+    Ok(if context.console.error_count() == 0 { Code::Done } else { Code::Incomplete })
+}
+
+/// Into MariaDB or MySQL.
+pub(super) fn mysql(args: &super::Args, context: &Context) -> CommandResult {
+    refuse_others(args)?;
+    let text = args.live.to.as_deref().unwrap_or_default();
+    let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
+    let server = MysqlServer::new(&url, &sources::url_options(context)?)?;
+    let (wanted, path) = split_path(&args.snapshot);
+    let (opened, mut found) = context.open_snapshot(wanted, &args.filter.filter())?;
+    if let Some(time) = args.time {
+        let filter = args.filter.filter();
+        if wanted == "latest" {
+            let all = opened.repo.snapshots(context.console.monitor())?;
+            let is_before = |listed: &Listed| {
+                filter.fits(&listed.snapshot)
+                    && mysql::span(&listed.snapshot)
+                        .is_some_and(|(from, _)| i128::from(from) <= i128::from(time.as_millisecond()))
+            };
+            found = all.into_iter().rev().find(is_before).ok_or_else(|| {
+                Failure::new(format!("no stream of MariaDB goes back to {time}; 'esker stream' makes one"))
+            })?;
+        }
+        let (from, until) = mysql::span(&found.snapshot)
+            .ok_or_else(|| Failure::new("this snapshot has no binary log; 'esker stream' keeps it"))?;
+        if !(i128::from(from)..=i128::from(until)).contains(&i128::from(time.as_millisecond())) {
+            return Err(Failure::new(format!(
+                "the stream goes from {} to {}, {time} is not in it",
+                replay::shown(from),
+                replay::shown(until)
+            )));
+        }
+    }
+    let options = MysqlOptions {
+        databases: args.live.database.clone(),
+        tables: args.live.table.clone(),
+        replace: args.live.replace,
+        time: args.time,
+        dry_run: args.dry_run,
+    };
+    let report = context.console.during(|monitor| {
+        mysql::restore(&opened.repo, &found.snapshot, path, &server, &options, monitor)
+    })?;
+    let seconds = context.console.seconds();
+    let bytes: u64 = report.databases.values().sum();
+    if context.global.json {
+        output::json_line(&json!({
+            "message_type": "summary",
+            "snapshot_id": found.id,
+            "seconds_elapsed": seconds,
+            "databases": report.databases,
+            "tables_restored": report.tables,
+            "bytes_restored": bytes,
+            "logs_replayed": report.logs,
+            "dry_run": args.dry_run,
+        }));
+    } else {
+        let verb = if args.dry_run { "would restore" } else { "restored" };
+        for (name, bytes) in &report.databases {
+            context.console.say(format!("{verb} database '{name}', {}", output::bytes(*bytes)));
+        }
+        if report.logs > 0 {
+            context.console.say(format!("replayed {} files of the binary log", report.logs));
         }
     }
     Ok(if context.console.error_count() == 0 { Code::Done } else { Code::Incomplete })

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 #[derive(clap::Args, Debug)]
 pub(crate) struct LiveArgs {
     /// Write into a live server: keys into redis://user:password@host:port/database, databases and tables into
-    /// postgres://user@host:port/database, collections into qdrant+http://host:port/collection
+    /// postgres://user@host:port/database or mysql://user@host:port/database, collections into qdrant+http://host:port/collection
     #[arg(long, value_name = "URL")]
     pub(crate) to: Option<String>,
     /// Only keys of this database
@@ -115,6 +115,9 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     }
     if to.starts_with("postgres://") || to.starts_with("postgresql://") {
         return super::databases::postgres(args, context);
+    }
+    if to.starts_with("mysql://") || to.starts_with("mariadb://") {
+        return super::databases::mysql(args, context);
     }
     if !live.database.is_empty() || !live.table.is_empty() {
         return Err(Failure::new("--database and --table are for postgres:// and mysql://"));
