@@ -17,6 +17,7 @@ mod golden;
 mod harness;
 mod journal;
 mod keys;
+mod mariadb;
 mod model;
 mod nights;
 mod pg;

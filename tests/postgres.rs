@@ -1,7 +1,8 @@
 //! PostgreSQL's databases: everything back into an empty cluster, single tables, formats, what goes wrong.
 
-use crate::harness::{Process, Repo, expect, free_port, wait_for};
+use crate::harness::{Process, Repo, expect, free_port, noise, wait_for};
 use crate::pg::{Postgres, SHOP, VERSIONS, bin};
+use crate::sets::{cut_after, cuts};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -194,6 +195,79 @@ fn failures_make_no_snapshot() {
     // Nothing that was begun on the server is left.
     let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('esker', 'pg_dump')";
     wait_for("the sessions' end", 10, || server.sql("postgres", left) == "0");
+}
+
+#[test]
+fn servers_that_are_cut_off_make_no_snapshot() {
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
+    server.sql("postgres", "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 60000) i");
+    let random = noise(12, 8 * 4 * cuts() as usize);
+    let mut numbers = random.chunks(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
+    for (scheme, options, most) in [
+        ("postgres", "directory", 2_500_000),
+        ("postgres", "plain", 2_500_000),
+        ("postgres", "custom", 2_500_000),
+        ("postgres+physical", "directory", 20_000_000),
+    ] {
+        for _ in 0..cuts().div_ceil(4) {
+            let at = 1000 + numbers.next().unwrap() % most;
+            let url = server.url().replace(&server.port.to_string(), &cut_after(server.port, at).to_string());
+            let url = url.replace("postgres://", &format!("{scheme}://"));
+            let output = repo.run(["backup", &url, "-o", &format!("postgres.format={options}")]);
+            let code = output.status.code().unwrap();
+            assert!([20, 21, 25].contains(&code), "{scheme}, {options}, cut after {at}: {output:?}");
+        }
+    }
+    assert_eq!(repo.snapshot_count(), 0);
+    let whole = server.url().replace(&server.port.to_string(), &cut_after(server.port, u64::MAX).to_string());
+    repo.ok(["backup", &whole]);
+    repo.ok(["backup", &whole.replace("postgres://", "postgres+physical://")]);
+}
+
+#[test]
+fn one_table_of_fifty_costs_its_share() {
+    let weed = Repo::new();
+    let server = Postgres::start(&weed);
+    server.sql("postgres", "CREATE DATABASE many");
+    for number in 0..50 {
+        server.sql("many", &format!("CREATE TABLE t{number:02} AS SELECT i, md5((i * {number})::text) m FROM generate_series(1, 20000) i"));
+    }
+    for format in ["directory", "custom"] {
+        weed.ok(["backup", &format!("{}/many", server.url()), "-o", &format!("postgres.format={format}")]);
+        server.sql("postgres", "DROP DATABASE IF EXISTS lone");
+        server.sql("postgres", "CREATE DATABASE lone");
+        let into = format!("{}/lone", server.url());
+        let read = |args: &[&str]| {
+            // A cache of its own, so that every byte comes from the repository.
+            let trace = weed.path(&format!("trace-{}", args.len()));
+            let mut command = Command::new("strace");
+            command
+                .args(["-f", "-qq", "-e", "trace=pread64,read", "-e", "signal=none", "-y", "-o"])
+                .arg(&trace);
+            let esker = weed.command(args);
+            command.arg(esker.get_program()).args(esker.get_args()).env_clear();
+            command.envs(esker.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            expect(&command.current_dir(weed.dir.path()).output().unwrap(), 0);
+            let text = String::from_utf8_lossy(&std::fs::read(&trace).unwrap()).into_owned();
+            let packs = text.lines().filter(|line| line.contains("/repo/packs/"));
+            packs.filter_map(|line| line.rsplit("= ").next()?.trim().parse::<u64>().ok()).sum::<u64>()
+        };
+        let one = read(&["restore", "latest", "--to", &into, "--table", "t07"]);
+        server.sql("postgres", "DROP DATABASE lone");
+        let all = read(&["restore", "latest", "--to", &into]);
+        println!(
+            "{format}: one table of 50 reads {one} of {all} stored bytes ({:.2} %)",
+            one as f64 * 100.0 / all as f64
+        );
+        if format == "directory" {
+            assert!(one * 100 <= all * 7, "{one} of {all}");
+        }
+        assert_eq!(
+            server.sql("lone", "SELECT count(*), md5(string_agg(m, ',' ORDER BY i)) FROM t07"),
+            server.sql("many", "SELECT count(*), md5(string_agg(m, ',' ORDER BY i)) FROM t07")
+        );
+    }
 }
 
 #[test]

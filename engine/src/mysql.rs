@@ -76,7 +76,8 @@ impl Server {
                 file.write_all((lines.join("\n") + "\n").as_bytes())?;
                 Ok(file)
             });
-        let login = Arc::new(login.map_err(|error| fail(format!("cannot write a file for the login: {error}")))?);
+        let login =
+            Arc::new(login.map_err(|error| fail(format!("cannot write a file for the login: {error}")))?);
         let database = Some(decoded(url.path().trim_matches('/'))).filter(|name| !name.is_empty());
         let path = options.environment.get("PATH").cloned();
         Ok(Self { shown, database, host, port, path, login })
@@ -105,7 +106,10 @@ impl Server {
             std::env::split_paths(self.path.as_deref().unwrap_or("/usr/bin:/usr/local/bin")).collect();
         let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
         let found = names.iter().find_map(|name| find(name)).ok_or_else(|| {
-            let why = format!("neither {} nor {} is installed; install the package mariadb-client", names[0], names[1]);
+            let why = format!(
+                "neither {} nor {} is installed; install the package mariadb-client",
+                names[0], names[1]
+            );
             self.error(SourceErrorKind::Command, why)
         })?;
         let mut command = Command::new(found);

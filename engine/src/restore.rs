@@ -16,11 +16,11 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::path::PathBuf;
 
 mod dump;
-mod range;
 pub mod mysql;
 pub mod physical;
 pub mod postgres;
 pub mod qdrant;
+mod range;
 mod target;
 mod writer;
 

@@ -267,7 +267,8 @@ impl Binlog {
     fn fetch(&self, server: &Server, options: &FollowOptions) -> std::result::Result<Fetching, SourceError> {
         let failed = |error: std::io::Error| server.error(SourceErrorKind::Command, error);
         let folder = tempfile::tempdir_in(&options.scratch).map_err(failed)?;
-        let first = self.logs.last().map(|log| log.name.clone()).or_else(|| self.details.get("binlog").cloned());
+        let first =
+            self.logs.last().map(|log| log.name.clone()).or_else(|| self.details.get("binlog").cloned());
         let first = first.ok_or_else(|| {
             server.error(SourceErrorKind::Unavailable, "the dump does not say where it is in the binary log")
         })?;
@@ -323,7 +324,9 @@ impl Binlog {
             }
             if over {
                 let mut text = String::new();
-                if ended.is_some() && let Some(complaints) = &mut fetching.child.stderr {
+                if ended.is_some()
+                    && let Some(complaints) = &mut fetching.child.stderr
+                {
                     let _ = complaints.read_to_string(&mut text);
                 }
                 return Ok(text.lines().last().unwrap_or("the server hung up").to_owned());

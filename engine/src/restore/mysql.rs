@@ -8,7 +8,7 @@ use crate::mysql::{Server, follow, quoted};
 use crate::snapshot::Snapshot;
 use crate::source::SourceErrorKind;
 use crate::source::mysql::Index;
-use crate::{Error, Monitor, Repository, Result};
+use crate::{Error, ItemError, Monitor, Repository, Result};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -73,7 +73,9 @@ pub fn restore(
         return Err(Error::Invalid("the snapshot has several databases; choose one with --database".into()));
     }
     if options.time.is_some() && !is_whole {
-        return Err(Error::Invalid("a moment is restored as a whole: all databases, under their own names".into()));
+        return Err(Error::Invalid(
+            "a moment is restored as a whole: all databases, under their own names".into(),
+        ));
     }
     let work = Work { repo, snapshot, server, options, monitor };
     // All is looked at before the first is touched.
@@ -89,7 +91,7 @@ pub fn restore(
         return Ok(report);
     }
     if let Some(accounts) = contents.accounts.as_ref().filter(|_| is_whole) {
-        work.feed(&mut |out| dump(repo, snapshot, accounts.as_bytes(), out, monitor))?;
+        work.accounts(accounts)?;
     }
     for (name, target, path) in targets {
         let bytes = match options.tables.is_empty() {
@@ -124,7 +126,8 @@ fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Conte
             match parts.as_slice() {
                 ["mysql", place, "databases", file] => {
                     if let Some(name) = file.strip_suffix(".sql") {
-                        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+                        let name =
+                            percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
                         servers.entry((*place).into()).or_default().databases.insert(name, path.clone());
                     }
                 }
@@ -144,7 +147,10 @@ fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Conte
     }
     if servers.len() > 1 {
         let names: Vec<String> = servers.keys().map(|name| format!("ID:/mysql/{name}")).collect();
-        return Err(Error::Invalid(format!("the snapshot has several servers; name one, as {}", names.join(" or "))));
+        return Err(Error::Invalid(format!(
+            "the snapshot has several servers; name one, as {}",
+            names.join(" or ")
+        )));
     }
     let first = servers.into_values().next();
     first.ok_or_else(|| Error::Invalid("there is no MariaDB or MySQL database in this snapshot".into()))
@@ -167,13 +173,15 @@ impl Work<'_> {
         let path = format!("{path}.index");
         let mut bytes = vec![];
         dump(self.repo, self.snapshot, path.as_bytes(), &mut bytes, self.monitor)?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::Malformed { what: path, why: error.to_string() })
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Malformed { what: path, why: error.to_string() })
     }
 
     /// That nothing is in the way, or may be removed.
     fn check(&self, name: &str, target: &str, path: &str) -> Result<()> {
         let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
-        let sql = format!("SELECT table_name FROM information_schema.tables WHERE table_schema = {}", text(target));
+        let sql =
+            format!("SELECT table_name FROM information_schema.tables WHERE table_schema = {}", text(target));
         let there: Vec<String> = self.server.query(&sql)?.into_iter().flatten().collect();
         if self.options.tables.is_empty() {
             if !there.is_empty() && !self.options.replace {
@@ -201,6 +209,22 @@ impl Work<'_> {
                 "there already: {}; --replace drops them first, another database in the URL leaves them alone",
                 taken.join(", ")
             )));
+        }
+        Ok(())
+    }
+
+    /// Accounts and their rights; those that are refused are told, and do not keep the rest from coming back.
+    fn accounts(&self, path: &str) -> Result<()> {
+        let mut bytes = vec![];
+        dump(self.repo, self.snapshot, path.as_bytes(), &mut bytes, self.monitor)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        // Every server has this one, and nobody but root may give it.
+        let lines = text.lines().filter(|line| !line.starts_with("GRANT PROXY ON ``@`%` TO `root`@"));
+        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        let (_, complaints) = self.run(true, &mut |out| write(out, &text).map(|()| text.len() as u64))?;
+        for line in complaints.lines().filter(|line| line.starts_with("ERROR")) {
+            let (item, message) = ("accounts".into(), line.to_owned());
+            self.monitor.error(ItemError { during: "restore", item, message });
         }
         Ok(())
     }
@@ -257,9 +281,12 @@ impl Work<'_> {
             Some((record.details.get("binlog")?.clone(), record.details.get("position")?.clone()))
         });
         let Some((first, position)) = position else {
-            return Err(Error::Invalid("this snapshot has no binary log after its dump; 'esker stream' keeps it".into()));
+            return Err(Error::Invalid(
+                "this snapshot has no binary log after its dump; 'esker stream' keeps it".into(),
+            ));
         };
-        let failed = |op| move |source| Error::Target { op, path: "a folder for the binary log".into(), source };
+        let failed =
+            |op| move |source| Error::Target { op, path: "a folder for the binary log".into(), source };
         let folder = tempfile::tempdir().map_err(failed("make"))?;
         let mut files = vec![];
         for (name, path) in logs.iter().filter(|(name, _)| *name >= first) {
@@ -286,12 +313,14 @@ impl Work<'_> {
             let (Some(mut output), Some(complaints)) = (child.stdout.take(), child.stderr.take()) else {
                 return Err(broken(std::io::Error::other("no pipe")));
             };
-            let listener = std::thread::spawn(move || std::io::read_to_string(complaints).unwrap_or_default());
+            let listener =
+                std::thread::spawn(move || std::io::read_to_string(complaints).unwrap_or_default());
             let copied = std::io::copy(&mut output, out);
             drop(output);
             let status = child.wait().map_err(broken)?;
             let text = listener.join().unwrap_or_default();
-            let copied = copied.map_err(|source| Error::Target { op: "write to", path: "mariadb".into(), source })?;
+            let copied =
+                copied.map_err(|source| Error::Target { op: "write to", path: "mariadb".into(), source })?;
             match status.success() {
                 true => Ok(copied),
                 false => Err(broken(std::io::Error::other(text.trim().to_owned()))),
@@ -300,12 +329,30 @@ impl Work<'_> {
         Ok(count)
     }
 
-    /// Runs the client on what `write` writes.
+    /// Runs the client on what `write` writes; its first error ends it.
     fn feed(&self, write: &mut dyn FnMut(&mut dyn Write) -> Result<u64>) -> Result<u64> {
+        self.run(false, write).map(|(bytes, _)| bytes)
+    }
+
+    /// The same, and what it complains about; `goes_on` after errors.
+    fn run(
+        &self,
+        goes_on: bool,
+        write: &mut dyn FnMut(&mut dyn Write) -> Result<u64>,
+    ) -> Result<(u64, String)> {
         let mut command: Command = self.server.command(["mariadb", "mysql"])?;
-        command.args(["--batch", "--binary-mode", "--max-allowed-packet=1G", "--default-character-set=utf8mb4"]);
+        command.args([
+            "--batch",
+            "--binary-mode",
+            "--max-allowed-packet=1G",
+            "--default-character-set=utf8mb4",
+        ]);
+        if goes_on {
+            command.arg("--force");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let failed = |why: String| Error::from(self.server.error(SourceErrorKind::Command, format!("mariadb: {why}")));
+        let failed =
+            |why: String| Error::from(self.server.error(SourceErrorKind::Command, format!("mariadb: {why}")));
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         let (Some(input), Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
             return Err(failed("no pipe to the command".into()));
@@ -325,19 +372,22 @@ impl Work<'_> {
         if let (Err(error), false) = (&written, is_refused)
             && !matches!(error, Error::Target { .. })
         {
-            return written;
+            return written.map(|bytes| (bytes, text));
         }
-        if !status.success() {
+        if !goes_on && !status.success() {
             let reason = text.lines().find(|line| line.contains("ERROR")).or_else(|| text.lines().next());
             return Err(failed(reason.unwrap_or("failed without a word").to_owned()));
         }
-        written
+        written.map(|bytes| (bytes, text))
     }
 }
 
 fn write(out: &mut dyn Write, text: &str) -> Result<()> {
-    out.write_all(text.as_bytes())
-        .map_err(|source| Error::Target { op: "write to", path: "mariadb".into(), source })
+    out.write_all(text.as_bytes()).map_err(|source| Error::Target {
+        op: "write to",
+        path: "mariadb".into(),
+        source,
+    })
 }
 
 /// What the moments of a snapshot's stream are, in milliseconds since 1970: from the dump's to the last.

@@ -38,7 +38,8 @@ pub(super) fn dump_ranges(
             match piece {
                 Piece::Chunk(chunk) => {
                     let bytes = chunkstore::reader::read_all(repo.store(), &[*chunk])?;
-                    out.write_all(&bytes[(first - start) as usize..(last - start) as usize]).map_err(failed)?;
+                    out.write_all(&bytes[(first - start) as usize..(last - start) as usize])
+                        .map_err(failed)?;
                 }
                 Piece::Hole(_) => {
                     let zeros = std::io::Read::take(std::io::repeat(0), last - first);

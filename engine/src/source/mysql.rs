@@ -85,7 +85,10 @@ impl MysqlSource {
             None => all.filter(|name| !SYSTEM.contains(&name.to_ascii_lowercase().as_str())).collect(),
         };
         names.sort_by(|a, b| {
-            compare_paths(format!("{}.sql", file_stem(a)).as_bytes(), format!("{}.sql", file_stem(b)).as_bytes())
+            compare_paths(
+                format!("{}.sql", file_stem(a)).as_bytes(),
+                format!("{}.sql", file_stem(b)).as_bytes(),
+            )
         });
         Ok(names)
     }
@@ -93,7 +96,13 @@ impl MysqlSource {
     /// The dump of `names`, from the beginning.
     fn begin(&mut self, names: &[String]) -> Result<Dump, SourceError> {
         let mut command = self.server.command(["mariadb-dump", "mysqldump"])?;
-        command.args(["--single-transaction", "--quick", "--skip-dump-date", "--order-by-primary", "--hex-blob"]);
+        command.args([
+            "--single-transaction",
+            "--quick",
+            "--skip-dump-date",
+            "--order-by-primary",
+            "--hex-blob",
+        ]);
         command.args(["--routines", "--events", "--triggers", "--default-character-set=utf8mb4"]);
         let has_log = self.server.query("SELECT @@log_bin")?.first().is_some_and(|row| row == &["1"]);
         let has_position = has_log && self.server.query("SHOW MASTER STATUS").is_ok();
@@ -175,7 +184,10 @@ impl Source for MysqlSource {
         let folder = format!("{}/databases", self.server.folder());
         if let Some(dump) = self.dump.clone() {
             self.note_position();
-            if let Some((index, name)) = dump.borrow_mut().index.take().zip(self.left.pop_front()) {
+            let index = dump.borrow_mut().index.take();
+            if let Some(index) = index
+                && let Some(name) = self.left.pop_front()
+            {
                 let bytes = serde_json::to_vec(&index).unwrap_or_default();
                 let path = format!("{folder}/{}.sql.index", file_stem(&name));
                 return Ok(Some(AtHand::item(&path, self.time, bytes)));

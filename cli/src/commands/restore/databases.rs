@@ -4,8 +4,8 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
 use engine::journal::replay;
-use engine::pg::Server;
 use engine::mysql::Server as MysqlServer;
+use engine::pg::Server;
 use engine::restore::mysql::{self, MysqlOptions};
 use engine::restore::physical::{self, PrepareOptions};
 use engine::restore::postgres::{PostgresOptions, restore};
@@ -201,9 +201,9 @@ pub(super) fn mysql(args: &super::Args, context: &Context) -> CommandResult {
         time: args.time,
         dry_run: args.dry_run,
     };
-    let report = context.console.during(|monitor| {
-        mysql::restore(&opened.repo, &found.snapshot, path, &server, &options, monitor)
-    })?;
+    let report = context
+        .console
+        .during(|monitor| mysql::restore(&opened.repo, &found.snapshot, path, &server, &options, monitor))?;
     let seconds = context.console.seconds();
     let bytes: u64 = report.databases.values().sum();
     if context.global.json {

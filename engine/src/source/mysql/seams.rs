@@ -34,8 +34,12 @@ const SEAM: &[u8] = b"\n--\n-- ";
 const DATABASE: &[u8] = b"Current Database: ";
 const TABLE: &[u8] = b"Table structure for table `";
 /// Seams after which no table goes on.
-const OTHERS: &[&[u8]] =
-    &[b"Temporary table structure for view", b"Dumping events for", b"Dumping routines for", b"Final view structure"];
+const OTHERS: &[&[u8]] = &[
+    b"Temporary table structure for view",
+    b"Dumping events for",
+    b"Dumping routines for",
+    b"Final view structure",
+];
 /// A seam's third line is not longer.
 const LONGEST: usize = 1024;
 /// Read at a time.
@@ -185,7 +189,9 @@ impl Seams {
                         return Step::Truncated("the dump lacks databases: it is not whole".into());
                     }
                     if memmem::find(&self.tail, COMPLETED).is_none() {
-                        return Step::Truncated("the dump's closing comment is missing: it is not whole".into());
+                        return Step::Truncated(
+                            "the dump's closing comment is missing: it is not whole".into(),
+                        );
                     }
                     self.state = State::Ending;
                 }
@@ -273,12 +279,16 @@ mod tests {
     const HEAD: &str = "/* set */;\n\n--\n-- Position\n--\n\n-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000003', MASTER_LOG_POS=345;\n";
 
     fn section(name: &str, body: &str) -> String {
-        format!("\n--\n-- Current Database: `{name}`\n--\n\nCREATE DATABASE `{name}`;\n\nUSE `{name}`;\n{body}")
+        format!(
+            "\n--\n-- Current Database: `{name}`\n--\n\nCREATE DATABASE `{name}`;\n\nUSE `{name}`;\n{body}"
+        )
     }
 
     fn table(name: &str, rows: usize) -> String {
         let rows = "INSERT INTO x VALUES ('\\n--\\n-- Current Database: `b`');\n".repeat(rows);
-        format!("\n--\n-- Table structure for table `{name}`\n--\n\nCREATE TABLE;\n\n--\n-- Dumping data for table `{name}`\n--\n\n{rows}")
+        format!(
+            "\n--\n-- Table structure for table `{name}`\n--\n\nCREATE TABLE;\n\n--\n-- Dumping data for table `{name}`\n--\n\n{rows}"
+        )
     }
 
     /// The parts of a dump, each with its index and where it was cut.
@@ -327,7 +337,9 @@ mod tests {
             let all = take(&dump, &["a", "b", "c"], part).unwrap();
             for ((text, index, _), name) in all.iter().zip(["a", "b", "c"]) {
                 assert!(text.starts_with(HEAD) && text.ends_with("-- Dump completed\n"), "{text}");
-                assert!(text[index.head as usize..].starts_with(&format!("\n--\n-- Current Database: `{name}`")));
+                assert!(
+                    text[index.head as usize..].starts_with(&format!("\n--\n-- Current Database: `{name}`"))
+                );
             }
             let (text, index, cuts) = &all[0];
             assert_eq!(*cuts, 1);
