@@ -82,6 +82,11 @@ bench-redis: build-tools servers ## What laying a Redis dump down in order costs
 	$(CARGO) build --release --package cli
 	python3 benches/redis.py "$(ESKER)" --runs $(RUNS)
 
+.PHONY: bench-postgres
+bench-postgres: build-tools servers ## A PostgreSQL of 2 GB by several sessions, against pg_dump into standard input
+	$(CARGO) build --release --package cli
+	python3 benches/postgres.py "$(ESKER)" --runs $(RUNS)
+
 .PHONY: bench-index
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)
 	$(CARGO) run --release --package benches --example index -- $(CHUNKS) "$(CORPORA)/index"

@@ -227,29 +227,39 @@ fn servers_that_are_cut_off_make_no_snapshot() {
 
 #[test]
 fn one_table_of_fifty_costs_its_share() {
-    let weed = Repo::new();
-    let server = Postgres::start(&weed);
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
     server.sql("postgres", "CREATE DATABASE many");
     for number in 0..50 {
         server.sql("many", &format!("CREATE TABLE t{number:02} AS SELECT i, md5((i * {number})::text) m FROM generate_series(1, 20000) i"));
     }
     for format in ["directory", "custom"] {
-        weed.ok(["backup", &format!("{}/many", server.url()), "-o", &format!("postgres.format={format}")]);
+        repo.ok(["backup", &format!("{}/many", server.url()), "-o", &format!("postgres.format={format}")]);
         server.sql("postgres", "DROP DATABASE IF EXISTS lone");
         server.sql("postgres", "CREATE DATABASE lone");
         let into = format!("{}/lone", server.url());
         let read = |args: &[&str]| {
             // A cache of its own, so that every byte comes from the repository.
-            let trace = weed.path(&format!("trace-{}", args.len()));
+            let trace = repo.path(&format!("trace-{}", args.len()));
             let mut command = Command::new("strace");
             command
-                .args(["-f", "-qq", "-e", "trace=pread64,read", "-e", "signal=none", "-y", "-o"])
+                .args(["-ff", "-qq", "-e", "trace=pread64,read", "-e", "signal=none", "-y", "-o"])
                 .arg(&trace);
-            let esker = weed.command(args);
+            let esker = repo.command(args);
             command.arg(esker.get_program()).args(esker.get_args()).env_clear();
             command.envs(esker.get_envs().filter_map(|(name, value)| Some((name, value?))));
-            expect(&command.current_dir(weed.dir.path()).output().unwrap(), 0);
-            let text = String::from_utf8_lossy(&std::fs::read(&trace).unwrap()).into_owned();
+            expect(&command.current_dir(repo.dir.path()).output().unwrap(), 0);
+            // A file for each thread, so that no call is torn in two.
+            let own = trace.file_name().unwrap().to_str().unwrap().to_owned() + ".";
+            let files = std::fs::read_dir(repo.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+            let files = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&own));
+            let text: String = files
+                .map(|path| {
+                    let bytes = std::fs::read(&path).unwrap();
+                    std::fs::remove_file(path).unwrap();
+                    String::from_utf8_lossy(&bytes).into_owned()
+                })
+                .collect();
             let packs = text.lines().filter(|line| line.contains("/repo/packs/"));
             packs.filter_map(|line| line.rsplit("= ").next()?.trim().parse::<u64>().ok()).sum::<u64>()
         };

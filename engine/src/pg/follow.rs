@@ -446,7 +446,7 @@ impl Wal {
             match self
                 .segments
                 .last_mut()
-                .filter(|last| self.received % len != 0 && last.start + len > self.received)
+                .filter(|last| !self.received.is_multiple_of(len) && last.start + len > self.received)
             {
                 Some(last) => last.bytes.get_or_insert_default().extend_from_slice(now),
                 None => {

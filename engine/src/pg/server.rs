@@ -120,7 +120,7 @@ impl Server {
             shown: shown.clone(),
         };
         if server.password.is_none() {
-            server.password = server.from_password_file(&get).map_err(fail)?;
+            server.password = server.password_from_file(&get).map_err(fail)?;
         }
         // Whatever we take is what the programs take; the password goes to them by their environment, never on
         // a command line.
@@ -168,7 +168,7 @@ impl Server {
     }
 
     /// The password file's line for us. It is passed over, as libpq does, when others can read it.
-    fn from_password_file(&self, get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+    fn password_from_file(&self, get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
         let path = match (get("PGPASSFILE"), get("HOME")) {
             (Some(path), _) => PathBuf::from(path),
             (None, Some(home)) => Path::new(&home).join(".pgpass"),
