@@ -96,7 +96,7 @@ try:
         time.sleep(0.1)
     sql("create database shop", "postgres")
     if args.data == "mixed":
-        sql(MIXED.format(rows=args.megabytes * 1_000_000 // 222))
+        sql(MIXED.format(rows=args.megabytes * 1_000_000 // 185))
     else:
         run(["pgbench", "-i", "-q", "-I", "dtGvp", "-s", str(args.megabytes * 10 // 98), "shop"], capture_output=True)
         sql("create table account (id bigint primary key, name text, balance bigint not null)")

@@ -20,11 +20,24 @@ impl Maria {
             run("chmod", &["755", repo.dir.path().to_str().unwrap()]);
             run("chown", &["mysql", home.to_str().unwrap()]);
         }
+        // A folder of its own: a server that starts removes what others have in a shared one.
+        let tmp = home.join("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        if is_root {
+            run("chown", &["mysql", tmp.to_str().unwrap()]);
+        }
         let user = if is_root { "--user=mysql" } else { "--skip-name-resolve" };
         let data = format!("--datadir={}", home.join("data").display());
         run(
             "mariadb-install-db",
-            &["--no-defaults", user, &data, "--auth-root-authentication-method=normal", "--skip-test-db"],
+            &[
+                "--no-defaults",
+                user,
+                &data,
+                "--auth-root-authentication-method=normal",
+                &format!("--tmpdir={}", tmp.display()),
+                "--skip-test-db",
+            ],
         );
         let mut server = Self { process: None, port: free_port(), home };
         server.up();
@@ -39,6 +52,7 @@ impl Maria {
         command.arg(format!("--datadir={}", path("data"))).arg(format!("--port={}", self.port));
         command.arg(format!("--socket={}", path("s.sock"))).arg(format!("--pid-file={}", path("pid")));
         command.arg(format!("--log-bin={}/bin", path("data"))).arg(format!("--log-error={}", path("log")));
+        command.arg(format!("--tmpdir={}", path("tmp")));
         command.args(["--innodb-flush-log-at-trx-commit=2", "--max-binlog-size=4M"]);
         if rustix::process::geteuid().is_root() {
             command.arg("--user=mysql");

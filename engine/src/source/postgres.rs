@@ -56,6 +56,8 @@ pub struct PostgresSource {
     current: Option<Box<Database>>,
     details: BTreeMap<String, String>,
     databases: usize,
+    /// Known once it is started.
+    programs: Option<Programs>,
 }
 
 impl PostgresSource {
@@ -72,6 +74,7 @@ impl PostgresSource {
             current: None,
             details: BTreeMap::new(),
             databases: 0,
+            programs: None,
         })
     }
 
@@ -152,6 +155,7 @@ impl Source for PostgresSource {
         let mut session = any_session(&server).map_err(failed)?;
         let path = self.options.environment.get("PATH").cloned();
         let programs = Programs::find(&server, session.major(), "pg_dump", path.as_deref())?;
+        self.programs = Some(programs.clone());
         self.details.insert("server".into(), session.value("SHOW server_version").map_err(failed)?);
         self.details.insert("pg_dump".into(), programs.version.to_string());
         let names = match &server.database {
@@ -213,15 +217,10 @@ impl Source for PostgresSource {
                     let mut database = match database {
                         Some(database) => database,
                         None => {
-                            let major = self.details.get("pg_dump").and_then(|text| text.parse().ok());
-                            let path = self.options.environment.get("PATH").cloned();
-                            let programs = Programs::find(
-                                &self.server,
-                                major.unwrap_or_default(),
-                                "pg_dump",
-                                path.as_deref(),
-                            )?;
-                            self.begin(&name, &programs)?
+                            let programs = self.programs.clone();
+                            let unstarted =
+                                || self.server.error(SourceErrorKind::Unavailable, "was not started");
+                            self.begin(&name, &programs.ok_or_else(unstarted)?)?
                         }
                     };
                     database.lay_out(&path, self.time)?;
