@@ -88,6 +88,9 @@ struct Wal {
     /// Up to here it was received, and was made durable.
     received: u64,
     durable: u64,
+    /// What the last snapshot has: the segment that grew is received again after an interruption, and a shorter one must
+    /// not take its place.
+    kept: u64,
     base_start: u64,
     base_ms: u64,
     until_ms: u64,
@@ -253,6 +256,8 @@ impl Wal {
         let aligned = self.base_start / len * len;
         self.received = self.segments.last().map_or(aligned, |segment| segment.start + len);
         self.durable = self.received;
+        self.kept =
+            self.details.get("received").and_then(|text| wal::parse_position(text)).unwrap_or_default();
         Ok(())
     }
 
@@ -476,7 +481,7 @@ impl Wal {
 
     /// One commit: a snapshot with all that there is, in place of the one before.
     fn commit(&mut self, repo: &Repository, options: &FollowOptions, monitor: &dyn Monitor) -> Result<()> {
-        let Some(replaced) = self.snapshot else { return Ok(()) };
+        let Some(replaced) = self.snapshot.filter(|_| self.received >= self.kept) else { return Ok(()) };
         let mut until_ms = self.until_ms.max(self.complete_ms);
         if self.complete_ms == 0 {
             // Of what came so far: the end of the last transaction in it.
@@ -506,7 +511,7 @@ impl Wal {
         };
         repo.forget(&[replaced])?;
         self.snapshot = made.snapshot;
-        (self.durable, self.until_ms) = (self.received, until_ms);
+        (self.durable, self.kept, self.until_ms) = (self.received, self.received, until_ms);
         let len = self.cluster.segment_len as usize;
         for segment in &mut self.segments {
             if segment.bytes.as_ref().is_some_and(|bytes| bytes.len() >= len) {
