@@ -9,19 +9,15 @@ use std::borrow::Cow;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, Strategy};
 
 /// How hard to compress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Store as it is.
     Off,
+    /// zstd's level 3, or its level 1 where that is about as small: rows of databases often are even smaller then.
+    #[default]
+    Auto,
     /// zstd at this level, 1 to 22 or negative for faster ones.
     Zstd(i32),
-}
-
-impl Default for Compression {
-    /// Level 3: zstd's own default.
-    fn default() -> Self {
-        Self::Zstd(3)
-    }
 }
 
 impl std::str::FromStr for Compression {
@@ -31,7 +27,7 @@ impl std::str::FromStr for Compression {
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(match text {
             "off" | "none" => Self::Off,
-            "auto" | "default" => Self::default(),
+            "auto" | "default" => Self::Auto,
             "fastest" => Self::Zstd(1),
             "better" => Self::Zstd(9),
             "max" => Self::Zstd(19),
@@ -45,24 +41,81 @@ impl std::str::FromStr for Compression {
 
 /// Compresses chunks one after the other, keeping zstd's tables between them.
 pub struct Compressor {
-    context: Option<zstd::bulk::Compressor<'static>>,
+    /// `None` to store as it is.
+    context: Option<Context>,
+    /// Another that may be as good in less time, and what is known of that.
+    faster: Option<(Context, Rivals)>,
+    /// Where frames are made: zstd wants all the room that one might take.
+    frame: Vec<u8>,
+}
+
+type Context = zstd::bulk::Compressor<'static>;
+
+fn context(level: i32) -> Result<Context> {
+    let invalid = |error: std::io::Error| Error::Invalid(format!("zstd: {error}"));
+    let mut context = Context::new(level).map_err(invalid)?;
+    // Length stands in the directory and the AEAD authenticates: no need for either twice.
+    context.include_contentsize(false).map_err(invalid)?;
+    context.include_checksum(false).map_err(invalid)?;
+    Ok(context)
+}
+
+/// Makes the frame of `plain` if that is at most `limit` bytes long.
+fn make(context: &mut Context, plain: &[u8], limit: usize, frame: &mut Vec<u8>) -> bool {
+    frame.clear();
+    frame.reserve(limit);
+    context.compress_to_buffer(plain, frame).is_ok_and(|len| len <= limit)
+}
+
+/// What two levels made of the same chunks. Older ones count for less, since streams change.
+#[derive(Default)]
+struct Rivals {
+    /// Bytes that came, and of those, what both were tried on.
+    seen: u64,
+    tried: u64,
+    /// What became of those.
+    slow: u64,
+    fast: u64,
+}
+
+impl Rivals {
+    /// One byte of so many is compressed both ways.
+    const SAMPLE: u64 = 32;
+    /// Bytes tried that are remembered.
+    const MEMORY: u64 = 1 << 20;
+
+    /// Whether the next chunk should be made both ways.
+    fn want(&mut self, len: usize) -> bool {
+        self.seen += len as u64;
+        self.tried * Self::SAMPLE < self.seen
+    }
+
+    fn note(&mut self, len: usize, slow: usize, fast: usize) {
+        self.tried += len as u64;
+        self.slow += slow as u64;
+        self.fast += fast as u64;
+        if self.tried >= Self::MEMORY {
+            for sum in [&mut self.seen, &mut self.tried, &mut self.slow, &mut self.fast] {
+                *sum /= 2;
+            }
+        }
+    }
+
+    /// Whether the faster one costs at most one byte in a hundred.
+    fn prefers_fast(&self) -> bool {
+        self.fast * 100 <= self.slow * 101
+    }
 }
 
 impl Compressor {
-    /// Prepares a context.
+    /// Prepares a context, or two.
     pub fn new(compression: Compression) -> Result<Self> {
-        let context = match compression {
-            Compression::Off => None,
-            Compression::Zstd(level) => {
-                let invalid = |error: std::io::Error| Error::Invalid(format!("zstd: {error}"));
-                let mut context = zstd::bulk::Compressor::new(level).map_err(invalid)?;
-                // Length stands in the directory and the AEAD authenticates: no need for either twice.
-                context.include_contentsize(false).map_err(invalid)?;
-                context.include_checksum(false).map_err(invalid)?;
-                Some(context)
-            }
+        let (level, faster) = match compression {
+            Compression::Off => (None, None),
+            Compression::Auto => (Some(3), Some((context(1)?, Rivals::default()))),
+            Compression::Zstd(level) => (Some(level), None),
         };
-        Ok(Self { context })
+        Ok(Self { context: level.map(context).transpose()?, faster, frame: vec![] })
     }
 
     /// Appends the smaller of `plain` and its compressed form to `out` and says which it was.
@@ -80,10 +133,30 @@ impl Compressor {
         let limit = plain.len() - plain.len() / 32;
         let Some(context) = self.context.as_mut().filter(|_| plain.len() >= 64) else { return false };
         let start = out.len();
-        out.resize(start + limit, 0);
-        let fits = context.compress_to_buffer(plain, &mut out[start..]);
-        out.truncate(start + fits.as_ref().copied().unwrap_or(0));
-        fits.is_ok()
+        if let Some((faster, rivals)) = &mut self.faster {
+            let both = rivals.want(plain.len());
+            if both || rivals.prefers_fast() {
+                if make(faster, plain, limit, &mut self.frame) {
+                    out.extend_from_slice(&self.frame);
+                }
+                if !both {
+                    return out.len() > start;
+                }
+            }
+            let fast = out.len() - start;
+            let fits = make(context, plain, limit, &mut self.frame);
+            if both {
+                let or_plain = |is_smaller: bool, len: usize| if is_smaller { len } else { plain.len() };
+                rivals.note(plain.len(), or_plain(fits, self.frame.len()), or_plain(fast > 0, fast));
+            }
+            if fits && (fast == 0 || self.frame.len() < fast) {
+                out.truncate(start);
+                out.extend_from_slice(&self.frame);
+            }
+        } else if make(context, plain, limit, &mut self.frame) {
+            out.extend_from_slice(&self.frame);
+        }
+        out.len() > start
     }
 
     /// As [`Compressor::shrink`], if a piece from the middle of `plain` can be shrunk.
@@ -345,6 +418,44 @@ mod tests {
             assert_eq!(&decompressor.decompress(codec, &frame, &[], plain.len()).unwrap(), plain);
             assert!(decompressor.decompress(codec, &frame, &[], plain.len() - 1).is_err());
             assert!(decompressor.decompress(codec, &frame, &[], plain.len() + 1).is_err());
+        }
+    }
+
+    /// Rows, of which the faster level makes about as little, and text, of which it makes clearly more.
+    #[test]
+    fn auto_is_about_as_small_as_the_better_level_and_learns_which_is_enough() {
+        let mut state = 1u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let row = |number: u64, random: &mut dyn FnMut(u64) -> u64| {
+            let (price, count) = (random(100_000), random(9));
+            format!(
+                "{number}\tcustomer {}\t2025-01-01 00:00:{:02}+00\t{price}\tpaid\t{{\"count\": {count}, \"note\": \"leave at the door\"}}\n",
+                random(300_000),
+                number % 60
+            )
+        };
+        let rows: String = (0..40_000).map(|number| row(number, &mut random)).collect();
+        let words: Vec<String> = (0..9_000).map(|_| format!("{:x} ", random(1 << 28))).collect();
+        let text: String = (0..500_000).map(|_| words[(random(95) * random(95)) as usize].as_str()).collect();
+        for (data, is_fast_enough) in [(rows, true), (text, false)] {
+            let totals = [Compression::Auto, Compression::Zstd(1), Compression::Zstd(3)].map(|compression| {
+                let mut compressor = Compressor::new(compression).unwrap();
+                let mut out = vec![];
+                data.as_bytes()
+                    .chunks(64 << 10)
+                    .for_each(|chunk| assert!(compressor.shrink(chunk, &mut out)));
+                (out.len(), compressor.faster.is_some_and(|(_, rivals)| rivals.prefers_fast()))
+            });
+            let [(auto, prefers_fast), (fast, _), (slow, _)] = totals;
+            assert_eq!(
+                (fast * 100 <= slow * 101, prefers_fast),
+                (is_fast_enough, is_fast_enough),
+                "{totals:?}"
+            );
+            assert!(auto * 100 <= fast.min(slow) * 102, "{totals:?}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | [`qdrant`] | a Qdrant server, by its REST interface |
 //! | [`resp`] | Redis commands as they are replicated: where each ends |
 //! | [`journal`] | every moment of a Redis: a base and the commands after it |
+//! | [`growing`] | a snapshot that grows while esker is attached to a server |
 //! | [`keyspace`] | the keys of a dump in a snapshot: listed, compared, written into a live server |
 //! | [`spill`] | more than memory should hold |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
@@ -28,6 +29,7 @@ pub mod calibrate;
 pub mod diff;
 pub mod entry;
 pub mod error;
+pub mod growing;
 pub mod journal;
 pub mod keyspace;
 pub mod manifest;

@@ -105,6 +105,18 @@ impl Item {
         Self { entry: Entry::folder(path, time), content: None, comparable: false }
     }
 
+    /// One that the parent snapshot has, and that nobody else could give again.
+    #[must_use]
+    pub fn taken_over(path: &str, time: Time) -> Self {
+        let shown = path.to_owned();
+        let open: Opener = Box::new(move || {
+            let why = "the snapshot that this builds on has lost it; make a full backup, or end the stream with \
+                'esker forget' of that snapshot";
+            Err(SourceError::new(SourceErrorKind::Incomplete, shown, why))
+        });
+        Self { comparable: true, ..Self::stream(path, time, open) }
+    }
+
     /// A stream.
     #[must_use]
     pub fn stream(path: &str, time: Time, open: Opener) -> Self {

@@ -7,11 +7,8 @@ use crate::{output, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::Repository;
 use engine::backup::BackupOptions;
-use engine::journal::follow::{FollowOptions, Standing, follow};
+use engine::growing::{FollowOptions, Report, Standing};
 use engine::journal::replay::shown;
-use engine::mysql::follow as binlog;
-use engine::pg::follow as wal;
-use engine::source::redis::Server;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,41 +53,50 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let url = url::Url::parse(&args.url).map_err(|error| Failure::new(format!("{}: {error}", args.url)))?;
-    if matches!(url.scheme(), "postgres" | "postgresql" | "postgres+physical") {
-        return postgres(&url, args, context);
-    }
-    if matches!(url.scheme(), "mysql" | "mariadb") {
-        return mysql(&url, args, context);
-    }
-    if !matches!(url.scheme(), "redis" | "valkey" | "rediss" | "valkeys") {
-        return Err(Failure::new("only redis://, rediss://, postgres:// and mysql:// can be followed"));
-    }
-    if args.slot.is_some() || args.drop_slot {
+    let is_postgres = matches!(url.scheme(), "postgres" | "postgresql" | "postgres+physical");
+    if !is_postgres && (args.slot.is_some() || args.drop_slot) {
         return Err(Failure::new("--slot and --drop-slot are for postgres://"));
     }
-    let options = sources::url_options(context)?;
-    let server = Server::new(&url, &options)?;
+    let sources = sources::url_options(context)?;
     let repo = context.open()?;
+    let monitor = context.console.monitor();
     let options = FollowOptions {
         interval: args.interval,
         base_every: args.base_every,
         backup: backup_options(args, context, &repo),
-        scratch: options.scratch,
+        scratch: sources.scratch.clone(),
         clock: crate::context::now,
     };
-    let mut told = None;
-    let done = follow(&repo, &server, &options, context.console.monitor(), &mut |standing, trouble| {
-        if let Some(metrics) = &args.metrics
-            && let Err(error) = write_metrics(metrics, standing, &server.address)
-        {
-            context.console.say(format!("cannot write {}: {error}", metrics.display()));
+    match url.scheme() {
+        "redis" | "valkey" | "rediss" | "valkeys" => {
+            let server = engine::source::redis::Server::new(&url, &sources)?;
+            report_to(&server.address, args, context, &mut |report| {
+                engine::journal::follow::follow(&repo, &server, &options, monitor, report)
+            })
         }
-        tell(standing, trouble, &mut told, context);
-    });
-    Err(match done {
-        Ok(()) => Failure::new("the server was let go"),
-        Err(error) => error.into(),
-    })
+        _ if is_postgres => {
+            let server = engine::pg::Server::new(&url, &sources)?;
+            let slot = args.slot.clone().unwrap_or_else(|| slot_name(&repo));
+            if args.drop_slot {
+                engine::pg::follow::drop_slot(&server, &slot)?;
+                context.console.say(format!("replication slot {slot} dropped"));
+                return Ok(Code::Done);
+            }
+            report_to(&server.place(), args, context, &mut |report| {
+                engine::pg::follow::follow(&repo, &server, &slot, &options, monitor, report)
+            })
+        }
+        "mysql" | "mariadb" => {
+            let server = engine::mysql::Server::new(&url, &sources)?;
+            if server.database.is_some() {
+                return Err(Failure::new("the binary log is of all databases; name none in the URL"));
+            }
+            report_to(&server.place(), args, context, &mut |report| {
+                engine::mysql::follow::follow(&repo, &server, &options, monitor, report)
+            })
+        }
+        _ => Err(Failure::new("only redis://, rediss://, postgres:// and mysql:// can be followed")),
+    }
 }
 
 /// What every snapshot of a stream says.
@@ -112,56 +118,6 @@ fn backup_options(args: &Args, context: &Context, repo: &Repository) -> BackupOp
     }
 }
 
-/// The WAL of a PostgreSQL.
-fn postgres(url: &url::Url, args: &Args, context: &Context) -> CommandResult {
-    let options = sources::url_options(context)?;
-    let server = engine::pg::Server::new(url, &options)?;
-    let repo = context.open()?;
-    let slot = args.slot.clone().unwrap_or_else(|| slot_name(&repo));
-    if args.drop_slot {
-        wal::drop_slot(&server, &slot)?;
-        context.console.say(format!("replication slot {slot} dropped"));
-        return Ok(Code::Done);
-    }
-    let options = wal::FollowOptions {
-        interval: args.interval,
-        base_every: args.base_every,
-        slot,
-        backup: backup_options(args, context, &repo),
-        clock: crate::context::now,
-    };
-    let place = server.place();
-    report_to(&place, args, context, &mut |report| {
-        wal::follow(&repo, &server, &options, context.console.monitor(), report)
-    })
-}
-
-/// The binary log of a MariaDB or MySQL.
-fn mysql(url: &url::Url, args: &Args, context: &Context) -> CommandResult {
-    if args.slot.is_some() || args.drop_slot {
-        return Err(Failure::new("--slot and --drop-slot are for postgres://"));
-    }
-    let sources = sources::url_options(context)?;
-    let server = engine::mysql::Server::new(url, &sources)?;
-    if server.database.is_some() {
-        return Err(Failure::new("the binary log is of all databases; name none in the URL"));
-    }
-    let repo = context.open()?;
-    let options = binlog::FollowOptions {
-        interval: args.interval,
-        base_every: args.base_every,
-        backup: backup_options(args, context, &repo),
-        scratch: sources.scratch,
-        clock: crate::context::now,
-    };
-    let place = server.place();
-    report_to(&place, args, context, &mut |report| {
-        binlog::follow(&repo, &server, &options, context.console.monitor(), report)
-    })
-}
-
-type Report<'a> = dyn FnMut(&wal::Standing, Option<&str>) + 'a;
-
 /// Runs a stream, whose reports are told and measured.
 fn report_to(
     place: &str,
@@ -171,21 +127,12 @@ fn report_to(
 ) -> CommandResult {
     let mut told = None;
     let done = run(&mut |standing, trouble| {
-        let standing = Standing {
-            snapshot: standing.snapshot,
-            until_ms: standing.until_ms,
-            lag: standing.lag,
-            offset: standing.position,
-            stream_bytes: standing.stream_bytes,
-            attached: standing.attached,
-            new_base: standing.new_base,
-        };
         if let Some(metrics) = &args.metrics
-            && let Err(error) = write_metrics(metrics, &standing, place)
+            && let Err(error) = write_metrics(metrics, standing, place)
         {
             context.console.say(format!("cannot write {}: {error}", metrics.display()));
         }
-        tell(&standing, trouble, &mut told, context);
+        tell(standing, trouble, &mut told, context);
     });
     Err(match done {
         Ok(()) => Failure::new("the server was let go"),
@@ -209,7 +156,7 @@ fn tell(standing: &Standing, trouble: Option<&str>, told: &mut Option<bool>, con
             "snapshot_id": standing.snapshot,
             "until": shown(standing.until_ms),
             "lag_seconds": standing.lag.as_secs_f64(),
-            "offset": standing.offset,
+            "offset": standing.position,
             "stream_bytes": standing.stream_bytes,
             "attached": standing.attached,
             "new_base": standing.new_base,
@@ -242,7 +189,7 @@ fn write_metrics(path: &std::path::Path, standing: &Standing, server: &str) -> s
             "The last moment that can be restored.",
             standing.until_ms as f64 / 1e3,
         ),
-        ("durable_offset_bytes", "Replication offset up to which all is durable.", standing.offset as f64),
+        ("durable_offset_bytes", "Replication offset up to which all is durable.", standing.position as f64),
         ("attached", "Whether the server is attached.", f64::from(u8::from(standing.attached))),
     ];
     let mut text = String::new();

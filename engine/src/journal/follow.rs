@@ -2,61 +2,33 @@
 //! commits what has come, every few seconds.
 
 use super::receiver::{NewBase, Receiver, Shared, TICK, ask_where, number_of};
-use super::replay::span;
 use super::segment::Frame;
-use super::source::{Base, JournalSource, SegmentEntry};
-use crate::backup::{BackupOptions, backup};
+use super::source::{BaseSource, DUMP};
 use crate::entry::Time;
-use crate::monitor::Tally;
+use crate::growing::{
+    FollowOptions, Growing, Layout, Part, Report, Standing, Tail, settled_time_of, time_of,
+};
 use crate::resp::Resp;
-use crate::snapshot::Listed;
-use crate::source::Clock;
+use crate::source::Item;
 use crate::source::redis::Server;
 use crate::source::redis::link::Stop;
 use crate::{Error, Monitor, Repository, Result};
-use chunkstore::ObjectId;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
-
-/// Choices for a journal.
-#[derive(Clone)]
-pub struct FollowOptions {
-    /// A recovery point is at most so far behind.
-    pub interval: Duration,
-    /// A new base is made after so long.
-    pub base_every: Duration,
-    /// What every snapshot of it says; its tags tell journals apart from other snapshots of the server.
-    pub backup: BackupOptions,
-    /// A private folder for what does not fit into memory.
-    pub scratch: PathBuf,
-    /// Tells the time.
-    pub clock: Clock,
-}
-
-/// Where a journal stands after a commit.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    /// The snapshot that holds it.
-    pub snapshot: ObjectId,
-    /// The last moment that can be restored, in milliseconds since 1970.
-    pub until_ms: u64,
-    /// How far that was behind when the commit was done.
-    pub lag: Duration,
-    /// Replication offset up to which all is durable.
-    pub offset: u64,
-    /// Bytes of commands since the base.
-    pub stream_bytes: u64,
-    /// Whether the server is attached.
-    pub attached: bool,
-    /// Whether this commit brought a new base.
-    pub new_base: bool,
-}
 
 /// A segment is closed when it is this long.
 const SEGMENT: usize = 8 << 20;
+
+/// A segment of a journal.
+struct Segment {
+    /// Offset of its first byte, which is its name.
+    offset: u64,
+    /// When its first frame came.
+    time: Time,
+    /// Its bytes, while it grows; `None` once the last snapshot has all of it.
+    bytes: Option<Tail>,
+}
 
 /// Follows `server` until interrupted; `report` hears of every commit.
 pub fn follow(
@@ -64,9 +36,17 @@ pub fn follow(
     server: &Server,
     options: &FollowOptions,
     monitor: &dyn Monitor,
-    report: &mut dyn FnMut(&Standing, Option<&str>),
+    report: &mut Report<'_>,
 ) -> Result<()> {
-    let mut journal = Journal::resume(repo, server, options, monitor)?;
+    let layout = Layout {
+        kind: super::KIND,
+        origin: server.shown.clone(),
+        folder: server.folder(),
+        base: DUMP,
+        stream: "stream",
+    };
+    let (growing, parts) = Growing::resume(repo, layout, options, monitor)?;
+    let mut journal = Journal::new(repo, options, monitor, growing, parts);
     let shared = Arc::new(Shared {
         inbox: Mutex::default(),
         taken: Condvar::new(),
@@ -77,17 +57,17 @@ pub fn follow(
         hang_up: Stop::default(),
         clock: options.clock,
     });
-    if journal.until_ms > 0 {
-        shared.times().add(journal.until_ms, journal.offset);
+    if journal.growing.until_ms > 0 {
+        shared.times().add(journal.growing.until_ms, journal.offset);
     }
-    let position = (!journal.replication_id.is_empty())
-        .then(|| (journal.replication_id.clone(), journal.offset, journal.database));
+    let history = journal.growing.detail("replication-id");
+    let position = (!history.is_empty()).then(|| (history.to_owned(), journal.offset, journal.database));
     std::thread::scope(|scope| {
         let (theirs, asked, scratch) = (Arc::clone(&shared), server.clone(), options.scratch.clone());
         scope.spawn(move || Receiver { shared: theirs, server: asked, scratch, position }.run());
         let (theirs, asked) = (Arc::clone(&shared), server.clone());
         scope.spawn(move || ask_where(&theirs, &asked));
-        let done = journal.commit_all(repo, &shared, options, monitor, report);
+        let done = journal.commit_all(&shared, report);
         shared.stop.store(true, Ordering::Relaxed);
         shared.hang_up.now();
         shared.taken.notify_all();
@@ -95,109 +75,50 @@ pub fn follow(
     })
 }
 
-/// The journal as the repository has it.
-#[derive(Default)]
-struct Journal {
-    folder: String,
-    origin: String,
-    snapshot: Option<ObjectId>,
-    replication_id: String,
-    /// Offset and time up to which all is durable, and the database that is selected there.
+/// The journal as the repository has it, and what is to come into it.
+struct Journal<'a> {
+    repo: &'a Repository,
+    options: &'a FollowOptions,
+    monitor: &'a dyn Monitor,
+    growing: Growing,
+    /// Offset up to which all is durable, and the database that is selected there.
     offset: u64,
-    until_ms: u64,
     database: u32,
-    base_time: Time,
-    base_ms: u64,
-    base_offset: u64,
-    usage: bool,
-    segments: Vec<SegmentEntry>,
+    segments: Vec<Segment>,
+    /// When a new base was asked for last.
+    renewed_ms: u64,
 }
 
-/// Milliseconds as a time of an entry; never on a whole second, so that it counts as fine-grained.
-fn time_of(ms: u64) -> Time {
-    Time { seconds: (ms / 1000) as i64, nanoseconds: (ms % 1000) as u32 * 1_000_000 + 1 }
-}
-
-impl Journal {
-    /// Where the last journal of this server stopped, if there is one.
-    fn resume(
-        repo: &Repository,
-        server: &Server,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-    ) -> Result<Self> {
-        repo.sync_index(monitor)?;
-        let folder = server.folder();
-        let mut journal = Self { folder: folder.clone(), origin: server.shown.clone(), ..Self::default() };
-        let all = repo.snapshots(monitor)?;
-        let path = format!("/{folder}/stream");
-        let mut own: Vec<Listed> = all
-            .into_iter()
-            .filter(|listed| {
-                listed.snapshot.hostname == options.backup.hostname && listed.snapshot.paths.contains(&path)
-            })
-            .collect();
-        let Some(last) = own.pop() else { return Ok(journal) };
-        // One that was replaced by a longer one just before its writer died.
-        let replaced: Vec<ObjectId> = own
-            .iter()
-            .filter(|listed| {
-                span(&listed.snapshot).map(|span| span.from_ms)
-                    == span(&last.snapshot).map(|span| span.from_ms)
-            })
-            .map(|listed| listed.id)
-            .collect();
-        if !replaced.is_empty() {
-            repo.forget(&replaced)?;
+impl<'a> Journal<'a> {
+    /// Goes on from what the last snapshot has.
+    fn new(
+        repo: &'a Repository,
+        options: &'a FollowOptions,
+        monitor: &'a dyn Monitor,
+        growing: Growing,
+        parts: Vec<Part>,
+    ) -> Self {
+        let segment =
+            |part: Part| Some(Segment { offset: part.name.parse().ok()?, time: part.time, bytes: None });
+        Self {
+            repo,
+            options,
+            monitor,
+            offset: growing.number("offset"),
+            database: growing.number("database") as u32,
+            segments: parts.into_iter().filter_map(segment).collect(),
+            renewed_ms: 0,
+            growing,
         }
-        let details = last.snapshot.sources.first().map(|source| source.details.clone()).unwrap_or_default();
-        let number =
-            |name: &str| details.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
-        journal.snapshot = Some(last.id);
-        journal.replication_id = details.get("replication-id").cloned().unwrap_or_default();
-        (journal.offset, journal.until_ms) = (number("offset"), number("until-ms"));
-        (journal.base_ms, journal.base_offset) = (number("base-ms"), number("base-offset"));
-        journal.database = number("database") as u32;
-        journal.usage = details.contains_key("usage");
-        let mut damaged = None;
-        crate::manifest::for_each_entry(
-            repo.store(),
-            &last.snapshot.manifest,
-            &mut |damage| damaged = Some(damage.error),
-            &mut |listed| {
-                let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-                if path.ends_with("/dump.rdb") {
-                    journal.base_time = listed.entry.mtime;
-                } else if let Some(name) = path.strip_prefix(&format!("{folder}/stream/")) {
-                    let offset = name.parse().unwrap_or_default();
-                    journal.segments.push(SegmentEntry { offset, time: listed.entry.mtime, bytes: None });
-                }
-                Ok(())
-            },
-        )?;
-        if let Some(error) = damaged {
-            // It stays as it is, and a new one begins.
-            let message = format!("the journal so far cannot be continued: {error}; a new base follows");
-            monitor.error(crate::ItemError { during: "stream", item: last.id.to_string(), message });
-            return Ok(Self { folder, origin: server.shown.clone(), ..Self::default() });
-        }
-        Ok(journal)
     }
 
     /// Commits what comes until interrupted.
-    fn commit_all(
-        &mut self,
-        repo: &Repository,
-        shared: &Shared,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-        report: &mut dyn FnMut(&Standing, Option<&str>),
-    ) -> Result<()> {
+    fn commit_all(&mut self, shared: &Shared, report: &mut Report<'_>) -> Result<()> {
         // Half of the interval for waiting, half for the commit itself.
-        let wait_ms = (options.interval / 2).as_millis() as u64;
+        let wait_ms = (self.options.interval / 2).as_millis() as u64;
         let mut last_ms = 0;
         loop {
-            let over = monitor.interrupted();
+            let over = self.monitor.interrupted();
             let now_ms = shared.now_ms();
             let (base, frames, complete_ms, attached, trouble) = {
                 let mut inbox = shared.inbox();
@@ -224,29 +145,21 @@ impl Journal {
             last_ms = now_ms;
             let new_base = base.is_some();
             // Of a server at which nothing happens that is worth knowing, too: that it did not.
-            let is_stale = now_ms.saturating_sub(self.until_ms) >= options.interval.as_millis() as u64;
-            let is_known = self.snapshot.is_some() && is_stale && complete_ms > self.until_ms;
-            if new_base || !frames.is_empty() || is_known {
-                self.commit(repo, base, &frames, complete_ms, options, monitor)?;
-                shared.durable.store(self.offset, Ordering::Relaxed);
+            let is_known = complete_ms > self.growing.until_ms && self.growing.is_stale(now_ms, self.options);
+            if let Some(base) = base {
+                self.begin(base)?;
             }
-            if let Some(snapshot) = self.snapshot {
-                let now_ms = shared.now_ms();
-                let standing = Standing {
-                    snapshot,
-                    until_ms: self.until_ms,
-                    lag: Duration::from_millis(now_ms.saturating_sub(self.until_ms)),
-                    offset: self.offset,
-                    stream_bytes: self.offset - self.base_offset,
-                    attached,
-                    new_base,
-                };
-                report(&standing, trouble.as_deref());
-                if now_ms.saturating_sub(self.base_ms) > options.base_every.as_millis() as u64
-                    && attached
-                    && !new_base
-                {
-                    self.base_ms = now_ms;
+            if !frames.is_empty() || is_known && self.growing.has_base() {
+                self.commit(&frames, complete_ms)?;
+            }
+            shared.durable.store(self.offset, Ordering::Relaxed);
+            let since_base = self.offset.saturating_sub(self.growing.number("base-offset"));
+            if let Some(standing) = self.growing.standing(self.offset, since_base, self.options) {
+                report(&Standing { attached, new_base, ..standing }, trouble.as_deref());
+                let asked =
+                    u128::from(now_ms.saturating_sub(self.renewed_ms)) <= self.options.base_every.as_millis();
+                if self.growing.is_old(self.options) && attached && !new_base && !asked {
+                    self.renewed_ms = now_ms;
                     shared.renew.store(true, Ordering::Relaxed);
                 }
             }
@@ -256,84 +169,50 @@ impl Journal {
         }
     }
 
-    /// One commit: a snapshot with all that there is, in place of the one before.
-    fn commit(
-        &mut self,
-        repo: &Repository,
-        base: Option<NewBase>,
-        frames: &[Frame],
-        complete_ms: u64,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-    ) -> Result<()> {
-        let (mut replaced, parent) = (self.snapshot, self.snapshot);
-        let base = match base {
-            Some(base) => {
-                // The journal up to here stays as it is; the new base is told apart from it by its time.
-                replaced = None;
-                self.segments.clear();
-                self.replication_id = base.replication_id;
-                (self.base_ms, self.base_time) = (base.time_ms, time_of(base.time_ms));
-                (self.base_offset, self.offset, self.until_ms) = (base.offset, base.offset, base.time_ms);
-                self.database = 0;
-                self.usage = base.gathered.uses();
-                Base::New(base.gathered)
-            }
-            None => Base::Old { usage: self.usage },
-        };
-        self.append(frames);
-        self.until_ms = self.until_ms.max(complete_ms);
-        let mut details: BTreeMap<String, String> = [
+    /// Begins anew: the journal up to here stays as it is.
+    fn begin(&mut self, base: NewBase) -> Result<()> {
+        let details = [
             ("order", "canonical".to_owned()),
-            ("replication-id", self.replication_id.clone()),
-            ("offset", self.offset.to_string()),
-            ("until-ms", self.until_ms.to_string()),
-            ("base-ms", self.base_ms.to_string()),
-            ("base-offset", self.base_offset.to_string()),
-            ("database", self.database.to_string()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into();
-        if self.usage {
+            ("replication-id", base.replication_id),
+            ("offset", base.offset.to_string()),
+            ("base-offset", base.offset.to_string()),
+            ("database", 0.to_string()),
+        ];
+        let mut details: BTreeMap<String, String> =
+            details.map(|(name, value)| (name.to_owned(), value)).into();
+        if base.gathered.uses() {
             details.insert("usage".into(), "true".into());
         }
-        let time = jiff::Timestamp::from_millisecond(self.base_ms as i64).unwrap_or_default();
-        let backup_options = BackupOptions { time, parent, ..options.backup.clone() };
-        let mut base = Some(base);
-        let made = loop {
-            let usage = self.usage;
-            let base = base.take().unwrap_or(Base::Old { usage });
-            let can_repeat = matches!(base, Base::Old { .. });
-            let segments = self.segments.clone();
-            let mut source = JournalSource::new(
-                &self.folder,
-                base,
-                self.base_time,
-                segments,
-                details.clone(),
-                &self.origin,
-                &options.scratch,
-            );
-            // A tally of its own: a commit every few seconds would count the base each time; and one that was begun
-            // is finished, whatever the user wants meanwhile.
-            let tally = Tally::default();
-            let made = backup(repo, &mut source, &backup_options, &tally);
-            tally.errors().into_iter().for_each(|error| monitor.error(error));
-            match made {
-                // A prune took this session for dead; there is nothing to read again but memory.
-                Err(Error::Store(chunkstore::Error::Fenced { .. })) if can_repeat => {}
-                made => break made?,
+        let (folder, time) = (&self.growing.layout.folder, time_of(base.time_ms));
+        let mut source = BaseSource::new(folder, *base.gathered, time, details, &self.options.scratch);
+        self.growing.begin(self.repo, &mut source, base.time_ms, self.options, self.monitor)?;
+        self.segments.clear();
+        (self.offset, self.database) = (base.offset, 0);
+        Ok(())
+    }
+
+    /// Makes durable what came.
+    fn commit(&mut self, frames: &[Frame], complete_ms: u64) -> Result<()> {
+        self.append(frames);
+        for (name, value) in [("offset", self.offset), ("database", u64::from(self.database))] {
+            self.growing.details.insert(name.into(), value.to_string());
+        }
+        let last_ms = frames.iter().map(|frame| frame.time_ms).max().unwrap_or_default();
+        let segments = &self.segments;
+        let item = |layout: &Layout, segment: &Segment| {
+            // As many digits as the largest offset has, so that names order as offsets do.
+            let path = layout.part(&format!("{:020}", segment.offset));
+            match &segment.bytes {
+                None => Item::taken_over(&path, segment.time),
+                Some(bytes) => bytes.item(&path, segment.time),
             }
         };
-        if let Some(replaced) = replaced {
-            repo.forget(&[replaced])?;
-        }
-        self.snapshot = made.snapshot;
-        for segment in &mut self.segments {
-            if segment.bytes.as_ref().is_some_and(|bytes| bytes.len() >= SEGMENT) {
-                segment.bytes = None;
-            }
-        }
+        let parts = |layout: &Layout| Ok(segments.iter().map(|segment| item(layout, segment)).collect());
+        self.growing.commit(self.repo, complete_ms.max(last_ms), &parts, self.options, self.monitor)?;
+        let closed = |segment: &&mut Segment| {
+            segment.bytes.as_ref().is_some_and(|bytes| bytes.as_ref().len() >= SEGMENT)
+        };
+        self.segments.iter_mut().filter(closed).for_each(|segment| segment.bytes = None);
         Ok(())
     }
 
@@ -341,18 +220,16 @@ impl Journal {
     fn append(&mut self, frames: &[Frame]) {
         for frame in frames {
             let growing = self.segments.last_mut().and_then(|segment| segment.bytes.as_mut());
-            match growing.filter(|bytes| bytes.len() < SEGMENT) {
-                Some(bytes) => frame.encode(Arc::make_mut(bytes)),
+            match growing.filter(|bytes| bytes.as_ref().len() < SEGMENT) {
+                Some(bytes) => frame.encode(bytes.bytes_mut()),
                 None => {
-                    let mut bytes = vec![];
-                    frame.encode(&mut bytes);
-                    // A second early: entries that changed just before the last snapshot do not count as unchanged.
-                    let (offset, time) = (frame.offset, time_of(frame.time_ms.saturating_sub(1000)));
-                    self.segments.push(SegmentEntry { offset, time, bytes: Some(Arc::new(bytes)) });
+                    let mut bytes = Tail::default();
+                    frame.encode(bytes.bytes_mut());
+                    let (offset, time) = (frame.offset, settled_time_of(frame.time_ms));
+                    self.segments.push(Segment { offset, time, bytes: Some(bytes) });
                 }
             }
             self.offset = frame.end();
-            self.until_ms = self.until_ms.max(frame.time_ms);
         }
         if let Some(last) = frames.last() {
             self.database = selected_behind(last);

@@ -6,20 +6,15 @@
 //! Source: MariaDB's documentation, "mariadb-binlog", "Binary Log Event Header".
 
 use super::Server;
-use crate::backup::{BackupOptions, backup};
-use crate::entry::{Kind, Time};
-use crate::monitor::Tally;
-use crate::snapshot::{Listed, SourceRecord};
+use crate::entry::Time;
+use crate::growing::{FollowOptions, Growing, Layout, Part, Report, Standing, pause, settled_time_of};
 use crate::source::mysql::MysqlSource;
-use crate::source::postgres_physical::taken_over;
 use crate::source::stream::AtHand;
-use crate::source::{Clock, Item, Source, SourceError, SourceErrorKind};
+use crate::source::{Item, SourceError, SourceErrorKind};
 use crate::{Error, Monitor, Repository, Result};
-use chunkstore::ObjectId;
-use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -32,24 +27,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MAGIC: &[u8] = b"\xfebin";
 const EVENT_HEADER: usize = 19;
 
-/// Choices for a stream.
-#[derive(Clone)]
-pub struct FollowOptions {
-    /// A recovery point is at most so far behind.
-    pub interval: Duration,
-    /// A new base is made after so long.
-    pub base_every: Duration,
-    /// What every snapshot of it says.
-    pub backup: BackupOptions,
-    /// A private folder for what is fetched.
-    pub scratch: PathBuf,
-    /// Tells the time.
-    pub clock: Clock,
-}
-
-/// Where a stream stands after a commit.
-pub type Standing = crate::pg::follow::Standing;
-
 /// A file of the log.
 #[derive(Clone)]
 struct Log {
@@ -61,18 +38,13 @@ struct Log {
     is_closed: bool,
 }
 
-#[derive(Default)]
-struct Binlog {
-    folder: String,
-    origin: String,
-    snapshot: Option<ObjectId>,
-    /// The dumps: path and time.
-    base: Vec<(String, Time)>,
-    details: BTreeMap<String, String>,
+struct Binlog<'a> {
+    repo: &'a Repository,
+    server: &'a Server,
+    options: &'a FollowOptions,
+    monitor: &'a dyn Monitor,
+    growing: Growing,
     logs: Vec<Log>,
-    base_ms: u64,
-    until_ms: u64,
-    total: u64,
 }
 
 /// mariadb-binlog at work; ends with its owner.
@@ -88,46 +60,48 @@ impl Drop for Fetching {
     }
 }
 
-fn time_of(ms: u64) -> Time {
-    Time { seconds: (ms / 1000) as i64, nanoseconds: (ms % 1000) as u32 * 1_000_000 + 1 }
-}
-
 /// Follows `server` until interrupted; `report` hears of every commit.
 pub fn follow(
     repo: &Repository,
     server: &Server,
     options: &FollowOptions,
     monitor: &dyn Monitor,
-    report: &mut dyn FnMut(&Standing, Option<&str>),
+    report: &mut Report<'_>,
 ) -> Result<()> {
-    let mut log = Binlog::resume(repo, server, options, monitor)?;
+    let layout = Layout {
+        kind: KIND,
+        origin: server.shown.clone(),
+        folder: server.folder(),
+        base: "databases",
+        stream: "binlog",
+    };
+    let (growing, parts) = Growing::resume(repo, layout, options, monitor)?;
+    let mut log = Binlog { repo, server, options, monitor, growing, logs: vec![] };
+    log.take_over(parts);
     loop {
-        if log.snapshot.is_none() {
-            log.new_base(repo, server, options, monitor)?;
-            if let Some(standing) = log.standing(options, true, true) {
-                report(&standing, None);
+        if !log.growing.has_base() {
+            log.new_base()?;
+            if let Some(standing) = log.standing() {
+                report(&Standing { new_base: true, ..standing }, None);
             }
         }
-        let why = match log.fetch(server, options) {
-            Ok(mut fetching) => log.take(&mut fetching, repo, server, options, monitor, report)?,
+        let why = match log.fetch() {
+            Ok(mut fetching) => log.take(&mut fetching, report)?,
             Err(error) => error.to_string(),
         };
         if monitor.interrupted() {
             return Err(Error::Interrupted);
         }
-        if log.snapshot.is_none() || why.contains("Could not find first log file") {
+        if !log.growing.has_base() || why.contains("Could not find first log file") {
             let message = format!("{why}; a new base follows");
             monitor.error(crate::ItemError { during: "stream", item: server.shown.clone(), message });
-            log.snapshot = None;
+            log.growing.end();
             continue;
         }
-        if let Some(standing) = log.standing(options, false, false) {
-            report(&standing, Some(&why));
+        if let Some(standing) = log.standing() {
+            report(&Standing { attached: false, ..standing }, Some(&why));
         }
-        let until = Instant::now() + PAUSE;
-        while Instant::now() < until && !monitor.interrupted() {
-            std::thread::sleep(TICK);
-        }
+        pause(PAUSE, monitor);
     }
 }
 
@@ -154,121 +128,40 @@ fn whole_len(path: &Path) -> std::io::Result<u64> {
     Ok(at)
 }
 
-impl Binlog {
-    fn resume(
-        repo: &Repository,
-        server: &Server,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-    ) -> Result<Self> {
-        repo.sync_index(monitor)?;
-        let fresh = || Self { folder: server.folder(), origin: server.shown.clone(), ..Self::default() };
-        let mut log = fresh();
-        let path = format!("/{}/binlog", log.folder);
-        let mut own: Vec<Listed> = repo
-            .snapshots(monitor)?
-            .into_iter()
-            .filter(|listed| {
-                listed.snapshot.hostname == options.backup.hostname && listed.snapshot.paths.contains(&path)
-            })
-            .collect();
-        let Some(last) = own.pop() else { return Ok(log) };
-        let base_of = |listed: &Listed| {
-            listed.snapshot.sources.first().and_then(|source| source.details.get("base-ms").cloned())
+impl Binlog<'_> {
+    /// Goes on from what the last snapshot has.
+    fn take_over(&mut self, parts: Vec<Part>) {
+        // The last one may grow.
+        let last = parts.len().saturating_sub(1);
+        let log = |(number, Part { name, time, size }): (usize, Part)| Log {
+            name,
+            time,
+            durable: size,
+            is_closed: number < last,
         };
-        // One that was replaced by a longer one just before its writer died.
-        let replaced: Vec<ObjectId> =
-            own.iter().filter(|listed| base_of(listed) == base_of(&last)).map(|listed| listed.id).collect();
-        if !replaced.is_empty() {
-            repo.forget(&replaced)?;
-        }
-        if let Err(error) = log.load(repo, &last) {
-            // It stays as it is, and a new one begins.
-            let message = format!("the stream so far cannot be continued: {error}; a new base follows");
-            monitor.error(crate::ItemError { during: "stream", item: last.id.to_string(), message });
-            return Ok(fresh());
-        }
-        Ok(log)
+        self.logs = parts.into_iter().enumerate().map(log).collect();
     }
 
-    fn load(&mut self, repo: &Repository, last: &Listed) -> Result<()> {
-        let record = last.snapshot.sources.first();
-        self.details = record.map(|source| source.details.clone()).unwrap_or_default();
-        let number =
-            |name: &str| self.details.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
-        (self.base_ms, self.until_ms) = (number("base-ms"), number("until-ms"));
-        self.snapshot = Some(last.id);
-        (self.base, self.logs) = (vec![], vec![]);
-        let folder = self.folder.clone();
-        let (base, logs) = (&mut self.base, &mut self.logs);
-        let mut damaged = None;
-        crate::manifest::for_each_entry(
-            repo.store(),
-            &last.snapshot.manifest,
-            &mut |damage| damaged = Some(damage.error),
-            &mut |listed| {
-                let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-                let time = listed.entry.mtime;
-                if listed.entry.kind != Kind::File {
-                    return Ok(());
-                }
-                match path.strip_prefix(&format!("{folder}/binlog/")) {
-                    Some(name) => {
-                        logs.push(Log { name: name.into(), time, durable: listed.size, is_closed: true });
-                    }
-                    None => base.push((path, time)),
-                }
-                Ok(())
-            },
-        )?;
-        if let Some(error) = damaged {
-            return Err(error.into());
-        }
-        // The last one may grow.
-        if let Some(last) = self.logs.last_mut() {
-            last.is_closed = false;
-        }
+    fn standing(&self) -> Option<Standing> {
+        let position = self.logs.last().map_or(0, |log| log.durable);
+        self.growing.standing(position, self.logs.iter().map(|log| log.durable).sum(), self.options)
+    }
+
+    fn new_base(&mut self) -> Result<()> {
+        let now_ms = self.options.now_ms();
+        let mut dump = MysqlSource::new(self.server.clone(), settled_time_of(now_ms), true);
+        let parts = self.growing.begin(self.repo, &mut dump, now_ms, self.options, self.monitor)?;
+        self.take_over(parts);
         Ok(())
     }
 
-    fn standing(&self, options: &FollowOptions, attached: bool, new_base: bool) -> Option<Standing> {
-        let now_ms = (options.clock)().as_millisecond().max(0) as u64;
-        Some(Standing {
-            snapshot: self.snapshot?,
-            until_ms: self.until_ms,
-            lag: Duration::from_millis(now_ms.saturating_sub(self.until_ms)),
-            position: self.logs.last().map_or(0, |log| log.durable),
-            stream_bytes: self.total,
-            attached,
-            new_base,
-        })
-    }
-
-    fn new_base(
-        &mut self,
-        repo: &Repository,
-        server: &Server,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-    ) -> Result<()> {
-        let now = (options.clock)();
-        let now_ms = now.as_millisecond().max(0) as u64;
-        let dump = MysqlSource::new(server.clone(), time_of(now_ms.saturating_sub(1000)), true);
-        let mut source = FirstBase { dump, folder: server.folder(), base_ms: now_ms };
-        let backup_options = BackupOptions { time: now, parent: None, ..options.backup.clone() };
-        let made = backup(repo, &mut source, &backup_options, monitor)?;
-        repo.sync_index(monitor)?;
-        let last = repo.snapshots(monitor)?.into_iter().find(|listed| Some(listed.id) == made.snapshot);
-        let last = last.ok_or_else(|| Error::Invalid("the base's snapshot is gone".into()))?;
-        self.load(repo, &last)
-    }
-
     /// Starts to fetch from the log that grows.
-    fn fetch(&self, server: &Server, options: &FollowOptions) -> std::result::Result<Fetching, SourceError> {
+    fn fetch(&self) -> std::result::Result<Fetching, SourceError> {
+        let server = self.server;
         let failed = |error: std::io::Error| server.error(SourceErrorKind::Command, error);
-        let folder = tempfile::tempdir_in(&options.scratch).map_err(failed)?;
-        let first =
-            self.logs.last().map(|log| log.name.clone()).or_else(|| self.details.get("binlog").cloned());
+        let folder = tempfile::tempdir_in(&self.options.scratch).map_err(failed)?;
+        let first = self.logs.last().map(|log| log.name.as_str());
+        let first = first.or_else(|| self.growing.details.get("binlog").map(String::as_str));
         let first = first.ok_or_else(|| {
             server.error(SourceErrorKind::Unavailable, "the dump does not say where it is in the binary log")
         })?;
@@ -282,28 +175,20 @@ impl Binlog {
     }
 
     /// Commits what is fetched until that ends; returns why.
-    fn take(
-        &mut self,
-        fetching: &mut Fetching,
-        repo: &Repository,
-        server: &Server,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-        report: &mut dyn FnMut(&Standing, Option<&str>),
-    ) -> Result<String> {
-        let wait = options.interval / 2;
+    fn take(&mut self, fetching: &mut Fetching, report: &mut Report<'_>) -> Result<String> {
+        let wait = self.options.interval / 2;
         let mut last = Instant::now();
         loop {
             std::thread::sleep(TICK);
             let ended = fetching.child.try_wait().ok().flatten();
-            let over = monitor.interrupted() || ended.is_some();
+            let over = self.monitor.interrupted() || ended.is_some();
             if !over && last.elapsed() < wait {
                 continue;
             }
             last = Instant::now();
             // Where the server was before we look at what is here.
-            let now_ms = (options.clock)().as_millisecond().max(0) as u64;
-            let there = server.query("SHOW MASTER STATUS").ok().and_then(|rows| rows.into_iter().next());
+            let now_ms = self.options.now_ms();
+            let there = self.server.query("SHOW MASTER STATUS").ok().and_then(|rows| rows.into_iter().next());
             let came = self.look(fetching.folder.path(), now_ms)?;
             let is_complete = there.is_some_and(|row| match row.as_slice() {
                 [file, position, ..] => came.last().is_some_and(|(log, len)| {
@@ -311,16 +196,16 @@ impl Binlog {
                 }),
                 _ => false,
             });
-            let until_ms = if is_complete { now_ms } else { self.until_ms };
+            let until_ms = if is_complete { now_ms } else { 0 };
             let grew = came.iter().any(|(log, len)| *len > log.durable);
-            let is_stale = until_ms.saturating_sub(self.until_ms) >= options.interval.as_millis() as u64;
+            let is_stale = self.growing.is_stale(until_ms, self.options);
             // After an interruption the log is fetched again: not less than there was.
             let is_behind = came.iter().any(|(log, len)| *len < log.durable) || came.len() < self.logs.len();
             if !is_behind && (grew || is_stale) {
-                self.commit(repo, came, fetching.folder.path(), until_ms, options, monitor)?;
+                self.commit(came, fetching.folder.path(), until_ms)?;
             }
-            if let Some(standing) = self.standing(options, !over, false) {
-                report(&standing, None);
+            if let Some(standing) = self.standing() {
+                report(&Standing { attached: !over, ..standing }, None);
             }
             if over {
                 let mut text = String::new();
@@ -331,8 +216,8 @@ impl Binlog {
                 }
                 return Ok(text.lines().last().unwrap_or("the server hung up").to_owned());
             }
-            if now_ms.saturating_sub(self.base_ms) > options.base_every.as_millis() as u64 {
-                self.snapshot = None;
+            if self.growing.is_old(self.options) {
+                self.growing.end();
                 return Ok("it is time".into());
             }
         }
@@ -355,44 +240,28 @@ impl Binlog {
             }
             let len = whole_len(&folder.join(&name)).map_err(failed)?;
             let known = self.logs.iter().find(|log| log.name == name).cloned();
-            // A second early: entries that changed just before the last snapshot do not count as unchanged.
-            let time = time_of(now_ms.saturating_sub(1000));
+            let time = settled_time_of(now_ms);
             let log = known.unwrap_or(Log { name, time, durable: 0, is_closed: false });
             all.push((log, len));
         }
         Ok(all)
     }
 
-    fn commit(
-        &mut self,
-        repo: &Repository,
-        came: Vec<(Log, u64)>,
-        spool: &Path,
-        until_ms: u64,
-        options: &FollowOptions,
-        monitor: &dyn Monitor,
-    ) -> Result<()> {
-        let Some(replaced) = self.snapshot else { return Ok(()) };
-        self.details.insert("until-ms".into(), until_ms.max(self.until_ms).to_string());
-        let time = jiff::Timestamp::from_millisecond(self.base_ms as i64).unwrap_or_default();
-        let backup_options = BackupOptions { time, parent: Some(replaced), ..options.backup.clone() };
-        let made = loop {
-            let mut source = self.source(&came, spool)?;
-            // A tally of its own, and a commit that was begun is finished.
-            let tally = Tally::default();
-            let made = backup(repo, &mut source, &backup_options, &tally);
-            tally.errors().into_iter().for_each(|error| monitor.error(error));
-            match made {
-                // A prune took this session for dead; there is nothing to read again but what is here.
-                Err(Error::Store(chunkstore::Error::Fenced { .. })) => {}
-                made => break made?,
+    /// Makes durable what `came` into the folder `spool`.
+    fn commit(&mut self, came: Vec<(Log, u64)>, spool: &Path, until_ms: u64) -> Result<()> {
+        let item = |layout: &Layout, (log, len): &(Log, u64)| {
+            let path = layout.part(&log.name);
+            if log.is_closed {
+                return Ok(Item::taken_over(&path, log.time));
             }
+            let place = spool.join(&log.name);
+            let failed = |source| Error::Target { op: "read", path: place.display().to_string(), source };
+            Ok(AtHand::opened(&path, log.time, File::open(&place).map_err(failed)?.take(*len)))
         };
-        repo.forget(&[replaced])?;
-        self.snapshot = made.snapshot;
-        self.until_ms = until_ms.max(self.until_ms);
+        let parts =
+            |layout: &Layout| came.iter().map(|came| item(layout, came)).collect::<Result<Vec<Item>>>();
+        self.growing.commit(self.repo, until_ms, &parts, self.options, self.monitor)?;
         let last = came.len().saturating_sub(1);
-        self.total = came.iter().map(|(_, len)| len).sum();
         self.logs = came
             .into_iter()
             .enumerate()
@@ -406,81 +275,5 @@ impl Binlog {
             })
             .collect();
         Ok(())
-    }
-
-    fn source(&self, came: &[(Log, u64)], spool: &Path) -> Result<Taken> {
-        let base_time = self.base.first().map_or(time_of(self.base_ms), |(_, time)| *time);
-        let folder = &self.folder;
-        let mut items: Vec<Item> =
-            folder.match_indices('/').map(|(end, _)| Item::folder(&folder[..end], base_time)).collect();
-        items.push(Item::folder(folder, base_time));
-        items.push(Item::folder(&format!("{folder}/databases"), base_time));
-        items.extend(self.base.iter().map(|(path, time)| taken_over(path, *time)));
-        items.push(Item::folder(&format!("{folder}/binlog"), base_time));
-        for (log, len) in came {
-            let path = format!("{folder}/binlog/{}", log.name);
-            items.push(if log.is_closed {
-                taken_over(&path, log.time)
-            } else {
-                let place = spool.join(&log.name);
-                let failed = |source| Error::Target { op: "read", path: place.display().to_string(), source };
-                AtHand::opened(&path, log.time, File::open(&place).map_err(failed)?.take(*len))
-            });
-        }
-        items.sort_by(|a, b| crate::entry::compare_paths(&a.entry.path, &b.entry.path));
-        let mut record = SourceRecord::new(KIND, &self.origin, true);
-        record.details = self.details.clone();
-        Ok(Taken { folder: folder.clone(), record, items: items.into() })
-    }
-}
-
-fn paths(folder: &str) -> Vec<String> {
-    vec![format!("/{folder}/databases"), format!("/{folder}/binlog")]
-}
-
-/// The dump as it comes, for a stream.
-struct FirstBase {
-    dump: MysqlSource,
-    folder: String,
-    base_ms: u64,
-}
-
-impl Source for FirstBase {
-    fn records(&self) -> Vec<SourceRecord> {
-        let mut records = self.dump.records();
-        for record in &mut records {
-            KIND.clone_into(&mut record.kind);
-            record.details.insert("base-ms".into(), self.base_ms.to_string());
-            record.details.insert("until-ms".into(), self.base_ms.to_string());
-        }
-        records
-    }
-    fn paths(&self) -> Vec<String> {
-        paths(&self.folder)
-    }
-    fn start(&mut self, seed: [u64; 2]) -> std::result::Result<(), SourceError> {
-        self.dump.start(seed)
-    }
-    fn next_item(&mut self, monitor: &dyn Monitor) -> std::result::Result<Option<Item>, SourceError> {
-        self.dump.next_item(monitor)
-    }
-}
-
-/// What a commit makes a snapshot of.
-struct Taken {
-    folder: String,
-    record: SourceRecord,
-    items: VecDeque<Item>,
-}
-
-impl Source for Taken {
-    fn records(&self) -> Vec<SourceRecord> {
-        vec![self.record.clone()]
-    }
-    fn paths(&self) -> Vec<String> {
-        paths(&self.folder)
-    }
-    fn next_item(&mut self, _: &dyn Monitor) -> std::result::Result<Option<Item>, SourceError> {
-        Ok(self.items.pop_front())
     }
 }

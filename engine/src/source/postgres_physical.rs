@@ -205,20 +205,8 @@ impl PhysicalSource {
     }
 }
 
-/// An entry that an earlier snapshot has.
-#[must_use]
-pub fn taken_over(path: &str, time: Time) -> Item {
-    let shown = path.to_owned();
-    let open: Opener = Box::new(move || {
-        let why = "the snapshot that this builds on has lost it; make a full backup";
-        Err(SourceError::new(SourceErrorKind::Incomplete, shown, why))
-    });
-    Item { comparable: true, ..Item::stream(path, time, open) }
-}
-
 /// Files of earlier backups, each with its folder.
-#[must_use]
-pub fn taken_over_all(files: &[(String, Time)], time: Time) -> VecDeque<Item> {
+fn taken_over_all(files: &[(String, Time)], time: Time) -> VecDeque<Item> {
     let (mut items, mut last) = (VecDeque::new(), "");
     for (path, own_time) in files {
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -226,7 +214,7 @@ pub fn taken_over_all(files: &[(String, Time)], time: Time) -> VecDeque<Item> {
             items.push_back(Item::folder(parent, time));
             last = parent;
         }
-        items.push_back(taken_over(path, *own_time));
+        items.push_back(Item::taken_over(path, *own_time));
     }
     items
 }

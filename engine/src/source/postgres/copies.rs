@@ -11,14 +11,14 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Bytes that a session hands on at a time.
 const PART: usize = 256 << 10;
 /// Parts of one stretch that wait for the reader.
-const AHEAD: usize = 64;
+const AHEAD: usize = 24;
 /// Bytes of a large object that are asked for at a time.
 const OBJECT_PART: usize = 1 << 20;
 /// How long a silent session may keep the reader from looking at anything else.
@@ -39,6 +39,27 @@ type Parts = Receiver<Result<Vec<u8>, SourceError>>;
 struct Job {
     wanted: Wanted,
     parts: SyncSender<Result<Vec<u8>, SourceError>>,
+}
+
+/// Parts that were read, to be filled again: memory that is new costs the kernel as much as copying into it.
+#[derive(Clone, Default)]
+struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    fn parts(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.parts().pop().unwrap_or_else(|| Vec::with_capacity(PART + (16 << 10)))
+    }
+
+    fn put(&self, mut part: Vec<u8>) {
+        part.clear();
+        if part.capacity() >= PART {
+            self.parts().push(part);
+        }
+    }
 }
 
 /// What all sessions begin with.
@@ -82,6 +103,7 @@ pub(super) struct Copies {
     planned: VecDeque<Wanted>,
     /// Stretches that were given out, in order.
     running: VecDeque<Parts>,
+    spare: Spare,
     jobs: Option<Sender<Job>>,
     hang_ups: Vec<HangUp>,
     threads: Vec<JoinHandle<()>>,
@@ -99,6 +121,7 @@ impl Copies {
         let queue = Arc::new(Mutex::new(queue));
         let mut copies = Self {
             running: VecDeque::new(),
+            spare: Spare::default(),
             jobs: Some(jobs),
             hang_ups: vec![],
             threads: vec![],
@@ -109,10 +132,10 @@ impl Copies {
             let session = opening.open().map_err(|error| lost(&opening.server.shown, &error))?;
             copies.hang_ups.push(session.hang_up().map_err(|error| lost(&opening.server.shown, &error))?);
             let (queue, stop) = (Arc::clone(&queue), Arc::clone(&copies.stop));
-            let name = opening.server.shown.clone();
+            let (spare, name) = (copies.spare.clone(), opening.server.shown.clone());
             let thread = std::thread::Builder::new()
                 .name("esker-copy".into())
-                .spawn(move || work(session, &queue, &stop, &name));
+                .spawn(move || work(session, &queue, &stop, &spare, &name));
             let failed = |error| SourceError::new(SourceErrorKind::Unavailable, "a thread", error);
             copies.threads.push(thread.map_err(failed)?);
         }
@@ -131,8 +154,9 @@ impl Copies {
         }
     }
 
-    /// The next part of the first stretch; `None` if none came in time, an empty one at its end.
-    fn next_part(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+    /// The next part of the first stretch, for one that was read; `None` if none came in time, an empty one at its end.
+    fn next_part(&mut self, read: Vec<u8>) -> Result<Option<Vec<u8>>, SourceError> {
+        self.spare.put(read);
         self.top_up();
         let gone = || SourceError::new(SourceErrorKind::Unavailable, "COPY", "a session ended early");
         let first = self.running.front().ok_or_else(gone)?;
@@ -164,7 +188,7 @@ impl Drop for Copies {
 }
 
 /// A session's thread.
-fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool, name: &str) {
+fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool, spare: &Spare, name: &str) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
@@ -172,7 +196,7 @@ fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool
             return;
         }
         let read = match &job.wanted {
-            Wanted::Copy(sql) => copy(&mut session, sql, &job.parts),
+            Wanted::Copy(sql) => copy(&mut session, sql, &job.parts, spare),
             Wanted::Object(oid) => object(&mut session, *oid, &job.parts),
         };
         let end = match read {
@@ -191,10 +215,10 @@ fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool
 type Send = SyncSender<Result<Vec<u8>, SourceError>>;
 
 /// Hands on the output of a COPY; `false` if nobody takes it.
-fn copy(session: &mut Connection, sql: &str, parts: &Send) -> PgResult<bool> {
+fn copy(session: &mut Connection, sql: &str, parts: &Send, spare: &Spare) -> PgResult<bool> {
     session.begin_copy(sql)?;
     loop {
-        let mut part = Vec::with_capacity(PART + (16 << 10));
+        let mut part = spare.take();
         let more = session.copy_some(&mut part, PART)?;
         if !part.is_empty() && parts.send(Ok(part)).is_err() {
             return Ok(false);
@@ -252,7 +276,9 @@ impl Content for CopyContent {
                 (self.part, self.at) = (std::mem::take(&mut self.tail).to_vec(), 0);
                 break;
             }
-            match self.copies.borrow_mut().next_part()? {
+            let read = std::mem::take(&mut self.part);
+            self.at = 0;
+            match self.copies.borrow_mut().next_part(read)? {
                 None => return Ok(Piece::Wait),
                 Some(part) => {
                     self.stretches -= usize::from(part.is_empty());
