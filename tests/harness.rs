@@ -268,3 +268,20 @@ pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
     bytes.truncate(len);
     bytes
 }
+
+/// In the scratch folder: an authority `ca`, and certificates of it, with their keys, for a `server` at 127.0.0.1 and for
+/// a `client`; `other` is an authority that nobody knows.
+pub(crate) fn certificates(repo: &Repo) {
+    let script = "
+        ec='ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+        for name in ca other; do
+            openssl req -x509 -newkey $ec -keyout $name.key -out $name.pem -days 2 -subj /CN=$name -addext basicConstraints=critical,CA:TRUE
+        done
+        for name in server client; do
+            openssl req -newkey $ec -keyout $name.key -out $name.csr -subj /CN=$name
+            printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' > $name.ext
+            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out $name.pem -days 2 -extfile $name.ext
+        done";
+    let made = Command::new("sh").args(["-ec", script]).current_dir(repo.dir.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}

@@ -26,6 +26,7 @@ mod plan;
 mod postgres;
 mod qdrant;
 mod redis;
+mod relay;
 mod retention;
 mod rough;
 mod run;

@@ -1,7 +1,7 @@
 //! MariaDB from Debian: databases, single tables, the second night, the binary log, what goes wrong.
 
-use crate::harness::{Process, Repo, expect, free_port, noise, run, wait_for};
-use crate::sets::{cut_after, cuts};
+use crate::harness::{Process, Repo, certificates, expect, free_port, noise, run, wait_for};
+use crate::relay::{Relay, cut_after, cuts};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -9,10 +9,15 @@ pub(crate) struct Maria {
     process: Option<Process>,
     pub(crate) port: u16,
     home: PathBuf,
+    settings: Vec<String>,
 }
 
 impl Maria {
     pub(crate) fn start(repo: &Repo, folder: &str) -> Self {
+        Self::with(repo, folder, vec![])
+    }
+
+    fn with(repo: &Repo, folder: &str, settings: Vec<String>) -> Self {
         let home = repo.path(folder);
         std::fs::create_dir(&home).unwrap();
         let is_root = rustix::process::geteuid().is_root();
@@ -39,7 +44,7 @@ impl Maria {
                 "--skip-test-db",
             ],
         );
-        let mut server = Self { process: None, port: free_port(), home };
+        let mut server = Self { process: None, port: free_port(), home, settings };
         server.up();
         server.root("CREATE USER 'keeper'@'127.0.0.1' IDENTIFIED BY 'ses\"ame#'; GRANT ALL ON *.* TO 'keeper'@'127.0.0.1' WITH GRANT OPTION");
         server
@@ -54,6 +59,7 @@ impl Maria {
         command.arg(format!("--log-bin={}/bin", path("data"))).arg(format!("--log-error={}", path("log")));
         command.arg(format!("--tmpdir={}", path("tmp")));
         command.args(["--innodb-flush-log-at-trx-commit=2", "--max-binlog-size=4M"]);
+        command.args(&self.settings);
         if rustix::process::geteuid().is_root() {
             command.arg("--user=mysql");
         }
@@ -253,6 +259,93 @@ fn failures_make_no_snapshot() {
     expect(&command.env("MYSQL_PWD", "ses\"ame#").output().unwrap(), 0);
 }
 
+fn following(repo: &Repo, url: &str) -> Process {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(repo.path("log")).unwrap();
+    let mut command = repo.command(["stream", url, "--interval", "1s", "--metrics", "metrics"]);
+    command.stdout(log.try_clone().unwrap()).stderr(log).stdin(std::process::Stdio::null());
+    Process(command.spawn().unwrap())
+}
+
+fn wait_durable(repo: &Repo, server: &Maria) {
+    let now: f64 = server.root("SELECT unix_timestamp(now(6))").parse().unwrap();
+    wait_for("the stream", 60, || {
+        let text = std::fs::read_to_string(repo.path("metrics")).unwrap_or_default();
+        let line =
+            text.lines().find(|line| line.starts_with("esker_stream_recovery_point_timestamp_seconds{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0) > now
+    });
+}
+
+/// A line that breaks while a log is fetched again leaves what the last snapshot has of it.
+#[test]
+fn a_log_that_is_fetched_again_takes_no_longer_ones_place() {
+    let repo = Repo::new();
+    let server = Maria::start(&repo, "my");
+    let relay = Relay::to(server.port, u64::MAX);
+    let url = server.url().replace(&server.port.to_string(), &relay.port.to_string());
+    server.root("CREATE DATABASE shop; CREATE TABLE shop.a (i int PRIMARY KEY, t text)");
+    let interrupt = |mut process: Process| {
+        run("kill", &["-INT", &process.0.id().to_string()]);
+        process.0.wait().unwrap();
+    };
+    let process = following(&repo, &url);
+    wait_durable(&repo, &server);
+    server.root("USE shop; INSERT INTO a SELECT seq, repeat('x', 1000) FROM seq_1_to_2000");
+    wait_durable(&repo, &server);
+    interrupt(process);
+    let lengths = || -> Vec<u64> {
+        let listed = repo.ok(["--json", "ls", "latest"]);
+        let entries = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let logs = entries.filter(|entry| entry["path"].as_str().unwrap_or_default().contains("/binlog/"));
+        logs.map(|entry| entry["size"].as_u64().unwrap()).collect()
+    };
+    let before = lengths();
+    assert!(before.iter().sum::<u64>() > 2_000_000, "{before:?}");
+    relay.allow(1_000_000);
+    let process = following(&repo, &url);
+    wait_for("the break", 60, || std::fs::read_to_string(repo.path("log")).unwrap().contains("detached"));
+    interrupt(process);
+    assert_eq!(lengths(), before);
+    relay.allow(u64::MAX);
+    let process = following(&repo, &url);
+    server.root("INSERT INTO shop.a VALUES (3000, 'last')");
+    wait_durable(&repo, &server);
+    interrupt(process);
+    assert_eq!(repo.snapshot_count(), 1);
+    let target = Maria::start(&repo, "target");
+    repo.ok(["restore", "latest", "--to", &target.url()]);
+    assert_eq!(target.root("SELECT count(*) FROM shop.a"), "2001");
+}
+
+#[test]
+fn over_tls_with_certificates_on_both_sides() {
+    let repo = Repo::new();
+    certificates(&repo);
+    let file = |name: &str| repo.path(name).display().to_string();
+    if rustix::process::geteuid().is_root() {
+        run("chown", &["mysql", &file("server.key")]);
+    }
+    let settings = [("ca", "ca.pem"), ("cert", "server.pem"), ("key", "server.key")];
+    let settings = settings.map(|(name, path)| format!("--ssl-{name}={}", file(path)));
+    let server = Maria::with(&repo, "my", settings.into());
+    server.root(SHOP);
+    server.root("ALTER USER 'keeper'@'127.0.0.1' REQUIRE X509");
+    let option = |name: &str, path: &str| ["-o".to_owned(), format!("tls.{name}={}", file(path))];
+    let with = |authority: &str, args: &[&str]| -> Vec<String> {
+        let options = [option("ca", authority), option("cert", "client.pem"), option("key", "client.key")];
+        options.into_iter().flatten().chain(args.iter().map(|arg| (*arg).to_owned())).collect()
+    };
+    repo.ok(with("ca.pem", &["backup", &server.url()]));
+    server.root("DROP DATABASE shop");
+    repo.ok(with("ca.pem", &["restore", "latest", "--to", &server.url(), "--database", "shop"]));
+    assert_eq!(server.root("SELECT count(*) FROM shop.orders"), "20000");
+    let text = repo.fails(25, with("other.pem", &["backup", &server.url()]));
+    assert!(text.to_lowercase().contains("tls") || text.to_lowercase().contains("ssl"), "{text}");
+    let text = repo.fails(25, ["backup", &server.url()]);
+    assert!(text.contains("Access denied"), "{text}");
+    assert_eq!(repo.snapshot_count(), 1);
+}
+
 #[test]
 fn the_binary_log_brings_any_second_back() {
     let repo = Repo::new();
@@ -261,28 +354,8 @@ fn the_binary_log_brings_any_second_back() {
         "CREATE DATABASE shop; CREATE TABLE shop.a (i int PRIMARY KEY); CREATE TABLE shop.b (i int, t text)",
     );
     let url = server.url();
-    let following = || {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(repo.path("log")).unwrap();
-        let mut command = repo.command(["stream", &url, "--interval", "1s", "--metrics", "metrics"]);
-        Process(
-            command
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .stdin(std::process::Stdio::null())
-                .spawn()
-                .unwrap(),
-        )
-    };
-    let point = || -> f64 {
-        let text = std::fs::read_to_string(repo.path("metrics")).unwrap_or_default();
-        let line =
-            text.lines().find(|line| line.starts_with("esker_stream_recovery_point_timestamp_seconds{"));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
-    };
-    let durable = |server: &Maria| {
-        let now: f64 = server.root("SELECT unix_timestamp(now(6))").parse().unwrap();
-        wait_for("the stream", 60, || point() > now);
-    };
+    let following = || following(&repo, &url);
+    let durable = |server: &Maria| wait_durable(&repo, server);
     let mut process = following();
     durable(&server);
     let mut moments = vec![];

@@ -2,6 +2,7 @@
 
 use crate::harness::{Process, Repo, run, wait_for};
 use crate::pg::{Postgres, as_postgres, bin, expect_success};
+use crate::relay::Relay;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -145,7 +146,11 @@ fn incremental_backups_are_put_together() {
 }
 
 fn stream(repo: &Repo, server: &Postgres) -> Process {
-    let mut command = repo.command(["stream", &server.url(), "--interval", "1s", "--metrics", "metrics"]);
+    stream_of(repo, &server.url())
+}
+
+fn stream_of(repo: &Repo, url: &str) -> Process {
+    let mut command = repo.command(["stream", url, "--interval", "1s", "--metrics", "metrics"]);
     let log = std::fs::OpenOptions::new().create(true).append(true).open(repo.path("stream.log")).unwrap();
     Process(
         command
@@ -217,6 +222,36 @@ fn any_moment_comes_back() {
         assert_eq!(back.sql("postgres", "SELECT count(*) FROM t"), "15");
         assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_replication_slots"), "1");
     }
+}
+
+/// A line that breaks while a segment is received again leaves what the last snapshot has of it.
+#[test]
+fn wal_that_is_received_again_takes_no_longer_ones_place() {
+    let repo = Repo::new();
+    let server = Postgres::version(&repo, 15, "pg", REPLICA);
+    let relay = Relay::to(server.port, u64::MAX);
+    let url = server.url().replace(&server.port.to_string(), &relay.port.to_string());
+    let interrupt = |mut process: Process| {
+        run("kill", &["-INT", &process.0.id().to_string()]);
+        process.0.wait().unwrap();
+    };
+    let following = stream_of(&repo, &url);
+    wait_durable(&repo, &server);
+    // All of it in one segment of 16 MiB.
+    server.sql("postgres", "SELECT pg_switch_wal()");
+    server.sql("postgres", "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 60000) i");
+    wait_durable(&repo, &server);
+    interrupt(following);
+    relay.allow(2 << 20);
+    let following = stream_of(&repo, &url);
+    let told = || std::fs::read_to_string(repo.path("stream.log")).unwrap();
+    wait_for("the break", 60, || told().contains("detached"));
+    interrupt(following);
+    assert_eq!(repo.snapshot_count(), 1, "{}", told());
+    let target = data(&repo, "back");
+    repo.ok(["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
+    let back = started(&repo, 15, "back");
+    assert_eq!(back.sql("postgres", "SELECT count(*) FROM t"), "60000");
 }
 
 #[test]

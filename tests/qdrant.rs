@@ -2,7 +2,7 @@
 //! official client as well, so that it is right and not merely agreeable.
 
 use crate::harness::{Process, Repo, free_port, noise, server, source_root, wait_for};
-use crate::sets::{cut_after, cuts};
+use crate::relay::{cut_after, cuts};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;

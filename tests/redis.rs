@@ -1,6 +1,6 @@
 //! Redis and Valkey, real ones of several versions, with data of every type.
 
-use crate::harness::{Process, Repo, free_port, server, wait_for};
+use crate::harness::{Process, Repo, certificates, free_port, server, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -294,15 +294,7 @@ fn killed_in_the_middle_of_the_transfer() {
 #[test]
 fn over_tls_with_certificates_on_both_sides() {
     let repo = Repo::new();
-    let script = "
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca -addext basicConstraints=critical,CA:TRUE
-        for name in server client; do
-            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
-            printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' > $name.ext
-            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out $name.pem -days 2 -extfile $name.ext
-        done";
-    let made = Command::new("sh").args(["-ec", script]).current_dir(repo.dir.path()).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    certificates(&repo);
     let file = |name: &str| repo.path(name).display().to_string();
     let tls = free_port();
     let owned = [tls.to_string(), file("server.pem"), file("server.key"), file("ca.pem")];

@@ -2,12 +2,10 @@
 
 use crate::harness::{Repo, expect, free_port, noise, text};
 use crate::redis::{Redis, apt_redis};
+use crate::relay::{cut_after, cuts};
 use serde_json::Value;
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 #[test]
 fn a_server_and_a_tree_are_one_set() {
@@ -48,42 +46,6 @@ fn a_server_and_a_tree_are_one_set() {
     let nobody = format!("redis://127.0.0.1:{}", free_port());
     repo.fails(25, ["backup", &nobody, app.to_str().unwrap()]);
     assert_eq!(repo.snapshot_count(), 2);
-}
-
-/// Passes bytes on from a server until so many have come, over all connections, then hangs up and refuses.
-pub(crate) fn cut_after(server: u16, bytes: u64) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let left = Arc::new(AtomicU64::new(bytes));
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let (client, left) = (client.unwrap(), Arc::clone(&left));
-            std::thread::spawn(move || pass_on(&client, server, &left));
-        }
-    });
-    port
-}
-
-/// One connection of it.
-fn pass_on(client: &TcpStream, server: u16, left: &AtomicU64) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
-    let (mut up, mut asked) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-    std::thread::spawn(move || std::io::copy(&mut asked, &mut up));
-    let mut buffer = [0; 16 << 10];
-    while let Ok(len @ 1..) = (&server).read(&mut buffer) {
-        let before = left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(len as u64)));
-        let allowed = (before.unwrap() as usize).min(len);
-        if (&*client).write_all(&buffer[..allowed]).is_err() || allowed < len {
-            break;
-        }
-    }
-    let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
-}
-
-/// How often each source is cut off.
-pub(crate) fn cuts() -> u64 {
-    std::env::var("ESKER_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
 #[test]

@@ -4,17 +4,20 @@
 //! | file | noun |
 //! |---|---|
 //! | [`server`] | where a server is and how to get in: URL, environment, password file |
-//! | [`connection`] | a session: queries, COPY, replication |
+//! | [`connection`], [`copy`], [`wire`] | a session: queries; COPY, replication; what they go over |
 //! | [`programs`] | pg_dump and its like, found by the server's version |
 //! | [`wal`], [`follow`] | the write-ahead log; a stream of it |
 //! | [`toc`] | the table of contents of pg_dump's archives |
 
 pub mod connection;
+pub mod copy;
 pub mod follow;
 pub mod programs;
 pub mod server;
+mod startup;
 pub mod toc;
 pub mod wal;
+pub mod wire;
 
 pub use connection::Connection;
 pub use server::Server;

@@ -404,7 +404,10 @@ impl Work<'_> {
         };
         let fed = self.feed(command, "pg_restore", true, &mut |out| match plan.stored.kind {
             Kind::Directory => archive.write(out),
-            _ => dump(self.repo, self.snapshot, plan.stored.path.as_bytes(), out, self.monitor),
+            _ => {
+                let path = &plan.stored.path;
+                archive::write_custom(self.repo, self.snapshot, path, archive.chosen, out, self.monitor)
+            }
         });
         drop(list);
         let (bytes, _) = fed?;

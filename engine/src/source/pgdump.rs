@@ -4,7 +4,19 @@
 
 use super::stream::EndMark;
 use crate::pg::toc::{Cursor, MAX_TOC, Stop, Toc};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// Where the parts of a dump in custom format are, in bytes: what pg_dump leaves out of a dump that it cannot seek in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockIndex {
+    /// End of the table of contents.
+    pub head: u64,
+    /// Data of its entries: the entry's number, beginning and end.
+    pub blocks: Vec<(i64, u64, u64)>,
+}
 
 /// The end of a plain dump of one database or of a cluster's globals.
 #[derive(Default)]
@@ -53,6 +65,11 @@ pub struct CustomEndMark {
     expected: BTreeSet<i64>,
     int_len: usize,
     error: Option<String>,
+    /// How far it has come, and where the block began.
+    at: u64,
+    began: u64,
+    index: BlockIndex,
+    told: Option<Rc<RefCell<BlockIndex>>>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq)]
@@ -73,6 +90,12 @@ const BLK_DATA: u8 = 1;
 const BLK_BLOBS: u8 = 3;
 
 impl CustomEndMark {
+    /// One that tells where everything is, once it has seen the end.
+    #[must_use]
+    pub fn telling(told: Rc<RefCell<BlockIndex>>) -> Self {
+        Self { told: Some(told), ..Self::default() }
+    }
+
     /// One step; returns how many bytes it used.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Stop> {
         let mut cursor = Cursor { bytes, at: 0, int_len: self.int_len };
@@ -133,6 +156,7 @@ impl EndMark for CustomEndMark {
             match Toc::parse(&self.buffer) {
                 Ok((toc, used)) => {
                     self.buffer.drain(..used);
+                    (self.at, self.index.head) = (used as u64, used as u64);
                     (self.int_len, self.expected, self.state) = (toc.int_len, toc.with_data(), State::Block);
                 }
                 // Twice as much before the next try keeps the whole linear.
@@ -147,8 +171,19 @@ impl EndMark for CustomEndMark {
         let buffer = std::mem::take(&mut self.buffer);
         let mut used = 0;
         loop {
+            let before = self.state;
             match self.step(&buffer[used..]) {
-                Ok(len) => used += len,
+                Ok(len) => {
+                    used += len;
+                    self.at += len as u64;
+                    match (before, self.state) {
+                        (State::Block, _) => self.began = self.at - len as u64,
+                        (State::Length { id, .. } | State::Blob { id }, State::Block) => {
+                            self.index.blocks.push((id, self.began, self.at));
+                        }
+                        _ => {}
+                    }
+                }
                 Err(Stop::More) => break,
                 Err(Stop::Bad(why)) => return self.error = Some(why.into()),
             }
@@ -167,7 +202,12 @@ impl EndMark for CustomEndMark {
             return Err("the dump ends inside a data block: it is not whole".into());
         }
         match self.expected.len() {
-            0 => Ok(()),
+            0 => {
+                if let Some(told) = &self.told {
+                    *told.borrow_mut() = std::mem::take(&mut self.index);
+                }
+                Ok(())
+            }
             missing => Err(format!("the dump lacks the data of {missing} entries of its table of contents")),
         }
     }
@@ -221,9 +261,15 @@ mod tests {
     fn custom_dumps_need_every_block_terminated() {
         let dump = custom();
         for split in [1, 3, 64, dump.len()] {
-            let mut mark = CustomEndMark::default();
+            let told = Rc::<RefCell<BlockIndex>>::default();
+            let mut mark = CustomEndMark::telling(Rc::clone(&told));
             dump.chunks(split).for_each(|part| mark.see(part));
             mark.finish().unwrap();
+            let BlockIndex { head, blocks } = told.take();
+            let [(2, head_end, middle), (3, middle_again, end)] = blocks[..] else { panic!("{blocks:?}") };
+            assert_eq!((head, middle, end), (head_end, middle_again, dump.len() as u64));
+            let large_object = &dump[middle as usize..];
+            assert_eq!((large_object[0], dump[head as usize]), (BLK_BLOBS, BLK_DATA));
         }
         for len in 0..dump.len() {
             let mut mark = CustomEndMark::default();

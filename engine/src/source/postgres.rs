@@ -6,7 +6,8 @@
 //! programs in their environment, never on a command line.
 
 use super::command::CommandContent;
-use super::pgdump::{CustomEndMark, PlainEndMark};
+use super::pgdump::{BlockIndex, CustomEndMark, PlainEndMark};
+use super::stream::AtHand;
 use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
 use crate::entry::{Time, compare_paths};
@@ -15,7 +16,9 @@ use crate::pg::programs::{Programs, database_name};
 use crate::pg::{Connection, Server};
 use crate::snapshot::SourceRecord;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 mod copies;
 mod directory;
@@ -43,6 +46,8 @@ enum Next {
     Item(Box<Item>),
     /// A database in directory format, whose moment may be fixed already.
     Database(String, Option<Box<Database>>),
+    /// Where everything is in the dump before it.
+    Index(Rc<RefCell<BlockIndex>>),
 }
 
 /// The source of `postgres://`.
@@ -78,16 +83,18 @@ impl PostgresSource {
         })
     }
 
-    fn dump(&self, programs: &Programs, database: &str, custom: bool) -> Opener {
+    /// A dump as pg_dump writes it: in custom format if its index is wanted.
+    fn dump(&self, programs: &Programs, database: &str, index: Option<Rc<RefCell<BlockIndex>>>) -> Opener {
         let mut command = programs.command("pg_dump", &self.server);
         command.arg("-w").arg(format!("--dbname={}", database_name(database)));
         let name = format!("pg_dump of database '{database}'");
         Box::new(move || {
-            Ok(if custom {
-                command.args(["-Fc", "-Z0"]);
-                Box::new(CommandContent::start(command, name, CustomEndMark::default(), false)?)
-            } else {
-                Box::new(CommandContent::start(command, name, PlainEndMark::default(), false)?)
+            Ok(match index {
+                Some(index) => {
+                    command.args(["-Fc", "-Z0"]);
+                    Box::new(CommandContent::start(command, name, CustomEndMark::telling(index), false)?)
+                }
+                None => Box::new(CommandContent::start(command, name, PlainEndMark::default(), false)?),
             })
         })
     }
@@ -177,9 +184,12 @@ impl Source for PostgresSource {
                     (stem, Next::Database(name, database))
                 }
                 Format::Plain | Format::Custom => {
-                    let custom = format == Format::Custom;
-                    let path = format!("{stem}.{}", if custom { "dump" } else { "sql" });
-                    let item = Item::stream(&path, self.time, self.dump(&programs, &name, custom));
+                    let index = (format == Format::Custom).then(Rc::<RefCell<BlockIndex>>::default);
+                    let path = format!("{stem}.{}", if index.is_some() { "dump" } else { "sql" });
+                    if let Some(index) = &index {
+                        self.next.push_back((format!("{path}.index"), Next::Index(Rc::clone(index))));
+                    }
+                    let item = Item::stream(&path, self.time, self.dump(&programs, &name, index));
                     (path, Next::Item(Box::new(item)))
                 }
             };
@@ -213,6 +223,10 @@ impl Source for PostgresSource {
             match self.next.pop_front() {
                 None => return Ok(None),
                 Some((_, Next::Item(item))) => return Ok(Some(*item)),
+                Some((path, Next::Index(index))) => {
+                    let bytes = serde_json::to_vec(&index.take()).unwrap_or_default();
+                    return Ok(Some(AtHand::item(&path, self.time, bytes)));
+                }
                 Some((path, Next::Database(name, database))) => {
                     let mut database = match database {
                         Some(database) => database,

@@ -10,6 +10,7 @@ use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, 
 use crate::Monitor;
 use crate::entry::Time;
 use crate::pg::connection::{PgError, PgResult};
+use crate::pg::copy::Copied;
 use crate::pg::wal::segment_name;
 use crate::pg::{Connection, Server};
 use crate::snapshot::SourceRecord;
@@ -81,7 +82,9 @@ pub fn replication(server: &Server) -> Result<Connection, SourceError> {
         let advice = match error.code() {
             "42501" => "; ALTER ROLE … REPLICATION lets it",
             "28000" => "; pg_hba.conf needs a line 'host replication …' for this user",
-            "53300" => "; raise max_wal_senders, or end another replication",
+            "53300" => {
+                "; wal_level must be replica or logical; raise max_wal_senders, or end another replication"
+            }
             _ => "",
         };
         server.error(SourceErrorKind::Unavailable, format!("{error}{advice}"))
@@ -104,15 +107,14 @@ struct Stream {
 impl Stream {
     /// Takes the next message; `false` at the end of an archive.
     fn advance(&mut self) -> Result<bool, SourceError> {
-        let failed = |server: &Server, error: &PgError| server.failed(error);
         loop {
-            let message = match self.session.backup_data() {
-                Ok(Ok(message)) => message,
-                Ok(Err(rows)) => {
+            let message = match self.session.copied() {
+                Ok(Copied::Data(message)) => message,
+                Ok(Copied::End(rows)) => {
                     self.end = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
                     return Ok(false);
                 }
-                Err(error) => return Err(failed(&self.server, &error)),
+                Err(error) => return Err(self.server.failed(&error)),
             };
             match message.split_first() {
                 Some((b'd', bytes)) => {
@@ -248,7 +250,7 @@ impl Source for PhysicalSource {
         }
         let mut incremental = "";
         if let Some(earlier) = &self.earlier {
-            let uploaded = session.begin_copy("UPLOAD_MANIFEST").and_then(|()| {
+            let uploaded = session.begin_copy("UPLOAD_MANIFEST").and_then(|_| {
                 earlier.manifest.chunks(64 << 10).try_for_each(|part| session.send_data(part))?;
                 session.finish_data()
             });
@@ -264,7 +266,7 @@ impl Source for PhysicalSource {
         let command = format!(
             "BASE_BACKUP (LABEL 'esker', CHECKPOINT 'fast', WAL true, WAIT false, MANIFEST 'yes'{incremental})"
         );
-        let rows = session.begin_backup(&command).map_err(|error| self.failed(&error))?;
+        let rows = session.begin_copy(&command).map_err(|error| self.failed(&error))?;
         let mut rows = rows.into_iter();
         let first = rows.next().unwrap_or_default();
         let (start, timeline) = match first.as_slice() {

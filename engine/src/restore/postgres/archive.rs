@@ -1,9 +1,11 @@
-//! A dump in directory format as pg_restore reads it from a pipe: the custom format, made on the way, with the data of
-//! the entries that are wanted and no others.
+//! A dump as pg_restore reads it from a pipe: the custom format, made on the way of a dump in directory format, with the
+//! data of the entries that are wanted and no others.
 
 use crate::pg::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
 use crate::restore::dump::dump;
+use crate::restore::range::dump_ranges;
 use crate::snapshot::Snapshot;
+use crate::source::pgdump::BlockIndex;
 use crate::{Error, Monitor, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -11,59 +13,50 @@ use std::io::Write;
 const BLK_DATA: u8 = 1;
 const BLK_BLOBS: u8 = 3;
 
-/// The table of contents at the beginning of an entry.
+/// The table of contents at the beginning of an entry, of which no more is read than it takes.
 pub(super) fn read_toc(
     repo: &Repository,
     snapshot: &Snapshot,
     path: &str,
     monitor: &dyn Monitor,
 ) -> Result<Toc> {
-    let mut head = Head { bytes: vec![], retry_at: 1 << 16, toc: None };
-    let read = dump(repo, snapshot, path.as_bytes(), &mut head, monitor);
-    if head.toc.is_none() {
-        // It may be shorter than what was waited for.
-        head.try_again();
-    }
     let bad = |why: &str| Error::Malformed { what: path.to_owned(), why: why.to_owned() };
-    match head.toc {
-        Some(Ok(toc)) => Ok(*toc),
-        Some(Err(Stop::Bad(why))) => Err(bad(why)),
-        Some(Err(Stop::More)) | None => read.and(Err(bad("ends within its table of contents"))),
-    }
-}
-
-/// Takes as much as the table of contents needs, and refuses the rest.
-struct Head {
-    bytes: Vec<u8>,
-    retry_at: usize,
-    toc: Option<Result<Box<Toc>, Stop>>,
-}
-
-impl Head {
-    fn try_again(&mut self) {
-        self.toc = match Toc::parse(&self.bytes) {
-            Ok((toc, _)) => Some(Ok(Box::new(toc))),
-            Err(Stop::More) if self.bytes.len() < MAX_TOC => None,
-            Err(stop) => Some(Err(stop)),
-        };
-    }
-}
-
-impl Write for Head {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        if self.bytes.len() >= self.retry_at {
-            self.retry_at *= 2;
-            self.try_again();
-        }
-        match self.toc {
-            Some(_) => Err(std::io::Error::other("this was enough")),
-            None => Ok(bytes.len()),
+    let (mut bytes, mut wanted) = (vec![], 64 << 10);
+    loop {
+        let stretch = (bytes.len() as u64, wanted as u64);
+        dump_ranges(repo, snapshot, path.as_bytes(), &[stretch], &mut bytes, monitor)?;
+        match Toc::parse(&bytes) {
+            Ok((toc, _)) => return Ok(toc),
+            Err(Stop::Bad(why)) => return Err(bad(why)),
+            Err(Stop::More) if bytes.len() < wanted => return Err(bad("ends within its table of contents")),
+            Err(Stop::More) if wanted >= MAX_TOC => return Err(bad("its table of contents is too long")),
+            Err(Stop::More) => wanted *= 2,
         }
     }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+}
+
+/// Of a dump in custom format, the table of contents and the data that are `chosen`: all of it where nothing is known of
+/// where they are.
+pub(super) fn write_custom(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    path: &str,
+    chosen: Option<&BTreeSet<i64>>,
+    out: &mut dyn Write,
+    monitor: &dyn Monitor,
+) -> Result<u64> {
+    let Some(chosen) = chosen else { return dump(repo, snapshot, path.as_bytes(), out, monitor) };
+    let (mut bytes, index_path) = (vec![], format!("{path}.index"));
+    match dump(repo, snapshot, index_path.as_bytes(), &mut bytes, monitor) {
+        Ok(_) => {}
+        Err(Error::NoEntry { .. }) => return dump(repo, snapshot, path.as_bytes(), out, monitor),
+        Err(error) => return Err(error),
     }
+    let index: BlockIndex = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Malformed { what: index_path, why: error.to_string() })?;
+    let wanted = index.blocks.iter().filter(|(id, ..)| chosen.contains(id)).map(|(_, from, to)| (*from, *to));
+    let ranges: Vec<(u64, u64)> = std::iter::once((0, index.head)).chain(wanted).collect();
+    dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, monitor)
 }
 
 /// A dump in a snapshot.

@@ -3,7 +3,8 @@
 //! reader by as much as fits into bounded channels, so that even one large table keeps all of them busy.
 
 use super::lost;
-use crate::pg::connection::{HangUp, PgError, PgResult};
+use crate::pg::connection::{PgError, PgResult};
+use crate::pg::wire::HangUp;
 use crate::pg::{Connection, Server};
 use crate::source::{Content, Piece, SourceError, SourceErrorKind};
 use std::cell::RefCell;
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// Bytes that a session hands on at a time.
 const PART: usize = 256 << 10;
 /// Parts of one stretch that wait for the reader.
-const AHEAD: usize = 24;
+const AHEAD: usize = 48;
 /// Bytes of a large object that are asked for at a time.
 const OBJECT_PART: usize = 1 << 20;
 /// How long a silent session may keep the reader from looking at anything else.

@@ -19,7 +19,7 @@ use std::process::Stdio;
 use std::rc::Rc;
 
 /// Bytes of a table that are read as one.
-const STRETCH: u64 = 2 << 20;
+const STRETCH: u64 = 8 << 20;
 /// Tables that are locked by one statement.
 const LOCKED: usize = 500;
 /// What pg_dump ends a table's rows with.
