@@ -416,3 +416,40 @@ fn over_tls_with_certificates_on_both_sides() {
     assert!(text.contains("certificate"), "{text}");
     assert_eq!(repo.snapshot_count(), 6);
 }
+
+/// Of dumps and files that are damaged in the repository beyond repair: what is damaged is told, and what is left.
+#[test]
+fn damage_is_told_and_what_it_leaves_behind() {
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 100000) i");
+    let url = server.url();
+    repo.ok(["backup", &format!("{url}/shop")]);
+    repo.ok(["backup", &url.replace("postgres://", "postgres+physical://")]);
+    for entry in walk(&repo.path("repo/packs")) {
+        let mut bytes = std::fs::read(&entry).unwrap();
+        // The chunks of manifests are left as they are.
+        if bytes.len() > 1 << 20 {
+            let third = bytes.len() / 3;
+            bytes[third..2 * third].copy_from_slice(&noise(3, third));
+            std::fs::write(&entry, bytes).unwrap();
+        }
+    }
+    std::fs::remove_dir_all(repo.path("repo/parity")).unwrap();
+    let into = ["restore", "latest~1", "--to"];
+    let text = repo.fails(1, [&into[..], &[&format!("{url}/copy")]].concat());
+    assert!(text.contains("is damaged") && text.contains("only as far as its restore came"), "{text}");
+    server.sql("postgres", "CREATE DATABASE other");
+    let text = repo.fails(1, [&into[..], &[&format!("{url}/other"), "--table", "t"]].concat());
+    assert!(text.contains("is damaged") && !text.contains("as far as"), "{text}");
+    assert_eq!(server.sql("other", "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "0");
+    let text = repo.fails(1, ["restore", "latest", "--target", "back", "--prepare"]);
+    assert!(text.contains("is damaged") && text.contains("is not whole"), "{text}");
+}
+
+/// All files below a folder.
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

@@ -122,3 +122,27 @@ fn memory_stays_bounded() {
         assert!(rss < 384 << 10, "{command}: {rss} KiB resident");
     }
 }
+
+/// Of a stream nobody knows how much will come; what came the last time is the guess.
+#[test]
+fn progress_expects_what_came_the_last_time() {
+    let repo = Repo::new();
+    let totals = || -> Vec<u64> {
+        let mut command = repo.command(["--json", "backup", "--stdin"]);
+        command.env("ESKER_PROGRESS_FPS", "4").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(&noise(5, 3_000_000)).unwrap();
+        // So long that it is told several times.
+        std::thread::sleep(Duration::from_secs(2));
+        drop(input);
+        let text = expect(&child.wait_with_output().unwrap(), 0);
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let status = lines.filter(|line| line["message_type"] == "status");
+        status.filter_map(|line| line["total_bytes"].as_u64()).collect()
+    };
+    let first = totals();
+    assert!(!first.is_empty() && first.iter().all(|total| *total == 0), "{first:?}");
+    let second = totals();
+    assert!(second.contains(&3_000_000), "{second:?}");
+}

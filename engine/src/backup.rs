@@ -121,6 +121,12 @@ fn run(
             return Err(error);
         }
     };
+    if let (Some(parent), None) = (&parent, source.scanner()) {
+        // Of what cannot be counted before it comes, the last time is the best guess.
+        let last = &parent.snapshot.summary;
+        monitor.count(Counter::FilesTotal, last.total_files_processed);
+        monitor.count(Counter::BytesTotal, last.total_bytes_processed);
+    }
     let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
     let mut packer = Packer::new(&dedupe, session, options.packer)?;
 

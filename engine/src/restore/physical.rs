@@ -6,9 +6,9 @@ use crate::entry::Kind;
 use crate::manifest::for_each_entry;
 use crate::pg::programs::{Programs, installed_programs};
 use crate::pg::wal::{self, Transactions};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SourceRecord};
 use crate::source::postgres_physical::{Earlier, KIND};
-use crate::{Error, Monitor, Repository, Result};
+use crate::{Error, ItemError, Monitor, Repository, Result};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -111,17 +111,38 @@ pub fn prepare(
     let record =
         record.ok_or_else(|| Error::Invalid("there is no physical backup in this snapshot".into()))?;
     let target = &options.target;
-    let is_empty = match std::fs::read_dir(target) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(target_error("read", target)(error)),
-    };
-    if !is_empty {
+    if !is_empty(target)? {
         return Err(Error::Refused(format!(
             "{} is not empty; a data directory goes into an empty one",
             target.display()
         )));
     }
+    fill(repo, snapshot, record, options, monitor).inspect_err(|_| {
+        if is_empty(target).is_ok_and(|is_empty| !is_empty) {
+            let message = "is not whole: no server must start on it; remove it before the next try".into();
+            monitor.error(ItemError { during: "restore", item: target.display().to_string(), message });
+        }
+    })
+}
+
+/// Whether nothing is there.
+fn is_empty(folder: &Path) -> Result<bool> {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(target_error("read", folder)(error)),
+    }
+}
+
+/// Makes the data directory.
+fn fill(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    record: &SourceRecord,
+    options: &PrepareOptions,
+    monitor: &dyn Monitor,
+) -> Result<PrepareReport> {
+    let target = &options.target;
     let (mut bases, mut segments) = (vec![], vec![]);
     let mut damaged = None;
     for_each_entry(

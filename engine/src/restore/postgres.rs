@@ -129,7 +129,8 @@ pub fn restore(
         report.globals_existing = work.globals(&globals)?;
     }
     for plan in plans {
-        let (bytes, tables) = work.database(&plan, &mut session)?;
+        let (bytes, tables) =
+            work.database(&plan, &mut session).inspect_err(|_| work.tell_what_is_left(&plan))?;
         report.tables += tables;
         report.databases.insert(plan.target, bytes);
         if monitor.interrupted() {
@@ -336,6 +337,15 @@ impl Work<'_> {
             }
         }
         Ok(existing)
+    }
+
+    /// What a failure leaves behind; single tables come in one transaction.
+    fn tell_what_is_left(&self, plan: &Plan) {
+        if plan.chosen.is_none() {
+            let item = format!("database '{}'", plan.target);
+            let message = "is there only as far as its restore came; --replace begins anew".into();
+            self.monitor.error(ItemError { during: "restore", item, message });
+        }
     }
 
     /// One database; returns bytes read, and tables.
