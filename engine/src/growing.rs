@@ -215,26 +215,18 @@ impl Growing {
     /// Takes a snapshot for where it stands, all of it or nothing.
     fn load(&mut self, repo: &Repository, last: &Listed) -> Result<Vec<Part>> {
         let folder = self.layout.part("");
-        let (mut base, mut parts, mut damaged) = (vec![], vec![], None);
-        crate::manifest::for_each_entry(
-            repo.store(),
-            &last.snapshot.manifest,
-            &mut |damage| damaged = Some(damage.error),
-            &mut |listed| {
-                if listed.entry.kind == Kind::File {
-                    let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-                    let time = listed.entry.mtime;
-                    match path.strip_prefix(&folder) {
-                        Some(name) => parts.push(Part { name: name.into(), time, size: listed.size }),
-                        None => base.push((path, time)),
-                    }
+        let (mut base, mut parts) = (vec![], vec![]);
+        crate::manifest::for_all_entries(repo.store(), &last.snapshot.manifest, &mut |listed| {
+            if listed.entry.kind == Kind::File {
+                let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+                let time = listed.entry.mtime;
+                match path.strip_prefix(&folder) {
+                    Some(name) => parts.push(Part { name: name.into(), time, size: listed.size }),
+                    None => base.push((path, time)),
                 }
-                Ok(())
-            },
-        )?;
-        if let Some(error) = damaged {
-            return Err(error.into());
-        }
+            }
+            Ok(())
+        })?;
         self.details = last.snapshot.sources.first().map(|source| source.details.clone()).unwrap_or_default();
         (self.base_ms, self.until_ms) = (self.number("base-ms"), self.number("until-ms"));
         (self.base, self.snapshot) = (base, Some(last.id));

@@ -430,6 +430,20 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// As [`for_each_entry`], for whoever cannot do with a part.
+///
+/// # Errors
+/// Also when an entry cannot be read.
+pub fn for_all_entries(
+    store: &Arc<ChunkStore>,
+    root: &ManifestRoot,
+    each: &mut dyn FnMut(Listed) -> Result<()>,
+) -> Result<()> {
+    let mut damaged = None;
+    for_each_entry(store, root, &mut |damage| damaged = Some(damage.error), each)?;
+    damaged.map_or(Ok(()), |error| Err(error.into()))
+}
+
 /// Calls `each` for every complete entry in order; damage goes to `damaged`.
 pub fn for_each_entry(
     store: &Arc<ChunkStore>,

@@ -13,6 +13,7 @@ use chunkstore::ingest::ChunkRef;
 use chunkstore::reader::{Fetched, ReadAhead};
 use chunkstore::store::describe;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 mod dump;
@@ -26,6 +27,17 @@ mod writer;
 
 pub use dump::dump;
 use writer::Writer;
+
+/// The one server that a snapshot has things of below `root`.
+fn only_server<T>(servers: BTreeMap<String, T>, root: &str, kind: &str) -> Result<T> {
+    if servers.len() > 1 {
+        let names: Vec<String> = servers.keys().map(|name| format!("ID:/{root}/{name}")).collect();
+        let names = names.join(" or ");
+        return Err(Error::Invalid(format!("the snapshot has several {kind} servers; name one, as {names}")));
+    }
+    let only = servers.into_values().next();
+    only.ok_or_else(|| Error::Invalid(format!("there is no {kind} database in this snapshot")))
+}
 
 /// What to do with a file that is there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

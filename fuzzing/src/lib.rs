@@ -20,6 +20,8 @@ use chunkstore::seal::Decompressor;
 use chunkstore::{ChunkId, ObjectId, PackId, RepositoryId, SessionId, envelope, parity};
 use engine::entry::{compare_paths, is_valid_path};
 use engine::manifest;
+use engine::pg::toc::{ArchiveFormat, Toc};
+use engine::pg::wal::Transactions;
 use engine::rdb::canonical::{Canonical, gather};
 use engine::rdb::end_mark::RdbEndMark;
 use engine::rdb::index::SeekIndex;
@@ -30,6 +32,7 @@ use engine::snapshot::Snapshot;
 use engine::source::format::{AnyEndMark, Expect, FORMATS};
 use engine::source::pgdump::{CustomEndMark, PlainEndMark};
 use engine::source::stream::EndMark;
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Component, Path};
 use std::sync::LazyLock;
@@ -47,7 +50,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 23] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
@@ -69,6 +72,8 @@ pub const TARGETS: [Target; 21] = [
     Target { name: "value", run: value },
     Target { name: "seek", run: seek },
     Target { name: "stream", run: stream },
+    Target { name: "archive", run: archive },
+    Target { name: "wal", run: wal },
 ];
 
 /// Feeds the target of this name.
@@ -367,6 +372,27 @@ fn stream(data: &[u8]) {
         ends
     };
     assert_eq!(ends(data.len().max(1)), ends(usize::from(kind / 16) + 1));
+}
+
+/// The table of contents of an archive of pg_dump means the same when it is written again.
+fn archive(data: &[u8]) {
+    let Ok((toc, used)) = Toc::parse(data) else { return };
+    assert!(used <= data.len());
+    let custom = toc.write(ArchiveFormat::Custom, &BTreeMap::new());
+    let (again, len) = Toc::parse(&custom).expect("what is written can be read");
+    assert_eq!((len, again.with_data()), (custom.len(), toc.with_data()));
+    assert_eq!(again.write(ArchiveFormat::Custom, &BTreeMap::new()), custom);
+    for entry in &toc.entries {
+        let _ = toc.large_objects(entry);
+    }
+}
+
+/// Pages of a write-ahead log: the ends of transactions are the same however many pages come at a time.
+fn wal(data: &[u8]) {
+    let (mut whole, mut split) = (Transactions::default(), Transactions::default());
+    whole.read(data);
+    data.chunks(2 * 8192).for_each(|pages| split.read(pages));
+    assert_eq!((whole.count, whole.last_us), (split.count, split.last_us));
 }
 
 /// Any id.

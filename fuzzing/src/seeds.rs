@@ -44,6 +44,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "value" => values(),
         "seek" => seek_index(),
         "stream" => streams(),
+        "archive" => vec![archive()],
+        "wal" => vec![wal()],
         "parity" => [0, 1, 5000].map(|harm| with_parity(&all.pack.bytes, harm)).into(),
         _ => vec![],
     }
@@ -175,6 +177,67 @@ fn end_marks() -> Vec<Vec<u8>> {
     let custom = [b"\x05PGDMP\x01\x0f\x00\x04\x08\x01".as_slice(), &[0; 60]].concat();
     let rdb = [b"\x07REDIS0011".as_slice(), &[0xff], &[0; 8]].concat();
     vec![plain, custom, rdb]
+}
+
+/// The table of contents of a custom archive with a table, its data and a list of large objects.
+fn archive() -> Vec<u8> {
+    fn int(out: &mut Vec<u8>, value: i32) {
+        out.push(u8::from(value < 0));
+        out.extend_from_slice(&value.unsigned_abs().to_le_bytes());
+    }
+    fn string(out: &mut Vec<u8>, text: &str) {
+        int(out, i32::try_from(text.len()).unwrap_or_default());
+        out.extend_from_slice(text.as_bytes());
+    }
+    let mut out = b"PGDMP\x01\x0e\x00\x04\x08\x01".to_vec();
+    int(&mut out, 0);
+    (0..7).for_each(|_| int(&mut out, 1));
+    ["db", "15", "15"].iter().for_each(|text| string(&mut out, text));
+    int(&mut out, 3);
+    for (id, kind, flag) in [(1, "TABLE", 3), (2, "TABLE DATA", 1), (3, "BLOBS", 1)] {
+        int(&mut out, id);
+        int(&mut out, 1);
+        (0..2).for_each(|_| string(&mut out, "16384"));
+        ["t", kind].iter().for_each(|text| string(&mut out, text));
+        int(&mut out, 3);
+        (0..8).for_each(|_| string(&mut out, "y"));
+        string(&mut out, "1");
+        int(&mut out, -1);
+        out.push(flag);
+        out.extend_from_slice(&[0; 8]);
+    }
+    out
+}
+
+/// Two pages of a log: a commit, and one that goes on in the second.
+fn wal() -> Vec<u8> {
+    let header = |info: u16, left: u32| -> Vec<u8> {
+        let mut out = 0xd110u16.to_le_bytes().to_vec();
+        out.extend_from_slice(&info.to_le_bytes());
+        out.resize(16, 1);
+        out.extend_from_slice(&left.to_le_bytes());
+        out.resize(24, 0);
+        out
+    };
+    // Length, transaction, place of the one before, what it is, whose; then the moment.
+    let commit = |len: u32| -> Vec<u8> {
+        let mut out = len.to_le_bytes().to_vec();
+        out.resize(17, 7);
+        out.push(1);
+        out.resize(24, 0);
+        out.extend_from_slice(&[255, 8]);
+        out.extend_from_slice(&800_000_000_000_000i64.to_le_bytes());
+        out.resize(len as usize, 0);
+        out
+    };
+    let mut out = header(0, 0);
+    out.extend(commit(40));
+    out.extend(commit(9000));
+    let rest = out.split_off(8192);
+    out.extend(header(1, u32::try_from(rest.len()).unwrap_or_default()));
+    out.extend(rest);
+    out.resize(2 * 8192, 0);
+    out
 }
 
 /// A small dump: two databases, an expiry, a set, a hash, a stream without entries, uses, a function.

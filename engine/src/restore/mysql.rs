@@ -3,7 +3,7 @@
 
 use super::dump::dump;
 use super::range::dump_ranges;
-use crate::manifest::for_each_entry;
+use crate::manifest::for_all_entries;
 use crate::mysql::{Server, follow, quoted};
 use crate::snapshot::Snapshot;
 use crate::source::SourceErrorKind;
@@ -112,48 +112,30 @@ pub fn restore(
 fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Contents> {
     let below = below.trim_matches('/');
     let mut servers: BTreeMap<String, Contents> = BTreeMap::new();
-    let mut damaged = None;
-    for_each_entry(
-        repo.store(),
-        &snapshot.manifest,
-        &mut |damage| damaged = Some(damage.error),
-        &mut |listed| {
-            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            if !(below.is_empty() || path == below || path.starts_with(&format!("{below}/"))) {
-                return Ok(());
+    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
+        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+        if !(below.is_empty() || path == below || path.starts_with(&format!("{below}/"))) {
+            return Ok(());
+        }
+        let parts: Vec<&str> = path.split('/').collect();
+        match parts.as_slice() {
+            ["mysql", place, "databases", file] => {
+                if let Some(name) = file.strip_suffix(".sql") {
+                    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+                    servers.entry((*place).into()).or_default().databases.insert(name, path.clone());
+                }
             }
-            let parts: Vec<&str> = path.split('/').collect();
-            match parts.as_slice() {
-                ["mysql", place, "databases", file] => {
-                    if let Some(name) = file.strip_suffix(".sql") {
-                        let name =
-                            percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
-                        servers.entry((*place).into()).or_default().databases.insert(name, path.clone());
-                    }
-                }
-                ["mysql", place, "globals.sql"] => {
-                    servers.entry((*place).into()).or_default().accounts = Some(path.clone());
-                }
-                ["mysql", place, "binlog", name] => {
-                    servers.entry((*place).into()).or_default().logs.push(((*name).into(), path.clone()));
-                }
-                _ => {}
+            ["mysql", place, "globals.sql"] => {
+                servers.entry((*place).into()).or_default().accounts = Some(path.clone());
             }
-            Ok(())
-        },
-    )?;
-    if let Some(error) = damaged {
-        return Err(error.into());
-    }
-    if servers.len() > 1 {
-        let names: Vec<String> = servers.keys().map(|name| format!("ID:/mysql/{name}")).collect();
-        return Err(Error::Invalid(format!(
-            "the snapshot has several servers; name one, as {}",
-            names.join(" or ")
-        )));
-    }
-    let first = servers.into_values().next();
-    first.ok_or_else(|| Error::Invalid("there is no MariaDB or MySQL database in this snapshot".into()))
+            ["mysql", place, "binlog", name] => {
+                servers.entry((*place).into()).or_default().logs.push(((*name).into(), path.clone()));
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    super::only_server(servers, "mysql", "MariaDB or MySQL")
 }
 
 struct Work<'a> {

@@ -3,7 +3,7 @@
 
 use super::dump::dump;
 use crate::entry::Kind;
-use crate::manifest::for_each_entry;
+use crate::manifest::for_all_entries;
 use crate::pg::programs::{Programs, installed_programs};
 use crate::pg::wal::{self, Transactions};
 use crate::snapshot::{Snapshot, SourceRecord};
@@ -67,23 +67,14 @@ pub fn earlier(
     let mut earlier = Earlier::default();
     let record = found.snapshot.sources.iter().find(|source| source.kind == KIND);
     earlier.system = record.and_then(|record| record.details.get("system")).cloned().unwrap_or_default();
-    let mut damaged = None;
-    for_each_entry(
-        repo.store(),
-        &found.snapshot.manifest,
-        &mut |damage| damaged = Some(damage.error),
-        &mut |listed| {
-            if listed.entry.kind == Kind::File {
-                let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-                earlier.count += usize::from(path.ends_with("-backup_manifest"));
-                earlier.files.push((path, listed.entry.mtime));
-            }
-            Ok(())
-        },
-    )?;
-    if let Some(error) = damaged {
-        return Err(error.into());
-    }
+    for_all_entries(repo.store(), &found.snapshot.manifest, &mut |listed| {
+        if listed.entry.kind == Kind::File {
+            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+            earlier.count += usize::from(path.ends_with("-backup_manifest"));
+            earlier.files.push((path, listed.entry.mtime));
+        }
+        Ok(())
+    })?;
     let Some((last, _)) = earlier.files.last().filter(|(path, _)| path.ends_with("-backup_manifest")) else {
         return Ok(None);
     };
@@ -144,28 +135,19 @@ fn fill(
 ) -> Result<PrepareReport> {
     let target = &options.target;
     let (mut bases, mut segments) = (vec![], vec![]);
-    let mut damaged = None;
-    for_each_entry(
-        repo.store(),
-        &snapshot.manifest,
-        &mut |damage| damaged = Some(damage.error),
-        &mut |listed| {
-            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            let parts: Vec<&str> = path.split('/').collect();
-            match parts.as_slice() {
-                ["postgres", _, "physical", base, _] if base.starts_with("base.") => match bases.last_mut() {
-                    Some((name, files)) if *name == *base => Vec::push(files, path.clone()),
-                    _ => bases.push(((*base).to_owned(), vec![path.clone()])),
-                },
-                ["postgres", _, "physical", "wal", name] => segments.push(((*name).to_owned(), path.clone())),
-                _ => {}
-            }
-            Ok(())
-        },
-    )?;
-    if let Some(error) = damaged {
-        return Err(error.into());
-    }
+    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
+        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+        let parts: Vec<&str> = path.split('/').collect();
+        match parts.as_slice() {
+            ["postgres", _, "physical", base, _] if base.starts_with("base.") => match bases.last_mut() {
+                Some((name, files)) if *name == *base => Vec::push(files, path.clone()),
+                _ => bases.push(((*base).to_owned(), vec![path.clone()])),
+            },
+            ["postgres", _, "physical", "wal", name] => segments.push(((*name).to_owned(), path.clone())),
+            _ => {}
+        }
+        Ok(())
+    })?;
     let mut work = Work { repo, snapshot, monitor, bytes: 0, owner: None };
     let count = bases.len();
     match bases.as_slice() {

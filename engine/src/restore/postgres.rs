@@ -5,7 +5,7 @@ mod archive;
 mod tables;
 
 use super::dump::dump;
-use crate::manifest::for_each_entry;
+use crate::manifest::for_all_entries;
 use crate::pg::connection::PgError;
 use crate::pg::programs::{Programs, database_name};
 use crate::pg::toc::{Toc, TocEntry};
@@ -144,57 +144,38 @@ pub fn restore(
 fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Contents> {
     let below = below.trim_matches('/');
     let mut servers: BTreeMap<String, Contents> = BTreeMap::new();
-    let mut damaged = None;
-    for_each_entry(
-        repo.store(),
-        &snapshot.manifest,
-        &mut |damage| damaged = Some(damage.error),
-        &mut |listed| {
-            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            if !(below.is_empty() || path == below || path.starts_with(&format!("{below}/"))) {
-                return Ok(());
+    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
+        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+        if !(below.is_empty() || path == below || path.starts_with(&format!("{below}/"))) {
+            return Ok(());
+        }
+        let parts: Vec<&str> = path.split('/').collect();
+        let decoded =
+            |name: &str| percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+        let mut add = |place: &str, name: &str, kind: Kind, path: String| {
+            let server = servers.entry(place.to_owned()).or_default();
+            server.databases.insert(decoded(name), Stored { kind, path });
+        };
+        match parts.as_slice() {
+            ["postgres", place, "databases", name, "toc.dat"] => {
+                let folder = path.trim_end_matches("/toc.dat").to_owned();
+                add(place, name, Kind::Directory, folder);
             }
-            let parts: Vec<&str> = path.split('/').collect();
-            let decoded =
-                |name: &str| percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
-            let mut add = |place: &str, name: &str, kind: Kind, path: String| {
-                let server = servers.entry(place.to_owned()).or_default();
-                server.databases.insert(decoded(name), Stored { kind, path });
-            };
-            match parts.as_slice() {
-                ["postgres", place, "databases", name, "toc.dat"] => {
-                    let folder = path.trim_end_matches("/toc.dat").to_owned();
-                    add(place, name, Kind::Directory, folder);
+            ["postgres", place, "databases", file] => {
+                if let Some(name) = file.strip_suffix(".sql") {
+                    add(place, name, Kind::Plain, path.clone());
+                } else if let Some(name) = file.strip_suffix(".dump") {
+                    add(place, name, Kind::Custom, path.clone());
                 }
-                ["postgres", place, "databases", file] => {
-                    if let Some(name) = file.strip_suffix(".sql") {
-                        add(place, name, Kind::Plain, path.clone());
-                    } else if let Some(name) = file.strip_suffix(".dump") {
-                        add(place, name, Kind::Custom, path.clone());
-                    }
-                }
-                ["postgres", place, "globals.sql"] => {
-                    servers.entry((*place).to_owned()).or_default().globals = Some(path.clone());
-                }
-                _ => {}
             }
-            Ok(())
-        },
-    )?;
-    if let Some(error) = damaged {
-        return Err(error.into());
-    }
-    if servers.len() > 1 {
-        let names: Vec<String> = servers.keys().map(|name| format!("ID:/postgres/{name}")).collect();
-        return Err(Error::Invalid(format!(
-            "the snapshot has several PostgreSQL servers; name one, as {}",
-            names.join(" or ")
-        )));
-    }
-    servers
-        .into_values()
-        .next()
-        .ok_or_else(|| Error::Invalid("there is no PostgreSQL database in this snapshot".into()))
+            ["postgres", place, "globals.sql"] => {
+                servers.entry((*place).to_owned()).or_default().globals = Some(path.clone());
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    super::only_server(servers, "postgres", "PostgreSQL")
 }
 
 /// What will be done with one database.

@@ -2,7 +2,7 @@
 //! uploaded, its aliases set.
 
 use super::dump::dump;
-use crate::manifest::for_each_entry;
+use crate::manifest::for_all_entries;
 use crate::qdrant::Qdrant;
 use crate::snapshot::Snapshot;
 use crate::{Error, Monitor, Repository, Result};
@@ -101,27 +101,21 @@ pub fn restore(
 /// The collections of a snapshot.
 fn collections(repo: &Repository, snapshot: &Snapshot) -> Result<BTreeMap<String, Stored>> {
     let mut all: BTreeMap<String, Stored> = BTreeMap::new();
-    let mut damaged = None;
-    for_each_entry(
-        repo.store(),
-        &snapshot.manifest,
-        &mut |damage| damaged = Some(damage.error),
-        &mut |listed| {
-            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            let parts: Vec<&str> = path.split('/').collect();
-            if let ["qdrant", _, "collections", name, file] = parts.as_slice() {
-                let collection = all.entry((*name).to_owned()).or_default();
-                let number = file.strip_prefix("shard-").and_then(|rest| rest.strip_suffix(".snapshot"));
-                if let Some(shard) = number.and_then(|number| number.parse().ok()) {
-                    collection.shards.insert(shard, (path.clone(), listed.size));
-                } else if *file == "collection.json" {
-                    collection.description = Some(path.clone());
-                }
+    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
+        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+        let parts: Vec<&str> = path.split('/').collect();
+        if let ["qdrant", _, "collections", name, file] = parts.as_slice() {
+            let collection = all.entry((*name).to_owned()).or_default();
+            let number = file.strip_prefix("shard-").and_then(|rest| rest.strip_suffix(".snapshot"));
+            if let Some(shard) = number.and_then(|number| number.parse().ok()) {
+                collection.shards.insert(shard, (path.clone(), listed.size));
+            } else if *file == "collection.json" {
+                collection.description = Some(path.clone());
             }
-            Ok(())
-        },
-    )?;
-    damaged.map_or(Ok(all), |error| Err(error.into()))
+        }
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 fn describe(

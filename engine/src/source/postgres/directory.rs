@@ -87,53 +87,23 @@ impl Database {
         }
         let shown = format!("{} database '{}'", self.opening.server.shown, self.name);
         let tables = Tables::read(&mut self.session).map_err(|error| lost(&shown, &error))?;
-        let mut files: BTreeMap<i64, String> = BTreeMap::new();
-        // Name, stretches, what ends it.
-        let mut planned: Vec<(String, Vec<Wanted>, &'static [u8])> = vec![];
-        let mut lists: Vec<(String, String)> = vec![];
-        for entry in toc.entries.iter().filter(|entry| entry.has_data) {
-            let file = match entry.kind.as_str() {
-                "TABLE DATA" => {
-                    let file = file_name(entry);
-                    planned.push((file.clone(), tables.stretches(entry, self.session.major())?, END_OF_ROWS));
-                    file
-                }
-                "BLOBS" => {
-                    let file = match toc.version < (1, 16) {
-                        true => "blobs.toc".to_owned(),
-                        false => format!("blobs_{}.toc", entry.id),
-                    };
-                    let mut list = String::new();
-                    for oid in toc.large_objects(entry) {
-                        list += &format!("{oid} blob_{oid}.dat\n");
-                        planned.push((format!("blob_{oid}.dat"), vec![Wanted::Object(oid)], b""));
-                    }
-                    lists.push((file.clone(), list));
-                    file
-                }
-                other => {
-                    let why = format!("pg_dump has data of a kind that is not known here: {other}");
-                    return Err(SourceError::new(SourceErrorKind::Incomplete, shown, why));
-                }
-            };
-            files.insert(entry.id, file);
-        }
-        let mut order: Vec<usize> = (0..planned.len()).collect();
-        order.sort_by(|a, b| compare_paths(planned[*a].0.as_bytes(), planned[*b].0.as_bytes()));
-        let wanted = order.iter().flat_map(|number| planned[*number].1.clone()).collect();
+        let mut plan = Plan::new(&toc, &tables, self.session.major(), &shown)?;
+        // Read in the order in which they are laid down.
+        plan.read.sort_by(|a, b| compare_paths(a.file.as_bytes(), b.file.as_bytes()));
+        let wanted = plan.read.iter().flat_map(|file| file.stretches.clone()).collect();
         let copies = Rc::new(RefCell::new(Copies::start(&self.opening, self.jobs, wanted)?));
         let mut items = vec![Item::folder(folder, time)];
-        for (file, stretches, tail) in planned {
+        for Read { file, stretches, tail } in plan.read {
             let (copies, stretches) = (Rc::clone(&copies), stretches.len());
             let open: Opener = Box::new(move || {
                 Ok(Box::new(CopyContent { copies, stretches, tail, part: vec![], at: 0 }) as Box<dyn Content>)
             });
             items.push(Item::stream(&format!("{folder}/{file}"), time, open));
         }
-        for (file, list) in lists {
+        for (file, list) in plan.lists {
             items.push(AtHand::item(&format!("{folder}/{file}"), time, list.into_bytes()));
         }
-        let bytes = toc.write(ArchiveFormat::Directory, &files);
+        let bytes = toc.write(ArchiveFormat::Directory, &plan.files);
         items.push(AtHand::item(&format!("{folder}/toc.dat"), time, bytes));
         items.sort_by(|a, b| compare_paths(&a.entry.path, &b.entry.path));
         self.items = items.into();
@@ -180,6 +150,62 @@ impl Database {
             false => failed(&complaints),
             true => failed(&format!("{why} ({status})")),
         })
+    }
+}
+
+/// A file that is read from the server.
+struct Read {
+    file: String,
+    stretches: Vec<Wanted>,
+    /// What ends it.
+    tail: &'static [u8],
+}
+
+/// The files of a database.
+#[derive(Default)]
+struct Plan {
+    read: Vec<Read>,
+    /// Lists of large objects: name and content.
+    lists: Vec<(String, String)>,
+    /// Names of entries' data.
+    files: BTreeMap<i64, String>,
+}
+
+impl Plan {
+    fn new(toc: &Toc, tables: &Tables, major: u32, shown: &str) -> Result<Self, SourceError> {
+        let mut plan = Self::default();
+        for entry in toc.entries.iter().filter(|entry| entry.has_data) {
+            let file = match entry.kind.as_str() {
+                "TABLE DATA" => {
+                    let (file, stretches) = (file_name(entry), tables.stretches(entry, major)?);
+                    plan.read.push(Read { file: file.clone(), stretches, tail: END_OF_ROWS });
+                    file
+                }
+                "BLOBS" => plan.large_objects(toc, entry),
+                other => {
+                    let why = format!("pg_dump has data of a kind that is not known here: {other}");
+                    return Err(SourceError::new(SourceErrorKind::Incomplete, shown, why));
+                }
+            };
+            plan.files.insert(entry.id, file);
+        }
+        Ok(plan)
+    }
+
+    /// A file for each large object, and a list of them, whose name it returns.
+    fn large_objects(&mut self, toc: &Toc, entry: &TocEntry) -> String {
+        let name = match toc.version < (1, 16) {
+            true => "blobs.toc".to_owned(),
+            false => format!("blobs_{}.toc", entry.id),
+        };
+        let mut list = String::new();
+        for oid in toc.large_objects(entry) {
+            let file = format!("blob_{oid}.dat");
+            list += &format!("{oid} {file}\n");
+            self.read.push(Read { file, stretches: vec![Wanted::Object(oid)], tail: b"" });
+        }
+        self.lists.push((name.clone(), list));
+        name
     }
 }
 
