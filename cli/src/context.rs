@@ -1,18 +1,20 @@
 //! Opens repositories: storage, threads, identity, password.
 
-use crate::config::Global;
+use crate::config::{Global, hostname, username};
 use crate::exit::Failure;
 use crate::file::File;
 use crate::output::Console;
 use crate::places::Place;
 use chunkstore::env::{Env, SystemEnv};
 use chunkstore::executor::Pool;
+use chunkstore::ingest::{PackerOptions, Sealing};
 use chunkstore::keys::SlotOwner;
 use chunkstore::storage::Storage;
 use chunkstore::storage::limit::Rates;
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::store::{Access, Identity};
 use engine::Repository;
+use engine::backup::BackupOptions;
 use std::sync::{Arc, OnceLock};
 
 /// What a command works with.
@@ -122,6 +124,27 @@ impl Context {
         }
         let password = self.password(create)?;
         open(self.access(storage)?, password)
+    }
+
+    /// What all backups of this user, host and configuration say.
+    pub(crate) fn backup_options(&self, repo: &Repository) -> BackupOptions {
+        BackupOptions {
+            hostname: hostname(),
+            username: username(),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            time: self.now(),
+            sealing: Sealing {
+                compression: self.global.compression,
+                delta: repo.store().storage().is_near(),
+            },
+            packer: PackerOptions {
+                pack_len: self.global.pack_size.saturating_mul(1 << 20),
+                ..PackerOptions::default()
+            },
+            program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+            ..BackupOptions::default()
+        }
     }
 
     /// Now, by the same clock as the repository's.

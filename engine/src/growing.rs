@@ -176,20 +176,23 @@ impl Growing {
             })
             .collect();
         let Some(last) = own.pop() else { return Ok((growing, vec![])) };
-        // One that was replaced by a longer one just before its writer died.
-        let replaced: Vec<ObjectId> =
-            own.iter().filter(|listed| base_of(listed) == base_of(&last)).map(|listed| listed.id).collect();
-        if !replaced.is_empty() {
-            repo.forget(&replaced)?;
+        match growing.load(repo, &last) {
+            Ok(parts) => {
+                // What was replaced by a longer one just before its writer died.
+                let same = |listed: &&Listed| base_of(listed).is_some() && base_of(listed) == base_of(&last);
+                let replaced: Vec<ObjectId> = own.iter().filter(same).map(|listed| listed.id).collect();
+                if !replaced.is_empty() {
+                    repo.forget(&replaced)?;
+                }
+                Ok((growing, parts))
+            }
+            Err(error) => {
+                // It stays as it is, and a new one begins.
+                let message = format!("the stream so far cannot be continued: {error}; a new base follows");
+                monitor.error(crate::ItemError { during: "stream", item: last.id.to_string(), message });
+                Ok((growing, vec![]))
+            }
         }
-        let parts = growing.load(repo, &last).unwrap_or_else(|error| {
-            // It stays as it is, and a new one begins.
-            let message = format!("the stream so far cannot be continued: {error}; a new base follows");
-            monitor.error(crate::ItemError { during: "stream", item: last.id.to_string(), message });
-            growing.end();
-            vec![]
-        });
-        Ok((growing, parts))
     }
 
     /// Whether there is a base to go on from.

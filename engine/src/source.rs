@@ -353,7 +353,8 @@ impl Source for Several {
         self.sources.iter().any(|source| source.tolerates_item_errors())
     }
     fn scanner(&self) -> Option<Scanner> {
-        let scanners: Vec<_> = self.sources.iter().filter_map(|source| source.scanner()).collect();
+        // All of them, or the sum would say that too little is left.
+        let scanners: Vec<_> = self.sources.iter().map(|source| source.scanner()).collect::<Option<_>>()?;
         Some(Box::new(move |monitor, stop| scanners.into_iter().for_each(|scan| scan(monitor, stop))))
     }
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {

@@ -244,19 +244,7 @@ fn incremental(
 pub(crate) fn safety(url: &str, context: &Context) -> Result<chunkstore::ObjectId, Failure> {
     let now = context.now();
     let repo = context.open()?;
-    let options = BackupOptions {
-        hostname: hostname(),
-        username: username(),
-        tags: vec!["safety".into()],
-        time: now,
-        sealing: Sealing { compression: context.global.compression, delta: repo.store().storage().is_near() },
-        packer: PackerOptions {
-            pack_len: context.global.pack_size.saturating_mul(1 << 20),
-            ..PackerOptions::default()
-        },
-        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
-        ..BackupOptions::default()
-    };
+    let options = BackupOptions { tags: vec!["safety".into()], time: now, ..context.backup_options(&repo) };
     let stamp = Time { seconds: now.as_second(), nanoseconds: 0 };
     let monitor = context.console.monitor();
     let mut source = sources::open(vec![url.into()], FilesOptions::default(), stamp, context, monitor)?;

@@ -1,13 +1,12 @@
 //! `esker run`
 
 use super::to_json;
-use crate::config::{hostname, username};
+use crate::config::hostname;
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{File, RunSpec, SourceSpec};
 use crate::fleet::{TierOutcome, Work};
 use crate::output::{self, Console};
-use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
@@ -282,19 +281,10 @@ fn back_up(
     };
     let options = BackupOptions {
         hostname: spec.host.clone().unwrap_or_else(hostname),
-        username: username(),
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
         tags: spec.tags.clone(),
         excludes: spec.excludes.clone(),
         time: now,
-        sealing: Sealing { compression: context.global.compression, delta: repo.store().storage().is_near() },
-        packer: PackerOptions {
-            pack_len: context.global.pack_size.saturating_mul(1 << 20),
-            ..PackerOptions::default()
-        },
-        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
-        ..BackupOptions::default()
+        ..context.backup_options(repo)
     };
     let mut attempt = 1;
     loop {

@@ -1,10 +1,9 @@
 //! `esker stream`
 
-use crate::config::{hostname, username};
+use crate::config::hostname;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
-use chunkstore::ingest::{PackerOptions, Sealing};
 use engine::Repository;
 use engine::backup::BackupOptions;
 use engine::growing::{FollowOptions, Report, Standing};
@@ -104,17 +103,8 @@ fn backup_options(args: &Args, context: &Context, repo: &Repository) -> BackupOp
     let tags = args.tag.iter().flat_map(|tags| super::split_tags(tags)).filter(|tag| !tag.is_empty());
     BackupOptions {
         hostname: args.host.clone().unwrap_or_else(hostname),
-        username: username(),
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
         tags: std::iter::once("stream".to_owned()).chain(tags).collect(),
-        sealing: Sealing { compression: context.global.compression, delta: repo.store().storage().is_near() },
-        packer: PackerOptions {
-            pack_len: context.global.pack_size.saturating_mul(1 << 20),
-            ..PackerOptions::default()
-        },
-        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
-        ..BackupOptions::default()
+        ..context.backup_options(repo)
     }
 }
 

@@ -11,6 +11,7 @@ use engine::restore::physical::{self, PrepareOptions};
 use engine::restore::postgres::{PostgresOptions, restore};
 use engine::snapshot::{Listed, split_path};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// What a database server's restore has no use for.
 fn refuse_others(args: &super::Args) -> Result<(), Failure> {
@@ -137,30 +138,9 @@ pub(super) fn postgres(args: &super::Args, context: &Context) -> CommandResult {
     let report = context
         .console
         .during(|monitor| restore(&opened.repo, &found.snapshot, path, &server, &options, monitor))?;
-    let seconds = context.console.seconds();
-    let bytes: u64 = report.databases.values().sum();
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary",
-            "snapshot_id": found.id,
-            "seconds_elapsed": seconds,
-            "databases": report.databases,
-            "tables_restored": report.tables,
-            "bytes_restored": bytes,
-            "globals_existing": report.globals_existing,
-            "dry_run": args.dry_run,
-        }));
-    } else {
-        let verb = if args.dry_run { "would restore" } else { "restored" };
-        for (name, bytes) in &report.databases {
-            context.console.say(format!("{verb} database '{name}', {}", output::bytes(*bytes)));
-        }
-        if !args.dry_run {
-            let bytes = output::bytes(bytes);
-            context.console.say(format!("{} tables, {bytes} in {seconds:.1} s", report.tables));
-        }
-    }
-    Ok(if context.console.error_count() == 0 { Code::Done } else { Code::Incomplete })
+    let more = json!({"tables_restored": report.tables, "globals_existing": report.globals_existing});
+    let line = format!("{} tables", report.tables);
+    Ok(tell(args, context, &found, &report.databases, &more, &line))
 }
 
 /// Into MariaDB or MySQL.
@@ -204,27 +184,42 @@ pub(super) fn mysql(args: &super::Args, context: &Context) -> CommandResult {
     let report = context
         .console
         .during(|monitor| mysql::restore(&opened.repo, &found.snapshot, path, &server, &options, monitor))?;
-    let seconds = context.console.seconds();
-    let bytes: u64 = report.databases.values().sum();
+    let more = json!({"tables_restored": report.tables, "logs_replayed": report.logs});
+    let line = format!("{} files of the binary log replayed", report.logs);
+    Ok(tell(args, context, &found, &report.databases, &more, &line))
+}
+
+/// What was restored, or would be: databases and their bytes, and `more` of it, for people as `line`.
+fn tell(
+    args: &super::Args,
+    context: &Context,
+    found: &Listed,
+    databases: &BTreeMap<String, u64>,
+    more: &serde_json::Value,
+    line: &str,
+) -> Code {
+    let (seconds, bytes) = (context.console.seconds(), databases.values().sum::<u64>());
     if context.global.json {
-        output::json_line(&json!({
+        let mut summary = json!({
             "message_type": "summary",
             "snapshot_id": found.id,
             "seconds_elapsed": seconds,
-            "databases": report.databases,
-            "tables_restored": report.tables,
+            "databases": databases,
             "bytes_restored": bytes,
-            "logs_replayed": report.logs,
             "dry_run": args.dry_run,
-        }));
+        });
+        if let (Some(summary), Some(more)) = (summary.as_object_mut(), more.as_object()) {
+            summary.extend(more.clone());
+        }
+        output::json_line(&summary);
     } else {
         let verb = if args.dry_run { "would restore" } else { "restored" };
-        for (name, bytes) in &report.databases {
+        for (name, bytes) in databases {
             context.console.say(format!("{verb} database '{name}', {}", output::bytes(*bytes)));
         }
-        if report.logs > 0 {
-            context.console.say(format!("replayed {} files of the binary log", report.logs));
+        if !args.dry_run {
+            context.console.say(format!("{line}, {} in {seconds:.1} s", output::bytes(bytes)));
         }
     }
-    Ok(if context.console.error_count() == 0 { Code::Done } else { Code::Incomplete })
+    if context.console.error_count() == 0 { Code::Done } else { Code::Incomplete }
 }
