@@ -185,11 +185,12 @@ fn failures_make_no_snapshot() {
     for format in ["directory", "plain", "custom"] {
         let mut command = repo.command(["backup", &server.url(), "-o", &format!("postgres.format={format}")]);
         let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-        // Of the directory format pg_dump gives only the table of contents, and may be killed after that.
-        let whose = if format == "directory" { "esker" } else { "pg_dump" };
+        // Of the directory format pg_dump gives only the table of contents, and may be killed after that: it
+        // writes `TO stdout;`, and we `TO STDOUT`.
+        let which = if format == "directory" { "COPY%TO STDOUT" } else { "COPY%" };
         let kill = format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-            WHERE query LIKE 'COPY%' AND state = 'active' AND application_name = '{whose}'"
+            WHERE query LIKE '{which}' AND state = 'active' AND pid <> pg_backend_pid()"
         );
         wait_for("COPY", 20, || server.sql("postgres", &kill).trim() != "0");
         let code = child.wait().unwrap().code();
