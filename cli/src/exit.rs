@@ -61,6 +61,14 @@ impl Failure {
 }
 
 impl Failure {
+    /// Of a restore: code 20 speaks of what was backed up, and no program of ours is that.
+    pub(crate) fn of_restore(mut self) -> Self {
+        if matches!(self.code, Code::SourceCommand | Code::SourceIncomplete | Code::SourceEmpty) {
+            self.code = Code::Failed;
+        }
+        self
+    }
+
     /// Adds what can be done, where the message alone does not say so.
     fn with_advice(mut self) -> Self {
         if self.code == Code::RepositoryFull {

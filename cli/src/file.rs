@@ -56,6 +56,8 @@ pub(crate) struct SourceSpec {
     pub(crate) excludes: Vec<String>,
     pub(crate) host: Option<String>,
     pub(crate) one_file_system: bool,
+    /// As `backup --keep-going`.
+    pub(crate) keep_going: bool,
     pub(crate) hooks: Hooks,
 }
 

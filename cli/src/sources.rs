@@ -15,6 +15,7 @@ pub(crate) fn open(
     names: Vec<OsString>,
     files: FilesOptions,
     time: Time,
+    keep_going: bool,
     context: &Context,
     monitor: &dyn Monitor,
 ) -> Result<Box<dyn Source>, Failure> {
@@ -22,7 +23,7 @@ pub(crate) fn open(
         names.into_iter().partition(|source| source.to_str().is_some_and(is_url));
     let mut sources: Vec<Box<dyn Source>> = vec![];
     if !urls.is_empty() {
-        let options = url_options(context)?;
+        let options = UrlOptions { keep_going, ..url_options(context)? };
         for url in &urls {
             sources.push(stamped(open_url(&url.to_string_lossy(), time, &options)?));
         }
@@ -81,6 +82,7 @@ pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
         qdrant_api_key: crate::config::qdrant_key()?,
         tls: settings.tls,
         scratch,
+        keep_going: false,
         clock: crate::context::now,
     })
 }

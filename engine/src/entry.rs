@@ -151,6 +151,26 @@ impl Entry {
         Self { ctime: older.ctime, size: older.size, ..self.clone() } == *older
     }
 
+    /// Whether a reader takes it: what [`Entry::decode`] refuses must not be written.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if [self.mtime, self.ctime].iter().any(|time| time.nanoseconds > 999_999_999) {
+            return Err("nanoseconds over a second");
+        }
+        if !is_valid_path(&self.path) {
+            return Err("not a path beneath the root");
+        }
+        if [&self.path, &self.user, &self.group, &self.target].iter().any(|field| field.len() > MAX_PATH) {
+            return Err("a path, an owner's name or a link's target is too long");
+        }
+        if self.xattrs.len() > MAX_XATTRS as usize {
+            return Err("too many attributes");
+        }
+        if self.xattrs.iter().any(|(name, value)| name.len() > MAX_PATH || value.len() > MAX_XATTR) {
+            return Err("an attribute is too long");
+        }
+        Ok(())
+    }
+
     /// Appends the record's body.
     pub fn encode(&self, out: &mut Encoder) {
         out.u8(self.kind as u8).u32(self.mode).u32(self.uid).u32(self.gid);
@@ -257,7 +277,9 @@ mod tests {
         for path in ["", "/a", "a/", "a//b", "../a", "a/../b", ".", "a/.", "a\0b"] {
             assert!(!is_valid_path(path.as_bytes()), "{path:?}");
             let mut out = Encoder::default();
-            Entry::stream(path, Time::default()).encode(&mut out);
+            let entry = Entry::stream(path, Time::default());
+            assert!(entry.check().is_err(), "{path:?}");
+            entry.encode(&mut out);
             assert!(Entry::decode(&mut Decoder::new(&out.bytes, "entry")).is_err());
         }
         assert!(is_valid_path(b"a/..b/...") && is_valid_path(b"\xff\xfe"));
@@ -274,6 +296,7 @@ mod tests {
             ..Entry::stream("a/\u{fc}", Time::default())
         };
         let mut out = Encoder::default();
+        assert_eq!(entry.check(), Ok(()));
         entry.encode(&mut out);
         assert_eq!(Entry::decode(&mut Decoder::new(&out.bytes, "entry")).unwrap(), entry);
         for len in 0..out.bytes.len() {

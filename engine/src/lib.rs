@@ -16,6 +16,7 @@
 //! | [`journal`] | every moment of a Redis: a base and the commands after it |
 //! | [`growing`] | a snapshot that grows while esker is attached to a server |
 //! | [`keyspace`] | the keys of a dump in a snapshot: listed, compared, written into a live server |
+//! | [`names`], [`child`] | what servers call things, as paths; programs of others, in an environment of their own |
 //! | [`spill`] | more than memory should hold |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
 //! | [`policy`], [`promise`], [`prune`] | what to keep, and on which tiers; removing the rest |
@@ -26,6 +27,7 @@
 
 pub mod backup;
 pub mod calibrate;
+pub mod child;
 pub mod diff;
 pub mod entry;
 pub mod error;
@@ -35,6 +37,7 @@ pub mod keyspace;
 pub mod manifest;
 pub mod monitor;
 pub mod mysql;
+pub mod names;
 pub mod pg;
 pub mod plan;
 pub mod policy;

@@ -140,6 +140,8 @@ pub struct ManifestWriter {
     refs: Vec<ChunkRef>,
     pending: Vec<ChunkRef>,
     cut_after_entry: bool,
+    grammar: Grammar,
+    last_path: Vec<u8>,
     entries: u64,
     bytes: u64,
 }
@@ -153,6 +155,8 @@ impl ManifestWriter {
             refs: vec![],
             pending: vec![],
             cut_after_entry: false,
+            grammar: Grammar::Between,
+            last_path: vec![],
             entries: 0,
             bytes: 0,
         })
@@ -191,9 +195,31 @@ impl ManifestWriter {
         Ok(())
     }
 
+    /// Refuses what a reader would refuse: a manifest that was committed can be read.
+    fn admit(&mut self, record: &Record) -> Result<()> {
+        let refused = |path: &[u8], why: &str| Error::Malformed { what: display_path(path), why: why.into() };
+        if let Record::Entry(entry) = record {
+            entry.check().map_err(|why| refused(&entry.path, why))?;
+        }
+        let last = &self.last_path;
+        self.grammar.admit(record, last).map_err(|why| match record {
+            Record::Entry(entry) => refused(&entry.path, why),
+            _ => refused(last, why),
+        })?;
+        if let Record::Entry(entry) = record {
+            self.last_path.clone_from(&entry.path);
+        }
+        Ok(())
+    }
+
     fn write(&mut self, packer: &mut Packer, record: &Record) -> Result<()> {
+        self.admit(record)?;
         let mut out = Encoder::default();
         record.encode(&mut out);
+        if out.bytes.len() > MAX_RECORD {
+            let why = "its record is longer than a reader takes".into();
+            return Err(Error::Malformed { what: display_path(&self.last_path), why });
+        }
         self.lane.write(&out.bytes);
         if self.lane.uncut() >= CHUNK_TARGET {
             self.lane.end_chunk();

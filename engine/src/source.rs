@@ -145,7 +145,7 @@ pub trait Source {
     fn scanner(&self) -> Option<Scanner> {
         None
     }
-    /// Whether [`SourceErrorKind::Item`] errors are survivable: true for trees, false for dumps.
+    /// Whether [`SourceErrorKind::Item`] errors are survivable: true for trees, for dumps if the user said so.
     fn tolerates_item_errors(&self) -> bool {
         false
     }
@@ -221,6 +221,8 @@ pub struct UrlOptions {
     pub postgres_jobs: usize,
     /// A private folder for what does not fit into memory.
     pub scratch: std::path::PathBuf,
+    /// Whether a database, or an object of one, that cannot be read is told and left out, rather than the end of it all.
+    pub keep_going: bool,
     /// Tells when each source was read.
     pub clock: Clock,
 }
@@ -238,6 +240,7 @@ impl Default for UrlOptions {
             tls_files: [None, None, None],
             postgres_jobs: 2,
             scratch: std::env::temp_dir(),
+            keep_going: false,
             clock: jiff::Timestamp::now,
         }
     }
@@ -349,7 +352,7 @@ impl Source for Several {
         self.sources.iter_mut().try_for_each(|source| source.start(seed))
     }
     fn tolerates_item_errors(&self) -> bool {
-        // Only trees have errors of single items.
+        // Others have no errors of single items.
         self.sources.iter().any(|source| source.tolerates_item_errors())
     }
     fn scanner(&self) -> Option<Scanner> {

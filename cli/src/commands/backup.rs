@@ -96,6 +96,9 @@ pub(crate) struct Args {
     /// Stay on the file systems of the given paths
     #[arg(short = 'x', long)]
     one_file_system: bool,
+    /// Of servers: tell what cannot be read, a broken view or a whole database, leave it out and go on; exit code 3
+    #[arg(long)]
+    keep_going: bool,
     /// Do everything but keep the result
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -247,7 +250,8 @@ pub(crate) fn safety(url: &str, context: &Context) -> Result<chunkstore::ObjectI
     let options = BackupOptions { tags: vec!["safety".into()], time: now, ..context.backup_options(&repo) };
     let stamp = Time { seconds: now.as_second(), nanoseconds: 0 };
     let monitor = context.console.monitor();
-    let mut source = sources::open(vec![url.into()], FilesOptions::default(), stamp, context, monitor)?;
+    let mut source =
+        sources::open(vec![url.into()], FilesOptions::default(), stamp, false, context, monitor)?;
     let report = context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor))?;
     report.snapshot.ok_or_else(|| Failure::new("the safety snapshot was not made"))
 }
@@ -333,7 +337,7 @@ fn open_source(
         exclude_larger_than: args.exclude_larger_than,
         one_file_system: args.one_file_system,
     };
-    sources::open(paths, options, time, context, context.console.monitor())
+    sources::open(paths, options, time, args.keep_going, context, context.console.monitor())
 }
 
 fn print(report: &BackupReport, sources: &[SourceRecord], args: &Args, context: &Context) {

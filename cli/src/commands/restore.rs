@@ -82,6 +82,10 @@ enum When {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
+    restored(args, context).map_err(Failure::of_restore)
+}
+
+fn restored(args: Args, context: &Context) -> CommandResult {
     if args.live.to.is_some() {
         return live::run(&args, context);
     }

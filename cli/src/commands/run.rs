@@ -314,7 +314,14 @@ fn open(
         one_file_system: spec.one_file_system,
         ..FilesOptions::default()
     };
-    crate::sources::open(spec.urls.iter().map(Into::into).collect(), options, time, context, monitor)
+    crate::sources::open(
+        spec.urls.iter().map(Into::into).collect(),
+        options,
+        time,
+        spec.keep_going,
+        context,
+        monitor,
+    )
 }
 
 fn report(

@@ -75,6 +75,8 @@ struct RawSource {
     #[serde(default)]
     one_file_system: bool,
     #[serde(default)]
+    keep_going: bool,
+    #[serde(default)]
     hooks: Hooks,
 }
 
@@ -330,6 +332,7 @@ impl<'a> Reader<'a> {
             excludes: raw.excludes,
             host: raw.host,
             one_file_system: raw.one_file_system,
+            keep_going: raw.keep_going,
             hooks: raw.hooks,
         }
     }

@@ -8,8 +8,8 @@ use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, 
 use crate::Monitor;
 use crate::entry::{Time, compare_paths};
 use crate::mysql::{Server, quoted};
+use crate::names::encoded_bytes;
 use crate::snapshot::SourceRecord;
-use crate::source::postgres::path_name;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -47,7 +47,7 @@ struct Dump {
 /// A database's name in a path.
 #[must_use]
 pub fn file_stem(database: &str) -> String {
-    path_name(database).replace('.', "%2E")
+    encoded_bytes(database.as_bytes(), ".")
 }
 
 impl MysqlSource {

@@ -11,11 +11,11 @@ use super::stream::AtHand;
 use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
 use crate::entry::{Time, compare_paths};
+use crate::names::encoded;
 use crate::pg::connection::PgError;
 use crate::pg::programs::{Programs, database_name};
 use crate::pg::{Connection, Server};
 use crate::snapshot::SourceRecord;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -116,15 +116,6 @@ impl PostgresSource {
     }
 }
 
-/// Bytes that must not stand in a file name as they are.
-const UNSAFE: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
-
-/// A database's name in a path.
-#[must_use]
-pub fn path_name(database: &str) -> String {
-    utf8_percent_encode(database, UNSAFE).to_string()
-}
-
 /// The databases that can be dumped, if they are all to be.
 fn databases(session: &mut Connection) -> Result<Vec<String>, PgError> {
     let query =
@@ -177,7 +168,7 @@ impl Source for PostgresSource {
         }
         let format = self.options.postgres_format;
         for (number, name) in names.into_iter().enumerate() {
-            let stem = format!("{folder}/{}", path_name(&name));
+            let stem = format!("{folder}/{}", encoded(&name));
             let (path, next) = match format {
                 Format::Directory => {
                     let database = if number < AT_ONCE { Some(self.begin(&name, &programs)?) } else { None };

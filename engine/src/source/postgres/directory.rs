@@ -4,8 +4,9 @@
 //! Source: `dumpTableData_copy`, `setup_connection`, `getTables` in `pg_dump.c`; `pg_backup_directory.c`.
 
 use super::copies::{Copies, CopyContent, Opening, Wanted};
-use super::{lost, path_name};
+use super::lost;
 use crate::entry::{Time, compare_paths};
+use crate::names::encoded_bytes;
 use crate::pg::connection::{PgError, PgResult};
 use crate::pg::programs::{Programs, database_name};
 use crate::pg::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
@@ -227,7 +228,7 @@ fn lock_tables(session: &mut Connection) -> PgResult<()> {
 
 /// A table's rows, under a name that tells which.
 fn file_name(entry: &TocEntry) -> String {
-    let part = |name: &str| path_name(name).replace('.', "%2E");
+    let part = |name: &str| encoded_bytes(name.as_bytes(), ".");
     let name = format!("{}.{}.dat", part(&entry.namespace), part(&entry.tag));
     if name.len() > LONGEST_NAME { format!("{}.dat", entry.oid) } else { name }
 }
