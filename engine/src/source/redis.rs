@@ -171,7 +171,7 @@ pub fn origin(server: Server) -> Origin {
         let transfer = Box::new(Transfer::start(&server, stop)?) as Box<dyn std::io::Read + Send>;
         Ok(match server.database {
             None => transfer,
-            Some(number) => Box::new(database::only(transfer, number, &server.shown)?),
+            Some(number) => database::only(transfer, number, &server.shown)?,
         })
     });
     Origin { kind, shown, point_in_time: true, open }

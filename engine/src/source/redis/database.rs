@@ -16,11 +16,11 @@ type Stretch = Result<Vec<u8>, SourceError>;
 
 /// A dump of `database`, out of the dump that `reader` gives. A thread of its own takes it apart, since a value is handed
 /// out piece by piece; it ends with the reader, or once nobody wants its result.
-pub fn only(
+pub(super) fn only(
     reader: Box<dyn Read + Send>,
     database: u32,
     shown: &str,
-) -> Result<impl Read + Send, SourceError> {
+) -> Result<Box<dyn Read + Send>, SourceError> {
     let (send, stretches) = sync_channel::<Stretch>(WAITING);
     let shown = shown.to_owned();
     let name = shown.clone();
@@ -33,7 +33,7 @@ pub fn only(
     };
     let thread = std::thread::Builder::new().name("esker-redis-db".into()).spawn(run);
     thread.map_err(|error| SourceError::new(SourceErrorKind::Unavailable, name, error))?;
-    Ok(Only { stretches, current: vec![], sent: 0 })
+    Ok(Box::new(Only { stretches, current: vec![], sent: 0 }))
 }
 
 struct Filter {
