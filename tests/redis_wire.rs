@@ -89,6 +89,12 @@ fn a_limit_of_replicas_does_not_stop_a_backup_of_redis_8() {
 }
 
 #[test]
+fn a_limit_of_replicas_does_not_stop_a_backup_of_others() {
+    under_a_limit(&server("redis-6.2"));
+    under_a_limit(&server("valkey-9"));
+}
+
+#[test]
 fn a_transfer_that_is_cut_names_the_limit() {
     let repo = Repo::new();
     let args =
@@ -132,8 +138,8 @@ fn over_unix_sockets() {
         let snapshot = &repo.json(["snapshots"]).as_array().unwrap().last().unwrap().clone();
         let folder = format!("/redis/{}", socket.replace('/', "%2F"));
         assert_eq!(snapshot["paths"][0], format!("{folder}/dump.rdb"));
-        let target = start(&repo, &format!("target {scheme}"), &[]);
-        repo.ok(["restore", "latest", "--to", &format!("redis://127.0.0.1:{}", port(&target)), "--whole"]);
+        let target = start(&repo, &format!("target {scheme}"), &["--requirepass", "sesame"]);
+        repo.ok(["restore", "latest", "--to", &target.url(), "--whole"]);
         assert_eq!(target.digest(), redis.digest(), "{scheme}");
         // The server's place in the snapshot is a name like any other.
         assert_eq!(repo.ok(["dump", &format!("latest:{folder}/0/string:7")]), "v7".repeat(20));
@@ -259,8 +265,8 @@ fn a_replica_without_its_master_is_unavailable() {
     let repo = Repo::new();
     let master = start(&repo, "master", &[]);
     fill(&master);
-    let address = format!("127.0.0.1 {}", port(&master));
-    let args = ["--replicaof", &address, "--replica-serve-stale-data", "no"];
+    let address = port(&master).to_string();
+    let args = ["--replicaof", "127.0.0.1", &address, "--replica-serve-stale-data", "no"];
     let replica = start(&repo, "replica", &args);
     wait_for("in step", 30, || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
     drop(master);
@@ -271,8 +277,7 @@ fn a_replica_without_its_master_is_unavailable() {
         assert!(text.contains("MASTERDOWN") && !text.contains("type"), "{text}");
     }
     // One that was never in step has nothing, which is no backup.
-    let nobody = format!("127.0.0.1 {}", free_port());
-    let new = start(&repo, "new", &["--replicaof", &nobody]);
+    let new = start(&repo, "new", &["--replicaof", "127.0.0.1", &free_port().to_string()]);
     let text = repo.fails(25, ["backup", &new.url().replacen("redis://", "redis+scan://", 1)]);
     assert!(text.contains("master"), "{text}");
     assert_eq!(repo.snapshot_count(), 0);

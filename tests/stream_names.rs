@@ -105,7 +105,7 @@ fn names_in_esker_toml() {
 fn places_of_servers() {
     let repo = Repo::new();
     let socket = repo.path("s..s%2F.sock").display().to_string();
-    let args = ["--repl-diskless-sync-delay", "0", "--bind", "127.0.0.1", "::1", "--unixsocket", &socket];
+    let args = ["--repl-diskless-sync-delay", "0", "--bind", "127.0.0.1", "-::1", "--unixsocket", &socket];
     let redis = Redis::start(&apt_redis(), &repo.path("redis"), &args);
     redis.cli(&["SET", "k", "v"]);
     let port = redis.url().rsplit(':').next().unwrap().to_owned();

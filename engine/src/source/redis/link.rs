@@ -18,8 +18,8 @@ const MAX_LINE: u64 = 64 << 10;
 /// How long to wait for what a server says before it hangs up.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Why servers hang up on replicas, where their log tells.
-pub(crate) const HANG_UP: &str = "the server hung up; its log says why. If that is its limit for replicas that take \
-    longer than it writes, raise it: CONFIG SET client-output-buffer-limit 'replica 1gb 0 0'";
+pub(crate) const HANG_UP: &str = "the server hung up; its log says why. If its output buffer for replicas grew too large, \
+    raise that limit: CONFIG SET client-output-buffer-limit 'replica 1gb 0 0";
 
 /// Ends a transfer from another thread: what reads from the connection gets an error.
 #[derive(Clone, Default)]

@@ -42,7 +42,7 @@ impl Transfer {
         }
         link.introduce()?;
         // The commands that follow the dump are of no use here. Else a server keeps them for us meanwhile, and hangs up
-        // when they are more than its limit for replicas. Servers that do not know this (before 7) say so, and go on.
+        // when they are more than its limit for replicas. Servers that do not know this answer an error, and go on.
         link.command(&[b"REPLCONF", b"rdb-only", b"1"])?;
         let reply = link.command(&[b"PSYNC", b"?", b"-1"])?;
         Self::follow(link, &reply)
