@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 const FOREIGN: &[(&str, &[&str])] = &[
     ("cargo", &["--release", "--test", "--example", "--check"]),
     ("zstd", &["--patch-from"]),
+    ("benches/compare.py", &["--only"]),
     ("systemctl", &["--now"]),
     (
         "pg_",
         &[
             "--clean",
+            "--create",
             "--dbname",
             "--exit-on-error",
             "--format",
@@ -32,6 +34,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--binary-mode",
             "--compact",
             "--connect-timeout",
+            "--databases",
             "--default-character-set",
             "--defaults-extra-file",
             "--events",
