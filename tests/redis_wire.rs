@@ -237,9 +237,16 @@ fn one_database_of_a_server() {
         assert_eq!(dump(&target), dump(&redis), "{scheme} {order}");
         let ttl: i64 = target.cli(&["-n", "3", "TTL", "only"]).trim().parse().unwrap();
         assert!((99_000..=100_000).contains(&ttl), "{ttl}");
+        // Over what is no more than this database, it can be.
+        target.cli(&["FLUSHALL"]);
+        target.cli(&["-n", "3", "SET", "later", "1"]);
+        let done = repo.json(["restore", "latest", "--to", &target.url(), "--whole", "--yes"]);
+        assert_eq!(done["keys_different"], 0, "{done}");
+        assert_eq!(dump(&target), dump(&redis), "{scheme} {order}");
+        assert_eq!(repo.json(["snapshots", "latest"])[0]["tags"][0], "safety");
         // It is no version of the dump of all.
         repo.ok(["-o", &option, "backup", &url]);
-        count += 2;
+        count += 3;
         assert_eq!(repo.snapshot_count(), count);
         let parent = repo.json(["snapshots", "latest"])[0]["paths"][0].clone();
         assert_ne!(parent, path);

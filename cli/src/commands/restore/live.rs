@@ -154,11 +154,6 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
         if place.is_some() || !args.include.is_empty() || target.server.database.is_some() {
             return Err(Failure::new("--whole takes no selection of keys or databases"));
         }
-        if let Some(number) = only_database(&dump.path) {
-            return Err(Failure::new(format!(
-                "this is a backup of database {number} alone, and --whole would empty the others: restore it without"
-            )));
-        }
         return whole(args, &target, repo, &found, &dump, context);
     }
     let mut patterns: Vec<Vec<u8>> = args.include.iter().map(|pattern| pattern.as_bytes().to_vec()).collect();
@@ -263,6 +258,13 @@ fn whole(
     context: &Context,
 ) -> CommandResult {
     let there = count_keys(&target.server)?;
+    if let Some(number) = only_database(&dump.path)
+        && there.keys().any(|other| *other != number)
+    {
+        return Err(Failure::new(format!(
+            "this is a backup of database {number} alone, and --whole would empty the others: restore it without"
+        )));
+    }
     let keys: u64 = there.values().sum();
     let console = &context.console;
     let say = |text: String| console.say(text);
