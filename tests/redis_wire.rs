@@ -61,11 +61,11 @@ fn write(address: &str, seed: u64, stop: &AtomicBool) {
 }
 
 /// A limit that every transfer of some seconds reaches, if the server keeps what is written meanwhile.
-const LIMIT: [&str; 2] = ["--client-output-buffer-limit", "replica 8mb 4mb 2"];
+const LIMIT: [&str; 5] = ["--client-output-buffer-limit", "replica", "8mb", "4mb", "2"];
 
 fn under_a_limit(binary: &Path) {
     let repo = Repo::new();
-    let args = [LIMIT[0], LIMIT[1], "--repl-diskless-sync-delay", "0", "--repl-backlog-size", "1mb"];
+    let args = [&LIMIT[..], &["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "1mb"]].concat();
     let redis = Redis::start(binary, &repo.path("redis"), &args);
     redis.cli(&["DEBUG", "POPULATE", "150000", "key", "500"]);
     let writers = Writers::start(&redis, 2);
