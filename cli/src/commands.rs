@@ -63,7 +63,7 @@ enum Command {
     Find(find::Args),
     /// Show what changed between two snapshots
     Diff(diff::Args),
-    /// Restore a snapshot or a part of it into a folder
+    /// Restore a snapshot or a part of it into a folder or a live server
     Restore(restore::Args),
     /// Write one file or stream of a snapshot to standard output
     Dump(dump::Args),
@@ -89,7 +89,7 @@ enum Command {
     Copy(copy::Args),
     /// Check and show esker.toml
     Config(config::Args),
-    /// Stay attached to a Redis and keep every moment of it
+    /// Stay attached to a Redis, PostgreSQL or MariaDB and keep every moment of it
     Stream(stream::Args),
     /// Show sizes
     Stats(stats::Args),

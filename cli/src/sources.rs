@@ -5,7 +5,7 @@ use crate::exit::Failure;
 use engine::Monitor;
 use engine::entry::Time;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::{Several, Source, Stamped, UrlOptions, is_url, open_url};
+use engine::source::{Several, Source, Stamped, URL_SCHEMES, UrlOptions, is_url, open_url, without_password};
 use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -28,6 +28,13 @@ pub(crate) fn open(
             sources.push(stamped(open_url(&url.to_string_lossy(), time, &options)?));
         }
     }
+    if let Some(unknown) = paths.iter().find(|path| is_unknown_url(path)) {
+        return Err(Failure::new(format!(
+            "{}: no source has this scheme; there are {}",
+            without_password(&unknown.to_string_lossy()),
+            URL_SCHEMES.join(", ")
+        )));
+    }
     if !paths.is_empty() {
         let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
         sources.push(stamped(Box::new(FilesSource::new(&paths, files, monitor)?)));
@@ -42,6 +49,15 @@ pub(crate) fn open(
             Ok(Box::new(Several::new(sources)))
         }
     }
+}
+
+/// Whether this is a URL of a kind that nobody knows, rather than a path.
+fn is_unknown_url(argument: &std::ffi::OsStr) -> bool {
+    let scheme = argument.to_str().and_then(|text| Some(text.split_once("://")?.0));
+    let is_scheme =
+        |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    scheme.is_some_and(|scheme| !scheme.is_empty() && is_scheme(scheme))
+        && std::fs::symlink_metadata(argument).is_err()
 }
 
 /// The same, with times in its records.

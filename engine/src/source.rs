@@ -157,8 +157,14 @@ pub const URL_SCHEMES: &[&str] = &[
     "rediss://",
     "valkey://",
     "valkeys://",
+    "redis+unix://",
+    "valkey+unix://",
     "redis+scan://",
     "rediss+scan://",
+    "valkey+scan://",
+    "valkeys+scan://",
+    "redis+scan+unix://",
+    "valkey+scan+unix://",
     "redis+rdb://",
     "redis+aof://",
     "qdrant+http://",
@@ -182,9 +188,11 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
         SourceError::new(SourceErrorKind::Unavailable, without_password(url), why.to_string())
     };
     let parsed = url::Url::parse(url).map_err(|error| invalid(&error))?;
+    if let Some(scheme) = redis::address::Scheme::of(parsed.scheme()) {
+        let open = if scheme.scan { redis_scan::source } else { redis::source };
+        return Ok(Box::new(open(&parsed, time, options)?));
+    }
     match parsed.scheme() {
-        "redis" | "valkey" | "rediss" | "valkeys" => Ok(Box::new(redis::source(&parsed, time, options)?)),
-        "redis+scan" | "rediss+scan" => Ok(Box::new(redis_scan::source(&parsed, time, options)?)),
         "qdrant+http" | "qdrant+https" => Ok(Box::new(qdrant::QdrantSource::new(&parsed, time, options)?)),
         "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
         "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
@@ -249,9 +257,20 @@ impl Default for UrlOptions {
 /// A URL as it may be shown and stored: without the password.
 #[must_use]
 pub fn without_password(url: &str) -> String {
+    let owned = |(name, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
+        (name.into_owned(), value.into_owned())
+    };
     match url::Url::parse(url) {
         Ok(mut parsed) => {
             let _ = parsed.set_password(None);
+            if parsed.query_pairs().any(|(name, _)| name == "password") {
+                let kept: Vec<(String, String)> =
+                    parsed.query_pairs().filter(|(name, _)| name != "password").map(owned).collect();
+                match kept.is_empty() {
+                    true => parsed.set_query(None),
+                    false => drop(parsed.query_pairs_mut().clear().extend_pairs(kept)),
+                }
+            }
             parsed.to_string()
         }
         // Not a URL after all; hide whatever stands between ':' and '@'.
@@ -400,10 +419,16 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        for url in
-            ["redis://:hunter2@h:1/0", "postgres://u:hunter2@h/db", "redis://:hun ter2@[::", "x://a:hunter2@"]
-        {
+        for url in [
+            "redis://:hunter2@h:1/0",
+            "postgres://u:hunter2@h/db",
+            "redis://:hun ter2@[::",
+            "x://a:hunter2@",
+            "redis+unix:///s?password=hunter2",
+            "redis+unix:///s?db=1&p%61ssword=hunter2",
+        ] {
             assert!(!without_password(url).contains("ter2"), "{url} -> {}", without_password(url));
         }
+        assert_eq!(without_password("redis+unix:///s?db=1&password=x&user=u"), "redis+unix:///s?db=1&user=u");
     }
 }

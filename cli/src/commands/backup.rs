@@ -129,8 +129,9 @@ Sources:
   PATH…                                         files and folders
   --stdin                                       standard input
   --stdin-from-command -- COMMAND ARGS…         what a command prints, if it succeeds
-  redis://[user:password@]host[:port]           Redis or Valkey, by replication; rediss:// over TLS
-  redis+scan://…                                the same, key by key, where replication is refused
+  redis://[user:password@]host[:port][/db]      Redis or Valkey, all databases or one, by replication;
+                                                rediss:// over TLS, redis+unix:///PATH[?db=N] over a socket
+  redis+scan://…, redis+scan+unix:///PATH       the same, key by key, where replication is refused
   redis+rdb:///PATH/dump.rdb                    a dump that Redis wrote
   redis+aof:///PATH/appendonlydir               its append-only files, in either layout
   qdrant+http[s]://host[:port][/collection]     Qdrant, all collections or one, shard by shard

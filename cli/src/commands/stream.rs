@@ -8,6 +8,7 @@ use engine::Repository;
 use engine::backup::BackupOptions;
 use engine::growing::{FollowOptions, Report, Standing};
 use engine::journal::replay::shown;
+use engine::source::redis::address::Scheme;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// Ends with ctrl-C, and goes on where it was.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// The server: redis://user:password@host:port, postgres://user@host:port,
+    /// The server: redis://user:password@host:port, redis+unix:///path, postgres://user@host:port,
     /// mysql://user@host:port, or less
     url: String,
     /// A recovery point is at most so far behind
@@ -67,9 +68,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         clock: crate::context::now,
     };
     match url.scheme() {
-        "redis" | "valkey" | "rediss" | "valkeys" => {
+        live if Scheme::of(live).is_some_and(|scheme| !scheme.scan) => {
             let server = engine::source::redis::Server::new(&url, &sources)?;
-            report_to(&server.address, args, context, &mut |report| {
+            if server.database.is_some() {
+                return Err(Failure::new("what a server sends is of all databases; name none in the URL"));
+            }
+            report_to(&server.address.to_string(), args, context, &mut |report| {
                 engine::journal::follow::follow(&repo, &server, &options, monitor, report)
             })
         }
@@ -94,7 +98,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 engine::mysql::follow::follow(&repo, &server, &options, monitor, report)
             })
         }
-        _ => Err(Failure::new("only redis://, rediss://, postgres:// and mysql:// can be followed")),
+        _ => Err(Failure::new(
+            "only redis://, rediss://, redis+unix://, postgres:// and mysql:// can be followed",
+        )),
     }
 }
 
@@ -182,6 +188,8 @@ fn write_metrics(path: &std::path::Path, standing: &Standing, server: &str) -> s
         ("durable_offset_bytes", "Replication offset up to which all is durable.", standing.position as f64),
         ("attached", "Whether the server is attached.", f64::from(u8::from(standing.attached))),
     ];
+    // As the text format escapes it: the path of a socket may hold anything.
+    let server = server.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let mut text = String::new();
     for (name, help, value) in gauges {
         text += &format!("# HELP esker_stream_{name} {help}\n# TYPE esker_stream_{name} gauge\n");

@@ -6,7 +6,7 @@ use crate::rdb::canonical::{Gathered, gather};
 use crate::resp::Resp;
 use crate::source::rdb::{Checked, told};
 use crate::source::redis::Server;
-use crate::source::redis::link::{Link, Stop, is_silence};
+use crate::source::redis::link::{HANG_UP, Link, Stop, is_silence};
 use crate::source::redis::transfer::Transfer;
 use crate::source::{Clock, SourceError, SourceErrorKind};
 use std::io::Read as _;
@@ -133,8 +133,7 @@ impl Receiver {
                 if ["AUTH failed", "NOPERM", "resynchronisation refused", "corrupt RDB"]
                     .iter()
                     .any(|why| text.contains(why))
-                    && !text.contains("LOADING")
-                    && !text.contains("MASTERDOWN")
+                    && !["LOADING", "MASTERDOWN", "NOMASTERLINK"].iter().any(|why| text.contains(why))
                 {
                     inbox.fatal = Some(error);
                     return;
@@ -223,7 +222,7 @@ impl Receiver {
                 link.send(&[b"REPLCONF", b"ACK", durable.as_bytes()])?;
             }
             let len = match link.read(&mut buffer) {
-                Ok(0) => return Err(self.server.error(SourceErrorKind::Unavailable, "the server hung up")),
+                Ok(0) => return Err(self.server.error(SourceErrorKind::Unavailable, HANG_UP)),
                 Ok(len) => len,
                 Err(error) if is_silence(&error) => {
                     if now_ms.saturating_sub(heard_ms) > SILENCE.as_millis() as u64 {
@@ -238,7 +237,9 @@ impl Receiver {
                     continue;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.server.error(SourceErrorKind::Unavailable, error)),
+                Err(error) => {
+                    return Err(self.server.error(SourceErrorKind::Unavailable, link.told(&error)));
+                }
             };
             heard_ms = self.shared.now_ms();
             let part = &buffer[..len];

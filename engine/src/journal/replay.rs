@@ -5,7 +5,7 @@ use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::resp::Resp;
 use crate::snapshot::{Listed, Snapshot};
 use crate::source::SourceErrorKind;
-use crate::source::redis::Server;
+use crate::source::redis::{Server, words};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::ingest::ChunkRef;
 use redis::{Connection, Value};
@@ -246,7 +246,9 @@ impl<'a> Replaying<'a> {
             return Ok(());
         }
         let down = |server: &Server, error: redis::RedisError| {
-            Error::from(server.error(SourceErrorKind::Unavailable, format!("while replaying: {error}")))
+            Error::from(
+                server.error(SourceErrorKind::Unavailable, format!("while replaying: {}", words(&error))),
+            )
         };
         self.connection.send_packed_command(&self.batch).map_err(|error| down(self.server, error))?;
         self.monitor.count(Counter::BytesDone, self.batch.len() as u64);
@@ -254,10 +256,10 @@ impl<'a> Replaying<'a> {
         for _ in 0..std::mem::take(&mut self.pending) {
             self.report.commands += 1;
             let refusal = match self.connection.recv_response() {
-                Ok(Value::ServerError(error)) => error.to_string(),
+                Ok(Value::ServerError(error)) => words(&error.into()),
                 Ok(_) => continue,
                 Err(error) if error.is_io_error() => return Err(down(self.server, error)),
-                Err(error) => error.to_string(),
+                Err(error) => words(&error),
             };
             self.report.refused += 1;
             if self.report.refused <= TOLD {

@@ -5,10 +5,10 @@ use crate::rdb::parse::{Global, Usage, older_stream};
 use crate::rdb::value::{decode, encode_plain};
 use crate::rdb::{Version, crc64, dump_payload, kind};
 use crate::source::SourceErrorKind;
-use crate::source::redis::Server;
+use crate::source::redis::{Server, words};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use redis::{Connection, Pipeline, RedisResult, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What to do with keys that the server has already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,7 @@ pub fn load(
         pending: vec![],
         bytes: 0,
         database: None,
+        written: (!options.map_prefixes.is_empty() || options.into_database.is_some()).then(HashSet::new),
         report: LoadReport::default(),
     };
     let mut records = dump.records(repo, &options.selection, Want::Values);
@@ -105,6 +106,8 @@ struct Loading<'a> {
     pending: Vec<Pending>,
     bytes: usize,
     database: Option<u32>,
+    /// What was written, if names or databases are exchanged: two keys could become one.
+    written: Option<HashSet<[u8; 16]>>,
     report: LoadReport,
 }
 
@@ -124,10 +127,23 @@ impl Loading<'_> {
         if self.database != Some(database) {
             self.flush()?;
             let selected: RedisResult<()> = redis::cmd("SELECT").arg(database).query(&mut self.connection);
-            selected.map_err(|error| self.told(format!("cannot use database {database}: {error}")))?;
+            selected
+                .map_err(|error| self.told(format!("cannot use database {database}: {}", words(&error))))?;
             self.database = Some(database);
         }
         let name = mapped(&record.key.name, &self.options.map_prefixes);
+        if let Some(written) = &mut self.written
+            && !written.insert(place(database, &name))
+        {
+            self.report.refused += 1;
+            let why = format!(
+                "another key of this restore has this name there; '{}' of database {} is left out",
+                String::from_utf8_lossy(&record.key.name),
+                record.key.database
+            );
+            self.tell(self.report.refused, &name, why);
+            return Ok(());
+        }
         if self.options.dry_run {
             self.batch.cmd("EXISTS").arg(&name);
         } else {
@@ -148,7 +164,7 @@ impl Loading<'_> {
         }
         let mut batch = std::mem::replace(&mut self.batch, Pipeline::new());
         let answers: RedisResult<Vec<RedisResult<Value>>> = batch.ignore_errors().query(&mut self.connection);
-        let answers = answers.map_err(|error| self.told(error.to_string()))?;
+        let answers = answers.map_err(|error| self.told(words(&error)))?;
         for (Pending { name, record }, answer) in pending.into_iter().zip(answers) {
             let answer = match answer {
                 Err(error) if is_unknown(&error) => self.once_more(&name, &record).unwrap_or(Err(error)),
@@ -187,7 +203,7 @@ impl Loading<'_> {
     }
 
     fn refused(&mut self, name: &[u8], error: &redis::RedisError) -> Result<()> {
-        let text = error.to_string();
+        let text = words(error);
         // What is so of one key is so of all that follow.
         if ["OOM", "NOPERM", "NOAUTH", "READONLY", "MISCONF", "LOADING"]
             .iter()
@@ -247,6 +263,15 @@ fn restore(name: &[u8], payload: Vec<u8>, record: &Record, existing: Existing) -
     command
 }
 
+/// A name in a database, in short.
+fn place(database: u32, name: &[u8]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&database.to_le_bytes()).update(name);
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    short
+}
+
 /// A name with its beginning exchanged.
 fn mapped(name: &[u8], prefixes: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     for (from, to) in prefixes {
@@ -275,7 +300,9 @@ pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result
         let mut command = redis::cmd("FUNCTION");
         let done: RedisResult<()> =
             command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
-        done.map_err(|error| server.error(SourceErrorKind::Unavailable, format!("functions: {error}")))?;
+        done.map_err(|error| {
+            server.error(SourceErrorKind::Unavailable, format!("functions: {}", words(&error)))
+        })?;
     }
     Ok(count)
 }
@@ -283,7 +310,12 @@ pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result
 /// Keys of a server by database.
 pub fn count_keys(server: &Server) -> Result<BTreeMap<u32, u64>> {
     let info: RedisResult<String> = redis::cmd("INFO").arg("keyspace").query(&mut server.connect()?);
-    let info = info.map_err(|error| server.error(SourceErrorKind::Unavailable, error))?;
+    let info = info.map_err(|error| {
+        let why = words(&error);
+        let hint = "; a whole server is restored over what INFO says is there, and INFO is refused or renamed: allow \
+            +info, or restore keys without --whole";
+        server.error(SourceErrorKind::Unavailable, why + if error.code().is_some() { hint } else { "" })
+    })?;
     let database = |line: &str| {
         let (number, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
         Some((number.parse().ok()?, rest.split(',').next()?.parse().ok()?))
@@ -294,7 +326,9 @@ pub fn count_keys(server: &Server) -> Result<BTreeMap<u32, u64>> {
 /// Removes every key of every database.
 pub fn flush_all(server: &Server) -> Result<()> {
     let done: RedisResult<()> = redis::cmd("FLUSHALL").query(&mut server.connect()?);
-    Ok(done.map_err(|error| server.error(SourceErrorKind::Unavailable, format!("FLUSHALL: {error}")))?)
+    Ok(done.map_err(|error| {
+        server.error(SourceErrorKind::Unavailable, format!("FLUSHALL: {}", words(&error)))
+    })?)
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub fn gather(reader: impl Read, folder: &Path) -> Result<Gathered, RdbError> {
                 all.extend_from_slice(&raw);
                 if all.len() > MAX_GLOBALS {
                     let why =
-                        "functions and modules take more than 256 MiB; back it up with --redis-order raw";
+                        "functions and modules take more than 256 MiB; back it up with -o redis.order=raw";
                     return Err(Malformed { offset: walk.offset(), why: why.into() }.into());
                 }
                 if let Global::Aux(name, value) = global {

@@ -4,8 +4,8 @@
 //! (redis.io/commands/dump; `rdb.h` for opcodes and length encoding).
 
 use super::rdb::{Origin, RdbSource};
-use super::redis::Server;
 use super::redis::link::Stop;
+use super::redis::{Server, words};
 use super::{SourceError, SourceErrorKind, UrlOptions};
 use crate::entry::Time;
 use crate::rdb::{Version, crc64, opcode, push_len};
@@ -23,7 +23,7 @@ const FIRST_VALKEY: u16 = 80;
 /// The source of `redis+scan://`.
 pub fn source(url: &url::Url, time: Time, options: &UrlOptions) -> Result<RdbSource, SourceError> {
     let server = Server::new(url, options)?;
-    let path = format!("{}/dump.rdb", server.folder());
+    let path = server.dump_path();
     RdbSource::new(origin(server), &path, time, options)
 }
 
@@ -57,15 +57,10 @@ struct Scan {
 impl Scan {
     fn start(server: Server) -> Result<Self, SourceError> {
         let mut connection = server.connect()?;
-        let info: String = redis::cmd("INFO")
-            .arg("keyspace")
-            .query(&mut connection)
-            .map_err(|error| server.error(SourceErrorKind::Unavailable, error))?;
-        let mut databases: Vec<u32> = info
-            .lines()
-            .filter_map(|line| line.strip_prefix("db")?.split_once(':')?.0.parse().ok())
-            .collect();
-        databases.sort_unstable_by(|a, b| b.cmp(a));
+        let databases = match server.database {
+            Some(number) => vec![number],
+            None => databases(&server, &mut connection)?,
+        };
         let exact = redis::cmd("PEXPIRETIME").arg("").query::<i64>(&mut connection).is_ok();
         Ok(Self {
             server,
@@ -82,14 +77,23 @@ impl Scan {
         })
     }
 
+    /// An error of the library about this server: what the server refuses is one thing, that it did not give all another.
+    fn failed(&self, error: &redis::RedisError) -> SourceError {
+        let kind = match error.code() {
+            Some(_) => SourceErrorKind::Unavailable,
+            None => SourceErrorKind::Incomplete,
+        };
+        self.server.error(kind, words(error))
+    }
+
     fn ask(&mut self, command: &Cmd) -> Result<Value, SourceError> {
-        let reply = self.connection.req_command(command);
-        reply.map_err(|error| self.server.error(SourceErrorKind::Incomplete, error))
+        let reply = self.connection.req_command(command).and_then(Value::extract_error);
+        reply.map_err(|error| self.failed(&error))
     }
 
     fn ask_as<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, SourceError> {
         let value = self.ask(command)?;
-        redis::from_redis_value(value).map_err(|error| self.server.error(SourceErrorKind::Incomplete, error))
+        redis::from_redis_value(value).map_err(|error| self.failed(&error.into()))
     }
 
     /// Appends the next stretch of the RDB to `out`.
@@ -147,9 +151,10 @@ impl Scan {
         }
         let version = Version { valkey: version >= FIRST_VALKEY, number: version };
         self.out.extend_from_slice(version.magic().as_bytes());
-        // Servers before 7 have no functions, and managed ones may forbid the command.
-        if let Ok(Value::BulkString(payload)) =
-            self.connection.req_command(redis::cmd("FUNCTION").arg("DUMP"))
+        // Servers before 7 have no functions, and managed ones may forbid the command. Functions belong to no database.
+        if self.server.database.is_none()
+            && let Ok(Value::BulkString(payload)) =
+                self.connection.req_command(redis::cmd("FUNCTION").arg("DUMP"))
             && let Some(len) = payload.len().checked_sub(DUMP_FOOTER)
         {
             self.out.extend_from_slice(&payload[..len]);
@@ -175,13 +180,16 @@ impl Scan {
         for key in &keys {
             pipe.cmd("DUMP").arg(key).cmd(if self.exact { "PEXPIRETIME" } else { "PTTL" }).arg(key);
         }
-        let replies: Vec<Value> = pipe
+        // Each answer for itself: what an error in the middle of others is about, the library does not say.
+        let replies: Vec<redis::RedisResult<Value>> = pipe
+            .ignore_errors()
             .query(&mut self.connection)
-            .map_err(|error| self.server.error(SourceErrorKind::Incomplete, error))?;
+            .map_err(|error: redis::RedisError| self.failed(&error))?;
+        let replies: redis::RedisResult<Vec<Value>> = replies.into_iter().collect();
+        let mut replies = replies.map_err(|error| self.failed(&error))?.into_iter();
         let bad = |server: &Server| {
             server.error(SourceErrorKind::Incomplete, "an answer that DUMP or PTTL cannot give")
         };
-        let mut replies = replies.into_iter();
         let time = replies.next().and_then(|time| redis::from_redis_value::<(u64, u64)>(time).ok());
         let (seconds, micros) = time.ok_or_else(|| bad(&self.server))?;
         let now_ms = if self.exact { 0 } else { seconds * 1000 + micros / 1000 };
@@ -189,8 +197,12 @@ impl Scan {
             let (Some(dump), Some(ttl)) = (replies.next(), replies.next()) else {
                 return Err(bad(&self.server));
             };
-            // Nil: deleted or expired since SCAN showed it.
-            let Value::BulkString(payload) = dump else { continue };
+            let payload = match dump {
+                Value::BulkString(payload) => payload,
+                // Deleted or expired since SCAN showed it.
+                Value::Nil => continue,
+                _ => return Err(bad(&self.server)),
+            };
             let ttl: i64 = redis::from_redis_value(ttl).map_err(|_| bad(&self.server))?;
             let value = payload
                 .len()
@@ -208,6 +220,24 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// The databases that hold keys, the first last.
+fn databases(server: &Server, connection: &mut Connection) -> Result<Vec<u32>, SourceError> {
+    let down = |why: String| server.error(SourceErrorKind::Unavailable, why);
+    let info: redis::RedisResult<String> = redis::cmd("INFO").query(connection);
+    let info = info.map_err(|error| {
+        let hint =
+            "; which databases there are, INFO tells: name the one that is meant, as redis+scan://host/0";
+        down(words(&error) + if error.code().is_some() { hint } else { "" })
+    })?;
+    let number = |line: &str| line.strip_prefix("db")?.split_once(":keys=")?.0.parse().ok();
+    let mut databases: Vec<u32> = info.lines().filter_map(number).collect();
+    if databases.is_empty() && info.contains("master_link_status:down") {
+        return Err(down("this replica has no data, and no link to its master; back up the master".into()));
+    }
+    databases.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(databases)
 }
 
 impl Read for Scan {

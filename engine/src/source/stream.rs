@@ -162,7 +162,8 @@ impl StreamSource {
     pub fn new(record: SourceRecord, path: &str, time: Time, open: Opener) -> Result<Self, SourceError> {
         let path = path.trim_matches('/');
         if !crate::entry::is_valid_path(path.as_bytes()) {
-            return Err(SourceError::new(SourceErrorKind::Missing, path, "not a usable name for a stream"));
+            let why = "not a usable name for a stream: a path of names that are not empty, '.' or '..'";
+            return Err(SourceError::new(SourceErrorKind::Missing, format!("'{path}'"), why));
         }
         let mut items: Vec<Item> =
             path.match_indices('/').map(|(end, _)| Item::folder(&path[..end], time)).collect();

@@ -23,6 +23,33 @@ pub struct Tls {
     pub key: Option<Vec<u8>>,
 }
 
+/// A certificate with those between it and its authority, and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// How rustls calls a certificate of X.509 version 1.
+const VERSION_1: &str = "UnsupportedCertVersion";
+
+/// What is wrong with a certificate that is not the server's, which rustls calls the peer's in any case.
+fn about(whose: &str, error: &rustls::Error) -> String {
+    let text = error.to_string();
+    if text.contains(VERSION_1) {
+        return format!(
+            "{whose} is of X.509 version 1, and version 3 is needed: sign it again with extensions, as \
+             'openssl x509 -req -extfile FILE' does with basicConstraints=CA:FALSE in FILE"
+        );
+    }
+    format!("{whose}: {}", text.trim_start_matches("invalid peer certificate: "))
+}
+
+/// A library's error about a line over TLS, for people.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    if text.contains(VERSION_1) {
+        return "the server's certificate is of X.509 version 1; version 3 is needed".into();
+    }
+    text.replace("invalid peer certificate: ", "the server's certificate is not good: ")
+}
+
 /// What a server's certificate must be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
@@ -54,24 +81,42 @@ impl Tls {
             Trust::Authority => lax(builder, Some(self.roots()?)),
             Trust::Host => builder.with_root_certificates(self.roots()?),
         };
-        let config = match (&self.certificate, &self.key) {
-            (Some(certificate), Some(key)) => {
-                let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
-                let chain = chain.map_err(|error| format!("our certificate: {error}"))?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("our key: {error}"))?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| format!("our certificate: {error}"))?
+        let config = match self.identity()? {
+            Some((chain, key)) => {
+                builder.with_client_auth_cert(chain, key).map_err(|error| about("our certificate", &error))?
             }
-            (None, None) => builder.with_no_client_auth(),
+            None => builder.with_no_client_auth(),
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
+        ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())
+    }
+
+    /// Whether our own certificate is one that can be shown, before anything is sent. Every client of a server over
+    /// TLS asks this first: the libraries that some of them use say it less clearly, or leave out what they cannot use.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        self.identity().map(drop)
+    }
+
+    /// Who we are, if we say so.
+    fn identity(&self) -> Result<Option<Identity>, String> {
+        let (certificate, key) = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return Ok(None),
             _ => {
                 return Err(
                     "a certificate and its key belong together: -o tls.cert=FILE -o tls.key=FILE".into()
                 );
             }
         };
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
-        ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())
+        let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| format!("our certificate: {error}"))?;
+        let own = chain.first().ok_or("our certificate: there is none in the file (PEM)")?;
+        ParsedCertificate::try_from(own).map_err(|error| about("our certificate", &error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("our key: {error}"))?;
+        Ok(Some((chain, key)))
     }
 
     /// The authorities that we believe.
@@ -82,9 +127,7 @@ impl Tls {
                 for certificate in CertificateDer::pem_slice_iter(pem) {
                     let certificate =
                         certificate.map_err(|error| format!("certificate of the authority: {error}"))?;
-                    roots
-                        .add(certificate)
-                        .map_err(|error| format!("certificate of the authority: {error}"))?;
+                    roots.add(certificate).map_err(|error| about("certificate of the authority", &error))?;
                 }
             }
             None => {
@@ -155,5 +198,32 @@ impl ServerCertVerifier for Lax {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_that_cannot_be_shown() {
+        let tls = |certificate: Option<&[u8]>, key: Option<&[u8]>| Tls {
+            certificate: certificate.map(<[u8]>::to_vec),
+            key: key.map(<[u8]>::to_vec),
+            ..Tls::default()
+        };
+        assert_eq!(Tls::default().check(), Ok(()));
+        for (bad, why) in [
+            (tls(Some(b"x"), None), "belong together"),
+            (tls(None, Some(b"x")), "belong together"),
+            (tls(Some(b"no PEM"), Some(b"x")), "there is none in the file"),
+            (
+                tls(Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), Some(b"x")),
+                "our certificate: ",
+            ),
+        ] {
+            let told = bad.check().unwrap_err();
+            assert!(told.contains(why) && !told.contains("peer"), "{told}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use engine::keyspace::load::{
 use engine::keyspace::{Dump, Live, Place, Selection, find, one};
 use engine::snapshot::Listed;
 use engine::source::redis::Server;
+use engine::source::redis::address::Scheme;
 use engine::source::redis::link::Stop;
 use engine::source::{UrlOptions, redis, redis_scan};
 use engine::{ItemError, Repository};
@@ -77,30 +78,21 @@ struct Target {
     url: String,
     server: Server,
     scan: bool,
-    database: Option<u32>,
     options: UrlOptions,
 }
 
 impl Target {
     fn parse(text: &str, context: &Context) -> Result<Self, Failure> {
         let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
-        let scan = match url.scheme() {
-            "redis" | "valkey" | "rediss" | "valkeys" => false,
-            "redis+scan" | "rediss+scan" => true,
-            other => {
-                return Err(Failure::new(format!("--to takes redis:// or redis+scan://, not {other}://")));
-            }
-        };
-        let database = match url.path().trim_matches('/') {
-            "" => None,
-            number => {
-                let wrong = |_| Failure::new(format!("--to: '{number}' is no number of a database"));
-                Some(number.parse().map_err(wrong)?)
-            }
-        };
+        let scheme = Scheme::of(url.scheme()).ok_or_else(|| {
+            Failure::new(format!(
+                "--to takes redis://, redis+unix://, redis+scan://, postgres://, mysql:// and qdrant+http://, not {}://",
+                url.scheme()
+            ))
+        })?;
         let options = sources::url_options(context)?;
         let server = Server::new(&url, &options)?;
-        Ok(Self { url: text.to_owned(), server, scan, database, options })
+        Ok(Self { url: text.to_owned(), server, scan: scheme.scan, options })
     }
 }
 
@@ -159,7 +151,7 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
         }
     }
     if live.whole || args.time.is_some() {
-        if place.is_some() || !args.include.is_empty() || target.database.is_some() {
+        if place.is_some() || !args.include.is_empty() || target.server.database.is_some() {
             return Err(Failure::new("--whole takes no selection of keys or databases"));
         }
         return whole(args, &target, repo, &found, &dump, context);
@@ -181,7 +173,7 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let options = LoadOptions {
         selection,
         map_prefixes: prefixes(&live.map_prefix)?,
-        into_database: target.database,
+        into_database: target.server.database,
         existing: match (live.replace, live.skip_existing) {
             (true, _) => Existing::Replace,
             (_, true) => Existing::Skip,
@@ -194,6 +186,13 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     print(&report, &found, args.dry_run, context);
     let incomplete = report.refused > 0 || (report.existing > 0 && options.existing == Existing::Refuse);
     Ok(if incomplete { Code::Incomplete } else { Code::Done })
+}
+
+/// The database of a dump of a single one.
+fn only_database(path: &str) -> Option<u32> {
+    let (folder, name) = path.rsplit_once('/')?;
+    let number = name.strip_prefix("database-")?.strip_suffix(".rdb")?;
+    number.parse().ok().filter(|_| folder != "redis/files")
 }
 
 fn now_ms(context: &Context) -> u64 {
@@ -259,6 +258,13 @@ fn whole(
     context: &Context,
 ) -> CommandResult {
     let there = count_keys(&target.server)?;
+    if let Some(number) = only_database(&dump.path)
+        && there.keys().any(|other| *other != number)
+    {
+        return Err(Failure::new(format!(
+            "this is a backup of database {number} alone, and --whole would empty the others: restore it without"
+        )));
+    }
     let keys: u64 = there.values().sum();
     let console = &context.console;
     let say = |text: String| console.say(text);

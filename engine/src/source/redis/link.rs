@@ -1,19 +1,25 @@
 //! A connection to Redis or Valkey as replicas have it: commands with one-line replies, then whatever the
 //! server sends. Client libraries do not give their connection away, so replication brings its own.
 
-use super::Server;
-use crate::source::{SourceError, SourceErrorKind};
+use super::address::Address;
+use super::{Server, refused_login};
+use crate::source::{SourceError, SourceErrorKind, tls};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The server may save for a long time before the first byte, but it sends a line feed now and then.
-const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest reply line.
 const MAX_LINE: u64 = 64 << 10;
+/// How long to wait for what a server says before it hangs up.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Why servers hang up on replicas, where their log tells.
+pub(crate) const HANG_UP: &str = "the server hung up; its log says why. If its output buffer for replicas grew too large, \
+    raise that limit: CONFIG SET client-output-buffer-limit 'replica 1gb 0 0";
 
 /// Ends a transfer from another thread: what reads from the connection gets an error.
 #[derive(Clone, Default)]
@@ -36,6 +42,7 @@ impl Stop {
 /// The connection, logged in.
 pub struct Link {
     server: Server,
+    patience: Duration,
     stream: BufReader<Wire>,
 }
 
@@ -81,31 +88,19 @@ impl std::io::Write for Wire {
 impl Link {
     /// Connects and logs in.
     pub fn open(server: &Server, stop: &Stop) -> Result<Self, SourceError> {
-        let down = |why: &dyn std::fmt::Display| server.error(SourceErrorKind::Unavailable, why);
-        let addresses = server.address.to_socket_addrs().map_err(|error| down(&error))?;
-        let mut failure = None;
-        let stream = addresses
-            .into_iter()
-            .find_map(|address| {
-                TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
-                    .map_err(|error| failure = Some(error))
-                    .ok()
-            })
-            .ok_or_else(|| match failure {
-                Some(error) => down(&format!("cannot connect: {error}")),
-                None => down(&"the host has no address"),
-            })?;
-        stop.watch(&stream);
-        stream.set_read_timeout(Some(TIMEOUT)).map_err(|error| down(&error))?;
-        let wire = match &server.tls {
-            None => Wire::Plain(stream),
-            Some(tls) => {
-                let connection = tls.connect(server.host()).map_err(|why| down(&why))?;
-                Wire::Tls(Box::new(rustls::StreamOwned::new(connection, stream)))
+        let down = |why: String| server.error(SourceErrorKind::Unavailable, why);
+        let socket = connect(&server.address).map_err(|error| down(format!("cannot connect: {error}")))?;
+        stop.watch(&socket);
+        socket.set_read_timeout(Some(server.patience)).map_err(|error| down(error.to_string()))?;
+        let wire = match (&server.tls, &server.address) {
+            (Some(tls), Address::Tcp(host, _)) => {
+                let connection = tls.connect(host).map_err(down)?;
+                Wire::Tls(Box::new(rustls::StreamOwned::new(connection, socket)))
             }
+            _ => Wire::Plain(socket),
         };
         let stream = BufReader::with_capacity(1 << 20, wire);
-        let mut link = Self { server: server.clone(), stream };
+        let mut link = Self { server: server.clone(), patience: server.patience, stream };
         if let Some(password) = &server.password {
             let reply = if server.user.is_empty() {
                 link.command(&[b"AUTH", password.as_bytes()])?
@@ -113,12 +108,12 @@ impl Link {
                 link.command(&[b"AUTH", server.user.as_bytes(), password.as_bytes()])?
             };
             if !reply.starts_with("+OK") {
-                return Err(down(&format!("AUTH failed: {}", reply.trim_start_matches('-'))));
+                return Err(down(refused_login(reply.trim_start_matches('-'))));
             }
         }
         let ping = link.command(&[b"PING"])?;
         if !ping.starts_with("+PONG") {
-            return Err(down(&format!("the server answered {}", ping.trim_start_matches('-'))));
+            return Err(down(format!("the server answered {}", ping.trim_start_matches('-'))));
         }
         Ok(link)
     }
@@ -139,7 +134,27 @@ impl Link {
         }
         let wire = self.stream.get_mut();
         let sent = wire.write_all(&request).and_then(|()| wire.flush());
-        sent.map_err(|error| self.server.error(SourceErrorKind::Unavailable, error))
+        sent.map_err(|error| {
+            let why = self.last_words().unwrap_or_else(|| self.told(&error));
+            self.server.error(SourceErrorKind::Unavailable, why)
+        })
+    }
+
+    /// What a server said before it hung up on us, such as that it has too many clients.
+    fn last_words(&mut self) -> Option<String> {
+        self.set_patience(LAST_WORDS).ok()?;
+        let said = self.line().ok()?;
+        Some(format!("the server hung up, and said: {}", said.strip_prefix('-')?))
+    }
+
+    /// An error of the connection, for people.
+    pub(crate) fn told(&self, error: &std::io::Error) -> String {
+        use std::io::ErrorKind as Kind;
+        match error.kind() {
+            _ if is_silence(error) => silence(self.patience),
+            Kind::BrokenPipe | Kind::ConnectionReset | Kind::UnexpectedEof => "the server hung up".into(),
+            _ => tls::plain(&error.to_string()),
+        }
     }
 
     /// Sends a command and reads its one-line reply.
@@ -153,7 +168,7 @@ impl Link {
         loop {
             let mut bytes = vec![];
             let read = self.stream.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes);
-            read.map_err(|error| self.server.error(SourceErrorKind::Unavailable, error))?;
+            read.map_err(|error| self.server.error(SourceErrorKind::Unavailable, self.told(&error)))?;
             if bytes.last() != Some(&b'\n') {
                 return Err(self.server.error(SourceErrorKind::Unavailable, "the server hung up"));
             }
@@ -166,6 +181,7 @@ impl Link {
 
     /// How long a read waits for bytes before it ends with [`std::io::ErrorKind::WouldBlock`].
     pub fn set_patience(&mut self, patience: Duration) -> Result<(), SourceError> {
+        self.patience = patience;
         let set = self.stream.get_ref().socket().set_read_timeout(Some(patience));
         set.map_err(|error| self.server.error(SourceErrorKind::Unavailable, error))
     }
@@ -179,6 +195,27 @@ impl Link {
     }
 }
 
+/// A connection. A Unix socket takes everything that is asked of a TCP one here: reading, writing, timeouts, hanging up.
+fn connect(address: &Address) -> std::io::Result<TcpStream> {
+    let (host, port) = match address {
+        Address::Unix(path) => return Ok(OwnedFd::from(UnixStream::connect(path)?).into()),
+        Address::Tcp(host, port) => (host.as_str(), *port),
+    };
+    let mut failure = std::io::Error::other("the host has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// What is said of a server that says nothing.
+pub(super) fn silence(patience: Duration) -> String {
+    format!("the server did not answer within {} s", patience.as_secs_f32())
+}
+
 /// Whether a read ended because nothing came in time.
 #[must_use]
 pub fn is_silence(error: &std::io::Error) -> bool {
@@ -188,5 +225,50 @@ pub fn is_silence(error: &std::io::Error) -> bool {
 impl Read for Link {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.stream.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::UrlOptions;
+    use std::net::TcpListener;
+
+    /// What becomes of a login to a server that says `words` to everybody, and whether it hangs up then.
+    fn opened(words: &'static [u8], hangs_up: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://:secret@127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let server = Server::new(&url.parse().unwrap(), &UrlOptions::default()).unwrap();
+        let server = Server { patience: Duration::from_millis(500), ..server };
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let theirs = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(words).unwrap();
+            if !hangs_up {
+                let _ = ended.recv();
+            }
+        });
+        if hangs_up {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let error = Link::open(&server, &Stop::default()).err().unwrap();
+        assert_eq!(error.kind, SourceErrorKind::Unavailable);
+        drop(end);
+        theirs.join().unwrap();
+        error.why
+    }
+
+    #[test]
+    fn what_a_server_says_or_does_not_say_is_told() {
+        assert_eq!(opened(b"", false), "the server did not answer within 0.5 s");
+        assert_eq!(opened(b"\n\n", false), "the server did not answer within 0.5 s");
+        assert!(opened(b"", true).contains("the server hung up"));
+        let full = opened(b"-ERR max number of clients reached\r\n", true);
+        assert!(
+            full.contains("ERR max number of clients reached") && !full.contains("AUTH failed"),
+            "{full}"
+        );
+        let wrong = opened(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", false);
+        assert!(wrong.starts_with("AUTH failed: WRONGPASS"), "{wrong}");
     }
 }

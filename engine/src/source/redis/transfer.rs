@@ -2,7 +2,7 @@
 //! (`$<bytes>`) or, from diskless servers, between two copies of a 40-byte mark (`$EOF:<mark>`).
 
 use super::Server;
-use super::link::{Link, Stop};
+use super::link::{HANG_UP, Link, Stop};
 use crate::source::{SourceError, SourceErrorKind};
 use std::io::{Error, Read, Result};
 
@@ -37,7 +37,13 @@ impl Transfer {
     /// those of that moment.
     pub fn start(server: &Server, stop: &Stop) -> std::result::Result<Self, SourceError> {
         let mut link = Link::open(server, stop)?;
+        if let Some(number) = server.database {
+            need_database(&mut link, number)?;
+        }
         link.introduce()?;
+        // The commands that follow the dump are of no use here. Else a server keeps them for us meanwhile, and hangs up
+        // when they are more than its limit for replicas. Servers that do not know this answer an error, and go on.
+        link.command(&[b"REPLCONF", b"rdb-only", b"1"])?;
         let reply = link.command(&[b"PSYNC", b"?", b"-1"])?;
         Self::follow(link, &reply)
     }
@@ -57,7 +63,8 @@ impl Transfer {
         let (replication_id, offset) = (id.to_owned(), offset.parse().unwrap_or_default());
         // A server that cannot fork or save hangs up here.
         let header = link.line().map_err(|error| {
-            let hint = "before the first byte: its log says why; most often it cannot fork, or its disk is full or not writable";
+            let hint = "before the first byte: its log says why; most often it cannot fork, its disk is full or not \
+                writable, or client-output-buffer-limit is too low for replicas";
             server.error(error.kind, format!("{} {hint}", error.why))
         })?;
         let frame = if let Some(mark) = header.strip_prefix("$EOF:").filter(|mark| mark.len() == 40) {
@@ -80,13 +87,32 @@ impl Transfer {
 
     fn more(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let server = self.link.server().clone();
-        let cut = |why: &dyn std::fmt::Display| Error::other(server.error(SourceErrorKind::Incomplete, why));
+        let cut = |why: &str| {
+            let why = format!("in the middle of the transfer: {why}");
+            Error::other(server.error(SourceErrorKind::Incomplete, why))
+        };
         match self.link.read(buffer) {
-            Ok(0) => Err(cut(&"the server hung up in the middle of the transfer")),
-            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(cut(&error)),
+            Ok(0) => Err(cut(HANG_UP)),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Err(cut(HANG_UP)),
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                Err(cut(&self.link.told(&error)))
+            }
             Err(_) => self.more(buffer),
             Ok(len) => Ok(len),
         }
+    }
+}
+
+/// Refuses a database that the server does not have, which would be an empty dump. A user who may not select one
+/// may replicate all the same.
+fn need_database(link: &mut Link, number: u32) -> std::result::Result<(), SourceError> {
+    let reply = link.command(&[b"SELECT", number.to_string().as_bytes()])?;
+    match reply.strip_prefix("-ERR") {
+        Some(why) => {
+            let why = format!("there is no database {number}:{why}");
+            Err(link.server().error(SourceErrorKind::Unavailable, why))
+        }
+        None => Ok(()),
     }
 }
 

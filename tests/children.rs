@@ -1,0 +1,79 @@
+//! Programs that esker starts: who may start them at all, and what a failure of theirs in a restore means.
+
+use crate::harness::{Repo, source_root};
+use crate::mariadb::Maria;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Where programs are started: those of others in one place, which gives them an environment of their own, and what the
+/// user wrote down to be run, in theirs. docs/children.md lists both.
+const STARTERS: &[&str] = &[
+    "engine/src/child.rs",
+    "engine/src/source/command.rs",
+    "cli/src/config.rs",
+    "cli/src/commands/run.rs",
+    "cli/src/commands/thaw.rs",
+];
+
+fn code(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => code(&path, found),
+            false => found.push(path),
+        }
+    }
+}
+
+#[test]
+fn programs_are_started_in_one_place() {
+    let root = source_root();
+    let mut files = vec![];
+    ["cli/src", "engine/src", "chunkstore/src"]
+        .iter()
+        .for_each(|folder| code(&root.join(folder), &mut files));
+    let table = std::fs::read_to_string(root.join("docs/children.md")).unwrap();
+    let mut starters = vec![];
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // What a file tests is not what it does.
+        let own = text.split("#[cfg(test)]").next().unwrap();
+        if own.contains("Command::new(") {
+            starters.push(file.strip_prefix(&root).unwrap().display().to_string());
+        }
+    }
+    for starter in &starters {
+        assert!(
+            STARTERS.contains(&starter.as_str()),
+            "{starter} starts a program: engine/src/child.rs does that"
+        );
+        assert!(table.contains(starter), "docs/children.md does not list what {starter} starts");
+    }
+    assert_eq!(starters.len(), STARTERS.len(), "{starters:?}");
+}
+
+/// In front of the real programs: a `mariadb` that fails when it is given statements to run.
+fn failing_client(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    let script = "#!/bin/sh\ncase \"$*\" in *-e\\ *|*--execute*) exec /usr/bin/mariadb \"$@\";; esac\n\
+        cat > /dev/null\necho 'ERROR 1105 (HY000): it does not want to' >&2\nexit 1\n";
+    let path = folder.join("mariadb");
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_restore_that_fails_is_no_command_that_was_backed_up() {
+    let repo = Repo::new();
+    let maria = Maria::start(&repo, "maria");
+    maria.root("CREATE DATABASE shop; CREATE TABLE shop.t (a INT); INSERT INTO shop.t VALUES (1)");
+    repo.ok(["backup", &format!("{}/shop", maria.url())]);
+    failing_client(&repo.path("bin"));
+    let path = format!("{}:{}", repo.path("bin").display(), std::env::var("PATH").unwrap());
+    let url = format!("{}/copy", maria.url());
+    let mut command = repo.command(["restore", "latest", "--to", &url, "--database", "shop"]);
+    let output = command.env("PATH", path).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("it does not want to"), "{told}");
+}
