@@ -5,6 +5,7 @@
 
 use super::{Record, Records};
 use crate::Result;
+use crate::rdb::check::{Flaw, check};
 use crate::rdb::parse::Key;
 use crate::rdb::value::{Value, decode};
 use std::cmp::Ordering;
@@ -53,7 +54,10 @@ pub fn compare(
             each(KeyChange::Changed, &b.key);
         }
         if order != Ordering::Greater {
-            if let (Ordering::Less, Some(a)) = (order, &a) {
+            // No server keeps a collection without elements.
+            if let (Ordering::Less, Some(a)) = (order, &a)
+                && check(a.key.kind, &a.value) != Err(Flaw::Empty)
+            {
                 each(KeyChange::Removed, &a.key);
             }
             a = first.next_record()?;
