@@ -126,6 +126,34 @@ fn hashes_of_release_candidates() {
     assert!(repo.ok(["dump", "latest:redis/0/table"]).contains("\"f\":"));
 }
 
+/// A hash of type 24 whose fields expire at these moments.
+fn expiring(fields: &[(&[u8], u64)]) -> Vec<u8> {
+    let first = fields.iter().map(|(_, ms)| *ms).min().unwrap();
+    let mut out = [&first.to_le_bytes()[..], &[fields.len() as u8]].concat();
+    for (name, ms) in fields {
+        engine::rdb::push_len(&mut out, ms - first + 1);
+        out.extend_from_slice(&[string(name), string(b"v")].concat());
+    }
+    out
+}
+
+#[test]
+fn fields_that_have_expired_are_no_difference() {
+    let repo = Repo::new();
+    let far = 4_000_000_000_000;
+    let dump = DumpBytes::new("REDIS0012")
+        .key(24, b"some", &expiring(&[(b"gone", 1_000), (b"stays", far)]))
+        .key(24, b"all", &expiring(&[(b"gone", 1_000), (b"too", 2_000)]))
+        .key(0, b"a", &string(b"b"))
+        .finish();
+    std::fs::write(repo.path("x.rdb"), &dump).unwrap();
+    repo.ok(["backup", &format!("redis+rdb://{}", repo.path("x.rdb").display())]);
+    let target = empty(&server("redis-8"), &repo, "target");
+    let done = repo.json(["restore", "latest", "--to", &target.url(), "--whole"]);
+    assert_eq!((&done["keys_different"], &done["keys_refused"]), (&0.into(), &0.into()), "{done}");
+    assert_eq!(target.cli(&["HGET", "some", "stays"]).trim(), "v");
+}
+
 #[test]
 fn types_that_nobody_knows_are_kept_as_they_came() {
     for (magic, kind) in

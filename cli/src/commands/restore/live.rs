@@ -407,7 +407,7 @@ fn verify(target: &Target, repo: &Repository, dump: &Dump, context: &Context) ->
     let all = Selection::default();
     let mut wanted = dump.in_order(repo, &all, scratch)?;
     let (time, mut differences) = (now_ms(context), 0);
-    compare(&mut *wanted, &mut now, &mut |change, key| {
+    compare(&mut *wanted, &mut now, time, &mut |change, key| {
         // What expires goes on expiring.
         if key.expires_ms.is_none_or(|expires| expires > time) {
             differences += 1;
