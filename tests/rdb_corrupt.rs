@@ -344,6 +344,17 @@ fn corrupt_values_are_named_and_kept() {
 }
 
 #[test]
+fn corrupt_values_at_the_head_of_an_append_only_file() {
+    let repo = Repo::new();
+    let dump = DumpBytes::new("REDIS0009").key(11, b"worse", &string(&intset(&[2, 1]))).finish();
+    let command = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
+    std::fs::write(repo.path("x.aof"), [&dump[..], command].concat()).unwrap();
+    let told = repo.fails(3, ["backup", &format!("redis+aof://{}", repo.path("x.aof").display())]);
+    assert!(told.contains("0/worse") && told.contains("corrupt"), "{told}");
+    assert!(repo.run(["dump", "latest", "redis/files/x.aof"]).stdout == [&dump[..], command].concat());
+}
+
+#[test]
 fn collections_without_elements_are_left_out_by_every_server() {
     let dump = DumpBytes::new("REDIS0010")
         .key(0, b"good", &string(b"value"))

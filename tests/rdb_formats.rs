@@ -169,6 +169,8 @@ fn types_that_nobody_knows_are_kept_as_they_came() {
             assert!(told.contains(&format!("{kind:#04x}")) && told.contains("stored as it came"), "{told}");
             assert!(repo.run(["dump", "latest", "redis/files/new.rdb"]).stdout == dump);
             assert_eq!(details(&repo)["order"], "raw");
+            let told = repo.fails(1, ["dump", "latest:redis/0/other"]);
+            assert!(told.contains("--target"), "{told}");
         }
     }
 }

@@ -256,9 +256,13 @@ impl Dump {
 
     fn told(&self, error: RdbError) -> Error {
         match error {
-            RdbError::Malformed(bad) | RdbError::Unknown(bad) => {
+            RdbError::Malformed(bad) => {
                 Error::Malformed { what: format!("/{}", self.path), why: bad.to_string() }
             }
+            RdbError::Unknown(bad) => Error::Invalid(format!(
+                "/{}: {bad}; restore the file by --target, and let a server load it that knows this",
+                self.path
+            )),
             RdbError::Read(error) => read_error(&self.path, error),
         }
     }

@@ -4,12 +4,14 @@
 //! A checksum proves that a dump is what its writer wrote, not that a server can load it: memory fails, and old
 //! servers had faults.
 
-use super::kind;
 use super::packed::{self, Element, intset, listpack, ziplist, zipmap};
+use super::parse::{Key, Part, Walk};
 use super::written::Written;
+use super::{RdbError, kind};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io::Read;
 
 mod stream;
 
@@ -278,6 +280,22 @@ pub struct Flaws {
 const TOLD: usize = 100;
 
 impl Flaws {
+    /// Reads past the value of the key that was just met, and looks into it.
+    pub(crate) fn look<R: Read>(&mut self, walk: &mut Walk<R>, key: &Key) -> Result<(), RdbError> {
+        let mut checker = Checker::default();
+        walk.value(key.kind, &mut |part| {
+            match part {
+                Part::Whole(bytes) => checker.whole(key.kind, bytes),
+                Part::Piece(bytes) | Part::Member(_, bytes) => checker.part(bytes),
+            }
+            Ok(())
+        })?;
+        if let Err(flaw) = checker.finish(key.kind) {
+            self.add(key.database, &key.name, flaw);
+        }
+        Ok(())
+    }
+
     pub(super) fn add(&mut self, database: u32, name: &[u8], flaw: Flaw) {
         let count = match flaw {
             Flaw::Corrupt(_) => &mut self.corrupt,

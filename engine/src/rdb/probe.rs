@@ -2,8 +2,8 @@
 //! through it and checks every value. So a dump in a version without checksum is known to be whole, and corrupt values
 //! are named whatever order a dump is stored in.
 
-use super::check::{Checker, Flaws};
-use super::parse::{Order, Part, Step, Walk};
+use super::check::Flaws;
+use super::parse::{Order, Step, Walk};
 use super::{RdbError, Version};
 use std::io::Read;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -121,23 +121,12 @@ impl Probe {
 fn walk(reader: impl Read) -> Probed {
     let walked = || -> Result<(Flaws, bool), RdbError> {
         let mut walk = Walk::new(reader, Order::AsIs)?;
-        let (mut checker, mut flaws) = (Checker::default(), Flaws::default());
+        let mut flaws = Flaws::default();
         loop {
             match walk.next_step()? {
                 Step::End => return Ok((flaws, walk.is_all()?)),
                 Step::Global(..) => {}
-                Step::Key(key) => {
-                    walk.value(key.kind, &mut |part| {
-                        match part {
-                            Part::Whole(bytes) => checker.whole(key.kind, bytes),
-                            Part::Piece(bytes) | Part::Member(_, bytes) => checker.part(bytes),
-                        }
-                        Ok(())
-                    })?;
-                    if let Err(flaw) = checker.finish(key.kind) {
-                        flaws.add(key.database, &key.name, flaw);
-                    }
-                }
+                Step::Key(key) => flaws.look(&mut walk, &key)?,
             }
         }
     };

@@ -9,6 +9,7 @@ use super::stream::{AtHand, StreamSource};
 use super::{Content, Item, Opener, Piece, Several, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
 use crate::entry::Time;
+use crate::rdb::check::Flaws;
 use crate::rdb::parse::{Order, Step, Walk};
 use crate::rdb::{MAGIC_LEN, Version};
 use crate::resp::Resp;
@@ -78,6 +79,7 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
     let path = path_of(url)?;
     let mut record = SourceRecord::new("redis+aof", path.display().to_string(), true);
     let mut sources: Vec<Box<dyn Source>> = vec![];
+    let mut flaws = Flaws::default();
     if path.is_dir() {
         let (manifest_name, manifest, files) = open_parts(&path)?;
         let folder = format!("{FOLDER}/{}", name_of(&path));
@@ -105,7 +107,7 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
         sources.push(Box::new(StreamSource::new(record.clone(), &stored, time, open)?));
     } else {
         let file = File::open(&path).map_err(|error| missing(&path, error))?;
-        let preamble = preamble_len(&file, &path)?;
+        let preamble = preamble_len(&file, &path, &mut flaws)?;
         let len = whole_len(&file, &path, preamble)?;
         let all = file.metadata().map_err(|error| missing(&path, error))?.len();
         if len < all {
@@ -113,8 +115,9 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
         }
         sources.push(Box::new(part(file, &path, &format!("{FOLDER}/{}", name_of(&path)), time, len)?));
     }
+    record.details.extend(flaws.details().map(|(name, value)| (name.to_owned(), value)));
     let paths = sources.iter().flat_map(|source| source.paths()).collect();
-    Ok(AofSource { record, paths, parts: Several::new(sources) })
+    Ok(AofSource { record, paths, flaws, parts: Several::new(sources) })
 }
 
 /// The manifest's name and bytes, and the files that it names.
@@ -193,8 +196,8 @@ fn words(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Length of the dump at the head of an append-only file before Redis 7; 0 if there is none.
-fn preamble_len(file: &File, path: &Path) -> Result<u64, SourceError> {
+/// Length of the dump at the head of an append-only file before Redis 7, and what is wrong in it; 0 if there is none.
+fn preamble_len(file: &File, path: &Path, flaws: &mut Flaws) -> Result<u64, SourceError> {
     let mut reader = std::io::BufReader::new(file);
     let mut magic = [0; MAGIC_LEN];
     let is_dump = reader.read_exact(&mut magic).is_ok() && Version::parse(&magic).is_some();
@@ -206,7 +209,7 @@ fn preamble_len(file: &File, path: &Path) -> Result<u64, SourceError> {
     let mut walk = Walk::new(reader, Order::AsIs).map_err(corrupt)?;
     loop {
         match walk.next_step().map_err(corrupt)? {
-            Step::Key(key) => walk.value(key.kind, &mut |_| Ok(())).map_err(corrupt)?,
+            Step::Key(key) => flaws.look(&mut walk, &key).map_err(corrupt)?,
             Step::Global(..) => {}
             Step::End => {
                 walk.is_all().map_err(corrupt)?;
@@ -282,6 +285,8 @@ impl Content for Part {
 pub struct AofSource {
     record: SourceRecord,
     paths: Vec<String>,
+    /// What is wrong in a dump at its head; told once.
+    flaws: Flaws,
     parts: Several,
 }
 
@@ -300,6 +305,8 @@ impl Source for AofSource {
         self.parts.start(seed)
     }
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        let shown = self.paths.first().map_or("", |path| path.trim_start_matches('/'));
+        std::mem::take(&mut self.flaws).tell(shown, monitor);
         self.parts.next_item(monitor)
     }
 }
