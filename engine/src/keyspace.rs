@@ -3,8 +3,6 @@
 //! A dump in order has a seek index beside it, so that a key or a prefix costs the chunks it lies in. One
 //! that was stored as it came is read from its beginning to its end: slower, never wrong.
 
-use crate::entry::is_beneath;
-use crate::manifest::{Ending, ManifestReader, Record as Row, Step as ManifestStep};
 use crate::rdb::canonical::{Canonical, USAGE_LEN, gather, read_usage};
 use crate::rdb::glob::Glob;
 use crate::rdb::index::{Counts, SeekIndex, after_prefix};
@@ -18,9 +16,11 @@ use std::io::Read;
 
 mod bytes;
 pub mod compare;
+mod find;
 pub mod load;
 
 use bytes::Bytes;
+pub use find::{Commands, find};
 
 /// A dump in a snapshot.
 pub struct Dump {
@@ -30,6 +30,8 @@ pub struct Dump {
     len: u64,
     index: Option<SeekIndex>,
     usage: Option<(Vec<ChunkRef>, u64)>,
+    /// The commands that come after it, of an append-only file.
+    pub commands: Vec<Commands>,
 }
 
 /// What belongs to no key, each with its bytes in the dump.
@@ -108,59 +110,12 @@ struct Stretch {
     ordinal: u64,
 }
 
-/// The dumps of a snapshot beneath a path. The index of the repository must be in step.
-pub fn find(repo: &Repository, snapshot: &Snapshot, beneath: &[u8]) -> Result<Vec<Dump>> {
-    let mut found: BTreeMap<String, (Vec<ChunkRef>, u64)> = BTreeMap::new();
-    let mut reader = ManifestReader::new(repo.store(), &snapshot.manifest)?;
-    let mut open: Option<(String, Vec<ChunkRef>)> = None;
-    while let Some(step) = reader.next_step()? {
-        match step {
-            ManifestStep::Damage(damage) => return Err(damage.error.into()),
-            ManifestStep::Record(Row::Entry(entry)) => {
-                let path = String::from_utf8_lossy(&entry.path).into_owned();
-                let wanted = is_beneath(&entry.path, beneath) && is_beneath(&entry.path, b"redis");
-                let is_dump = [".rdb", ".rdb.index", ".rdb.usage"].iter().any(|end| path.ends_with(end));
-                open = (wanted && is_dump).then(|| (path, vec![]));
-            }
-            ManifestStep::Record(Row::Chunks(chunks)) => {
-                if let Some((_, all)) = &mut open {
-                    all.extend(chunks);
-                }
-            }
-            ManifestStep::Record(Row::Hole(_)) => open = None,
-            ManifestStep::Record(Row::End(ending, size)) => {
-                if let (Some((path, chunks)), Ending::Complete) = (open.take(), ending) {
-                    found.insert(path, (chunks, size));
-                }
-            }
-        }
-    }
-    let paths: Vec<String> = found.keys().filter(|path| path.ends_with(".rdb")).cloned().collect();
-    let mut dumps = vec![];
-    for path in paths {
-        let (content, len) = found.remove(&path).unwrap_or_default();
-        let index = match found.remove(&format!("{path}.index")) {
-            Some((chunks, _)) => {
-                let bytes = chunkstore::reader::read_all(repo.store(), &chunks)?;
-                let bad = |why: &dyn ToString| Error::Malformed {
-                    what: format!("/{path}.index"),
-                    why: why.to_string(),
-                };
-                let index = SeekIndex::decode(&bytes).map_err(|error| bad(&error))?;
-                if index.end > len {
-                    return Err(bad(&"goes beyond the dump"));
-                }
-                Some(index)
-            }
-            None => None,
-        };
-        let usage = found.remove(&format!("{path}.usage"));
-        dumps.push(Dump { path, content, len, index, usage });
-    }
-    Ok(dumps)
-}
-
 impl Dump {
+    /// What has no dump: commands are all there is.
+    fn without_keys(path: String) -> Self {
+        Self { path, content: vec![], len: 0, index: None, usage: None, commands: vec![] }
+    }
+
     /// The server's part of the path: `127.0.0.1:6379`.
     #[must_use]
     pub fn server(&self) -> &str {
@@ -179,7 +134,7 @@ impl Dump {
         self.len
     }
 
-    /// Whether it has no bytes, which no dump has.
+    /// Whether it has no bytes, which no dump has: an append-only file without one at its head.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -244,11 +199,40 @@ impl Dump {
         all: &'a Selection,
         scratch: &std::path::Path,
     ) -> Result<Box<dyn Records + 'a>> {
+        self.has_keys()?;
         if self.index.is_some() {
             return Ok(Box::new(self.records(repo, all, Want::Values)));
         }
         let mut plan = Bytes::new(repo.store(), &self.content).plan([(0, self.len)].into_iter());
         Ok(Box::new(Live::gather(plan.next_stretch(), &self.path, scratch)?))
+    }
+
+    /// Refuses an append-only file without a dump, whose keys only a server knows.
+    fn has_keys(&self) -> Result<()> {
+        if !self.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "/{} is an append-only file of commands, without a dump that keys can be read from; restore all of it into \
+             an empty server by --to, and take the keys from there",
+            self.path
+        )))
+    }
+
+    /// Where the commands begin that follow a dump at the head of a file.
+    pub(crate) fn end(&self, repo: &Repository) -> Result<u64> {
+        let told = |error| self.told(error);
+        let mut plan = Bytes::new(repo.store(), &self.content).plan([(0, self.len)].into_iter());
+        let mut walk = Walk::new(plan.next_stretch(), Order::AsIs).map_err(told)?;
+        loop {
+            match walk.next_step().map_err(told)? {
+                Step::End => break,
+                Step::Global(..) => {}
+                Step::Key(key) => walk.value(key.kind, &mut |_| Ok(())).map_err(told)?,
+            }
+        }
+        walk.is_all().map_err(told)?;
+        Ok(walk.offset())
     }
 
     /// What stands before the keys: version, and what belongs to no key, as bytes of the dump.
@@ -275,11 +259,20 @@ impl Dump {
             RdbError::Malformed(bad) => {
                 Error::Malformed { what: format!("/{}", self.path), why: bad.to_string() }
             }
-            RdbError::Read(error) => match error.downcast::<chunkstore::Error>() {
-                Ok(error) => error.into(),
-                Err(error) => Error::Malformed { what: format!("/{}", self.path), why: error.to_string() },
-            },
+            RdbError::Unknown(bad) => Error::Invalid(format!(
+                "/{}: {bad}; restore the file by --target, and let a server load it that knows this",
+                self.path
+            )),
+            RdbError::Read(error) => read_error(&self.path, error),
         }
+    }
+}
+
+/// What went wrong when an entry was read.
+fn read_error(path: &str, error: std::io::Error) -> Error {
+    match error.downcast::<chunkstore::Error>() {
+        Ok(error) => error.into(),
+        Err(error) => Error::Malformed { what: format!("/{path}"), why: error.to_string() },
     }
 }
 
@@ -432,7 +425,9 @@ impl Place {
     /// The one dump of the snapshot that is meant.
     pub fn dump(&self, repo: &Repository, snapshot: &Snapshot) -> Result<Dump> {
         let beneath = self.server.as_ref().map_or_else(|| "redis".into(), |server| format!("redis/{server}"));
-        one(find(repo, snapshot, beneath.as_bytes())?)
+        let dump = one(find(repo, snapshot, beneath.as_bytes())?)?;
+        dump.has_keys()?;
+        Ok(dump)
     }
 }
 

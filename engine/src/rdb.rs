@@ -2,7 +2,7 @@
 //!
 //! `parse.rs` walks through a dump as it streams and hands values out as the bytes they are, in pieces of
 //! bounded size; nothing is decoded that need not be. `value.rs` decodes one value for people and for
-//! comparisons. `canonical.rs` lays a dump down ordered by database and key, `index.rs` says where in it
+//! comparisons, `check.rs` says whether a server would take it, both by way of `packed.rs`. `canonical.rs` lays a dump down ordered by database and key, `index.rs` says where in it
 //! a key lies.
 //!
 //! Sources: `rdb.h` and `rdb.c` of Redis 6.2 to 8.2 and of Valkey 8 and 9 (the format has no other
@@ -11,13 +11,18 @@
 use crc::{CRC_64_REDIS, Crc, Digest, Table};
 
 pub mod canonical;
+pub mod check;
+pub mod copy;
 pub mod end_mark;
 pub mod glob;
 pub mod index;
 mod input;
 mod lzf;
+mod packed;
 pub mod parse;
+pub mod probe;
 pub mod value;
+mod written;
 
 /// Sliced tables: sixteen bytes a step.
 static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_REDIS);
@@ -83,6 +88,21 @@ pub mod kind {
     pub const HASH_METADATA: u8 = 24;
     /// In dumps whose magic is `REDIS`.
     pub const HASH_LISTPACK_EX: u8 = 25;
+    /// Type 22 in dumps whose magic is `REDIS`: [`HASH_METADATA`] as candidates of 7.4 wrote it. The number is ours.
+    pub const HASH_METADATA_RC: u8 = 0x80 | 22;
+    /// [`HASH_LISTPACK_EX`] as they wrote it.
+    pub const HASH_LISTPACK_EX_RC: u8 = 23;
+
+    /// What a type that a dump names is called here.
+    pub(super) const fn read(version: super::Version, written: u8) -> u8 {
+        if written == VALKEY_HASH_2 && !version.valkey { HASH_METADATA_RC } else { written }
+    }
+
+    /// What a dump calls a type.
+    #[must_use]
+    pub const fn written(kind: u8) -> u8 {
+        if kind == HASH_METADATA_RC { kind & 0x7f } else { kind }
+    }
 }
 
 /// What stands at the head of a dump: who wrote it, and in which version of the format.
@@ -125,6 +145,12 @@ impl Version {
         self.number <= if self.valkey { NEWEST_VALKEY } else { NEWEST_REDIS }
     }
 
+    /// Whether a checksum follows the end mark: since version 5.
+    #[must_use]
+    pub fn has_checksum(self) -> bool {
+        self.valkey || self.number >= 5
+    }
+
     /// The oldest version whose servers take a value of this type by RESTORE: dumps of new servers go into older
     /// ones, as far as these know the type. From the history of `RDB_VERSION` in `rdb.h`; 6 is Redis 2.6, whose
     /// RESTORE was the first.
@@ -149,7 +175,7 @@ impl Version {
 #[must_use]
 pub fn dump_payload(version: Version, kind: u8, value: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(value.len() + 11);
-    payload.push(kind);
+    payload.push(kind::written(kind));
     payload.extend_from_slice(value);
     payload.extend_from_slice(&version.needed_for(kind).to_le_bytes());
     let mut digest = crc64();
@@ -207,6 +233,9 @@ pub enum RdbError {
     /// It is not what the format allows.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// It has something that this program does not know: it cannot be taken apart, but kept.
+    #[error(transparent)]
+    Unknown(Malformed),
     /// Its bytes could not be read.
     #[error(transparent)]
     Read(#[from] std::io::Error),

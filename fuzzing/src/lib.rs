@@ -23,9 +23,10 @@ use engine::manifest;
 use engine::pg::toc::{ArchiveFormat, Toc};
 use engine::pg::wal::Transactions;
 use engine::rdb::canonical::{Canonical, gather};
+use engine::rdb::check::check;
+use engine::rdb::copy::older_stream;
 use engine::rdb::end_mark::RdbEndMark;
 use engine::rdb::index::SeekIndex;
-use engine::rdb::parse::older_stream;
 use engine::rdb::value::{decode, encode_plain};
 use engine::resp::Resp;
 use engine::snapshot::Snapshot;
@@ -328,8 +329,17 @@ fn rdb(data: &[u8]) {
 /// A type and a value. What is decoded says the same in the encoding that every server takes.
 fn value(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
-    let _ = older_stream(data);
-    let Ok(value) = decode(*kind, data) else { return };
+    let checked = check(*kind, data);
+    for (new, older) in [(21, 19), (21, 15), (19, 15)] {
+        if let Some(bytes) = older_stream(new, data, older) {
+            assert_eq!(check(new, data).is_ok(), check(older, &bytes).is_ok());
+        }
+    }
+    let Ok(value) = decode(*kind, data) else {
+        // What a server would take can be shown, but for what only modules know.
+        assert!(checked.is_err(), "{kind}: {data:?}");
+        return;
+    };
     if let Some((plain, bytes)) = encode_plain(&value) {
         let again = decode(plain, &bytes).expect("what we write can be read");
         // Not a number is not equal to itself.

@@ -106,7 +106,7 @@ fn keys(
     let all = Selection::default();
     let (mut old, mut new) = (a.in_order(repo, &all, &scratch)?, b.in_order(repo, &all, &scratch)?);
     let (mut added, mut removed, mut changed) = (0u64, 0u64, 0u64);
-    compare(&mut *old, &mut *new, &mut |change, key| {
+    compare(&mut *old, &mut *new, 0, &mut |change, key| {
         match change {
             KeyChange::Added => added += 1,
             KeyChange::Removed => removed += 1,

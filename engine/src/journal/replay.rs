@@ -1,6 +1,7 @@
 //! A journal into a live server that has its base: the commands after it, up to a moment.
 
 use super::segment::{Frame, decode};
+use crate::keyspace::Dump;
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::resp::Resp;
 use crate::snapshot::{Listed, Snapshot};
@@ -121,40 +122,42 @@ pub fn replay(
     Ok(replaying.report)
 }
 
-/// Sends the commands of the append-only files beside the dump at `dump` to `server`, which must hold that dump;
-/// `None` if there are none.
-pub fn replay_increments(
+/// Sends the commands of an append-only file to `server`, which must hold the dump that they follow, or nothing; `None` if
+/// there are none.
+pub fn replay_commands(
     repo: &Repository,
-    snapshot: &Snapshot,
-    dump: &str,
+    dump: &Dump,
     server: &Server,
     monitor: &dyn Monitor,
 ) -> Result<Option<ReplayReport>> {
-    let folder = dump.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mut parts = entries(repo, snapshot, &|path| {
-        path.strip_prefix(folder).is_some_and(|name| name.starts_with('/')) && path.ends_with(".incr.aof")
-    })?;
-    if parts.is_empty() {
+    if dump.commands.is_empty() {
         return Ok(None);
     }
-    // Their names end in a sequence number without leading zeros.
-    let sequence = |path: &str| path.rsplit('.').nth(2).and_then(|number| number.parse::<u64>().ok());
-    parts.sort_by_key(|(path, _)| sequence(path));
     let mut replaying = Replaying::new(server, monitor)?;
-    for (path, chunks) in parts {
+    for part in &dump.commands {
+        let mut skip = if part.after_dump { dump.end(repo)? } else { 0 };
+        // Each file begins with a SELECT of its own.
         let (mut resp, mut carried) = (Resp::default(), vec![]);
-        for chunk in chunks {
-            carried.extend_from_slice(&chunkstore::reader::read_all(repo.store(), &[chunk])?);
+        for chunk in &part.content {
+            if skip >= u64::from(chunk.len) {
+                skip -= u64::from(chunk.len);
+                continue;
+            }
+            let already = carried.len();
+            let bytes = chunkstore::reader::read_all(repo.store(), &[*chunk])?;
+            carried.extend_from_slice(
+                bytes.get(usize::try_from(skip).unwrap_or_default()..).unwrap_or_default(),
+            );
+            skip = 0;
             let mut commands = vec![];
-            let already = carried.len() - chunk.len as usize;
             resp.feed(&carried[already..], &mut |at, _| commands.push(already + at))
-                .map_err(|why| Error::Malformed { what: path.clone(), why })?;
+                .map_err(|why| Error::Malformed { what: part.path.clone(), why })?;
             let mut from = 0;
             for to in commands {
                 // Annotations before a command are no part of it for a server.
                 let command = &carried[from..to];
                 let start =
-                    command.iter().position(|byte| *byte == b'*').filter(|_| command.first() == Some(&b'#'));
+                    command.iter().position(|byte| *byte == b'*').filter(|_| command.first() != Some(&b'*'));
                 replaying.send(&command[start.unwrap_or(0)..])?;
                 from = to;
             }
@@ -162,6 +165,12 @@ pub fn replay_increments(
             if monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
+        }
+        if !resp.is_whole() {
+            return Err(Error::Malformed {
+                what: part.path.clone(),
+                why: "ends within a command or transaction".into(),
+            });
         }
     }
     replaying.flush()?;

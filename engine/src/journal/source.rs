@@ -3,6 +3,7 @@
 use crate::Monitor;
 use crate::entry::Time;
 use crate::rdb::canonical::{Canonical, Gathered, Output, Sides};
+use crate::rdb::check::Flaws;
 use crate::snapshot::SourceRecord;
 use crate::source::stream::AtHand;
 use crate::source::{Content, Item, Opener, Piece, Source, SourceError};
@@ -19,6 +20,8 @@ pub(super) const DUMP: &str = "dump.rdb";
 pub(super) struct BaseSource {
     dump: String,
     details: BTreeMap<String, String>,
+    /// What is wrong in the dump; told once.
+    flaws: Flaws,
     items: VecDeque<Item>,
     time: Time,
     /// Known once the dump is read.
@@ -39,12 +42,15 @@ impl BaseSource {
             folder.match_indices('/').map(|(end, _)| Item::folder(&folder[..end], time)).collect();
         items.push_back(Item::folder(folder, time));
         let dump = format!("{folder}/{DUMP}");
+        let flaws = gathered.flaws.clone();
+        let mut details = details;
+        details.extend(flaws.details().map(|(name, value)| (name.to_owned(), value)));
         let (told, its_seed, scratch) = (Rc::clone(&sides), Rc::clone(&seed), scratch.to_owned());
         let open: Opener = Box::new(move || {
             Ok(Box::new(BaseContent::new(gathered, scratch, *its_seed.borrow(), told)) as Box<dyn Content>)
         });
         items.push_back(Item::stream(&dump, time, open));
-        Self { dump, details, items, time, sides, seed }
+        Self { dump, details, flaws, items, time, sides, seed }
     }
 
     /// What the dump left beside it.
@@ -70,8 +76,9 @@ impl Source for BaseSource {
         *self.seed.borrow_mut() = seed;
         Ok(())
     }
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
         if self.items.is_empty() {
+            std::mem::take(&mut self.flaws).tell(&self.dump, monitor);
             self.items = self.sides();
         }
         Ok(self.items.pop_front())

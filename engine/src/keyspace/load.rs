@@ -1,8 +1,10 @@
 //! Keys of a snapshot into a live server: `RESTORE`, pipelined, each value as the bytes it is.
 
 use super::{Dump, Record, Records as _, Selection, Want};
-use crate::rdb::parse::{Global, Usage, older_stream};
-use crate::rdb::value::{decode, encode_plain};
+use crate::rdb::check::{Flaw, check};
+use crate::rdb::copy::older_stream;
+use crate::rdb::parse::{Global, Usage};
+use crate::rdb::value::{decode, encode_plain, module_name};
 use crate::rdb::{Version, crc64, dump_payload, kind};
 use crate::source::SourceErrorKind;
 use crate::source::redis::{Server, words};
@@ -48,6 +50,8 @@ pub struct LoadReport {
     pub existing: u64,
     /// Keys that have expired since the backup.
     pub expired: u64,
+    /// Collections without elements, which no server keeps.
+    pub empty: u64,
     /// Keys that the server refused.
     pub refused: u64,
     /// Bytes of values written.
@@ -70,6 +74,9 @@ pub fn load(
     options: &LoadOptions,
     monitor: &dyn Monitor,
 ) -> Result<LoadReport> {
+    if dump.is_empty() {
+        return Ok(LoadReport::default());
+    }
     let (version, _) = dump.head(repo)?;
     let mut loading = Loading {
         connection: server.connect()?,
@@ -178,20 +185,36 @@ impl Loading<'_> {
                     self.monitor.count(Counter::BytesDone, record.len);
                 }
                 Err(error) if error.code() == Some("BUSYKEY") => self.exists(&name),
-                Err(error) => self.refused(&name, &error)?,
+                Err(error) => self.refused(&name, &record, &error)?,
             }
         }
         Ok(())
     }
 
-    /// An older server may know the type, but not this encoding of it; there is one that all know.
+    /// An older server may know the type, but not this encoding of it; there is one that all know. `None` if there is none
+    /// for this value.
     fn once_more(&mut self, name: &[u8], record: &Record) -> Option<RedisResult<Value>> {
-        let (kind, bytes) = match record.key.kind {
-            kind::STREAM_LISTPACKS_3 => (kind::STREAM_LISTPACKS_2, older_stream(&record.value)?),
-            other => encode_plain(&decode(other, &record.value).ok()?)?,
+        let (kind, value) = (record.key.kind, &record.value);
+        check(kind, value).ok()?;
+        let streams = [kind::STREAM_LISTPACKS_2, kind::STREAM_LISTPACKS];
+        let older: Vec<(u8, Vec<u8>)> = match kind {
+            kind::STREAM_LISTPACKS_3 | kind::STREAM_LISTPACKS_2 => {
+                let older = streams.into_iter().filter(|older| *older < kind);
+                older.filter_map(|older| Some((older, older_stream(kind, value, older)?))).collect()
+            }
+            other => vec![encode_plain(&decode(other, value).ok()?)?],
         };
-        let payload = dump_payload(self.version, kind, &bytes);
-        Some(restore(name, payload, record, self.options.existing).query(&mut self.connection))
+        let mut answer = None;
+        for (kind, bytes) in older {
+            let payload = dump_payload(self.version, kind, &bytes);
+            let done = restore(name, payload, record, self.options.existing).query(&mut self.connection);
+            let unknown = done.as_ref().is_err_and(is_unknown);
+            answer = Some(done);
+            if !unknown {
+                break;
+            }
+        }
+        answer
     }
 
     fn exists(&mut self, name: &[u8]) {
@@ -202,7 +225,7 @@ impl Loading<'_> {
         }
     }
 
-    fn refused(&mut self, name: &[u8], error: &redis::RedisError) -> Result<()> {
+    fn refused(&mut self, name: &[u8], record: &Record, error: &redis::RedisError) -> Result<()> {
         let text = words(error);
         // What is so of one key is so of all that follow.
         if ["OOM", "NOPERM", "NOAUTH", "READONLY", "MISCONF", "LOADING"]
@@ -211,23 +234,42 @@ impl Loading<'_> {
         {
             return Err(self.told(text));
         }
+        let (kind, flaw) = (record.key.kind, check(record.key.kind, &record.value));
+        if is_unknown(error) && flaw == Err(Flaw::Empty) {
+            self.report.empty += 1;
+            return Ok(());
+        }
         self.report.refused += 1;
-        let why = if is_unknown(error) {
+        let why = if !is_unknown(error) {
+            text
+        } else if let Err(flaw @ Flaw::Corrupt(_)) = flaw {
+            format!("the server does not take it: {flaw}; so it was when it was backed up")
+        } else if kind == kind::MODULE_2 {
+            let module = module_name(&record.value);
+            format!(
+                "the server does not take it: it has no module for values of type '{module}', or an older one"
+            )
+        } else if text.contains("version or checksum") {
             format!(
                 "the server does not take it: it is older than the type of this value, which came from a dump of version {}",
                 self.version.magic()
             )
-        } else if error.code() == Some("MOVED") {
-            format!("belongs to another node of the cluster: {text}")
         } else {
-            text
+            format!(
+                "the server does not take it: it says '{text}', though nothing was found wrong with the value"
+            )
+        };
+        let why = if error.code() == Some("MOVED") {
+            format!("belongs to another node of the cluster: {why}")
+        } else {
+            why
         };
         self.tell(self.report.refused, name, why);
         Ok(())
     }
 
     fn tell(&self, count: u64, name: &[u8], message: String) {
-        let item = String::from_utf8_lossy(name).into_owned();
+        let item = crate::names::encoded_bytes(name, "");
         if count <= TOLD {
             self.monitor.error(ItemError { during: "restore", item, message });
         }
@@ -285,6 +327,9 @@ fn mapped(name: &[u8], prefixes: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
 /// Replaces the server's functions by those of `dump`; returns how many libraries there are. Servers before 7 have
 /// none.
 pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result<u64> {
+    if dump.is_empty() {
+        return Ok(0);
+    }
     let (_, globals) = dump.head(repo)?;
     let libraries = globals.iter().filter(|(global, _)| *global == Global::Function);
     let (mut payload, mut count) = (vec![], 0);
@@ -329,6 +374,17 @@ pub fn flush_all(server: &Server) -> Result<()> {
     Ok(done.map_err(|error| {
         server.error(SourceErrorKind::Unavailable, format!("FLUSHALL: {}", words(&error)))
     })?)
+}
+
+/// Removes every function: commands that are replayed load theirs anew. Servers before 7 have none.
+pub fn flush_functions(server: &Server) -> Result<()> {
+    let done: RedisResult<()> = redis::cmd("FUNCTION").arg("FLUSH").query(&mut server.connect()?);
+    match done {
+        Err(error) if !error.to_string().contains("unknown command") => {
+            Err(server.error(SourceErrorKind::Unavailable, format!("FUNCTION FLUSH: {error}")).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

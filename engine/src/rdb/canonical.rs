@@ -7,9 +7,10 @@
 //! slots) are left out; how recently keys were used, which changes every night, goes into a stream of its own.
 //! Memory is bounded whatever the size of the dump or of one value: see [`crate::spill`].
 
+use super::check::{Checker, Flaws};
 use super::index::{self, Counts, Point};
 use super::parse::{Global, Key, Order, Part, Step, Usage, Walk};
-use super::{Malformed, RdbError, Version, crc64, opcode, push_len};
+use super::{Malformed, RdbError, Version, crc64, kind, opcode, push_len};
 use crate::spill::{Aside, Sorted, Sorter};
 use chunkstore::format::Encoder;
 use std::collections::{BTreeMap, VecDeque};
@@ -45,6 +46,10 @@ pub struct Gathered {
     databases: BTreeMap<u32, Counts>,
     /// Whether the server told how keys were used.
     uses: bool,
+    /// Whether nothing followed the dump.
+    pub is_all: bool,
+    /// What is wrong in it.
+    pub flaws: Flaws,
     /// The dump's own fields: who wrote it, when.
     pub aux: BTreeMap<String, String>,
 }
@@ -65,9 +70,14 @@ pub fn gather(reader: impl Read, folder: &Path) -> Result<Gathered, RdbError> {
     let (mut before, mut after, mut aux) = (vec![], vec![], BTreeMap::new());
     let mut databases: BTreeMap<u32, Counts> = BTreeMap::new();
     let (mut place, mut head, mut uses) = (vec![], vec![], false);
+    let (mut checker, mut flaws) = (Checker::default(), Flaws::default());
+    let is_all;
     loop {
         match walk.next_step()? {
-            Step::End => break,
+            Step::End => {
+                is_all = walk.is_all()?;
+                break;
+            }
             Step::Global(global, raw) => {
                 let late = matches!(global, Global::ModuleAux { before: false });
                 let all = if late { &mut after } else { &mut before };
@@ -88,21 +98,27 @@ pub fn gather(reader: impl Read, folder: &Path) -> Result<Gathered, RdbError> {
                 counts.expiring += u64::from(key.expires_ms.is_some());
                 uses |= key.usage.is_some();
                 place_of(key.database, &key.name, &mut place);
-                write_head(&key, &mut head);
+                write_head(version, &key, &mut head);
                 let (mut started, mut sequence, own_len) = (false, 0, place.len());
                 walk.value(key.kind, &mut |part| {
                     match part {
                         Part::Whole(value) => {
+                            checker.whole(key.kind, value);
                             sorter.push(&place, &[&head, value])?;
                         }
-                        Part::Piece(bytes) if !started => sorter.push(&place, &[&head, bytes])?,
+                        Part::Piece(bytes) if !started => {
+                            checker.part(bytes);
+                            sorter.push(&place, &[&head, bytes])?;
+                        }
                         Part::Piece(bytes) => {
+                            checker.part(bytes);
                             sequence += 1;
                             place.extend_from_slice(&sequence_bytes(sequence));
                             sorter.push(&place, &[&[FLAG_MORE], bytes])?;
                             place.truncate(own_len);
                         }
                         Part::Member(name, bytes) => {
+                            checker.part(bytes);
                             place.extend_from_slice(name);
                             sorter.push(&place, &[&[FLAG_MORE], bytes])?;
                             place.truncate(own_len);
@@ -111,10 +127,13 @@ pub fn gather(reader: impl Read, folder: &Path) -> Result<Gathered, RdbError> {
                     started = true;
                     Ok(())
                 })?;
+                if let Err(flaw) = checker.finish(key.kind) {
+                    flaws.add(key.database, &key.name, flaw);
+                }
             }
         }
     }
-    Ok(Gathered { version, before, after, records: sorter.finish()?, databases, uses, aux })
+    Ok(Gathered { version, before, after, records: sorter.finish()?, databases, uses, is_all, flaws, aux })
 }
 
 #[expect(clippy::big_endian_bytes, reason = "a number that orders as its bytes do")]
@@ -163,21 +182,30 @@ fn key_at(place: &[u8]) -> (u32, Vec<u8>) {
 }
 
 /// What stands before a value in the sorter: flag, use, and the record up to the value.
-fn write_head(key: &Key, head: &mut Vec<u8>) {
+fn write_head(version: Version, key: &Key, head: &mut Vec<u8>) {
     head.clear();
     head.push(if key.expires_ms.is_some() { FLAG_RECORD_EXPIRES } else { FLAG_RECORD });
-    let (kind, number) = match key.usage {
+    let (use_kind, number) = match key.usage {
         None => (0, 0),
         Some(Usage::Idle(seconds)) => (1, u32::try_from(seconds).unwrap_or(u32::MAX)),
         Some(Usage::Frequency(counter)) => (2, u32::from(counter)),
     };
-    head.push(kind);
+    head.push(use_kind);
     head.extend_from_slice(&number.to_le_bytes());
     if let Some(expires_ms) = key.expires_ms {
-        head.push(opcode::EXPIRE_MS);
-        head.extend_from_slice(&expires_ms.to_le_bytes());
+        // Versions 1 and 2 know seconds only.
+        match u32::try_from(expires_ms / 1000) {
+            Ok(seconds) if version.number < 3 && !version.valkey && expires_ms % 1000 == 0 => {
+                head.push(opcode::EXPIRE_SECONDS);
+                head.extend_from_slice(&seconds.to_le_bytes());
+            }
+            _ => {
+                head.push(opcode::EXPIRE_MS);
+                head.extend_from_slice(&expires_ms.to_le_bytes());
+            }
+        }
     }
-    head.push(key.kind);
+    head.push(kind::written(key.kind));
     head.extend_from_slice(&key.raw_name);
 }
 
@@ -369,16 +397,19 @@ impl Canonical {
                 self.database = Some(database);
                 self.out.push(opcode::SELECT_DB);
                 push_len(&mut self.out, u64::from(database));
-                let counts = self.sides.databases.get(&database).copied().unwrap_or_default();
-                self.out.push(opcode::RESIZE_DB);
-                push_len(&mut self.out, counts.keys);
-                push_len(&mut self.out, counts.expiring);
+                // Since version 7.
+                if self.gathered.version.valkey || self.gathered.version.number >= 7 {
+                    let counts = self.sides.databases.get(&database).copied().unwrap_or_default();
+                    self.out.push(opcode::RESIZE_DB);
+                    push_len(&mut self.out, counts.keys);
+                    push_len(&mut self.out, counts.expiring);
+                }
             }
             self.ordinal += 1;
             self.out.extend_from_slice(record);
         }
         self.digest.update(&self.out);
-        if self.stage == Stage::Done {
+        if self.stage == Stage::Done && self.gathered.version.has_checksum() {
             let checksum = self.digest.clone().finalize();
             self.out.extend_from_slice(&checksum.to_le_bytes());
         }

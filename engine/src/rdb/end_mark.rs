@@ -1,13 +1,17 @@
-//! The end mark of a Redis or Valkey RDB file: opcode 255 and the CRC-64 of everything before it.
+//! The end mark of a Redis or Valkey RDB file: opcode 255 and, since version 5, the CRC-64 of everything before it.
 //! Source: the RDB file format as documented in Redis's `rdb.h` (`RDB_opcode::EOF`) and `crc64.c`
 //! (Jones polynomial, catalogued as CRC-64/REDIS).
 
-use super::{crc64, opcode};
+use super::check::Flaws;
+use super::probe::Probe;
+use super::{MAGIC_LEN, Version, crc64, opcode};
 use crate::source::stream::EndMark;
 use crc::{Digest, Table};
 
 /// Shortest possible file: magic and version, end, checksum.
 const MIN_LEN: u64 = 9 + 1 + 8;
+/// And one of a version without checksum.
+const MIN_OLD_LEN: u64 = 9 + 1;
 
 /// Checks magic, end opcode and checksum of a passing RDB.
 pub struct RdbEndMark {
@@ -27,11 +31,24 @@ impl Default for RdbEndMark {
 /// Length of the end: opcode and checksum.
 const TAIL: usize = 9;
 
+impl RdbEndMark {
+    /// Why no checksum proves what passed, once all of it has: its version has none, or its server wrote none.
+    #[must_use]
+    pub fn unproved(&self) -> Option<String> {
+        let version = Version::parse(&self.head)?;
+        if !version.has_checksum() {
+            return Some(format!("none: version {} of the format has none", version.number));
+        }
+        let zeros = self.tail.get(1..).is_some_and(|checksum| checksum == [0; 8]);
+        zeros.then(|| "none: the server wrote none (rdbchecksum no)".to_owned())
+    }
+}
+
 impl EndMark for RdbEndMark {
     fn see(&mut self, bytes: &[u8]) {
         self.len += bytes.len() as u64;
-        if self.head.len() < 9 {
-            let more = (9 - self.head.len()).min(bytes.len());
+        if self.head.len() < MAGIC_LEN {
+            let more = (MAGIC_LEN - self.head.len()).min(bytes.len());
             self.head.extend_from_slice(&bytes[..more]);
         }
         // Everything but the last eight bytes is under the checksum; hold the last nine back.
@@ -52,6 +69,10 @@ impl EndMark for RdbEndMark {
         if !self.head.starts_with(b"REDIS") && !self.head.starts_with(b"VALKEY") {
             return Err("does not begin as an RDB does".into());
         }
+        if Version::parse(&self.head).is_some_and(|version| !version.has_checksum()) {
+            let ends = self.len >= MIN_OLD_LEN && self.tail.last() == Some(&opcode::EOF);
+            return if ends { Ok(()) } else { Err("the RDB's end mark is missing".into()) };
+        }
         let (Some((opcode, checksum)), true) = (self.tail.split_first(), self.len >= MIN_LEN) else {
             return Err("ends before an RDB can".into());
         };
@@ -66,6 +87,33 @@ impl EndMark for RdbEndMark {
             return Err("the RDB's checksum does not match".into());
         }
         Ok(())
+    }
+}
+
+/// The end mark of a dump that is looked into while it passes.
+#[derive(Default)]
+pub struct ProbedEndMark {
+    mark: RdbEndMark,
+    probe: Probe,
+    flaws: Flaws,
+}
+
+impl EndMark for ProbedEndMark {
+    fn see(&mut self, bytes: &[u8]) {
+        self.mark.see(bytes);
+        self.probe.see(bytes);
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        let probed = self.probe.finish();
+        self.mark.finish()?;
+        let unproved = self.mark.unproved();
+        self.flaws = Flaws { unproved: unproved.clone(), ..probed.flaws(unproved.is_none())? };
+        Ok(())
+    }
+
+    fn flaws(&mut self) -> Flaws {
+        std::mem::take(&mut self.flaws)
     }
 }
 

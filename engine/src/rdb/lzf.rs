@@ -36,6 +36,39 @@ pub(super) fn decompress(from: &[u8], len: usize) -> Option<Vec<u8>> {
     (out.len() == len).then_some(out)
 }
 
+/// Whether `from` decompresses to exactly `len` bytes, found out without memory for them.
+#[must_use]
+pub(super) fn is_valid(from: &[u8], len: usize) -> bool {
+    let (mut at, mut out) = (0, 0);
+    while let Some(control) = from.get(at).copied().map(usize::from) {
+        at += 1;
+        if control < 32 {
+            at += control + 1;
+            out += control + 1;
+            if at > from.len() {
+                return false;
+            }
+        } else {
+            let mut run = control >> 5;
+            if run == 7 {
+                let Some(more) = from.get(at) else { return false };
+                run += usize::from(*more);
+                at += 1;
+            }
+            let Some(low) = from.get(at) else { return false };
+            at += 1;
+            if ((control & 31) << 8) + usize::from(*low) + 1 > out {
+                return false;
+            }
+            out += run + 2;
+        }
+        if out > len {
+            return false;
+        }
+    }
+    out == len
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,12 +76,14 @@ mod tests {
     #[test]
     fn literals_runs_and_nonsense() {
         assert_eq!(decompress(&[2, b'a', b'b', b'c'], 3).unwrap(), b"abc");
+        assert!(is_valid(&[2, b'a', b'b', b'c'], 3) && is_valid(&[1, b'a', b'b', 7 << 5, 1, 1], 12));
         // "a", then 8 bytes from a distance of 1.
         assert_eq!(decompress(&[0, b'a', 6 << 5, 0], 9).unwrap(), b"aaaaaaaaa");
         // A long run: 7 + 1 + 2 bytes.
         assert_eq!(decompress(&[1, b'a', b'b', 7 << 5, 1, 1], 12).unwrap(), b"abababababab");
         for (bad, len) in [(&[2, b'a'][..], 3), (&[1 << 5, 0], 3), (&[0, b'a'], 2), (&[0, b'a'], 1 << 40)] {
             assert_eq!(decompress(bad, len), None, "{bad:?}");
+            assert!(!is_valid(bad, len), "{bad:?}");
         }
     }
 }

@@ -4,8 +4,9 @@
 //! Members of sets and fields of hashes come in the order of a server's hash table, which is another one
 //! after every start; a walk that was asked to [`Order::Canonical`] hands them out ordered.
 
-use super::input::{Input, Len};
-use super::{MAGIC_LEN, RdbError, Version, kind, opcode};
+use super::copy::{Pieces, Shape, copy_value, module_items};
+use super::input::Input;
+use super::{MAGIC_LEN, Malformed, RdbError, Version, kind, opcode};
 use std::io::Read;
 
 /// In what order members of sets and fields of hashes come.
@@ -87,7 +88,7 @@ pub const PIECE: usize = 1 << 20;
 const MAX_DATABASE: u64 = 1 << 31;
 
 /// Takes what a value is made of.
-type Taker<'a> = &'a mut dyn FnMut(Part<'_>) -> Result<(), RdbError>;
+pub(super) type Taker<'a> = &'a mut dyn FnMut(Part<'_>) -> Result<(), RdbError>;
 
 /// The walk.
 pub struct Walk<R> {
@@ -106,7 +107,7 @@ impl<R: Read> Walk<R> {
         let mut input = Input::new(reader, 0);
         let magic = input.take(MAGIC_LEN)?.to_vec();
         let version = Version::parse(&magic)
-            .ok_or_else(|| super::Malformed { offset: 0, why: "does not begin as an RDB does".into() })?;
+            .ok_or_else(|| Malformed { offset: 0, why: "does not begin as an RDB does".into() })?;
         Ok(Self { input, version, order, database: 0, value: vec![], members: vec![] })
     }
 
@@ -130,6 +131,15 @@ impl<R: Read> Walk<R> {
 
     /// Whether nothing is left: the end of a stretch, not of a dump.
     pub fn is_at_end(&mut self) -> Result<bool, RdbError> {
+        self.input.is_at_end()
+    }
+
+    /// After [`Step::End`]: passes the checksum, if the version has one, and says whether nothing is left. Whether the
+    /// checksum is right, only what saw all of the dump can say: [`super::end_mark`].
+    pub fn is_all(&mut self) -> Result<bool, RdbError> {
+        if self.version.has_checksum() {
+            self.input.take(8)?;
+        }
         self.input.is_at_end()
     }
 
@@ -181,8 +191,8 @@ impl<R: Read> Walk<R> {
                     return Ok(Step::Global(Global::ModuleAux { before }, raw));
                 }
                 opcode::EOF => return Ok(Step::End),
-                kind => {
-                    self.check_kind(kind)?;
+                written => {
+                    let kind = self.kind_of(written)?;
                     let mut raw_name = vec![];
                     let name = self.input.string(&mut raw_name)?;
                     let database = self.database;
@@ -192,20 +202,19 @@ impl<R: Read> Walk<R> {
         }
     }
 
-    fn check_kind(&self, kind: u8) -> Result<(), RdbError> {
-        let known = match kind {
-            0..=5 | kind::MODULE_2 | 9..=21 => true,
-            kind::VALKEY_HASH_2 => self.version.valkey,
-            kind::HASH_METADATA | kind::HASH_LISTPACK_EX => !self.version.valkey,
+    /// The type that a byte names.
+    fn kind_of(&self, written: u8) -> Result<u8, RdbError> {
+        let known = match written {
+            0..=5 | kind::MODULE_2 | 9..=kind::VALKEY_HASH_2 => true,
+            kind::HASH_LISTPACK_EX_RC | kind::HASH_METADATA | kind::HASH_LISTPACK_EX => !self.version.valkey,
             _ => false,
         };
         if known {
-            return Ok(());
+            return Ok(kind::read(self.version, written));
         }
-        Err(self.input.malformed(format!(
-            "{kind:#04x} is no type of value in version {} of the format",
-            self.version.magic()
-        )))
+        let magic = self.version.magic();
+        let why = format!("{written:#04x} is no type of value in version {magic} of the format");
+        Err(RdbError::Unknown(Malformed { offset: self.input.offset(), why }))
     }
 
     /// Whether it stands before the keys.
@@ -284,248 +293,4 @@ impl<R: Read> Walk<R> {
         }
         take(Part::Whole(&sorted))
     }
-}
-
-/// What a set or a hash in table encoding is made of.
-#[derive(Clone, Copy)]
-struct Shape {
-    /// Bytes before its length.
-    head: u64,
-    /// A length before each name.
-    ttl_first: bool,
-    /// A string behind each name.
-    value: bool,
-    /// Bytes behind that.
-    tail: usize,
-}
-
-impl Shape {
-    fn of(kind: u8) -> Option<Self> {
-        let set = Self { head: 0, ttl_first: false, value: false, tail: 0 };
-        Some(match kind {
-            kind::SET => set,
-            kind::HASH => Self { value: true, ..set },
-            kind::VALKEY_HASH_2 => Self { value: true, tail: 8, ..set },
-            kind::HASH_METADATA => Self { head: 8, ttl_first: true, value: true, tail: 0 },
-            _ => return None,
-        })
-    }
-}
-
-/// Gathers a value's bytes and passes them on when they are many.
-struct Pieces {
-    bytes: Vec<u8>,
-    limit: usize,
-    /// Whether some were passed on.
-    parted: bool,
-}
-
-impl Pieces {
-    fn new(bytes: Vec<u8>, limit: usize) -> Self {
-        Self { bytes, limit, parted: false }
-    }
-
-    fn pass_on(&mut self, take: Taker<'_>) -> Result<(), RdbError> {
-        if self.bytes.len() >= self.limit {
-            self.parted = true;
-            take(Part::Piece(&self.bytes))?;
-            self.bytes.clear();
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, take: Taker<'_>) -> Result<(), RdbError> {
-        if !self.parted {
-            return take(Part::Whole(&self.bytes));
-        }
-        if self.bytes.is_empty() { Ok(()) } else { take(Part::Piece(&self.bytes)) }
-    }
-
-    /// `len` bytes as they are.
-    fn copy<R: Read>(&mut self, input: &mut Input<R>, mut len: u64, take: Taker<'_>) -> Result<(), RdbError> {
-        while len > 0 {
-            self.pass_on(take)?;
-            let room = (self.limit - self.bytes.len()) as u64;
-            let some = input.take_some(len.min(room))?;
-            len -= some.len() as u64;
-            self.bytes.extend_from_slice(some);
-        }
-        Ok(())
-    }
-
-    /// A few bytes, without passing anything on.
-    fn copy_all<R: Read>(&mut self, input: &mut Input<R>, len: usize) -> Result<(), RdbError> {
-        if len > 0 {
-            self.bytes.extend_from_slice(input.take(len)?);
-        }
-        Ok(())
-    }
-
-    /// A string as it is written.
-    fn string<R: Read>(&mut self, input: &mut Input<R>, take: Taker<'_>) -> Result<(), RdbError> {
-        let len = match input.len_or_special(&mut self.bytes)? {
-            Len::Plain(len) => len,
-            Len::Integer(len) => len as u64,
-            Len::Lzf => {
-                let packed = input.len(&mut self.bytes)?;
-                input.len(&mut self.bytes)?;
-                packed
-            }
-        };
-        self.copy(input, len, take)
-    }
-
-    /// A string as it is written, kept together: a member of a set, a field of a hash.
-    fn whole_string<R: Read>(&mut self, input: &mut Input<R>) -> Result<(), RdbError> {
-        let limit = std::mem::replace(&mut self.limit, usize::MAX);
-        let done = self.string(input, &mut |_| Ok(()));
-        self.limit = limit;
-        done
-    }
-}
-
-/// Copies a value of any type as it is written.
-fn copy_value<R: Read>(
-    input: &mut Input<R>,
-    kind: u8,
-    pieces: &mut Pieces,
-    take: Taker<'_>,
-) -> Result<(), RdbError> {
-    match kind {
-        kind::STRING
-        | kind::HASH_ZIPMAP
-        | kind::LIST_ZIPLIST
-        | kind::SET_INTSET
-        | kind::ZSET_ZIPLIST
-        | kind::HASH_ZIPLIST
-        | kind::HASH_LISTPACK
-        | kind::ZSET_LISTPACK
-        | kind::SET_LISTPACK => pieces.string(input, take),
-        kind::HASH_LISTPACK_EX => {
-            pieces.copy(input, 8, take)?;
-            pieces.string(input, take)
-        }
-        kind::MODULE_2 => {
-            input.len(&mut pieces.bytes)?;
-            module_items(input, pieces, take)
-        }
-        kind::STREAM_LISTPACKS | kind::STREAM_LISTPACKS_2 | kind::STREAM_LISTPACKS_3 => {
-            copy_stream(input, kind, true, pieces, take)
-        }
-        _ => {
-            if kind == kind::HASH_METADATA {
-                pieces.copy(input, 8, take)?;
-            }
-            for _ in 0..input.len(&mut pieces.bytes)? {
-                match kind {
-                    kind::LIST | kind::SET | kind::LIST_QUICKLIST => pieces.string(input, take)?,
-                    kind::LIST_QUICKLIST_2 => {
-                        input.len(&mut pieces.bytes)?;
-                        pieces.string(input, take)?;
-                    }
-                    kind::HASH | kind::VALKEY_HASH_2 => {
-                        pieces.string(input, take)?;
-                        pieces.string(input, take)?;
-                        pieces.copy(input, if kind == kind::HASH { 0 } else { 8 }, take)?;
-                    }
-                    kind::HASH_METADATA => {
-                        input.len(&mut pieces.bytes)?;
-                        pieces.string(input, take)?;
-                        pieces.string(input, take)?;
-                    }
-                    kind::ZSET_2 => {
-                        pieces.string(input, take)?;
-                        pieces.copy(input, 8, take)?;
-                    }
-                    kind::ZSET => {
-                        pieces.string(input, take)?;
-                        let len = input.byte()?;
-                        pieces.bytes.push(len);
-                        // 253 to 255 are not-a-number and the infinities.
-                        pieces.copy(input, if len < 253 { u64::from(len) } else { 0 }, take)?;
-                    }
-                    _ => return Err(input.malformed(format!("a value of type {kind}"))),
-                }
-                pieces.pass_on(take)?;
-            }
-            Ok(())
-        }
-    }
-}
-
-/// What a module wrote: numbers and strings, each with a mark of what it is, up to the mark of the end.
-fn module_items<R: Read>(input: &mut Input<R>, pieces: &mut Pieces, take: Taker<'_>) -> Result<(), RdbError> {
-    loop {
-        match input.len(&mut pieces.bytes)? {
-            0 => return Ok(()),
-            1 | 2 => {
-                input.len(&mut pieces.bytes)?;
-            }
-            3 => pieces.copy(input, 4, take)?,
-            4 => pieces.copy(input, 8, take)?,
-            5 => pieces.string(input, take)?,
-            other => return Err(input.malformed(format!("{other} is no part of a module's value"))),
-        }
-        pieces.pass_on(take)?;
-    }
-}
-
-/// A stream of type [`kind::STREAM_LISTPACKS_3`] as one of type [`kind::STREAM_LISTPACKS_2`], which servers before
-/// 7.2 take, too: without the times when consumers last did something. `None` if it does not hold together.
-#[must_use]
-pub fn older_stream(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut input = Input::new(bytes, 0);
-    let mut pieces = Pieces::new(vec![], usize::MAX);
-    copy_stream(&mut input, kind::STREAM_LISTPACKS_3, false, &mut pieces, &mut |_| Ok(())).ok()?;
-    Some(pieces.bytes)
-}
-
-/// A stream with its groups and consumers (`rdbSaveObject`, `OBJ_STREAM`); times of activity are left out if
-/// they are not wanted.
-fn copy_stream<R: Read>(
-    input: &mut Input<R>,
-    kind: u8,
-    activity: bool,
-    pieces: &mut Pieces,
-    take: Taker<'_>,
-) -> Result<(), RdbError> {
-    let second = kind >= kind::STREAM_LISTPACKS_2;
-    let third = kind >= kind::STREAM_LISTPACKS_3;
-    let lens = |input: &mut Input<R>, pieces: &mut Pieces, count: usize| -> Result<(), RdbError> {
-        for _ in 0..count {
-            input.len(&mut pieces.bytes)?;
-        }
-        Ok(())
-    };
-    for _ in 0..input.len(&mut pieces.bytes)? {
-        pieces.string(input, take)?;
-        pieces.string(input, take)?;
-    }
-    // Length and last id; first id, highest deleted one, entries ever added.
-    lens(input, pieces, if second { 8 } else { 3 })?;
-    for _ in 0..input.len(&mut pieces.bytes)? {
-        pieces.string(input, take)?;
-        // Last delivered id; entries read.
-        lens(input, pieces, if second { 3 } else { 2 })?;
-        for _ in 0..input.len(&mut pieces.bytes)? {
-            // Pending: id, time of delivery, how often.
-            pieces.copy(input, 16 + 8, take)?;
-            lens(input, pieces, 1)?;
-            pieces.pass_on(take)?;
-        }
-        for _ in 0..input.len(&mut pieces.bytes)? {
-            pieces.string(input, take)?;
-            // Seen; active.
-            pieces.copy(input, 8, take)?;
-            match (third, activity) {
-                (true, true) => pieces.copy(input, 8, take)?,
-                (true, false) => drop(input.array::<8>()?),
-                (false, _) => {}
-            }
-            for _ in 0..input.len(&mut pieces.bytes)? {
-                pieces.copy(input, 16, take)?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,7 +1,9 @@
 //! One value, decoded: what `esker dump` prints of a key, and what comparisons compare, whatever encoding a
-//! server chose. Sources: `ziplist.c`, `listpack.c`, `intset.c`, `zipmap.c`, `t_stream.c`.
+//! server chose. Source: `rdb.c` (`rdbLoadObject`), `t_stream.c`.
 
-use super::input::{Input, integer};
+use super::input::Input;
+use super::packed::{self, intset, listpack, ziplist, zipmap};
+use super::written::Written;
 use super::{RdbError, kind, push_len};
 
 /// A value as a client sees it.
@@ -93,6 +95,14 @@ pub fn encode_plain(value: &Value) -> Option<(u8, Vec<u8>)> {
     Some((kind, out))
 }
 
+/// The name of the type of a module's value, of nine letters, which its first 54 bits are (`moduleTypeEncodeId`).
+#[must_use]
+pub fn module_name(value: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let id = Written::new(value).len().unwrap_or_default();
+    (0..9).map(|place| char::from(LETTERS[(id >> (58 - 6 * place)) as usize & 63])).collect()
+}
+
 struct Decoding<'a, 'b> {
     input: &'a mut Input<&'b [u8]>,
     /// Bytes as they are written, which nobody wants here.
@@ -123,9 +133,11 @@ impl Decoding<'_, '_> {
     }
 
     /// A string that holds a structure of its own.
-    fn packed(&mut self, decode: fn(&[u8]) -> Option<Vec<Vec<u8>>>) -> Result<Vec<Vec<u8>>, RdbError> {
+    fn packed(&mut self, decode: packed::Decode) -> Result<Vec<Vec<u8>>, RdbError> {
         let bytes = self.string()?;
-        decode(&bytes).ok_or_else(|| self.input.malformed("a packed value that does not hold together"))
+        let elements = decode(&bytes);
+        let elements = elements.map(|all| all.iter().map(|element| element.text().into_owned()).collect());
+        elements.ok_or_else(|| self.input.malformed("a packed value that does not hold together"))
     }
 
     fn value(&mut self, kind: u8) -> Result<Value, RdbError> {
@@ -162,16 +174,20 @@ impl Decoding<'_, '_> {
                 let expires = i64::from_le_bytes(all.input.array()?);
                 Ok(Field { name, value, expires_ms: u64::try_from(expires).ok() })
             })?),
-            kind::HASH_METADATA => {
-                let first = u64::from_le_bytes(self.input.array()?);
+            kind::HASH_METADATA | kind::HASH_METADATA_RC => {
+                // Candidates of 7.4 wrote moments, later versions what is added to the first of them.
+                let first =
+                    if kind == kind::HASH_METADATA_RC { 1 } else { u64::from_le_bytes(self.input.array()?) };
                 hash(self.many(|all| {
                     let ttl = all.len()?;
                     let expires_ms = (ttl > 0).then(|| first.saturating_add(ttl - 1));
                     Ok(Field { name: all.string()?, value: all.string()?, expires_ms })
                 })?)
             }
-            kind::HASH_LISTPACK_EX => {
-                self.input.take(8)?;
+            kind::HASH_LISTPACK_EX | kind::HASH_LISTPACK_EX_RC => {
+                if kind == kind::HASH_LISTPACK_EX {
+                    self.input.take(8)?;
+                }
                 let all = self.packed(listpack)?;
                 let (threes, []) = all.as_chunks::<3>() else {
                     return Err(self.input.malformed("a field without value or time"));
@@ -227,7 +243,7 @@ impl Decoding<'_, '_> {
         score(&text).ok_or_else(|| self.input.malformed("a score that is no number"))
     }
 
-    fn scores(&mut self, decode: fn(&[u8]) -> Option<Vec<Vec<u8>>>) -> Result<Value, RdbError> {
+    fn scores(&mut self, decode: packed::Decode) -> Result<Value, RdbError> {
         let all = self.packed(decode)?;
         let pairs: Option<Vec<_>> = match all.as_chunks::<2>() {
             (pairs, []) => pairs.iter().map(|[member, text]| Some((member.clone(), score(text)?))).collect(),
@@ -236,7 +252,7 @@ impl Decoding<'_, '_> {
         pairs.map(zset).ok_or_else(|| self.input.malformed("a sorted set without scores"))
     }
 
-    fn fields(&mut self, decode: fn(&[u8]) -> Option<Vec<Vec<u8>>>) -> Result<Value, RdbError> {
+    fn fields(&mut self, decode: packed::Decode) -> Result<Value, RdbError> {
         let all = self.packed(decode)?;
         let (pairs, []) = all.as_chunks::<2>() else {
             return Err(self.input.malformed("a field without a value"));
@@ -271,130 +287,6 @@ fn score(text: &[u8]) -> Option<f64> {
 
 fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// A little-endian unsigned integer of at most 4 bytes.
-fn unsigned(bytes: &[u8]) -> usize {
-    bytes.iter().rev().fold(0, |all, byte| all << 8 | usize::from(*byte))
-}
-
-/// Integers of one width, in order.
-fn intset(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let width = unsigned(bytes.get(..4)?);
-    let count = unsigned(bytes.get(4..8)?);
-    let numbers = bytes.get(8..)?;
-    if !matches!(width, 2 | 4 | 8) || numbers.len() != count.checked_mul(width)? {
-        return None;
-    }
-    Some(numbers.chunks(width).map(|bytes| integer(bytes).to_string().into_bytes()).collect())
-}
-
-/// Entries between a header of ten bytes and 0xff, each after the length of the one before it.
-#[expect(clippy::big_endian_bytes, reason = "ziplists write long lengths big-endian")]
-fn ziplist(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut at = 10;
-    let mut all = vec![];
-    loop {
-        match *bytes.get(at)? {
-            255 => return (at + 1 == bytes.len()).then_some(all),
-            254 => at += 5,
-            _ => at += 1,
-        }
-        let head = *bytes.get(at)?;
-        let text = |number: i64| number.to_string().into_bytes();
-        let body = |skip: usize, len: usize| bytes.get(at + skip..(at + skip).checked_add(len)?);
-        let (entry, len) = match head {
-            0x00..=0x3f => (body(1, usize::from(head))?.to_vec(), 1 + usize::from(head)),
-            0x40..=0x7f => {
-                let len = usize::from(head & 0x3f) << 8 | usize::from(*bytes.get(at + 1)?);
-                (body(2, len)?.to_vec(), 2 + len)
-            }
-            0x80 => {
-                let len = u32::from_be_bytes(body(1, 4)?.try_into().ok()?) as usize;
-                (body(5, len)?.to_vec(), 5 + len)
-            }
-            0xc0 => (text(integer(body(1, 2)?)), 3),
-            0xd0 => (text(integer(body(1, 4)?)), 5),
-            0xe0 => (text(integer(body(1, 8)?)), 9),
-            0xf0 => (text(integer(body(1, 3)?)), 4),
-            0xfe => (text(integer(body(1, 1)?)), 2),
-            0xf1..=0xfd => (text(i64::from(head & 0x0f) - 1), 1),
-            _ => return None,
-        };
-        all.push(entry);
-        at += len;
-    }
-}
-
-/// Entries between a header of six bytes and 0xff, each before its own length.
-fn listpack(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut at = 6;
-    let mut all = vec![];
-    loop {
-        let head = *bytes.get(at)?;
-        let body = |skip: usize, len: usize| bytes.get(at + skip..(at + skip).checked_add(len)?);
-        let text = |number: i64| number.to_string().into_bytes();
-        let (entry, len) = match head {
-            0xff => return (at + 1 == bytes.len()).then_some(all),
-            0x00..=0x7f => (text(i64::from(head)), 1),
-            0x80..=0xbf => {
-                let len = usize::from(head & 0x3f);
-                (body(1, len)?.to_vec(), 1 + len)
-            }
-            0xc0..=0xdf => {
-                let high = u16::from(head & 0x1f) << 8 | u16::from(*bytes.get(at + 1)?);
-                // 13 bits with a sign.
-                (text(i64::from((high << 3) as i16 >> 3)), 2)
-            }
-            0xe0..=0xef => {
-                let len = usize::from(head & 0x0f) << 8 | usize::from(*bytes.get(at + 1)?);
-                (body(2, len)?.to_vec(), 2 + len)
-            }
-            0xf0 => {
-                let len = unsigned(body(1, 4)?);
-                (body(5, len)?.to_vec(), 5 + len)
-            }
-            0xf1..=0xf4 => {
-                let width = [2, 3, 4, 8][usize::from(head - 0xf1)];
-                (text(integer(body(1, width)?)), 1 + width)
-            }
-            _ => return None,
-        };
-        all.push(entry);
-        // The length again, seven bits a byte.
-        let back = match len {
-            0..128 => 1,
-            128..16_384 => 2,
-            16_384..2_097_152 => 3,
-            2_097_152..268_435_456 => 4,
-            _ => 5,
-        };
-        at = at.checked_add(len + back)?;
-    }
-}
-
-/// Names and values of hashes before Redis 2.6.
-fn zipmap(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut at = 1;
-    let mut all = vec![];
-    loop {
-        let mut len = usize::from(*bytes.get(at)?);
-        at += 1;
-        match len {
-            255 => return (at == bytes.len()).then_some(all),
-            254 => {
-                len = unsigned(bytes.get(at..at + 4)?);
-                at += 4;
-            }
-            _ => {}
-        }
-        // Values, every other one, have a count of unused bytes behind them.
-        let is_value = all.len() % 2 == 1;
-        let free = if is_value { usize::from(*bytes.get(at)?) } else { 0 };
-        at += usize::from(is_value);
-        all.push(bytes.get(at..at.checked_add(len)?)?.to_vec());
-        at += len + free;
-    }
 }
 
 /// The entries of one node of a stream (`t_stream.c`, at the head): a master entry that names the fields most
@@ -454,11 +346,11 @@ mod tests {
     #[test]
     fn packed_encodings() {
         // Seven bits, a string, 13 bits below zero, 16 bits, and their lengths again.
-        let pack = packed(b"\0\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff");
+        let pack = packed(b"\x14\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff");
         let expected = text(&["-1", "10000", "5", "ab"]);
         assert_eq!(decode(kind::SET_LISTPACK, &pack).unwrap(), Value::Set(expected));
         // Lengths of the one before, a string, a small number, 24 bits.
-        let zip = packed(b"\0\0\0\0\0\0\0\0\x03\0\x00\x01a\x03\xf3\x02\xf0\xff\xff\xff\xff");
+        let zip = packed(b"\x15\0\0\0\x0f\0\0\0\x03\0\x00\x01a\x03\xf3\x02\xf0\xff\xff\xff\xff");
         assert_eq!(decode(kind::LIST_ZIPLIST, &zip).unwrap(), Value::List(text(&["a", "2", "-1"])));
         let ints = packed(b"\x02\0\0\0\x02\0\0\0\xff\xff\x07\x00");
         assert_eq!(decode(kind::SET_INTSET, &ints).unwrap(), Value::Set(text(&["-1", "7"])));

@@ -6,7 +6,8 @@
 
 use super::pgdump::{CustomEndMark, PlainEndMark};
 use super::stream::EndMark;
-use crate::rdb::end_mark::RdbEndMark;
+use crate::rdb::check::Flaws;
+use crate::rdb::end_mark::ProbedEndMark;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -137,7 +138,7 @@ impl Format {
             Self::PostgresSql => Box::new(PlainEndMark::default()),
             Self::MysqlSql => Box::new(MysqlEndMark::default()),
             Self::PostgresCustom => Box::new(CustomEndMark::default()),
-            Self::Rdb => Box::new(RdbEndMark::default()),
+            Self::Rdb => Box::new(ProbedEndMark::default()),
             Self::Aof => Box::new(AofEndMark::default()),
         }
     }
@@ -167,6 +168,10 @@ pub struct Findings {
     pub whole: bool,
     /// What it was compressed by, if it is stored decompressed.
     pub decompressed: Option<Format>,
+    /// What is wrong in it, until it is told.
+    pub flaws: Flaws,
+    /// What else is known, for the snapshot's record.
+    pub details: Vec<(&'static str, String)>,
 }
 
 /// The end mark of whatever a stream turns out to be.
@@ -232,6 +237,7 @@ impl EndMark for AnyEndMark {
             format!("not a whole {} stream: {why}{hint}", format.name())
         })?;
         findings.whole = true;
+        findings.flaws = mark.flaws();
         Ok(())
     }
 }

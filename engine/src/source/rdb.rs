@@ -12,7 +12,9 @@ use super::{Clock, Content, Item, Opener, Piece, Source, SourceError, SourceErro
 use crate::Monitor;
 use crate::entry::Time;
 use crate::rdb::canonical::{Canonical, Gathered, Output, Sides, gather};
+use crate::rdb::check::Flaws;
 use crate::rdb::end_mark::RdbEndMark;
+use crate::rdb::probe::Probe;
 use crate::rdb::{MAGIC_LEN, RdbError, Version};
 use crate::snapshot::SourceRecord;
 use crate::spill::Aside;
@@ -37,8 +39,8 @@ pub enum RdbOrder {
     Raw,
 }
 
-/// Opens a dump; [`Stop`] ends it from outside.
-pub type OpenDump = Box<dyn FnOnce(&Stop) -> Result<Box<dyn Read + Send>, SourceError> + Send>;
+/// Opens a dump; [`Stop`] ends it from outside. A second call reads it again, which is a later moment of a server.
+pub type OpenDump = Box<dyn FnMut(&Stop) -> Result<Box<dyn Read + Send>, SourceError> + Send>;
 
 /// Where a dump comes from.
 pub struct Origin {
@@ -60,6 +62,8 @@ struct Facts {
     details: std::collections::BTreeMap<String, String>,
     /// What was written beside the dump.
     sides: Option<Sides>,
+    /// What is wrong in it; told once.
+    flaws: Flaws,
     /// The repository's, for cuts.
     seed: [u64; 2],
 }
@@ -113,11 +117,11 @@ impl RdbSource {
             let way = std::mem::replace(&mut *way.lock().unwrap_or_else(PoisonError::into_inner), Way::Taken);
             let state = match way {
                 Way::Started(reading) => State::Reading(reading),
-                Way::Unopened(open) => {
+                Way::Unopened(mut open) => {
                     let reader = Checked::new(open(&Stop::default())?);
                     facts(&shared).start = Some((options.clock)());
                     facts(&shared).details.insert("order".into(), "raw".into());
-                    State::AsItComes(reader)
+                    State::AsItComes(reader, Probe::default())
                 }
                 Way::Taken => {
                     return Err(SourceError::new(SourceErrorKind::Unavailable, &name, "is read twice"));
@@ -167,9 +171,11 @@ impl Source for RdbSource {
         Ok(())
     }
 
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
         if self.items.is_empty() {
             self.add_sides();
+            let flaws = std::mem::take(&mut facts(&self.shared).flaws);
+            flaws.tell(&self.path, monitor);
         }
         Ok(self.items.pop_front())
     }
@@ -232,51 +238,81 @@ impl Drop for Reading {
 
 /// Reads a dump to its end and checks that it is whole.
 fn read_dump(
-    open: OpenDump,
+    mut open: OpenDump,
     stop: &Stop,
     scratch: &Path,
     clock: Clock,
     shared: &Shared,
     name: &str,
 ) -> Result<Outcome, RdbError> {
-    let mut reader = Checked::new(open(stop).map_err(std::io::Error::other)?);
-    facts(shared).start = Some(clock());
-    let mut magic = [0; MAGIC_LEN];
-    reader.read_exact(&mut magic)?;
+    let mut opened = || -> Result<_, RdbError> {
+        let mut reader = Checked::new(open(stop).map_err(std::io::Error::other)?);
+        facts(shared).start = Some(clock());
+        let mut magic = [0; MAGIC_LEN];
+        reader.read_exact(&mut magic)?;
+        Ok((reader, magic))
+    };
+    let (mut reader, mut magic) = opened()?;
     let version = Version::parse(&magic);
-    let known = version.is_some_and(Version::is_known);
-    let mut whole = magic.as_slice().chain(&mut reader);
     let mut details = vec![("format", version.map_or_else(String::new, Version::magic))];
-    let outcome = if known {
-        let gathered = gather(&mut whole, scratch)?;
+    let (mut outcome, mut unreadable) = (None, None);
+    if version.is_some_and(Version::is_known) {
+        match gather(magic.as_slice().chain(&mut reader), scratch) {
+            Ok(gathered) => outcome = Some(gathered),
+            // What came is scattered; it takes a second look to keep it as it comes.
+            Err(RdbError::Unknown(bad)) => {
+                unreadable = Some(bad.to_string());
+                (reader, magic) = opened()?;
+            }
+            Err(RdbError::Malformed(mut bad)) => {
+                if reader.finish(name).is_ok() && reader.mark.unproved().is_none() {
+                    bad.why += "; its checksum is right, so it was written so: -o redis.order=raw stores it as it is";
+                }
+                return Err(bad.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let (outcome, flaws) = if let Some(gathered) = outcome {
         // The checksum, and whatever else the transfer ends with.
         reader.finish(name)?;
+        if !gathered.is_all {
+            let why = "something stands behind the RDB's end mark";
+            return Err(
+                std::io::Error::other(SourceError::new(SourceErrorKind::Incomplete, name, why)).into()
+            );
+        }
         for (name, detail) in
             [("redis-ver", "server"), ("valkey-ver", "server"), ("repl-id", "replication-id")]
         {
             details.extend(gathered.aux.get(name).map(|value| (detail, value.clone())));
         }
         details.push(("order", "canonical".into()));
-        Outcome::InOrder(Box::new(gathered))
+        let flaws = gathered.flaws.clone();
+        (Outcome::InOrder(Box::new(gathered)), flaws)
     } else {
         let mut aside = Aside::new(scratch);
-        std::io::copy(&mut whole, &mut aside)?;
+        std::io::copy(&mut magic.as_slice().chain(&mut reader), &mut aside)?;
         reader.finish(name)?;
         aside.rewind()?;
         details.push(("order", "raw".into()));
-        details.push(("why", "a version of the format that this program does not know".into()));
-        Outcome::AsItCame(aside)
+        let why = "a version of the format that this program does not know";
+        details.push(("why", unreadable.clone().unwrap_or_else(|| why.into())));
+        (Outcome::AsItCame(aside), Flaws { unreadable, ..Flaws::default() })
     };
+    let flaws = Flaws { unproved: reader.mark.unproved(), ..flaws };
+    details.extend(flaws.details());
     let mut facts = facts(shared);
     facts.end = Some(clock());
     facts.details = details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    facts.flaws = flaws;
     Ok(outcome)
 }
 
 /// An error of a walk as one of the source; the ones that came through from the source stay what they are.
 pub(crate) fn told(error: RdbError, name: &str) -> SourceError {
     match error {
-        RdbError::Malformed(bad) => {
+        RdbError::Malformed(bad) | RdbError::Unknown(bad) => {
             SourceError::new(SourceErrorKind::Incomplete, name, format!("corrupt RDB: {bad}"))
         }
         RdbError::Read(error) => match error.downcast::<SourceError>() {
@@ -327,7 +363,7 @@ enum State {
     Reading(Reading),
     InOrder(Box<Canonical>),
     AsItCame(Aside),
-    AsItComes(Checked<Box<dyn Read + Send>>),
+    AsItComes(Checked<Box<dyn Read + Send>>, Probe),
     Done,
 }
 
@@ -352,16 +388,28 @@ impl Content for RdbContent {
                 Err(error) => Err(error),
             },
             State::AsItCame(aside) => aside.read(buffer).map_err(RdbError::Read),
-            State::AsItComes(reader) => reader.read(buffer).map_err(RdbError::Read),
+            State::AsItComes(reader, probe) => {
+                let len = reader.read(buffer).map_err(RdbError::Read);
+                probe.see(&buffer[..*len.as_ref().unwrap_or(&0)]);
+                len
+            }
         };
         let len = len.map_err(|error| told(error, &self.name))?;
         if len > 0 {
             return Ok(Piece::Data(len));
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        if let State::AsItComes(mut reader) = state {
+        if let State::AsItComes(mut reader, mut probe) = state {
             reader.finish(&self.name).map_err(|error| told(error, &self.name))?;
-            facts(&self.shared).end = Some((self.options.clock)());
+            let unproved = reader.mark.unproved();
+            let flaws = probe.finish().flaws(unproved.is_none());
+            let flaws =
+                flaws.map_err(|why| SourceError::new(SourceErrorKind::Incomplete, &self.name, why))?;
+            let flaws = Flaws { unproved, ..flaws };
+            let mut facts = facts(&self.shared);
+            facts.end = Some((self.options.clock)());
+            facts.details.extend(flaws.details().map(|(name, value)| (name.to_owned(), value)));
+            facts.flaws = flaws;
         } else if let State::InOrder(canonical) = state {
             let sides = canonical.finish().map_err(|error| told(error, &self.name))?;
             let mut facts = facts(&self.shared);

@@ -9,7 +9,9 @@ use super::stream::{AtHand, StreamSource};
 use super::{Content, Item, Opener, Piece, Several, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::Monitor;
 use crate::entry::Time;
+use crate::rdb::check::Flaws;
 use crate::rdb::parse::{Order, Step, Walk};
+use crate::rdb::{MAGIC_LEN, Version};
 use crate::resp::Resp;
 use crate::snapshot::SourceRecord;
 use std::fs::File;
@@ -17,7 +19,7 @@ use std::io::{Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Where files lie in a snapshot, in place of a server's address.
-const FOLDER: &str = "redis/files";
+pub(crate) const FOLDER: &str = "redis/files";
 /// A rewrite may replace the files between two looks; more often than this it does not.
 const ATTEMPTS: u32 = 10;
 
@@ -46,8 +48,10 @@ pub fn rdb(url: &url::Url, time: Time, options: &UrlOptions) -> Result<RdbSource
     dump(file, &path, &format!("{FOLDER}/{}", name_of(&path)), time, options)
 }
 
+/// A file's name as it is stored, whatever bytes it has.
 fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    use std::os::unix::ffi::OsStrExt as _;
+    path.file_name().map(|name| crate::names::encoded_bytes(name.as_bytes(), "")).unwrap_or_default()
 }
 
 /// A dump in a file that is open.
@@ -58,8 +62,15 @@ fn dump(
     time: Time,
     options: &UrlOptions,
 ) -> Result<RdbSource, SourceError> {
-    let open = Box::new(move |_: &Stop| Ok(Box::new(file) as Box<dyn Read + Send>));
     let shown = path.display().to_string();
+    let (own, mut again) = (path.to_owned(), false);
+    let open = Box::new(move |_: &Stop| {
+        let mut file = file.try_clone().map_err(|error| missing(&own, error))?;
+        if std::mem::replace(&mut again, true) {
+            file.seek(SeekFrom::Start(0)).map_err(|error| missing(&own, error))?;
+        }
+        Ok(Box::new(file) as Box<dyn Read + Send>)
+    });
     RdbSource::new(Origin { kind: "redis+rdb", shown, point_in_time: true, open }, stored, time, options)
 }
 
@@ -68,12 +79,13 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
     let path = path_of(url)?;
     let mut record = SourceRecord::new("redis+aof", path.display().to_string(), true);
     let mut sources: Vec<Box<dyn Source>> = vec![];
+    let mut flaws = Flaws::default();
     if path.is_dir() {
         let (manifest_name, manifest, files) = open_parts(&path)?;
         let folder = format!("{FOLDER}/{}", name_of(&path));
         let last = files.len().saturating_sub(1);
         for (number, (name, file)) in files.into_iter().enumerate() {
-            let (own, stored) = (path.join(&name), format!("{folder}/{name}"));
+            let (own, stored) = (path.join(&name), format!("{folder}/{}", crate::names::encoded(&name)));
             if name.ends_with(".rdb") {
                 sources.push(Box::new(dump(file, &own, &stored, time, options)?));
                 continue;
@@ -95,7 +107,7 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
         sources.push(Box::new(StreamSource::new(record.clone(), &stored, time, open)?));
     } else {
         let file = File::open(&path).map_err(|error| missing(&path, error))?;
-        let preamble = preamble_len(&file, &path)?;
+        let preamble = preamble_len(&file, &path, &mut flaws)?;
         let len = whole_len(&file, &path, preamble)?;
         let all = file.metadata().map_err(|error| missing(&path, error))?.len();
         if len < all {
@@ -103,8 +115,9 @@ pub fn aof(url: &url::Url, time: Time, options: &UrlOptions) -> Result<AofSource
         }
         sources.push(Box::new(part(file, &path, &format!("{FOLDER}/{}", name_of(&path)), time, len)?));
     }
+    record.details.extend(flaws.details().map(|(name, value)| (name.to_owned(), value)));
     let paths = sources.iter().flat_map(|source| source.paths()).collect();
-    Ok(AofSource { record, paths, parts: Several::new(sources) })
+    Ok(AofSource { record, paths, flaws, parts: Several::new(sources) })
 }
 
 /// The manifest's name and bytes, and the files that it names.
@@ -138,28 +151,56 @@ fn open_parts(folder: &Path) -> Result<Parts, SourceError> {
 }
 
 /// The files that a manifest names, base first, without history.
-fn parts_of(manifest: &[u8]) -> Result<Vec<String>, String> {
+pub(crate) fn parts_of(manifest: &[u8]) -> Result<Vec<String>, String> {
     let text = String::from_utf8_lossy(manifest);
     let mut parts = vec![];
     for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let value = |key: &str| words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1));
-        match (value("file"), value("type")) {
-            (Some(name), Some(&"b" | &"i")) if !name.contains('/') => {
-                parts.push(name.trim_matches('"').to_owned());
-            }
-            (Some(_), Some(&"h")) => {}
-            _ => return Err(format!("is no manifest: '{line}'")),
+        let bad = || format!("is no manifest: '{line}'");
+        let words = words(line).ok_or_else(bad)?;
+        let value = |key: &str| words.iter().position(|word| word == key).and_then(|at| words.get(at + 1));
+        match (value("file"), value("type").map(String::as_str)) {
+            (Some(name), Some("b" | "i")) if !name.contains('/') => parts.push(name.clone()),
+            (Some(_), Some("h")) => {}
+            _ => return Err(bad()),
         }
     }
     Ok(parts)
 }
 
-/// Length of the dump at the head of an append-only file before Redis 7; 0 if there is none.
-fn preamble_len(file: &File, path: &Path) -> Result<u64, SourceError> {
+/// The words of a line; those with blanks stand in quotes (`sdscatrepr`). Other escapes than of quotes and backslashes
+/// are bytes that no name of a file should have; `None` for those.
+fn words(line: &str) -> Option<Vec<String>> {
+    let mut words = vec![];
+    let mut rest = line.trim_start();
+    while !rest.is_empty() {
+        let mut word = String::new();
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut characters = quoted.char_indices();
+            let end = loop {
+                match characters.next()? {
+                    (at, '"') => break at + 1,
+                    (_, '\\') => word
+                        .push(characters.next().map(|(_, next)| next).filter(|next| "\"\\".contains(*next))?),
+                    (_, other) => word.push(other),
+                }
+            };
+            rest = &quoted[end..];
+        } else {
+            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            word.push_str(&rest[..end]);
+            rest = &rest[end..];
+        }
+        words.push(word);
+        rest = rest.trim_start();
+    }
+    Some(words)
+}
+
+/// Length of the dump at the head of an append-only file before Redis 7, and what is wrong in it; 0 if there is none.
+fn preamble_len(file: &File, path: &Path, flaws: &mut Flaws) -> Result<u64, SourceError> {
     let mut reader = std::io::BufReader::new(file);
-    let mut magic = [0; 5];
-    let is_dump = reader.read_exact(&mut magic).is_ok() && &magic == b"REDIS";
+    let mut magic = [0; MAGIC_LEN];
+    let is_dump = reader.read_exact(&mut magic).is_ok() && Version::parse(&magic).is_some();
     reader.seek(SeekFrom::Start(0)).map_err(|error| missing(path, error))?;
     if !is_dump {
         return Ok(0);
@@ -168,10 +209,12 @@ fn preamble_len(file: &File, path: &Path) -> Result<u64, SourceError> {
     let mut walk = Walk::new(reader, Order::AsIs).map_err(corrupt)?;
     loop {
         match walk.next_step().map_err(corrupt)? {
-            Step::Key(key) => walk.value(key.kind, &mut |_| Ok(())).map_err(corrupt)?,
+            Step::Key(key) => flaws.look(&mut walk, &key).map_err(corrupt)?,
             Step::Global(..) => {}
-            // The end mark's checksum follows.
-            Step::End => return Ok(walk.offset() + 8),
+            Step::End => {
+                walk.is_all().map_err(corrupt)?;
+                return Ok(walk.offset());
+            }
         }
     }
 }
@@ -242,6 +285,8 @@ impl Content for Part {
 pub struct AofSource {
     record: SourceRecord,
     paths: Vec<String>,
+    /// What is wrong in a dump at its head; told once.
+    flaws: Flaws,
     parts: Several,
 }
 
@@ -260,6 +305,8 @@ impl Source for AofSource {
         self.parts.start(seed)
     }
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        let shown = self.paths.first().map_or("", |path| path.trim_start_matches('/'));
+        std::mem::take(&mut self.flaws).tell(shown, monitor);
         self.parts.next_item(monitor)
     }
 }
@@ -274,6 +321,8 @@ mod tests {
         assert_eq!(parts_of(text).unwrap(), ["appendonly.aof.2.base.rdb", "appendonly.aof.2.incr.aof"]);
         assert!(parts_of(b"file ../x seq 1 type b\n").is_err());
         assert!(parts_of(b"nonsense\n").is_err());
+        let blanks = b"file \"my \\\"aof\\\".1.base.aof\" seq 1 type b\n";
+        assert_eq!(parts_of(blanks).unwrap(), ["my \"aof\".1.base.aof"]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn source(url: &url::Url, time: Time, options: &UrlOptions) -> Result<RdbSou
 #[must_use]
 pub fn origin(server: Server) -> Origin {
     let (shown, kind) = (server.shown.clone(), "redis+scan");
-    let open = Box::new(move |_: &Stop| Ok(Box::new(Scan::start(server)?) as Box<dyn Read + Send>));
+    let open = Box::new(move |_: &Stop| Ok(Box::new(Scan::start(server.clone())?) as Box<dyn Read + Send>));
     Origin { kind, shown, point_in_time: false, open }
 }
 

@@ -5,6 +5,7 @@ use super::format::{Expect, Findings};
 use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind};
 use crate::Monitor;
 use crate::entry::Time;
+use crate::rdb::check::Flaws;
 use crate::snapshot::SourceRecord;
 use rustix::event::{PollFd, PollFlags};
 use std::cell::RefCell;
@@ -18,6 +19,10 @@ pub trait EndMark {
     fn see(&mut self, bytes: &[u8]);
     /// `Err` says what is missing.
     fn finish(&mut self) -> Result<(), String>;
+    /// What is wrong in what passed, although it is whole; empty after the first call.
+    fn flaws(&mut self) -> Flaws {
+        Flaws::default()
+    }
     /// Whether these bytes cannot be of this format, whatever they began like.
     fn is_something_else(&self) -> bool {
         false
@@ -30,6 +35,9 @@ impl<M: EndMark + ?Sized> EndMark for Box<M> {
     }
     fn finish(&mut self) -> Result<(), String> {
         (**self).finish()
+    }
+    fn flaws(&mut self) -> Flaws {
+        (**self).flaws()
     }
     fn is_something_else(&self) -> bool {
         (**self).is_something_else()
@@ -206,6 +214,8 @@ impl Source for StreamSource {
             record.details.insert("format".into(), format.name().into());
             record.details.insert("end".into(), if findings.whole { "proved" } else { "unknown" }.into());
         }
+        let details = findings.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        record.details.extend(details);
         if let Some(packed) = findings.decompressed {
             record.details.insert("decompressed".into(), packed.name().into());
         }
@@ -214,7 +224,13 @@ impl Source for StreamSource {
     fn paths(&self) -> Vec<String> {
         vec![self.path.clone()]
     }
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        if self.items.is_empty() {
+            let mut findings = self.findings.borrow_mut();
+            let flaws = std::mem::take(&mut findings.flaws);
+            findings.details.extend(flaws.details());
+            flaws.tell(self.path.trim_start_matches('/'), monitor);
+        }
         Ok(self.items.pop())
     }
 }

@@ -6,7 +6,7 @@ use crate::{output, sources};
 use engine::journal::replay;
 use engine::keyspace::compare::compare;
 use engine::keyspace::load::{
-    Existing, LoadOptions, LoadReport, count_keys, flush_all, load, load_functions,
+    Existing, LoadOptions, LoadReport, count_keys, flush_all, flush_functions, load, load_functions,
 };
 use engine::keyspace::{Dump, Live, Place, Selection, find, one};
 use engine::snapshot::Listed;
@@ -57,8 +57,8 @@ pub(crate) struct LiveArgs {
     /// comparison of every key; shown as a plan first
     #[arg(long, requires = "to", conflicts_with_all = ["db", "keys_from", "map_prefix", "replace", "skip_existing"])]
     pub(super) whole: bool,
-    /// With --whole, of an append-only file: its base without the commands after it
-    #[arg(long, requires = "whole")]
+    /// Of an append-only file: its base without the commands after it, which is what single keys can be had from
+    #[arg(long, requires = "to")]
     base_only: bool,
     /// With --whole: no snapshot of what is there before it is removed
     #[arg(long, requires = "whole")]
@@ -141,18 +141,37 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
         Some(place) => place.dump(repo, &found.snapshot)?,
         None => one(find(repo, &found.snapshot, path.trim_end_matches('/').as_bytes())?)?,
     };
-    if args.time.is_some() && !live.whole {
+    // Commands cannot be taken apart by key: they make all of a server, or nothing.
+    let replays = !dump.commands.is_empty() && !live.base_only;
+    if live.base_only && dump.is_empty() {
+        return Err(Failure::new(format!("/{} has no base: commands are all there is", dump.path)));
+    }
+    if (args.time.is_some() || replays) && !live.whole && !args.dry_run {
         let keys: u64 = count_keys(&target.server)?.values().sum();
         if keys > 0 {
+            let what = if replays { "an append-only file" } else { "a moment" };
             return Err(Failure::new(format!(
-                "{} has {keys} keys; a moment is restored into an empty server, or with --whole over what is there",
+                "{} has {keys} keys; {what} is restored into an empty server, or with --whole over what is there",
                 target.server.shown
             )));
         }
     }
-    if live.whole || args.time.is_some() {
-        if place.is_some() || !args.include.is_empty() || target.server.database.is_some() {
-            return Err(Failure::new("--whole takes no selection of keys or databases"));
+    if live.whole || args.time.is_some() || replays {
+        let selects = place.is_some() || !args.include.is_empty() || target.server.database.is_some();
+        let selects_more = live.db.is_some() || live.keys_from.is_some() || !live.map_prefix.is_empty();
+        if selects || selects_more {
+            let hint = match (live.whole, replays, dump.is_empty()) {
+                (false, true, false) => {
+                    "single keys of an append-only file are known only once its commands are replayed; restore all of it \
+                     into an empty server, or take keys of its base by --base-only"
+                }
+                (false, true, true) => {
+                    "single keys of an append-only file are known only once its commands are replayed; restore all of it \
+                     into an empty server"
+                }
+                _ => "--whole takes no selection of keys or databases",
+            };
+            return Err(Failure::new(hint));
         }
         return whole(args, &target, repo, &found, &dump, context);
     }
@@ -224,6 +243,7 @@ fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) 
             "keys_restored": report.restored,
             "keys_existing": report.existing,
             "keys_expired": report.expired,
+            "keys_empty": report.empty,
             "keys_refused": report.refused,
             "bytes_restored": report.bytes,
             "dry_run": dry_run,
@@ -236,6 +256,7 @@ fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) 
     for (count, what) in [
         (report.existing, "were there already"),
         (report.expired, "have expired"),
+        (report.empty, "are collections without elements, which no server keeps"),
         (report.refused, "were refused by the server"),
     ] {
         if count > 0 {
@@ -277,12 +298,17 @@ fn whole(
     }
     let count = dump.databases().map(|databases| databases.values().map(|counts| counts.keys).sum::<u64>());
     let count = count.map_or_else(|| "all".into(), |count: u64| count.to_string());
-    steps.push(format!(
-        "load {count} keys and the functions of snapshot {}, {}",
-        found.id.short(),
-        found.snapshot.time
-    ));
-    steps.push("read the server again and compare every key".to_owned());
+    if !dump.is_empty() {
+        steps.push(format!(
+            "load {count} keys and the functions of snapshot {}, {}",
+            found.id.short(),
+            found.snapshot.time
+        ));
+        steps.push("read the server again and compare every key".to_owned());
+    }
+    if !dump.commands.is_empty() && !args.live.base_only {
+        steps.push(format!("replay the commands of snapshot {}, {}", found.id.short(), found.snapshot.time));
+    }
     if let Some(time) = args.time {
         steps.push(format!("replay the commands after it up to {time}"));
     }
@@ -309,17 +335,21 @@ fn whole(
     if keys > 0 {
         flush_all(&target.server)?;
     }
+    if args.live.whole && !dump.commands.is_empty() {
+        flush_functions(&target.server)?;
+    }
     let options = LoadOptions { now_ms: now_ms(context), ..LoadOptions::default() };
     let report = console.during(|monitor| load(repo, dump, &target.server, &options, monitor))?;
     let functions = load_functions(repo, dump, &target.server)?;
-    let differences = verify(target, repo, dump, context)?;
+    // Of commands alone, nobody knows beforehand what they make.
+    let differences = if dump.is_empty() { 0 } else { verify(target, repo, dump, context)? };
     let replayed = console.during(|monitor| match args.time {
         Some(time) => {
             let until = milliseconds(time);
             replay::replay(repo, &found.snapshot, &target.server, until, monitor).map(Some)
         }
         None if args.live.base_only => Ok(None),
-        None => replay::replay_increments(repo, &found.snapshot, &dump.path, &target.server, monitor),
+        None => replay::replay_commands(repo, dump, &target.server, monitor),
     })?;
     if context.global.json {
         output::json_line(&json!({
@@ -328,6 +358,7 @@ fn whole(
             "safety_snapshot_id": safety,
             "keys_restored": report.restored,
             "keys_expired": report.expired,
+            "keys_empty": report.empty,
             "keys_refused": report.refused,
             "functions_restored": functions,
             "keys_different": differences,
@@ -340,7 +371,7 @@ fn whole(
         if functions > 0 {
             say(format!("restored {functions} function libraries"));
         }
-        if differences == 0 {
+        if differences == 0 && !dump.is_empty() {
             say("verified: every key of the snapshot is on the server, and no other".into());
         }
     }
@@ -372,7 +403,7 @@ fn confirm(question: &str) -> Result<bool, Failure> {
 
 /// Reads the server again and compares; returns how many keys differ.
 fn verify(target: &Target, repo: &Repository, dump: &Dump, context: &Context) -> Result<u64, Failure> {
-    let origin = match target.scan {
+    let mut origin = match target.scan {
         true => redis_scan::origin(target.server.clone()),
         false => redis::origin(target.server.clone()),
     };
@@ -382,7 +413,7 @@ fn verify(target: &Target, repo: &Repository, dump: &Dump, context: &Context) ->
     let all = Selection::default();
     let mut wanted = dump.in_order(repo, &all, scratch)?;
     let (time, mut differences) = (now_ms(context), 0);
-    compare(&mut *wanted, &mut now, &mut |change, key| {
+    compare(&mut *wanted, &mut now, time, &mut |change, key| {
         // What expires goes on expiring.
         if key.expires_ms.is_none_or(|expires| expires > time) {
             differences += 1;
