@@ -233,8 +233,10 @@ fn definition(object: &Listed, shown: &Shown, collation: &str, executes: bool) -
         .as_bytes(),
     );
     if executes {
-        // A number that is no multiple of a character's length would be filled up in front.
-        text.resize(text.len().next_multiple_of(4), b' ');
+        if ["ucs2", "utf16", "utf32"].iter().any(|wide| shown.collation.starts_with(wide)) {
+            // A number that is no multiple of a character's length would be filled up in front.
+            text.resize(text.len().next_multiple_of(4), b' ');
+        }
         out.extend_from_slice(format!("EXECUTE IMMEDIATE {};\n", hexadecimal(&text)).as_bytes());
     } else {
         out.extend_from_slice(&as_text(&text)?);
