@@ -78,12 +78,40 @@ fn rights_roles_and_servers_come_back() {
     ] {
         assert_eq!(target.root(sql), server.root(sql), "{sql}");
     }
+    // Libraries are not loaded into a server, and those that it lacks are named.
+    server.root("INSTALL SONAME 'auth_ed25519'");
+    repo.ok(["backup", &server.url()]);
+    let text = repo.fails(3, ["restore", "latest", "--to", &target.url(), "--replace"]);
+    assert!(text.contains("auth_ed25519.so") && text.contains("libraries.sql"), "{text}");
+    assert_eq!(target.root("SELECT count(*) FROM mysql.plugin"), "0");
+    target.root("INSTALL SONAME 'auth_ed25519'");
+    repo.ok(["restore", "latest", "--to", &target.url(), "--replace"]);
     // A right that cannot be given is told.
     server.root("CREATE DATABASE gone; CREATE TABLE gone.t (a int); GRANT SELECT ON gone.t TO clerk@'%'; DROP DATABASE gone");
     repo.ok(["backup", &server.url()]);
     let text = repo.fails(3, ["restore", "latest", "--to", &target.url(), "--replace"]);
     assert!(text.contains("gone.t"), "{text}");
     equal(&server, &target, "shop", "shop");
+}
+
+/// Whoever restores can log in afterwards as before, and so can everybody who was there.
+#[test]
+fn accounts_that_are_there_keep_their_passwords() {
+    let repo = Repo::new();
+    let server = Maria::start(&repo, "my");
+    server.root("CREATE DATABASE shop; CREATE TABLE shop.t (a int); CREATE USER clerk@'%' IDENTIFIED BY 'of the source' REQUIRE SSL; GRANT SELECT ON *.* TO clerk@'%';
+        CREATE USER late@'%' IDENTIFIED BY 'x' REQUIRE SSL WITH MAX_USER_CONNECTIONS 3; GRANT SELECT ON *.* TO late@'%' WITH GRANT OPTION");
+    repo.ok(["backup", &server.url()]);
+    let target = Maria::start(&repo, "target");
+    target.root("CREATE USER clerk@'%' IDENTIFIED BY 'of the target'; ALTER USER keeper@'127.0.0.1' IDENTIFIED BY 'other'");
+    let about = |server: &Maria, user: &str| server.root(&format!("SHOW CREATE USER {user}"));
+    let before = about(&target, "clerk@'%'");
+    repo.ok(["restore", "latest", "--to", &format!("mysql://keeper:other@127.0.0.1:{}", target.port)]);
+    repo.ok(["backup", &format!("mysql://keeper:other@127.0.0.1:{}", target.port)]);
+    assert_eq!(about(&target, "clerk@'%'"), before);
+    assert_eq!(target.root("SELECT Select_priv FROM mysql.user WHERE User = 'clerk'"), "Y");
+    assert_eq!(about(&target, "late@'%'"), about(&server, "late@'%'"));
+    assert_eq!(target.root("SHOW GRANTS FOR late@'%'"), server.root("SHOW GRANTS FOR late@'%'"));
 }
 
 #[test]

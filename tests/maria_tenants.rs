@@ -94,10 +94,10 @@ fn hostile(database: &str) -> Vec<Vec<u8>> {
         all.extend([
             format!("CREATE PROCEDURE p{number}() COMMENT {quoted} BEGIN /* {comment} */\n{line} SELECT {quoted}; END"),
             format!("CREATE FUNCTION f{number}() RETURNS text DETERMINISTIC COMMENT {quoted} RETURN {quoted}"),
-            format!("CREATE TABLE t{number} (a int COMMENT {quoted}, b varchar(2000) DEFAULT {quoted}, c enum({quoted}, 'x'), d text AS (concat({quoted}, b)) VIRTUAL, CHECK (b <> {quoted})) COMMENT {quoted}"),
+            format!("CREATE TABLE t{number} (a int COMMENT {quoted}, b varchar(2000) DEFAULT {quoted}, c enum({quoted}, 'x'), d text AS (concat({quoted}, b)) VIRTUAL, CHECK (b <> concat('z', {quoted}))) COMMENT {quoted}"),
             format!("INSERT INTO t{number} (a, b, c) VALUES (1, {quoted}, {quoted}), (2, 'x', 'x')"),
             format!("CREATE TRIGGER u{number} AFTER UPDATE ON t{number} FOR EACH ROW BEGIN /* {comment} */\n{line} SET @x = {quoted}; END"),
-            format!("CREATE EVENT e{number} ON SCHEDULE EVERY 1 YEAR STARTS '2040-01-01 00:00:00' COMMENT {} DO BEGIN /* {comment} */\n{line} SET @x = {quoted}; END", text(&seam.replace('`', ""))),
+            format!("CREATE EVENT e{number} ON SCHEDULE EVERY 1 YEAR STARTS '2030-01-01 00:00:00' COMMENT {} DO BEGIN /* {comment} */\n{line} SET @x = {quoted}; END", text(&seam.replace('`', ""))),
             format!("CREATE VIEW v{number} AS SELECT {quoted} AS a, b FROM t{number}"),
         ]);
     }
@@ -109,7 +109,7 @@ fn hostile(database: &str) -> Vec<Vec<u8>> {
             format!("INSERT INTO {quoted} VALUES ({number})"),
             format!("CREATE PROCEDURE {quoted}() SELECT {quoted} FROM {quoted}"),
             format!("CREATE TRIGGER {quoted} BEFORE INSERT ON {quoted} FOR EACH ROW SET @{quoted} = 1"),
-            format!("CREATE EVENT {quoted} ON SCHEDULE EVERY 1 YEAR STARTS '2040-01-01 00:00:00' DISABLE DO SET @x = 1"),
+            format!("CREATE EVENT {quoted} ON SCHEDULE EVERY 1 YEAR STARTS '2030-01-01 00:00:00' DISABLE DO SET @x = 1"),
             format!("CREATE VIEW {second} AS SELECT {quoted} AS {quoted} FROM {quoted}"),
         ]);
     }
@@ -137,7 +137,7 @@ fn hostile(database: &str) -> Vec<Vec<u8>> {
         .concat(),
     );
     all.push(b"SET collation_connection = ucs2_general_ci, character_set_client = latin1".to_vec());
-    all.push(b"CREATE PROCEDURE wide() SELECT 'a\xe4'".to_vec());
+    all.push(b"CREATE PROCEDURE wide() SELECT 'a\xe4' ".to_vec());
     all
 }
 

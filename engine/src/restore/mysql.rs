@@ -5,7 +5,7 @@
 use super::dump::dump;
 use super::range::dump_ranges;
 use crate::manifest::for_all_entries;
-use crate::mysql::{Script, Server, follow, literal, quoted};
+use crate::mysql::{Server, follow, literal, quoted};
 use crate::names;
 use crate::snapshot::Snapshot;
 use crate::source::mysql::{Index, Kind, Object};
@@ -13,7 +13,9 @@ use crate::{Error, ItemError, Monitor, Repository, Result};
 use client::write;
 use std::collections::BTreeMap;
 
+mod accounts;
 mod client;
+mod objects;
 mod replay;
 
 /// Choices for a restore into MariaDB.
@@ -234,19 +236,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Accounts and their rights; those that are refused are told, if `tells`, and do not keep the rest from coming back.
-    fn accounts(&self, path: &str, tells: bool) -> Result<()> {
-        let text = self.text(path)?;
-        // Every server has this one, and nobody but root may give it.
-        let lines = text.lines().filter(|line| !line.starts_with("GRANT PROXY ON ``@`%` TO `root`@"));
-        let text: String = lines.map(|line| format!("{line}\n")).collect();
-        let (_, complaints) = self.run(true, &mut |out| write(out, &text).map(|()| text.len() as u64))?;
-        for line in complaints.lines().filter(|line| tells && line.starts_with("ERROR")) {
-            self.tell("accounts".into(), line);
-        }
-        Ok(())
-    }
-
     fn tell(&self, item: String, message: &str) {
         self.monitor.error(ItemError { during: "restore", item, message: message.to_owned() });
     }
@@ -305,88 +294,6 @@ impl Work<'_> {
             Ok(head + dump_ranges(repo, snapshot, path, &ranges, out, self.monitor)?)
         })
     }
-
-    /// Whether an object is to come back: with single tables their triggers do.
-    fn is_chosen(&self, object: &Object) -> bool {
-        let tables = &self.options.tables;
-        tables.is_empty() || object.table.as_ref().is_some_and(|table| tables.contains(table))
-    }
-
-    /// Makes objects, and tells which the server refuses; returns the bytes of their definitions.
-    fn objects(&self, target: &str, path: &str, objects: &[Object]) -> Result<u64> {
-        let (bytes, refused) = self.make(target, path, objects)?;
-        for (object, why) in refused {
-            self.tell(shown(object, target), &why);
-        }
-        Ok(bytes)
-    }
-
-    /// The same, and tells nothing.
-    fn make<'o>(
-        &self,
-        target: &str,
-        path: &str,
-        objects: &'o [Object],
-    ) -> Result<(u64, Vec<(&'o Object, String)>)> {
-        if objects.is_empty() {
-            return Ok((0, vec![]));
-        }
-        let mut script = Script::default();
-        script.add("settings", format!("USE {}", quoted(target)).as_bytes());
-        let mut all = 0;
-        for object in objects {
-            let bytes = self.bytes(path, (object.from, object.to))?;
-            all += bytes.len() as u64;
-            script.add_lines(&object.name, &bytes);
-        }
-        let mut refused: Vec<(&Object, String)> = vec![];
-        for (number, why) in script.run(self.server, true)?.failures {
-            let Some(object) = number.checked_sub(1).and_then(|number| objects.get(number)) else {
-                return Err(Error::Invalid(format!("{}: {why}", self.server.shown)));
-            };
-            if refused.last().is_none_or(|(last, _)| !std::ptr::eq(*last, object)) {
-                refused.push((object, why));
-            }
-        }
-        Ok((all, refused))
-    }
-
-    /// Makes views of all databases, for as long as more of them can be made: they may need each other.
-    fn views(&self, mut left: Vec<(String, &String, Vec<Object>)>, report: &mut MysqlReport) -> Result<()> {
-        let count =
-            |left: &Vec<(String, &String, Vec<Object>)>| left.iter().map(|(.., views)| views.len()).sum();
-        loop {
-            let before: usize = count(&left);
-            let mut reasons = vec![];
-            for (target, path, views) in &mut left {
-                let (bytes, refused) = self.make(target, path, views)?;
-                reasons.extend(refused.iter().map(|(view, why)| (shown(view, target), why.clone())));
-                let refused: Vec<Object> = refused.into_iter().map(|(view, _)| view.clone()).collect();
-                let made = report.databases.get_mut(target).filter(|_| refused.len() < views.len());
-                if let Some(made) = made {
-                    *made += bytes;
-                }
-                *views = refused;
-            }
-            if count(&left) == before {
-                for (item, why) in reasons {
-                    self.tell(item, &why);
-                }
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// For people.
-fn shown(object: &Object, target: &str) -> String {
-    let kind = match object.kind {
-        Kind::Routine => "routine",
-        Kind::Trigger => "trigger",
-        Kind::Event => "event",
-        Kind::View => "view",
-    };
-    format!("{kind} {target}.{}", object.name)
 }
 
 /// What `CREATE DATABASE` says of a database besides its name: character set, collation, comment.

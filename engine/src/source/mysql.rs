@@ -18,12 +18,12 @@ use std::rc::Rc;
 
 mod catalogue;
 mod definitions;
+mod index;
 mod lexer;
 mod seams;
 mod trigger;
 
-pub use definitions::{Kind, Object};
-pub use seams::Index;
+pub use index::{Index, Kind, Object};
 use seams::{Seams, Step};
 
 /// What every server has of its own.

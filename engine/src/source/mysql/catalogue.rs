@@ -2,7 +2,7 @@
 //! views cannot be read or must be read in a way of their own.
 
 use super::SYSTEM;
-use super::definitions::Kind;
+use super::index::Kind;
 use crate::ItemError;
 use crate::mysql::{Script, Server, literal, quoted};
 use crate::source::SourceError;

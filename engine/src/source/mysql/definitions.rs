@@ -4,42 +4,12 @@
 //! Source: MariaDB's documentation, "EXECUTE IMMEDIATE", "SHOW CREATE PROCEDURE"; `client/mysqldump.c`.
 
 use super::catalogue::Listed;
+use super::index::{Kind, Object};
 use super::trigger;
 use crate::ItemError;
 use crate::mysql::{Script, Server, hexadecimal, literal, quoted};
 use crate::source::{SourceError, SourceErrorKind};
 use memchr::memmem;
-use serde::{Deserialize, Serialize};
-
-/// What an object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A function, procedure or package.
-    Routine,
-    /// A trigger.
-    Trigger,
-    /// An event.
-    Event,
-    /// A view; it comes last, since it needs others.
-    View,
-}
-
-/// Where an object's definition is, in bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Object {
-    /// What it is.
-    pub kind: Kind,
-    /// Its name.
-    pub name: String,
-    /// A trigger's table.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub table: Option<String>,
-    /// Its beginning.
-    pub from: u64,
-    /// Its end.
-    pub to: u64,
-}
 
 /// The end of a database's dump.
 #[derive(Debug, Default)]

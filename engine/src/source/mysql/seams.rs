@@ -2,26 +2,11 @@
 //! [`Lexer`] finds, never at text that looks like one. Behind a database's tables comes what else it has.
 //! Source: `client/mysqldump.c` of MariaDB.
 
-use super::definitions::{Definitions, Object};
+use super::definitions::Definitions;
+use super::index::Index;
 use super::lexer::{Lexer, name};
 use crate::source::{Piece, SourceError};
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-
-/// Where the parts of a database's dump are, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Index {
-    /// End of the settings that every part needs; `CREATE DATABASE` and `USE` follow.
-    pub head: u64,
-    /// End of these; tables follow.
-    pub body: u64,
-    /// Tables and sequences: name, beginning and end.
-    pub tables: Vec<(String, u64, u64)>,
-    /// End of the tables; routines, triggers, events and views follow.
-    pub tables_end: u64,
-    /// These.
-    pub objects: Vec<Object>,
-}
 
 /// What comes next.
 #[derive(Debug, PartialEq)]
@@ -310,7 +295,7 @@ fn truncated() -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::super::definitions::Kind;
+    use super::super::index::{Kind, Object};
     use super::*;
 
     const HEAD: &str = "/*M!999999\\- enable the sandbox mode */ \n/* set */;\n-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000003', MASTER_LOG_POS=345;\n";
