@@ -19,8 +19,9 @@ pub(super) struct Definitions {
     pub(super) objects: Vec<Object>,
 }
 
-/// What the settings are outside of a definition, as the head of the dump has them.
-const SETTINGS: &str = "SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO', character_set_client = utf8mb4, collation_connection = utf8mb4_general_ci, time_zone = '+00:00';\n";
+/// What the settings are outside of a definition, as the head of the dump has them. The character set comes first, by itself:
+/// in one whose characters are wide no other setting is understood.
+const SETTINGS: &str = "SET NAMES utf8mb4;\nSET sql_mode = 'NO_AUTO_VALUE_ON_ZERO', time_zone = '+00:00';\n";
 /// Character sets in which a byte that looks like ASCII may be a part of another character.
 const OVERLAPPING: &[&str] = &["big5", "gbk", "gb18030", "sjis", "cp932"];
 
@@ -51,6 +52,8 @@ pub(super) fn read(
         literal(database)
     );
     let collation = server.query(&sql)?.into_iter().flatten().next().unwrap_or_default();
+    // Statements end where they end; lines are for people.
+    found.bytes.push(b'\n');
     for (object, shown) in in_order(shown) {
         let from = found.bytes.len() as u64;
         match definition(object, &shown, &collation, executes) {
