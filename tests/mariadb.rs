@@ -92,6 +92,11 @@ impl Maria {
 
     /// mariadb-dump's output, without what differs by run.
     pub(crate) fn dumped(&self, database: &str) -> String {
+        self.dumped_with(database, &["--events"])
+    }
+
+    /// The same, with more options; without events, if there are some that mariadb-dump itself never ends with.
+    pub(crate) fn dumped_with(&self, database: &str, more: &[&str]) -> String {
         let output = Command::new("mariadb-dump")
             .args([
                 "--no-defaults",
@@ -99,11 +104,11 @@ impl Maria {
                 "root",
                 "--skip-dump-date",
                 "--routines",
-                "--events",
                 "--order-by-primary",
                 "-S",
             ])
             .arg(self.home.join("s.sock"))
+            .args(more)
             .arg(database)
             .output()
             .unwrap();

@@ -116,7 +116,7 @@ pub fn restore(
             .into_iter()
             .filter(|object| work.is_chosen(object))
             .partition(|o| o.kind != Kind::View);
-        let bytes = bytes + work.objects(&target, path, &own)?;
+        let bytes = bytes + work.objects(name, &target, path, &own)?;
         views.push((target.clone(), path, rest));
         report.databases.insert(target, bytes);
     }

@@ -15,9 +15,10 @@ impl Work<'_> {
         tables.is_empty() || object.table.as_ref().is_some_and(|table| tables.contains(table))
     }
 
-    /// Makes objects, and tells which the server refuses; returns the bytes of their definitions.
-    pub(super) fn objects(&self, target: &str, path: &str, objects: &[Object]) -> Result<u64> {
-        let (bytes, refused) = self.make(target, path, objects)?;
+    /// Makes objects of the database `name` in `target`, and tells which the server refuses; returns the bytes of their
+    /// definitions.
+    pub(super) fn objects(&self, name: &str, target: &str, path: &str, objects: &[Object]) -> Result<u64> {
+        let (bytes, refused) = self.make(name == target, target, path, objects)?;
         for (object, why) in refused {
             self.tell(shown(object, target), &why);
         }
@@ -27,27 +28,36 @@ impl Work<'_> {
     /// The same, and tells nothing.
     fn make<'o>(
         &self,
+        is_own: bool,
         target: &str,
         path: &str,
         objects: &'o [Object],
     ) -> Result<(u64, Vec<(&'o Object, String)>)> {
-        if objects.is_empty() {
-            return Ok((0, vec![]));
-        }
         let mut script = Script::default();
         script.add("settings", format!("USE {}", quoted(target)).as_bytes());
-        let mut all = 0;
+        let (mut all, mut made) = (0, vec![]);
+        let mut refused: Vec<(&Object, String)> = vec![];
         for object in objects {
-            let bytes = self.bytes(path, (object.from, object.to))?;
+            let bytes = match &object.elsewhere {
+                Some(other) if !is_own => other.clone().into_bytes(),
+                _ => self.bytes(path, (object.from, object.to))?,
+            };
+            if bytes.is_empty() {
+                refused.push((object, "its definition names its database; make it by hand".into()));
+                continue;
+            }
             all += bytes.len() as u64;
             script.add_lines(&object.name, &bytes);
+            made.push(object);
         }
-        let mut refused: Vec<(&Object, String)> = vec![];
+        if made.is_empty() {
+            return Ok((0, refused));
+        }
         for (number, why) in script.run(self.server, true)?.failures {
-            let Some(object) = number.checked_sub(1).and_then(|number| objects.get(number)) else {
+            let Some(object) = number.checked_sub(1).and_then(|number| made.get(number)) else {
                 return Err(Error::Invalid(format!("{}: {why}", self.server.shown)));
             };
-            if refused.last().is_none_or(|(last, _)| !std::ptr::eq(*last, object)) {
+            if refused.last().is_none_or(|(last, _)| !std::ptr::eq(*last, *object)) {
                 refused.push((object, why));
             }
         }
@@ -65,7 +75,7 @@ impl Work<'_> {
             let before: usize = count(&left);
             let mut reasons = vec![];
             for (target, path, views) in &mut left {
-                let (bytes, refused) = self.make(target, path, views)?;
+                let (bytes, refused) = self.make(true, target, path, views)?;
                 reasons.extend(refused.iter().map(|(view, why)| (shown(view, target), why.clone())));
                 let refused: Vec<Object> = refused.into_iter().map(|(view, _)| view.clone()).collect();
                 let made = report.databases.get_mut(target).filter(|_| refused.len() < views.len());

@@ -64,7 +64,8 @@ pub(super) fn read(
             }
         }
         let (kind, name, table) = (object.kind, object.name.clone(), object.table.clone());
-        found.objects.push(Object { kind, name, table, from, to: found.bytes.len() as u64 });
+        let elsewhere = elsewhere(object, shown, &collation, executes);
+        found.objects.push(Object { kind, name, table, elsewhere, from, to: found.bytes.len() as u64 });
     }
     Ok((found, errors))
 }
@@ -179,11 +180,7 @@ fn definition(object: &Listed, shown: &Shown, collation: &str, executes: bool) -
             Some(rest) => [b"CREATE OR REPLACE ", rest].concat(),
             None => return Err("the server's definition of it does not begin with CREATE".into()),
         },
-        Kind::Trigger => {
-            let table = object.table.as_deref().unwrap_or_default();
-            trigger::unqualified(&shown.text, &object.name, table, OVERLAPPING.contains(&&*shown.charset))?
-        }
-        Kind::Routine | Kind::Event => shown.text.clone(),
+        Kind::Routine | Kind::Trigger | Kind::Event => shown.text.clone(),
     };
     let mut out = Vec::new();
     if matches!(object.kind, Kind::Routine | Kind::Event) {
@@ -219,6 +216,18 @@ fn definition(object: &Listed, shown: &Shown, collation: &str, executes: bool) -
         out.extend_from_slice(format!("ALTER DATABASE COLLATE {};\n", plain(collation)?).as_bytes());
     }
     Ok(out)
+}
+
+/// The statements that make it in a database of another name, if they are others; empty if there are none.
+fn elsewhere(object: &Listed, shown: Shown, collation: &str, executes: bool) -> Option<String> {
+    let table = object.table.as_deref()?;
+    let overlaps = OVERLAPPING.contains(&&*shown.charset);
+    let other = match trigger::unqualified(&shown.text, &object.name, table, overlaps) {
+        Ok(text) if text == shown.text => return None,
+        Ok(text) => definition(object, &Shown { text, ..shown }, collation, executes),
+        Err(why) => Err(why),
+    };
+    Some(other.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default())
 }
 
 /// For servers that cannot execute every statement by its text (MySQL, MariaDB before 10.6): with a delimiter that is not

@@ -41,6 +41,9 @@ pub struct Object {
     /// A trigger's table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// The statements for a database of another name, if its definition names its own; empty if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
     /// Its beginning.
     pub from: u64,
     /// Its end.

@@ -321,7 +321,10 @@ mod tests {
     fn definitions(name: &str) -> Definitions {
         let bytes = format!("\nof {name};\n").into_bytes();
         let (name, to) = (name.to_owned(), bytes.len() as u64);
-        Definitions { bytes, objects: vec![Object { kind: Kind::View, name, table: None, from: 0, to }] }
+        Definitions {
+            bytes,
+            objects: vec![Object { kind: Kind::View, name, table: None, elsewhere: None, from: 0, to }],
+        }
     }
 
     /// The parts of a dump, each with its index and where it was cut.
