@@ -8,7 +8,7 @@ use std::process::Command;
 pub(crate) struct Maria {
     process: Option<Process>,
     pub(crate) port: u16,
-    home: PathBuf,
+    pub(crate) home: PathBuf,
     settings: Vec<String>,
 }
 
@@ -17,7 +17,7 @@ impl Maria {
         Self::with(repo, folder, vec![])
     }
 
-    fn with(repo: &Repo, folder: &str, settings: Vec<String>) -> Self {
+    pub(crate) fn with(repo: &Repo, folder: &str, settings: Vec<String>) -> Self {
         let home = repo.path(folder);
         std::fs::create_dir(&home).unwrap();
         let is_root = rustix::process::geteuid().is_root();
@@ -71,7 +71,7 @@ impl Maria {
         self.process = None;
     }
 
-    fn try_root(&self, sql: &str) -> Option<String> {
+    pub(crate) fn try_root(&self, sql: &str) -> Option<String> {
         let socket = self.home.join("s.sock");
         let output = Command::new("mariadb")
             .args(["--no-defaults", "-u", "root", "-N", "-B", "-S"])
@@ -91,7 +91,12 @@ impl Maria {
     }
 
     /// mariadb-dump's output, without what differs by run.
-    fn dumped(&self, database: &str) -> String {
+    pub(crate) fn dumped(&self, database: &str) -> String {
+        self.dumped_with(database, &["--events"])
+    }
+
+    /// The same, with more options; without events, if there are some that mariadb-dump itself never ends with.
+    pub(crate) fn dumped_with(&self, database: &str, more: &[&str]) -> String {
         let output = Command::new("mariadb-dump")
             .args([
                 "--no-defaults",
@@ -99,11 +104,11 @@ impl Maria {
                 "root",
                 "--skip-dump-date",
                 "--routines",
-                "--events",
                 "--order-by-primary",
                 "-S",
             ])
             .arg(self.home.join("s.sock"))
+            .args(more)
             .arg(database)
             .output()
             .unwrap();
@@ -259,14 +264,14 @@ fn failures_make_no_snapshot() {
     expect(&command.env("MYSQL_PWD", "ses\"ame#").output().unwrap(), 0);
 }
 
-fn following(repo: &Repo, url: &str) -> Process {
+pub(crate) fn following(repo: &Repo, url: &str) -> Process {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(repo.path("log")).unwrap();
     let mut command = repo.command(["stream", url, "--interval", "1s", "--metrics", "metrics"]);
     command.stdout(log.try_clone().unwrap()).stderr(log).stdin(std::process::Stdio::null());
     Process(command.spawn().unwrap())
 }
 
-fn wait_durable(repo: &Repo, server: &Maria) {
+pub(crate) fn wait_durable(repo: &Repo, server: &Maria) {
     let now: f64 = server.root("SELECT unix_timestamp(now(6))").parse().unwrap();
     wait_for("the stream", 60, || {
         let text = std::fs::read_to_string(repo.path("metrics")).unwrap_or_default();

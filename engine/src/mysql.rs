@@ -1,18 +1,23 @@
 //! MariaDB and MySQL: their programs, which know the protocol and every kind of authentication, and how they get in. A
-//! password goes to them in a file without a name, in memory, that is gone with the process; never on a command line.
+//! login goes to them in a file without a name, in memory, that is gone with the process; never on a command line. It is
+//! the only option file that they read, and their environment is not ours: nothing but the URL says which server it is.
 //! Source: MariaDB's documentation, "Configuring MariaDB with Option Files", "mariadb-dump", "mariadb-binlog".
 
 pub mod follow;
+mod login;
+mod script;
 
+use crate::child;
 use crate::source::{SourceError, SourceErrorKind, UrlOptions, password, without_password};
 use percent_encoding::percent_decode_str;
-use rustix::fs::{MemfdFlags, Mode};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
+
+pub use script::{Outcome, Script, hexadecimal, literal, quoted};
 
 /// A server.
 #[derive(Clone)]
@@ -23,64 +28,76 @@ pub struct Server {
     pub database: Option<String>,
     host: Option<String>,
     port: u16,
-    path: Option<String>,
-    /// What the programs read: who we are, and our certificates.
+    environment: BTreeMap<String, String>,
+    /// What the login file says: who we are, and our certificates.
+    lines: Vec<String>,
+    /// That file.
     login: Arc<File>,
 }
 
 impl Server {
-    /// Reads `mysql://[user[:password]@][host[:port]][/database][?socket=…]`. What it does not say comes from the option
-    /// files that MariaDB's programs read (`~/.my.cnf`), and from `MYSQL_PWD`.
+    /// Reads `mysql://[user[:password]@][host[:port]][/database][?socket=…]`. Without a host it is the server of this
+    /// machine, by its socket. User and password that the URL lacks come from `[client]` of `~/.my.cnf`, a password from
+    /// `MYSQL_PWD`, too; nothing else of those is read.
     pub fn new(url: &url::Url, options: &UrlOptions) -> Result<Self, SourceError> {
         let shown = without_password(url.as_str());
         let fail = |why: String| SourceError::new(SourceErrorKind::Unavailable, &shown, why);
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let mut lines = vec!["[client]".to_owned()];
-        // Quoted as option files have it.
-        let mut set = |name: &str, value: &str| {
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            lines.push(format!("{name}=\"{value}\""));
-        };
         let host = url.host_str().filter(|host| !host.is_empty()).map(decoded);
         let port = url.port().unwrap_or(3306);
-        if let Some(host) = &host {
-            set("host", host.trim_matches(['[', ']']));
-            set("port", &port.to_string());
-            set("protocol", "tcp");
-        }
-        if !url.username().is_empty() {
-            set("user", &decoded(url.username()));
-        }
-        if let Some(password) = password(url).or_else(|| options.environment.get("MYSQL_PWD").cloned()) {
-            set("password", &password);
-        }
+        let mut socket = None;
         for (key, value) in url.query_pairs() {
             match &*key {
-                "socket" => set("socket", &value),
+                "socket" => socket = Some(value.into_owned()),
                 _ => return Err(fail(format!("unknown parameter '{key}' in the URL"))),
             }
         }
-        for (name, file) in ["ssl-ca", "ssl-cert", "ssl-key"].iter().zip(&options.tls_files) {
-            if let Some(file) = file {
-                set(name, &file.display().to_string());
+        if socket.is_some() && host.as_deref().is_some_and(|host| host != "localhost") {
+            return Err(fail("a URL names a host or a socket, not both".into()));
+        }
+        let mut set = login::Lines::new("client");
+        match (&host, &socket) {
+            (_, Some(socket)) => {
+                set.add("host", "localhost");
+                set.add("protocol", "socket");
+                set.add("socket", socket);
+            }
+            (Some(host), None) => {
+                set.add("host", host.trim_matches(['[', ']']));
+                set.add("port", &port.to_string());
+                set.add("protocol", "tcp");
+            }
+            (None, None) => {
+                set.add("host", "localhost");
+                set.add("protocol", "socket");
             }
         }
+        let own = login::user_file(options.environment.get("HOME")).map_err(fail)?;
+        let named = Some(decoded(url.username())).filter(|name| !name.is_empty());
+        // The password of a file belongs to the user of that file.
+        let is_same = named.is_none() || own.user.is_none() || named == own.user;
+        let local = options.environment.get("USER").or_else(|| options.environment.get("LOGNAME"));
+        if let Some(user) = named.or(own.user).or_else(|| local.cloned()) {
+            set.add("user", &user);
+        }
+        let password = password(url)
+            .or_else(|| options.environment.get("MYSQL_PWD").cloned())
+            .or_else(|| own.password.filter(|_| is_same));
+        if let Some(password) = password {
+            set.add("password", &password);
+        }
+        for (name, file) in ["ssl-ca", "ssl-cert", "ssl-key"].iter().zip(&options.tls_files) {
+            if let Some(file) = file {
+                set.add(name, &file.display().to_string());
+            }
+        }
+        let mut lines = set.lines;
         if options.tls_files[0].is_some() {
             lines.push("ssl-verify-server-cert".into());
         }
-        // Children inherit it. The programs pass over what others could write to.
-        let login = rustix::fs::memfd_create("esker-login", MemfdFlags::empty())
-            .and_then(|file| rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).map(|()| File::from(file)))
-            .map_err(std::io::Error::from)
-            .and_then(|mut file| {
-                file.write_all((lines.join("\n") + "\n").as_bytes())?;
-                Ok(file)
-            });
-        let login =
-            Arc::new(login.map_err(|error| fail(format!("cannot write a file for the login: {error}")))?);
+        let login = Arc::new(login::file(&lines).map_err(fail)?);
         let database = Some(decoded(url.path().trim_matches('/'))).filter(|name| !name.is_empty());
-        let path = options.environment.get("PATH").cloned();
-        Ok(Self { shown, database, host, port, path, login })
+        Ok(Self { shown, database, host, port, environment: options.environment.clone(), lines, login })
     }
 
     /// Its place as a name in a snapshot: `host:port`.
@@ -102,8 +119,13 @@ impl Server {
 
     /// A program by its name at MariaDB (`mariadb-dump`), or else MySQL's (`mysqldump`).
     pub fn command(&self, names: [&str; 2]) -> Result<Command, SourceError> {
-        let folders: Vec<PathBuf> =
-            std::env::split_paths(self.path.as_deref().unwrap_or("/usr/bin:/usr/local/bin")).collect();
+        self.command_by(names, &self.login)
+    }
+
+    /// The same, whose login file is `login`; that must be open for as long as the program starts.
+    fn command_by(&self, names: [&str; 2], login: &File) -> Result<Command, SourceError> {
+        let path = self.environment.get("PATH").map_or("/usr/bin:/usr/local/bin", String::as_str);
+        let folders: Vec<PathBuf> = std::env::split_paths(path).collect();
         let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
         let found = names.iter().find_map(|name| find(name)).ok_or_else(|| {
             let why = format!(
@@ -112,34 +134,43 @@ impl Server {
             );
             self.error(SourceErrorKind::Command, why)
         })?;
-        let mut command = Command::new(found);
-        // After the user's own files, so that it counts.
-        command.arg(format!("--defaults-extra-file=/proc/self/fd/{}", self.login.as_raw_fd()));
-        command.env_remove("MYSQL_PWD").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        let mut command = child::command(found, &self.environment);
+        // The first argument, or it is none: no other file is read.
+        command.arg(format!("--defaults-file=/proc/self/fd/{}", login.as_raw_fd()));
         Ok(command)
+    }
+
+    /// A program that has options of its own besides, each a name and a value that may be anything; and the file that
+    /// must live until the program has started.
+    pub(crate) fn command_with(
+        &self,
+        names: [&str; 2],
+        group: &[(&str, String)],
+    ) -> Result<(Command, File), SourceError> {
+        let mut more = login::Lines::new("client");
+        for (name, value) in group {
+            more.add(name, value);
+        }
+        // One group: the programs read `[client]` all.
+        let lines: Vec<String> = self.lines.iter().chain(&more.lines[1..]).cloned().collect();
+        let file = login::file(&lines).map_err(|why| self.error(SourceErrorKind::Command, why))?;
+        Ok((self.command_by(names, &file)?, file))
     }
 
     /// Runs statements; one line of tab-separated values for each row.
     pub fn query(&self, sql: &str) -> Result<Vec<Vec<String>>, SourceError> {
-        let mut command = self.command(["mariadb", "mysql"])?;
-        command.args(["--batch", "--skip-column-names", "--connect-timeout=10", "-e", sql]);
-        let output = command.output().map_err(|error| self.error(SourceErrorKind::Command, error))?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(self.error(SourceErrorKind::Unavailable, text.trim()));
-        }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(text.lines().map(|line| line.split('\t').map(unescaped).collect()).collect())
+        let rows = self.query_bytes(sql)?;
+        let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+        Ok(rows.into_iter().map(|row| row.into_iter().map(text).collect()).collect())
     }
-}
 
-/// A value as `--batch` prints it.
-fn unescaped(value: &str) -> String {
-    value.replace("\\t", "\t").replace("\\n", "\n").replace("\\0", "\0").replace("\\\\", "\\")
-}
-
-/// A name in SQL.
-#[must_use]
-pub fn quoted(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
+    fn query_bytes(&self, sql: &str) -> Result<Vec<Vec<Vec<u8>>>, SourceError> {
+        let mut script = Script::default();
+        script.add("query", sql.as_bytes());
+        let outcome = script.run(self, false)?;
+        match outcome.failures.into_iter().next() {
+            Some((_, why)) => Err(self.error(SourceErrorKind::Unavailable, why)),
+            None => Ok(outcome.rows),
+        }
+    }
 }

@@ -169,7 +169,7 @@ impl Binlog<'_> {
         let id = 1_000_000 + std::process::id() % 1_000_000_000;
         command.args(["--read-from-remote-server", "--raw", "--stop-never"]);
         command.arg(format!("--stop-never-slave-server-id={id}"));
-        command.arg(format!("--result-file={}/", folder.path().display())).arg(first);
+        command.arg(format!("--result-file={}/", folder.path().display())).arg("--").arg(first);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         Ok(Fetching { child, folder })
     }

@@ -1,17 +1,22 @@
 //! Databases of a snapshot into a running MariaDB or MySQL: all of them, one, or single tables, of which only their own
-//! stretch of the dump is read; and the binary log after it, up to a moment.
+//! stretch of the dump is read; and the binary log after it, up to a moment. Tables come first, then what is written in
+//! SQL's own words, views last: they may need any database. What of these the server refuses is told and left out.
 
 use super::dump::dump;
 use super::range::dump_ranges;
 use crate::manifest::for_all_entries;
-use crate::mysql::{Server, follow, quoted};
+use crate::mysql::{Server, follow, literal, quoted};
+use crate::names;
 use crate::snapshot::Snapshot;
-use crate::source::SourceErrorKind;
-use crate::source::mysql::Index;
+use crate::source::mysql::{Index, Kind, Object};
 use crate::{Error, ItemError, Monitor, Repository, Result};
+use client::write;
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::{Command, Stdio};
+
+mod accounts;
+mod client;
+mod objects;
+mod replay;
 
 /// Choices for a restore into MariaDB.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +49,7 @@ pub struct MysqlReport {
 struct Contents {
     databases: BTreeMap<String, String>,
     accounts: Option<String>,
+    libraries: Option<String>,
     logs: Vec<(String, String)>,
 }
 
@@ -90,18 +96,36 @@ pub fn restore(
         report.databases = targets.into_iter().map(|(_, target, _)| (target, 0)).collect();
         return Ok(report);
     }
-    if let Some(accounts) = contents.accounts.as_ref().filter(|_| is_whole) {
-        work.accounts(accounts)?;
+    let accounts = contents.accounts.as_ref().filter(|_| is_whole);
+    if let Some(accounts) = accounts {
+        // Rights on tables fail as long as there are none; the second time they are told.
+        work.accounts(accounts, false)?;
     }
+    let mut views = vec![];
     for (name, target, path) in targets {
+        let index = work.index(path)?;
         let bytes = match options.tables.is_empty() {
-            true => work.database(name, &target, path)?,
+            true => work.database(name, &target, path, &index)?,
             false => {
                 report.tables = options.tables.len() as u64;
-                work.tables(&target, path)?
+                work.tables(&target, path, &index)?
             }
         };
+        let (own, rest): (Vec<Object>, Vec<Object>) = index
+            .objects
+            .into_iter()
+            .filter(|object| work.is_chosen(object))
+            .partition(|o| o.kind != Kind::View);
+        let bytes = bytes + work.objects(name, &target, path, &own)?;
+        views.push((target.clone(), path, rest));
         report.databases.insert(target, bytes);
+    }
+    work.views(views, &mut report)?;
+    if let Some(accounts) = accounts {
+        work.accounts(accounts, true)?;
+    }
+    if let Some(libraries) = contents.libraries.as_ref().filter(|_| is_whole) {
+        work.libraries(libraries)?;
     }
     if options.time.is_some() || (is_whole && !contents.logs.is_empty()) {
         report.logs = work.replay(&contents.logs)?;
@@ -120,13 +144,15 @@ fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Conte
         let parts: Vec<&str> = path.split('/').collect();
         match parts.as_slice() {
             ["mysql", place, "databases", file] => {
-                if let Some(name) = file.strip_suffix(".sql") {
-                    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+                if let Some(name) = file.strip_suffix(".sql").and_then(names::decoded) {
                     servers.entry((*place).into()).or_default().databases.insert(name, path.clone());
                 }
             }
             ["mysql", place, "globals.sql"] => {
                 servers.entry((*place).into()).or_default().accounts = Some(path.clone());
+            }
+            ["mysql", place, "libraries.sql"] => {
+                servers.entry((*place).into()).or_default().libraries = Some(path.clone());
             }
             ["mysql", place, "binlog", name] => {
                 servers.entry((*place).into()).or_default().logs.push(((*name).into(), path.clone()));
@@ -151,24 +177,39 @@ impl Work<'_> {
         Error::Refused(format!("{}: {why}", self.server.shown))
     }
 
-    fn index(&self, path: &str) -> Result<Index> {
-        let path = format!("{path}.index");
+    fn text(&self, path: &str) -> Result<String> {
         let mut bytes = vec![];
         dump(self.repo, self.snapshot, path.as_bytes(), &mut bytes, self.monitor)?;
-        serde_json::from_slice(&bytes)
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn bytes(&self, path: &str, range: (u64, u64)) -> Result<Vec<u8>> {
+        let mut bytes = vec![];
+        dump_ranges(self.repo, self.snapshot, path.as_bytes(), &[range], &mut bytes, self.monitor)?;
+        Ok(bytes)
+    }
+
+    fn index(&self, path: &str) -> Result<Index> {
+        let path = format!("{path}.index");
+        serde_json::from_str(&self.text(&path)?)
             .map_err(|error| Error::Malformed { what: path, why: error.to_string() })
     }
 
     /// That nothing is in the way, or may be removed.
     fn check(&self, name: &str, target: &str, path: &str) -> Result<()> {
-        let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
-        let sql =
-            format!("SELECT table_name FROM information_schema.tables WHERE table_schema = {}", text(target));
+        let target_text = literal(target);
+        let names_in = |table: &str, kind: &str| {
+            format!("SELECT {kind}_name FROM information_schema.{table} WHERE {kind}_schema = {target_text}")
+        };
+        let sql = names_in("tables", "table");
         let there: Vec<String> = self.server.query(&sql)?.into_iter().flatten().collect();
         if self.options.tables.is_empty() {
-            if !there.is_empty() && !self.options.replace {
+            let others =
+                [("routines", "routine"), ("events", "event")].map(|(table, kind)| names_in(table, kind));
+            let others = self.server.query(&others.join(" UNION ALL "))?.len();
+            if there.len() + others > 0 && !self.options.replace {
                 return Err(self.refused(format!(
-                    "database '{target}' is not empty ({} tables); --replace drops it first, another name in the URL leaves it alone",
+                    "database '{target}' is not empty ({} tables and views, {others} routines and events); --replace drops it first, another name in the URL leaves it alone",
                     there.len()
                 )));
             }
@@ -180,7 +221,7 @@ impl Work<'_> {
                 return Err(Error::Invalid(format!("there is no table '{table}' in the dump of '{name}'")));
             }
         }
-        let sql = format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {}", text(target));
+        let sql = format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {target_text}");
         if self.server.query(&sql)?.is_empty() {
             return Err(self.refused(format!("there is no database '{target}' to put tables into")));
         }
@@ -195,181 +236,74 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Accounts and their rights; those that are refused are told, and do not keep the rest from coming back.
-    fn accounts(&self, path: &str) -> Result<()> {
-        let mut bytes = vec![];
-        dump(self.repo, self.snapshot, path.as_bytes(), &mut bytes, self.monitor)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        // Every server has this one, and nobody but root may give it.
-        let lines = text.lines().filter(|line| !line.starts_with("GRANT PROXY ON ``@`%` TO `root`@"));
-        let text: String = lines.map(|line| format!("{line}\n")).collect();
-        let (_, complaints) = self.run(true, &mut |out| write(out, &text).map(|()| text.len() as u64))?;
-        for line in complaints.lines().filter(|line| line.starts_with("ERROR")) {
-            let (item, message) = ("accounts".into(), line.to_owned());
-            self.monitor.error(ItemError { during: "restore", item, message });
+    fn tell(&self, item: String, message: &str) {
+        self.monitor.error(ItemError { during: "restore", item, message: message.to_owned() });
+    }
+
+    /// Functions and plugins of libraries that the server lacks: it is not for us to load code into it.
+    fn libraries(&self, path: &str) -> Result<()> {
+        let text = self.text(path)?;
+        let sql = "SELECT dl FROM mysql.func UNION SELECT dl FROM mysql.plugin";
+        let there: Vec<String> = self.server.query(sql)?.into_iter().flatten().collect();
+        let mut missing: Vec<&str> =
+            text.split("SONAME '").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing.retain(|library| !there.iter().any(|known| known == library));
+        if !missing.is_empty() {
+            let why = format!(
+                "{} are not loaded into a server by a restore; install them, and run what 'esker dump' gives of {path}",
+                missing.join(", ")
+            );
+            self.tell("plugins and functions of libraries".into(), &why);
         }
         Ok(())
     }
 
-    fn database(&self, name: &str, target: &str, path: &str) -> Result<u64> {
+    /// Makes a database and its tables.
+    fn database(&self, name: &str, target: &str, path: &str, index: &Index) -> Result<u64> {
+        let created = self.bytes(path, (index.head, index.body))?;
+        let settings = settings(&created, name)
+            .ok_or_else(|| Error::Malformed { what: path.into(), why: "has no CREATE DATABASE".into() })?;
+        let target = quoted(target);
         if self.options.replace {
-            self.server.query(&format!("DROP DATABASE IF EXISTS {}", quoted(target)))?;
+            self.server.query(&format!("DROP DATABASE IF EXISTS {target}"))?;
         }
-        let (repo, snapshot, monitor) = (self.repo, self.snapshot, self.monitor);
-        if name == target {
-            return self.feed(&mut |out| dump(repo, snapshot, path.as_bytes(), out, monitor));
+        let mut begin = format!("\nCREATE DATABASE IF NOT EXISTS {target};\n");
+        if !settings.trim().is_empty() {
+            begin.push_str(&format!("ALTER DATABASE {target} {settings};\n"));
         }
-        let head = self.index(path)?.head;
-        let body = self.body(path, head)?;
-        self.server.query(&format!("CREATE DATABASE IF NOT EXISTS {}", quoted(target)))?;
+        begin.push_str(&format!("USE {target};\n"));
+        let range = (index.body, index.tables_end);
         self.feed(&mut |out| {
-            let first = dump_ranges(repo, snapshot, path.as_bytes(), &[(0, head)], out, monitor)?;
-            write(out, &format!("\nUSE {};\n", quoted(target)))?;
-            Ok(first + dump_ranges(repo, snapshot, path.as_bytes(), &[(body, u64::MAX)], out, monitor)?)
+            let (repo, snapshot, path) = (self.repo, self.snapshot, path.as_bytes());
+            let head = dump_ranges(repo, snapshot, path, &[(0, index.head)], out, self.monitor)?;
+            write(out, &begin)?;
+            Ok(head + dump_ranges(repo, snapshot, path, &[range], out, self.monitor)?)
         })
     }
 
-    /// Where `CREATE DATABASE` and `USE` end.
-    fn body(&self, path: &str, head: u64) -> Result<u64> {
-        let mut bytes = vec![];
-        let range = (head, head + (16 << 10));
-        dump_ranges(self.repo, self.snapshot, path.as_bytes(), &[range], &mut bytes, self.monitor)?;
-        let bad = || Error::Malformed { what: path.into(), why: "has no USE at its beginning".into() };
-        let from = memchr::memmem::find(&bytes, b"\nUSE `").ok_or_else(bad)?;
-        let len = memchr::memchr(b'\n', &bytes[from + 1..]).ok_or_else(bad)?;
-        Ok(head + (from + 1 + len + 1) as u64)
-    }
-
-    fn tables(&self, target: &str, path: &str) -> Result<u64> {
-        let index = self.index(path)?;
-        let ranges: Vec<(u64, u64)> = index
-            .tables
-            .iter()
-            .filter(|(name, ..)| self.options.tables.contains(name))
-            .map(|(_, from, to)| (*from, *to))
-            .collect();
-        let (repo, snapshot, monitor) = (self.repo, self.snapshot, self.monitor);
+    fn tables(&self, target: &str, path: &str, index: &Index) -> Result<u64> {
+        let is_chosen = |table: &&(String, u64, u64)| self.options.tables.contains(&table.0);
+        let ranges: Vec<(u64, u64)> =
+            index.tables.iter().filter(is_chosen).map(|(_, from, to)| (*from, *to)).collect();
         self.feed(&mut |out| {
-            let head = dump_ranges(repo, snapshot, path.as_bytes(), &[(0, index.head)], out, monitor)?;
+            let (repo, snapshot, path) = (self.repo, self.snapshot, path.as_bytes());
+            let head = dump_ranges(repo, snapshot, path, &[(0, index.head)], out, self.monitor)?;
             write(out, &format!("\nUSE {};\n", quoted(target)))?;
-            Ok(head + dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, monitor)?)
+            Ok(head + dump_ranges(repo, snapshot, path, &ranges, out, self.monitor)?)
         })
-    }
-
-    /// Replays the binary log from where the dump was made.
-    fn replay(&self, logs: &[(String, String)]) -> Result<u64> {
-        let record = self.snapshot.sources.iter().find(|source| source.kind == follow::KIND);
-        let position = record.and_then(|record| {
-            Some((record.details.get("binlog")?.clone(), record.details.get("position")?.clone()))
-        });
-        let Some((first, position)) = position else {
-            return Err(Error::Invalid(
-                "this snapshot has no binary log after its dump; 'esker stream' keeps it".into(),
-            ));
-        };
-        let failed =
-            |op| move |source| Error::Target { op, path: "a folder for the binary log".into(), source };
-        let folder = tempfile::tempdir().map_err(failed("make"))?;
-        let mut files = vec![];
-        for (name, path) in logs.iter().filter(|(name, _)| *name >= first) {
-            let place = folder.path().join(name);
-            let mut file = std::fs::File::create(&place).map_err(failed("write to"))?;
-            dump(self.repo, self.snapshot, path.as_bytes(), &mut file, self.monitor)?;
-            files.push(place);
-        }
-        if files.is_empty() {
-            return Ok(0);
-        }
-        let mut command = self.server.command(["mariadb-binlog", "mysqlbinlog"])?;
-        command.env("TZ", "UTC").arg(format!("--start-position={position}"));
-        if let Some(time) = self.options.time {
-            command.arg(format!("--stop-datetime={}", time.strftime("%Y-%m-%d %H:%M:%S")));
-        }
-        command.args(&files).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let count = files.len() as u64;
-        self.feed(&mut |out| {
-            let broken = |error: std::io::Error| {
-                Error::from(self.server.error(SourceErrorKind::Command, format!("mariadb-binlog: {error}")))
-            };
-            let mut child = command.spawn().map_err(broken)?;
-            let (Some(mut output), Some(complaints)) = (child.stdout.take(), child.stderr.take()) else {
-                return Err(broken(std::io::Error::other("no pipe")));
-            };
-            let listener =
-                std::thread::spawn(move || std::io::read_to_string(complaints).unwrap_or_default());
-            let copied = std::io::copy(&mut output, out);
-            drop(output);
-            let status = child.wait().map_err(broken)?;
-            let text = listener.join().unwrap_or_default();
-            let copied =
-                copied.map_err(|source| Error::Target { op: "write to", path: "mariadb".into(), source })?;
-            match status.success() {
-                true => Ok(copied),
-                false => Err(broken(std::io::Error::other(text.trim().to_owned()))),
-            }
-        })?;
-        Ok(count)
-    }
-
-    /// Runs the client on what `write` writes; its first error ends it.
-    fn feed(&self, write: &mut dyn FnMut(&mut dyn Write) -> Result<u64>) -> Result<u64> {
-        self.run(false, write).map(|(bytes, _)| bytes)
-    }
-
-    /// The same, and what it complains about; `goes_on` after errors.
-    fn run(
-        &self,
-        goes_on: bool,
-        write: &mut dyn FnMut(&mut dyn Write) -> Result<u64>,
-    ) -> Result<(u64, String)> {
-        let mut command: Command = self.server.command(["mariadb", "mysql"])?;
-        command.args([
-            "--batch",
-            "--binary-mode",
-            "--max-allowed-packet=1G",
-            "--default-character-set=utf8mb4",
-        ]);
-        if goes_on {
-            command.arg("--force");
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let failed =
-            |why: String| Error::from(self.server.error(SourceErrorKind::Command, format!("mariadb: {why}")));
-        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-        let (Some(input), Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
-            return Err(failed("no pipe to the command".into()));
-        };
-        let listener = std::thread::spawn(move || std::io::read_to_string(complaints).unwrap_or_default());
-        let mut input = std::io::BufWriter::with_capacity(256 << 10, input);
-        let written = write(&mut input);
-        let is_refused = matches!(&written, Err(Error::Target { source, .. })
-            if source.kind() == std::io::ErrorKind::BrokenPipe);
-        if written.is_err() && !is_refused {
-            let _ = child.kill();
-        }
-        let _ = input.flush();
-        drop(input);
-        let status = child.wait().map_err(|error| failed(error.to_string()))?;
-        let text = listener.join().unwrap_or_default();
-        if let (Err(error), false) = (&written, is_refused)
-            && !matches!(error, Error::Target { .. })
-        {
-            return written.map(|bytes| (bytes, text));
-        }
-        if !goes_on && !status.success() {
-            let reason = text.lines().find(|line| line.contains("ERROR")).or_else(|| text.lines().next());
-            return Err(failed(reason.unwrap_or("failed without a word").to_owned()));
-        }
-        written.map(|bytes| (bytes, text))
     }
 }
 
-fn write(out: &mut dyn Write, text: &str) -> Result<()> {
-    out.write_all(text.as_bytes()).map_err(|source| Error::Target {
-        op: "write to",
-        path: "mariadb".into(),
-        source,
-    })
+/// What `CREATE DATABASE` says of a database besides its name: character set, collation, comment.
+fn settings(created: &[u8], name: &str) -> Option<String> {
+    let name = quoted(name);
+    let text = std::str::from_utf8(created).ok()?;
+    let text = text.trim_end().strip_suffix(&format!("USE {name};"))?.trim_end().strip_suffix(';')?;
+    let text = text.trim_start().strip_prefix("CREATE DATABASE ")?;
+    let text = text.strip_prefix("/*!32312 IF NOT EXISTS*/ ").unwrap_or(text);
+    Some(text.strip_prefix(&name)?.to_owned())
 }
 
 /// What the moments of a snapshot's stream are, in milliseconds since 1970: from the dump's to the last.
@@ -378,4 +312,18 @@ pub fn span(snapshot: &Snapshot) -> Option<(u64, u64)> {
     let record = snapshot.sources.iter().find(|source| source.kind == follow::KIND)?;
     let number = |name: &str| record.details.get(name)?.parse().ok();
     Some((number("base-ms")?, number("until-ms")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::settings;
+
+    #[test]
+    fn settings_of_a_database() {
+        let text = "\nCREATE DATABASE /*!32312 IF NOT EXISTS*/ `a``;b` /*!40100 DEFAULT CHARACTER SET latin1 COMMENT 'x; USE `y`;' */;\n\nUSE `a``;b`;";
+        let expected = " /*!40100 DEFAULT CHARACTER SET latin1 COMMENT 'x; USE `y`;' */";
+        assert_eq!(settings(text.as_bytes(), "a`;b").as_deref(), Some(expected));
+        assert_eq!(settings(b"CREATE DATABASE `a`;\nUSE `a`;", "a").as_deref(), Some(""));
+        assert_eq!(settings(text.as_bytes(), "a"), None);
+    }
 }

@@ -1,26 +1,34 @@
-//! A MariaDB or MySQL server: all databases by one mariadb-dump, in one transaction, taken apart into an entry for each.
-//! Rows come in the order of their keys and without dates, so that what did not change is found again. Beside each dump
-//! stands an index of where its tables are, and its chunks begin at tables, so that one comes back without the rest.
+//! A MariaDB or MySQL server: the tables of all databases by one mariadb-dump, in one transaction, taken apart into an entry
+//! for each, and behind a database's tables the definitions of its routines, triggers, events and views. Rows come in the
+//! order of their keys and without dates, so that what did not change is found again. Beside each dump stands an index of
+//! where its tables are, and its chunks begin at tables, so that one comes back without the rest.
 
 use super::command::CommandContent;
 use super::stream::{AtHand, NoEndMark};
 use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, UrlOptions};
-use crate::Monitor;
 use crate::entry::{Time, compare_paths};
-use crate::mysql::{Server, quoted};
+use crate::mysql::Server;
 use crate::names::encoded_bytes;
 use crate::snapshot::SourceRecord;
+use crate::{ItemError, Monitor};
+use catalogue::Catalogue;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+mod catalogue;
+mod definitions;
+mod index;
+mod lexer;
 mod seams;
+mod trigger;
 
-pub use seams::Index;
+pub use index::{Index, Kind, Object};
 use seams::{Seams, Step};
 
 /// What every server has of its own.
 const SYSTEM: &[&str] = &["information_schema", "performance_schema", "mysql", "sys"];
+const DUMP: [&str; 2] = ["mariadb-dump", "mysqldump"];
 
 /// The source of `mysql://` and `mariadb://`.
 pub struct MysqlSource {
@@ -30,9 +38,15 @@ pub struct MysqlSource {
     /// Databases that are still to come, in order.
     left: VecDeque<String>,
     dump: Option<Rc<RefCell<Dump>>>,
+    catalogue: Catalogue,
+    /// What is left out, and not yet told.
+    errors: Vec<ItemError>,
     details: BTreeMap<String, String>,
     /// Whether the position in the binary log must be known.
     needs_position: bool,
+    keep_going: bool,
+    /// Whether the server can execute any statement by its text.
+    executes: bool,
     finished: bool,
 }
 
@@ -40,6 +54,11 @@ pub struct MysqlSource {
 struct Dump {
     content: CommandContent<NoEndMark>,
     seams: Seams,
+    /// What the current database is called for people.
+    shown: String,
+    /// Whether its failure costs that database, and no more.
+    keep_going: bool,
+    failed: bool,
     /// What the last finished database's index is.
     index: Option<Index>,
 }
@@ -53,7 +72,8 @@ pub fn file_stem(database: &str) -> String {
 impl MysqlSource {
     /// From a URL; asks for nothing yet.
     pub fn open(url: &url::Url, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
-        Ok(Self::new(Server::new(url, options)?, time, false))
+        let source = Self::new(Server::new(url, options)?, time, false);
+        Ok(Self { keep_going: options.keep_going, ..source })
     }
 
     /// Of a server.
@@ -65,8 +85,12 @@ impl MysqlSource {
             items: VecDeque::new(),
             left: VecDeque::new(),
             dump: None,
+            catalogue: Catalogue::default(),
+            errors: vec![],
             details: BTreeMap::new(),
             needs_position,
+            keep_going: false,
+            executes: false,
             finished: false,
         }
     }
@@ -93,9 +117,12 @@ impl MysqlSource {
         Ok(names)
     }
 
-    /// The dump of `names`, from the beginning.
-    fn begin(&mut self, names: &[String]) -> Result<Dump, SourceError> {
-        let mut command = self.server.command(["mariadb-dump", "mysqldump"])?;
+    /// The dump of the databases that are left, from the beginning.
+    fn begin(&mut self) -> Result<Dump, SourceError> {
+        let ignored = self.catalogue.ignored.iter().map(|path| ("ignore-table", path.clone()));
+        let without = self.catalogue.without_rows.iter().map(|path| ("ignore-table-data", path.clone()));
+        let more: Vec<(&str, String)> = ignored.chain(without).collect();
+        let (mut command, _login) = self.server.command_with(DUMP, &more)?;
         command.args([
             "--single-transaction",
             "--quick",
@@ -103,7 +130,14 @@ impl MysqlSource {
             "--order-by-primary",
             "--hex-blob",
         ]);
-        command.args(["--routines", "--events", "--triggers", "--default-character-set=utf8mb4"]);
+        // A lock on the tables of a dump keeps it from reading the sequences that these need.
+        command.args(["--skip-comments", "--skip-add-locks", "--max-allowed-packet=1G"]);
+        // What users wrote as code comes from ourselves.
+        command.args(["--skip-routines", "--skip-events", "--skip-triggers"]);
+        command.arg("--default-character-set=utf8mb4");
+        if self.keeps_history()? {
+            command.arg("--dump-history");
+        }
         let has_log = self.server.query("SELECT @@log_bin")?.first().is_some_and(|row| row == &["1"]);
         let has_position = has_log && self.server.query("SHOW MASTER STATUS").is_ok();
         if has_position {
@@ -114,39 +148,106 @@ impl MysqlSource {
                 "a stream needs the server's binary log (log_bin) and the privilege BINLOG MONITOR",
             ));
         }
-        command.arg("--databases").args(names);
+        // A name may begin with a dash.
+        command.args(["--databases", "--"]).args(&self.left);
         let name = format!("{} (mariadb-dump)", self.server.shown);
         let content = CommandContent::start(command, name, NoEndMark, false)?;
-        Ok(Dump { content, seams: Seams::new(names.iter().map(|name| quoted(name)).collect()), index: None })
+        let keep_going = self.keep_going;
+        let seams = Seams::new(self.left.clone());
+        Ok(Dump { content, seams, shown: String::new(), keep_going, failed: false, index: None })
+    }
+
+    /// Whether the rows that tables had before can be dumped; if there are some, and they cannot, the snapshot says so.
+    fn keeps_history(&mut self) -> Result<bool, SourceError> {
+        if !self.catalogue.has_history {
+            return Ok(false);
+        }
+        let mut command = self.server.command(DUMP)?;
+        let failed = |error| self.server.error(SourceErrorKind::Command, error);
+        let help = command.arg("--help").output().map_err(failed)?.stdout;
+        let why = match &self.catalogue.precise {
+            None if memchr::memmem::find(&help, b"dump-history").is_some() => return Ok(true),
+            None => "this mariadb-dump has no --dump-history".to_owned(),
+            Some(table) => format!("mariadb-dump cannot read that of {table}, which is kept by transactions"),
+        };
+        self.details.insert("without-history".into(), why);
+        Ok(false)
+    }
+
+    /// Tells what is left out, or refuses to leave it out.
+    fn tell(&mut self, monitor: &dyn Monitor) -> Result<(), SourceError> {
+        for error in std::mem::take(&mut self.errors) {
+            if !self.keep_going {
+                let ItemError { item, message, .. } = error;
+                let why = format!("{message}; mend or drop it, or leave it out with --keep-going");
+                return Err(SourceError::new(SourceErrorKind::Command, item, why));
+            }
+            monitor.error(error);
+        }
+        Ok(())
+    }
+
+    /// The entry of the database that is next.
+    fn next_database(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        let Some(name) = self.left.front().cloned() else { return Ok(None) };
+        let objects = self.catalogue.objects(&name);
+        let read = definitions::read(&self.server, &name, objects, self.executes);
+        let (found, errors) = match read {
+            Ok(read) => read,
+            Err(error) if self.keep_going && self.server.query("SELECT 1").is_ok() => {
+                let (item, message) = (format!("database {name}"), error.why);
+                (definitions::Definitions::default(), vec![ItemError { during: "archival", item, message }])
+            }
+            Err(error) => return Err(error),
+        };
+        self.errors.extend(errors);
+        self.tell(monitor)?;
+        let Some(dump) = self.dump.clone() else { return Ok(None) };
+        let mut current = dump.borrow_mut();
+        current.seams.define(found);
+        current.shown = format!("database {name}");
+        drop(current);
+        let path = format!("{}/databases/{}.sql", self.server.folder(), file_stem(&name));
+        let open: Opener = Box::new(move || Ok(Box::new(DatabaseContent(dump)) as Box<dyn Content>));
+        Ok(Some(Item::stream(&path, self.time, open)))
     }
 
     /// What the head of the dump says of where it is in the binary log.
     fn note_position(&mut self) {
         let Some(dump) = &self.dump else { return };
         let dump = dump.borrow();
-        if let Some((file, position)) = dump.seams.position() {
+        if let Some((file, position)) = dump.seams.position().filter(|_| !self.details.contains_key("binlog"))
+        {
             self.details.insert("binlog".into(), file);
             self.details.insert("position".into(), position);
         }
     }
 
-    /// Accounts and their rights.
-    fn accounts(&self) -> Result<Option<Item>, SourceError> {
+    /// Accounts, their rights, and other servers that the server knows; and what it has loaded of libraries.
+    fn globals(&self) -> Result<VecDeque<Item>, SourceError> {
         let version = self.details.get("server").map_or("", String::as_str);
         if !version.contains("MariaDB") || self.server.database.is_some() {
-            return Ok(None);
+            return Ok(VecDeque::new());
         }
         if self.server.query("SELECT 1 FROM mysql.global_priv LIMIT 1").is_err() {
-            return Ok(None);
+            return Ok(VecDeque::new());
         }
-        let mut command = self.server.command(["mariadb-dump", "mysqldump"])?;
-        command.args(["--system=users", "--insert-ignore", "--skip-dump-date"]);
-        let name = format!("{} (accounts)", self.server.shown);
-        let open: Opener = Box::new(move || {
-            let mark = super::format::Format::MysqlSql.end_mark();
-            Ok(Box::new(CommandContent::start(command, name, mark, false)?) as Box<dyn Content>)
-        });
-        Ok(Some(Item::stream(&format!("{}/globals.sql", self.server.folder()), self.time, open)))
+        let item = |what: &str, file: &str| {
+            let mut command = self.server.command(DUMP)?;
+            command.args([&format!("--system={what}"), "--insert-ignore", "--skip-dump-date"]);
+            let name = format!("{} ({what})", self.server.shown);
+            let open: Opener = Box::new(move || {
+                let mark = super::format::Format::MysqlSql.end_mark();
+                Ok(Box::new(CommandContent::start(command, name, mark, false)?) as Box<dyn Content>)
+            });
+            Ok(Item::stream(&format!("{}/{file}", self.server.folder()), self.time, open))
+        };
+        let mut items = VecDeque::from([item("users,servers", "globals.sql")?]);
+        let libraries = "SELECT 1 FROM mysql.func UNION ALL SELECT 1 FROM mysql.plugin LIMIT 1";
+        if !self.server.query(libraries)?.is_empty() {
+            items.push_back(item("plugins,udfs", "libraries.sql")?);
+        }
+        Ok(items)
     }
 }
 
@@ -165,23 +266,34 @@ impl Source for MysqlSource {
         let version = self.server.query("SELECT VERSION()")?;
         let version = version.into_iter().flatten().next().unwrap_or_default();
         self.details.insert("server".into(), version);
+        self.executes = executes(self.details.get("server").map_or("", String::as_str));
         let names = self.databases()?;
         let folder = self.server.folder();
         for path in ["mysql", &folder, &format!("{folder}/databases")] {
             self.items.push_back(Item::folder(path, self.time));
         }
         if !names.is_empty() {
-            self.dump = Some(Rc::new(RefCell::new(self.begin(&names)?)));
+            self.catalogue = Catalogue::read(&self.server, &names)?;
+            self.errors = self.catalogue.prove(&self.server)?;
+            if !self.errors.is_empty() && !self.keep_going {
+                // Nothing need be read to know that it fails.
+                return Ok(());
+            }
             self.left = names.into();
+            self.dump = Some(Rc::new(RefCell::new(self.begin()?)));
         }
         Ok(())
     }
 
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+    fn tolerates_item_errors(&self) -> bool {
+        self.keep_going
+    }
+
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        self.tell(monitor)?;
         if let Some(item) = self.items.pop_front() {
             return Ok(Some(item));
         }
-        let folder = format!("{}/databases", self.server.folder());
         if let Some(dump) = self.dump.clone() {
             self.note_position();
             let index = dump.borrow_mut().index.take();
@@ -189,21 +301,35 @@ impl Source for MysqlSource {
                 && let Some(name) = self.left.pop_front()
             {
                 let bytes = serde_json::to_vec(&index).unwrap_or_default();
-                let path = format!("{folder}/{}.sql.index", file_stem(&name));
+                let path = format!("{}/databases/{}.sql.index", self.server.folder(), file_stem(&name));
                 return Ok(Some(AtHand::item(&path, self.time, bytes)));
             }
-            if let Some(name) = self.left.front() {
-                let path = format!("{folder}/{}.sql", file_stem(name));
-                let open: Opener = Box::new(move || Ok(Box::new(DatabaseContent(dump)) as Box<dyn Content>));
-                return Ok(Some(Item::stream(&path, self.time, open)));
+            if dump.borrow().failed {
+                // That database has been told; the others are read in a dump of their own.
+                self.left.pop_front();
+                self.dump = None;
+                self.server.query("SELECT 1")?;
+                if !self.left.is_empty() {
+                    self.dump = Some(Rc::new(RefCell::new(self.begin()?)));
+                }
+            }
+            if let Some(item) = self.next_database(monitor)? {
+                return Ok(Some(item));
             }
             self.dump = None;
         }
         if !std::mem::replace(&mut self.finished, true) {
-            return self.accounts();
+            self.items = self.globals()?;
         }
-        Ok(None)
+        Ok(self.items.pop_front())
     }
+}
+
+/// Whether a server of this version takes `EXECUTE IMMEDIATE` of every statement: MariaDB since 10.6.2.
+fn executes(version: &str) -> bool {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    let own = [numbers.next(), numbers.next(), numbers.next()].map(Option::unwrap_or_default);
+    version.contains("MariaDB") && own >= [10, 6, 2]
 }
 
 /// One database of the dump.
@@ -213,24 +339,59 @@ impl Content for DatabaseContent {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
         let mut dump = self.0.borrow_mut();
         let dump = &mut *dump;
+        dump.read(buffer).map_err(|error| {
+            dump.failed = true;
+            match dump.keep_going {
+                true => {
+                    let why = format!("left out: {}: {}", error.what, error.why);
+                    SourceError::new(SourceErrorKind::Item, &dump.shown, why)
+                }
+                false => error,
+            }
+        })
+    }
+}
+
+impl Dump {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
         loop {
-            match dump.seams.step(buffer) {
+            match self.seams.step(buffer) {
                 Step::Bytes(len) => return Ok(Piece::Data(len)),
                 Step::Cut => return Ok(Piece::Cut),
                 Step::End(index) => {
-                    dump.index = Some(index);
+                    self.index = Some(index);
                     return Ok(Piece::End);
                 }
                 Step::Truncated(why) => {
                     return Err(SourceError::new(SourceErrorKind::Incomplete, "mariadb-dump", why));
                 }
                 Step::More => {
-                    let piece = dump.seams.fill(&mut |space| dump.content.read(space))?;
+                    let piece = self.seams.fill(&mut |space| self.content.read(space))?;
                     if piece == Piece::Wait {
                         return Ok(Piece::Wait);
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::executes;
+
+    #[test]
+    fn versions() {
+        for (version, expected) in [
+            ("10.11.19-MariaDB-0+deb12u1-log", true),
+            ("10.6.2-MariaDB", true),
+            ("10.6.1-MariaDB", false),
+            ("10.5.29-MariaDB", false),
+            ("11.4.2-MariaDB", true),
+            ("8.4.0", false),
+            ("", false),
+        ] {
+            assert_eq!(executes(version), expected, "{version}");
         }
     }
 }

@@ -185,7 +185,11 @@ pub(super) fn mysql(args: &super::Args, context: &Context) -> CommandResult {
         .console
         .during(|monitor| mysql::restore(&opened.repo, &found.snapshot, path, &server, &options, monitor))?;
     let more = json!({"tables_restored": report.tables, "logs_replayed": report.logs});
-    let line = format!("{} files of the binary log replayed", report.logs);
+    let line = match (report.logs, report.tables) {
+        (0, 0) => format!("{} databases", report.databases.len()),
+        (0, tables) => format!("{tables} tables"),
+        (logs, _) => format!("{logs} files of the binary log replayed"),
+    };
     Ok(tell(args, context, &found, &report.databases, &more, &line))
 }
 

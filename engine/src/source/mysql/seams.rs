@@ -1,19 +1,12 @@
-//! Where a dump of several databases comes apart, and where tables begin in it. Every seam is a comment of three lines at the
-//! beginning of a line, which rows cannot hold: their line feeds are escaped.
-//! Source: `client/mysqldump.c` of MariaDB (`print_comment`).
+//! Where a dump of the tables of several databases comes apart, and where tables begin in it: at statements, which
+//! [`Lexer`] finds, never at text that looks like one. Behind a database's tables comes what else it has.
+//! Source: `client/mysqldump.c` of MariaDB.
 
+use super::definitions::Definitions;
+use super::index::Index;
+use super::lexer::{Lexer, name};
 use crate::source::{Piece, SourceError};
-use memchr::memmem;
-use serde::{Deserialize, Serialize};
-
-/// Where the parts of a database's dump are, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Index {
-    /// End of the settings that every part needs; `CREATE DATABASE` and `USE` follow.
-    pub head: u64,
-    /// Tables: name, beginning and end.
-    pub tables: Vec<(String, u64, u64)>,
-}
+use std::collections::VecDeque;
 
 /// What comes next.
 #[derive(Debug, PartialEq)]
@@ -30,47 +23,44 @@ pub(super) enum Step {
     More,
 }
 
-const SEAM: &[u8] = b"\n--\n-- ";
-const DATABASE: &[u8] = b"Current Database: ";
-const TABLE: &[u8] = b"Table structure for table `";
-/// Seams after which no table goes on.
-const OTHERS: &[&[u8]] = &[
-    b"Temporary table structure for view",
-    b"Dumping events for",
-    b"Dumping routines for",
-    b"Final view structure",
-];
-/// A seam's third line is not longer.
-const LONGEST: usize = 1024;
+/// Statements at which a database, or a table, begins.
+const DATABASE: &[u8] = b"CREATE DATABASE ";
+const USE: &[u8] = b"USE ";
+const TABLES: [&[u8]; 2] = [b"DROP TABLE IF EXISTS ", b"DROP SEQUENCE IF EXISTS "];
+/// The first of the statements at the end, which undo the settings.
+const FOOTER: &[u8] = b"/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE */";
+/// A statement's beginning with all that tells what it is: a name has 64 characters at most.
+const LONGEST: usize = 4096;
 /// Read at a time.
 const READ: usize = 256 << 10;
 /// A table gets chunks of its own if so much came before it.
 const WORTH_A_CUT: u64 = 32 << 10;
-/// The end of the whole, and of each part that is made of it.
-const COMPLETED: &[u8] = b"-- Dump completed";
+/// The end of every part.
 const END: &[u8] = b"\n-- Dump completed\n";
 
 /// Takes a dump apart.
 pub(super) struct Seams {
-    /// Quoted names of the databases, in order; the first is the current one.
-    names: std::collections::VecDeque<String>,
+    /// Databases in order; the first is the current one.
+    names: VecDeque<String>,
     buffer: Vec<u8>,
     at: usize,
-    /// Bytes from `at` that can be passed on; a seam, or what may become one, follows.
+    /// Bytes from `at` that can be passed on.
     clear: usize,
     over: bool,
+    lexer: Lexer,
     /// The settings at the beginning.
     head: Vec<u8>,
     /// What is put before a database's own bytes, and behind them.
     given: Vec<u8>,
     state: State,
+    /// Whether what stands at `at` has been looked at: the inside of a statement.
+    is_known: bool,
+    definitions: Definitions,
     index: Index,
     /// Bytes of the current database so far, and since the last cut.
     written: u64,
     since_cut: u64,
     cut: bool,
-    /// The end of what was read.
-    tail: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -83,25 +73,34 @@ enum State {
     Ending,
     /// The next is to begin.
     Between,
+    /// All are over, and the settings are undone.
+    Footer,
 }
 
 impl Seams {
-    pub(super) fn new(names: Vec<String>) -> Self {
+    pub(super) fn new(names: VecDeque<String>) -> Self {
         Self {
-            names: names.into(),
+            names,
             buffer: vec![],
             at: 0,
             clear: 0,
             over: false,
+            lexer: Lexer::new(),
             head: vec![],
             given: vec![],
             state: State::Head,
+            is_known: false,
+            definitions: Definitions::default(),
             index: Index::default(),
             written: 0,
             since_cut: 0,
             cut: false,
-            tail: vec![],
         }
+    }
+
+    /// What the current database has besides tables.
+    pub(super) fn define(&mut self, definitions: Definitions) {
+        self.definitions = definitions;
     }
 
     /// File and position in the binary log, as the head says.
@@ -126,27 +125,7 @@ impl Seams {
         self.buffer.truncate(old + len);
         let piece = piece?;
         self.over = piece == Piece::End;
-        let from = self.buffer.len().saturating_sub(64).max(old.min(self.buffer.len()));
-        self.tail.extend_from_slice(&self.buffer[from..]);
-        let surplus = self.tail.len().saturating_sub(64);
-        self.tail.drain(..surplus);
         Ok(piece)
-    }
-
-    /// The next seam at or behind `at`: where, and its third line; or how much is clear of any.
-    fn look(&self) -> Result<(usize, &[u8]), usize> {
-        let bytes = &self.buffer[self.at..];
-        let Some(found) = memmem::find(bytes, SEAM) else {
-            let keep = if self.over { 0 } else { SEAM.len() - 1 };
-            return Err(bytes.len().saturating_sub(keep));
-        };
-        let line = &bytes[found + SEAM.len()..];
-        let end = memchr::memchr(b'\n', &line[..line.len().min(LONGEST)]);
-        match end {
-            Some(end) => Ok((found, &line[..end])),
-            None if line.len() >= LONGEST || self.over => Ok((found, &[])),
-            None => Err(found),
-        }
     }
 
     pub(super) fn step(&mut self, buffer: &mut [u8]) -> Step {
@@ -162,18 +141,37 @@ impl Seams {
                 self.count(len);
                 return Step::Bytes(len);
             }
-            if self.state == State::Ending {
-                self.state = State::Between;
-                self.names.pop_front();
-                self.end_table();
-                let index = std::mem::take(&mut self.index);
-                (self.written, self.since_cut) = (0, 0);
-                return Step::End(index);
-            }
-            if self.state == State::Between {
+            match self.state {
+                State::Ending => {
+                    self.state = State::Between;
+                    self.names.pop_front();
+                    (self.written, self.since_cut) = (0, 0);
+                    return Step::End(std::mem::take(&mut self.index));
+                }
                 // Behind the last there is nothing to begin; a caller that knows its databases does not come here.
-                self.begin();
-                continue;
+                State::Between => {
+                    self.given.clone_from(&self.head);
+                    self.index.head = self.head.len() as u64;
+                    self.state = State::Inside;
+                    continue;
+                }
+                State::Head if self.clear > 0 => {
+                    self.head.extend_from_slice(&self.buffer[self.at..self.at + self.clear]);
+                    self.at += std::mem::take(&mut self.clear);
+                    continue;
+                }
+                State::Footer => {
+                    self.at = self.buffer.len();
+                    if !self.over {
+                        return Step::More;
+                    }
+                    if self.names.len() != 1 {
+                        return Step::Truncated("the dump lacks databases: it is not whole".into());
+                    }
+                    self.end();
+                    continue;
+                }
+                State::Head | State::Inside => {}
             }
             if self.clear > 0 {
                 let len = buffer.len().min(self.clear);
@@ -183,37 +181,8 @@ impl Seams {
                 self.count(len);
                 return Step::Bytes(len);
             }
-            match self.look() {
-                Err(0) if self.over => {
-                    if self.state == State::Head || self.names.len() != 1 {
-                        return Step::Truncated("the dump lacks databases: it is not whole".into());
-                    }
-                    if memmem::find(&self.tail, COMPLETED).is_none() {
-                        return Step::Truncated(
-                            "the dump's closing comment is missing: it is not whole".into(),
-                        );
-                    }
-                    self.state = State::Ending;
-                }
-                Err(0) => return Step::More,
-                Err(clear) if self.state == State::Head => {
-                    if self.over {
-                        return Step::Truncated("the dump lacks its databases: it is not whole".into());
-                    }
-                    self.head.extend_from_slice(&self.buffer[self.at..self.at + clear]);
-                    self.at += clear;
-                    return Step::More;
-                }
-                Err(clear) => self.clear = clear,
-                Ok((0, line)) => {
-                    let line = line.to_vec();
-                    self.seam(&line);
-                }
-                Ok((found, _)) if self.state == State::Head => {
-                    self.head.extend_from_slice(&self.buffer[self.at..self.at + found]);
-                    self.at += found;
-                }
-                Ok((found, _)) => self.clear = found,
+            if let Some(step) = self.advance() {
+                return step;
             }
         }
     }
@@ -223,45 +192,93 @@ impl Seams {
         self.since_cut += len as u64;
     }
 
-    /// A seam is next.
-    fn seam(&mut self, line: &[u8]) {
-        let next = if self.state == State::Head { 0 } else { 1 };
-        let is_next = line
-            .strip_prefix(DATABASE)
-            .is_some_and(|name| self.names.get(next).is_some_and(|next| next.as_bytes() == name));
-        if is_next {
-            match self.state {
-                State::Head => self.begin(),
-                _ => {
-                    self.given = END.to_vec();
-                    self.state = State::Ending;
-                    return;
-                }
-            }
-        } else if self.state == State::Head {
-            // Of the binary log's position, for one.
-            self.head.push(self.buffer[self.at]);
-            self.at += 1;
-            return;
-        } else if let Some(name) = line.strip_prefix(TABLE) {
-            self.end_table();
-            let name = name.strip_suffix(b"`").unwrap_or(name);
-            let name = String::from_utf8_lossy(name).replace("``", "`");
-            self.index.tables.push((name, self.written, 0));
-            self.cut = self.since_cut >= WORTH_A_CUT;
-        } else if OTHERS.iter().any(|other| line.starts_with(other)) {
-            self.end_table();
+    /// Finds out what stands at `at`; a step if it cannot go on by itself.
+    fn advance(&mut self) -> Option<Step> {
+        let rest = &self.buffer[self.at..];
+        if self.is_known {
+            let (len, is_end) = self.lexer.read(rest, self.over);
+            self.clear = len;
+            self.is_known = !is_end;
+            return match (len, self.over) {
+                (0, true) => Some(truncated()),
+                (0, false) => Some(Step::More),
+                _ => None,
+            };
         }
-        // Past its first byte, so that it is not found again.
-        self.clear = 1;
+        let text = rest.trim_ascii_start();
+        if text.len() < LONGEST && !self.over {
+            return Some(Step::More);
+        }
+        if text.is_empty() {
+            return Some(truncated());
+        }
+        self.is_known = true;
+        let text = &text[..text.len().min(LONGEST)];
+        if self.state == State::Head {
+            if text.starts_with(DATABASE) {
+                self.state = State::Between;
+                self.is_known = false;
+            }
+            return None;
+        }
+        if text.starts_with(DATABASE) {
+            return self.database(text.to_vec());
+        }
+        if let Some(chosen) = text.strip_prefix(USE) {
+            if name(chosen).map(|(chosen, _)| chosen).as_ref() != self.names.front() {
+                return Some(Step::Truncated(
+                    "the dump goes on with a database that was not asked for".into(),
+                ));
+            }
+        } else if let Some(table) = TABLES.iter().find_map(|drop| text.strip_prefix(*drop)) {
+            let table = name(table).map(|(table, _)| table);
+            self.end_table();
+            if self.index.body == 0 {
+                self.index.body = self.written;
+            }
+            if let Some(table) = table {
+                self.index.tables.push((table, self.written, 0));
+            }
+            self.cut = self.since_cut >= WORTH_A_CUT;
+        } else if text.starts_with(FOOTER) {
+            self.state = State::Footer;
+        }
+        None
     }
 
-    /// A database begins, with the settings before it.
-    fn begin(&mut self) {
-        self.given.clone_from(&self.head);
-        self.index.head = self.head.len() as u64;
-        self.state = State::Inside;
-        self.clear = 1;
+    /// A database begins: the current one, whose settings were given, or the next.
+    fn database(&mut self, text: Vec<u8>) -> Option<Step> {
+        let begins = |wanted: Option<&String>| {
+            let at = memchr::memchr(b'`', &text);
+            at.and_then(|at| name(&text[at..])).is_some_and(|(name, _)| Some(&name) == wanted)
+        };
+        if self.written == self.index.head && begins(self.names.front()) {
+            return None;
+        }
+        if self.written > self.index.head && begins(self.names.get(1)) {
+            self.is_known = false;
+            self.end();
+            return None;
+        }
+        Some(Step::Truncated("the dump goes on with a database that was not asked for".into()))
+    }
+
+    /// The current database is over: the rest of it is given.
+    fn end(&mut self) {
+        self.end_table();
+        let Definitions { bytes, mut objects } = std::mem::take(&mut self.definitions);
+        if self.index.body == 0 {
+            self.index.body = self.written;
+        }
+        self.index.tables_end = self.written;
+        for object in &mut objects {
+            object.from += self.written;
+            object.to += self.written;
+        }
+        self.index.objects = objects;
+        self.given = bytes;
+        self.given.extend_from_slice(END);
+        self.state = State::Ending;
     }
 
     fn end_table(&mut self) {
@@ -272,32 +289,52 @@ impl Seams {
     }
 }
 
+fn truncated() -> Step {
+    Step::Truncated("the dump's closing statements are missing: it is not whole".into())
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::index::{Kind, Object};
     use super::*;
 
-    const HEAD: &str = "/* set */;\n\n--\n-- Position\n--\n\n-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000003', MASTER_LOG_POS=345;\n";
+    const HEAD: &str = "/*M!999999\\- enable the sandbox mode */ \n/* set */;\n-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000003', MASTER_LOG_POS=345;\n";
+    const FOOT: &str =
+        "\n/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE */;\n\n/*!40111 SET SQL_NOTES=@OLD_SQL_NOTES */;\n\n";
+    /// What somebody may call a table, and write into it.
+    const HOSTILE: &str = "x;\n\n--\n-- Current Database: ``b``\n--\n\nCREATE DATABASE ``b``;\n\nUSE ``b``;\nDROP TABLE IF EXISTS ``t``;\nDELIMITER ;;\n/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE */;\n-- Dump completed\n";
 
     fn section(name: &str, body: &str) -> String {
         format!(
-            "\n--\n-- Current Database: `{name}`\n--\n\nCREATE DATABASE `{name}`;\n\nUSE `{name}`;\n{body}"
+            "\nCREATE DATABASE /*!32312 IF NOT EXISTS*/ `{name}` /*!40100 DEFAULT */;\n\nUSE `{name}`;{body}"
         )
     }
 
     fn table(name: &str, rows: usize) -> String {
-        let rows = "INSERT INTO x VALUES ('\\n--\\n-- Current Database: `b`');\n".repeat(rows);
+        let text = HOSTILE.replace('\n', "\\n");
+        let rows = format!("\nINSERT INTO x VALUES ('{text}'),\n('it''s \\'');").repeat(rows);
         format!(
-            "\n--\n-- Table structure for table `{name}`\n--\n\nCREATE TABLE;\n\n--\n-- Dumping data for table `{name}`\n--\n\n{rows}"
+            "\nDROP TABLE IF EXISTS `{name}`;\nCREATE TABLE `{name}` (`{HOSTILE}` int COMMENT '{text}');{rows}"
         )
+    }
+
+    fn definitions(name: &str) -> Definitions {
+        let bytes = format!("\nof {name};\n").into_bytes();
+        let (name, to) = (name.to_owned(), bytes.len() as u64);
+        Definitions {
+            bytes,
+            objects: vec![Object { kind: Kind::View, name, table: None, elsewhere: None, from: 0, to }],
+        }
     }
 
     /// The parts of a dump, each with its index and where it was cut.
     fn take(dump: &str, names: &[&str], part: usize) -> Result<Vec<(String, Index, usize)>, String> {
-        let mut seams = Seams::new(names.iter().map(|name| format!("`{name}`")).collect());
+        let mut seams = Seams::new(names.iter().map(|name| (*name).to_owned()).collect());
         let (mut bytes, mut all) = (dump.as_bytes(), vec![]);
         let (mut text, mut cuts) = (vec![], 0);
         let mut buffer = vec![0; 1000];
         while all.len() < names.len() {
+            seams.define(definitions(names[all.len()]));
             match seams.step(&mut buffer) {
                 Step::Bytes(len) => text.extend_from_slice(&buffer[..len]),
                 Step::Cut => cuts += 1,
@@ -323,34 +360,35 @@ mod tests {
 
     #[test]
     fn databases_and_tables() {
-        // A procedure may say anything.
-        let odd = "\n--\n-- Dumping routines for database 'a'\n--\nCREATE PROCEDURE p() BEGIN\n--\n-- Current Database: `nowhere`\n--\nEND\n";
-        let dump = [
-            HEAD,
-            &section("a", &(table("t", 1000) + &table("u``v", 10) + odd)),
-            &section("b", ""),
-            &section("c", &table("t", 1)),
-            "\n/* unset */;\n\n-- Dump completed\n",
-        ]
-        .concat();
+        let tables = [table("t", 200), table("u``v", 10), table(HOSTILE, 1)];
+        let dump =
+            [HEAD, &section("a", &tables.concat()), &section("b", ""), &section("c", &table("t", 1)), FOOT]
+                .concat();
         for part in [1, 7, 1000, 1 << 20] {
             let all = take(&dump, &["a", "b", "c"], part).unwrap();
             for ((text, index, _), name) in all.iter().zip(["a", "b", "c"]) {
-                assert!(text.starts_with(HEAD) && text.ends_with("-- Dump completed\n"), "{text}");
-                assert!(
-                    text[index.head as usize..].starts_with(&format!("\n--\n-- Current Database: `{name}`"))
-                );
+                assert!(text.starts_with(HEAD), "{text}");
+                let behind = &text[index.tables_end as usize..];
+                assert_eq!(behind, format!("\nof {name};\n\n-- Dump completed\n"));
+                assert_eq!(text[index.head as usize..index.body as usize], section(name, ""));
+                assert_eq!(index.objects[0].from, index.tables_end);
             }
             let (text, index, cuts) = &all[0];
             assert_eq!(*cuts, 1);
             let names: Vec<&str> = index.tables.iter().map(|(name, ..)| name.as_str()).collect();
-            assert_eq!(names, ["t", "u`v"]);
-            let (_, from, to) = index.tables[1];
-            assert_eq!(text[from as usize..to as usize], table("u``v", 10));
-            assert!(text.contains("nowhere"));
+            assert_eq!(names, ["t", "u`v", &HOSTILE.replace("``", "`")]);
+            for ((_, from, to), table) in index.tables.iter().zip(&tables) {
+                assert_eq!(text[*from as usize..*to as usize], *table);
+            }
+            assert_eq!(index.tables.last().unwrap().2, index.tables_end);
         }
-        for at in (0..dump.len() - 1).step_by(97).chain([dump.len() - 10]) {
+        let end = dump.len() - FOOT.len();
+        for at in (0..end).step_by(97).chain([end - 1, end, end + 20]) {
             assert!(take(&dump[..at], &["a", "b", "c"], 4096).is_err(), "cut at {at}");
+        }
+        // Others than those that were asked for.
+        for names in [&["a", "c"][..], &["b", "c"], &["a", "b"], &["a", "b", "c", "d"]] {
+            assert!(take(&dump, names, 4096).is_err(), "{names:?}");
         }
     }
 }
