@@ -2,9 +2,11 @@
 //! version and older ones, and none that is newer.
 
 use super::Server;
+use crate::child;
 use crate::source::{SourceError, SourceErrorKind};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Where Debian, and the project's own packages, put each version.
 const VERSIONS: &[(&str, &str)] = &[("/usr/lib/postgresql", "bin"), ("/usr", "bin")];
@@ -34,14 +36,12 @@ impl Programs {
         })
     }
 
-    /// The command, with what it needs to get in; it asks for no password.
+    /// The command, with what it needs to get in to the server that a session of `server` reached before, and nothing
+    /// of our environment that could lead it elsewhere; it asks for no password.
     #[must_use]
     pub fn command(&self, program: &str, server: &Server) -> Command {
-        let path = self.folder.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program));
-        let mut command = Command::new(path);
-        command.envs(server.environment().iter().map(|(key, value)| (key, value)));
-        // Messages are looked at.
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        let mut command = child::command(self.path(program), &server.outer);
+        command.envs(server.environment());
         command
     }
 
@@ -99,7 +99,7 @@ fn version_of(program: &Path) -> Option<u32> {
     if !program.exists() {
         return None;
     }
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let output = child::command(program, &BTreeMap::new()).arg("--version").output().ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 
