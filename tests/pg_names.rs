@@ -92,7 +92,11 @@ fn names_in_other_encodings() {
         let repo = Repo::new().with("PATH", &path);
         let server = Postgres::version(&repo, *version, "pg", &[]);
         let databases = encoded_databases(&server);
+        // In the encoding of the database that it was made from; nobody can tell that in another one.
+        sql_in(&server, "latin1", "UTF8", "CREATE DATABASE \"dé\"".as_bytes());
         repo.ok(["backup", &server.url()]);
+        let list = repo.ok(["ls", "latest"]);
+        assert!(list.contains("/databases/d%E9/toc.dat\n"), "{list}");
         repo.ok(["restore", "latest", "--target", "out"]);
         for (database, tables) in &databases {
             let out = repo.path(&format!("out/postgres/127.0.0.1:{}/databases/{database}", server.port));

@@ -48,7 +48,7 @@ pub fn translate(toc: &mut Toc, session: &mut Connection, within: Within) -> PgR
 }
 
 /// Each name in UTF-8, if there is such a thing.
-fn in_utf8(
+pub fn in_utf8(
     session: &mut Connection,
     encoding: &str,
     names: &[Vec<u8>],

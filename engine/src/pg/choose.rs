@@ -16,7 +16,7 @@ const CANNOT_CONNECT_NOW: &str = "57P03";
 
 impl Connection {
     /// A session with the server that was reached before, or with the first that fits.
-    pub(super) fn start(server: &Server, parameters: &[(&str, &str)]) -> PgResult<Self> {
+    pub(super) fn start(server: &Server, parameters: &[(&str, &[u8])]) -> PgResult<Self> {
         if let Some(reached) = server.reached.get() {
             return Self::start_at(server, reached, parameters);
         }
@@ -56,7 +56,7 @@ impl Connection {
         server: &Server,
         place: &Place,
         wanted: &str,
-        parameters: &[(&str, &str)],
+        parameters: &[(&str, &[u8])],
     ) -> PgResult<(Self, Reached)> {
         let mut failure = PgError::Lost("cannot connect: the host has no address".into());
         for address in addresses(place)? {

@@ -105,8 +105,9 @@ pub(super) struct Message {
 impl Connection {
     /// Opens a session with `database`, in UTF-8, which neither a setting of the database or of our role can end or
     /// lead astray: names without a schema are PostgreSQL's own.
-    pub fn open(server: &Server, database: &str) -> PgResult<Self> {
-        let mut session = Self::start(server, &[("database", database), ("client_encoding", "UTF8")])?;
+    pub fn open(server: &Server, database: impl AsRef<[u8]>) -> PgResult<Self> {
+        let mut session =
+            Self::start(server, &[("database", database.as_ref()), ("client_encoding", b"UTF8")])?;
         session.query(OWN_SETTINGS)?;
         for (since, setting) in NEWER_SETTINGS {
             if session.major() >= *since {
@@ -118,14 +119,14 @@ impl Connection {
 
     /// Opens one for replication, which takes its commands and simple queries.
     pub fn replication(server: &Server) -> PgResult<Self> {
-        Self::start(server, &[("database", "postgres"), ("replication", "true")])
+        Self::start(server, &[("database", b"postgres"), ("replication", b"true")])
     }
 
     /// Opens a session with a server that is chosen.
     pub(super) fn start_at(
         server: &Server,
         reached: &Reached,
-        parameters: &[(&str, &str)],
+        parameters: &[(&str, &[u8])],
     ) -> PgResult<Self> {
         let wire = connect(server, reached)?;
         wire.socket().set_timeout(server.connect_timeout)?;
@@ -141,10 +142,17 @@ impl Connection {
             is_standby,
             is_read_only,
         };
-        let mut all = vec![("user", server.user.as_str()), ("application_name", server.application_name())];
-        all.extend(server.settings.get("options").map(|options| ("options", options)));
+        let mut all = vec![
+            ("user", server.user.as_bytes()),
+            ("application_name", server.application_name().as_bytes()),
+        ];
+        all.extend(server.settings.get("options").map(|options| ("options", options.as_bytes())));
         all.extend(parameters);
-        connection.send(|out| frontend::startup_message(all.iter().copied(), out))?;
+        let message = startup_message(&all)?;
+        connection.send(|out| {
+            out.extend_from_slice(&message);
+            Ok(())
+        })?;
         connection.authenticate(&server.user, reached.place.password.as_deref())?;
         connection.wire.socket().set_timeout(None)?;
         Ok(connection)
@@ -390,6 +398,22 @@ fn row(body: &[u8]) -> PgResult<BytesRow> {
         });
     }
     Ok(row)
+}
+
+/// The first message. The library's takes text only, and a database's name need not be any.
+#[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
+fn startup_message(parameters: &[(&str, &[u8])]) -> PgResult<Vec<u8>> {
+    const PROTOCOL: u32 = 3 << 16;
+    let mut body = PROTOCOL.to_be_bytes().to_vec();
+    for (name, value) in parameters {
+        if value.contains(&0) {
+            return Err(PgError::Lost(format!("a {name} that cannot be sent")));
+        }
+        body.extend([name.as_bytes(), &[0], value, &[0]].concat());
+    }
+    body.push(0);
+    let len = u32::try_from(body.len() + 4).map_err(std::io::Error::other)?;
+    Ok([&len.to_be_bytes()[..], &body].concat())
 }
 
 /// `15.18 (Debian …)` as 150018, `19beta1` as 190000.

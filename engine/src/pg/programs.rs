@@ -5,6 +5,8 @@ use super::Server;
 use crate::child;
 use crate::source::{SourceError, SourceErrorKind};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,8 +74,16 @@ fn all_installed(program: &str, path: Option<&str>) -> Vec<Programs> {
 
 /// A database's name as libpq takes it, also when it looks like something else.
 #[must_use]
-pub fn database_name(name: &str) -> String {
-    format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'"))
+pub fn database_name(name: impl AsRef<[u8]>) -> OsString {
+    let mut all = b"dbname='".to_vec();
+    for byte in name.as_ref() {
+        if matches!(byte, b'\\' | b'\'') {
+            all.push(b'\\');
+        }
+        all.push(*byte);
+    }
+    all.push(b'\'');
+    OsString::from_vec(all)
 }
 
 /// In the folders of packages, one for each version: `/usr/lib/postgresql/17/bin`, `/usr/pgsql-17/bin`.

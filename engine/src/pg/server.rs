@@ -8,6 +8,7 @@ use super::encryption::Security;
 use crate::names::encoded;
 use crate::source::{SourceError, SourceErrorKind, UrlOptions};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -186,14 +187,14 @@ impl Server {
 
     /// What a program's `--dbname` is for a database, whatever its name looks like.
     #[must_use]
-    pub fn database_of(&self, name: &str) -> String {
+    pub fn database_of(&self, name: impl AsRef<[u8]>) -> OsString {
         let mut all = super::programs::database_name(name);
         // These have no variables.
         for name in
             ["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"]
         {
             if let Some(value) = self.settings.get(name) {
-                all += &format!(" {name}={value}");
+                all.push(format!(" {name}={value}"));
             }
         }
         all

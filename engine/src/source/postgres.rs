@@ -10,7 +10,6 @@ use super::pgdump::{BlockIndex, CustomEndMark, PlainEndMark};
 use super::stream::AtHand;
 use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::entry::{Time, compare_paths};
-use crate::names::encoded;
 use crate::pg::connection::PgError;
 use crate::pg::programs::Programs;
 use crate::pg::{Connection, Server};
@@ -21,11 +20,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 mod copies;
+mod databases;
 mod directory;
 mod limits;
 mod tables;
 mod tolerant;
 
+use databases::{Databases, Named};
 use directory::Database;
 use tolerant::{Outcome, Tolerant};
 
@@ -56,7 +57,7 @@ enum Next {
     /// A database as pg_dump writes it, or the globals, which may turn out to be unreadable.
     Dump(Box<Item>, Outcome),
     /// A database in directory format, whose moment may be fixed already.
-    Database(String, Option<Box<Database>>),
+    Database(Named, Option<Box<Database>>),
     /// Where everything is in the dump before it.
     Index(Rc<RefCell<BlockIndex>>, Outcome),
 }
@@ -110,12 +111,12 @@ impl PostgresSource {
     fn dump(
         &self,
         programs: &Programs,
-        database: &str,
+        database: &Named,
         index: Option<Rc<RefCell<BlockIndex>>>,
     ) -> (Opener, Outcome) {
         let mut command = programs.command("pg_dump", &self.server);
-        command.arg("-w").arg(format!("--dbname={}", self.server.database_of(database)));
-        let name = format!("pg_dump of database '{database}'");
+        command.args(["-w", "--dbname"]).arg(self.server.database_of(&database.bytes));
+        let name = format!("pg_dump of database '{}'", database.text);
         let object = name.clone();
         let open: Opener = Box::new(move || {
             Ok(match index {
@@ -143,9 +144,9 @@ impl PostgresSource {
         Tolerant::open(open, object, self.options.keep_going)
     }
 
-    fn begin(&mut self, name: &str, programs: &Programs) -> Result<Box<Database>, SourceError> {
+    fn begin(&mut self, name: &Named, programs: &Programs) -> Result<Box<Database>, SourceError> {
         let database = Database::begin(&self.server, name, programs, self.asked())?;
-        self.details.insert(format!("moment:{name}"), database.moment.clone());
+        self.details.insert(format!("moment:{}", name.text), database.moment.clone());
         Ok(Box::new(database))
     }
 
@@ -195,7 +196,7 @@ impl PostgresSource {
     }
 
     /// What is to come, in the order of a manifest.
-    fn plan(&mut self, names: Vec<String>, programs: &Programs) {
+    fn plan(&mut self, names: Vec<Named>, programs: &Programs) {
         let folder = format!("{}/databases", self.folder);
         for path in ["postgres", &self.folder, &folder] {
             let item = Item::folder(path, self.time);
@@ -203,7 +204,7 @@ impl PostgresSource {
         }
         let format = self.options.postgres_format;
         for name in names {
-            let stem = format!("{folder}/{}", encoded(&name));
+            let stem = format!("{folder}/{}", name.component());
             let (path, next) = match format {
                 Format::Directory => (stem, Next::Database(name, None)),
                 Format::Plain | Format::Custom => {
@@ -283,42 +284,6 @@ impl PostgresSource {
     }
 }
 
-/// What a server has.
-struct Databases {
-    /// Those to dump: all but template0, as pg_dumpall.
-    names: Vec<String>,
-    /// Those that cannot be dumped, whoever tries, and why: pg_dumpall leaves them out, too.
-    closed: Vec<(String, &'static str)>,
-    /// Those that we cannot name.
-    unnameable: Vec<String>,
-}
-
-impl Databases {
-    fn read(session: &mut Connection) -> Result<Self, PgError> {
-        let rows = session.query_bytes(
-            b"SELECT datname, CASE WHEN datconnlimit = -2 THEN 'i' WHEN NOT datallowconn THEN 'c' ELSE '' END \
-              FROM pg_catalog.pg_database WHERE datname <> 'template0' ORDER BY 1",
-        )?;
-        let mut found = Self { names: vec![], closed: vec![], unnameable: vec![] };
-        for row in rows {
-            let mut values = row.into_iter().flatten();
-            let (Some(name), Some(state)) = (values.next(), values.next()) else { continue };
-            let shown = String::from_utf8_lossy(&name).into_owned();
-            match (String::from_utf8(name), state.as_slice()) {
-                (_, b"i") => {
-                    found.closed.push((shown, "it is what an interrupted DROP DATABASE left: drop it"))
-                }
-                (_, b"c") => {
-                    found.closed.push((shown, "it takes no connections (ALLOW_CONNECTIONS is false)"))
-                }
-                (Ok(name), _) => found.names.push(name),
-                (Err(_), _) => found.unnameable.push(shown),
-            }
-        }
-        Ok(found)
-    }
-}
-
 /// A session with the server, whatever database there is.
 pub(crate) fn any_session(server: &Server) -> Result<Connection, PgError> {
     match &server.database {
@@ -356,25 +321,17 @@ impl Source for PostgresSource {
         self.details.insert("server".into(), session.value("SHOW server_version").map_err(failed)?);
         self.details.insert("pg_dump".into(), programs.version.to_string());
         let names = match &server.database {
-            Some(name) => vec![name.clone()],
+            Some(name) => vec![Named::of(name)],
             None => {
                 let found = Databases::read(&mut session).map_err(failed)?;
                 for (name, why) in found.closed {
                     self.details.insert(format!("not-dumped:{name}"), why.into());
                     tracing::warn!("database '{name}' is not in the backup: {why}");
                 }
-                for name in found.unnameable {
-                    self.databases += 1;
-                    let what = format!("{} database '{name}'", server.shown);
-                    let why = "its name is not UTF-8; ALTER DATABASE … RENAME gives it one that is";
-                    let kind = SourceErrorKind::Item;
-                    let told = self.leave_out(&encoded(&name), SourceError::new(kind, what, why))?;
-                    self.unsaid.push(told);
-                }
                 found.names
             }
         };
-        self.databases += names.len();
+        self.databases = names.len();
         self.plan(names, &programs);
         if server.database.is_none() {
             let is_superuser = session

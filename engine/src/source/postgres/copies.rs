@@ -2,7 +2,7 @@
 //! into stretches, in the order in which it is laid down; sessions take them in that order and run ahead of the
 //! reader by as much as fits into bounded channels, so that even one large table keeps all of them busy.
 
-use super::limits::TOO_MANY;
+use super::limits::{self, TOO_MANY};
 use super::lost;
 use crate::pg::connection::{PgError, PgResult};
 use crate::pg::wire::HangUp;
@@ -68,7 +68,8 @@ impl Spare {
 #[derive(Clone)]
 pub(super) struct Opening {
     pub(super) server: Server,
-    pub(super) database: String,
+    /// Its name, in whatever encoding.
+    pub(super) database: Vec<u8>,
     /// The exported snapshot.
     pub(super) snapshot: String,
     /// `SET client_encoding = 'UTF8';`, as the archive says.
@@ -91,8 +92,12 @@ impl Opening {
         session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map(drop)
     }
 
-    fn open(&self) -> PgResult<Connection> {
-        let mut session = Connection::open(&self.server, &self.database)?;
+    fn open(&self, is_first: bool) -> PgResult<Connection> {
+        let mut session = match is_first {
+            // pg_dump's may count still.
+            true => limits::open(&self.server, &self.database)?,
+            false => Connection::open(&self.server, &self.database)?,
+        };
         self.join(&mut session)?;
         Ok(session)
     }
@@ -135,7 +140,7 @@ impl Copies {
             planned,
         };
         for _ in 0..count.min(copies.planned.len()) {
-            let session = match opening.open() {
+            let session = match opening.open(copies.threads.is_empty()) {
                 // Somebody else took it; those that we have will do.
                 Err(error) if error.code() == TOO_MANY && !copies.threads.is_empty() => break,
                 session => session?,

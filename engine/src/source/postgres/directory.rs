@@ -4,7 +4,8 @@
 //! Source: `dumpTableData_copy`, `setup_connection`, `getTables` in `pg_dump.c`; `pg_backup_directory.c`.
 
 use super::copies::{Copies, CopyContent, Opening, Wanted};
-use super::limits::{self, Room};
+use super::databases::Named;
+use super::limits::{self, BRIEFLY, Room};
 use super::tables::{Tables, file_name, lock_tables};
 use super::{Asked, refused};
 use crate::entry::{Time, compare_paths};
@@ -75,12 +76,13 @@ impl Database {
     /// Fixes the moment.
     pub(super) fn begin(
         server: &Server,
-        name: &str,
+        name: &Named,
         programs: &Programs,
         asked: Asked,
     ) -> Result<Self, SourceError> {
-        let failed = |error: PgError| refused(&format!("{} database '{name}'", server.shown), &error, asked);
-        let mut session = limits::open(server, name).map_err(failed)?;
+        let shown = format!("{} database '{}'", server.shown, name.text);
+        let failed = |error: PgError| refused(&shown, &error, asked);
+        let mut session = limits::open(server, &name.bytes).map_err(failed)?;
         Opening::begin(&mut session).map_err(failed)?;
         let snapshot = session.value("SELECT pg_catalog.pg_export_snapshot()").map_err(failed)?;
         let moment = session
@@ -90,10 +92,14 @@ impl Database {
             .map_err(failed)?;
         let tables = lock_tables(&mut session).map_err(failed)?;
         let denied = if asked.keep_going { denied(&mut session).map_err(failed)? } else { vec![] };
-        let opening =
-            Opening { server: server.clone(), database: name.to_owned(), snapshot, encoding: String::new() };
+        let opening = Opening {
+            server: server.clone(),
+            database: name.bytes.clone(),
+            snapshot,
+            encoding: String::new(),
+        };
         Ok(Self {
-            name: name.to_owned(),
+            name: name.text.clone(),
             opening,
             programs: programs.clone(),
             asked,
@@ -146,7 +152,7 @@ impl Database {
         // Read in the order in which they are laid down.
         plan.read.sort_by(|a, b| compare_paths(a.file.as_bytes(), b.file.as_bytes()));
         let wanted = plan.read.iter().flat_map(|file| file.stretches.clone()).collect();
-        let room = Room::wait(&mut self.session, 2 * asked.jobs as u64).map_err(failed)?;
+        let room = Room::wait(&mut self.session, 2 * asked.jobs as u64, BRIEFLY).map_err(failed)?;
         let copies = Copies::start(&self.opening, room.share(asked.jobs), wanted).map_err(failed)?;
         let copies = Rc::new(RefCell::new(copies));
         let mut items = vec![Laid { item: Item::folder(folder, time), fallback: None }];
@@ -196,7 +202,7 @@ impl Database {
         };
         let mut command = self.programs.command("pg_dump", &self.opening.server);
         command.args(["-w", "-Fc", "-Z0", "--snapshot", &self.opening.snapshot]);
-        command.arg(format!("--dbname={}", self.opening.server.database_of(&self.name)));
+        command.arg("--dbname").arg(self.opening.server.database_of(&self.opening.database));
         command.args(self.denied.iter().map(|denied| OsStr::from_bytes(&denied.option)));
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| failed(&error))?;

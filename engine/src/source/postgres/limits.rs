@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How long the sessions that we ended may count as ours still.
 const LINGER: Duration = Duration::from_secs(10);
+/// The same of pg_dump's, where there is room without it.
+pub(super) const BRIEFLY: Duration = Duration::from_millis(500);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Too many sessions, by whichever limit.
@@ -54,12 +56,12 @@ impl Room {
         Ok(Self { free: u64::try_from(free).unwrap_or(0), limit })
     }
 
-    /// Waits until `wanted` sessions can be opened, and no longer than our own that ended may count.
-    pub(super) fn wait(session: &mut Connection, wanted: u64) -> PgResult<Self> {
+    /// Waits until `wanted` sessions can be opened, or as long as `patience`.
+    pub(super) fn wait(session: &mut Connection, wanted: u64, patience: Duration) -> PgResult<Self> {
         let begun = Instant::now();
         loop {
             let room = Self::of(session)?;
-            if room.free >= wanted || begun.elapsed() >= LINGER {
+            if room.free >= wanted || begun.elapsed() >= patience {
                 return Ok(room);
             }
             std::thread::sleep(PAUSE);
@@ -68,7 +70,7 @@ impl Room {
 
     /// That there is room for one.
     pub(super) fn for_one(session: &mut Connection, what: &str) -> PgResult<()> {
-        let room = Self::wait(session, 1)?;
+        let room = Self::wait(session, 1, LINGER)?;
         if room.free > 0 {
             return Ok(());
         }
@@ -113,7 +115,7 @@ pub(super) fn check_locks(session: &mut Connection, tables: usize) -> PgResult<(
 }
 
 /// A session with a database, which may have to wait until one that we ended is gone.
-pub(super) fn open(server: &crate::pg::Server, database: &str) -> PgResult<Connection> {
+pub(super) fn open(server: &crate::pg::Server, database: &[u8]) -> PgResult<Connection> {
     let begun = Instant::now();
     loop {
         match Connection::open(server, database) {
