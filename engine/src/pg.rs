@@ -16,6 +16,7 @@ pub mod connection;
 pub mod conninfo;
 pub mod copy;
 mod encryption;
+mod failure;
 pub mod follow;
 pub mod programs;
 pub mod server;

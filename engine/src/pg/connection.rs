@@ -2,12 +2,12 @@
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", version 3.0. The messages and SCRAM are
 //! postgres-protocol's.
 
+use super::failure::refusal;
+pub use super::failure::{PgError, PgResult};
 use super::server::{Reached, Server};
 use super::startup::startup_message;
 use super::wire::{HangUp, Wire, connect};
-use crate::source::{SourceError, SourceErrorKind};
 use bytes::BytesMut;
-use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::{backend, frontend};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -29,45 +29,6 @@ const NEWER_SETTINGS: &[(u32, &str)] =
     &[(14, "SET idle_session_timeout = 0"), (17, "SET transaction_timeout = 0")];
 /// A message that is longer is none: PostgreSQL's own bound for a row is 1 GiB.
 const MAX_MESSAGE: usize = 1 << 30;
-
-/// What went wrong in a session.
-#[derive(Debug, thiserror::Error)]
-pub enum PgError {
-    /// The server refuses.
-    #[error("{message}")]
-    Refused {
-        /// SQLSTATE.
-        code: String,
-        /// What it says, with its detail and hint.
-        message: String,
-    },
-    /// The connection is not, or no longer, there.
-    #[error("{0}")]
-    Lost(String),
-}
-
-impl PgError {
-    /// The SQLSTATE, if the server gave one.
-    #[must_use]
-    pub fn code(&self) -> &str {
-        match self {
-            Self::Refused { code, .. } => code,
-            Self::Lost(_) => "",
-        }
-    }
-}
-
-impl From<std::io::Error> for PgError {
-    fn from(error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Self::Lost("the server hung up".into()),
-            _ => Self::Lost(error.to_string()),
-        }
-    }
-}
-
-/// Result of a session.
-pub type PgResult<T> = Result<T, PgError>;
 
 /// A session.
 pub struct Connection {
@@ -356,27 +317,6 @@ pub(super) fn unexpected(tag: u8) -> PgError {
     PgError::Lost(format!("an unexpected message '{}' from the server", char::from(tag)))
 }
 
-/// Error and detail as psql shows them.
-pub(super) fn refusal(body: &backend::ErrorResponseBody) -> PgError {
-    let (mut code, mut message) = (String::new(), String::new());
-    let (mut detail, mut hint) = (None, None);
-    let mut fields = body.fields();
-    while let Ok(Some(field)) = fields.next() {
-        let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
-        match field.type_() {
-            b'C' => code = text,
-            b'M' => message = text,
-            b'D' => detail = Some(text),
-            b'H' => hint = Some(text),
-            _ => {}
-        }
-    }
-    for more in [detail, hint].into_iter().flatten() {
-        message += &format!("; {more}");
-    }
-    PgError::Refused { code, message }
-}
-
 /// A `DataRow`: a count, then each value's length, negative for NULL, and its bytes.
 #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
 fn row(body: &[u8]) -> PgResult<BytesRow> {
@@ -399,14 +339,6 @@ fn row(body: &[u8]) -> PgResult<BytesRow> {
         });
     }
     Ok(row)
-}
-
-impl Server {
-    /// What went wrong in a session, as an error of the source.
-    #[must_use]
-    pub fn failed(&self, error: &PgError) -> SourceError {
-        self.error(SourceErrorKind::Unavailable, error)
-    }
 }
 
 #[cfg(test)]

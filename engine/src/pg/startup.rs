@@ -2,7 +2,8 @@
 //! Source: PostgreSQL's documentation, "Start-up", "SASL Authentication".
 
 use super::Connection;
-use super::connection::{PgError, PgResult, refusal, unexpected};
+use super::connection::unexpected;
+use super::failure::{PgError, PgResult, refusal};
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::{backend, frontend};
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn names_are_bytes() {
         let message = startup_message(&[("user", b"a"), ("database", b"t\xe9b")]).unwrap();
-        assert_eq!(message, b"\0\0\0\x1e\0\x03\0\0user\0a\0database\0t\xe9b\0\0");
+        assert_eq!(message, b"\0\0\0\x1d\0\x03\0\0user\0a\0database\0t\xe9b\0\0");
         assert!(startup_message(&[("user", b"a\0database")]).is_err());
     }
 }
