@@ -3,17 +3,24 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | [`server`] | where a server is and how to get in: URL, environment, password file |
+//! | [`server`], [`conninfo`], `service`, `encryption` | where a server is and how to get in: URL, service, environment, password file |
+//! | `choose` | which of several hosts a session goes to |
 //! | [`connection`], [`copy`], [`wire`] | a session: queries; COPY, replication; what they go over |
 //! | [`programs`] | pg_dump and its like, found by the server's version |
 //! | [`wal`], [`follow`] | the write-ahead log; a stream of it |
-//! | [`toc`] | the table of contents of pg_dump's archives |
+//! | [`toc`], [`charset`] | the table of contents of pg_dump's archives; its names in UTF-8 |
 
+pub mod charset;
+mod choose;
 pub mod connection;
+pub mod conninfo;
 pub mod copy;
+mod encryption;
+mod failure;
 pub mod follow;
 pub mod programs;
 pub mod server;
+mod service;
 mod startup;
 pub mod toc;
 pub mod wal;

@@ -84,6 +84,8 @@ pub struct TocEntry {
     pub copy: String,
     /// Its schema; empty if it is in none.
     pub namespace: String,
+    /// Name, schema and COPY as they stand, in the archive's encoding.
+    pub bytes: NameBytes,
     /// What it needs.
     pub needs: Vec<i64>,
     /// Whether the archive holds data for it.
@@ -92,6 +94,17 @@ pub struct TocEntry {
     pub file: String,
     /// All of it as it stands in the archive, but for where its data are.
     raw: Vec<u8>,
+}
+
+/// What an entry says in the archive's encoding, which need not be UTF-8.
+#[derive(Clone, Debug, Default)]
+pub struct NameBytes {
+    /// The name.
+    pub tag: Vec<u8>,
+    /// The schema.
+    pub namespace: Vec<u8>,
+    /// The COPY.
+    pub copy: Vec<u8>,
 }
 
 /// A table of contents.
@@ -162,12 +175,15 @@ impl Toc {
         let id = cursor.int()?;
         let had_dumper = cursor.int()? != 0;
         cursor.string()?; // oid of the catalogue's table
-        let (oid, tag, kind) = (cursor.text()?, cursor.text()?, cursor.text()?);
+        let mut bytes = NameBytes::default();
+        let oid = cursor.text()?;
+        bytes.tag = cursor.string()?.unwrap_or_default().to_vec();
+        let kind = cursor.text()?;
         cursor.int()?; // section
         let definition = cursor.text()?;
         cursor.string()?; // command that drops it
-        let copy = cursor.text()?;
-        let namespace = cursor.text()?;
+        bytes.copy = cursor.string()?.unwrap_or_default().to_vec();
+        bytes.namespace = cursor.string()?.unwrap_or_default().to_vec();
         cursor.string()?; // tablespace
         if self.version >= (1, 14) {
             cursor.string()?; // table access method
@@ -195,7 +211,9 @@ impl Toc {
             }
         };
         let _ = had_dumper;
-        Ok(TocEntry { id, oid, tag, kind, definition, copy, namespace, needs, has_data, file, raw })
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (tag, namespace, copy) = (text(&bytes.tag), text(&bytes.namespace), text(&bytes.copy));
+        Ok(TocEntry { id, oid, tag, kind, definition, copy, namespace, bytes, needs, has_data, file, raw })
     }
 
     /// The same in a format; `files` are the names of data in directory format.
@@ -229,6 +247,13 @@ impl Toc {
         out.extend_from_slice(&value.unsigned_abs().to_le_bytes()[..self.int_len]);
     }
 
+    /// The encoding of its names, as PostgreSQL calls it: `UTF8`, `LATIN1`, `SQL_ASCII`.
+    #[must_use]
+    pub fn encoding(&self) -> &str {
+        let entry = self.entries.iter().find(|entry| entry.kind == "ENCODING");
+        entry.and_then(|entry| entry.definition.split('\'').nth(1)).unwrap_or("UTF8")
+    }
+
     /// Numbers of the entries that have data.
     #[must_use]
     pub fn with_data(&self) -> BTreeSet<i64> {
@@ -259,6 +284,28 @@ impl Toc {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    impl TocEntry {
+        /// Rows of a table.
+        pub(crate) fn named(oid: usize, namespace: &[u8], tag: &[u8]) -> Self {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let bytes = NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), copy: vec![] };
+            Self {
+                id: 1,
+                oid: oid.to_string(),
+                tag: text(tag),
+                kind: "TABLE DATA".into(),
+                definition: String::new(),
+                copy: String::new(),
+                namespace: text(namespace),
+                bytes,
+                needs: vec![],
+                has_data: true,
+                file: String::new(),
+                raw: vec![],
+            }
+        }
+    }
 
     /// The table of contents of a custom archive with one table and one large object.
     pub(crate) fn sample() -> Vec<u8> {

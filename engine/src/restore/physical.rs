@@ -317,7 +317,8 @@ impl Work<'_> {
                 // It makes its own.
                 std::fs::remove_dir(target).map_err(target_error("remove", target))?;
             }
-            let mut command = std::process::Command::new(programs.path("pg_combinebackup"));
+            let mut command =
+                crate::child::command(programs.path("pg_combinebackup"), &std::collections::BTreeMap::new());
             command.arg("--no-sync").arg("-o").arg(target);
             let last = bases.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
             let part = folders.last().map_or(target, |folder| folder);
