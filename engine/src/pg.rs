@@ -8,12 +8,15 @@
 //! | [`programs`] | pg_dump and its like, found by the server's version |
 //! | [`wal`], [`follow`] | the write-ahead log; a stream of it |
 //! | [`toc`] | the table of contents of pg_dump's archives |
+//! | [`sql`], [`script`] | SQL's statements and tokens; a text of them run in a session |
 
 pub mod connection;
 pub mod copy;
 pub mod follow;
 pub mod programs;
+pub mod script;
 pub mod server;
+pub mod sql;
 mod startup;
 pub mod toc;
 pub mod wal;

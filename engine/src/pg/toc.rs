@@ -84,6 +84,10 @@ pub struct TocEntry {
     pub copy: String,
     /// Its schema; empty if it is in none.
     pub namespace: String,
+    /// The tablespace it is in; empty for the database's own.
+    pub tablespace: String,
+    /// Whose it is; empty if nobody's.
+    pub owner: String,
     /// What it needs.
     pub needs: Vec<i64>,
     /// Whether the archive holds data for it.
@@ -92,6 +96,8 @@ pub struct TocEntry {
     pub file: String,
     /// All of it as it stands in the archive, but for where its data are.
     raw: Vec<u8>,
+    /// Where the tablespace stands in that.
+    tablespace_at: (usize, usize),
 }
 
 /// A table of contents.
@@ -168,14 +174,16 @@ impl Toc {
         cursor.string()?; // command that drops it
         let copy = cursor.text()?;
         let namespace = cursor.text()?;
-        cursor.string()?; // tablespace
+        let tablespace_from = cursor.at - from;
+        let tablespace = cursor.text()?;
+        let tablespace_at = (tablespace_from, cursor.at - from);
         if self.version >= (1, 14) {
             cursor.string()?; // table access method
         }
         if self.version >= (1, 16) {
             cursor.int()?; // kind of relation
         }
-        cursor.string()?; // owner
+        let owner = cursor.text()?;
         cursor.string()?; // with oids
         let mut needs = vec![];
         while let Some(number) = cursor.string()? {
@@ -195,7 +203,38 @@ impl Toc {
             }
         };
         let _ = had_dumper;
-        Ok(TocEntry { id, oid, tag, kind, definition, copy, namespace, needs, has_data, file, raw })
+        Ok(TocEntry {
+            id,
+            oid,
+            tag,
+            kind,
+            definition,
+            copy,
+            namespace,
+            tablespace,
+            owner,
+            needs,
+            has_data,
+            file,
+            raw,
+            tablespace_at,
+        })
+    }
+
+    /// Puts what is in one tablespace into another.
+    pub fn map_tablespaces(&mut self, map: &BTreeMap<String, String>) {
+        for at in 0..self.entries.len() {
+            let entry = &self.entries[at];
+            let Some(new) = map.get(&entry.tablespace).cloned() else { continue };
+            let (from, to) = entry.tablespace_at;
+            let mut text = vec![];
+            self.int(&mut text, new.len() as i64);
+            text.extend_from_slice(new.as_bytes());
+            let entry = &mut self.entries[at];
+            entry.tablespace_at = (from, from + text.len());
+            entry.raw.splice(from..to, text);
+            entry.tablespace = new;
+        }
     }
 
     /// The same in a format; `files` are the names of data in directory format.

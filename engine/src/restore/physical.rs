@@ -317,7 +317,9 @@ impl Work<'_> {
                 // It makes its own.
                 std::fs::remove_dir(target).map_err(target_error("remove", target))?;
             }
-            let mut command = std::process::Command::new(programs.path("pg_combinebackup"));
+            let path = path.map(|path| ("PATH".to_owned(), path.to_owned()));
+            let environment = path.into_iter().collect();
+            let mut command = crate::child::command(programs.path("pg_combinebackup"), &environment);
             command.arg("--no-sync").arg("-o").arg(target);
             let last = bases.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
             let part = folders.last().map_or(target, |folder| folder);
