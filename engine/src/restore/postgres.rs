@@ -84,8 +84,8 @@ pub fn restore(
     let failed = |error: PgError| Error::from(server.failed(&error));
     let mut session = session::maintenance(server, &[]).map_err(failed)?;
     let spaces = Spaces { none: options.no_tablespaces, map: options.tablespace_map.clone() };
-    let seen = BTreeSet::new();
-    let mut work = Work { repo, snapshot, server, options, monitor, spaces, seen, programs: None };
+    let (seen, left_out) = (BTreeSet::new(), contents::left_out(snapshot, path));
+    let mut work = Work { repo, snapshot, server, options, monitor, spaces, seen, left_out, programs: None };
 
     // All is looked at before the first is touched.
     let is_whole = options.databases.is_empty() && options.tables.is_empty() && server.database.is_none();
@@ -102,6 +102,9 @@ pub fn restore(
     let mut report = PostgresReport::default();
     for plan in &plans {
         work.notes(plan, &mut report);
+    }
+    if is_whole {
+        work.tell_what_is_missing(&plans);
     }
     if options.dry_run {
         report.databases = plans.into_iter().map(|plan| (plan.target, 0)).collect();
@@ -146,6 +149,8 @@ struct Work<'a> {
     spaces: Spaces,
     /// Tablespaces of the dumps.
     seen: BTreeSet<String>,
+    /// What the backup left out, by its path, and why.
+    left_out: BTreeMap<String, String>,
     programs: Option<Programs>,
 }
 
@@ -190,6 +195,14 @@ impl Work<'_> {
                 if plan.way == Way::Exists { "before" } else { "a new one" }
             ));
         }
+        for entry in plan.entries().filter(|entry| entry.has_data) {
+            let path = format!("{}/{}", plan.stored.path, entry.file);
+            if let Some(why) = self.left_out.get(&path) {
+                let item = format!("the rows of {}.{}", entry.namespace, entry.tag);
+                let message = format!("are not in the backup: {why}");
+                self.monitor.error(ItemError { during: "restore", item, message });
+            }
+        }
         let Some(chosen) = &plan.chosen else { return };
         report.notes.extend(
             chosen.left.iter().map(|left| format!("left out, since what it refers to is not there: {left}")),
@@ -197,6 +210,16 @@ impl Work<'_> {
         for name in &chosen.different {
             let message = "is there with another definition than the dump's, and stays as it is".into();
             self.monitor.error(ItemError { during: "restore", item: format!("type {name}"), message });
+        }
+    }
+
+    /// Databases and globals that the backup left out.
+    fn tell_what_is_missing(&self, plans: &[Plan]) {
+        let is_within =
+            |path: &String| plans.iter().any(|plan| path.starts_with(&format!("{}/", plan.stored.path)));
+        for (path, why) in self.left_out.iter().filter(|(path, _)| !is_within(path)) {
+            let message = format!("is not in the backup: {why}");
+            self.monitor.error(ItemError { during: "restore", item: path.clone(), message });
         }
     }
 
@@ -289,6 +312,7 @@ impl Work<'_> {
             path: &plan.stored.path,
             toc,
             chosen: plan.chosen.as_ref().map(|chosen| &chosen.ids),
+            left_out: &self.left_out,
             monitor: self.monitor,
         };
         let fed = feed::feed(self.server, command, "pg_restore", &mut |out| match plan.stored.kind {

@@ -38,7 +38,7 @@ pub(super) fn read_toc(
 /// Of a dump in custom format, its table of contents as it is in `toc`, which is `head` bytes long in the dump, and the
 /// data that are `chosen`: all of it where nothing is known of where they are.
 pub(super) fn write_custom(archive: &Archive<'_>, head: u64, out: &mut dyn Write) -> Result<u64> {
-    let Archive { repo, snapshot, path, toc, chosen, monitor } = archive;
+    let Archive { repo, snapshot, path, toc, chosen, monitor, .. } = archive;
     out.write_all(&toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
     let all = |out: &mut dyn Write| {
         dump(repo, snapshot, path.as_bytes(), &mut Behind { skip: head, out }, *monitor)
@@ -84,6 +84,8 @@ pub(super) struct Archive<'a> {
     pub(super) toc: &'a Toc,
     /// Entries that are wanted; all if not given.
     pub(super) chosen: Option<&'a BTreeSet<i64>>,
+    /// Files that the backup left out, and why.
+    pub(super) left_out: &'a BTreeMap<String, String>,
     pub(super) monitor: &'a dyn Monitor,
 }
 
@@ -137,7 +139,10 @@ impl Archive<'_> {
     fn file(&self, name: &str, out: &mut dyn Write) -> Result<u64> {
         let path = format!("{}/{name}", self.path);
         let mut pieces = Pieces { toc: self.toc, out };
-        let bytes = dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?;
+        let bytes = match self.left_out.contains_key(&path) {
+            true => 0,
+            false => dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?,
+        };
         let mut end = vec![];
         self.toc.int(&mut end, 0);
         out.write_all(&end).map_err(broken)?;

@@ -104,3 +104,13 @@ pub(super) fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> R
     })?;
     crate::restore::only_server(servers, "postgres", "PostgreSQL")
 }
+
+/// What a backup left out, by its path, and why (`left-out:PATH` in the snapshot's record).
+pub(super) fn left_out(snapshot: &Snapshot, below: &str) -> BTreeMap<String, String> {
+    let below = below.trim_matches('/');
+    let details =
+        snapshot.sources.iter().filter(|source| source.kind == "postgres").flat_map(|source| &source.details);
+    let left = details.filter_map(|(name, why)| Some((name.strip_prefix("left-out:")?, why)));
+    let left = left.filter(|(path, _)| path.starts_with(below));
+    left.map(|(path, why)| (path.to_owned(), why.clone())).collect()
+}

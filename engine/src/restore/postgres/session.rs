@@ -10,6 +10,7 @@ use std::process::Command;
 /// pg_restore.
 const SETTINGS: &[(&str, &str)] = &[
     ("role", "none"),
+    ("client_encoding", "UTF8"),
     ("search_path", ""),
     ("default_transaction_read_only", "off"),
     ("statement_timeout", "0"),
