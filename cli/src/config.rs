@@ -47,6 +47,7 @@ pub(crate) struct Global {
     pub(crate) pack_size: usize,
     /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout,
     /// postgres.format=directory|plain|custom, postgres.jobs=N (sessions that dump a database at a time),
+    /// postgres.at-once=N (databases whose moments are fixed together, 1),
     /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for servers over TLS)
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
     pub(crate) options: Vec<String>,
@@ -68,6 +69,7 @@ pub(crate) struct Options {
     pub(crate) s3_region: Option<String>,
     pub(crate) postgres_format: Format,
     pub(crate) postgres_jobs: Option<usize>,
+    pub(crate) postgres_at_once: Option<usize>,
     pub(crate) tls_files: [Option<PathBuf>; 3],
     pub(crate) redis_order: RdbOrder,
     pub(crate) tls: Tls,
@@ -101,6 +103,7 @@ impl Global {
                         _ => return Err(Failure::new("postgres.format is directory, plain or custom")),
                     }
                 }
+                "postgres.at-once" => options.postgres_at_once = Some(number()?.clamp(1, 1000)),
                 "postgres.jobs" => options.postgres_jobs = Some(number()?.clamp(1, 64)),
                 "tls.ca" => options.tls.authorities = Some(read_pem(value, &mut options.tls_files[0])?),
                 "tls.cert" => options.tls.certificate = Some(read_pem(value, &mut options.tls_files[1])?),
@@ -262,7 +265,7 @@ pub(crate) fn database_environment() -> std::collections::BTreeMap<String, Strin
     let wanted = |name: &str| {
         name.starts_with("PG")
             || name.starts_with("MYSQL_")
-            || matches!(name, "HOME" | "USER" | "LOGNAME" | "PATH")
+            || matches!(name, "HOME" | "USER" | "LOGNAME" | "PATH" | "TMPDIR")
     };
     std::env::vars().filter(|(name, value)| wanted(name) && !value.is_empty()).collect()
 }

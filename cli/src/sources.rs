@@ -74,6 +74,7 @@ pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
     Ok(UrlOptions {
         postgres_format: settings.postgres_format,
         postgres_jobs: settings.postgres_jobs.unwrap_or_else(sessions),
+        postgres_at_once: settings.postgres_at_once.unwrap_or(1),
         environment: crate::config::database_environment(),
         tls_files: settings.tls_files,
         redis_order: settings.redis_order,

@@ -3,15 +3,20 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | [`server`] | where a server is and how to get in: URL, environment, password file |
+//! | [`server`], [`conninfo`], `encryption` | where a server is and how to get in: URL, service, environment, password file |
+//! | `choose` | which of several hosts a session goes to |
 //! | [`connection`], [`copy`], [`wire`] | a session: queries; COPY, replication; what they go over |
 //! | [`programs`] | pg_dump and its like, found by the server's version |
 //! | [`wal`], [`follow`] | the write-ahead log; a stream of it |
-//! | [`toc`] | the table of contents of pg_dump's archives |
+//! | [`toc`], [`charset`] | the table of contents of pg_dump's archives; its names in UTF-8 |
 //! | [`sql`], [`script`] | SQL's statements and tokens; a text of them run in a session |
 
+pub mod charset;
+mod choose;
 pub mod connection;
+pub mod conninfo;
 pub mod copy;
+mod encryption;
 pub mod follow;
 pub mod programs;
 pub mod script;

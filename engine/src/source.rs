@@ -181,6 +181,13 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
     let invalid = |why: &dyn ToString| {
         SourceError::new(SourceErrorKind::Unavailable, without_password(url), why.to_string())
     };
+    match crate::pg::conninfo::scheme(url) {
+        Some("postgres+physical") => {
+            return Ok(Box::new(postgres_physical::PhysicalSource::open(url, time, options)?));
+        }
+        Some(_) => return Ok(Box::new(postgres::PostgresSource::new(url, time, options)?)),
+        None => {}
+    }
     let parsed = url::Url::parse(url).map_err(|error| invalid(&error))?;
     match parsed.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => Ok(Box::new(redis::source(&parsed, time, options)?)),
@@ -188,9 +195,7 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
         "qdrant+http" | "qdrant+https" => Ok(Box::new(qdrant::QdrantSource::new(&parsed, time, options)?)),
         "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
         "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
-        "postgres" | "postgresql" => Ok(Box::new(postgres::PostgresSource::new(&parsed, time, options)?)),
         "mysql" | "mariadb" => Ok(Box::new(mysql::MysqlSource::open(&parsed, time, options)?)),
-        "postgres+physical" => Ok(Box::new(postgres_physical::PhysicalSource::open(&parsed, time, options)?)),
         other => Err(invalid(&format!("no source is called '{other}'"))),
     }
 }
@@ -219,6 +224,8 @@ pub struct UrlOptions {
     pub tls_files: [Option<std::path::PathBuf>; 3],
     /// Sessions that dump one PostgreSQL database at a time.
     pub postgres_jobs: usize,
+    /// PostgreSQL databases whose moments are fixed together at the beginning; each holds a session and its locks.
+    pub postgres_at_once: usize,
     /// A private folder for what does not fit into memory.
     pub scratch: std::path::PathBuf,
     /// Whether a database, or an object of one, that cannot be read is told and left out, rather than the end of it all.
@@ -239,6 +246,7 @@ impl Default for UrlOptions {
             environment: std::collections::BTreeMap::new(),
             tls_files: [None, None, None],
             postgres_jobs: 2,
+            postgres_at_once: 1,
             scratch: std::env::temp_dir(),
             keep_going: false,
             clock: jiff::Timestamp::now,
@@ -249,6 +257,10 @@ impl Default for UrlOptions {
 /// A URL as it may be shown and stored: without the password.
 #[must_use]
 pub fn without_password(url: &str) -> String {
+    if crate::pg::conninfo::scheme(url).is_some() {
+        // They may have several hosts, and passwords among their parameters.
+        return crate::pg::conninfo::without_password(url);
+    }
     match url::Url::parse(url) {
         Ok(mut parsed) => {
             let _ = parsed.set_password(None);

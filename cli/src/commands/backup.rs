@@ -232,9 +232,10 @@ fn incremental(
         return Err(Failure::new("--incremental takes one URL, postgres+physical://…"));
     };
     let url = url.to_string_lossy();
-    let parsed = url::Url::parse(&url).ok().filter(|parsed| parsed.scheme() == "postgres+physical");
-    let parsed = parsed.ok_or_else(|| Failure::new("--incremental is for postgres+physical://"))?;
-    let server = Server::new(&parsed, &sources::url_options(context)?)?;
+    if engine::pg::conninfo::scheme(&url) != Some("postgres+physical") {
+        return Err(Failure::new("--incremental is for postgres+physical://"));
+    }
+    let server = Server::parse(&url, &sources::url_options(context)?)?;
     let path = format!("/{}", postgres_physical::folder(&server));
     let (id, earlier) = physical::earlier(repo, &path, context.console.monitor())?.unzip();
     if id.is_none() {

@@ -51,8 +51,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let url = url::Url::parse(&args.url).map_err(|error| Failure::new(format!("{}: {error}", args.url)))?;
-    let is_postgres = matches!(url.scheme(), "postgres" | "postgresql" | "postgres+physical");
+    let is_postgres = engine::pg::conninfo::scheme(&args.url).is_some();
     if !is_postgres && (args.slot.is_some() || args.drop_slot) {
         return Err(Failure::new("--slot and --drop-slot are for postgres://"));
     }
@@ -66,23 +65,25 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         scratch: sources.scratch.clone(),
         clock: crate::context::now,
     };
+    if is_postgres {
+        let server = engine::pg::Server::parse(&args.url, &sources)?;
+        let slot = args.slot.clone().unwrap_or_else(|| slot_name(&repo));
+        if args.drop_slot {
+            engine::pg::follow::drop_slot(&server, &slot)?;
+            context.console.say(format!("replication slot {slot} dropped"));
+            return Ok(Code::Done);
+        }
+        return report_to(&server.place(), args, context, &mut |report| {
+            engine::pg::follow::follow(&repo, &server, &slot, &options, monitor, report)
+        });
+    }
+    let shown = engine::source::without_password(&args.url);
+    let url = url::Url::parse(&args.url).map_err(|error| Failure::new(format!("{shown}: {error}")))?;
     match url.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => {
             let server = engine::source::redis::Server::new(&url, &sources)?;
             report_to(&server.address, args, context, &mut |report| {
                 engine::journal::follow::follow(&repo, &server, &options, monitor, report)
-            })
-        }
-        _ if is_postgres => {
-            let server = engine::pg::Server::new(&url, &sources)?;
-            let slot = args.slot.clone().unwrap_or_else(|| slot_name(&repo));
-            if args.drop_slot {
-                engine::pg::follow::drop_slot(&server, &slot)?;
-                context.console.say(format!("replication slot {slot} dropped"));
-                return Ok(Code::Done);
-            }
-            report_to(&server.place(), args, context, &mut |report| {
-                engine::pg::follow::follow(&repo, &server, &slot, &options, monitor, report)
             })
         }
         "mysql" | "mariadb" => {

@@ -2,7 +2,7 @@
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", version 3.0. The messages and SCRAM are
 //! postgres-protocol's.
 
-use super::server::Server;
+use super::server::{Reached, Server};
 use super::wire::{HangUp, Wire, connect};
 use crate::source::{SourceError, SourceErrorKind};
 use bytes::BytesMut;
@@ -11,8 +11,6 @@ use postgres_protocol::message::{backend, frontend};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-/// How long to wait for a connection, and for the first answers on it.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Read at a time.
 const BUFFER: usize = 256 << 10;
 /// The server sends rows 8 KiB at a time, and waking up for each costs as much as making them: while they flow, we
@@ -20,6 +18,14 @@ const BUFFER: usize = 256 << 10;
 const NAP: Duration = Duration::from_micros(500);
 /// So much at once means that rows flow.
 const FLOW: usize = 4 << 10;
+/// How long to wait for the reason of a server that hung up.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What every session begins with. An operator or function of the database's owner must not come before PostgreSQL's own.
+const OWN_SETTINGS: &str = "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = off";
+/// The same, since these versions.
+const NEWER_SETTINGS: &[(u32, &str)] =
+    &[(14, "SET idle_session_timeout = 0"), (17, "SET transaction_timeout = 0")];
 /// A message that is longer is none: PostgreSQL's own bound for a row is 1 GiB.
 const MAX_MESSAGE: usize = 1 << 30;
 
@@ -74,10 +80,20 @@ pub struct Connection {
     is_flowing: bool,
     /// Version as a number: 150018 is 15.18.
     pub(super) version: u32,
+    /// What the server says of itself, since version 14.
+    pub(super) is_standby: Option<bool>,
+    pub(super) is_read_only: Option<bool>,
 }
 
 /// One row of text; `None` is NULL.
 pub type Row = Vec<Option<String>>;
+/// The same in bytes of the session's encoding.
+pub type BytesRow = Vec<Option<Vec<u8>>>;
+
+#[expect(clippy::needless_pass_by_value, reason = "a function for map")]
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
 
 /// A message, by its kind and where its body is in the buffer.
 pub(super) struct Message {
@@ -87,26 +103,57 @@ pub(super) struct Message {
 }
 
 impl Connection {
-    /// Opens a session with `database`.
-    pub fn open(server: &Server, database: &str) -> PgResult<Self> {
-        Self::start(server, &[("database", database)])
+    /// Opens a session with `database`, in UTF-8, which neither a setting of the database or of our role can end or
+    /// lead astray: names without a schema are PostgreSQL's own.
+    pub fn open(server: &Server, database: impl AsRef<[u8]>) -> PgResult<Self> {
+        let mut session =
+            Self::start(server, &[("database", database.as_ref()), ("client_encoding", b"UTF8")])?;
+        session.query(OWN_SETTINGS)?;
+        for (since, setting) in NEWER_SETTINGS {
+            if session.major() >= *since {
+                session.query(setting)?;
+            }
+        }
+        Ok(session)
     }
 
     /// Opens one for replication, which takes its commands and simple queries.
     pub fn replication(server: &Server) -> PgResult<Self> {
-        Self::start(server, &[("database", "postgres"), ("replication", "true")])
+        Self::start(server, &[("database", b"postgres"), ("replication", b"true")])
     }
 
-    fn start(server: &Server, parameters: &[(&str, &str)]) -> PgResult<Self> {
-        let wire = connect(server)?;
-        wire.socket().set_timeout(Some(CONNECT_TIMEOUT))?;
-        let mut connection =
-            Self { wire, buffer: vec![], start: 0, end: 0, in_copy: false, is_flowing: false, version: 0 };
-        connection.buffer.resize(BUFFER, 0);
-        let mut all = vec![("user", server.user.as_str()), ("application_name", "esker")];
+    /// Opens a session with a server that is chosen.
+    pub(super) fn start_at(
+        server: &Server,
+        reached: &Reached,
+        parameters: &[(&str, &[u8])],
+    ) -> PgResult<Self> {
+        let wire = connect(server, reached)?;
+        wire.socket().set_timeout(server.connect_timeout)?;
+        let (is_standby, is_read_only) = (None, None);
+        let mut connection = Self {
+            wire,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            in_copy: false,
+            is_flowing: false,
+            version: 0,
+            is_standby,
+            is_read_only,
+        };
+        let mut all = vec![
+            ("user", server.user.as_bytes()),
+            ("application_name", server.application_name().as_bytes()),
+        ];
+        all.extend(server.settings.get("options").map(|options| ("options", options.as_bytes())));
         all.extend(parameters);
-        connection.send(|out| frontend::startup_message(all.iter().copied(), out))?;
-        connection.authenticate(server)?;
+        let message = startup_message(&all)?;
+        connection.send(|out| {
+            out.extend_from_slice(&message);
+            Ok(())
+        })?;
+        connection.authenticate(&server.user, reached.place.password.as_deref())?;
         connection.wire.socket().set_timeout(None)?;
         Ok(connection)
     }
@@ -136,8 +183,21 @@ impl Connection {
     pub(super) fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> PgResult<()> {
         let mut out = BytesMut::new();
         write(&mut out)?;
-        self.wire.write_all(&out)?;
-        Ok(self.wire.flush()?)
+        match self.wire.write_all(&out).and_then(|()| self.wire.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.last_words().unwrap_or_else(|| error.into())),
+        }
+    }
+
+    /// What a server that hung up said before: it is in the socket still.
+    fn last_words(&mut self) -> Option<PgError> {
+        self.wire.socket().set_timeout(Some(LAST_WORDS)).ok()?;
+        loop {
+            let message = self.message().ok()?;
+            if message.tag == b'E' {
+                return self.refused(&message).ok();
+            }
+        }
     }
 
     /// Sees to it that `len` bytes are at hand.
@@ -195,12 +255,40 @@ impl Connection {
 
     /// Runs statements and returns the rows of all of them.
     pub fn query(&mut self, sql: &str) -> PgResult<Vec<Row>> {
-        self.send(|out| frontend::query(sql, out))?;
+        let rows = self.query_bytes(sql.as_bytes())?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(|value| value.map(text)).collect()).collect())
+    }
+
+    /// The same of bytes in the session's encoding, whatever that is.
+    pub fn query_bytes(&mut self, sql: &[u8]) -> PgResult<Vec<BytesRow>> {
+        self.send_query(sql)?;
+        self.rows_to_the_end()
+    }
+
+    /// Sends a statement in the session's encoding.
+    #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
+    pub(super) fn send_query(&mut self, sql: &[u8]) -> PgResult<()> {
+        let len = u32::try_from(sql.len() + 5).ok().filter(|_| !sql.contains(&0));
+        let len = len.ok_or_else(|| PgError::Lost("a statement that cannot be sent".into()))?;
+        self.send(|out| {
+            out.extend_from_slice(b"Q");
+            out.extend_from_slice(&len.to_be_bytes());
+            out.extend_from_slice(sql);
+            out.extend_from_slice(&[0]);
+            Ok(())
+        })
+    }
+
+    /// The rows up to where the next statement can be sent. A server that hangs up after it said why is quoted.
+    fn rows_to_the_end(&mut self) -> PgResult<Vec<BytesRow>> {
         let (mut rows, mut failure) = (vec![], None);
         loop {
-            let message = self.message()?;
+            let message = match self.message() {
+                Ok(message) => message,
+                Err(error) => return Err(failure.unwrap_or_else(|| error.into())),
+            };
             match message.tag {
-                b'D' => rows.push(self.row(&message)?),
+                b'D' => rows.push(row(self.body(&message))?),
                 b'Z' => return failure.map_or(Ok(rows), Err),
                 b'E' => failure = Some(self.refused(&message)?),
                 // A COPY that nobody asked for has nobody to take it.
@@ -244,21 +332,13 @@ impl Connection {
 
     /// A row of text.
     pub(super) fn row(&self, message: &Message) -> PgResult<Row> {
-        row(self.body(message))
+        Ok(row(self.body(message))?.into_iter().map(|value| value.map(text)).collect())
     }
 
     /// Reads to where the next statement can be sent.
     pub fn end_of_statement(&mut self) -> PgResult<Vec<Row>> {
-        let (mut rows, mut failure) = (vec![], None);
-        loop {
-            let message = self.message()?;
-            match message.tag {
-                b'Z' => return failure.map_or(Ok(rows), Err),
-                b'D' => rows.push(self.row(&message)?),
-                b'E' => failure = Some(self.refused(&message)?),
-                _ => {}
-            }
-        }
+        let rows = self.rows_to_the_end()?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(|value| value.map(text)).collect()).collect())
     }
 }
 
@@ -298,7 +378,7 @@ pub(super) fn refusal(body: &backend::ErrorResponseBody) -> PgError {
 
 /// A `DataRow`: a count, then each value's length, negative for NULL, and its bytes.
 #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
-fn row(body: &[u8]) -> PgResult<Row> {
+fn row(body: &[u8]) -> PgResult<BytesRow> {
     let bad = || PgError::Lost("a row that is none from the server".into());
     let take = |at: &mut usize, len: usize| {
         let bytes = body.get(*at..*at + len);
@@ -313,11 +393,27 @@ fn row(body: &[u8]) -> PgResult<Row> {
         let len = take(&mut at, 4)?;
         let len = i32::from_be_bytes([len[0], len[1], len[2], len[3]]);
         row.push(match usize::try_from(len) {
-            Ok(len) => Some(String::from_utf8_lossy(take(&mut at, len)?).into_owned()),
+            Ok(len) => Some(take(&mut at, len)?.to_vec()),
             Err(_) => None,
         });
     }
     Ok(row)
+}
+
+/// The first message. The library's takes text only, and a database's name need not be any.
+#[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
+fn startup_message(parameters: &[(&str, &[u8])]) -> PgResult<Vec<u8>> {
+    const PROTOCOL: u32 = 3 << 16;
+    let mut body = PROTOCOL.to_be_bytes().to_vec();
+    for (name, value) in parameters {
+        if value.contains(&0) {
+            return Err(PgError::Lost(format!("a {name} that cannot be sent")));
+        }
+        body.extend([name.as_bytes(), &[0], value, &[0]].concat());
+    }
+    body.push(0);
+    let len = u32::try_from(body.len() + 4).map_err(std::io::Error::other)?;
+    Ok([&len.to_be_bytes()[..], &body].concat())
 }
 
 /// `15.18 (Debian …)` as 150018, `19beta1` as 190000.
@@ -350,7 +446,7 @@ mod tests {
     #[test]
     fn rows() {
         let bytes = [0, 2, 0, 0, 0, 1, b'x', 0xff, 0xff, 0xff, 0xff];
-        assert_eq!(row(&bytes).unwrap(), [Some("x".to_owned()), None]);
+        assert_eq!(row(&bytes).unwrap(), [Some(b"x".to_vec()), None]);
         assert!((0..bytes.len()).all(|len| row(&bytes[..len]).is_err()));
     }
 }

@@ -15,8 +15,8 @@ pub enum Copied<'a> {
 
 impl Connection {
     /// Sends a statement that answers with a COPY, and waits for its beginning; returns rows that came before it.
-    pub fn begin_copy(&mut self, sql: &str) -> PgResult<Vec<Row>> {
-        self.send(|out| frontend::query(sql, out))?;
+    pub fn begin_copy(&mut self, sql: impl AsRef<[u8]>) -> PgResult<Vec<Row>> {
+        self.send_query(sql.as_ref())?;
         let mut rows = vec![];
         loop {
             let message = self.message()?;

@@ -2,9 +2,13 @@
 //! version and older ones, and none that is newer.
 
 use super::Server;
+use crate::child;
 use crate::source::{SourceError, SourceErrorKind};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Where Debian, and the project's own packages, put each version.
 const VERSIONS: &[(&str, &str)] = &[("/usr/lib/postgresql", "bin"), ("/usr", "bin")];
@@ -34,14 +38,12 @@ impl Programs {
         })
     }
 
-    /// The command, with what it needs to get in; it asks for no password.
+    /// The command, with what it needs to get in to the server that a session of `server` reached before, and nothing
+    /// of our environment that could lead it elsewhere; it asks for no password.
     #[must_use]
     pub fn command(&self, program: &str, server: &Server) -> Command {
-        let path = self.folder.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program));
-        let mut command = Command::new(path);
-        command.envs(server.environment().iter().map(|(key, value)| (key, value)));
-        // Messages are looked at.
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        let mut command = child::command(self.path(program), &server.outer);
+        command.envs(server.environment());
         command
     }
 
@@ -72,8 +74,16 @@ fn all_installed(program: &str, path: Option<&str>) -> Vec<Programs> {
 
 /// A database's name as libpq takes it, also when it looks like something else.
 #[must_use]
-pub fn database_name(name: &str) -> String {
-    format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'"))
+pub fn database_name(name: impl AsRef<[u8]>) -> OsString {
+    let mut all = b"dbname='".to_vec();
+    for byte in name.as_ref() {
+        if matches!(byte, b'\\' | b'\'') {
+            all.push(b'\\');
+        }
+        all.push(*byte);
+    }
+    all.push(b'\'');
+    OsString::from_vec(all)
 }
 
 /// In the folders of packages, one for each version: `/usr/lib/postgresql/17/bin`, `/usr/pgsql-17/bin`.
@@ -99,7 +109,7 @@ fn version_of(program: &Path) -> Option<u32> {
     if !program.exists() {
         return None;
     }
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let output = child::command(program, &BTreeMap::new()).arg("--version").output().ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 

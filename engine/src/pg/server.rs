@@ -1,12 +1,18 @@
-//! Where a PostgreSQL server is and how to get in. What a URL does not say comes from the environment that libpq
-//! knows, and from its password file, so that no password need stand in a URL.
+//! Where a PostgreSQL server is and how to get in. What a URL does not say comes from its service and the environment
+//! (`conninfo.rs`), and from libpq's password file, so that no password need stand in a URL.
+//! PostgreSQL's programs are told exactly the server that our own session reached, and nothing else tells them of one.
 //! Source: PostgreSQL's documentation, "Connection Strings", "Environment Variables", "The Password File".
 
-use crate::source::tls::{Tls, Trust};
-use crate::source::{SourceError, SourceErrorKind, UrlOptions, password, without_password};
-use percent_encoding::percent_decode_str;
+use super::conninfo::{Settings, without_password};
+use super::encryption::Security;
+use crate::names::encoded;
+use crate::source::{SourceError, SourceErrorKind, UrlOptions};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The place of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,143 +23,117 @@ pub enum Host {
     Unix(PathBuf),
 }
 
-/// Whether a session is encrypted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encryption {
-    /// Never.
-    Disable,
-    /// If the server can.
-    Prefer,
-    /// It must be.
-    Require,
+impl Host {
+    /// The name, number or socket folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Tcp(name) => name.clone(),
+            Self::Unix(folder) => folder.display().to_string(),
+        }
+    }
+}
+
+/// One of the places where the server may be.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) host: Host,
+    /// Its number, if the name is not to be looked up.
+    pub(super) address: Option<String>,
+    /// Its port, which names its socket, too.
+    pub(super) port: u16,
+    pub(super) password: Option<String>,
+}
+
+/// Where a session got in: every later one, and every program, goes there.
+#[derive(Clone, Debug)]
+pub(super) struct Reached {
+    pub(super) place: Place,
+    pub(super) address: Option<SocketAddr>,
 }
 
 /// A server.
 #[derive(Clone)]
 pub struct Server {
-    /// Where it is.
-    pub host: Host,
-    /// Its port, which names its socket, too.
-    pub port: u16,
     /// Who we are.
     pub user: String,
     /// The URL's database, if it names one.
     pub database: Option<String>,
     /// The URL without the password.
     pub shown: String,
-    pub(super) password: Option<String>,
-    pub(super) encryption: Encryption,
-    pub(super) trust: Trust,
-    pub(super) tls: Tls,
-    /// For the programs.
-    environment: Vec<(&'static str, String)>,
+    pub(super) places: Vec<Place>,
+    pub(super) settings: Settings,
+    pub(super) security: Security,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) reached: Arc<OnceLock<Reached>>,
+    /// What children may see of our environment.
+    pub(super) outer: BTreeMap<String, String>,
 }
-
-/// Parameters of a URL, and the variables they stand for.
-const PARAMETERS: &[(&str, &str)] = &[
-    ("host", "PGHOST"),
-    ("port", "PGPORT"),
-    ("user", "PGUSER"),
-    ("sslmode", "PGSSLMODE"),
-    ("sslrootcert", "PGSSLROOTCERT"),
-    ("sslcert", "PGSSLCERT"),
-    ("sslkey", "PGSSLKEY"),
-];
 
 /// Where servers put their sockets.
 const SOCKETS: &[&str] = &["/var/run/postgresql", "/tmp"];
+/// How long to wait for a connection, and for the first answers on it, unless the user says.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Server {
-    /// Reads `postgres://[user[:password]@][host[:port]][/database][?sslmode=…]`.
-    pub fn new(url: &url::Url, options: &UrlOptions) -> Result<Self, SourceError> {
-        let shown = without_password(url.as_str());
-        let fail = |why: String| SourceError::new(SourceErrorKind::Unavailable, &shown, why);
-        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let mut given: BTreeMap<&'static str, String> = BTreeMap::new();
-        if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
-            given.insert("PGHOST", decoded(host).trim_matches(['[', ']']).to_owned());
-        }
-        if let Some(port) = url.port() {
-            given.insert("PGPORT", port.to_string());
-        }
-        if !url.username().is_empty() {
-            given.insert("PGUSER", decoded(url.username()));
-        }
-        if let Some(password) = password(url) {
-            given.insert("PGPASSWORD", password);
-        }
-        for (key, value) in url.query_pairs() {
-            let (_, variable) = PARAMETERS
-                .iter()
-                .find(|(name, _)| *name == key)
-                .ok_or_else(|| fail(format!("unknown parameter '{key}' in the URL")))?;
-            given.insert(variable, value.into_owned());
-        }
-        let get = |name: &str| given.get(name).or_else(|| options.environment.get(name)).cloned();
+    /// Reads `postgres://[user[:password]@][host[:port][,…]][/database][?name=value…]`.
+    pub fn parse(url: &str, options: &UrlOptions) -> Result<Self, SourceError> {
+        let shown = without_password(url);
+        Self::read(url, &shown, options)
+            .map_err(|why| SourceError::new(SourceErrorKind::Unavailable, &shown, why))
+    }
 
-        let port = get("PGPORT")
-            .map_or(Ok(5432), |text| text.parse().map_err(|_| fail(format!("'{text}' is no port"))))?;
-        let host = match get("PGHOST") {
-            Some(host) if host.starts_with('/') => Host::Unix(host.into()),
-            Some(host) => Host::Tcp(host),
-            None => SOCKETS
-                .iter()
-                .find(|folder| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists())
-                .map_or_else(|| Host::Tcp("localhost".into()), |folder| Host::Unix(folder.into())),
-        };
-        let user = get("PGUSER")
-            .or_else(|| get("USER"))
-            .or_else(|| get("LOGNAME"))
-            .unwrap_or_else(|| "postgres".into());
-        let database = Some(decoded(url.path().trim_matches('/'))).filter(|name| !name.is_empty());
-        let (encryption, tls, trust) = encryption(&get, options, &host).map_err(fail)?;
+    fn read(url: &str, shown: &str, options: &UrlOptions) -> Result<Self, String> {
+        let settings = Settings::read(url, &options.environment)?;
+        let user = settings
+            .get("user")
+            .or_else(|| options.environment.get("USER").map(String::as_str))
+            .or_else(|| options.environment.get("LOGNAME").map(String::as_str))
+            .unwrap_or("postgres");
         let mut server = Self {
-            host,
-            port,
-            user,
-            database,
-            password: get("PGPASSWORD"),
-            encryption,
-            trust,
-            tls,
-            environment: vec![],
-            shown: shown.clone(),
+            user: user.to_owned(),
+            database: settings.get("dbname").map(str::to_owned),
+            shown: shown.to_owned(),
+            places: places(&settings)?,
+            security: Security::read(&settings, options)?,
+            connect_timeout: connect_timeout(&settings)?,
+            reached: Arc::default(),
+            outer: options.environment.clone(),
+            settings,
         };
-        if server.password.is_none() {
-            server.password = server.password_from_file(&get).map_err(fail)?;
+        let attributes = server.settings.get("target_session_attrs").unwrap_or("any");
+        if !super::choose::ATTRIBUTES.contains(&attributes) {
+            let all = super::choose::ATTRIBUTES.join(", ");
+            return Err(format!("target_session_attrs is one of {all}, not '{attributes}'"));
         }
-        // Whatever we take is what the programs take; the password goes to them by their environment, never on
-        // a command line.
-        server.environment = given.into_iter().collect();
-        server.environment.push(("PGHOST", server.host_name()));
-        server.environment.push(("PGPORT", port.to_string()));
-        server.environment.push(("PGUSER", server.user.clone()));
-        server.environment.push(("PGCONNECT_TIMEOUT", "10".into()));
-        server.environment.push(("PGAPPNAME", "esker".into()));
-        for (variable, file) in ["PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"].iter().zip(&options.tls_files) {
-            if let Some(file) = file {
-                server.environment.push((variable, file.display().to_string()));
+        super::wire::KeepAlive::read(&server.settings)?;
+        for at in 0..server.places.len() {
+            if matches!(server.places[at].host, Host::Unix(_)) && server.settings.get("requirepeer").is_some()
+            {
+                return Err("requirepeer (PGREQUIREPEER) is not supported; leave it out".into());
             }
+            server.places[at].password = match server.settings.get("password") {
+                Some(password) => Some(password.to_owned()),
+                None => server.password_from_file(&server.places[at])?,
+            };
         }
         Ok(server)
     }
 
-    /// The host's name, number or socket folder.
+    /// The same, which may be found elsewhere by now.
     #[must_use]
-    pub fn host_name(&self) -> String {
-        match &self.host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(folder) => folder.display().to_string(),
-        }
+    pub fn looked_up_again(&self) -> Self {
+        Self { reached: Arc::default(), ..self.clone() }
     }
 
-    /// Its place as a name in a snapshot: `host:port`.
+    /// Its place as a name in a snapshot: `host:port`, all of them if there are several.
     #[must_use]
     pub fn place(&self) -> String {
-        match &self.host {
-            Host::Tcp(name) => format!("{name}:{}", self.port),
-            Host::Unix(_) => format!("local:{}", self.port),
-        }
+        let one = |place: &Place| match &place.host {
+            Host::Tcp(name) => format!("{name}:{}", place.port),
+            Host::Unix(_) => format!("local:{}", place.port),
+        };
+        encoded(&self.places.iter().map(one).collect::<Vec<_>>().join(","))
     }
 
     /// An error about it.
@@ -161,17 +141,70 @@ impl Server {
         SourceError::new(kind, &self.shown, why)
     }
 
-    /// Variables by which libpq's programs find it and get in.
+    /// What a session is called, on the server.
+    pub(super) fn application_name(&self) -> &str {
+        let own = self.settings.get("application_name");
+        own.or_else(|| self.settings.get("fallback_application_name")).unwrap_or("esker")
+    }
+
+    /// Variables by which libpq's programs find it and get in: what our session reached, by number, and nothing that is
+    /// left for other variables or files to say. The password goes to them this way, never on a command line.
     #[must_use]
-    pub fn environment(&self) -> &[(&'static str, String)] {
-        &self.environment
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let none = || "/nonexistent".to_owned();
+        let mut all = vec![
+            ("PGUSER", self.user.clone()),
+            ("PGAPPNAME", self.application_name().to_owned()),
+            ("PGCONNECT_TIMEOUT", self.connect_timeout.map_or(0, |timeout| timeout.as_secs()).to_string()),
+            ("PGGSSENCMODE", "disable".into()),
+            // Else they look for these below the home folder that the user database names.
+            ("PGPASSFILE", none()),
+            ("PGSERVICEFILE", none()),
+            ("PGSSLCRL", none()),
+        ];
+        all.extend(self.security.environment());
+        for (name, variable) in [
+            ("options", "PGOPTIONS"),
+            ("client_encoding", "PGCLIENTENCODING"),
+            ("channel_binding", "PGCHANNELBINDING"),
+        ] {
+            all.extend(self.settings.get(name).map(|value| (variable, value.to_owned())));
+        }
+        let (place, address) = match self.reached.get() {
+            Some(reached) => (&reached.place, reached.address),
+            None => (&self.places[0], None),
+        };
+        all.push(("PGHOST", place.host.name()));
+        all.push(("PGPORT", place.port.to_string()));
+        all.extend(place.password.clone().map(|password| ("PGPASSWORD", password)));
+        match address {
+            Some(SocketAddr::V6(address)) if address.scope_id() != 0 => {}
+            Some(address) => all.push(("PGHOSTADDR", address.ip().to_string())),
+            None => {}
+        }
+        all
+    }
+
+    /// What a program's `--dbname` is for a database, whatever its name looks like.
+    #[must_use]
+    pub fn database_of(&self, name: impl AsRef<[u8]>) -> OsString {
+        let mut all = super::programs::database_name(name);
+        // These have no variables.
+        for name in
+            ["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"]
+        {
+            if let Some(value) = self.settings.get(name) {
+                all.push(format!(" {name}={value}"));
+            }
+        }
+        all
     }
 
     /// The password file's line for us. It is passed over, as libpq does, when others can read it.
-    fn password_from_file(&self, get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
-        let path = match (get("PGPASSFILE"), get("HOME")) {
+    fn password_from_file(&self, place: &Place) -> Result<Option<String>, String> {
+        let path = match (self.settings.get("passfile"), self.outer.get("HOME")) {
             (Some(path), _) => PathBuf::from(path),
-            (None, Some(home)) => Path::new(&home).join(".pgpass"),
+            (None, Some(home)) => Path::new(home).join(".pgpass"),
             (None, None) => return Ok(None),
         };
         let Ok(metadata) = std::fs::metadata(&path) else { return Ok(None) };
@@ -180,16 +213,61 @@ impl Server {
             return Err(format!("{} can be read by others; chmod 600 it", path.display()));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let host = match &self.host {
+        let host = match &place.host {
             Host::Unix(folder) if SOCKETS.contains(&folder.to_str().unwrap_or_default()) => {
                 "localhost".into()
             }
-            _ => self.host_name(),
+            host => host.name(),
         };
         let database = self.database.as_deref().unwrap_or("postgres");
         Ok(text
             .lines()
-            .find_map(|line| password_of(line, &[&host, &self.port.to_string(), database, &self.user])))
+            .find_map(|line| password_of(line, &[&host, &place.port.to_string(), database, &self.user])))
+    }
+}
+
+/// The places that hosts, addresses and ports name, one for each.
+fn places(settings: &Settings) -> Result<Vec<Place>, String> {
+    let list =
+        |name: &str| -> Vec<&str> { settings.get(name).map_or(vec![], |text| text.split(',').collect()) };
+    let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let count = hosts.len().max(addresses.len()).max(1);
+    if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
+        return Err(format!("{} hosts and {} values of hostaddr do not fit", hosts.len(), addresses.len()));
+    }
+    if ports.len() > 1 && ports.len() != count {
+        return Err(format!("{} ports do not fit {count} hosts", ports.len()));
+    }
+    let nth =
+        |list: &[&str], at: usize| list.get(at).copied().filter(|text| !text.is_empty()).map(str::to_owned);
+    let place = |at: usize| {
+        let port = if ports.len() == 1 { nth(&ports, 0) } else { nth(&ports, at) };
+        let port = port.map_or(Ok(5432), |text| match text.parse() {
+            Ok(0) | Err(_) => Err(format!("'{text}' is no port")),
+            Ok(port) => Ok(port),
+        })?;
+        let address = nth(&addresses, at);
+        let host = match nth(&hosts, at).or_else(|| address.clone()) {
+            Some(host) if host.starts_with('/') => Host::Unix(host.into()),
+            Some(host) => Host::Tcp(host),
+            None => SOCKETS
+                .iter()
+                .find(|folder| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists())
+                .map_or_else(|| Host::Tcp("localhost".into()), |folder| Host::Unix(folder.into())),
+        };
+        Ok(Place { host, address, port, password: None })
+    };
+    (0..count).map(place).collect()
+}
+
+/// As libpq: seconds; none or fewer is for ever, and one is two.
+fn connect_timeout(settings: &Settings) -> Result<Option<Duration>, String> {
+    let Some(text) = settings.get("connect_timeout") else { return Ok(Some(CONNECT_TIMEOUT)) };
+    match text.trim().parse::<i64>() {
+        Ok(seconds) => {
+            Ok(u64::try_from(seconds).ok().filter(|s| *s > 0).map(|s| Duration::from_secs(s.max(2))))
+        }
+        Err(_) => Err(format!("connect_timeout is a number of seconds, not '{text}'")),
     }
 }
 
@@ -212,41 +290,6 @@ fn password_of(line: &str, wanted: &[&str; 4]) -> Option<String> {
     fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted).then_some(password)
 }
 
-/// What `sslmode` and the certificates come to.
-fn encryption(
-    get: &dyn Fn(&str) -> Option<String>,
-    options: &UrlOptions,
-    host: &Host,
-) -> Result<(Encryption, Tls, Trust), String> {
-    let mut tls = options.tls.clone();
-    let read = |name: &str| {
-        get(name).map(|file| std::fs::read(&file).map_err(|error| format!("{file}: {error}"))).transpose()
-    };
-    if tls.authorities.is_none() {
-        tls.authorities = read("PGSSLROOTCERT")?;
-    }
-    if tls.certificate.is_none() {
-        tls.certificate = read("PGSSLCERT")?;
-        tls.key = read("PGSSLKEY")?;
-    }
-    let has_authority = tls.authorities.is_some();
-    // As libpq: with an authority at hand, "require" means that its name counts.
-    let (encryption, trust) = match get("PGSSLMODE").as_deref() {
-        Some("disable") => (Encryption::Disable, Trust::Anyone),
-        None | Some("prefer" | "allow") if !has_authority => (Encryption::Prefer, Trust::Anyone),
-        None if options.tls.authorities.is_some() => (Encryption::Require, Trust::Host),
-        None | Some("prefer" | "allow") => (Encryption::Prefer, Trust::Authority),
-        Some("require") if !has_authority => (Encryption::Require, Trust::Anyone),
-        Some("require" | "verify-ca") => (Encryption::Require, Trust::Authority),
-        Some("verify-full") => (Encryption::Require, Trust::Host),
-        Some(other) => return Err(format!("unknown sslmode '{other}'")),
-    };
-    match host {
-        Host::Unix(_) => Ok((Encryption::Disable, tls, trust)),
-        Host::Tcp(_) => Ok((encryption, tls, trust)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +298,7 @@ mod tests {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = UrlOptions { environment, ..UrlOptions::default() };
-        Server::new(&url::Url::parse(url).unwrap(), &options).unwrap()
+        Server::parse(url, &options).unwrap()
     }
 
     #[test]
@@ -264,13 +307,34 @@ mod tests {
             [("PGHOST", "elsewhere"), ("PGPORT", "5433"), ("PGUSER", "bob"), ("PGPASSWORD", "x")];
         let all = server("postgres://al%20ice:s%3Aecret@db.example:6000/shop?sslmode=require", &environment);
         assert_eq!((all.place().as_str(), all.user.as_str()), ("db.example:6000", "al ice"));
-        assert_eq!((all.database.as_deref(), all.password.as_deref()), (Some("shop"), Some("s:ecret")));
-        assert_eq!((all.encryption, all.trust), (Encryption::Require, Trust::Anyone));
+        assert_eq!(
+            (all.database.as_deref(), all.places[0].password.as_deref()),
+            (Some("shop"), Some("s:ecret"))
+        );
         assert!(!all.shown.contains("secret"), "{}", all.shown);
         let little = server("postgres://", &environment);
         assert_eq!((little.place().as_str(), little.user.as_str()), ("elsewhere:5433", "bob"));
-        assert_eq!(little.password.as_deref(), Some("x"));
-        assert_eq!(server("postgres:///?host=/run/pg", &[]).host, Host::Unix("/run/pg".into()));
+        assert_eq!(little.places[0].password.as_deref(), Some("x"));
+        assert_eq!(server("postgres:///?host=/run/pg", &[]).places[0].host, Host::Unix("/run/pg".into()));
+    }
+
+    #[test]
+    fn several_hosts() {
+        let all = server("postgres://u@h1:1,[::1],h3:3/db?hostaddr=,,127.0.0.3", &[]);
+        assert_eq!(all.place(), "h1:1,::1:5432,h3:3");
+        assert_eq!(all.places[2].address.as_deref(), Some("127.0.0.3"));
+        assert_eq!(server("postgres://h1,h2/?port=7", &[]).place(), "h1:7,h2:7");
+        for bad in [
+            "h1:1,h2:2,h3/?hostaddr=1,2",
+            "h1,h2/?port=1,2,3",
+            "h:0",
+            "h:70000",
+            "h/?connect_timeout=x",
+            "h/?target_session_attrs=x",
+            "h/?keepalives_idle=x",
+        ] {
+            assert!(Server::parse(&format!("postgres://{bad}"), &UrlOptions::default()).is_err(), "{bad}");
+        }
     }
 
     #[test]

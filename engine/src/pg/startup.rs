@@ -3,17 +3,16 @@
 
 use super::Connection;
 use super::connection::{PgError, PgResult, refusal, unexpected, version_number};
-use super::server::Server;
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::{backend, frontend};
 
 impl Connection {
     /// Proves who we are, and reads on until the server takes statements.
-    pub(super) fn authenticate(&mut self, server: &Server) -> PgResult<()> {
+    pub(super) fn authenticate(&mut self, user: &str, password: Option<&str>) -> PgResult<()> {
         use backend::Message as M;
         let password = || {
-            server.password.clone().ok_or_else(|| PgError::Refused {
+            password.map(str::to_owned).ok_or_else(|| PgError::Refused {
                 code: "28P01".into(),
                 message: "the server wants a password: set PGPASSWORD, or PGPASSFILE or ~/.pgpass".into(),
             })
@@ -28,7 +27,7 @@ impl Connection {
                     self.send(|out| frontend::password_message(password.as_bytes(), out))?;
                 }
                 M::AuthenticationMd5Password(body) => {
-                    let hash = md5_hash(server.user.as_bytes(), password()?.as_bytes(), body.salt());
+                    let hash = md5_hash(user.as_bytes(), password()?.as_bytes(), body.salt());
                     self.send(|out| frontend::password_message(hash.as_bytes(), out))?;
                 }
                 M::AuthenticationSasl(body) => {
@@ -68,6 +67,12 @@ impl Connection {
             match self.parsed(&message)? {
                 M::ParameterStatus(body) if body.name()? == "server_version" => {
                     self.version = version_number(body.value()?);
+                }
+                M::ParameterStatus(body) if body.name()? == "in_hot_standby" => {
+                    self.is_standby = Some(body.value()? == "on");
+                }
+                M::ParameterStatus(body) if body.name()? == "default_transaction_read_only" => {
+                    self.is_read_only = Some(body.value()? == "on");
                 }
                 M::ErrorResponse(body) => return Err(refusal(&body)),
                 M::ReadyForQuery(_) => return Ok(()),

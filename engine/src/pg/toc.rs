@@ -88,6 +88,8 @@ pub struct TocEntry {
     pub tablespace: String,
     /// Whose it is; empty if nobody's.
     pub owner: String,
+    /// Name, schema and COPY as they stand, in the archive's encoding.
+    pub bytes: NameBytes,
     /// What it needs.
     pub needs: Vec<i64>,
     /// Whether the archive holds data for it.
@@ -98,6 +100,21 @@ pub struct TocEntry {
     raw: Vec<u8>,
     /// Where the tablespace stands in that.
     tablespace_at: (usize, usize),
+}
+
+/// What an entry says in the archive's encoding, which need not be UTF-8.
+#[derive(Clone, Debug, Default)]
+pub struct NameBytes {
+    /// The name.
+    pub tag: Vec<u8>,
+    /// The schema.
+    pub namespace: Vec<u8>,
+    /// The COPY.
+    pub copy: Vec<u8>,
+    /// Whose it is.
+    pub owner: Vec<u8>,
+    /// The command that makes it, if it is not ASCII.
+    pub definition: Vec<u8>,
 }
 
 /// A table of contents.
@@ -168,12 +185,15 @@ impl Toc {
         let id = cursor.int()?;
         let had_dumper = cursor.int()? != 0;
         cursor.string()?; // oid of the catalogue's table
-        let (oid, tag, kind) = (cursor.text()?, cursor.text()?, cursor.text()?);
+        let mut bytes = NameBytes::default();
+        let oid = cursor.text()?;
+        bytes.tag = cursor.string()?.unwrap_or_default().to_vec();
+        let kind = cursor.text()?;
         cursor.int()?; // section
-        let definition = cursor.text()?;
+        bytes.definition = cursor.string()?.unwrap_or_default().to_vec();
         cursor.string()?; // command that drops it
-        let copy = cursor.text()?;
-        let namespace = cursor.text()?;
+        bytes.copy = cursor.string()?.unwrap_or_default().to_vec();
+        bytes.namespace = cursor.string()?.unwrap_or_default().to_vec();
         let tablespace_from = cursor.at - from;
         let tablespace = cursor.text()?;
         let tablespace_at = (tablespace_from, cursor.at - from);
@@ -183,7 +203,7 @@ impl Toc {
         if self.version >= (1, 16) {
             cursor.int()?; // kind of relation
         }
-        let owner = cursor.text()?;
+        bytes.owner = cursor.string()?.unwrap_or_default().to_vec();
         cursor.string()?; // with oids
         let mut needs = vec![];
         while let Some(number) = cursor.string()? {
@@ -203,6 +223,12 @@ impl Toc {
             }
         };
         let _ = had_dumper;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (tag, namespace, copy) = (text(&bytes.tag), text(&bytes.namespace), text(&bytes.copy));
+        let (definition, owner) = (text(&bytes.definition), text(&bytes.owner));
+        if bytes.definition.is_ascii() {
+            bytes.definition = vec![];
+        }
         Ok(TocEntry {
             id,
             oid,
@@ -211,6 +237,7 @@ impl Toc {
             definition,
             copy,
             namespace,
+            bytes,
             tablespace,
             owner,
             needs,
@@ -268,6 +295,13 @@ impl Toc {
         out.extend_from_slice(&value.unsigned_abs().to_le_bytes()[..self.int_len]);
     }
 
+    /// The encoding of its names, as PostgreSQL calls it: `UTF8`, `LATIN1`, `SQL_ASCII`.
+    #[must_use]
+    pub fn encoding(&self) -> &str {
+        let entry = self.entries.iter().find(|entry| entry.kind == "ENCODING");
+        entry.and_then(|entry| entry.definition.split('\'').nth(1)).unwrap_or("UTF8")
+    }
+
     /// Numbers of the entries that have data.
     #[must_use]
     pub fn with_data(&self) -> BTreeSet<i64> {
@@ -298,6 +332,28 @@ impl Toc {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    impl TocEntry {
+        /// Rows of a table.
+        pub(crate) fn named(oid: usize, namespace: &[u8], tag: &[u8]) -> Self {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let bytes = NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), copy: vec![] };
+            Self {
+                id: 1,
+                oid: oid.to_string(),
+                tag: text(tag),
+                kind: "TABLE DATA".into(),
+                definition: String::new(),
+                copy: String::new(),
+                namespace: text(namespace),
+                bytes,
+                needs: vec![],
+                has_data: true,
+                file: String::new(),
+                raw: vec![],
+            }
+        }
+    }
 
     /// The table of contents of a custom archive with one table and one large object.
     pub(crate) fn sample() -> Vec<u8> {

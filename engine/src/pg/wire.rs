@@ -1,12 +1,14 @@
 //! What a session's bytes go over: a socket of either kind, encrypted or not.
 //! Source: PostgreSQL's documentation, "SSL Session Encryption".
 
-use super::connection::{CONNECT_TIMEOUT, PgError, PgResult};
-use super::server::{Encryption, Host, Server};
+use super::connection::{PgError, PgResult};
+use super::conninfo::Settings;
+use super::encryption::Encryption;
+use super::server::{Host, Reached, Server};
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -110,42 +112,88 @@ impl HangUp {
     }
 }
 
+/// How the kernel finds out that a peer is gone: libpq's parameters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KeepAlive {
+    is_off: bool,
+    idle: Option<Duration>,
+    interval: Option<Duration>,
+    count: Option<u32>,
+    user_timeout: Option<Duration>,
+}
+
+impl KeepAlive {
+    /// What the URL says.
+    pub(super) fn read(settings: &Settings) -> Result<Self, String> {
+        let number = |name: &str| {
+            let parsed = settings.get(name).map(|text| text.trim().parse::<u32>());
+            parsed.transpose().map_err(|_| format!("{name} is a number")).map(|n| n.filter(|n| *n > 0))
+        };
+        let seconds = |name: &str| Ok::<_, String>(number(name)?.map(|n| Duration::from_secs(n.into())));
+        Ok(Self {
+            is_off: settings.get("keepalives").is_some() && number("keepalives")?.is_none(),
+            idle: seconds("keepalives_idle")?,
+            interval: seconds("keepalives_interval")?,
+            count: number("keepalives_count")?,
+            user_timeout: number("tcp_user_timeout")?.map(|n| Duration::from_millis(n.into())),
+        })
+    }
+
+    fn set(self, stream: &TcpStream) -> std::io::Result<()> {
+        let socket = socket2::SockRef::from(stream);
+        if !self.is_off {
+            let mut all = socket2::TcpKeepalive::new();
+            if let Some(idle) = self.idle {
+                all = all.with_time(idle);
+            }
+            if let Some(interval) = self.interval {
+                all = all.with_interval(interval);
+            }
+            if let Some(count) = self.count {
+                all = all.with_retries(count);
+            }
+            socket.set_tcp_keepalive(&all)?;
+        }
+        match self.user_timeout {
+            Some(timeout) => socket.set_tcp_user_timeout(Some(timeout)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Connects, and encrypts the line if it is to be.
-pub(super) fn connect(server: &Server) -> PgResult<Wire> {
+pub(super) fn connect(server: &Server, reached: &Reached) -> PgResult<Wire> {
     let down = |error: std::io::Error| PgError::Lost(format!("cannot connect: {error}"));
-    let name = match &server.host {
+    let name = match &reached.place.host {
         Host::Unix(folder) => {
-            let path = folder.join(format!(".s.PGSQL.{}", server.port));
+            let path = folder.join(format!(".s.PGSQL.{}", reached.place.port));
             return Ok(Wire::Plain(Socket::Unix(UnixStream::connect(path).map_err(down)?)));
         }
         Host::Tcp(name) => name,
     };
-    let addresses = (name.as_str(), server.port).to_socket_addrs().map_err(down)?;
-    let mut failure = std::io::Error::other("the host has no address");
-    let mut stream = None;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(connected) => {
-                stream = Some(connected);
-                break;
-            }
-            Err(error) => failure = error,
-        }
+    let Some(address) = reached.address else {
+        return Err(PgError::Lost("cannot connect: the host has no address".into()));
+    };
+    let mut stream = match server.connect_timeout {
+        Some(timeout) => TcpStream::connect_timeout(&address, timeout),
+        None => TcpStream::connect(address),
     }
-    let Some(mut stream) = stream else { return Err(down(failure)) };
+    .map_err(down)?;
     stream.set_nodelay(true)?;
-    if server.encryption == Encryption::Disable {
+    KeepAlive::read(&server.settings).map_err(PgError::Lost)?.set(&stream)?;
+    let security = &server.security;
+    if security.encryption == Encryption::Disable {
         return Ok(Wire::Plain(Socket::Tcp(stream)));
     }
-    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.set_read_timeout(server.connect_timeout)?;
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request)?;
     let mut answer = [0];
     stream.read_exact(&mut answer)?;
-    match (answer[0], server.encryption) {
+    match (answer[0], security.encryption) {
         (b'S', _) => {
-            let connection = server.tls.connect_trusting(name, server.trust).map_err(PgError::Lost)?;
+            let connection = security.tls.connect_trusting(name, security.trust).map_err(PgError::Lost)?;
             Ok(Wire::Tls(Box::new(rustls::StreamOwned::new(connection, Socket::Tcp(stream)))))
         }
         (_, Encryption::Prefer) => Ok(Wire::Plain(Socket::Tcp(stream))),

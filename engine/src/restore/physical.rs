@@ -317,9 +317,8 @@ impl Work<'_> {
                 // It makes its own.
                 std::fs::remove_dir(target).map_err(target_error("remove", target))?;
             }
-            let path = path.map(|path| ("PATH".to_owned(), path.to_owned()));
-            let environment = path.into_iter().collect();
-            let mut command = crate::child::command(programs.path("pg_combinebackup"), &environment);
+            let mut command =
+                crate::child::command(programs.path("pg_combinebackup"), &std::collections::BTreeMap::new());
             command.arg("--no-sync").arg("-o").arg(target);
             let last = bases.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
             let part = folders.last().map_or(target, |folder| folder);

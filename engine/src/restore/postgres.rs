@@ -18,7 +18,7 @@ mod there;
 
 use super::dump::dump;
 use crate::pg::connection::PgError;
-use crate::pg::programs::{Programs, database_name};
+use crate::pg::programs::Programs;
 use crate::pg::script::Script;
 use crate::pg::toc::Toc;
 use crate::pg::{Connection, Server};
@@ -281,7 +281,7 @@ impl Work<'_> {
         };
         let mut command = programs.command("pg_restore", self.server);
         session::set_for(&mut command);
-        command.args(["-w", "--exit-on-error", "-Fc", "-d"]).arg(database_name(&plan.target));
+        command.args(["-w", "--exit-on-error", "-Fc", "-d"]).arg(self.server.database_of(&plan.target));
         if self.options.no_owner {
             command.args(["--no-owner", "--no-privileges"]);
         }

@@ -1,4 +1,4 @@
-//! The end marks of pg_dump's formats. Plain: a closing comment. Custom: every entry of the table of
+//! The end marks of pg_dump's formats. Plain: a closing comment (`plain.rs`). Custom: every entry of the table of
 //! contents that has data is followed by a terminated block of it.
 //! Source: PostgreSQL's `pg_backup_custom.c` (`BLK_DATA`, `BLK_BLOBS`).
 
@@ -9,6 +9,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+mod plain;
+pub use plain::PlainEndMark;
+
 /// Where the parts of a dump in custom format are, in bytes: what pg_dump leaves out of a dump that it cannot seek in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockIndex {
@@ -16,42 +19,6 @@ pub struct BlockIndex {
     pub head: u64,
     /// Data of its entries: the entry's number, beginning and end.
     pub blocks: Vec<(i64, u64, u64)>,
-}
-
-/// The end of a plain dump of one database or of a cluster's globals.
-#[derive(Default)]
-pub struct PlainEndMark {
-    tail: Vec<u8>,
-}
-
-/// The closing comment and `\unrestrict` with its key fit well into this.
-const TAIL: usize = 1024;
-
-impl EndMark for PlainEndMark {
-    fn see(&mut self, bytes: &[u8]) {
-        let from = bytes.len().saturating_sub(TAIL);
-        self.tail.extend_from_slice(&bytes[from..]);
-        let surplus = self.tail.len().saturating_sub(TAIL);
-        self.tail.drain(..surplus);
-    }
-
-    fn finish(&mut self) -> Result<(), String> {
-        let missing = || Err("the dump's closing comment is missing: it is not whole".to_owned());
-        // The tail may begin inside a character.
-        let text = String::from_utf8_lossy(&self.tail);
-        let mut lines = text.lines().rev().filter(|line| !line.trim().is_empty() && *line != "--").peekable();
-        lines.next_if(|line| line.starts_with("\\unrestrict "));
-        match lines.next() {
-            Some("-- PostgreSQL database dump complete" | "-- PostgreSQL database cluster dump complete") => {
-                if self.tail.last() == Some(&b'\n') {
-                    Ok(())
-                } else {
-                    missing()
-                }
-            }
-            _ => missing(),
-        }
-    }
 }
 
 /// The end of a dump in custom format.
@@ -216,24 +183,6 @@ impl EndMark for CustomEndMark {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn plain(text: &str) -> Result<(), String> {
-        let mut mark = PlainEndMark::default();
-        text.as_bytes().chunks(7).for_each(|part| mark.see(part));
-        mark.finish()
-    }
-
-    #[test]
-    fn plain_dumps_need_their_closing_comment() {
-        let body = "x\n".repeat(2000);
-        let end = "--\n-- PostgreSQL database dump complete\n--\n\n";
-        assert!(plain(&format!("{body}{end}")).is_ok());
-        assert!(plain(&format!("{body}{end}\\unrestrict abcDEF123\n\n")).is_ok());
-        assert!(plain(&format!("{body}--\n-- PostgreSQL database cluster dump complete\n--\n\n")).is_ok());
-        assert!(plain(&body).is_err());
-        assert!(plain(&format!("{body}{end}SELECT 1;\n")).is_err());
-        assert!(plain(&format!("{body}--\n-- PostgreSQL database dump comp")).is_err());
-    }
 
     /// A custom dump with one table of 10 bytes and one large object.
     fn custom() -> Vec<u8> {

@@ -9,21 +9,26 @@ use super::command::CommandContent;
 use super::pgdump::{BlockIndex, CustomEndMark, PlainEndMark};
 use super::stream::AtHand;
 use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions};
-use crate::Monitor;
 use crate::entry::{Time, compare_paths};
-use crate::names::encoded;
 use crate::pg::connection::PgError;
-use crate::pg::programs::{Programs, database_name};
+use crate::pg::programs::Programs;
 use crate::pg::{Connection, Server};
 use crate::snapshot::SourceRecord;
+use crate::{ItemError, Monitor};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 mod copies;
+mod databases;
 mod directory;
+mod limits;
+mod tables;
+mod tolerant;
 
+use databases::{Databases, Named};
 use directory::Database;
+use tolerant::{Outcome, Tolerant};
 
 /// How a database is laid down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,17 +42,24 @@ pub enum Format {
     Custom,
 }
 
-/// Moments of so many databases are fixed before the first is read; the others' when their turn comes, since each
-/// takes a connection.
-const AT_ONCE: usize = 10;
+/// What the user asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// Sessions that read one database.
+    jobs: usize,
+    /// Whether what cannot be read is left out.
+    keep_going: bool,
+}
 
 /// What comes next.
 enum Next {
     Item(Box<Item>),
+    /// A database as pg_dump writes it, or the globals, which may turn out to be unreadable.
+    Dump(Box<Item>, Outcome),
     /// A database in directory format, whose moment may be fixed already.
-    Database(String, Option<Box<Database>>),
+    Database(Named, Option<Box<Database>>),
     /// Where everything is in the dump before it.
-    Index(Rc<RefCell<BlockIndex>>),
+    Index(Rc<RefCell<BlockIndex>>, Outcome),
 }
 
 /// The source of `postgres://`.
@@ -61,14 +73,19 @@ pub struct PostgresSource {
     current: Option<Box<Database>>,
     details: BTreeMap<String, String>,
     databases: usize,
+    /// Databases that cannot be read, and what is said of them once somebody listens.
+    left_out: usize,
+    unsaid: Vec<ItemError>,
+    /// Dumps that are being read.
+    outcomes: Vec<(String, Outcome)>,
     /// Known once it is started.
     programs: Option<Programs>,
 }
 
 impl PostgresSource {
     /// Asks for nothing yet.
-    pub fn new(url: &url::Url, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
-        let server = Server::new(url, options)?;
+    pub fn new(url: &str, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
+        let server = Server::parse(url, options)?;
         let folder = format!("postgres/{}", server.place());
         Ok(Self {
             server,
@@ -79,16 +96,29 @@ impl PostgresSource {
             current: None,
             details: BTreeMap::new(),
             databases: 0,
+            left_out: 0,
+            unsaid: vec![],
+            outcomes: vec![],
             programs: None,
         })
     }
 
+    fn asked(&self) -> Asked {
+        Asked { jobs: self.options.postgres_jobs.max(1), keep_going: self.options.keep_going }
+    }
+
     /// A dump as pg_dump writes it: in custom format if its index is wanted.
-    fn dump(&self, programs: &Programs, database: &str, index: Option<Rc<RefCell<BlockIndex>>>) -> Opener {
+    fn dump(
+        &self,
+        programs: &Programs,
+        database: &Named,
+        index: Option<Rc<RefCell<BlockIndex>>>,
+    ) -> (Opener, Outcome) {
         let mut command = programs.command("pg_dump", &self.server);
-        command.arg("-w").arg(format!("--dbname={}", database_name(database)));
-        let name = format!("pg_dump of database '{database}'");
-        Box::new(move || {
+        command.args(["-w", "--dbname"]).arg(self.server.database_of(&database.bytes));
+        let name = format!("pg_dump of database '{}'", database.text);
+        let object = name.clone();
+        let open: Opener = Box::new(move || {
             Ok(match index {
                 Some(index) => {
                     command.args(["-Fc", "-Z0"]);
@@ -96,32 +126,162 @@ impl PostgresSource {
                 }
                 None => Box::new(CommandContent::start(command, name, PlainEndMark::default(), false)?),
             })
-        })
+        });
+        Tolerant::open(open, object, self.options.keep_going)
     }
 
-    fn globals(&self, programs: &Programs, with_passwords: bool) -> Opener {
+    fn globals(&self, programs: &Programs, with_passwords: bool) -> (Opener, Outcome) {
         let mut command = programs.command("pg_dumpall", &self.server);
         command.args(["-w", "-g"]);
         if !with_passwords {
             command.arg("--no-role-passwords");
         }
         let name = "pg_dumpall of the globals".to_owned();
-        Box::new(move || Ok(Box::new(CommandContent::start(command, name, PlainEndMark::default(), false)?)))
+        let object = name.clone();
+        let open: Opener = Box::new(move || {
+            Ok(Box::new(CommandContent::start(command, name, PlainEndMark::default(), false)?))
+        });
+        Tolerant::open(open, object, self.options.keep_going)
     }
 
-    fn begin(&mut self, name: &str, programs: &Programs) -> Result<Box<Database>, SourceError> {
-        let database = Database::begin(&self.server, name, programs, self.options.postgres_jobs)?;
-        self.details.insert(format!("moment:{name}"), database.moment.clone());
+    fn begin(&mut self, name: &Named, programs: &Programs) -> Result<Box<Database>, SourceError> {
+        let database = Database::begin(&self.server, name, programs, self.asked())?;
+        self.details.insert(format!("moment:{}", name.text), database.moment.clone());
         Ok(Box::new(database))
     }
-}
 
-/// The databases that can be dumped, if they are all to be.
-fn databases(session: &mut Connection) -> Result<Vec<String>, PgError> {
-    let query =
-        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
-    let rows = session.query(query)?;
-    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    /// Fixes the moments of so many databases as are asked for, and fit; the others' when their turn comes.
+    fn begin_first(&mut self, programs: &Programs) -> Result<(), SourceError> {
+        let (mut tables, mut begun) = (0, 0);
+        for at in 0..self.next.len() {
+            let (path, name) = match &self.next[at] {
+                (path, Next::Database(name, None)) => (path.clone(), name.clone()),
+                _ => continue,
+            };
+            match self.begin(&name, programs) {
+                Ok(mut database) => {
+                    tables += database.tables;
+                    begun += 1;
+                    let leaves_room =
+                        database.leaves_room(tables).map_err(|error| self.server.failed(&error))?;
+                    self.next[at].1 = Next::Database(name, Some(database));
+                    if begun >= self.options.postgres_at_once || !leaves_room {
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    let told = self.leave_out(&path, error)?;
+                    self.unsaid.push(told);
+                    // Its turn is over.
+                    self.next[at].1 = Next::Database(name, None);
+                    self.next[at].0.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A database that cannot be read, if the others are to go on.
+    fn leave_out(&mut self, path: &str, error: SourceError) -> Result<ItemError, SourceError> {
+        let is_own = matches!(error.kind, SourceErrorKind::Item | SourceErrorKind::Command);
+        self.left_out += 1;
+        if !self.options.keep_going || !is_own || self.left_out == self.databases {
+            return Err(match error.kind {
+                SourceErrorKind::Item => SourceError { kind: SourceErrorKind::Unavailable, ..error },
+                _ => error,
+            });
+        }
+        self.details.insert(format!("left-out:{path}"), error.why.clone());
+        Ok(ItemError { during: "archival", item: error.what, message: format!("left out: {}", error.why) })
+    }
+
+    /// What is to come, in the order of a manifest.
+    fn plan(&mut self, names: Vec<Named>, programs: &Programs) {
+        let folder = format!("{}/databases", self.folder);
+        for path in ["postgres", &self.folder, &folder] {
+            let item = Item::folder(path, self.time);
+            self.next.push_back((path.to_owned(), Next::Item(Box::new(item))));
+        }
+        let format = self.options.postgres_format;
+        for name in names {
+            let stem = format!("{folder}/{}", name.component());
+            let (path, next) = match format {
+                Format::Directory => (stem, Next::Database(name, None)),
+                Format::Plain | Format::Custom => {
+                    let index = (format == Format::Custom).then(Rc::<RefCell<BlockIndex>>::default);
+                    let path = format!("{stem}.{}", if index.is_some() { "dump" } else { "sql" });
+                    let (open, outcome) = self.dump(programs, &name, index.clone());
+                    if let Some(index) = index {
+                        self.next
+                            .push_back((format!("{path}.index"), Next::Index(index, Rc::clone(&outcome))));
+                    }
+                    let item = Item::stream(&path, self.time, open);
+                    (path, Next::Dump(Box::new(item), outcome))
+                }
+            };
+            self.next.push_back((path, next));
+        }
+    }
+
+    /// The next of what was planned; `None` at its end.
+    fn planned(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        while let Some((path, next)) = self.next.pop_front() {
+            match next {
+                Next::Item(item) => return Ok(Some(*item)),
+                Next::Dump(item, outcome) => {
+                    self.outcomes.push((path, outcome));
+                    return Ok(Some(*item));
+                }
+                Next::Index(index, outcome) => {
+                    if outcome.borrow().is_none() {
+                        let bytes = serde_json::to_vec(&index.take()).unwrap_or_default();
+                        return Ok(Some(AtHand::item(&path, self.time, bytes)));
+                    }
+                }
+                // It was left out before.
+                Next::Database(_, None) if path.is_empty() => {}
+                Next::Database(name, begun) => {
+                    let programs = self.programs.clone();
+                    let programs = programs
+                        .ok_or_else(|| self.server.error(SourceErrorKind::Unavailable, "was not started"))?;
+                    let begun = begun.map_or_else(|| self.begin(&name, &programs), Ok);
+                    let laid = begun.and_then(|mut database| {
+                        let told = database.lay_out(&path, self.time)?;
+                        Ok((database, told))
+                    });
+                    match laid {
+                        Ok((mut database, told)) => {
+                            for (item, message) in told {
+                                monitor.error(ItemError { during: "archival", item, message });
+                            }
+                            let first = database.next_item();
+                            self.current = Some(database);
+                            return Ok(first);
+                        }
+                        Err(error) => {
+                            let told = self.leave_out(&path, error)?;
+                            monitor.error(told);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the dumps that were read came to.
+    fn settle(&mut self) -> Result<(), SourceError> {
+        for (path, outcome) in std::mem::take(&mut self.outcomes) {
+            if let Some(why) = outcome.borrow().clone() {
+                if path.ends_with("/globals.sql") {
+                    self.details.insert(format!("left-out:{path}"), why);
+                } else {
+                    self.leave_out(&path, SourceError::new(SourceErrorKind::Command, &path, why))?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A session with the server, whatever database there is.
@@ -147,6 +307,10 @@ impl Source for PostgresSource {
         vec![format!("/{}", self.folder)]
     }
 
+    fn tolerates_item_errors(&self) -> bool {
+        self.options.keep_going
+    }
+
     fn start(&mut self, _: [u64; 2]) -> Result<(), SourceError> {
         let server = self.server.clone();
         let failed = |error: PgError| server.failed(&error);
@@ -157,35 +321,18 @@ impl Source for PostgresSource {
         self.details.insert("server".into(), session.value("SHOW server_version").map_err(failed)?);
         self.details.insert("pg_dump".into(), programs.version.to_string());
         let names = match &server.database {
-            Some(name) => vec![name.clone()],
-            None => databases(&mut session).map_err(failed)?,
+            Some(name) => vec![Named::of(name)],
+            None => {
+                let found = Databases::read(&mut session).map_err(failed)?;
+                for (name, why) in found.closed {
+                    self.details.insert(format!("not-dumped:{name}"), why.into());
+                    tracing::warn!("database '{name}' is not in the backup: {why}");
+                }
+                found.names
+            }
         };
         self.databases = names.len();
-        let folder = format!("{}/databases", self.folder);
-        for path in ["postgres", &self.folder, &folder] {
-            let item = Item::folder(path, self.time);
-            self.next.push_back((path.to_owned(), Next::Item(Box::new(item))));
-        }
-        let format = self.options.postgres_format;
-        for (number, name) in names.into_iter().enumerate() {
-            let stem = format!("{folder}/{}", encoded(&name));
-            let (path, next) = match format {
-                Format::Directory => {
-                    let database = if number < AT_ONCE { Some(self.begin(&name, &programs)?) } else { None };
-                    (stem, Next::Database(name, database))
-                }
-                Format::Plain | Format::Custom => {
-                    let index = (format == Format::Custom).then(Rc::<RefCell<BlockIndex>>::default);
-                    let path = format!("{stem}.{}", if index.is_some() { "dump" } else { "sql" });
-                    if let Some(index) = &index {
-                        self.next.push_back((format!("{path}.index"), Next::Index(Rc::clone(index))));
-                    }
-                    let item = Item::stream(&path, self.time, self.dump(&programs, &name, index));
-                    (path, Next::Item(Box::new(item)))
-                }
-            };
-            self.next.push_back((path, next));
-        }
+        self.plan(names, &programs);
         if server.database.is_none() {
             let is_superuser = session
                 .value("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user")
@@ -196,47 +343,47 @@ impl Source for PostgresSource {
                     .insert("role-passwords".into(), "left out: only a superuser can read them".into());
             }
             let path = format!("{}/globals.sql", self.folder);
-            let item = Item::stream(&path, self.time, self.globals(&programs, with_passwords));
-            self.next.push_back((path, Next::Item(Box::new(item))));
+            let (open, outcome) = self.globals(&programs, with_passwords);
+            let item = Item::stream(&path, self.time, open);
+            self.next.push_back((path, Next::Dump(Box::new(item), outcome)));
         }
+        // A role may have few connections.
+        drop(session);
         self.next.make_contiguous().sort_by(|(a, _), (b, _)| compare_paths(a.as_bytes(), b.as_bytes()));
-        Ok(())
+        self.begin_first(&programs)
     }
 
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
-        loop {
-            if let Some(database) = &mut self.current {
-                if let Some(item) = database.next_item() {
-                    return Ok(Some(item));
-                }
-                self.current = None;
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        self.unsaid.drain(..).for_each(|error| monitor.error(error));
+        self.settle()?;
+        if let Some(database) = &mut self.current {
+            let item = database.next_item();
+            for (path, why) in std::mem::take(&mut database.left_out) {
+                self.details.insert(format!("left-out:{path}"), why);
             }
-            match self.next.pop_front() {
-                None => return Ok(None),
-                Some((_, Next::Item(item))) => return Ok(Some(*item)),
-                Some((path, Next::Index(index))) => {
-                    let bytes = serde_json::to_vec(&index.take()).unwrap_or_default();
-                    return Ok(Some(AtHand::item(&path, self.time, bytes)));
-                }
-                Some((path, Next::Database(name, database))) => {
-                    let mut database = match database {
-                        Some(database) => database,
-                        None => {
-                            let programs = self.programs.clone();
-                            let unstarted =
-                                || self.server.error(SourceErrorKind::Unavailable, "was not started");
-                            self.begin(&name, &programs.ok_or_else(unstarted)?)?
-                        }
-                    };
-                    database.lay_out(&path, self.time)?;
-                    self.current = Some(database);
-                }
+            if item.is_some() {
+                return Ok(item);
             }
+            // Its sessions end before the next one's begin.
+            self.current = None;
         }
+        self.planned(monitor)
     }
 }
 
 /// An error of the server while something is read from it.
 fn lost(name: &str, error: &PgError) -> SourceError {
     SourceError::new(SourceErrorKind::Unavailable, name, error)
+}
+
+/// The same of one object, database or statement: what the server refuses can be left out, if the user says so.
+fn refused(name: &str, error: &PgError, asked: Asked) -> SourceError {
+    match (error, asked.keep_going) {
+        (PgError::Refused { .. }, true) => SourceError::new(SourceErrorKind::Item, name, error),
+        (PgError::Refused { .. }, false) => {
+            let why = format!("{error}; --keep-going leaves the database out and goes on with the others");
+            SourceError::new(SourceErrorKind::Unavailable, name, why)
+        }
+        (PgError::Lost(_), _) => lost(name, error),
+    }
 }

@@ -78,7 +78,8 @@ impl Cluster {
 
 /// A session for replication, or what to do to get one.
 pub fn replication(server: &Server) -> Result<Connection, SourceError> {
-    Connection::replication(server).map_err(|error| {
+    // A stream comes back here for days, and no program follows: the name may lead elsewhere by now.
+    Connection::replication(&server.looked_up_again()).map_err(|error| {
         let advice = match error.code() {
             "42501" => "; ALTER ROLE … REPLICATION lets it",
             "28000" => "; pg_hba.conf needs a line 'host replication …' for this user",
@@ -186,8 +187,8 @@ impl PhysicalSource {
     }
 
     /// From a URL.
-    pub fn open(url: &url::Url, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
-        let server = Server::new(url, options)?;
+    pub fn open(url: &str, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
+        let server = Server::parse(url, options)?;
         Ok(Self::new(&server, time, None))
     }
 

@@ -122,9 +122,8 @@ pub(super) fn postgres(args: &super::Args, context: &Context) -> CommandResult {
         ));
     }
     let text = args.live.to.as_deref().unwrap_or_default();
-    let url = url::Url::parse(text).map_err(|error| Failure::new(format!("--to: {error}")))?;
     let sources = sources::url_options(context)?;
-    let server = Server::new(&url, &sources)?;
+    let server = Server::parse(text, &sources)?;
     let (wanted, path) = split_path(&args.snapshot);
     let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
     let options = PostgresOptions {

@@ -5,6 +5,7 @@ use super::database::Definition;
 use super::globals::Globals;
 use super::{Work, archive, roles, session, tables, there};
 use crate::pg::Connection;
+use crate::pg::charset::{self, Within};
 use crate::pg::programs::Programs;
 use crate::pg::sql::literal;
 use crate::pg::toc::{Toc, TocEntry};
@@ -63,6 +64,7 @@ impl Work<'_> {
             }
             let mut own;
             (own, head) = archive::read_toc(self.repo, self.snapshot, &stored.toc_path(), self.monitor)?;
+            charset::translate(&mut own, session, Within::Nothing).map_err(|error| self.failed(&error))?;
             self.seen.extend(own.entries.iter().map(|entry| entry.tablespace.clone()));
             own.map_tablespaces(&self.spaces.map);
             toc = Some(own);

@@ -2,6 +2,7 @@
 //! into stretches, in the order in which it is laid down; sessions take them in that order and run ahead of the
 //! reader by as much as fits into bounded channels, so that even one large table keeps all of them busy.
 
+use super::limits::{self, TOO_MANY};
 use super::lost;
 use crate::pg::connection::{PgError, PgResult};
 use crate::pg::wire::HangUp;
@@ -28,18 +29,18 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something to read.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
-    /// The output of a COPY.
-    Copy(String),
+    /// The output of a COPY, whose names are in the archive's encoding.
+    Copy(Vec<u8>),
     /// A large object.
     Object(u64),
 }
 
 /// Parts of a stretch; an empty one is its end.
-type Parts = Receiver<Result<Vec<u8>, SourceError>>;
+type Parts = Receiver<PgResult<Vec<u8>>>;
 
 struct Job {
     wanted: Wanted,
-    parts: SyncSender<Result<Vec<u8>, SourceError>>,
+    parts: SyncSender<PgResult<Vec<u8>>>,
 }
 
 /// Parts that were read, to be filled again: memory that is new costs the kernel as much as copying into it.
@@ -67,7 +68,8 @@ impl Spare {
 #[derive(Clone)]
 pub(super) struct Opening {
     pub(super) server: Server,
-    pub(super) database: String,
+    /// Its name, in whatever encoding.
+    pub(super) database: Vec<u8>,
     /// The exported snapshot.
     pub(super) snapshot: String,
     /// `SET client_encoding = 'UTF8';`, as the archive says.
@@ -90,12 +92,21 @@ impl Opening {
         session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map(drop)
     }
 
-    fn open(&self) -> PgResult<Connection> {
-        let mut session = Connection::open(&self.server, &self.database)?;
-        Self::begin(&mut session)?;
-        session.query(&format!("SET TRANSACTION SNAPSHOT '{}'", self.snapshot))?;
-        session.query(&self.encoding)?;
+    fn open(&self, is_first: bool) -> PgResult<Connection> {
+        let mut session = match is_first {
+            // pg_dump's may count still.
+            true => limits::open(&self.server, &self.database)?,
+            false => Connection::open(&self.server, &self.database)?,
+        };
+        self.join(&mut session)?;
         Ok(session)
+    }
+
+    /// Goes to the snapshot.
+    fn join(&self, session: &mut Connection) -> PgResult<()> {
+        Self::begin(session)?;
+        session.query(&format!("SET TRANSACTION SNAPSHOT '{}'", self.snapshot))?;
+        session.query(&self.encoding).map(drop)
     }
 }
 
@@ -104,6 +115,8 @@ pub(super) struct Copies {
     planned: VecDeque<Wanted>,
     /// Stretches that were given out, in order.
     running: VecDeque<Parts>,
+    /// So many of them nobody wants any more.
+    unwanted: usize,
     spare: Spare,
     jobs: Option<Sender<Job>>,
     hang_ups: Vec<HangUp>,
@@ -113,15 +126,12 @@ pub(super) struct Copies {
 
 impl Copies {
     /// Opens `count` sessions that will read `planned`, in this order.
-    pub(super) fn start(
-        opening: &Opening,
-        count: usize,
-        planned: VecDeque<Wanted>,
-    ) -> Result<Self, SourceError> {
+    pub(super) fn start(opening: &Opening, count: usize, planned: VecDeque<Wanted>) -> PgResult<Self> {
         let (jobs, queue) = channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         let mut copies = Self {
             running: VecDeque::new(),
+            unwanted: 0,
             spare: Spare::default(),
             jobs: Some(jobs),
             hang_ups: vec![],
@@ -130,15 +140,18 @@ impl Copies {
             planned,
         };
         for _ in 0..count.min(copies.planned.len()) {
-            let session = opening.open().map_err(|error| lost(&opening.server.shown, &error))?;
-            copies.hang_ups.push(session.hang_up().map_err(|error| lost(&opening.server.shown, &error))?);
+            let session = match opening.open(copies.threads.is_empty()) {
+                // Somebody else took it; those that we have will do.
+                Err(error) if error.code() == TOO_MANY && !copies.threads.is_empty() => break,
+                session => session?,
+            };
+            copies.hang_ups.push(session.hang_up()?);
             let (queue, stop) = (Arc::clone(&queue), Arc::clone(&copies.stop));
-            let (spare, name) = (copies.spare.clone(), opening.server.shown.clone());
+            let (spare, opening) = (copies.spare.clone(), opening.clone());
             let thread = std::thread::Builder::new()
                 .name("esker-copy".into())
-                .spawn(move || work(session, &queue, &stop, &spare, &name));
-            let failed = |error| SourceError::new(SourceErrorKind::Unavailable, "a thread", error);
-            copies.threads.push(thread.map_err(failed)?);
+                .spawn(move || work(session, &queue, &stop, &spare, &opening));
+            copies.threads.push(thread?);
         }
         Ok(copies)
     }
@@ -156,23 +169,34 @@ impl Copies {
     }
 
     /// The next part of the first stretch, for one that was read; `None` if none came in time, an empty one at its end.
-    fn next_part(&mut self, read: Vec<u8>) -> Result<Option<Vec<u8>>, SourceError> {
+    fn next_part(&mut self, read: Vec<u8>) -> PgResult<Option<Vec<u8>>> {
         self.spare.put(read);
         self.top_up();
-        let gone = || SourceError::new(SourceErrorKind::Unavailable, "COPY", "a session ended early");
-        let first = self.running.front().ok_or_else(gone)?;
-        match first.recv_timeout(PATIENCE) {
-            Ok(part) => {
-                let part = part?;
-                if part.is_empty() {
-                    self.running.pop_front();
-                    self.top_up();
-                }
-                Ok(Some(part))
+        loop {
+            let gone = || PgError::Lost("a session ended early".into());
+            let first = self.running.front().ok_or_else(gone)?;
+            let part = match first.recv_timeout(PATIENCE) {
+                Ok(part) => part,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+            };
+            if part.as_ref().map_or(true, Vec::is_empty) {
+                self.running.pop_front();
+                self.top_up();
             }
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            match (self.unwanted, part) {
+                (0, part) => return part.map(Some),
+                (_, Ok(part)) if !part.is_empty() => self.spare.put(part),
+                _ => self.unwanted -= 1,
+            }
         }
+    }
+
+    /// Passes over the next so many stretches.
+    fn pass_over(&mut self, stretches: usize) {
+        let running = stretches.min(self.running.len());
+        self.unwanted += running;
+        self.planned.drain(..(stretches - running).min(self.planned.len()));
     }
 }
 
@@ -189,7 +213,13 @@ impl Drop for Copies {
 }
 
 /// A session's thread.
-fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool, spare: &Spare, name: &str) {
+fn work(
+    mut session: Connection,
+    queue: &Mutex<Receiver<Job>>,
+    stop: &AtomicBool,
+    spare: &Spare,
+    opening: &Opening,
+) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
@@ -200,23 +230,30 @@ fn work(mut session: Connection, queue: &Mutex<Receiver<Job>>, stop: &AtomicBool
             Wanted::Copy(sql) => copy(&mut session, sql, &job.parts, spare),
             Wanted::Object(oid) => object(&mut session, *oid, &job.parts),
         };
+        let mut is_over = false;
         let end = match read {
             Ok(true) => Ok(vec![]),
             // Nobody reads any more.
             Ok(false) => return,
-            Err(error) => Err(lost(name, &error)),
+            // What cannot be read ends the transaction; another one sees the same snapshot.
+            Err(error) => match session.query("ROLLBACK").and_then(|_| opening.join(&mut session)) {
+                Ok(()) => Err(error),
+                Err(_) => {
+                    is_over = true;
+                    Err(PgError::Lost(error.to_string()))
+                }
+            },
         };
-        let is_over = end.is_err();
         if job.parts.send(end).is_err() || is_over {
             return;
         }
     }
 }
 
-type Send = SyncSender<Result<Vec<u8>, SourceError>>;
+type Send = SyncSender<PgResult<Vec<u8>>>;
 
 /// Hands on the output of a COPY; `false` if nobody takes it.
-fn copy(session: &mut Connection, sql: &str, parts: &Send, spare: &Spare) -> PgResult<bool> {
+fn copy(session: &mut Connection, sql: &[u8], parts: &Send, spare: &Spare) -> PgResult<bool> {
     session.begin_copy(sql)?;
     loop {
         let mut part = spare.take();
@@ -265,6 +302,31 @@ pub(super) struct CopyContent {
     pub(super) tail: &'static [u8],
     pub(super) part: Vec<u8>,
     pub(super) at: usize,
+    /// What it is, for people.
+    pub(super) object: String,
+    /// Set if it cannot be read, and the rest can: why.
+    pub(super) failure: Rc<RefCell<Option<String>>>,
+    pub(super) keep_going: bool,
+}
+
+impl CopyContent {
+    /// What a failure is to the backup.
+    fn failed(&mut self, error: &PgError) -> SourceError {
+        let is_refused = matches!(error, PgError::Refused { .. });
+        match (is_refused, self.keep_going) {
+            (true, true) => {
+                self.copies.borrow_mut().pass_over(self.stretches.saturating_sub(1));
+                *self.failure.borrow_mut() = Some(error.to_string());
+                SourceError::new(SourceErrorKind::Item, &self.object, format!("left out: {error}"))
+            }
+            (true, false) => SourceError::new(
+                SourceErrorKind::Unavailable,
+                &self.object,
+                format!("{error}; --keep-going leaves it out and goes on"),
+            ),
+            (false, _) => lost(&self.object, error),
+        }
+    }
 }
 
 impl Content for CopyContent {
@@ -279,7 +341,8 @@ impl Content for CopyContent {
             }
             let read = std::mem::take(&mut self.part);
             self.at = 0;
-            match self.copies.borrow_mut().next_part(read)? {
+            let next = self.copies.borrow_mut().next_part(read);
+            match next.map_err(|error| self.failed(&error))? {
                 None => return Ok(Piece::Wait),
                 Some(part) => {
                     self.stretches -= usize::from(part.is_empty());

@@ -4,56 +4,85 @@
 //! Source: `dumpTableData_copy`, `setup_connection`, `getTables` in `pg_dump.c`; `pg_backup_directory.c`.
 
 use super::copies::{Copies, CopyContent, Opening, Wanted};
-use super::lost;
+use super::databases::Named;
+use super::limits::{self, BRIEFLY, Room};
+use super::tables::{Tables, file_name, lock_tables};
+use super::{Asked, refused};
 use crate::entry::{Time, compare_paths};
-use crate::names::encoded_bytes;
-use crate::pg::connection::{PgError, PgResult};
-use crate::pg::programs::{Programs, database_name};
+use crate::pg::charset::{self, Within};
+use crate::pg::connection::PgError;
+use crate::pg::programs::Programs;
 use crate::pg::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
 use crate::pg::{Connection, Server};
 use crate::source::stream::AtHand;
 use crate::source::{Content, Item, Opener, SourceError, SourceErrorKind};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::Stdio;
 use std::rc::Rc;
 
-/// Bytes of a table that are read as one.
-const STRETCH: u64 = 8 << 20;
-/// Tables that are locked by one statement.
-const LOCKED: usize = 500;
 /// What pg_dump ends a table's rows with.
 const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
-/// Since this version, ranges of places within a table are read without the rest of it.
-const RANGE_SCANS: u32 = 14;
-/// File systems allow 255 bytes.
-const LONGEST_NAME: usize = 240;
 
 /// A database at one moment.
 pub(super) struct Database {
     name: String,
     opening: Opening,
     programs: Programs,
-    jobs: usize,
+    asked: Asked,
     /// Holds the snapshot and the tables.
     session: Connection,
     /// When, and where in the WAL.
     pub(super) moment: String,
-    items: VecDeque<Item>,
+    /// Tables that are locked.
+    pub(super) tables: usize,
+    /// Tables and sequences that we may not read: pg_dump's patterns, and names for people.
+    denied: Vec<Denied>,
+    items: VecDeque<Laid>,
+    /// The file that was given out last.
+    last: Option<Fallback>,
     copies: Option<Rc<RefCell<Copies>>>,
+    /// What is not in it, by its place in the snapshot, and why.
+    pub(super) left_out: BTreeMap<String, String>,
+}
+
+/// A table or sequence that we may not read.
+struct Denied {
+    /// As pg_dump's options take it.
+    option: Vec<u8>,
+    shown: String,
+    why: &'static str,
+}
+
+struct Laid {
+    item: Item,
+    fallback: Option<Fallback>,
+}
+
+/// What takes a file's place if it turns out that its rows cannot be read: a table without any, so that the archive
+/// can be restored.
+struct Fallback {
+    path: String,
+    time: Time,
+    tail: &'static [u8],
+    object: String,
+    failure: Rc<RefCell<Option<String>>>,
 }
 
 impl Database {
     /// Fixes the moment.
     pub(super) fn begin(
         server: &Server,
-        name: &str,
+        name: &Named,
         programs: &Programs,
-        jobs: usize,
+        asked: Asked,
     ) -> Result<Self, SourceError> {
-        let failed = |error: PgError| lost(&format!("{} database '{name}'", server.shown), &error);
-        let mut session = Connection::open(server, name).map_err(failed)?;
+        let shown = format!("{} database '{}'", server.shown, name.text);
+        let failed = |error: PgError| refused(&shown, &error, asked);
+        let mut session = limits::open(server, &name.bytes).map_err(failed)?;
         Opening::begin(&mut session).map_err(failed)?;
         let snapshot = session.value("SELECT pg_catalog.pg_export_snapshot()").map_err(failed)?;
         let moment = session
@@ -61,64 +90,120 @@ impl Database {
                 "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
             )
             .map_err(failed)?;
-        lock_tables(&mut session).map_err(failed)?;
-        let opening =
-            Opening { server: server.clone(), database: name.to_owned(), snapshot, encoding: String::new() };
+        let tables = lock_tables(&mut session).map_err(failed)?;
+        let denied = if asked.keep_going { denied(&mut session).map_err(failed)? } else { vec![] };
+        let opening = Opening {
+            server: server.clone(),
+            database: name.bytes.clone(),
+            snapshot,
+            encoding: String::new(),
+        };
         Ok(Self {
-            name: name.to_owned(),
+            name: name.text.clone(),
             opening,
             programs: programs.clone(),
-            jobs: jobs.max(1),
+            asked,
             session,
             moment,
+            tables,
+            denied,
             items: VecDeque::new(),
+            last: None,
             copies: None,
+            left_out: BTreeMap::new(),
         })
     }
 
-    pub(super) fn next_item(&mut self) -> Option<Item> {
-        self.items.pop_front()
+    /// Whether another database can be held beside this one.
+    pub(super) fn leaves_room(&mut self, tables: usize) -> Result<bool, PgError> {
+        let room = Room::of(&mut self.session)?;
+        // Each table is locked by us, and by pg_dump for a while.
+        let is_enough = room.free >= 2 + self.asked.jobs as u64;
+        Ok(is_enough && limits::locks(&mut self.session)? / 2 >= tables as u64 * 2)
     }
 
-    /// Learns what there is, and starts to read it; `folder` is where it goes.
-    pub(super) fn lay_out(&mut self, folder: &str, time: Time) -> Result<(), SourceError> {
-        let toc = self.read_toc()?;
+    pub(super) fn next_item(&mut self) -> Option<Item> {
+        if let Some(Fallback { path, time, tail, object, failure }) = self.last.take()
+            && let Some(why) = failure.take()
+        {
+            self.left_out.insert(path.clone(), format!("{object}: {why}"));
+            return Some(AtHand::item(&path, time, tail.to_vec()));
+        }
+        let Laid { item, fallback } = self.items.pop_front()?;
+        self.last = fallback;
+        Some(item)
+    }
+
+    /// Learns what there is, and starts to read it; `folder` is where it goes. Returns what cannot be read.
+    pub(super) fn lay_out(&mut self, folder: &str, time: Time) -> Result<Vec<(String, String)>, SourceError> {
+        let shown = format!("{} database '{}'", self.opening.server.shown, self.name);
+        let asked = self.asked;
+        let failed = |error: PgError| refused(&shown, &error, asked);
+        Room::for_one(&mut self.session, "pg_dump").map_err(failed)?;
+        let mut toc = self.read_toc()?;
         if let Some(encoding) = toc.entries.iter().find(|entry| entry.kind == "ENCODING") {
             self.opening.encoding.clone_from(&encoding.definition);
         }
-        let shown = format!("{} database '{}'", self.opening.server.shown, self.name);
-        let tables = Tables::read(&mut self.session).map_err(|error| lost(&shown, &error))?;
+        // From here on names are in the archive's encoding.
+        self.session.query(&self.opening.encoding).map_err(failed)?;
+        let tables = Tables::read(&mut self.session).map_err(failed)?;
+        charset::translate(&mut toc, &mut self.session, Within::Transaction).map_err(failed)?;
         let mut plan = Plan::new(&toc, &tables, self.session.major(), &shown)?;
         // Read in the order in which they are laid down.
         plan.read.sort_by(|a, b| compare_paths(a.file.as_bytes(), b.file.as_bytes()));
         let wanted = plan.read.iter().flat_map(|file| file.stretches.clone()).collect();
-        let copies = Rc::new(RefCell::new(Copies::start(&self.opening, self.jobs, wanted)?));
-        let mut items = vec![Item::folder(folder, time)];
-        for Read { file, stretches, tail } in plan.read {
+        let room = Room::wait(&mut self.session, 2 * asked.jobs as u64, BRIEFLY).map_err(failed)?;
+        let copies = Copies::start(&self.opening, room.share(asked.jobs), wanted).map_err(failed)?;
+        let copies = Rc::new(RefCell::new(copies));
+        let mut items = vec![Laid { item: Item::folder(folder, time), fallback: None }];
+        for Read { file, object, stretches, tail } in plan.read {
             let (copies, stretches) = (Rc::clone(&copies), stretches.len());
+            let (path, failure) = (format!("{folder}/{file}"), Rc::default());
+            let object = format!("{object} of database '{}'", self.name);
+            let fallback = Fallback {
+                path: path.clone(),
+                time,
+                tail,
+                object: object.clone(),
+                failure: Rc::clone(&failure),
+            };
+            let keep_going = asked.keep_going;
             let open: Opener = Box::new(move || {
-                Ok(Box::new(CopyContent { copies, stretches, tail, part: vec![], at: 0 }) as Box<dyn Content>)
+                let (part, at) = (vec![], 0);
+                let content = CopyContent { copies, stretches, tail, part, at, object, failure, keep_going };
+                Ok(Box::new(content) as Box<dyn Content>)
             });
-            items.push(Item::stream(&format!("{folder}/{file}"), time, open));
+            items.push(Laid { item: Item::stream(&path, time, open), fallback: Some(fallback) });
         }
         for (file, list) in plan.lists {
-            items.push(AtHand::item(&format!("{folder}/{file}"), time, list.into_bytes()));
+            let item = AtHand::item(&format!("{folder}/{file}"), time, list.into_bytes());
+            items.push(Laid { item, fallback: None });
         }
         let bytes = toc.write(ArchiveFormat::Directory, &plan.files);
-        items.push(AtHand::item(&format!("{folder}/toc.dat"), time, bytes));
-        items.sort_by(|a, b| compare_paths(&a.entry.path, &b.entry.path));
+        items.push(Laid { item: AtHand::item(&format!("{folder}/toc.dat"), time, bytes), fallback: None });
+        items.sort_by(|a, b| compare_paths(&a.item.entry.path, &b.item.entry.path));
         self.items = items.into();
         self.copies = Some(copies);
-        Ok(())
+        let told = std::mem::take(&mut self.denied).into_iter().map(|denied| {
+            let object = format!("{} of database '{}'", denied.shown, self.name);
+            self.left_out.insert(format!("{folder}: {}", denied.shown), denied.why.into());
+            (object, format!("left out: {}", denied.why))
+        });
+        Ok(told.collect())
     }
 
     /// The table of contents, from pg_dump's custom format, in which it comes first.
     fn read_toc(&self) -> Result<Toc, SourceError> {
         let name = format!("pg_dump of database '{}'", self.name);
-        let failed = |why: &dyn std::fmt::Display| SourceError::new(SourceErrorKind::Command, &name, why);
+        let failed = |why: &dyn std::fmt::Display| {
+            let advice =
+                if self.asked.keep_going { "" } else { "; --keep-going leaves out what cannot be read" };
+            SourceError::new(SourceErrorKind::Command, &name, format!("{why}{advice}"))
+        };
         let mut command = self.programs.command("pg_dump", &self.opening.server);
         command.args(["-w", "-Fc", "-Z0", "--snapshot", &self.opening.snapshot]);
-        command.arg(format!("--dbname={}", database_name(&self.name)));
+        command.arg("--dbname").arg(self.opening.server.database_of(&self.opening.database));
+        command.args(self.denied.iter().map(|denied| OsStr::from_bytes(&denied.option)));
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
         let (Some(mut out), Some(mut complaints)) = (child.stdout.take(), child.stderr.take()) else {
@@ -157,6 +242,8 @@ impl Database {
 /// A file that is read from the server.
 struct Read {
     file: String,
+    /// What it is, for people.
+    object: String,
     stretches: Vec<Wanted>,
     /// What ends it.
     tail: &'static [u8],
@@ -175,11 +262,17 @@ struct Plan {
 impl Plan {
     fn new(toc: &Toc, tables: &Tables, major: u32, shown: &str) -> Result<Self, SourceError> {
         let mut plan = Self::default();
+        let mut names = BTreeSet::new();
         for entry in toc.entries.iter().filter(|entry| entry.has_data) {
             let file = match entry.kind.as_str() {
                 "TABLE DATA" => {
-                    let (file, stretches) = (file_name(entry), tables.stretches(entry, major)?);
-                    plan.read.push(Read { file: file.clone(), stretches, tail: END_OF_ROWS });
+                    let (mut file, stretches) = (file_name(entry), tables.stretches(entry, major)?);
+                    if !names.insert(file.clone()) {
+                        // Names in several encodings can look alike.
+                        file = format!("{}.dat", entry.oid);
+                    }
+                    let object = format!("table {}.{}", entry.namespace, entry.tag);
+                    plan.read.push(Read { file: file.clone(), object, stretches, tail: END_OF_ROWS });
                     file
                 }
                 "BLOBS" => plan.large_objects(toc, entry),
@@ -203,132 +296,30 @@ impl Plan {
         for oid in toc.large_objects(entry) {
             let file = format!("blob_{oid}.dat");
             list += &format!("{oid} {file}\n");
-            self.read.push(Read { file, stretches: vec![Wanted::Object(oid)], tail: b"" });
+            let object = format!("large object {oid}");
+            self.read.push(Read { file, object, stretches: vec![Wanted::Object(oid)], tail: b"" });
         }
         self.lists.push((name.clone(), list));
         name
     }
 }
 
-/// Keeps tables from being changed or dropped until they are read.
-fn lock_tables(session: &mut Connection) -> PgResult<()> {
-    let rows = session.query(
-        "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) \
+/// Tables and sequences that we may not read, which pg_dump would give up at.
+fn denied(session: &mut Connection) -> Result<Vec<Denied>, PgError> {
+    let rows = session.query_bytes(
+        b"SELECT CASE c.relkind WHEN 'S' THEN '--exclude-table-data=' ELSE '--exclude-table=' END || '\"' || \
+         replace(n.nspname, '\"', '\"\"') || '\".\"' || replace(c.relname, '\"', '\"\"') || '\"', \
+         CASE c.relkind WHEN 'S' THEN 'the value of sequence ' ELSE 'table ' END || n.nspname || '.' || c.relname \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
-         AND n.nspname <> 'information_schema' AND pg_catalog.has_table_privilege(c.oid, 'SELECT') \
-         ORDER BY c.oid",
+         WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
+         AND n.nspname <> 'information_schema' AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+         AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) ORDER BY c.oid",
     )?;
-    let names: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-    for names in names.chunks(LOCKED) {
-        session.query(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))?;
-    }
-    Ok(())
-}
-
-/// A table's rows, under a name that tells which.
-fn file_name(entry: &TocEntry) -> String {
-    let part = |name: &str| encoded_bytes(name.as_bytes(), ".");
-    let name = format!("{}.{}.dat", part(&entry.namespace), part(&entry.tag));
-    if name.len() > LONGEST_NAME { format!("{}.dat", entry.oid) } else { name }
-}
-
-/// What is known about the tables of a database, by number.
-struct Tables {
-    /// Pages, and how many of them make a stretch.
-    pages: BTreeMap<String, (u64, u64)>,
-    /// Of extensions' tables: which rows are the user's.
-    conditions: BTreeMap<String, String>,
-}
-
-impl Tables {
-    fn read(session: &mut Connection) -> PgResult<Self> {
-        let rows = session.query(
-            "SELECT c.oid, pg_catalog.pg_relation_size(c.oid), pg_catalog.pg_table_size(c.oid), \
-             pg_catalog.current_setting('block_size') FROM pg_catalog.pg_class c \
-             JOIN pg_catalog.pg_am a ON a.oid = c.relam WHERE c.relkind = 'r' AND a.amname = 'heap'",
-        )?;
-        let mut pages = BTreeMap::new();
-        for row in rows {
-            let [Some(oid), Some(heap), Some(all), Some(block)] = row.as_slice() else { continue };
-            let number = |text: &str| text.parse::<u64>().unwrap_or_default();
-            let (heap, all, block) = (number(heap), number(all), number(block).max(1));
-            // What lies outside of its pages counts, too.
-            let stretch = (u128::from(STRETCH) * u128::from(heap) / u128::from(all.max(1))) as u64 / block;
-            pages.insert(oid.clone(), (heap / block, stretch.max(1)));
-        }
-        let rows = session.query(
-            "SELECT t.config, t.condition FROM pg_catalog.pg_extension e, \
-             unnest(e.extconfig, e.extcondition) t(config, condition) WHERE t.condition <> ''",
-        )?;
-        let conditions = rows.into_iter().filter_map(|row| match row.as_slice() {
-            [Some(oid), Some(condition)] => Some((oid.clone(), condition.clone())),
-            _ => None,
-        });
-        Ok(Self { pages, conditions: conditions.collect() })
-    }
-
-    /// The COPYs that give a table's rows in their order.
-    fn stretches(&self, entry: &TocEntry, major: u32) -> Result<Vec<Wanted>, SourceError> {
-        let bad = || {
-            let why = format!("an unknown kind of COPY: {}", entry.copy.trim());
-            SourceError::new(SourceErrorKind::Incomplete, "pg_dump", why)
-        };
-        let what =
-            entry.copy.strip_prefix("COPY ").and_then(|rest| rest.trim_end().strip_suffix(" FROM stdin;"));
-        let (table, columns) = what.and_then(split_columns).ok_or_else(bad)?;
-        if let Some(condition) = self.conditions.get(&entry.oid) {
-            let sql = format!("COPY (SELECT {columns} FROM ONLY {table} {condition}) TO STDOUT");
-            return Ok(vec![Wanted::Copy(sql)]);
-        }
-        let (pages, stretch) = self.pages.get(&entry.oid).copied().unwrap_or_default();
-        if pages <= stretch || major < RANGE_SCANS || columns.is_empty() {
-            let columns = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
-            return Ok(vec![Wanted::Copy(format!("COPY {table}{columns} TO STDOUT"))]);
-        }
-        let starts = (0..pages).step_by(usize::try_from(stretch).unwrap_or(usize::MAX));
-        let copy = |from: u64| {
-            // The last is open: pages that came after the count may have rows that are visible.
-            let to = from + stretch;
-            let bound = if to < pages { format!(" AND ctid < '({to},0)'") } else { String::new() };
-            format!("COPY (SELECT {columns} FROM ONLY {table} WHERE ctid >= '({from},0)'{bound}) TO STDOUT")
-        };
-        Ok(starts.map(|from| Wanted::Copy(copy(from))).collect())
-    }
-}
-
-/// `public."a (b)" (x, "y)")` as the table and its columns.
-fn split_columns(text: &str) -> Option<(&str, &str)> {
-    let mut quoted = false;
-    for (at, character) in text.char_indices() {
-        match character {
-            '"' => quoted = !quoted,
-            ' ' if !quoted => {
-                let columns = text[at..].trim();
-                return match columns {
-                    "" | "()" => Some((&text[..at], "")),
-                    _ => Some((&text[..at], columns.strip_prefix('(')?.strip_suffix(')')?)),
-                };
-            }
-            _ => {}
-        }
-    }
-    Some((text, "")).filter(|_| !quoted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_and_columns() {
-        assert_eq!(split_columns("public.t (a, b)"), Some(("public.t", "a, b")));
-        assert_eq!(
-            split_columns("\"my (\"\"x)\".\"t t\" (\"a)\", b)"),
-            Some(("\"my (\"\"x)\".\"t t\"", "\"a)\", b"))
-        );
-        assert_eq!(split_columns("public.t "), Some(("public.t", "")));
-        assert_eq!(split_columns("public.t"), Some(("public.t", "")));
-        assert_eq!(split_columns("public.t a"), None);
-    }
+    let row = |row: Vec<Option<Vec<u8>>>| {
+        let mut values = row.into_iter().flatten();
+        let (option, shown) = (values.next()?, values.next()?);
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        Some(Denied { option, shown, why: "this user may not read it" })
+    };
+    Ok(rows.into_iter().filter_map(row).collect())
 }
