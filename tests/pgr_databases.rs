@@ -201,3 +201,72 @@ fn the_role_that_restores_is_left_as_it_is() {
     assert!(dump(&server, "dumper", "d") == dump(&target, "dumper", "d"));
     assert!(!repo.path("PROOF").exists());
 }
+
+/// template1, postgres and templates of one's own come back into a new cluster, whose own two have another locale.
+#[test]
+fn templates_come_back_into_a_new_cluster() {
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
+    server.sql(
+        "template1",
+        "CREATE TABLE in_template1 (a int); INSERT INTO in_template1 VALUES (1); CREATE EXTENSION hstore",
+    );
+    server.sql(
+        "template1",
+        "COMMENT ON DATABASE template1 IS 'ours'; ALTER DATABASE template1 SET work_mem = '5MB'",
+    );
+    server
+        .sql("postgres", "CREATE TABLE in_postgres (a int); REVOKE CONNECT ON DATABASE postgres FROM PUBLIC");
+    server.sql("postgres", "CREATE DATABASE my_template IS_TEMPLATE true; ");
+    server.sql(
+        "postgres",
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    );
+    server.sql(
+        "postgres",
+        "CREATE ROLE \"rôle\"; COMMENT ON DATABASE latin IS 'Größe'; ALTER DATABASE latin OWNER TO \"rôle\"",
+    );
+    server.sql(
+        "latin",
+        "CREATE TABLE \"tâble\" AS SELECT 'é'::text x; ALTER TABLE \"tâble\" OWNER TO \"rôle\"",
+    );
+    repo.ok(["backup", &server.url()]);
+    let target = Postgres::version(&repo, 15, "target", &[]);
+    target.sql(
+        "postgres",
+        "CREATE DATABASE plain TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' IS_TEMPLATE true",
+    );
+    // As if initdb had been given another locale.
+    target.sql("template1", "ALTER DATABASE postgres RENAME TO other");
+    target.sql("template1", "ALTER DATABASE plain RENAME TO postgres");
+    target.sql("postgres", "DROP DATABASE other");
+    for round in 0..2 {
+        let mut args = vec!["restore".to_owned(), "latest".into(), "--to".into(), target.url()];
+        if round > 0 {
+            let text = repo.fails(1, &args);
+            assert!(text.contains("is not empty"), "{text}");
+            target.sql("template1", "DELETE FROM in_template1");
+            args.push("--replace".into());
+        }
+        repo.ok(args);
+        for name in ["template1", "postgres", "my_template", "latin"] {
+            assert_eq!(dumped_whole(&target, name), dumped_whole(&server, name), "{round} {name}");
+        }
+        assert_eq!(target.globals(), server.globals());
+        target.sql("postgres", "CREATE DATABASE fresh");
+        assert_eq!(target.sql("fresh", "SELECT count(*) FROM in_template1"), "1");
+        target.sql("postgres", "DROP DATABASE fresh");
+    }
+    repo.ok([
+        "restore",
+        "latest",
+        "--to",
+        &format!("{}/latin", target.url()),
+        "--database",
+        "latin",
+        "--table",
+        "tâble",
+        "--replace",
+    ]);
+    assert_eq!(dumped_whole(&target, "latin"), dumped_whole(&server, "latin"));
+}

@@ -36,7 +36,8 @@ fn tablespaces_that_cannot_be_made_are_found_first() {
         .sql("postgres", "GRANT CREATE ON TABLESPACE fast TO PUBLIC; COMMENT ON TABLESPACE fast IS 'quick'");
     server.sql("postgres", "CREATE DATABASE inside TABLESPACE fast");
     server.sql("inside", "CREATE TABLE t (i int PRIMARY KEY) TABLESPACE slow; INSERT INTO t VALUES (1); CREATE INDEX x ON t (i) TABLESPACE pg_default");
-    server.sql("postgres", "CREATE DATABASE plainone; CREATE TABLE p (i int) TABLESPACE slow");
+    server.sql("postgres", "CREATE DATABASE plainone");
+    server.sql("plainone", "CREATE TABLE p (i int) TABLESPACE slow");
     let (all, inside) = (dumped_whole(&server, "inside"), dumped_whole(&server, "plainone"));
     for format in ["directory", "custom"] {
         repo.ok(["backup", &server.url(), "-o", &format!("postgres.format={format}")]);

@@ -203,7 +203,13 @@ impl Work<'_> {
                 self.monitor.error(ItemError { during: "restore", item, message });
             }
         }
-        let Some(chosen) = &plan.chosen else { return };
+        let Some(chosen) = &plan.chosen else {
+            for (object, why) in self.missing_objects(plan) {
+                let message = format!("is not in the backup: {why}");
+                self.monitor.error(ItemError { during: "restore", item: object.to_owned(), message });
+            }
+            return;
+        };
         report.notes.extend(
             chosen.left.iter().map(|left| format!("left out, since what it refers to is not there: {left}")),
         );
@@ -215,8 +221,11 @@ impl Work<'_> {
 
     /// Databases and globals that the backup left out.
     fn tell_what_is_missing(&self, plans: &[Plan]) {
-        let is_within =
-            |path: &String| plans.iter().any(|plan| path.starts_with(&format!("{}/", plan.stored.path)));
+        let is_within = |path: &String| {
+            plans.iter().any(|plan| {
+                path.strip_prefix(&plan.stored.path).is_some_and(|rest| rest.starts_with(['/', ':']))
+            })
+        };
         for (path, why) in self.left_out.iter().filter(|(path, _)| !is_within(path)) {
             let message = format!("is not in the backup: {why}");
             self.monitor.error(ItemError { during: "restore", item: path.clone(), message });
@@ -281,7 +290,11 @@ impl Work<'_> {
         };
         let mut command = programs.command("pg_restore", self.server);
         session::set_for(&mut command);
-        command.args(["-w", "--exit-on-error", "-Fc", "-d"]).arg(self.server.database_of(&plan.target));
+        command.args(["-w", "-Fc", "-d"]).arg(self.server.database_of(&plan.target));
+        let is_partial = plan.chosen.is_none() && self.missing_objects(plan).next().is_some();
+        if !is_partial {
+            command.arg("--exit-on-error");
+        }
         if self.options.no_owner {
             command.args(["--no-owner", "--no-privileges"]);
         }
@@ -320,6 +333,20 @@ impl Work<'_> {
             _ => archive::write_custom(&archive, plan.head, out),
         });
         drop(list);
-        fed
+        match fed {
+            // What hangs on an object that is not in the backup.
+            Err(Error::Source(error)) if is_partial && error.kind == SourceErrorKind::Command => {
+                let item = format!("database '{}'", plan.target);
+                self.monitor.error(ItemError { during: "restore", item, message: error.why });
+                Ok(0)
+            }
+            fed => fed,
+        }
+    }
+
+    /// Objects of a database that the backup could not even look at, and why.
+    fn missing_objects<'b>(&'b self, plan: &Plan) -> impl Iterator<Item = (&'b str, &'b String)> {
+        let before = format!("{}: ", plan.stored.path);
+        self.left_out.iter().filter_map(move |(path, why)| Some((path.strip_prefix(&before)?, why)))
     }
 }

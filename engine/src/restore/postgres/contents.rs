@@ -1,6 +1,7 @@
 //! What a snapshot has of a PostgreSQL server: dumps of databases, and the globals.
 
 use super::PostgresOptions;
+use crate::entry;
 use crate::manifest::for_all_entries;
 use crate::names::decoded_bytes;
 use crate::snapshot::Snapshot;
@@ -85,10 +86,11 @@ pub(super) fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> R
         };
         match parts.as_slice() {
             ["postgres", place, "databases", name, "toc.dat"] => {
-                let folder = path.trim_end_matches("/toc.dat").to_owned();
+                let folder = path.strip_suffix("/toc.dat").unwrap_or(&path).to_owned();
                 add(place, name, Kind::Directory, folder);
             }
-            ["postgres", place, "databases", file] => {
+            // A folder is a database of whatever name.
+            ["postgres", place, "databases", file] if listed.entry.kind == entry::Kind::File => {
                 if let Some(name) = file.strip_suffix(".sql") {
                     add(place, name, Kind::Plain, path.clone());
                 } else if let Some(name) = file.strip_suffix(".dump") {
