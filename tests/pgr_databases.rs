@@ -32,7 +32,7 @@ const PROPERTIES: &[&str] = &[
 
 fn fill(server: &Postgres) {
     PROPERTIES.iter().for_each(|sql| drop(server.sql("postgres", sql)));
-    let read_write = "SET default_transaction_read_only = off;";
+    let read_write = "SET TRANSACTION READ WRITE;";
     server.sql("propsdb", &format!("{read_write} CREATE SCHEMA evil AUTHORIZATION app; CREATE TABLE public.t AS SELECT i, md5(i::text) m FROM generate_series(1, 200000) i"));
     server.sql("propsdb", &format!("{read_write} ALTER TABLE public.t OWNER TO app; CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'"));
 }
@@ -53,7 +53,10 @@ fn a_database_keeps_what_it_was_given_under_every_name() {
         // New; in place of one that is there; under another name; into one that is there and empty, with its own ways.
         repo.ok(["restore", "latest", "--to", &target.url()]);
         assert_eq!(dumped_whole(&target, "propsdb"), wanted, "{format}");
-        target.sql("propsdb", "SET default_transaction_read_only = off; DELETE FROM public.t; CREATE TABLE public.later (x int)");
+        target.sql(
+            "propsdb",
+            "SET TRANSACTION READ WRITE; DELETE FROM public.t; CREATE TABLE public.later (x int)",
+        );
         target.sql("postgres", "ALTER DATABASE propsdb SET work_mem = '1MB'; ALTER DATABASE propsdb IS_TEMPLATE true; GRANT ALL ON DATABASE propsdb TO stranger");
         repo.ok(["restore", "latest", "--to", &target.url(), "--replace"]);
         assert_eq!(dumped_whole(&target, "propsdb"), wanted, "{format}");

@@ -61,10 +61,10 @@ fn hostile(number: usize, text: &str) -> Vec<String> {
         format!("COMMENT ON TABLE \"s{ident}\".\"t{ident}\" IS {literal}"),
         format!("COMMENT ON COLUMN \"s{ident}\".\"t{ident}\".\"c{ident}\" IS {literal}"),
         format!("COMMENT ON DATABASE mallory_db IS {literal}"),
-        format!("ALTER DATABASE mallory_db SET \"a.b{number}\" TO {literal}"),
-        format!("ALTER ROLE mallory SET \"a.c{number}\" TO {literal}"),
+        format!("ALTER DATABASE mallory_db SET application_name TO {literal}"),
+        format!("ALTER ROLE mallory SET application_name TO {literal}"),
         format!("CREATE ROLE \"r{ident}\""),
-        format!("ALTER ROLE \"r{ident}\" SET a.d TO {literal}"),
+        format!("ALTER ROLE \"r{ident}\" SET application_name TO {literal}"),
         format!("COMMENT ON ROLE \"r{ident}\" IS {literal}"),
         format!("GRANT SELECT ON \"s{ident}\".\"t{ident}\" TO \"r{ident}\""),
     ]
@@ -149,7 +149,10 @@ fn outside(server: &Postgres, database: &str) -> Vec<String> {
     let mut all = vec![server.globals()];
     for name in names.iter().filter(|name| *name != database) {
         let mut dump = server.program("pg_dump");
-        dump.args(["-C", "-d"]).arg(format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'")));
+        // pg_dump writes no `\connect` to a name with a line break.
+        dump.args((!name.contains(['\n', '\r'])).then_some("-C"))
+            .arg("-d")
+            .arg(format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'")));
         let output = dump.output().unwrap();
         expect_success(&output);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -96,7 +96,7 @@ pub fn restore(
     let mut plans = vec![];
     for (name, stored) in &wanted {
         let target = server.database.clone().unwrap_or_else(|| name.clone());
-        plans.push(work.plan(name, &target, stored, &mut session)?);
+        plans.push(work.plan(&target, stored, &mut session)?);
     }
     work.check_needs(&plans, &globals, &mut session)?;
     let mut report = PostgresReport::default();

@@ -49,13 +49,7 @@ impl Plan {
 }
 
 impl Work<'_> {
-    pub(super) fn plan(
-        &mut self,
-        name: &str,
-        target: &str,
-        stored: &Stored,
-        session: &mut Connection,
-    ) -> Result<Plan> {
+    pub(super) fn plan(&mut self, target: &str, stored: &Stored, session: &mut Connection) -> Result<Plan> {
         let (mut toc, mut head) = (None, 0);
         if stored.kind != Kind::Plain {
             if self.programs.is_none() {
@@ -106,13 +100,13 @@ impl Work<'_> {
             plan.chosen = Some(tables::choose(toc, &self.options.tables, own, self.server, replace)?);
             plan.way = Way::Into;
         } else if let Some(own) = &mut own {
-            plan.way = self.way(&plan, name, own)?;
+            plan.way = self.way(&plan, own)?;
         }
         Ok(plan)
     }
 
     /// What becomes of a database that is there.
-    fn way(&self, plan: &Plan, name: &str, own: &mut Connection) -> Result<Way> {
+    fn way(&self, plan: &Plan, own: &mut Connection) -> Result<Way> {
         let target = &plan.target;
         let count = there::user_objects(own).map_err(|error| self.failed(&error))?;
         if count > 0 && !self.options.replace {
@@ -126,7 +120,8 @@ impl Work<'_> {
         let difference = plan.definition.difference(target, &self.spaces, own);
         let is_alike = difference.map_err(|error| self.failed(&error))?.is_none();
         // Every cluster has these two, in a locale of its own; if nothing is in them, that does not count.
-        let is_bare = matches!(name, "postgres" | "template1") && plan.toc.as_ref().is_some_and(is_bare);
+        let is_bare =
+            matches!(target.as_str(), "postgres" | "template1") && plan.toc.as_ref().is_some_and(is_bare);
         Ok(if is_alike || is_bare { Way::Exists } else { Way::Replaced })
     }
 
