@@ -9,6 +9,7 @@
 //! | [`programs`] | pg_dump and its like, found by the server's version |
 //! | [`wal`], [`follow`] | the write-ahead log; a stream of it |
 //! | [`toc`], [`charset`] | the table of contents of pg_dump's archives; its names in UTF-8 |
+//! | [`sql`], [`script`] | SQL's statements and tokens; a text of them run in a session |
 
 pub mod charset;
 mod choose;
@@ -19,8 +20,10 @@ mod encryption;
 mod failure;
 pub mod follow;
 pub mod programs;
+pub mod script;
 pub mod server;
 mod service;
+pub mod sql;
 mod startup;
 pub mod toc;
 pub mod wal;

@@ -17,7 +17,7 @@ pub enum Within {
     Nothing,
 }
 
-/// Gives names and schemas of a table of contents in UTF-8, by a server of whatever encoding.
+/// Gives names, schemas, owners and commands of a table of contents in UTF-8, by a server of whatever encoding.
 pub fn translate(toc: &mut Toc, session: &mut Connection, within: Within) -> PgResult<()> {
     let encoding = toc.encoding().to_owned();
     if matches!(encoding.as_str(), "UTF8" | "SQL_ASCII") {
@@ -26,19 +26,24 @@ pub fn translate(toc: &mut Toc, session: &mut Connection, within: Within) -> PgR
     let odd: Vec<usize> = (0..toc.entries.len())
         .filter(|at| {
             let bytes = &toc.entries[*at].bytes;
-            !bytes.tag.is_ascii() || !bytes.namespace.is_ascii()
+            [&bytes.tag, &bytes.namespace, &bytes.owner, &bytes.definition]
+                .iter()
+                .any(|name| !name.is_ascii())
         })
         .collect();
     for some in odd.chunks(AT_ONCE) {
         let names = some.iter().flat_map(|at| {
             let bytes = &toc.entries[*at].bytes;
-            [bytes.tag.clone(), bytes.namespace.clone()]
+            [bytes.tag.clone(), bytes.namespace.clone(), bytes.owner.clone(), bytes.definition.clone()]
         });
         let mut texts = in_utf8(session, &encoding, &names.collect::<Vec<_>>(), within)?.into_iter();
         for at in some {
             let entry = &mut toc.entries[*at];
-            for name in [&mut entry.tag, &mut entry.namespace] {
-                if let Some(text) = texts.next().flatten() {
+            let has_definition = !entry.bytes.definition.is_empty();
+            let texts = texts.by_ref().take(4);
+            let names = [&mut entry.tag, &mut entry.namespace, &mut entry.owner, &mut entry.definition];
+            for (at, (name, text)) in names.into_iter().zip(texts).enumerate() {
+                if let Some(text) = text.filter(|_| at < 3 || has_definition) {
                     *name = text;
                 }
             }

@@ -84,6 +84,10 @@ pub struct TocEntry {
     pub copy: String,
     /// Its schema; empty if it is in none.
     pub namespace: String,
+    /// The tablespace it is in; empty for the database's own.
+    pub tablespace: String,
+    /// Whose it is; empty if nobody's.
+    pub owner: String,
     /// Name, schema and COPY as they stand, in the archive's encoding.
     pub bytes: NameBytes,
     /// What it needs.
@@ -94,6 +98,8 @@ pub struct TocEntry {
     pub file: String,
     /// All of it as it stands in the archive, but for where its data are.
     raw: Vec<u8>,
+    /// Where the tablespace stands in that.
+    tablespace_at: (usize, usize),
 }
 
 /// What an entry says in the archive's encoding, which need not be UTF-8.
@@ -105,6 +111,10 @@ pub struct NameBytes {
     pub namespace: Vec<u8>,
     /// The COPY.
     pub copy: Vec<u8>,
+    /// Whose it is.
+    pub owner: Vec<u8>,
+    /// The command that makes it, if it is not ASCII.
+    pub definition: Vec<u8>,
 }
 
 /// A table of contents.
@@ -180,18 +190,20 @@ impl Toc {
         bytes.tag = cursor.string()?.unwrap_or_default().to_vec();
         let kind = cursor.text()?;
         cursor.int()?; // section
-        let definition = cursor.text()?;
+        bytes.definition = cursor.string()?.unwrap_or_default().to_vec();
         cursor.string()?; // command that drops it
         bytes.copy = cursor.string()?.unwrap_or_default().to_vec();
         bytes.namespace = cursor.string()?.unwrap_or_default().to_vec();
-        cursor.string()?; // tablespace
+        let tablespace_from = cursor.at - from;
+        let tablespace = cursor.text()?;
+        let tablespace_at = (tablespace_from, cursor.at - from);
         if self.version >= (1, 14) {
             cursor.string()?; // table access method
         }
         if self.version >= (1, 16) {
             cursor.int()?; // kind of relation
         }
-        cursor.string()?; // owner
+        bytes.owner = cursor.string()?.unwrap_or_default().to_vec();
         cursor.string()?; // with oids
         let mut needs = vec![];
         while let Some(number) = cursor.string()? {
@@ -213,7 +225,43 @@ impl Toc {
         let _ = had_dumper;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (tag, namespace, copy) = (text(&bytes.tag), text(&bytes.namespace), text(&bytes.copy));
-        Ok(TocEntry { id, oid, tag, kind, definition, copy, namespace, bytes, needs, has_data, file, raw })
+        let (definition, owner) = (text(&bytes.definition), text(&bytes.owner));
+        if bytes.definition.is_ascii() {
+            bytes.definition = vec![];
+        }
+        Ok(TocEntry {
+            id,
+            oid,
+            tag,
+            kind,
+            definition,
+            copy,
+            namespace,
+            bytes,
+            tablespace,
+            owner,
+            needs,
+            has_data,
+            file,
+            raw,
+            tablespace_at,
+        })
+    }
+
+    /// Puts what is in one tablespace into another.
+    pub fn map_tablespaces(&mut self, map: &BTreeMap<String, String>) {
+        for at in 0..self.entries.len() {
+            let entry = &self.entries[at];
+            let Some(new) = map.get(&entry.tablespace).cloned() else { continue };
+            let (from, to) = entry.tablespace_at;
+            let mut text = vec![];
+            self.int(&mut text, new.len() as i64);
+            text.extend_from_slice(new.as_bytes());
+            let entry = &mut self.entries[at];
+            entry.tablespace_at = (from, from + text.len());
+            entry.raw.splice(from..to, text);
+            entry.tablespace = new;
+        }
     }
 
     /// The same in a format; `files` are the names of data in directory format.

@@ -1,23 +1,38 @@
 //! Databases of a snapshot into a running PostgreSQL: all of a cluster with its roles, one database, or single tables
-//! without the rest. pg_restore makes what the archive says; it gets only the data that are wanted.
+//! without the rest. Everything is looked at before the first is touched. A database is made here, closed to all but its
+//! administrators; pg_restore makes its content and gets only the data that are wanted; when that is whole, the database
+//! gets the owner, privileges and settings of the dump.
 
 mod archive;
+mod contents;
+mod database;
+mod feed;
+mod globals;
+mod made;
+mod plan;
+mod roles;
+mod session;
+mod spaces;
 mod tables;
+mod there;
 
 use super::dump::dump;
-use crate::manifest::for_all_entries;
 use crate::pg::connection::PgError;
-use crate::pg::programs::{Programs, database_name};
-use crate::pg::toc::{Toc, TocEntry};
+use crate::pg::programs::Programs;
+use crate::pg::script::Script;
+use crate::pg::toc::Toc;
 use crate::pg::{Connection, Server};
 use crate::snapshot::Snapshot;
 use crate::source::SourceErrorKind;
-use crate::source::postgres::any_session;
 use crate::{Error, ItemError, Monitor, Repository, Result};
 use archive::Archive;
-use std::collections::BTreeMap;
+use contents::{Kind, contents};
+use globals::Globals;
+use made::Made;
+use plan::{Plan, Way, is_bare};
+use spaces::Spaces;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 /// Choices for a restore into PostgreSQL.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +43,12 @@ pub struct PostgresOptions {
     pub tables: Vec<String>,
     /// Drop what is there first: a database that is not empty, or a table.
     pub replace: bool,
-    /// Leave owners and privileges out.
+    /// Leave owners, privileges and settings of single roles out.
     pub no_owner: bool,
+    /// Put nothing into a tablespace by name, and make none.
+    pub no_tablespaces: bool,
+    /// Tablespaces of the server in the place of the dump's.
+    pub tablespace_map: BTreeMap<String, String>,
     /// Check everything, and touch nothing.
     pub dry_run: bool,
     /// Where programs are looked for besides their packages' folders.
@@ -45,28 +64,8 @@ pub struct PostgresReport {
     pub tables: u64,
     /// What the globals brought that was there already.
     pub globals_existing: u64,
-}
-
-/// What a snapshot has of one database.
-#[derive(Clone, Debug)]
-enum Kind {
-    Directory,
-    Custom,
-    Plain,
-}
-
-#[derive(Clone, Debug)]
-struct Stored {
-    kind: Kind,
-    /// The folder, or the file.
-    path: String,
-}
-
-/// What a snapshot has of a server.
-#[derive(Default)]
-struct Contents {
-    databases: BTreeMap<String, Stored>,
-    globals: Option<String>,
+    /// What stays as it was on the server, where a reader of the dump might not expect it.
+    pub notes: Vec<String>,
 }
 
 /// Writes databases of `snapshot`, below `path` if that is not empty, into `server`; one database goes into the
@@ -81,53 +80,48 @@ pub fn restore(
 ) -> Result<PostgresReport> {
     repo.sync_index(monitor)?;
     let contents = contents(repo, snapshot, path)?;
-    let wanted: BTreeMap<String, Stored> = contents
-        .databases
-        .iter()
-        .filter(|(name, _)| options.databases.is_empty() || options.databases.contains(name))
-        .map(|(name, stored)| (name.clone(), stored.clone()))
-        .collect();
-    if let Some(missing) = options.databases.iter().find(|name| !wanted.contains_key(*name)) {
-        let all: Vec<&str> = contents.databases.keys().map(String::as_str).collect();
-        return Err(Error::Invalid(format!(
-            "there is no database '{missing}' in this snapshot; it has {}",
-            all.join(", ")
-        )));
-    }
-    if wanted.len() != 1 && (server.database.is_some() || !options.tables.is_empty()) {
-        return Err(Error::Invalid(match wanted.len() {
-            0 => "there is no PostgreSQL database in this snapshot".into(),
-            _ => "the snapshot has several databases; choose one with --database".into(),
-        }));
-    }
+    let wanted = contents.wanted(options, server.database.is_some())?;
     let failed = |error: PgError| Error::from(server.failed(&error));
-    let mut session = match &server.database {
-        Some(name) => Connection::open(server, name).or_else(|error| match error.code() {
-            "3D000" => Connection::open(server, "postgres"),
-            _ => Err(error),
-        }),
-        None => any_session(server),
-    }
-    .map_err(failed)?;
-    let mut work = Work { repo, snapshot, server, options, monitor, programs: None };
+    let mut session = session::maintenance(server, &[]).map_err(failed)?;
+    let spaces = Spaces { none: options.no_tablespaces, map: options.tablespace_map.clone() };
+    let (seen, left_out) = (BTreeSet::new(), contents::left_out(snapshot, path));
+    let mut work = Work { repo, snapshot, server, options, monitor, spaces, seen, left_out, programs: None };
 
     // All is looked at before the first is touched.
+    let is_whole = options.databases.is_empty() && options.tables.is_empty() && server.database.is_none();
+    let mut globals = match contents.globals.as_ref().filter(|_| is_whole) {
+        Some(path) => work.read_globals(path)?,
+        None => Globals::default(),
+    };
     let mut plans = vec![];
     for (name, stored) in &wanted {
         let target = server.database.clone().unwrap_or_else(|| name.clone());
-        plans.push(work.plan(name, &target, stored, &mut session)?);
+        plans.push(work.plan(&target, stored, &mut session)?);
     }
+    work.check_needs(&plans, &globals, &mut session)?;
     let mut report = PostgresReport::default();
+    for plan in &plans {
+        work.notes(plan, &mut report);
+    }
+    if is_whole {
+        work.tell_what_is_missing(&plans);
+    }
     if options.dry_run {
-        for plan in plans {
-            report.databases.insert(plan.target, 0);
-        }
+        report.databases = plans.into_iter().map(|plan| (plan.target, 0)).collect();
         return Ok(report);
     }
-    let is_whole = options.databases.is_empty() && options.tables.is_empty() && server.database.is_none();
-    if let Some(globals) = contents.globals.filter(|_| is_whole) {
-        report.globals_existing = work.globals(&globals)?;
-    }
+    // What only the server knows to be possible is tried while nothing is changed.
+    globals.make_spaces(&work.spaces, &mut session).map_err(|error| work.no_space(&error))?;
+    let made = Made::make(&plans, &work.spaces, options.no_owner, &mut session);
+    let made =
+        made.inspect_err(|_| globals.unmake_spaces(&mut session)).map_err(|error| work.untouched(&error))?;
+    // It may be in a database that is replaced.
+    drop(session);
+    let put = made.put(server);
+    let mut session = session::maintenance(server, &[]).map_err(failed)?;
+    put.inspect_err(|_| globals.unmake_spaces(&mut session)).map_err(|error| work.untouched(&error))?;
+    let outcome = globals.apply(&work.spaces, &mut session, monitor).map_err(failed)?;
+    report.globals_existing = outcome.existing;
     for plan in plans {
         let (bytes, tables) =
             work.database(&plan, &mut session).inspect_err(|_| work.tell_what_is_left(&plan))?;
@@ -137,69 +131,13 @@ pub fn restore(
             return Err(Error::Interrupted);
         }
     }
+    for statement in &outcome.last {
+        session.run(statement).map_err(failed)?;
+    }
+    report.notes.extend(outcome.own.map(|own| {
+        format!("role '{own}', which restores, keeps its password, its right to log in and its attributes")
+    }));
     Ok(report)
-}
-
-/// The databases of a snapshot, of one server.
-fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Contents> {
-    let below = below.trim_matches('/');
-    let mut servers: BTreeMap<String, Contents> = BTreeMap::new();
-    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
-        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-        if !(below.is_empty() || path == below || path.starts_with(&format!("{below}/"))) {
-            return Ok(());
-        }
-        let parts: Vec<&str> = path.split('/').collect();
-        let decoded =
-            |name: &str| percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
-        let mut add = |place: &str, name: &str, kind: Kind, path: String| {
-            let server = servers.entry(place.to_owned()).or_default();
-            server.databases.insert(decoded(name), Stored { kind, path });
-        };
-        match parts.as_slice() {
-            ["postgres", place, "databases", name, "toc.dat"] => {
-                let folder = path.trim_end_matches("/toc.dat").to_owned();
-                add(place, name, Kind::Directory, folder);
-            }
-            ["postgres", place, "databases", file] => {
-                if let Some(name) = file.strip_suffix(".sql") {
-                    add(place, name, Kind::Plain, path.clone());
-                } else if let Some(name) = file.strip_suffix(".dump") {
-                    add(place, name, Kind::Custom, path.clone());
-                }
-            }
-            ["postgres", place, "globals.sql"] => {
-                servers.entry((*place).to_owned()).or_default().globals = Some(path.clone());
-            }
-            _ => {}
-        }
-        Ok(())
-    })?;
-    super::only_server(servers, "postgres", "PostgreSQL")
-}
-
-/// What will be done with one database.
-struct Plan {
-    stored: Stored,
-    /// The database that it goes into.
-    target: String,
-    way: Way,
-    toc: Option<Toc>,
-    /// Entries to restore, if not all.
-    chosen: Option<tables::Chosen>,
-}
-
-/// How the database comes to be.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    /// It is there, and nothing is in it, or single tables go into it.
-    Exists,
-    /// pg_restore makes it, as it was.
-    AsItWas,
-    /// It is made under another name.
-    Renamed,
-    /// It is dropped first.
-    Replaced,
 }
 
 struct Work<'a> {
@@ -208,6 +146,11 @@ struct Work<'a> {
     server: &'a Server,
     options: &'a PostgresOptions,
     monitor: &'a dyn Monitor,
+    spaces: Spaces,
+    /// Tablespaces of the dumps.
+    seen: BTreeSet<String>,
+    /// What the backup left out, by its path, and why.
+    left_out: BTreeMap<String, String>,
     programs: Option<Programs>,
 }
 
@@ -220,104 +163,73 @@ impl Work<'_> {
         Error::Refused(format!("{}: {why}", self.server.shown))
     }
 
-    fn plan(&mut self, name: &str, target: &str, stored: &Stored, session: &mut Connection) -> Result<Plan> {
-        let major = session.major();
-        let program = if matches!(stored.kind, Kind::Plain) { "psql" } else { "pg_restore" };
-        if self.programs.is_none() {
-            self.programs = Some(Programs::find(self.server, major, program, self.options.path.as_deref())?);
-        }
-        let toc = match stored.kind {
-            Kind::Plain => None,
-            Kind::Custom | Kind::Directory => Some(self.read_toc(stored)?),
-        };
-        let single = !self.options.tables.is_empty();
-        let quoted = target.replace('\'', "''");
-        let there = session
-            .query(&format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = '{quoted}'"))
-            .map_err(|error| self.failed(&error))?;
-        let mut own = match there.is_empty() {
-            true => None,
-            false => Some(Connection::open(self.server, target).map_err(|error| self.failed(&error))?),
-        };
-        let (mut chosen, mut way) = (None, Way::Exists);
-        if single {
-            let Some(toc) = &toc else {
-                return Err(Error::Invalid(
-                    "single tables can be restored from the formats directory and custom, not from plain SQL"
-                        .into(),
-                ));
-            };
-            let Some(own) = &mut own else {
-                return Err(self.refused(format!("there is no database '{target}' to put tables into")));
-            };
-            chosen = Some(tables::choose(toc, &self.options.tables, own, self.server, self.options.replace)?);
-        } else if let Some(own) = &mut own {
-            let count = own.value(USER_OBJECTS).map_err(|error| self.failed(&error))?;
-            if count != "0" {
-                if !self.options.replace {
-                    return Err(self.refused(format!(
-                        "database '{target}' is not empty ({count} objects); --replace drops it first, another name in the URL leaves it alone"
-                    )));
-                }
-                way = Way::Replaced;
-            }
-        } else {
-            way = if target == name && toc.is_some() { Way::AsItWas } else { Way::Renamed };
-        }
-        if let Some(toc) = toc.as_ref().filter(|_| !single) {
-            self.check_extensions(toc, session)?;
-        }
-        Ok(Plan { stored: stored.clone(), target: target.to_owned(), way, toc, chosen })
-    }
-
-    /// That the server has what the dump wants to create.
-    fn check_extensions(&self, toc: &Toc, session: &mut Connection) -> Result<()> {
-        let rows = session
-            .query("SELECT name FROM pg_catalog.pg_available_extensions")
-            .map_err(|error| self.failed(&error))?;
-        let known: Vec<String> =
-            rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-        let wanted = toc.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| &entry.tag);
-        let missing: Vec<&str> = wanted.filter(|name| !known.contains(name)).map(String::as_str).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(self.refused(format!("the server lacks extensions of the dump; install {}", missing.join(", "))))
-    }
-
-    fn read_toc(&self, stored: &Stored) -> Result<Toc> {
-        let path = match stored.kind {
-            Kind::Directory => format!("{}/toc.dat", stored.path),
-            _ => stored.path.clone(),
-        };
-        archive::read_toc(self.repo, self.snapshot, &path, self.monitor)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        match &self.programs {
-            Some(programs) => programs.command(program, self.server),
-            None => Command::new(program),
+    /// What the server refuses while nothing was changed.
+    fn untouched(&self, error: &PgError) -> Error {
+        match error {
+            PgError::Refused { message, .. } => self.refused(format!("{message}; nothing was changed")),
+            error => self.failed(error),
         }
     }
 
-    /// Roles and tablespaces; returns how many were there already.
-    fn globals(&self, path: &str) -> Result<u64> {
-        let mut command = self.command("psql");
-        command.args(["-X", "-q", "-w", "-d", "postgres", "-v", "VERBOSITY=verbose", "-f", "-"]);
-        let (_, text) = self.feed(command, "psql", false, &mut |out| {
-            dump(self.repo, self.snapshot, path.as_bytes(), out, self.monitor)
-        })?;
-        let mut existing = 0;
-        for line in text.lines().filter(|line| line.contains("ERROR:  ")) {
-            // 42710: a role of that name is there. The one who restores always is.
-            if line.contains("ERROR:  42710:") {
-                existing += 1;
-            } else {
-                let message = line.rsplit("ERROR:  ").next().unwrap_or(line).to_owned();
-                self.monitor.error(ItemError { during: "restore", item: "globals".into(), message });
+    fn no_space(&self, error: &PgError) -> Error {
+        match error {
+            PgError::Refused { message, .. } => self.refused(format!(
+                "a tablespace of the dump cannot be made: {message}; make its folder on the server's machine, give it to the server's user and try again, or choose --tablespace-map OLD=NEW or --no-tablespaces; nothing was changed"
+            )),
+            error => self.failed(error),
+        }
+    }
+
+    fn read_globals(&self, path: &str) -> Result<Globals> {
+        let mut bytes = vec![];
+        dump(self.repo, self.snapshot, path.as_bytes(), &mut bytes, self.monitor)?;
+        Globals::parse(&bytes)
+    }
+
+    /// What stays as it is.
+    fn notes(&self, plan: &Plan, report: &mut PostgresReport) {
+        if !plan.definition.is_known() && plan.way != Way::Into {
+            report.notes.push(format!(
+                "database '{}' has the owner, privileges and settings of {}: this dump does not tell them",
+                plan.target,
+                if plan.way == Way::Exists { "before" } else { "a new one" }
+            ));
+        }
+        for entry in plan.entries().filter(|entry| entry.has_data) {
+            let path = format!("{}/{}", plan.stored.path, entry.file);
+            if let Some(why) = self.left_out.get(&path) {
+                let item = format!("the rows of {}.{}", entry.namespace, entry.tag);
+                let message = format!("are not in the backup: {why}");
+                self.monitor.error(ItemError { during: "restore", item, message });
             }
         }
-        Ok(existing)
+        let Some(chosen) = &plan.chosen else {
+            for (object, why) in self.missing_objects(plan) {
+                let message = format!("is not in the backup: {why}");
+                self.monitor.error(ItemError { during: "restore", item: object.to_owned(), message });
+            }
+            return;
+        };
+        report.notes.extend(
+            chosen.left.iter().map(|left| format!("left out, since what it refers to is not there: {left}")),
+        );
+        for name in &chosen.different {
+            let message = "is there with another definition than the dump's, and stays as it is".into();
+            self.monitor.error(ItemError { during: "restore", item: format!("type {name}"), message });
+        }
+    }
+
+    /// Databases and globals that the backup left out.
+    fn tell_what_is_missing(&self, plans: &[Plan]) {
+        let is_within = |path: &String| {
+            plans.iter().any(|plan| {
+                path.strip_prefix(&plan.stored.path).is_some_and(|rest| rest.starts_with(['/', ':']))
+            })
+        };
+        for (path, why) in self.left_out.iter().filter(|(path, _)| !is_within(path)) {
+            let message = format!("is not in the backup: {why}");
+            self.monitor.error(ItemError { during: "restore", item: path.clone(), message });
+        }
     }
 
     /// What a failure leaves behind; single tables come in one transaction.
@@ -331,41 +243,63 @@ impl Work<'_> {
 
     /// One database; returns bytes read, and tables.
     fn database(&self, plan: &Plan, session: &mut Connection) -> Result<(u64, u64)> {
-        let run = |session: &mut Connection, sql: &str| {
-            session.query(sql).map(drop).map_err(|error| self.failed(&error))
-        };
-        let ident = format!("\"{}\"", plan.target.replace('"', "\"\""));
-        let definition =
-            plan.toc.as_ref().and_then(|toc| toc.entries.iter().find(|entry| entry.kind == "DATABASE"));
-        let create = created_as(definition, &ident);
-        match plan.way {
-            Way::Replaced => {
-                // The one that everybody connects to cannot be dropped from itself.
-                let mut other =
-                    Connection::open(self.server, "template1").map_err(|error| self.failed(&error))?;
-                run(&mut other, &format!("DROP DATABASE {ident}"))?;
-                run(&mut other, &create)?;
-            }
-            Way::Renamed => run(session, &create)?,
-            Way::Exists | Way::AsItWas => {}
+        let failed = |error: PgError| self.failed(&error);
+        let is_closed = !self.options.no_owner && plan.definition.is_known();
+        if plan.way == Way::Exists && is_closed && !plan.toc.as_ref().is_some_and(is_bare) {
+            database::close(&plan.target, session).map_err(failed)?;
         }
-        let Some(toc) = &plan.toc else {
-            let mut command = self.command("psql");
-            command.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
-            command.arg("-d").arg(database_name(&plan.target)).stdout(Stdio::null());
-            let (bytes, _) = self.feed(command, "psql", true, &mut |out| {
-                dump(self.repo, self.snapshot, plan.stored.path.as_bytes(), out, self.monitor)
-            })?;
-            return Ok((bytes, 0));
+        let done = match &plan.toc {
+            None => (self.script(plan)?, 0),
+            Some(toc) => (
+                self.archive(plan, toc)?,
+                plan.entries().filter(|entry| entry.kind == "TABLE DATA").count() as u64,
+            ),
         };
-        let mut command = self.command("pg_restore");
-        command.args(["-w", "--exit-on-error", "-Fc"]);
-        match plan.way {
-            Way::AsItWas => command.args(["--create", "-d", "postgres"]),
-            _ => command.arg("-d").arg(database_name(&plan.target)),
+        if plan.way != Way::Into && plan.definition.is_known() {
+            let was_there = plan.way == Way::Exists;
+            plan.definition
+                .apply(&plan.target, was_there, self.options.no_owner, session)?
+                .map_err(failed)?;
+        }
+        Ok(done)
+    }
+
+    /// A dump in plain SQL.
+    fn script(&self, plan: &Plan) -> Result<u64> {
+        let mut session = session::open(self.server, &plan.target).map_err(|error| self.failed(&error))?;
+        let mut script = Script::new(&mut session);
+        let path = plan.stored.path.as_bytes();
+        let written = dump(self.repo, self.snapshot, path, &mut script, self.monitor);
+        let failure = script.failure.take();
+        let ended = match (failure, &written) {
+            (Some(error), _) => Err(error),
+            (None, Ok(_)) => script.finish(),
+            (None, Err(_)) => Ok(()),
         };
+        ended.map_err(|error| match error {
+            PgError::Refused { message, .. } => self.server.error(SourceErrorKind::Command, message).into(),
+            error => self.failed(&error),
+        })?;
+        written
+    }
+
+    /// A dump that pg_restore reads.
+    fn archive(&self, plan: &Plan, toc: &Toc) -> Result<u64> {
+        let Some(programs) = &self.programs else {
+            return Err(self.refused("pg_restore was not looked for".into()));
+        };
+        let mut command = programs.command("pg_restore", self.server);
+        session::set_for(&mut command);
+        command.args(["-w", "-Fc", "-d"]).arg(self.server.database_of(&plan.target));
+        let is_partial = plan.chosen.is_none() && self.missing_objects(plan).next().is_some();
+        if !is_partial {
+            command.arg("--exit-on-error");
+        }
         if self.options.no_owner {
             command.args(["--no-owner", "--no-privileges"]);
+        }
+        if self.options.no_tablespaces {
+            command.arg("--no-tablespaces");
         }
         let mut list = None;
         if let Some(chosen) = &plan.chosen {
@@ -378,7 +312,7 @@ impl Work<'_> {
                 |error| Error::Target { op: "write", path: "a list for pg_restore".into(), source: error };
             let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
             // pg_restore goes by the order of the list.
-            for entry in toc.entries.iter().filter(|entry| chosen.ids.contains(&entry.id)) {
+            for entry in plan.entries() {
                 writeln!(file, "{};", entry.id).map_err(failed)?;
             }
             file.flush().map_err(failed)?;
@@ -391,114 +325,28 @@ impl Work<'_> {
             path: &plan.stored.path,
             toc,
             chosen: plan.chosen.as_ref().map(|chosen| &chosen.ids),
+            left_out: &self.left_out,
             monitor: self.monitor,
         };
-        let fed = self.feed(command, "pg_restore", true, &mut |out| match plan.stored.kind {
+        let fed = feed::feed(self.server, command, "pg_restore", &mut |out| match plan.stored.kind {
             Kind::Directory => archive.write(out),
-            _ => {
-                let path = &plan.stored.path;
-                archive::write_custom(self.repo, self.snapshot, path, archive.chosen, out, self.monitor)
-            }
+            _ => archive::write_custom(&archive, plan.head, out),
         });
         drop(list);
-        let (bytes, _) = fed?;
-        let is_chosen = |entry: &&TocEntry| {
-            entry.kind == "TABLE DATA"
-                && plan.chosen.as_ref().is_none_or(|chosen| chosen.ids.contains(&entry.id))
-        };
-        Ok((bytes, toc.entries.iter().filter(is_chosen).count() as u64))
-    }
-
-    /// Runs a program that reads what `write` writes; returns what that returns, and the program's complaints.
-    fn feed(
-        &self,
-        mut command: Command,
-        name: &'static str,
-        strict: bool,
-        write: &mut dyn FnMut(&mut dyn std::io::Write) -> Result<u64>,
-    ) -> Result<(u64, String)> {
-        let failed =
-            |why: String| Error::from(self.server.error(SourceErrorKind::Command, format!("{name}: {why}")));
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-        let (Some(input), Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
-            return Err(failed("no pipe to the command".into()));
-        };
-        let listener = std::thread::spawn(move || {
-            let mut text = String::new();
-            let mut lines = std::io::BufReader::new(complaints);
-            let _ = std::io::Read::read_to_string(&mut lines, &mut text);
-            text
-        });
-        let mut input = Counted { out: std::io::BufWriter::with_capacity(256 << 10, input), bytes: 0 };
-        let written = write(&mut input);
-        // It has read what it wanted, or has failed and says why.
-        let had_enough = matches!(&written, Err(Error::Target { source, .. })
-            if source.kind() == std::io::ErrorKind::BrokenPipe);
-        let interrupted = matches!(written, Err(Error::Interrupted));
-        if written.is_err() && !had_enough {
-            // Half of a dump must not look like the end of one.
-            let _ = child.kill();
-        }
-        // What cannot be written any more, the program does not want.
-        let _ = input.flush();
-        let bytes = input.bytes;
-        drop(input);
-        let status = child.wait().map_err(|error| failed(error.to_string()))?;
-        let text = listener.join().unwrap_or_default();
-        if interrupted {
-            return Err(Error::Interrupted);
-        }
-        if let Err(Error::Store(error)) = written {
-            return Err(error.into());
-        }
-        let reason = || {
-            let first = text.lines().find(|line| line.contains("error:") || line.contains("ERROR:"));
-            let detail = text.lines().find(|line| line.starts_with("DETAIL:"));
-            let first = first.or_else(|| text.lines().next()).unwrap_or("failed without a word");
-            detail.map_or_else(|| first.to_owned(), |detail| format!("{first}; {detail}"))
-        };
-        if strict && !status.success() && (written.is_ok() || !text.is_empty()) {
-            return Err(failed(reason()));
-        }
-        match written {
-            Err(_) if had_enough => Ok((bytes, text)),
-            written => written.map(|bytes| (bytes, text)),
+        match fed {
+            // What hangs on an object that is not in the backup.
+            Err(Error::Source(error)) if is_partial && error.kind == SourceErrorKind::Command => {
+                let item = format!("database '{}'", plan.target);
+                self.monitor.error(ItemError { during: "restore", item, message: error.why });
+                Ok(0)
+            }
+            fed => fed,
         }
     }
-}
 
-struct Counted<W> {
-    out: W,
-    bytes: u64,
-}
-
-impl<W: std::io::Write> std::io::Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let len = self.out.write(bytes)?;
-        self.bytes += len as u64;
-        Ok(len)
+    /// Objects of a database that the backup could not even look at, and why.
+    fn missing_objects<'b>(&'b self, plan: &Plan) -> impl Iterator<Item = (&'b str, &'b String)> {
+        let before = format!("{}: ", plan.stored.path);
+        self.left_out.iter().filter_map(move |(path, why)| Some((path.strip_prefix(&before)?, why)))
     }
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
-    }
-}
-
-/// What a user has made in a database; what belongs to extensions and comes with every database is left out.
-const USER_OBJECTS: &str = "SELECT (SELECT count(*) FROM pg_catalog.pg_class c \
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r','p','v','m','S','f') \
-    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')) \
-    + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata) \
-    + (SELECT count(*) FROM pg_catalog.pg_namespace n WHERE n.nspname !~ '^pg_' \
-       AND n.nspname NOT IN ('information_schema', 'public') \
-       AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.objid = n.oid AND d.deptype = 'e'))";
-
-/// The command that made a database, with another name: encoding and locale stay.
-fn created_as(definition: Option<&TocEntry>, ident: &str) -> String {
-    let options = definition.and_then(|entry| {
-        let at = entry.definition.find(" WITH TEMPLATE = ")?;
-        entry.definition[at..].split_once(';').map(|(options, _)| options.to_owned())
-    });
-    format!("CREATE DATABASE {ident}{}", options.unwrap_or_else(|| " WITH TEMPLATE = template0".into()))
 }

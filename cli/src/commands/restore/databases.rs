@@ -131,15 +131,39 @@ pub(super) fn postgres(args: &super::Args, context: &Context) -> CommandResult {
         tables: args.live.table.clone(),
         replace: args.live.replace,
         no_owner: args.no_owner,
+        no_tablespaces: args.live.no_tablespaces,
+        tablespace_map: spaces(&args.live.tablespace_map)?,
         dry_run: args.dry_run,
         path: sources.environment.get("PATH").cloned(),
     };
     let report = context
         .console
         .during(|monitor| restore(&opened.repo, &found.snapshot, path, &server, &options, monitor))?;
-    let more = json!({"tables_restored": report.tables, "globals_existing": report.globals_existing});
+    let more = json!({
+        "tables_restored": report.tables,
+        "globals_existing": report.globals_existing,
+        "notes": report.notes,
+    });
     let line = format!("{} tables", report.tables);
-    Ok(tell(args, context, &found, &report.databases, &more, &line))
+    let code = tell(args, context, &found, &report.databases, &more, &line);
+    if !context.global.json {
+        report.notes.iter().for_each(|note| context.console.say(format!("note: {note}")));
+    }
+    Ok(code)
+}
+
+/// Tablespaces, and those in their place.
+fn spaces(list: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut map = BTreeMap::new();
+    for pair in list {
+        let wrong = || Failure::new(format!("--tablespace-map '{pair}' is not OLD=NEW"));
+        let (old, new) =
+            pair.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty()).ok_or_else(wrong)?;
+        if map.insert(old.to_owned(), new.to_owned()).is_some() {
+            return Err(Failure::new(format!("--tablespace-map names '{old}' twice")));
+        }
+    }
+    Ok(map)
 }
 
 /// Into MariaDB or MySQL.

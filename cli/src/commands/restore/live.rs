@@ -44,6 +44,12 @@ pub(crate) struct LiveArgs {
     /// Of a database server: only this table, with what belongs to it, as schema.table
     #[arg(long, value_name = "TABLE", requires = "to")]
     pub(super) table: Vec<String>,
+    /// Of PostgreSQL: put what was in the tablespace OLD into the server's NEW
+    #[arg(long, value_name = "OLD=NEW", requires = "to", conflicts_with = "no_tablespaces")]
+    pub(super) tablespace_map: Vec<String>,
+    /// Of PostgreSQL: make no tablespaces, and put everything where the server puts it
+    #[arg(long, requires = "to")]
+    pub(super) no_tablespaces: bool,
     /// Of Qdrant: the collection OLD shall be called NEW
     #[arg(long, value_name = "OLD=NEW", requires = "to")]
     pub(super) rename: Vec<String>,
@@ -99,13 +105,17 @@ impl Target {
 pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     let live = &args.live;
     let to = live.to.as_deref().unwrap_or_default();
+    let is_postgres = to.starts_with("postgres://") || to.starts_with("postgresql://");
+    if !is_postgres && (live.no_tablespaces || !live.tablespace_map.is_empty()) {
+        return Err(Failure::new("--no-tablespaces and --tablespace-map are for postgres://"));
+    }
     if to.starts_with("qdrant+") {
         return super::vectors::run(args, context);
     }
     if !live.rename.is_empty() || live.priority.is_some() {
         return Err(Failure::new("--rename and --priority are for qdrant+http://"));
     }
-    if to.starts_with("postgres://") || to.starts_with("postgresql://") {
+    if is_postgres {
         return super::databases::postgres(args, context);
     }
     if to.starts_with("mysql://") || to.starts_with("mariadb://") {

@@ -13,20 +13,20 @@ use std::io::Write;
 const BLK_DATA: u8 = 1;
 const BLK_BLOBS: u8 = 3;
 
-/// The table of contents at the beginning of an entry, of which no more is read than it takes.
+/// The table of contents at the beginning of an entry, and its length; no more is read than it takes.
 pub(super) fn read_toc(
     repo: &Repository,
     snapshot: &Snapshot,
     path: &str,
     monitor: &dyn Monitor,
-) -> Result<Toc> {
+) -> Result<(Toc, u64)> {
     let bad = |why: &str| Error::Malformed { what: path.to_owned(), why: why.to_owned() };
     let (mut bytes, mut wanted) = (vec![], 64 << 10);
     loop {
         let stretch = (bytes.len() as u64, wanted as u64);
         dump_ranges(repo, snapshot, path.as_bytes(), &[stretch], &mut bytes, monitor)?;
         match Toc::parse(&bytes) {
-            Ok((toc, _)) => return Ok(toc),
+            Ok((toc, len)) => return Ok((toc, len as u64)),
             Err(Stop::Bad(why)) => return Err(bad(why)),
             Err(Stop::More) if bytes.len() < wanted => return Err(bad("ends within its table of contents")),
             Err(Stop::More) if wanted >= MAX_TOC => return Err(bad("its table of contents is too long")),
@@ -35,28 +35,44 @@ pub(super) fn read_toc(
     }
 }
 
-/// Of a dump in custom format, the table of contents and the data that are `chosen`: all of it where nothing is known of
-/// where they are.
-pub(super) fn write_custom(
-    repo: &Repository,
-    snapshot: &Snapshot,
-    path: &str,
-    chosen: Option<&BTreeSet<i64>>,
-    out: &mut dyn Write,
-    monitor: &dyn Monitor,
-) -> Result<u64> {
-    let Some(chosen) = chosen else { return dump(repo, snapshot, path.as_bytes(), out, monitor) };
+/// Of a dump in custom format, its table of contents as it is in `toc`, which is `head` bytes long in the dump, and the
+/// data that are `chosen`: all of it where nothing is known of where they are.
+pub(super) fn write_custom(archive: &Archive<'_>, head: u64, out: &mut dyn Write) -> Result<u64> {
+    let Archive { repo, snapshot, path, toc, chosen, monitor, .. } = archive;
+    out.write_all(&toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+    let all = |out: &mut dyn Write| {
+        dump(repo, snapshot, path.as_bytes(), &mut Behind { skip: head, out }, *monitor)
+    };
+    let Some(chosen) = chosen else { return all(out) };
     let (mut bytes, index_path) = (vec![], format!("{path}.index"));
-    match dump(repo, snapshot, index_path.as_bytes(), &mut bytes, monitor) {
+    match dump(repo, snapshot, index_path.as_bytes(), &mut bytes, *monitor) {
         Ok(_) => {}
-        Err(Error::NoEntry { .. }) => return dump(repo, snapshot, path.as_bytes(), out, monitor),
+        Err(Error::NoEntry { .. }) => return all(out),
         Err(error) => return Err(error),
     }
     let index: BlockIndex = serde_json::from_slice(&bytes)
         .map_err(|error| Error::Malformed { what: index_path, why: error.to_string() })?;
-    let wanted = index.blocks.iter().filter(|(id, ..)| chosen.contains(id)).map(|(_, from, to)| (*from, *to));
-    let ranges: Vec<(u64, u64)> = std::iter::once((0, index.head)).chain(wanted).collect();
-    dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, monitor)
+    let wanted = index.blocks.into_iter().filter(|(id, ..)| chosen.contains(id));
+    let ranges: Vec<(u64, u64)> = wanted.map(|(_, from, to)| (from, to)).collect();
+    dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, *monitor)
+}
+
+/// What comes behind the first bytes.
+struct Behind<'a> {
+    skip: u64,
+    out: &'a mut dyn Write,
+}
+
+impl Write for Behind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let skipped = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        self.skip -= skipped as u64;
+        self.out.write_all(&bytes[skipped..])?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// A dump in a snapshot.
@@ -68,6 +84,8 @@ pub(super) struct Archive<'a> {
     pub(super) toc: &'a Toc,
     /// Entries that are wanted; all if not given.
     pub(super) chosen: Option<&'a BTreeSet<i64>>,
+    /// Files that the backup left out, and why.
+    pub(super) left_out: &'a BTreeMap<String, String>,
     pub(super) monitor: &'a dyn Monitor,
 }
 
@@ -121,7 +139,10 @@ impl Archive<'_> {
     fn file(&self, name: &str, out: &mut dyn Write) -> Result<u64> {
         let path = format!("{}/{name}", self.path);
         let mut pieces = Pieces { toc: self.toc, out };
-        let bytes = dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?;
+        let bytes = match self.left_out.contains_key(&path) {
+            true => 0,
+            false => dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?,
+        };
         let mut end = vec![];
         self.toc.int(&mut end, 0);
         out.write_all(&end).map_err(broken)?;

@@ -1,6 +1,8 @@
-//! What belongs to single tables of a dump: their rows, partitions, sequences, keys, indexes, triggers, privileges.
-//! pg_restore's own `--table` leaves all but the rows out.
+//! What belongs to single tables, views and sequences of a dump: their rows, partitions, keys, indexes, triggers,
+//! privileges, comments; and what they are made of, if the database lacks it. pg_restore's own `--table` leaves all but the
+//! rows out.
 
+use super::there::{differs, exists};
 use crate::pg::connection::PgResult;
 use crate::pg::toc::{Toc, TocEntry};
 use crate::pg::{Connection, Server};
@@ -14,11 +16,16 @@ pub(super) struct Chosen {
     pub(super) ids: BTreeSet<i64>,
     /// Whether tables that are there go first.
     pub(super) replaces: bool,
+    /// Types that are there with another definition than the dump's, and stay as they are.
+    pub(super) different: Vec<String>,
+    /// Foreign keys and their like that are left out, since what they refer to is not there.
+    pub(super) left: Vec<String>,
 }
 
-/// Kinds that belong to the table that they need.
+/// Kinds that belong to what they need.
 const PARTS: &[&str] = &[
     "TABLE DATA",
+    "MATERIALIZED VIEW DATA",
     "CONSTRAINT",
     "CHECK CONSTRAINT",
     "INDEX",
@@ -30,14 +37,52 @@ const PARTS: &[&str] = &[
     "ROW SECURITY",
     "SEQUENCE",
     "SEQUENCE SET",
-    "SEQUENCE OWNED BY",
+    "USER MAPPING",
 ];
 /// Kinds that belong to it if whatever else they need is there.
-const BONDS: &[&str] = &["DEFAULT", "INDEX ATTACH", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY"];
-/// Kinds that a table is made of: they come along if the database lacks them.
-const GROUNDS: &[&str] = &["SEQUENCE", "TYPE", "DOMAIN", "FUNCTION", "EXTENSION"];
-/// Kinds that have rows.
-const RELATIONS: &[&str] = &["TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE"];
+const BONDS: &[&str] = &[
+    "DEFAULT",
+    "INDEX ATTACH",
+    "FK CONSTRAINT",
+    "TRIGGER",
+    "RULE",
+    "POLICY",
+    "TABLE ATTACH",
+    "SEQUENCE OWNED BY",
+];
+/// Kinds that others are made of: they come along if the database lacks them.
+const GROUNDS: &[&str] = &[
+    "TABLE",
+    "VIEW",
+    "MATERIALIZED VIEW",
+    "FOREIGN TABLE",
+    "SEQUENCE",
+    "TYPE",
+    "SHELL TYPE",
+    "DOMAIN",
+    "FUNCTION",
+    "PROCEDURE",
+    "AGGREGATE",
+    "OPERATOR",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "COLLATION",
+    "EXTENSION",
+    "SERVER",
+    "FOREIGN DATA WRAPPER",
+    "PROCEDURAL LANGUAGE",
+    "ACCESS METHOD",
+    "TEXT SEARCH CONFIGURATION",
+    "TEXT SEARCH DICTIONARY",
+    "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE",
+];
+/// Kinds that can be asked for.
+const RELATIONS: &[&str] = &["TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "SEQUENCE"];
+
+fn is_relation(entry: &TocEntry) -> bool {
+    RELATIONS.contains(&entry.kind.as_str())
+}
 
 /// The entries of `names` and what belongs to them, for a database that `session` is in.
 pub(super) fn choose(
@@ -50,7 +95,7 @@ pub(super) fn choose(
     let mut wanted: Vec<&TocEntry> = vec![];
     for name in names {
         let found: Vec<&TocEntry> =
-            toc.entries.iter().filter(|entry| entry.kind == "TABLE" && is_called(entry, name)).collect();
+            toc.entries.iter().filter(|entry| is_relation(entry) && is_called(entry, name)).collect();
         match found.as_slice() {
             [one] => wanted.push(one),
             [] => return Err(Error::Invalid(format!("there is no table '{name}' in the dump"))),
@@ -61,9 +106,14 @@ pub(super) fn choose(
         }
     }
     let failed = |error| Error::from(server.failed(&error));
-    let ids = closure(toc, &wanted, &mut |entry| exists(session, entry)).map_err(failed)?;
+    let own = parts(toc, &wanted.iter().map(|entry| entry.id).collect(), true);
     let mut there = vec![];
-    for entry in toc.entries.iter().filter(|entry| entry.kind == "TABLE" && ids.contains(&entry.id)) {
+    // A sequence that belongs to a table goes and comes with it.
+    let counts = |entry: &&TocEntry| {
+        let is_wanted = wanted.iter().any(|wanted| wanted.id == entry.id);
+        is_relation(entry) && own.contains(&entry.id) && (is_wanted || entry.kind != "SEQUENCE")
+    };
+    for entry in toc.entries.iter().filter(counts) {
         if exists(session, entry).map_err(failed)? {
             there.push(full_name(entry));
         }
@@ -74,7 +124,22 @@ pub(super) fn choose(
             there.join(", ")
         )));
     }
-    Ok(Chosen { ids, replaces: replace })
+    let (known, grounds, left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut closure = Closure { toc, session, ids: own, known, there: grounds, left };
+    closure.complete().map_err(failed)?;
+    let Closure { ids, there, left, .. } = closure;
+    let left = left.into_iter().filter_map(|id| toc.get(id));
+    let left = left.map(|entry| format!("{} {}", entry.kind, full_name(entry))).collect();
+    let mut different = vec![];
+    for id in there {
+        let Some(entry) = toc.get(id).filter(|entry| matches!(entry.kind.as_str(), "TYPE" | "DOMAIN")) else {
+            continue;
+        };
+        if differs(session, entry).map_err(failed)? {
+            different.push(full_name(entry));
+        }
+    }
+    Ok(Chosen { ids, replaces: replace, different, left })
 }
 
 fn full_name(entry: &TocEntry) -> String {
@@ -85,118 +150,164 @@ fn is_called(entry: &TocEntry, name: &str) -> bool {
     entry.tag == name || full_name(entry) == name
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Whether the database has what an entry makes; of kinds that cannot be asked for, yes.
-fn exists(session: &mut Connection, entry: &TocEntry) -> PgResult<bool> {
-    let name = format!("{}.{}", quoted(&entry.namespace), quoted(&entry.tag)).replace('\'', "''");
-    let sql = match entry.kind.as_str() {
-        kind if RELATIONS.contains(&kind) || matches!(kind, "SEQUENCE" | "INDEX") => {
-            format!("SELECT to_regclass('{name}') IS NOT NULL")
-        }
-        "SCHEMA" => {
-            format!("SELECT to_regnamespace('{}') IS NOT NULL", quoted(&entry.tag).replace('\'', "''"))
-        }
-        "TYPE" | "DOMAIN" => format!("SELECT to_regtype('{name}') IS NOT NULL"),
-        "EXTENSION" => {
-            let name = entry.tag.replace('\'', "''");
-            format!("SELECT count(*) > 0 FROM pg_catalog.pg_extension WHERE extname = '{name}'")
-        }
-        "FUNCTION" => {
-            let signature = format!("{}.{}", quoted(&entry.namespace), entry.tag).replace('\'', "''");
-            format!("SELECT to_regprocedure('{signature}') IS NOT NULL")
-        }
-        _ => return Ok(true),
-    };
-    Ok(session.value(&sql)? == "t")
-}
-
-/// Everything that belongs to `wanted`, schemas among it that are not there.
-fn closure(
-    toc: &Toc,
-    wanted: &[&TocEntry],
-    exists: &mut dyn FnMut(&TocEntry) -> PgResult<bool>,
-) -> PgResult<BTreeSet<i64>> {
-    let mut ids: BTreeSet<i64> = wanted.iter().map(|entry| entry.id).collect();
+/// `ids`, and everything that is a part of them; of tables, `partitions`, too.
+fn parts(toc: &Toc, ids: &BTreeSet<i64>, partitions: bool) -> BTreeSet<i64> {
+    let mut ids = ids.clone();
     loop {
         let before = ids.len();
         for entry in &toc.entries {
             let kind = entry.kind.as_str();
-            let belongs = entry.needs.iter().any(|id| ids.contains(id));
-            if !belongs || ids.contains(&entry.id) {
+            if ids.contains(&entry.id) || !entry.needs.iter().any(|id| ids.contains(id)) {
                 continue;
             }
-            if kind == "TABLE ATTACH" {
-                // Of a partition and its table; it bears the partition's name.
-                let child = entry.needs.iter().filter_map(|id| toc.get(*id)).find(|needed| {
-                    needed.kind == "TABLE" && needed.tag == entry.tag && needed.namespace == entry.namespace
-                });
-                let has_parent =
-                    entry.needs.iter().any(|id| ids.contains(id) && Some(*id) != child.map(|c| c.id));
-                if has_parent {
-                    ids.extend(child.map(|child| child.id));
+            match kind {
+                "TABLE ATTACH" if partitions => {
+                    let child = partition(toc, entry);
+                    if entry.needs.iter().any(|id| ids.contains(id) && Some(*id) != child) {
+                        ids.extend(child);
+                        ids.insert(entry.id);
+                    }
+                }
+                "SEQUENCE OWNED BY" => {
+                    let is_sequence = |id: &i64| toc.get(*id).is_some_and(|needed| needed.kind == "SEQUENCE");
+                    // A sequence is a part of its table; the table is none of the sequence.
+                    if entry.needs.iter().any(|id| ids.contains(id) && !is_sequence(id)) {
+                        ids.extend(entry.needs.iter().filter(|id| is_sequence(id)));
+                        ids.insert(entry.id);
+                    }
+                }
+                kind if PARTS.contains(&kind) => {
                     ids.insert(entry.id);
                 }
-            } else if kind == "SEQUENCE OWNED BY" {
-                let sequence =
-                    entry.needs.iter().filter(|id| toc.get(**id).is_some_and(|e| e.kind == "SEQUENCE"));
-                ids.extend(sequence);
-                ids.insert(entry.id);
-            } else if PARTS.contains(&kind) {
-                ids.insert(entry.id);
+                _ => {}
             }
         }
         if ids.len() == before {
-            break;
+            return ids;
         }
     }
-    for entry in toc.entries.iter().filter(|entry| BONDS.contains(&entry.kind.as_str())) {
-        if !entry.needs.iter().any(|id| ids.contains(id)) {
-            continue;
-        }
-        let mut is_possible = true;
-        for needed in entry.needs.iter().filter(|id| !ids.contains(id)).filter_map(|id| toc.get(*id)) {
-            is_possible &= exists(needed)?;
-        }
-        // A foreign key of another table that points here is that table's.
-        let is_own = wanted_table(toc, entry).is_none_or(|table| ids.contains(&table));
-        if is_possible && is_own {
-            ids.insert(entry.id);
-        }
-    }
-    let mut unseen: Vec<i64> = ids.iter().copied().collect();
-    while let Some(entry) = unseen.pop().and_then(|id| toc.get(id)) {
-        for needed in entry.needs.iter().filter_map(|id| toc.get(*id)) {
-            let is_ground = GROUNDS.contains(&needed.kind.as_str()) && !ids.contains(&needed.id);
-            if is_ground && !exists(needed)? {
-                ids.insert(needed.id);
-                unseen.push(needed.id);
-                let set =
-                    toc.entries.iter().find(|e| e.kind == "SEQUENCE SET" && e.needs.contains(&needed.id));
-                ids.extend(set.map(|set| set.id));
+}
+
+/// The partition that an entry attaches; the entry bears its name.
+fn partition(toc: &Toc, attach: &TocEntry) -> Option<i64> {
+    let needed = attach.needs.iter().filter_map(|id| toc.get(*id));
+    let mut children =
+        needed.filter(|needed| needed.tag == attach.tag && needed.namespace == attach.namespace);
+    children.find(|needed| matches!(needed.kind.as_str(), "TABLE" | "FOREIGN TABLE")).map(|child| child.id)
+}
+
+/// Everything that is needed to make what was chosen.
+struct Closure<'a> {
+    toc: &'a Toc,
+    session: &'a mut Connection,
+    ids: BTreeSet<i64>,
+    /// Whose needs were looked at.
+    known: BTreeSet<i64>,
+    /// Grounds that the database has.
+    there: BTreeSet<i64>,
+    /// Bonds that are not possible.
+    left: BTreeSet<i64>,
+}
+
+impl Closure<'_> {
+    fn complete(&mut self) -> PgResult<()> {
+        loop {
+            let before = self.ids.len();
+            self.grounds()?;
+            self.bonds()?;
+            if self.ids.len() == before {
+                break;
             }
         }
+        self.schemas()
     }
-    let namespaces: BTreeSet<&str> = toc
-        .entries
-        .iter()
-        .filter(|entry| ids.contains(&entry.id))
-        .map(|entry| entry.namespace.as_str())
-        .collect();
-    for schema in toc.entries.iter().filter(|entry| entry.kind == "SCHEMA") {
-        if namespaces.contains(schema.tag.as_str()) && !exists(schema)? {
-            ids.insert(schema.id);
+
+    /// Adds what is missing of what others are made of, with its parts.
+    fn grounds(&mut self) -> PgResult<()> {
+        while let Some(id) = self.ids.difference(&self.known).next().copied() {
+            self.known.insert(id);
+            let toc = self.toc;
+            let Some(entry) = toc.get(id) else { continue };
+            let mut needs = entry.needs.clone();
+            // The table of a partition is needed by the entry that attaches it.
+            let attaches = toc
+                .entries
+                .iter()
+                .filter(|attach| attach.kind == "TABLE ATTACH" && partition(toc, attach) == Some(id));
+            needs.extend(attaches.flat_map(|attach| attach.needs.clone()));
+            for needed in needs.iter().filter_map(|id| toc.get(*id)) {
+                let is_ground = GROUNDS.contains(&needed.kind.as_str());
+                if !is_ground || self.ids.contains(&needed.id) || self.there.contains(&needed.id) {
+                    continue;
+                }
+                if exists(self.session, needed)? {
+                    self.there.insert(needed.id);
+                } else {
+                    self.ids.extend(parts(toc, &BTreeSet::from([needed.id]), false));
+                }
+            }
         }
+        Ok(())
     }
-    Ok(ids)
+
+    /// Adds what ties them to each other and to what is there; tables that are not there do not come along for that.
+    fn bonds(&mut self) -> PgResult<()> {
+        let toc = self.toc;
+        for entry in toc.entries.iter().filter(|entry| BONDS.contains(&entry.kind.as_str())) {
+            if self.ids.contains(&entry.id) || !entry.needs.iter().any(|id| self.ids.contains(id)) {
+                continue;
+            }
+            // A foreign key of another table that points here is that table's; so is a partition that is not wanted.
+            let owner = match entry.kind.as_str() {
+                "TABLE ATTACH" => partition(toc, entry),
+                _ => table_of(toc, entry),
+            };
+            if owner.is_some_and(|table| !self.ids.contains(&table)) {
+                continue;
+            }
+            let mut is_possible = true;
+            for needed in entry.needs.iter().filter(|id| !self.ids.contains(id)).filter_map(|id| toc.get(*id))
+            {
+                is_possible &= match needed.kind.as_str() {
+                    // What makes a view is the view.
+                    _ if entry.kind == "RULE" => true,
+                    // Of which the table must be there.
+                    "CONSTRAINT" => match table_of(toc, needed).and_then(|id| toc.get(id)) {
+                        Some(table) => exists(self.session, table)?,
+                        None => true,
+                    },
+                    "INDEX" => exists(self.session, needed)?,
+                    kind if RELATIONS.contains(&kind) && kind != "SEQUENCE" => exists(self.session, needed)?,
+                    _ => true,
+                };
+            }
+            if is_possible {
+                self.left.remove(&entry.id);
+                self.ids.extend(parts(toc, &BTreeSet::from([entry.id]), false));
+            } else if !entry.kind.ends_with("ATTACH") {
+                self.left.insert(entry.id);
+            }
+        }
+        Ok(())
+    }
+
+    fn schemas(&mut self) -> PgResult<()> {
+        let toc = self.toc;
+        let chosen = toc.entries.iter().filter(|entry| self.ids.contains(&entry.id));
+        let namespaces: BTreeSet<&str> = chosen.map(|entry| entry.namespace.as_str()).collect();
+        for schema in toc.entries.iter().filter(|entry| entry.kind == "SCHEMA") {
+            if namespaces.contains(schema.tag.as_str()) && !exists(self.session, schema)? {
+                self.ids.extend(parts(toc, &BTreeSet::from([schema.id]), false));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The table that a constraint, trigger, rule or policy is of: its name is `table name`.
-fn wanted_table(toc: &Toc, entry: &TocEntry) -> Option<i64> {
+fn table_of(toc: &Toc, entry: &TocEntry) -> Option<i64> {
     let is_of = |table: &&TocEntry| {
-        RELATIONS.contains(&table.kind.as_str())
+        is_relation(table)
             && table.namespace == entry.namespace
             && entry.tag.strip_prefix(&table.tag).is_some_and(|rest| rest.starts_with(' '))
     };

@@ -1,0 +1,198 @@
+//! What will be done with each database, and whether the server has what that takes: found out before anything is touched.
+
+use super::contents::{Kind, Stored};
+use super::database::Definition;
+use super::globals::Globals;
+use super::{Work, archive, roles, session, tables, there};
+use crate::pg::Connection;
+use crate::pg::charset::{self, Within};
+use crate::pg::programs::Programs;
+use crate::pg::sql::literal;
+use crate::pg::toc::{Toc, TocEntry};
+use crate::{Error, Result};
+use std::collections::BTreeSet;
+
+/// What will be done with one database.
+pub(super) struct Plan {
+    pub(super) stored: Stored,
+    /// The database that it goes into.
+    pub(super) target: String,
+    pub(super) way: Way,
+    pub(super) toc: Option<Toc>,
+    /// Length of the table of contents in a dump in custom format.
+    pub(super) head: u64,
+    pub(super) definition: Definition,
+    /// Entries to restore, if not all.
+    pub(super) chosen: Option<tables::Chosen>,
+}
+
+/// How the database comes to be.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Way {
+    /// It is there, and single tables go into it.
+    Into,
+    /// It is there, and nothing is in it.
+    Exists,
+    /// It is made.
+    Made,
+    /// It is dropped first.
+    Replaced,
+}
+
+impl Plan {
+    /// Entries that are restored.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &TocEntry> {
+        let is_chosen =
+            |entry: &&TocEntry| self.chosen.as_ref().is_none_or(|chosen| chosen.ids.contains(&entry.id));
+        self.toc.iter().flat_map(|toc| &toc.entries).filter(is_chosen)
+    }
+}
+
+impl Work<'_> {
+    pub(super) fn plan(&mut self, target: &str, stored: &Stored, session: &mut Connection) -> Result<Plan> {
+        let (mut toc, mut head) = (None, 0);
+        if stored.kind != Kind::Plain {
+            if self.programs.is_none() {
+                let path = self.options.path.as_deref();
+                self.programs = Some(Programs::find(self.server, session.major(), "pg_restore", path)?);
+            }
+            let mut own;
+            (own, head) = archive::read_toc(self.repo, self.snapshot, &stored.toc_path(), self.monitor)?;
+            charset::translate(&mut own, session, Within::Nothing).map_err(|error| self.failed(&error))?;
+            self.seen.extend(own.entries.iter().map(|entry| entry.tablespace.clone()));
+            own.map_tablespaces(&self.spaces.map);
+            toc = Some(own);
+        } else if self.spaces.none || !self.spaces.map.is_empty() {
+            return Err(Error::Invalid(
+                "--no-tablespaces and --tablespace-map are for the formats directory and custom, not for plain SQL".into(),
+            ));
+        }
+        let definition = toc.as_ref().map_or(Ok(Definition::default()), Definition::of)?;
+        definition.check()?;
+        self.seen.insert(definition.tablespace());
+        let mut plan = Plan {
+            stored: stored.clone(),
+            target: target.to_owned(),
+            way: Way::Made,
+            toc,
+            head,
+            definition,
+            chosen: None,
+        };
+        let there = session
+            .query(&format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = {}", literal(target)))
+            .map_err(|error| self.failed(&error))?;
+        let mut own = match there.is_empty() {
+            true => None,
+            false => Some(session::open(self.server, target).map_err(|error| self.failed(&error))?),
+        };
+        if !self.options.tables.is_empty() {
+            let Some(toc) = &plan.toc else {
+                return Err(Error::Invalid(
+                    "single tables can be restored from the formats directory and custom, not from plain SQL"
+                        .into(),
+                ));
+            };
+            let Some(own) = &mut own else {
+                return Err(self.refused(format!("there is no database '{target}' to put tables into")));
+            };
+            let replace = self.options.replace;
+            plan.chosen = Some(tables::choose(toc, &self.options.tables, own, self.server, replace)?);
+            plan.way = Way::Into;
+        } else if let Some(own) = &mut own {
+            plan.way = self.way(&plan, own)?;
+        }
+        Ok(plan)
+    }
+
+    /// What becomes of a database that is there.
+    fn way(&self, plan: &Plan, own: &mut Connection) -> Result<Way> {
+        let target = &plan.target;
+        let count = there::user_objects(own).map_err(|error| self.failed(&error))?;
+        if count > 0 && !self.options.replace {
+            return Err(self.refused(format!(
+                "database '{target}' is not empty ({count} objects); --replace drops it first, another name in the URL leaves it alone"
+            )));
+        }
+        if count > 0 {
+            return Ok(Way::Replaced);
+        }
+        let difference = plan.definition.difference(target, &self.spaces, own);
+        let is_alike = difference.map_err(|error| self.failed(&error))?.is_none();
+        // Every cluster has these two, in a locale of its own; if nothing is in them, that does not count.
+        let is_bare =
+            matches!(target.as_str(), "postgres" | "template1") && plan.toc.as_ref().is_some_and(is_bare);
+        Ok(if is_alike || is_bare { Way::Exists } else { Way::Replaced })
+    }
+
+    /// That the server has what the dumps need, or gets it from the globals.
+    pub(super) fn check_needs(
+        &self,
+        plans: &[Plan],
+        globals: &Globals,
+        session: &mut Connection,
+    ) -> Result<()> {
+        let is_seen = |name: &String| self.seen.contains(name) || globals.spaces().any(|own| own == name);
+        if let Some(name) = self.spaces.map.keys().find(|name| !is_seen(name)) {
+            return Err(Error::Invalid(format!(
+                "--tablespace-map: nothing in the dump is in a tablespace '{name}'"
+            )));
+        }
+        let no_owner = self.options.no_owner;
+        let (mut roles, mut spaces, mut extensions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for plan in plans {
+            roles.extend(roles::of_entries(plan.entries(), no_owner));
+            spaces.extend(plan.entries().map(|entry| entry.tablespace.clone()));
+            let kinds = plan.entries().filter(|entry| entry.kind == "EXTENSION");
+            extensions.extend(kinds.map(|entry| entry.tag.clone()));
+            if plan.way != Way::Into {
+                if !no_owner {
+                    roles.insert(plan.definition.owner().to_owned());
+                    roles.extend(plan.definition.about_roles().flat_map(|text| roles::named(text)));
+                }
+                spaces.extend(self.spaces.of(&plan.definition.tablespace()).map(str::to_owned));
+            }
+        }
+        spaces.extend(self.spaces.map.values().cloned());
+        let mut missing = |wanted: BTreeSet<String>, sql: &str| -> Result<String> {
+            let rows = session.query(sql).map_err(|error| self.failed(&error))?;
+            let known: BTreeSet<String> = rows.into_iter().flatten().flatten().collect();
+            let missing: Vec<&str> = wanted
+                .iter()
+                .filter(|name| !name.is_empty() && !known.contains(*name))
+                .map(String::as_str)
+                .collect();
+            Ok(missing.join(", "))
+        };
+        roles.retain(|name| globals.roles().all(|made| made != name));
+        let lacking = missing(roles, "SELECT rolname FROM pg_catalog.pg_roles")?;
+        if !lacking.is_empty() {
+            return Err(self.refused(format!(
+                "the server lacks roles that own or may use what is in the dump: {lacking}; make them first (a restore of all databases brings them), or leave owners and privileges out by --no-owner"
+            )));
+        }
+        let own = |name: &String| globals.spaces().any(|made| made == name) && self.spaces.keeps(name);
+        spaces.retain(|name| !self.spaces.none && !own(name));
+        let lacking = missing(spaces, "SELECT spcname FROM pg_catalog.pg_tablespace")?;
+        if !lacking.is_empty() {
+            return Err(self.refused(format!(
+                "the server lacks tablespaces of the dump: {lacking}; make them first (a restore of all databases does), or choose --tablespace-map OLD=NEW or --no-tablespaces"
+            )));
+        }
+        let lacking = missing(extensions, "SELECT name FROM pg_catalog.pg_available_extensions")?;
+        if !lacking.is_empty() {
+            return Err(self.refused(format!("the server lacks extensions of the dump; install {lacking}")));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a dump has nothing that a user made.
+pub(super) fn is_bare(toc: &Toc) -> bool {
+    const BARE: &[&str] = &["ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES"];
+    toc.entries.iter().all(|entry| {
+        BARE.contains(&entry.kind.as_str())
+            || (matches!(entry.kind.as_str(), "COMMENT" | "ACL" | "SECURITY LABEL")
+                && entry.tag.starts_with("DATABASE "))
+    })
+}

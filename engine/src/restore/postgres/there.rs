@@ -1,0 +1,172 @@
+//! What a database has: whether anything in it is a user's, and which objects of a dump are there already.
+
+use crate::pg::Connection;
+use crate::pg::connection::PgResult;
+use crate::pg::sql::{Kind, literal, quoted_name, tokens};
+use crate::pg::toc::TocEntry;
+use std::fmt::Write as _;
+
+/// Objects with lower numbers come with every database (`FirstNormalObjectId` in `transam.h`).
+const FIRST_OF_USERS: u32 = 16384;
+/// Catalogues of a database's objects. What depends on a table alone (triggers, policies, defaults) needs no look.
+const CATALOGUES: &[&str] = &[
+    "pg_class",
+    "pg_proc",
+    "pg_type",
+    "pg_operator",
+    "pg_opclass",
+    "pg_opfamily",
+    "pg_cast",
+    "pg_collation",
+    "pg_conversion",
+    "pg_language",
+    "pg_namespace",
+    "pg_extension",
+    "pg_foreign_data_wrapper",
+    "pg_foreign_server",
+    "pg_event_trigger",
+    "pg_publication",
+    "pg_default_acl",
+    "pg_transform",
+    "pg_am",
+    "pg_statistic_ext",
+    "pg_ts_config",
+    "pg_ts_dict",
+    "pg_ts_parser",
+    "pg_ts_template",
+];
+
+/// How many objects in a session's database users have made, whatever they are; what belongs to another object or to an
+/// extension counts with that.
+pub(super) fn user_objects(session: &mut Connection) -> PgResult<u64> {
+    let mut sql = String::from(
+        "SELECT (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata) \
+         + (SELECT count(*) FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d \
+            ON d.oid = s.subdbid WHERE d.datname = pg_catalog.current_database())",
+    );
+    for catalogue in CATALOGUES {
+        let condition = match *catalogue {
+            "pg_class" => "o.relpersistence <> 't' AND o.relkind <> 't'",
+            // Those of temporary tables, of any session.
+            "pg_namespace" => "o.nspname !~ '^pg_(toast_)?temp_'",
+            "pg_type" => {
+                "NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = o.typnamespace \
+                 AND n.nspname ~ '^pg_(toast_)?temp_')"
+            }
+            "pg_proc" => {
+                "NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = o.pronamespace \
+                 AND n.nspname ~ '^pg_(toast_)?temp_')"
+            }
+            _ => "true",
+        };
+        // Default privileges in a schema hang on the schema, which may be PostgreSQL's own.
+        let bonds = if *catalogue == "pg_default_acl" { "'e'" } else { "'e', 'i', 'a', 'P', 'S'" };
+        let _ = write!(
+            sql,
+            " + (SELECT count(*) FROM pg_catalog.{catalogue} o WHERE o.oid >= {FIRST_OF_USERS} AND {condition} \
+             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+             WHERE d.classid = 'pg_catalog.{catalogue}'::pg_catalog.regclass AND d.objid = o.oid \
+             AND d.deptype IN ({bonds})))"
+        );
+    }
+    Ok(session.value(&sql)?.parse().unwrap_or(u64::MAX))
+}
+
+/// A table or whatever else has a name in a schema, as a literal with its name in quotes.
+fn qualified(entry: &TocEntry) -> String {
+    literal(&format!("{}.{}", quoted_name(&entry.namespace), quoted_name(&entry.tag)))
+}
+
+/// Whether the database has what an entry makes; of kinds that cannot be asked for, yes.
+pub(super) fn exists(session: &mut Connection, entry: &TocEntry) -> PgResult<bool> {
+    let (tag, namespace) = (literal(&entry.tag), literal(&entry.namespace));
+    let named = |catalogue: &str, column: &str| {
+        format!("SELECT count(*) > 0 FROM pg_catalog.{catalogue} WHERE {column} = {tag}")
+    };
+    let in_schema = |catalogue: &str, column: &str, schema: &str| {
+        format!(
+            "SELECT count(*) > 0 FROM pg_catalog.{catalogue} o JOIN pg_catalog.pg_namespace n \
+             ON n.oid = o.{schema} WHERE o.{column} = {tag} AND n.nspname = {namespace}"
+        )
+    };
+    let sql = match entry.kind.as_str() {
+        "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" | "SEQUENCE" | "INDEX" => {
+            format!("SELECT pg_catalog.to_regclass({}) IS NOT NULL", qualified(entry))
+        }
+        "TYPE" | "DOMAIN" | "SHELL TYPE" => {
+            format!("SELECT pg_catalog.to_regtype({}) IS NOT NULL", qualified(entry))
+        }
+        "FUNCTION" | "PROCEDURE" | "AGGREGATE" => {
+            let Some(signature) = signature(entry) else { return Ok(true) };
+            format!("SELECT pg_catalog.to_regprocedure({}) IS NOT NULL", literal(&signature))
+        }
+        "SCHEMA" => named("pg_namespace", "nspname"),
+        "EXTENSION" => named("pg_extension", "extname"),
+        "SERVER" => named("pg_foreign_server", "srvname"),
+        "FOREIGN DATA WRAPPER" => named("pg_foreign_data_wrapper", "fdwname"),
+        "PROCEDURAL LANGUAGE" => named("pg_language", "lanname"),
+        "ACCESS METHOD" => named("pg_am", "amname"),
+        "COLLATION" => in_schema("pg_collation", "collname", "collnamespace"),
+        "OPERATOR" => in_schema("pg_operator", "oprname", "oprnamespace"),
+        "OPERATOR CLASS" => in_schema("pg_opclass", "opcname", "opcnamespace"),
+        "OPERATOR FAMILY" => in_schema("pg_opfamily", "opfname", "opfnamespace"),
+        "TEXT SEARCH CONFIGURATION" => in_schema("pg_ts_config", "cfgname", "cfgnamespace"),
+        "TEXT SEARCH DICTIONARY" => in_schema("pg_ts_dict", "dictname", "dictnamespace"),
+        "TEXT SEARCH PARSER" => in_schema("pg_ts_parser", "prsname", "prsnamespace"),
+        "TEXT SEARCH TEMPLATE" => in_schema("pg_ts_template", "tmplname", "tmplnamespace"),
+        _ => return Ok(true),
+    };
+    Ok(session.value(&sql)? == "t")
+}
+
+/// A routine's name in quotes, and the types of its arguments: its tag has the name as it is, which may hold anything.
+fn signature(entry: &TocEntry) -> Option<String> {
+    let all = tokens(&entry.definition);
+    let at = all
+        .iter()
+        .position(|token| token.is("FUNCTION") || token.is("PROCEDURE") || token.is("AGGREGATE"))?;
+    let name = match all.get(at + 1..)? {
+        [_, dot, name, ..] if dot.is_char('.') => name.name()?,
+        [name, ..] => name.name()?,
+        [] => return None,
+    };
+    let arguments = entry.tag.strip_prefix(&name)?;
+    Some(format!("{}.{}{arguments}", quoted_name(&entry.namespace), quoted_name(&name)))
+}
+
+/// What makes two types alike, as one text.
+const TYPE: &str = "SELECT pg_catalog.concat_ws('|', t.typtype, t.typnotnull, t.typdefault, \
+    pg_catalog.format_type(nullif(t.typbasetype, 0), t.typtypmod), t.typcollation, \
+    (SELECT pg_catalog.array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid), \
+    (SELECT pg_catalog.array_agg(pg_catalog.concat_ws(' ', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attcollation) \
+     ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND t.typtype = 'c' AND NOT a.attisdropped), \
+    (SELECT pg_catalog.array_agg(pg_catalog.pg_get_constraintdef(c.oid) ORDER BY c.conname) FROM pg_catalog.pg_constraint c WHERE c.contypid = t.oid), \
+    (SELECT pg_catalog.concat_ws(' ', pg_catalog.format_type(r.rngsubtype, NULL), r.rngcollation, r.rngsubopc) FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid)) \
+    FROM pg_catalog.pg_type t WHERE t.oid = ";
+
+/// Whether a type that is there is another than the dump's: it is made once more, beside, and taken back. What cannot be
+/// made that way is not compared.
+pub(super) fn differs(session: &mut Connection, entry: &TocEntry) -> PgResult<bool> {
+    const BESIDE: &str = "esker_compared";
+    let all = tokens(&entry.definition);
+    let [create, kind, schema, dot, name, ..] = all.as_slice() else { return Ok(false) };
+    let is_type = create.is("CREATE") && (kind.is("TYPE") || kind.is("DOMAIN"));
+    if !is_type || !dot.is_char('.') || name.kind == Kind::Other {
+        return Ok(false);
+    }
+    let end = all.iter().position(|token| token.is_char(';')).map_or(entry.definition.len(), |at| all[at].at);
+    let definition =
+        format!("{}pg_temp.{BESIDE}{}", &entry.definition[..schema.at], &entry.definition[name.end()..end]);
+
+    session.query("BEGIN")?;
+    let compared = session.query(&definition).and_then(|_| {
+        let has = session.value(&format!("{TYPE} pg_catalog.to_regtype({})", qualified(entry)))?;
+        let wanted = session.value(&format!("{TYPE} 'pg_temp.{BESIDE}'::pg_catalog.regtype"))?;
+        Ok(has != wanted)
+    });
+    session.query("ROLLBACK")?;
+    match compared {
+        Err(error) if !error.code().is_empty() => Ok(false),
+        compared => compared,
+    }
+}
