@@ -223,6 +223,8 @@ pub struct UrlOptions {
     pub scratch: std::path::PathBuf,
     /// Whether a database, or an object of one, that cannot be read is told and left out, rather than the end of it all.
     pub keep_going: bool,
+    /// What the Qdrant sources of one run find.
+    pub qdrant_run: qdrant::Run,
     /// Tells when each source was read.
     pub clock: Clock,
 }
@@ -241,6 +243,7 @@ impl Default for UrlOptions {
             postgres_jobs: 2,
             scratch: std::env::temp_dir(),
             keep_going: false,
+            qdrant_run: qdrant::Run::default(),
             clock: jiff::Timestamp::now,
         }
     }
@@ -252,6 +255,10 @@ pub fn without_password(url: &str) -> String {
     match url::Url::parse(url) {
         Ok(mut parsed) => {
             let _ = parsed.set_password(None);
+            if parsed.scheme().starts_with("qdrant+") {
+                // Qdrant has no users: what stands in their place is a key.
+                let _ = parsed.set_username("");
+            }
             parsed.to_string()
         }
         // Not a URL after all; hide whatever stands between ':' and '@'.
@@ -400,9 +407,13 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        for url in
-            ["redis://:hunter2@h:1/0", "postgres://u:hunter2@h/db", "redis://:hun ter2@[::", "x://a:hunter2@"]
-        {
+        for url in [
+            "redis://:hunter2@h:1/0",
+            "qdrant+https://hunter2@h/c",
+            "postgres://u:hunter2@h/db",
+            "redis://:hun ter2@[::",
+            "x://a:hunter2@",
+        ] {
             assert!(!without_password(url).contains("ter2"), "{url} -> {}", without_password(url));
         }
     }

@@ -1,0 +1,168 @@
+//! A snapshot of a shard on its way in.
+
+use super::Details;
+use super::leftovers::Remembered;
+use crate::qdrant::{Failed, Qdrant};
+use crate::source::format::Format;
+use crate::source::stream::EndMark;
+use crate::source::tar_cuts::TarCuts;
+use crate::source::{Content, Piece, SourceError, SourceErrorKind};
+use reqwest::blocking::Response;
+use sha2::{Digest as _, Sha256};
+use std::io::Read as _;
+use std::path::PathBuf;
+
+/// A shard to read.
+pub(super) struct Shard {
+    pub(super) server: Qdrant,
+    pub(super) collection: String,
+    pub(super) number: u64,
+    pub(super) details: Details,
+    pub(super) scratch: PathBuf,
+    /// Whether the collection was asked for by its name: then it must be there.
+    pub(super) named: bool,
+    pub(super) keep_going: bool,
+}
+
+impl Shard {
+    /// Begins to read. Where the server can stream, nothing lands on its disk; else the snapshot is made there, checked
+    /// against the server's checksum, and removed.
+    pub(super) fn open(self) -> Result<Box<dyn Content>, SourceError> {
+        match self.server.stream_snapshot(&self.collection, self.number) {
+            Ok(Some(response)) => {
+                let content = Download {
+                    shard: self,
+                    response: Some(response),
+                    hash: Sha256::new(),
+                    mark: Format::Tar.end_mark(),
+                    made: None,
+                };
+                Ok(Box::new(TarCuts::new(Box::new(content))))
+            }
+            Ok(None) => self.made(),
+            Err(failed) => Err(self.error(failed)),
+        }
+    }
+
+    fn made(self) -> Result<Box<dyn Content>, SourceError> {
+        let made = match self.server.make_snapshot(&self.collection, self.number) {
+            Ok(made) => made,
+            Err(failed) => return Err(self.error(failed)),
+        };
+        let remembered =
+            Remembered::new(&self.scratch, &self.server, &self.collection, self.number, &made.name);
+        let on_server = OnServer {
+            server: self.server.clone(),
+            collection: self.collection.clone(),
+            shard: self.number,
+            name: made.name,
+            remembered: remembered
+                .inspect_err(|error| tracing::warn!(%error, "cannot remember a snapshot"))
+                .ok(),
+        };
+        let response = match self.server.download(&self.collection, self.number, &on_server.name) {
+            Ok(response) => response,
+            Err(failed) => return Err(self.error(failed)),
+        };
+        let content = Download {
+            shard: self,
+            response: Some(response),
+            hash: Sha256::new(),
+            mark: Format::Tar.end_mark(),
+            made: Some((on_server, made.checksum)),
+        };
+        Ok(Box::new(TarCuts::new(Box::new(content))))
+    }
+
+    /// What a refusal means: of a collection that is gone, and was not asked for by its name, that it is left out.
+    fn error(&self, failed: Failed) -> SourceError {
+        let gone = failed.status == Some(404) && matches!(self.server.collection(&self.collection), Ok(None));
+        if gone && !self.named {
+            self.details
+                .borrow_mut()
+                .insert(super::gone(&self.collection), "removed while it was read".into());
+            let why = "the collection was removed while the server was read; it is left out";
+            return SourceError::new(
+                SourceErrorKind::Item,
+                super::shown(&self.server, &self.collection),
+                why,
+            );
+        }
+        let SourceError { kind, what, why } = failed.error;
+        let kind = if self.keep_going && failed.status.is_some() { SourceErrorKind::Item } else { kind };
+        SourceError { kind, what, why: format!("shard {} of '{}': {why}", self.number, self.collection) }
+    }
+}
+
+/// A snapshot on the server's disk; removed there whatever comes of it.
+struct OnServer {
+    server: Qdrant,
+    collection: String,
+    shard: u64,
+    name: String,
+    remembered: Option<Remembered>,
+}
+
+impl Drop for OnServer {
+    fn drop(&mut self) {
+        match (self.server.delete_snapshot(&self.collection, self.shard, &self.name), self.remembered.take())
+        {
+            (Ok(()), remembered) => drop(remembered.map(Remembered::forget)),
+            (Err(failed), _) => tracing::warn!(
+                error = %failed.error,
+                "snapshot {} of collection '{}' stays on the server; the next backup from this machine removes it",
+                self.name,
+                self.collection
+            ),
+        }
+    }
+}
+
+struct Download {
+    shard: Shard,
+    response: Option<Response>,
+    hash: Sha256,
+    /// A stream has no checksum, and one that breaks off within the server ends like a whole one: only the end of the tar
+    /// proves it.
+    mark: Box<dyn EndMark>,
+    /// The snapshot on the server's disk, if it was made there, and its checksum.
+    made: Option<(OnServer, Option<String>)>,
+}
+
+impl Download {
+    fn incomplete(&self, why: &str) -> SourceError {
+        let kind = if self.shard.keep_going { SourceErrorKind::Item } else { SourceErrorKind::Incomplete };
+        let (shard, collection) = (self.shard.number, &self.shard.collection);
+        SourceError::new(kind, &self.shard.server.shown, format!("shard {shard} of '{collection}': {why}"))
+    }
+}
+
+impl Content for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+        let Some(response) = &mut self.response else { return Ok(Piece::End) };
+        match response.read(buffer) {
+            Ok(0) => {
+                self.response = None;
+                let mine: String =
+                    self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                let theirs = self.made.as_ref().and_then(|(_, checksum)| checksum.as_ref());
+                if theirs.is_some_and(|theirs| !theirs.eq_ignore_ascii_case(&mine)) {
+                    return Err(self.incomplete("what came does not match the server's checksum"));
+                }
+                if let Err(why) = self.mark.finish() {
+                    return Err(self.incomplete(&why));
+                }
+                let key = format!("sha256:{}/{}", self.shard.collection, self.shard.number);
+                self.shard.details.borrow_mut().insert(key, mine);
+                Ok(Piece::End)
+            }
+            Ok(len) => {
+                self.hash.update(&buffer[..len]);
+                self.mark.see(&buffer[..len]);
+                Ok(Piece::Data(len))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(Piece::Wait),
+            Err(error) => Err(self.incomplete(&format!("the transfer broke off: {error}"))),
+        }
+    }
+}
