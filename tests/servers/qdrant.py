@@ -10,6 +10,7 @@ cluster of one. KEY-ro is a key that may only read. Files in FOLDER make faults:
   slow      bodies are taken and given at 1 MiB/s      refuse uploads are refused when half of them has come
   dead      holds `COLLECTION SHARD PORT STATE` lines: states of replicas
   version   holds the version that is told             log    (written) one line for each request
+  tls.pem   certificate and key: the server speaks TLS   elsewhere  holds a URL that every request is sent to
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import io
 import json
 import pathlib
 import shutil
+import ssl
 import sys
 import tarfile
 import tempfile
@@ -374,7 +376,13 @@ class Handler(BaseHTTPRequestHandler):
         path = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/") if part]
         query = dict(urllib.parse.parse_qsl(url.query))
         with (FOLDER / "log").open("a") as log:
-            log.write(f"{self.command} {self.path}\n")
+            log.write(f"{self.command} {self.path} {self.headers.get('api-key') or ''}\n")
+        if elsewhere := fault("elsewhere"):
+            self.send_response(307)
+            self.send_header("Location", elsewhere + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         try:
             self.may(path)
             result = self.transfer(path, query)
@@ -563,7 +571,12 @@ class Handler(BaseHTTPRequestHandler):
                 file.write(part)
                 left -= len(part)
                 if fault("refuse") is not None and left < len_ // 2:
-                    raise Refused(500, "Service internal error: No space left on device (os error 28)")
+                    self.close_connection = True
+                    self.answer(500, {"status": {"error": "Service internal error: No space left on device (os error 28)"}})
+                    # Without this, the answer is lost with what is still on the line.
+                    while self.rfile.read(1 << 20):
+                        pass
+                    raise ConnectionResetError
                 if fault("slow") is not None:
                     time.sleep(1)
             file.flush()
@@ -595,6 +608,16 @@ def app_version():
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def finish_request(self, request, address):
+        if fault("tls.pem"):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(FOLDER / "tls.pem")
+            request = context.wrap_socket(request, server_side=True)
+        super().finish_request(request, address)
+
+    def handle_error(self, *_):
+        pass
 
 
 FOLDER.mkdir(parents=True, exist_ok=True)
