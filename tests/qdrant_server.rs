@@ -65,7 +65,7 @@ fn a_collection_that_goes_meanwhile_is_left_out() {
 fn keys_and_their_rights() {
     let repo = Repo::new();
     let qdrant = Qdrant::start(&repo.path("qdrant"), Some("sesame"));
-    qdrant.client("fill('err404', 5, size=4); fill('things', 5, size=4)");
+    qdrant.client("fill('err404', 5, size=4); fill('things', 5, size=4); alias(current='things')");
     let with = |key: &str, place: &str| {
         let url = qdrant.url().replace("http://", &format!("http://{key}@")) + place;
         let output = repo.run(["backup", &url]);
@@ -86,6 +86,8 @@ fn keys_and_their_rights() {
     assert_eq!(code, 0, "{told}");
     let (_, told) = with("sesame", "/nothing");
     assert!(told.contains("no collection 'nothing'"), "{told}");
+    let (code, told) = with("sesame", "/current");
+    assert!(code == 1 && told.contains("alias") && told.contains("'things'"), "{told}");
     let listed = repo.ok(["cat", "snapshot", "latest"]) + &repo.ok(["snapshots", "--json"]);
     assert!(!listed.contains("sesame"), "{listed}");
     // A key goes to the server of the URL, and to no other.

@@ -199,9 +199,7 @@ fn builder(options: &UrlOptions) -> Result<reqwest::ClientBuilder, String> {
         .no_proxy();
     if let Some(pem) = &options.tls.authorities {
         let certificates = reqwest::Certificate::from_pem_bundle(pem);
-        for certificate in certificates.map_err(|bad| format!("tls.ca: {}", chain(&bad)))? {
-            client = client.add_root_certificate(certificate);
-        }
+        client = client.tls_certs_only(certificates.map_err(|bad| format!("tls.ca: {}", chain(&bad)))?);
     }
     if let (Some(certificate), Some(key)) = (&options.tls.certificate, &options.tls.key) {
         let both = [certificate.as_slice(), b"\n", key].concat();

@@ -51,10 +51,39 @@ impl Description {
             .collect()
     }
 
-    /// Whether two nodes belong to one cluster.
+    /// Whether two nodes belong to one cluster. Two servers with one number are copies of a volume: what they have since
+    /// is not the same.
     #[must_use]
     pub fn is_of_cluster(&self, other: &Self) -> bool {
         let knows = |one: &Self, two: &Self| two.peer_id.is_some_and(|peer| one.peers.contains(&peer));
-        knows(self, other) || knows(other, self)
+        self.peer_id != other.peer_id && (knows(self, other) || knows(other, self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_of_a_cluster_know_each_other() {
+        let node = |peer_id: Option<u64>, peers: &[u64]| Description {
+            peer_id,
+            peers: peers.iter().copied().collect(),
+            ..Description::default()
+        };
+        assert!(node(Some(1), &[1, 2]).is_of_cluster(&node(Some(2), &[1, 2])));
+        // One has a collection's only shard, the other nothing to say.
+        assert!(node(Some(1), &[1]).is_of_cluster(&node(Some(2), &[1, 2])));
+        assert!(!node(Some(1), &[1]).is_of_cluster(&node(Some(2), &[2])));
+        assert!(!node(Some(1), &[1]).is_of_cluster(&node(Some(1), &[1])), "two copies of a volume");
+        assert!(!node(None, &[]).is_of_cluster(&node(None, &[])), "an older snapshot does not say");
+    }
+
+    #[test]
+    fn an_older_description_is_read() {
+        let old = r#"{"name": "x", "config": {"params": {}}, "aliases": ["a"], "shards": [0, 1], "version": "1.18.3"}"#;
+        let description: Description = serde_json::from_str(old).unwrap();
+        assert_eq!(description.all_shards(), BTreeSet::from([0, 1]));
+        assert!(description.shard_keys().is_empty() && description.payload_schema.is_empty());
     }
 }

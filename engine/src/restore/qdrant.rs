@@ -3,7 +3,7 @@
 //! restored beside it: the server alone can say whether it takes the data.
 
 use super::dump::dump;
-use crate::qdrant::{Qdrant, Unsent, Upload};
+use crate::qdrant::{Failed, Qdrant, Unsent, Upload};
 use crate::snapshot::Snapshot;
 use crate::{Error, ItemError, Monitor, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,8 +75,9 @@ pub fn apply(
     }
     let mut report = QdrantReport::default();
     for step in &plan.steps {
-        if let Err(error) = restore.step(step, &mut report) {
-            if let Some(beside) = &step.beside {
+        let mut removed = false;
+        if let Err(error) = restore.step(step, &mut removed, &mut report) {
+            if let (Some(beside), true) = (&step.beside, removed) {
                 besides.remove(beside);
                 restore.tell(
                     &step.target,
@@ -115,10 +116,13 @@ impl Restore<'_> {
         names.iter().for_each(|name| self.discard(name));
     }
 
-    /// A collection under its own name.
-    fn step(&self, step: &Step, report: &mut QdrantReport) -> Result<()> {
+    /// A collection under its own name; `removed` says whether what was there is.
+    fn step(&self, step: &Step, removed: &mut bool, report: &mut QdrantReport) -> Result<()> {
         if step.beside.is_some() {
-            self.server.delete_collection(&step.target)?;
+            let done = self.server.delete_collection(&step.target);
+            // One that was heard of no more may be done.
+            *removed = !matches!(done, Err(Failed { status: Some(_), .. }));
+            done?;
         }
         let points = self.make(step, &step.target)?;
         for alias in &step.aliases {

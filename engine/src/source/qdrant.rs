@@ -180,6 +180,12 @@ impl Source for QdrantSource {
             None => self.server.collections()?,
         };
         let aliases = self.server.aliases()?;
+        if let Some((alias, of)) =
+            self.server.collection.as_ref().and_then(|name| aliases.get_key_value(name))
+        {
+            let why = format!("'{alias}' is an alias; name its collection, '{of}'");
+            return Err(SourceError::new(SourceErrorKind::Missing, &self.server.shown, why));
+        }
         let peers = self.server.peers()?.unwrap_or_default();
         let above = folder(&self.server.address);
         let mut items: Vec<Item> = ["qdrant", &above, &format!("{above}/collections")]
