@@ -79,7 +79,8 @@ fn what_goes_wrong_is_told_and_makes_no_snapshot() {
     for (how, fault, code, told) in [
         ("", "full", 25, "Broken pipe"),
         ("", "cut", 21, "broke off"),
-        ("", "short", 21, "tar"),
+        ("", "short", 21, "ended before"),
+        ("", "dropped", 21, "ended before"),
         ("nostream", "full", 25, "No space left"),
         ("nostream", "flip", 21, "checksum"),
         ("nostream", "cut", 21, "broke off"),

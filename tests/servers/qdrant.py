@@ -5,7 +5,8 @@ writes, reads and queries them, and loads what is uploaded.
 Usage: qdrant.py PORT[,PORT…] FOLDER [KEY]. Several ports are the nodes of one cluster; a single one that ends with `+` is a
 cluster of one. KEY-ro is a key that may only read. Files in FOLDER make faults:
   full      snapshots fail for want of room            flip   a snapshot that is downloaded changes on its way
-  cut       a snapshot breaks off in the middle        short  a streamed snapshot ends too early, as if it were whole
+  cut       a snapshot breaks off in the middle        short  a streamed snapshot ends in the middle, as if it were whole
+  dropped   it ends behind its first segment, as a tar does that the server gave up
   nostream  snapshots cannot be streamed               gone   holds the name of a collection that goes when it is read
   slow      bodies are taken and given at 1 MiB/s      refuse uploads are refused when half of them has come
   dead      holds `COLLECTION SHARD PORT STATE` lines: states of replicas
@@ -100,6 +101,8 @@ class Replica:
                 else:
                     for path in files:
                         archive.add(path, f"segments/{segment.name}/snapshot/files/{path.relative_to(segment)}")
+                    if fault("dropped") is not None:
+                        return
             for path in sorted((self.folder / "wal").iterdir()):
                 archive.add(path, f"wal/{path.name}")
             add(archive, "newest_clocks.json", b'{"clocks":[]}')

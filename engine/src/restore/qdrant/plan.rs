@@ -117,11 +117,17 @@ pub fn plan(
             missing,
         });
     }
-    if steps.iter().any(|step| !step.keys.is_empty()) && server.peers()?.is_some_and(|peers| peers.is_empty())
-    {
+    let keyed: Vec<&str> = steps
+        .iter()
+        .filter(|step| !step.keys.is_empty())
+        .map(|step| step.stored.description.name.as_str())
+        .collect();
+    if !keyed.is_empty() && server.peers()?.is_some_and(|peers| peers.is_empty()) {
         return Err(Error::Refused(format!(
-            "{}: a collection with shard keys needs a server in cluster mode (cluster.enabled: true), this one is not",
-            server.shown
+            "{}: collections with shard keys ({}) need a server in cluster mode (cluster.enabled: true), which this one is \
+             not; --exclude NAME restores the others",
+            server.shown,
+            keyed.join(", ")
         )));
     }
     let names: BTreeSet<String> = there.into_iter().chain(names.into_values()).collect();
