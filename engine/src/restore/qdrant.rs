@@ -8,7 +8,9 @@ use crate::snapshot::Snapshot;
 use crate::{Error, ItemError, Monitor, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod names;
 mod plan;
+mod shard_keys;
 mod stored;
 
 pub use plan::{Plan, plan};

@@ -2,12 +2,13 @@
 //! touched.
 
 use super::QdrantOptions;
+use super::names::{beside, new_names, refuse_conflicts};
+use super::shard_keys::{Key, keys};
 use super::stored::{Collection, collections};
 use crate::qdrant::Qdrant;
 use crate::rdb::glob::Glob;
 use crate::snapshot::Snapshot;
 use crate::{Error, Monitor, Repository, Result};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A restore into Qdrant.
@@ -30,14 +31,6 @@ pub(super) struct Step {
     pub(super) left: BTreeMap<String, String>,
     /// Shards that are not in the snapshot.
     pub(super) missing: BTreeSet<u64>,
-}
-
-/// Shards of a key, in a row.
-pub(super) struct Key {
-    pub(super) key: Value,
-    pub(super) shards: u64,
-    /// Whether it only takes up numbers: keys between others were removed before the backup.
-    pub(super) filler: bool,
 }
 
 impl Plan {
@@ -181,84 +174,6 @@ fn names_one(path: &str) -> bool {
     path.split('/').count() >= 4
 }
 
-/// The names that collections get, all of them looked at before anything is done.
-fn new_names(
-    chosen: &BTreeMap<String, Collection>,
-    server: &Qdrant,
-    options: &QdrantOptions,
-) -> Result<BTreeMap<String, String>> {
-    let invalid = |why: String| Err(Error::Invalid(why));
-    let mut names: BTreeMap<String, String> =
-        chosen.keys().map(|name| (name.clone(), name.clone())).collect();
-    let mut renamed = BTreeSet::new();
-    for (old, new) in &options.renames {
-        if !renamed.insert(old) {
-            return invalid(format!("--rename gives '{old}' two names"));
-        }
-        match names.get_mut(old) {
-            Some(name) => name.clone_from(new),
-            None => return invalid(format!("--rename: '{old}' is none of the collections to restore")),
-        }
-    }
-    if let Some(wanted) = &server.collection {
-        let [only] = chosen.keys().collect::<Vec<_>>()[..] else {
-            return invalid(format!(
-                "the URL names one collection, '{wanted}', and {} are to be restored; choose one with --include",
-                chosen.len()
-            ));
-        };
-        if !renamed.is_empty() {
-            return invalid("the URL names the collection already; --rename has nothing to say".into());
-        }
-        names.insert(only.clone(), wanted.clone());
-    }
-    let mut targets: BTreeMap<&String, &String> = BTreeMap::new();
-    for (old, new) in &names {
-        if let Some(why) = unusable(new) {
-            return invalid(format!("'{new}' is no name for a collection: {why}"));
-        }
-        if let Some(other) = targets.insert(new, old) {
-            return invalid(format!("collections '{other}' and '{old}' would both be called '{new}'"));
-        }
-    }
-    Ok(names)
-}
-
-/// Why the server would not take a name. Source: `validate_collection_name` in its repository.
-fn unusable(name: &str) -> Option<&'static str> {
-    match name {
-        "" => Some("it is empty"),
-        "." | ".." => Some("it means a folder"),
-        name if name.len() > 255 => Some("it has more than 255 bytes"),
-        name if name.chars().any(|letter| letter.is_control() || "<>:\"/\\|?*".contains(letter)) => {
-            Some("it has one of < > : \" / \\ | ? * in it")
-        }
-        _ => None,
-    }
-}
-
-fn refuse_conflicts(
-    names: &BTreeMap<String, String>,
-    there: &BTreeSet<String>,
-    aliases: &BTreeMap<String, String>,
-    options: &QdrantOptions,
-) -> Result<()> {
-    if let Some((target, of)) = names.values().find_map(|target| aliases.get_key_value(target)) {
-        return Err(Error::Refused(format!(
-            "'{target}' is an alias of collection '{of}' on the server; --rename OLD=NEW gives another name"
-        )));
-    }
-    let existing: Vec<&str> =
-        names.values().filter(|name| there.contains(*name)).map(String::as_str).collect();
-    if !existing.is_empty() && !options.replace {
-        return Err(Error::Refused(format!(
-            "there already: {}; --replace restores them beside and then replaces them, --rename OLD=NEW gives other names",
-            existing.join(", ")
-        )));
-    }
-    Ok(())
-}
-
 /// Data of a later version cannot be read.
 fn refuse_newer(stored: &Collection, version: &str) -> Result<()> {
     let minor = |version: &str| {
@@ -276,40 +191,6 @@ fn refuse_newer(stored: &Collection, version: &str) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// A name for a collection beside another one.
-fn beside(target: &str, taken: &BTreeSet<String>) -> String {
-    let head = target.char_indices().map(|(at, letter)| at + letter.len_utf8()).take_while(|end| *end <= 200);
-    let head = &target[..head.last().unwrap_or_default()];
-    let names = (1..u64::MAX).map(|number| format!("{head}.esker-{number}"));
-    names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default()
-}
-
-/// The shard keys to make, so that each shard gets the number that it had: points find their shard by it. The server gives
-/// the numbers from 1 on, in a row.
-fn keys(stored: &Collection) -> Result<Vec<Key>> {
-    let mut keys: Vec<Key> = vec![];
-    let mut next = 1;
-    for (shard, key) in stored.description.shard_keys() {
-        if shard > next {
-            let filler = format!("esker-filler-{next}");
-            keys.push(Key { key: filler.into(), shards: shard - next, filler: true });
-        }
-        next = shard + 1;
-        let last = keys.len().wrapping_sub(1);
-        match keys.iter().position(|made| made.key == key) {
-            Some(place) if place == last => keys[place].shards += 1,
-            Some(_) => {
-                return Err(Error::Refused(format!(
-                    "collection '{}': the shards of key {key} were not made at once (resharding), and cannot be made so again",
-                    stored.description.name
-                )));
-            }
-            None => keys.push(Key { key, shards: 1, filler: false }),
-        }
-    }
-    Ok(keys)
 }
 
 /// Decides on aliases: the server's own stay what they are, and those of a collection that is replaced are put back.
@@ -338,44 +219,7 @@ fn set_aliases(steps: &mut [Step], aliases: &BTreeMap<String, String>, names: &B
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qdrant::{Description, Replica};
-
-    fn with_keys(keys: &[(u64, &str)]) -> Collection {
-        let replica = |(shard_id, key): &(u64, &str)| Replica {
-            shard_id: *shard_id,
-            shard_key: Some((*key).into()),
-            ..Replica::default()
-        };
-        let description =
-            Description { replicas: keys.iter().map(replica).collect(), ..Description::default() };
-        Collection { description, shards: BTreeMap::new() }
-    }
-
-    #[test]
-    fn keys_are_made_so_that_shards_keep_their_numbers() {
-        let made = |list: &[(u64, &str)]| {
-            let keys = keys(&with_keys(list)).ok()?;
-            Some(
-                keys.iter().map(|key| (key.key.as_str().unwrap().to_owned(), key.shards)).collect::<Vec<_>>(),
-            )
-        };
-        let some = |list: &[(&str, u64)]| {
-            Some(list.iter().map(|(key, count)| ((*key).to_owned(), *count)).collect())
-        };
-        assert_eq!(made(&[(1, "a"), (2, "b")]), some(&[("a", 1), ("b", 1)]));
-        assert_eq!(made(&[(1, "a"), (2, "a"), (5, "b")]), some(&[("a", 2), ("esker-filler-3", 2), ("b", 1)]));
-        assert_eq!(made(&[(1, "a"), (2, "b"), (3, "a")]), None);
-    }
-
-    #[test]
-    fn names_that_a_server_refuses() {
-        for name in ["", ".", "..", "a/b", "a\\b", "a:b", "a\nb", &"x".repeat(256)] {
-            assert!(unusable(name).is_some(), "{name}");
-        }
-        for name in ["a b", "žluť 日本", ".hidden", "100%", "plus+and&"] {
-            assert!(unusable(name).is_none(), "{name}");
-        }
-    }
+    use crate::qdrant::Description;
 
     #[test]
     fn newer_data_is_refused() {
