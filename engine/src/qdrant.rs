@@ -67,7 +67,7 @@ pub fn address(url: &url::Url) -> Option<String> {
 }
 
 /// An error and all that caused it: the first link alone says "client error (Connect)" of every fault of TLS.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut all: Vec<String> = vec![];
     let mut next = Some(error);
     while let Some(link) = next {

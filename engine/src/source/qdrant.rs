@@ -139,18 +139,18 @@ impl QdrantSource {
             let states: BTreeSet<&str> = description
                 .replicas
                 .iter()
-                .filter(|replica| missing.contains(&replica.shard_id))
+                .filter(|replica| missing.contains(&replica.shard_id) && replica.state != "Active")
                 .map(|replica| replica.state.as_str())
                 .collect();
-            let states: Vec<&str> = states.into_iter().collect();
+            let states = states.into_iter().collect::<Vec<_>>().join(", ");
+            let why = match states.as_str() {
+                "" => "they lie on other nodes".to_owned(),
+                states => format!("they lie on other nodes, or their replicas are not Active ({states})"),
+            };
             self.details.borrow_mut().insert(format!("missing:{}", description.name), numbers.clone());
             self.leave_out(
                 &description.name,
-                format!(
-                    "shards {numbers} are not in this backup: they lie on other nodes, or are not Active (state: {}); \
-                     back up every node of the cluster in one command",
-                    states.join(", ")
-                ),
+                format!("shards {numbers} are not in this backup: {why}; back up every node of the cluster in one command"),
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Details;
 use super::leftovers::Remembered;
-use crate::qdrant::{Failed, Qdrant};
+use crate::qdrant::{Failed, Qdrant, chain};
 use crate::source::format::Format;
 use crate::source::stream::EndMark;
 use crate::source::tar_cuts::TarCuts;
@@ -186,7 +186,7 @@ impl Content for Download {
                 Ok(Piece::Data(len))
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(Piece::Wait),
-            Err(error) => Err(self.incomplete(&format!("the transfer broke off: {error}"))),
+            Err(error) => Err(self.incomplete(&format!("the transfer broke off: {}", chain(&error)))),
         }
     }
 }
