@@ -94,7 +94,7 @@ pub fn plan(
         if !missing.is_empty() && !options.allow_missing_shards {
             return Err(Error::Refused(format!(
                 "shards {} of collection '{name}' are not in this snapshot: not every node of the cluster was backed up; \
-                 --allow-missing-shards restores what there is",
+                 --allow-missing-shards restores what there is, --exclude leaves the collection out",
                 numbers(&missing)
             )));
         }
