@@ -7,8 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 fn restore(repo: &Repo, code: i32, to: &str, more: &[&str]) -> String {
-    let args = ["restore", "latest", "--to", to].iter().chain(more);
-    let output = repo.run(args);
+    let output = repo.run(["restore", "latest", "--to", to].iter().chain(more));
     expect(&output, code);
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
