@@ -1,71 +1,10 @@
 //! Qdrant: a double of its REST interface over shards of its own engine (`tests/servers/qdrant.py`), driven by the
 //! official client as well, so that it is right and not merely agreeable.
 
-use crate::harness::{Process, Repo, free_port, noise, server, source_root, wait_for};
+use crate::harness::{Repo, free_port, noise};
+use crate::qdrant_double::Qdrant;
 use crate::relay::{cut_after, cuts};
 use serde_json::Value;
-use std::path::Path;
-use std::process::Command;
-
-struct Qdrant {
-    _process: Process,
-    port: u16,
-    key: Option<&'static str>,
-}
-
-impl Qdrant {
-    fn start(folder: &Path, key: Option<&'static str>) -> Self {
-        let port = free_port();
-        let mut command = Command::new(server("vectors/bin/python"));
-        command
-            .arg(source_root().join("tests/servers/qdrant.py"))
-            .arg(port.to_string())
-            .arg(folder)
-            .args(key);
-        let qdrant = Self { _process: Process::start(&mut command), port, key };
-        wait_for("qdrant", 60, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        qdrant
-    }
-
-    fn url(&self) -> String {
-        format!("qdrant+http://127.0.0.1:{}", self.port)
-    }
-
-    /// Runs a program of the official client, which prints JSON.
-    fn client(&self, program: &str) -> Value {
-        let key = self.key.map_or_else(|| "None".into(), |key| format!("'{key}'"));
-        let head = format!(
-            "import json, random\nfrom qdrant_client import QdrantClient, models\nimport warnings\nwarnings.simplefilter('ignore')\n\
-             client = QdrantClient(url='http://127.0.0.1:{}', api_key={key}, timeout=120, check_compatibility=False)\n{HELPERS}",
-            self.port
-        );
-        let output =
-            Command::new(server("vectors/bin/python")).args(["-c", &(head + program)]).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}");
-        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
-    }
-
-    fn answers(&self, collection: &str) -> Value {
-        self.client(&format!("print(json.dumps(answers('{collection}')))"))
-    }
-}
-
-const HELPERS: &str = r#"
-def vector(seed):
-    rng = random.Random(seed)
-    return [rng.random() for _ in range(128)]
-def fill(name, count, seed=0):
-    client.create_collection(name, vectors_config=models.VectorParams(size=128, distance=models.Distance.COSINE))
-    for start in range(0, count, 1000):
-        client.upsert(name, [models.PointStruct(id=i, vector=vector(i + seed), payload={'n': i, 'text': 'point %d' % i}) for i in range(start, min(start + 1000, count))], wait=True)
-def answers(name):
-    found = []
-    for seed in range(20):
-        points = client.query_points(name, query=vector(-seed - 1), limit=5).points
-        found.append([[point.id, round(point.score, 5), point.payload] for point in points])
-    return [client.count(name, exact=True).count, found]
-"#;
 
 #[test]
 fn a_second_night_costs_what_changed_and_comes_back() {
@@ -125,8 +64,7 @@ fn a_second_night_costs_what_changed_and_comes_back() {
 #[test]
 fn what_goes_wrong_is_told_and_makes_no_snapshot() {
     let repo = Repo::new();
-    let folder = repo.path("qdrant");
-    let qdrant = Qdrant::start(&folder, Some("sesame"));
+    let qdrant = Qdrant::start(&repo.path("qdrant"), Some("sesame"));
     qdrant.client("fill('things', 2000)");
     let url = qdrant.url();
     assert!(repo.fails(25, ["backup", &url]).contains("ESKER_QDRANT_API_KEY"));
@@ -137,12 +75,24 @@ fn what_goes_wrong_is_told_and_makes_no_snapshot() {
         assert!(!text.contains("sesame"), "{text}");
         text
     };
-    for (fault, code, told) in
-        [("full", 25, "No space left"), ("flip", 21, "checksum"), ("cut", 21, "broke off")]
-    {
-        std::fs::write(folder.join(fault), "").unwrap();
-        assert!(backup(code).contains(told), "{fault}");
-        std::fs::remove_file(folder.join(fault)).unwrap();
+    // Streamed, as new servers can, and made on the server's disk.
+    for (how, fault, code, told) in [
+        ("", "full", 25, "Broken pipe"),
+        ("", "cut", 21, "broke off"),
+        ("", "short", 21, "ended before"),
+        ("", "dropped", 21, "ended before"),
+        ("nostream", "full", 25, "No space left"),
+        ("nostream", "flip", 21, "checksum"),
+        ("nostream", "cut", 21, "broke off"),
+    ] {
+        for file in [how, fault].into_iter().filter(|file| !file.is_empty()) {
+            qdrant.fault(file, Some(""));
+        }
+        let text = backup(code);
+        assert!(text.contains(told), "{how} {fault}: {text}");
+        for file in [how, fault].into_iter().filter(|file| !file.is_empty()) {
+            qdrant.fault(file, None);
+        }
         let left =
             qdrant.client("print(json.dumps([s.name for s in client.list_shard_snapshots('things', 0)]))");
         assert_eq!(left, Value::Array(vec![]), "{fault}");
@@ -169,10 +119,10 @@ fn a_qdrant_that_is_cut_off_makes_no_snapshot() {
     let random = noise(10, 8 * cuts() as usize);
     for bytes in random.chunks(8) {
         let at = u64::from_le_bytes(bytes.try_into().unwrap()) % whole;
-        let url = format!("qdrant+http://127.0.0.1:{}", cut_after(qdrant.port, at));
+        let url = format!("qdrant+http://127.0.0.1:{}", cut_after(qdrant.port(), at));
         let code = repo.run(["backup", &url]).status.code().unwrap();
         assert!([21, 25].contains(&code), "{at} of {whole}: {code}");
     }
     assert_eq!(repo.snapshot_count(), 1);
-    repo.ok(["backup", &format!("qdrant+http://127.0.0.1:{}", cut_after(qdrant.port, u64::MAX))]);
+    repo.ok(["backup", &format!("qdrant+http://127.0.0.1:{}", cut_after(qdrant.port(), u64::MAX))]);
 }

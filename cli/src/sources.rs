@@ -100,6 +100,7 @@ pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
         tls: settings.tls,
         scratch,
         keep_going: false,
+        qdrant_run: engine::source::qdrant::Run::default(),
         clock: crate::context::now,
     })
 }

@@ -238,6 +238,8 @@ pub struct UrlOptions {
     pub scratch: std::path::PathBuf,
     /// Whether a database, or an object of one, that cannot be read is told and left out, rather than the end of it all.
     pub keep_going: bool,
+    /// What the Qdrant sources of one run find.
+    pub qdrant_run: qdrant::Run,
     /// Tells when each source was read.
     pub clock: Clock,
 }
@@ -257,6 +259,7 @@ impl Default for UrlOptions {
             postgres_at_once: 1,
             scratch: std::env::temp_dir(),
             keep_going: false,
+            qdrant_run: qdrant::Run::default(),
             clock: jiff::Timestamp::now,
         }
     }
@@ -282,6 +285,10 @@ pub fn without_password(url: &str) -> String {
                     true => parsed.set_query(None),
                     false => drop(parsed.query_pairs_mut().clear().extend_pairs(kept)),
                 }
+            }
+            if parsed.scheme().starts_with("qdrant+") {
+                // Qdrant has no users: what stands in their place is a key.
+                let _ = parsed.set_username("");
             }
             parsed.to_string()
         }
@@ -433,6 +440,7 @@ mod tests {
     fn passwords_are_not_shown() {
         for url in [
             "redis://:hunter2@h:1/0",
+            "qdrant+https://hunter2@h/c",
             "postgres://u:hunter2@h/db",
             "redis://:hun ter2@[::",
             "x://a:hunter2@",

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// of PostgreSQL: with --target
     #[arg(long, value_parser = live::parse_moment, value_name = "TIME")]
     time: Option<jiff::Timestamp>,
-    /// Only what matches, as in .gitignore; with --to, keys as in redis-cli's KEYS
+    /// Only what matches, as in .gitignore; with --to, keys or collections as in redis-cli's KEYS
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<String>,
     /// Not what matches

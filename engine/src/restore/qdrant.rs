@@ -1,23 +1,34 @@
-//! Collections of a snapshot into a running Qdrant: each is created as it was configured, its shards are
-//! uploaded, its aliases set.
+//! Collections of a snapshot into a running Qdrant: each is created as it was configured, with its shard keys and payload
+//! indexes, its shards are uploaded, its aliases set. What is there is removed only after all of what replaces it was
+//! restored beside it: the server alone can say whether it takes the data.
 
 use super::dump::dump;
-use crate::manifest::for_all_entries;
-use crate::qdrant::Qdrant;
+use crate::qdrant::{Failed, Qdrant, Unsent, Upload};
 use crate::snapshot::Snapshot;
-use crate::{Error, Monitor, Repository, Result};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use crate::{Error, ItemError, Monitor, Repository, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+mod names;
+mod plan;
+mod shard_keys;
+mod stored;
+
+pub use plan::{Plan, plan};
+use plan::{Step, numbers};
 
 /// Choices for a restore into Qdrant.
 #[derive(Clone, Debug, Default)]
 pub struct QdrantOptions {
-    /// Only these collections; all if empty.
-    pub collections: Vec<String>,
-    /// Collections that shall be called something else.
-    pub renames: BTreeMap<String, String>,
-    /// Remove collections that are there.
+    /// Only collections that one of these names or patterns fits; all if empty.
+    pub include: Vec<String>,
+    /// Not those that one of these fits.
+    pub exclude: Vec<String>,
+    /// Collections that shall be called something else, with that.
+    pub renames: Vec<(String, String)>,
+    /// Replace collections that are there.
     pub replace: bool,
+    /// Restore collections of which shards are missing.
+    pub allow_missing_shards: bool,
     /// Whose points count where there are several replicas: `snapshot`, `replica` or `no_sync`.
     pub priority: String,
 }
@@ -27,143 +38,186 @@ pub struct QdrantOptions {
 pub struct QdrantReport {
     /// Collections, by the names they have now, and their points.
     pub collections: BTreeMap<String, u64>,
+    /// The points that they had just before they were backed up, where that is known.
+    pub points_before: BTreeMap<String, u64>,
     /// Shards uploaded.
     pub shards: u64,
     /// Bytes of them.
     pub bytes: u64,
 }
 
-/// A collection in a snapshot.
-#[derive(Default)]
-struct Stored {
-    description: Option<String>,
-    /// Shards, their paths and sizes.
-    shards: BTreeMap<u64, (String, u64)>,
+/// A restore at work.
+struct Restore<'a> {
+    repo: &'a Repository,
+    snapshot: &'a Snapshot,
+    server: &'a Qdrant,
+    options: &'a QdrantOptions,
+    monitor: &'a dyn Monitor,
 }
 
-/// Writes collections of `snapshot` into `server`.
-pub fn restore(
+/// Does what was planned. `plan` is of the same snapshot, server and options.
+pub fn apply(
+    plan: &Plan,
     repo: &Repository,
     snapshot: &Snapshot,
     server: &Qdrant,
     options: &QdrantOptions,
     monitor: &dyn Monitor,
 ) -> Result<QdrantReport> {
-    repo.sync_index(monitor)?;
-    let mut stored = collections(repo, snapshot)?;
-    if !options.collections.is_empty() {
-        if let Some(missing) = options.collections.iter().find(|name| !stored.contains_key(*name)) {
-            return Err(Error::Invalid(format!("there is no collection '{missing}' in this snapshot")));
+    let restore = Restore { repo, snapshot, server, options, monitor };
+    // Beside what is there, before the first of it is removed.
+    let mut besides = BTreeSet::new();
+    for step in &plan.steps {
+        let Some(beside) = &step.beside else { continue };
+        if let Err(error) = restore.make(step, beside) {
+            restore.discard_all(&besides);
+            return Err(error);
         }
-        stored.retain(|name, _| options.collections.contains(name));
-    }
-    if stored.is_empty() {
-        return Err(Error::Invalid("there is no Qdrant collection in this snapshot".into()));
-    }
-    // All are looked at before the first is touched.
-    let new_name = |name: &String| options.renames.get(name).unwrap_or(name).clone();
-    let mut there = vec![];
-    for name in stored.keys().map(new_name) {
-        if server.collection(&name)?.is_some() {
-            there.push(name);
-        }
-    }
-    if !there.is_empty() && !options.replace {
-        return Err(Error::Refused(format!(
-            "there already: {}; --replace removes them first, --rename OLD=NEW gives other names",
-            there.join(", ")
-        )));
+        besides.insert(beside.clone());
     }
     let mut report = QdrantReport::default();
-    for (name, collection) in &stored {
-        let wanted = new_name(name);
-        if there.contains(&wanted) {
-            server.delete_collection(&wanted)?;
-        }
-        let description = describe(repo, snapshot, name, collection, monitor)?;
-        server.create_collection(&wanted, &description["config"])?;
-        for (shard, (path, len)) in &collection.shards {
-            upload(repo, snapshot, server, &wanted, (*shard, path, *len), name, options, monitor)?;
-            report.shards += 1;
-            report.bytes += len;
-        }
-        for alias in description["aliases"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            // Under another name it is a copy, and the alias stays where it is.
-            if wanted == *name {
-                server.create_alias(alias, &wanted)?;
+    for step in &plan.steps {
+        let mut removed = false;
+        if let Err(error) = restore.step(step, &mut removed, &mut report) {
+            if let (Some(beside), true) = (&step.beside, removed) {
+                besides.remove(beside);
+                restore.tell(
+                    &step.target,
+                    format!("it was removed and could not be restored; all of its data is in collection '{beside}'"),
+                );
             }
+            restore.discard_all(&besides);
+            if !report.collections.is_empty() {
+                let done: Vec<&str> = report.collections.keys().map(String::as_str).collect();
+                tracing::warn!("restored before that: {}", done.join(", "));
+            }
+            return Err(error);
         }
-        report.collections.insert(wanted.clone(), server.count(&wanted)?);
+        if let Some(beside) = &step.beside {
+            besides.remove(beside);
+            restore.discard(beside);
+        }
     }
     Ok(report)
 }
 
-/// The collections of a snapshot.
-fn collections(repo: &Repository, snapshot: &Snapshot) -> Result<BTreeMap<String, Stored>> {
-    let mut all: BTreeMap<String, Stored> = BTreeMap::new();
-    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
-        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-        let parts: Vec<&str> = path.split('/').collect();
-        if let ["qdrant", _, "collections", name, file] = parts.as_slice() {
-            let collection = all.entry((*name).to_owned()).or_default();
-            let number = file.strip_prefix("shard-").and_then(|rest| rest.strip_suffix(".snapshot"));
-            if let Some(shard) = number.and_then(|number| number.parse().ok()) {
-                collection.shards.insert(shard, (path.clone(), listed.size));
-            } else if *file == "collection.json" {
-                collection.description = Some(path.clone());
-            }
+impl Restore<'_> {
+    /// Says what was left out, or is not as it should be.
+    fn tell(&self, item: &str, message: String) {
+        self.monitor.error(ItemError { during: "restore", item: format!("collection '{item}'"), message });
+    }
+
+    /// Removes a collection that this restore made.
+    fn discard(&self, name: &str) {
+        if let Err(failed) = self.server.discard_collection(name) {
+            self.tell(name, format!("made by this restore, and it stays: {}", failed.error.why));
         }
+    }
+
+    fn discard_all(&self, names: &BTreeSet<String>) {
+        names.iter().for_each(|name| self.discard(name));
+    }
+
+    /// A collection under its own name; `removed` says whether what was there is.
+    fn step(&self, step: &Step, removed: &mut bool, report: &mut QdrantReport) -> Result<()> {
+        if step.beside.is_some() {
+            let done = self.server.delete_collection(&step.target);
+            // One that was heard of no more may be done.
+            *removed = !matches!(done, Err(Failed { status: Some(_), .. }));
+            done?;
+        }
+        let points = self.make(step, &step.target)?;
+        for alias in &step.aliases {
+            self.server.create_alias(alias, &step.target)?;
+        }
+        for (alias, other) in &step.left {
+            self.tell(&step.target, format!("alias '{alias}' is not set: {other}"));
+        }
+        if !step.missing.is_empty() {
+            let missing = numbers(&step.missing);
+            self.tell(
+                &step.target,
+                format!("the points of shards {missing} are missing: they are not in the snapshot"),
+            );
+        }
+        report.shards += step.stored.shards.len() as u64;
+        report.bytes += step.stored.shards.values().map(|shard| shard.len).sum::<u64>();
+        report.collections.insert(step.target.clone(), points);
+        report
+            .points_before
+            .extend(step.stored.description.points.map(|points| (step.target.clone(), points)));
         Ok(())
-    })?;
-    Ok(all)
-}
+    }
 
-fn describe(
-    repo: &Repository,
-    snapshot: &Snapshot,
-    name: &str,
-    collection: &Stored,
-    monitor: &dyn Monitor,
-) -> Result<Value> {
-    let what = || format!("description of collection '{name}'");
-    let path = collection
-        .description
-        .as_ref()
-        .ok_or_else(|| Error::Malformed { what: what(), why: "is not in the snapshot".into() })?;
-    let mut bytes = vec![];
-    dump(repo, snapshot, path.as_bytes(), &mut bytes, monitor)?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::Malformed { what: what(), why: error.to_string() })
-}
+    /// Makes a collection, and removes it again unless all of it could be made; returns its points.
+    fn make(&self, step: &Step, name: &str) -> Result<u64> {
+        if self.monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        self.server.create_collection(name, &step.stored.description.config)?;
+        self.fill(step, name).inspect_err(|_| self.discard(name))
+    }
 
-#[expect(clippy::too_many_arguments, reason = "one call, and each is something else")]
-fn upload(
-    repo: &Repository,
-    snapshot: &Snapshot,
-    server: &Qdrant,
-    collection: &str,
-    (shard, path, len): (u64, &str, u64),
-    stored_as: &str,
-    options: &QdrantOptions,
-    monitor: &dyn Monitor,
-) -> Result<()> {
-    let key = format!("sha256:{stored_as}/{shard}");
-    let checksum = snapshot.sources.iter().find_map(|source| source.details.get(&key));
-    let (reader, writer) = rustix::pipe::pipe().map_err(|error| Error::Target {
-        op: "make",
-        path: "a pipe".into(),
-        source: error.into(),
-    })?;
-    std::thread::scope(|scope| {
-        let dumping = scope.spawn(move || {
-            let mut writer = std::fs::File::from(writer);
-            dump(repo, snapshot, path.as_bytes(), &mut writer, monitor)
+    fn fill(&self, step: &Step, name: &str) -> Result<u64> {
+        let description = &step.stored.description;
+        self.server.complete_configuration(name, &description.config)?;
+        for key in &step.keys {
+            self.server.create_shard_key(name, &key.key, key.shards)?;
+        }
+        for key in step.keys.iter().filter(|key| key.filler) {
+            self.server.delete_shard_key(name, &key.key)?;
+        }
+        self.compare_keys(step, name)?;
+        self.server.create_indexes(name, description)?;
+        for shard in step.stored.shards.keys() {
+            self.upload(step, name, *shard)?;
+        }
+        let found = self.server.collection(name)?;
+        if found.is_some_and(|found| found["status"] == "grey") {
+            self.server.wake(name)?;
+        }
+        Ok(self.server.count(name)?)
+    }
+
+    /// Whether the server gave the shards of each key the numbers that they had.
+    fn compare_keys(&self, step: &Step, name: &str) -> Result<()> {
+        if step.keys.is_empty() {
+            return Ok(());
+        }
+        let made = self.server.cluster(name)?;
+        let made: BTreeMap<_, _> = made
+            .replicas
+            .into_iter()
+            .filter_map(|replica| Some((replica.shard_id, replica.shard_key?)))
+            .collect();
+        if made == step.stored.description.shard_keys() {
+            return Ok(());
+        }
+        let why = format!("the server gives the shards of its keys other numbers than they had: {made:?}");
+        Err(self.server.error(format!("collection '{name}': {why}")).into())
+    }
+
+    fn upload(&self, step: &Step, name: &str, number: u64) -> Result<()> {
+        let Some(shard) = step.stored.shards.get(&number) else { return Ok(()) };
+        let upload = Upload {
+            collection: name,
+            shard: number,
+            len: shard.len,
+            checksum: shard.checksum.as_deref(),
+            priority: &self.options.priority,
+        };
+        let (repo, snapshot, monitor) = (self.repo, self.snapshot, self.monitor);
+        let done = self.server.upload(&upload, &|| monitor.interrupted(), |out| {
+            dump(repo, snapshot, shard.path.as_bytes(), out, monitor).map(drop)
         });
-        let reader = std::fs::File::from(reader);
-        let sent =
-            server.upload(collection, shard, reader, len, checksum.map(String::as_str), &options.priority);
-        let dumped = dumping.join().unwrap_or_else(|_| Err(Error::Store(chunkstore::Error::WorkerPanicked)));
-        // A server that refuses closes the pipe; its reason is the one to tell.
-        sent?;
-        dumped.map(drop)
-    })
+        done.map_err(|unsent| match unsent {
+            Unsent::Interrupted => Error::Interrupted,
+            Unsent::Unread(error) => error,
+            Unsent::Failed(failed) => {
+                let mut error = failed.error;
+                error.why = format!("shard {number} of '{name}': {}", error.why);
+                Error::Source(error)
+            }
+        })
+    }
 }

@@ -1,66 +1,158 @@
-//! Qdrant, shard by shard: a snapshot is made on the server, read without landing on disk here, checked against
-//! the server's checksum, and removed there. One at a time, so that the server needs room for one shard. The tar
-//! is cut at its members (`tar_cuts.rs`): a segment that did not change costs nothing.
+//! Qdrant, shard by shard, one at a time. A snapshot of a shard is read while the server makes it, or, where that cannot be,
+//! made on the server, read without landing on disk here, and removed there. The tar is cut at its members
+//! (`tar_cuts.rs`): what did not change costs nothing.
 
 use super::stream::AtHand;
-use super::tar_cuts::TarCuts;
-use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, UrlOptions};
-use crate::Monitor;
+use super::{Item, Opener, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::entry::{Time, compare_paths};
-use crate::qdrant::{Made, Qdrant};
+use crate::names::encoded;
+use crate::qdrant::{Description, Failed, Qdrant};
 use crate::snapshot::SourceRecord;
-use reqwest::blocking::Response;
-use sha2::{Digest as _, Sha256};
+use crate::{ItemError, Monitor};
+use download::Shard;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
-use std::io::Read as _;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+
+mod download;
+mod leftovers;
+mod run;
+
+pub use run::Run;
 
 /// What came out while reading, for the record.
 type Details = Rc<RefCell<BTreeMap<String, String>>>;
+
+/// The folder of collections in a snapshot, of a server at `address`.
+#[must_use]
+pub fn folder(address: &str) -> String {
+    format!("qdrant/{address}")
+}
+
+/// The key of a record's details that says that a collection went while it was read.
+pub(crate) fn gone(collection: &str) -> String {
+    format!("gone:{collection}")
+}
+
+/// A collection in messages.
+fn shown(server: &Qdrant, collection: &str) -> String {
+    format!("{}: collection '{collection}'", server.shown)
+}
 
 /// The source of `qdrant+http://` and `qdrant+https://`.
 pub struct QdrantSource {
     server: Qdrant,
     time: Time,
+    options: UrlOptions,
     items: VecDeque<Item>,
     details: Details,
+    descriptions: Vec<Description>,
+    /// What is to be told before the first item.
+    left_out: Vec<ItemError>,
 }
 
 impl QdrantSource {
     /// Asks for nothing yet.
     pub fn new(url: &url::Url, time: Time, options: &UrlOptions) -> Result<Self, SourceError> {
-        let server = Qdrant::new(url, options)?;
-        Ok(Self { server, time, items: VecDeque::new(), details: Details::default() })
+        Ok(Self {
+            server: Qdrant::new(url, options)?,
+            time,
+            options: options.clone(),
+            items: VecDeque::new(),
+            details: Details::default(),
+            descriptions: vec![],
+            left_out: vec![],
+        })
     }
 
-    fn folder(&self) -> String {
-        format!("qdrant/{}", self.server.address)
+    fn leave_out(&mut self, collection: &str, message: String) {
+        let item = shown(&self.server, collection);
+        self.left_out.push(ItemError { during: "archival", item, message });
     }
 
-    fn shard(&self, collection: &str, shard: u64) -> Item {
-        let (server, details, name) = (self.server.clone(), Rc::clone(&self.details), collection.to_owned());
-        let path = format!("{}/collections/{collection}/shard-{shard}.snapshot", self.folder());
-        let open: Opener = Box::new(move || {
-            let made = server.make_snapshot(&name, shard)?;
-            let mut content = Download {
-                server,
-                collection: name,
-                shard,
-                made,
-                response: None,
-                hash: Sha256::new(),
-                details,
+    /// Everything about a collection; `None` if there is none of that name.
+    fn describe(
+        &self,
+        name: &str,
+        version: &str,
+        aliases: &BTreeMap<String, String>,
+        peers: &BTreeSet<u64>,
+    ) -> Result<Option<Description>, Failed> {
+        let Some(found) = self.server.collection(name)? else { return Ok(None) };
+        let cluster = match self.server.cluster(name) {
+            Err(Failed { status: Some(404), .. }) => return Ok(None),
+            cluster => cluster?,
+        };
+        let schema = found["payload_schema"].as_object().cloned().unwrap_or_default();
+        Ok(Some(Description {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            config: found["config"].clone(),
+            payload_schema: schema.into_iter().collect(),
+            aliases: aliases.iter().filter(|(_, of)| *of == name).map(|(alias, _)| alias.clone()).collect(),
+            shards: cluster.local(true).map(|replica| replica.shard_id).collect(),
+            peer_id: Some(cluster.peer_id),
+            peers: cluster
+                .replicas
+                .iter()
+                .map(|replica| replica.peer_id)
+                .chain(peers.iter().copied())
+                .collect(),
+            replicas: cluster.replicas,
+            // It is told, and compared with what comes back; a node that is down may keep it from being counted.
+            points: self.server.count(name).ok(),
+        }))
+    }
+
+    fn items_of(&self, description: &Description) -> Vec<Item> {
+        let own = format!("{}/collections/{}", folder(&self.server.address), encoded(&description.name));
+        let text = serde_json::to_string_pretty(description).unwrap_or_default() + "\n";
+        let mut items = vec![
+            Item::folder(&own, self.time),
+            AtHand::item(&format!("{own}/collection.json"), self.time, text.into_bytes()),
+        ];
+        for number in &description.shards {
+            let shard = Shard {
+                server: self.server.clone(),
+                collection: description.name.clone(),
+                number: *number,
+                details: Rc::clone(&self.details),
+                scratch: self.options.scratch.clone(),
+                named: self.server.collection.is_some(),
+                keep_going: self.options.keep_going,
             };
-            content.response =
-                Some(content.server.download(&content.collection, shard, &content.made.name)?);
-            Ok(Box::new(TarCuts::new(Box::new(content))) as Box<dyn Content>)
-        });
-        Item::stream(&path, self.time, open)
+            let open: Opener = Box::new(move || shard.open());
+            items.push(Item::stream(&format!("{own}/shard-{number}.snapshot"), self.time, open));
+        }
+        items
     }
 
-    fn text(&self, path: String, text: String) -> Item {
-        AtHand::item(&path, self.time, text.into_bytes())
+    /// Says which shards nobody reads. Now all sources of the run are started.
+    fn tell_missing(&mut self) {
+        for description in std::mem::take(&mut self.descriptions) {
+            let missing = self.options.qdrant_run.missing(&description);
+            if missing.is_empty() {
+                continue;
+            }
+            let numbers: Vec<String> = missing.iter().map(u64::to_string).collect();
+            let numbers = numbers.join(", ");
+            let states: BTreeSet<&str> = description
+                .replicas
+                .iter()
+                .filter(|replica| missing.contains(&replica.shard_id) && replica.state != "Active")
+                .map(|replica| replica.state.as_str())
+                .collect();
+            let states = states.into_iter().collect::<Vec<_>>().join(", ");
+            let why = match states.as_str() {
+                "" => "they lie on other nodes".to_owned(),
+                states => format!("they lie on other nodes, or their replicas are not Active ({states})"),
+            };
+            self.details.borrow_mut().insert(format!("missing:{}", description.name), numbers.clone());
+            self.leave_out(
+                &description.name,
+                format!("shards {numbers} are not in this backup: {why}; back up every node of the cluster in one command"),
+            );
+        }
     }
 }
 
@@ -72,109 +164,73 @@ impl Source for QdrantSource {
     }
 
     fn paths(&self) -> Vec<String> {
-        let folder = self.folder();
+        let folder = folder(&self.server.address);
         vec![match &self.server.collection {
-            Some(collection) => format!("/{folder}/collections/{collection}"),
+            Some(collection) => format!("/{folder}/collections/{}", encoded(collection)),
             None => format!("/{folder}"),
         }]
     }
 
     fn start(&mut self, _: [u64; 2]) -> Result<(), SourceError> {
         let version = self.server.version()?;
+        leftovers::remove(&self.options.scratch, &self.server);
         self.details.borrow_mut().insert("server".into(), version.clone());
         let names = match &self.server.collection {
-            Some(name) => vec![name.clone()],
+            Some(name) => BTreeSet::from([name.clone()]),
             None => self.server.collections()?,
         };
         let aliases = self.server.aliases()?;
-        let folder = self.folder();
-        let mut items: Vec<Item> = ["qdrant", &folder, &format!("{folder}/collections")]
+        if let Some((alias, of)) =
+            self.server.collection.as_ref().and_then(|name| aliases.get_key_value(name))
+        {
+            let why = format!("'{alias}' is an alias; name its collection, '{of}'");
+            return Err(SourceError::new(SourceErrorKind::Missing, &self.server.shown, why));
+        }
+        let peers = self.server.peers()?.unwrap_or_default();
+        let above = folder(&self.server.address);
+        let mut items: Vec<Item> = ["qdrant", &above, &format!("{above}/collections")]
             .map(|path| Item::folder(path, self.time))
             .into();
         for name in names {
-            let Some(found) = self.server.collection(&name)? else {
-                return Err(SourceError::new(
-                    SourceErrorKind::Missing,
-                    &self.server.shown,
-                    format!("there is no collection '{name}'"),
-                ));
-            };
-            let own = format!("{folder}/collections/{name}");
-            if !crate::entry::is_valid_path(own.as_bytes()) || name.contains('/') {
-                return Err(self.server.error(format!("'{name}' is not a usable name")));
+            match self.describe(&name, &version, &aliases, &peers) {
+                Ok(Some(description)) => {
+                    self.options.qdrant_run.note(&description);
+                    items.extend(self.items_of(&description));
+                    self.descriptions.push(description);
+                }
+                Ok(None) if self.server.collection.is_some() => {
+                    let why = format!("there is no collection '{name}'");
+                    return Err(SourceError::new(SourceErrorKind::Missing, &self.server.shown, why));
+                }
+                Ok(None) => {
+                    self.leave_out(&name, "it was removed while the server was read; it is left out".into());
+                }
+                // What the server says of one collection; with a line that is down, all of them are.
+                Err(Failed { status: Some(_), error }) if self.options.keep_going => {
+                    self.leave_out(&name, format!("{}; it is left out", error.why));
+                }
+                Err(Failed { status, mut error }) => {
+                    let hint = if status.is_some() { "; --keep-going leaves it out" } else { "" };
+                    error.why = format!("collection '{name}': {}{hint}", error.why);
+                    return Err(error);
+                }
             }
-            let shards = self.server.local_shards(&name)?;
-            let mine: Vec<&String> =
-                aliases.iter().filter(|(_, of)| *of == name).map(|(alias, _)| alias).collect();
-            let described = serde_json::json!({
-                "name": name,
-                "config": found["config"],
-                "aliases": mine,
-                "shards": shards,
-                "version": version,
-            });
-            items.push(Item::folder(&own, self.time));
-            items.push(self.text(format!("{own}/collection.json"), format!("{described:#}\n")));
-            items.extend(shards.into_iter().map(|shard| self.shard(&name, shard)));
         }
         items.sort_by(|a, b| compare_paths(&a.entry.path, &b.entry.path));
         self.items = items.into();
         Ok(())
     }
 
-    fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        self.tell_missing();
+        for left_out in self.left_out.drain(..) {
+            monitor.error(left_out);
+        }
         Ok(self.items.pop_front())
     }
-}
 
-/// A snapshot of a shard on its way in; removed from the server whatever comes of it.
-struct Download {
-    server: Qdrant,
-    collection: String,
-    shard: u64,
-    made: Made,
-    response: Option<Response>,
-    hash: Sha256,
-    details: Details,
-}
-
-impl Content for Download {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
-        let incomplete = |why: String| {
-            SourceError::new(
-                SourceErrorKind::Incomplete,
-                &self.server.shown,
-                format!("shard {}: {why}", self.shard),
-            )
-        };
-        let Some(response) = &mut self.response else { return Ok(Piece::End) };
-        match response.read(buffer) {
-            Ok(0) => {
-                self.response = None;
-                let mine: String =
-                    self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-                if self.made.checksum.as_ref().is_some_and(|theirs| !theirs.eq_ignore_ascii_case(&mine)) {
-                    return Err(incomplete("what came does not match the server's checksum".into()));
-                }
-                let key = format!("sha256:{}/{}", self.collection, self.shard);
-                self.details.borrow_mut().insert(key, mine);
-                Ok(Piece::End)
-            }
-            Ok(len) => {
-                self.hash.update(&buffer[..len]);
-                Ok(Piece::Data(len))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(Piece::Wait),
-            Err(error) => Err(incomplete(format!("the transfer broke off: {error}"))),
-        }
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.response = None;
-        if let Err(error) = self.server.delete_snapshot(&self.collection, self.shard, &self.made.name) {
-            tracing::warn!(%error, "the snapshot stays on the server");
-        }
+    fn tolerates_item_errors(&self) -> bool {
+        // Of collections that go meanwhile, and of what --keep-going leaves out.
+        true
     }
 }

@@ -28,14 +28,14 @@ pub(crate) struct LiveArgs {
     pub(crate) to: Option<String>,
     /// Only keys of this database
     #[arg(long, value_name = "N", requires = "to")]
-    db: Option<u32>,
+    pub(super) db: Option<u32>,
     /// Read names of keys from a file, one a line
     #[arg(long, value_name = "FILE", requires = "to")]
-    keys_from: Option<PathBuf>,
+    pub(super) keys_from: Option<PathBuf>,
     /// Names that begin with A shall begin with B
     #[arg(long, value_name = "A=B", requires = "to")]
     pub(super) map_prefix: Vec<String>,
-    /// Overwrite keys that are there; remove collections, databases or tables that are there first
+    /// Overwrite keys that are there; replace collections, databases or tables that are there
     #[arg(long, requires = "to")]
     pub(super) replace: bool,
     /// Of a database server: only this database
@@ -56,6 +56,9 @@ pub(crate) struct LiveArgs {
     /// Of Qdrant: whose points count where there are several replicas
     #[arg(long, value_parser = ["snapshot", "replica", "no_sync"], requires = "to")]
     pub(super) priority: Option<String>,
+    /// Of Qdrant: restore a collection although the snapshot lacks some of its shards
+    #[arg(long, requires = "to")]
+    pub(super) allow_missing_shards: bool,
     /// Leave keys that are there, without a word
     #[arg(long, requires = "to", conflicts_with = "replace")]
     pub(super) skip_existing: bool,
@@ -109,11 +112,11 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     if !is_postgres && (live.no_tablespaces || !live.tablespace_map.is_empty()) {
         return Err(Failure::new("--no-tablespaces and --tablespace-map are for postgres://"));
     }
-    if to.starts_with("qdrant+") {
+    if to.starts_with("qdrant+http") {
         return super::vectors::run(args, context);
     }
-    if !live.rename.is_empty() || live.priority.is_some() {
-        return Err(Failure::new("--rename and --priority are for qdrant+http://"));
+    if !live.rename.is_empty() || live.priority.is_some() || live.allow_missing_shards {
+        return Err(Failure::new("--rename, --priority and --allow-missing-shards are for qdrant+http://"));
     }
     if is_postgres {
         return super::databases::postgres(args, context);
