@@ -203,8 +203,16 @@ fn one_collection_goes_into_the_folder_of_another_server_and_touches_nothing_els
     assert!(running.contains("a Qdrant runs on") && running.contains("stop it"), "{running}");
     drop(server);
     assert!(live.keys().eq(tree(&other.0).keys()));
+    // Made the snapshot's by its name, or by its folder: the neighbours stay either way.
+    assert_eq!(restore(&["--delete"]).status.code(), Some(0));
+    assert_eq!(other.points("things"), wanted);
+    other.run(&["upsert", "things", "2"]);
     repo.ok(words);
     assert_eq!(other.points("things"), wanted);
+    let mut after = tree(&other.0);
+    after.retain(|path, _| !path.starts_with("collections/things") && path != "collections");
+    assert!(after.iter().all(|(path, of)| *of == neighbour[path]), "the neighbours are as they were");
+    assert_eq!(after.len(), neighbour.len() - 1);
     assert_eq!(other.points("rest").as_array().unwrap().len(), 200);
 }
 
