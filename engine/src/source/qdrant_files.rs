@@ -245,3 +245,82 @@ impl Content for Whole {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn open(root: &Path) -> Result<Box<dyn Source>, SourceError> {
+        let url = format!("qdrant+file://{}", root.display());
+        crate::source::open_url(&url, crate::entry::Time::default(), &UrlOptions::default())
+    }
+
+    /// Reads all of a volume, and does something before the last file's content; returns the files.
+    fn read(root: &Path, meanwhile: &dyn Fn()) -> Result<Vec<String>, SourceError> {
+        let mut source = open(root)?;
+        source.start([0; 2])?;
+        let mut found = vec![];
+        while let Some(item) = source.next_item(&Tally::default())? {
+            let path = item.entry.display_path();
+            if path.ends_with("raft_state.json") {
+                meanwhile();
+            }
+            if let Some(open) = item.content {
+                let mut content = open()?;
+                while content.read(&mut [0; 100])? != Piece::End {}
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn a_volume_is_of_one_moment_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        assert_eq!(open(&root).err().unwrap().kind, SourceErrorKind::Missing);
+        put(&root, "collections/things/config.json", "{}");
+        put(&root, "collections/things/0/segments/s/segment.json", "{}");
+        put(&root, "collections/things/0/wal/open-1", "");
+        put(&root, "raft_state.json", "{}");
+        let whole = ["0/segments/s/segment.json", "0/wal/open-1", "config.json"]
+            .map(|path| format!("{}/collections/things/{path}", root.display()));
+        let mut whole: Vec<String> = whole.into();
+        whole.push(format!("{}/raft_state.json", root.display()));
+        assert_eq!(read(&root, &|| {}).unwrap(), whole);
+
+        let (config, beside) = (root.join("collections/things/config.json"), folder.path().join("beside"));
+        let log = root.join("collections/things/0/wal");
+        let server = fs::File::open(&log).unwrap();
+        let changes: [(&str, &dyn Fn()); 7] = [
+            ("what was read", &|| fs::write(&config, "{ }").unwrap()),
+            ("what is being read", &|| put(&root, "raft_state.json", "{ }")),
+            ("replaced", &|| {
+                fs::copy(&config, &beside).unwrap();
+                fs::rename(&beside, &config).unwrap();
+            }),
+            ("its rights", &|| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+                fs::set_permissions(&config, mode).unwrap();
+            }),
+            ("new", &|| put(&root, "collections/things/0/segments/t/segment.json", "{}")),
+            ("gone", &|| fs::remove_dir_all(root.join("collections/things/0/segments/t")).unwrap()),
+            ("a server", &|| server.lock().unwrap()),
+        ];
+        for (what, change) in changes {
+            let error = read(&root, change).expect_err(what);
+            assert_eq!(error.kind, SourceErrorKind::Incomplete, "{what}: {error}");
+        }
+        let error = open(&root).err().unwrap();
+        assert!(error.to_string().contains("qdrant+http://"), "{error}");
+        drop(server);
+        assert_eq!(read(&root, &|| {}).unwrap(), whole);
+    }
+}
