@@ -23,6 +23,7 @@ pub mod postgres;
 pub mod qdrant;
 mod range;
 mod target;
+pub mod volumes;
 mod writer;
 
 pub use dump::dump;

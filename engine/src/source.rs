@@ -15,6 +15,7 @@ pub mod pgdump;
 pub mod postgres;
 pub mod postgres_physical;
 pub mod qdrant;
+pub mod qdrant_files;
 pub mod rdb;
 pub mod redis;
 pub mod redis_files;
@@ -169,6 +170,7 @@ pub const URL_SCHEMES: &[&str] = &[
     "redis+aof://",
     "qdrant+http://",
     "qdrant+https://",
+    "qdrant+file://",
     "postgres://",
     "postgresql://",
     "postgres+physical://",
@@ -201,6 +203,7 @@ pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn S
     }
     match parsed.scheme() {
         "qdrant+http" | "qdrant+https" => Ok(Box::new(qdrant::QdrantSource::new(&parsed, time, options)?)),
+        "qdrant+file" => Ok(Box::new(qdrant_files::VolumeSource::open(&parsed, options)?)),
         "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
         "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
         "mysql" | "mariadb" => Ok(Box::new(mysql::MysqlSource::open(&parsed, time, options)?)),

@@ -135,6 +135,7 @@ Sources:
   redis+rdb:///PATH/dump.rdb                    a dump that Redis wrote
   redis+aof:///PATH/appendonlydir               its append-only files, in either layout
   qdrant+http[s]://host[:port][/collection]     Qdrant, all collections or one, shard by shard
+  qdrant+file:///PATH/storage                   its storage folder, whole, while no server runs on it
   postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
   postgres+physical://…                         its files, by a base backup (15 and later)
   mysql://[user[:password]@]host[:port][/db]    MariaDB or MySQL, all databases or one

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use chunkstore::storage::tiered::Served;
-use engine::restore::{Overwrite, RestoreOptions, differences, restore};
+use engine::restore::{Overwrite, RestoreOptions, differences, restore, volumes};
 use engine::snapshot::split_path;
 use engine::{Counter, Monitor as _};
 use serde_json::json;
@@ -116,6 +116,9 @@ fn restored(args: Args, context: &Context) -> CommandResult {
         sparse: args.sparse,
         no_owner: args.no_owner,
     };
+    for note in volumes::check(repo, &found.snapshot, &options, context.console.monitor())? {
+        context.console.say(note);
+    }
     context.console.during(|monitor| restore(repo, &found.snapshot, &options, monitor))?;
     let console = &context.console;
     let (files, skipped) = (console.get(Counter::FilesDone), console.get(Counter::FilesSkipped));

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Suffix of files that are not whole yet.
-const PARTIAL: &str = ".esker-partial";
+pub(super) const PARTIAL: &str = ".esker-partial";
 static PARTIAL_COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// The target folder.

@@ -183,7 +183,9 @@ impl<'a> Writer<'a> {
     }
 
     fn leave(&self, folder: &OpenFolder) {
-        if self.options.delete && (folder.entry.is_some() || folder.path.is_empty()) {
+        // The target itself is made the snapshot's only if all of it is restored, not for some names in it.
+        let is_whole = folder.path.is_empty() && self.options.includes.is_empty();
+        if self.options.delete && (folder.entry.is_some() || is_whole) {
             match self.target.remove_others(&folder.path, &folder.children, self.options.dry_run) {
                 Ok(count) => self.monitor.count(Counter::Deleted, count),
                 Err(error) => self.fail(&folder.path, &error),

@@ -31,7 +31,7 @@ fn incomplete(path: &Path, why: impl ToString) -> SourceError {
     SourceError::new(SourceErrorKind::Incomplete, path.display().to_string(), why)
 }
 
-fn path_of(url: &url::Url) -> Result<PathBuf, SourceError> {
+pub(super) fn path_of(url: &url::Url) -> Result<PathBuf, SourceError> {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes: Vec<u8> = percent_encoding::percent_decode_str(url.path()).collect();
     let path = PathBuf::from(std::ffi::OsString::from_vec(bytes));
@@ -51,7 +51,7 @@ pub fn rdb(url: &url::Url, time: Time, options: &UrlOptions) -> Result<RdbSource
 /// A file's name as it is stored, whatever bytes it has.
 fn name_of(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
-    path.file_name().map(|name| crate::names::encoded_bytes(name.as_bytes(), "")).unwrap_or_default()
+    crate::names::encoded_bytes(path.file_name().unwrap_or_default().as_bytes(), "")
 }
 
 /// A dump in a file that is open.
