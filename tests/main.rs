@@ -52,6 +52,7 @@ mod redis_wire;
 mod relay;
 mod retention;
 mod rough;
+mod roundtrip;
 mod run;
 mod s3;
 mod seaweed;
