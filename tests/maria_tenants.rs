@@ -234,7 +234,7 @@ fn whatever_a_tenant_makes_stays_in_his_database() {
     let renamed = |dump: &str| {
         let own = dump
             .replace("TRIGGER za.touched BEFORE INSERT ON za.t ", "TRIGGER `touched` BEFORE INSERT ON `t` ");
-        own.replace("`za`", "`copy`")
+        own.replace("`za`", "`copy`").replace("database 'za'", "database 'copy'")
     };
     assert_eq!(
         server.root("SELECT count(*) FROM information_schema.triggers WHERE trigger_schema = 'copy'"),

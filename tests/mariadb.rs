@@ -105,6 +105,8 @@ impl Maria {
                 "--skip-dump-date",
                 "--routines",
                 "--order-by-primary",
+                "--single-transaction",
+                "--max-allowed-packet=256M",
                 "-S",
             ])
             .arg(self.home.join("s.sock"))

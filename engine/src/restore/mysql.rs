@@ -97,10 +97,7 @@ pub fn restore(
         return Ok(report);
     }
     let accounts = contents.accounts.as_ref().filter(|_| is_whole);
-    if let Some(accounts) = accounts {
-        // Rights on tables fail as long as there are none; the second time they are told.
-        work.accounts(accounts, false)?;
-    }
+    let first = accounts.map(|accounts| work.accounts(accounts)).transpose()?;
     let mut views = vec![];
     for (name, target, path) in targets {
         let index = work.index(path)?;
@@ -121,8 +118,11 @@ pub fn restore(
         report.databases.insert(target, bytes);
     }
     work.views(views, &mut report)?;
-    if let Some(accounts) = accounts {
-        work.accounts(accounts, true)?;
+    if let (Some(accounts), Some(first)) = (accounts, first) {
+        // Rights on tables fail as long as there are none; those in roles, once their makers are gone.
+        for (_, why) in work.accounts(accounts)?.into_iter().filter(|(line, _)| first.contains_key(line)) {
+            work.tell("accounts".into(), &why);
+        }
     }
     if let Some(libraries) = contents.libraries.as_ref().filter(|_| is_whole) {
         work.libraries(libraries)?;

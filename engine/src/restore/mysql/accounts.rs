@@ -4,19 +4,22 @@
 use super::Work;
 use super::client::write;
 use crate::Result;
+use std::collections::BTreeMap;
 
 impl Work<'_> {
-    /// Accounts and their rights; those that are refused are told, if `tells`, and do not keep the rest from coming back.
-    pub(super) fn accounts(&self, path: &str, tells: bool) -> Result<()> {
+    /// Accounts and their rights. Those that are refused do not keep the rest from coming back; they are returned, by the line
+    /// of `path` that says them.
+    pub(super) fn accounts(&self, path: &str) -> Result<BTreeMap<String, String>> {
         let text = self.text(path)?;
         // Every server has this one, and nobody but root may give it.
         let lines = text.lines().filter(|line| !line.starts_with("GRANT PROXY ON ``@`%` TO `root`@"));
         let text: String = lines.map(|line| rights(line) + "\n").collect();
         let (_, complaints) = self.run(true, &mut |out| write(out, &text).map(|()| text.len() as u64))?;
-        for line in complaints.lines().filter(|line| tells && line.starts_with("ERROR")) {
-            self.tell("accounts".into(), line);
-        }
-        Ok(())
+        let line = |text: &str| {
+            let (_, at) = text.strip_prefix("ERROR ")?.split_once(" at line ")?;
+            Some((at.split_once(':')?.0.to_owned(), text.to_owned()))
+        };
+        Ok(complaints.lines().filter_map(line).collect())
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Seams {
     state: State,
     /// Whether what stands at `at` has been looked at: the inside of a statement.
     is_known: bool,
+    /// Whether the statement before it chose the database.
+    is_chosen: bool,
     definitions: Definitions,
     index: Index,
     /// Bytes of the current database so far, and since the last cut.
@@ -90,6 +92,7 @@ impl Seams {
             given: vec![],
             state: State::Head,
             is_known: false,
+            is_chosen: false,
             definitions: Definitions::default(),
             index: Index::default(),
             written: 0,
@@ -213,6 +216,9 @@ impl Seams {
             return Some(truncated());
         }
         self.is_known = true;
+        if std::mem::take(&mut self.is_chosen) {
+            self.index.body = self.written;
+        }
         let text = &text[..text.len().min(LONGEST)];
         if self.state == State::Head {
             if text.starts_with(DATABASE) {
@@ -230,12 +236,10 @@ impl Seams {
                     "the dump goes on with a database that was not asked for".into(),
                 ));
             }
+            self.is_chosen = true;
         } else if let Some(table) = TABLES.iter().find_map(|drop| text.strip_prefix(*drop)) {
             let table = name(table).map(|(table, _)| table);
             self.end_table();
-            if self.index.body == 0 {
-                self.index.body = self.written;
-            }
             if let Some(table) = table {
                 self.index.tables.push((table, self.written, 0));
             }
@@ -267,9 +271,6 @@ impl Seams {
     fn end(&mut self) {
         self.end_table();
         let Definitions { bytes, mut objects } = std::mem::take(&mut self.definitions);
-        if self.index.body == 0 {
-            self.index.body = self.written;
-        }
         self.index.tables_end = self.written;
         for object in &mut objects {
             object.from += self.written;
@@ -369,6 +370,8 @@ mod tests {
             for ((text, index, _), name) in all.iter().zip(["a", "b", "c"]) {
                 assert!(text.starts_with(HEAD), "{text}");
                 let behind = &text[index.tables_end as usize..];
+                let tables = &text[index.body as usize..index.tables_end as usize];
+                assert!(tables.starts_with(if name == "b" { "" } else { "\nDROP TABLE" }), "{tables}");
                 assert_eq!(behind, format!("\nof {name};\n\n-- Dump completed\n"));
                 assert_eq!(text[index.head as usize..index.body as usize], section(name, ""));
                 assert_eq!(index.objects[0].from, index.tables_end);
@@ -381,6 +384,10 @@ mod tests {
                 assert_eq!(text[*from as usize..*to as usize], *table);
             }
             assert_eq!(index.tables.last().unwrap().2, index.tables_end);
+            // What stands behind the last one's tables is not its beginning.
+            let last = [HEAD, &section("a", ""), FOOT].concat();
+            let (text, index, _) = &take(&last, &["a"], part).unwrap()[0];
+            assert_eq!(text[index.head as usize..index.body as usize], section("a", ""));
         }
         let end = dump.len() - FOOT.len();
         for at in (0..end).step_by(97).chain([end - 1, end, end + 20]) {
