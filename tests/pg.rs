@@ -152,6 +152,11 @@ impl Postgres {
         self.try_sql(database, sql).unwrap_or_else(|| panic!("refused: {sql}"))
     }
 
+    /// Statements that are each a transaction of their own, as CREATE DATABASE must be.
+    pub(crate) fn each(&self, database: &str, statements: &[&str]) {
+        statements.iter().for_each(|sql| drop(self.sql(database, sql)));
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("postgres://postgres:sesame@127.0.0.1:{}", self.port)
     }

@@ -61,12 +61,12 @@ fn only_the_servers_of_the_urls_are_read_and_written() {
     let source = Postgres::version(&repo, 15, "source", &[]);
     let other = Postgres::version(&repo, 15, "other", &["log_connections=on"]);
     let target = Postgres::version(&repo, 15, "target", &[]);
-    source.sql("postgres", "CREATE ROLE clerk; CREATE DATABASE shop");
+    source.each("postgres", &["CREATE ROLE clerk", "CREATE DATABASE shop"]);
     source.sql(
         "shop",
-        "CREATE TABLE t AS SELECT i, now() + i * interval '1 day' at FROM generate_series(1, 1000) i",
+        "CREATE TABLE t AS SELECT i, now() + i * interval '1 day' AS at FROM generate_series(1, 1000) i",
     );
-    other.sql("postgres", "CREATE DATABASE decoy; CREATE DATABASE shop");
+    other.each("postgres", &["CREATE DATABASE decoy", "CREATE DATABASE shop"]);
     let environment = mislead(&repo, &other);
     let before = connections(&other);
     let misled = |args: &[&str]| {
@@ -129,7 +129,7 @@ fn a_service_counts_where_the_url_names_no_host() {
 fn parameters_of_urls_are_honoured_or_refused() {
     let repo = Repo::new();
     let server = Postgres::start(&repo);
-    server.sql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 100) i; CREATE DATABASE empty");
+    server.each("postgres", &["CREATE TABLE t AS SELECT generate_series(1, 100) i", "CREATE DATABASE empty"]);
     let nobody = free_port();
     let one = format!("postgres://postgres:sesame@127.0.0.1:{}/postgres", server.port);
     let several = format!("postgres://postgres:sesame@127.0.0.1:{nobody},127.0.0.1:{}/postgres", server.port);

@@ -16,7 +16,7 @@ fn every_database_is_all_but_template0() {
     let repo = Repo::new();
     let server = Postgres::start(&repo);
     server.sql("template1", "CREATE TABLE in_template1 AS SELECT 1 a");
-    server.sql("postgres", "CREATE DATABASE mine IS_TEMPLATE true; CREATE DATABASE closed");
+    server.each("postgres", &["CREATE DATABASE mine IS_TEMPLATE true", "CREATE DATABASE closed"]);
     server.sql("mine", "CREATE TABLE in_mine AS SELECT 2 a");
     server.sql("postgres", "ALTER DATABASE closed ALLOW_CONNECTIONS false");
     for (format, ending) in [("directory", ""), ("custom", ".dump"), ("plain", ".sql")] {
@@ -44,9 +44,9 @@ fn every_database_is_all_but_template0() {
 
 /// A cluster in which much cannot be read by the user `reader`; returns a URL.
 fn closed_doors(server: &Postgres) -> String {
-    server.sql(
+    server.each(
         "postgres",
-        "CREATE ROLE reader LOGIN PASSWORD 'sesame'; CREATE DATABASE shop; CREATE DATABASE private",
+        &["CREATE ROLE reader LOGIN PASSWORD 'sesame'", "CREATE DATABASE shop", "CREATE DATABASE private"],
     );
     server
         .sql("postgres", "GRANT pg_read_all_data TO reader; REVOKE CONNECT ON DATABASE private FROM public");
@@ -126,7 +126,7 @@ fn what_cannot_be_read_is_left_out_by_name() {
 fn tables_that_are_denied_or_broken_are_left_out_by_name() {
     let repo = Repo::new();
     let server = Postgres::start(&repo);
-    server.sql("postgres", "CREATE ROLE reader LOGIN PASSWORD 'sesame'; CREATE DATABASE shop");
+    server.each("postgres", &["CREATE ROLE reader LOGIN PASSWORD 'sesame'", "CREATE DATABASE shop"]);
     server.sql(
         "shop",
         "CREATE TABLE good AS SELECT i, repeat('g', 500) t FROM generate_series(1, 60000) i; GRANT SELECT ON good TO reader; \
