@@ -337,7 +337,8 @@ pub(crate) mod tests {
         /// Rows of a table.
         pub(crate) fn named(oid: usize, namespace: &[u8], tag: &[u8]) -> Self {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let bytes = NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), copy: vec![] };
+            let bytes =
+                NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), ..NameBytes::default() };
             Self {
                 id: 1,
                 oid: oid.to_string(),
@@ -347,10 +348,13 @@ pub(crate) mod tests {
                 copy: String::new(),
                 namespace: text(namespace),
                 bytes,
+                tablespace: String::new(),
+                owner: String::new(),
                 needs: vec![],
                 has_data: true,
                 file: String::new(),
                 raw: vec![],
+                tablespace_at: (0, 0),
             }
         }
     }
