@@ -203,7 +203,8 @@ fn names_that_look_like_something_else() {
         let out = format!("out-{format}");
         repo.ok(["restore", "latest", "--target", &out]);
         let databases = repo.path(&format!("{out}/postgres/127.0.0.1:{}/databases", server.port));
-        for name in DATABASES {
+        let some = if format == "directory" { DATABASES.len() } else { 8 };
+        for name in &DATABASES[..some] {
             let component = match *name {
                 "." => "%2E".to_owned(),
                 ".." => "%2E%2E".to_owned(),

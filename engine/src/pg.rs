@@ -3,7 +3,7 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | [`server`], [`conninfo`], `encryption` | where a server is and how to get in: URL, service, environment, password file |
+//! | [`server`], [`conninfo`], `service`, `encryption` | where a server is and how to get in: URL, service, environment, password file |
 //! | `choose` | which of several hosts a session goes to |
 //! | [`connection`], [`copy`], [`wire`] | a session: queries; COPY, replication; what they go over |
 //! | [`programs`] | pg_dump and its like, found by the server's version |
@@ -17,10 +17,12 @@ pub mod connection;
 pub mod conninfo;
 pub mod copy;
 mod encryption;
+mod failure;
 pub mod follow;
 pub mod programs;
 pub mod script;
 pub mod server;
+mod service;
 pub mod sql;
 mod startup;
 pub mod toc;

@@ -59,6 +59,9 @@ pub fn in_utf8(
     names: &[Vec<u8>],
     within: Within,
 ) -> PgResult<Vec<Option<String>>> {
+    if matches!(encoding, "UTF8" | "SQL_ASCII") || names.iter().all(|name| name.is_ascii()) {
+        return Ok(names.iter().map(|name| String::from_utf8(name.clone()).ok()).collect());
+    }
     let hex =
         |name: &Vec<u8>| format!("'{}'", name.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     let all = names.iter().map(hex).collect::<Vec<_>>().join(",");

@@ -2,11 +2,12 @@
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", version 3.0. The messages and SCRAM are
 //! postgres-protocol's.
 
+use super::failure::refusal;
+pub use super::failure::{PgError, PgResult};
 use super::server::{Reached, Server};
+use super::startup::startup_message;
 use super::wire::{HangUp, Wire, connect};
-use crate::source::{SourceError, SourceErrorKind};
 use bytes::BytesMut;
-use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::{backend, frontend};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -28,45 +29,6 @@ const NEWER_SETTINGS: &[(u32, &str)] =
     &[(14, "SET idle_session_timeout = 0"), (17, "SET transaction_timeout = 0")];
 /// A message that is longer is none: PostgreSQL's own bound for a row is 1 GiB.
 const MAX_MESSAGE: usize = 1 << 30;
-
-/// What went wrong in a session.
-#[derive(Debug, thiserror::Error)]
-pub enum PgError {
-    /// The server refuses.
-    #[error("{message}")]
-    Refused {
-        /// SQLSTATE.
-        code: String,
-        /// What it says, with its detail and hint.
-        message: String,
-    },
-    /// The connection is not, or no longer, there.
-    #[error("{0}")]
-    Lost(String),
-}
-
-impl PgError {
-    /// The SQLSTATE, if the server gave one.
-    #[must_use]
-    pub fn code(&self) -> &str {
-        match self {
-            Self::Refused { code, .. } => code,
-            Self::Lost(_) => "",
-        }
-    }
-}
-
-impl From<std::io::Error> for PgError {
-    fn from(error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Self::Lost("the server hung up".into()),
-            _ => Self::Lost(error.to_string()),
-        }
-    }
-}
-
-/// Result of a session.
-pub type PgResult<T> = Result<T, PgError>;
 
 /// A session.
 pub struct Connection {
@@ -355,27 +317,6 @@ pub(super) fn unexpected(tag: u8) -> PgError {
     PgError::Lost(format!("an unexpected message '{}' from the server", char::from(tag)))
 }
 
-/// Error and detail as psql shows them.
-pub(super) fn refusal(body: &backend::ErrorResponseBody) -> PgError {
-    let (mut code, mut message) = (String::new(), String::new());
-    let (mut detail, mut hint) = (None, None);
-    let mut fields = body.fields();
-    while let Ok(Some(field)) = fields.next() {
-        let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
-        match field.type_() {
-            b'C' => code = text,
-            b'M' => message = text,
-            b'D' => detail = Some(text),
-            b'H' => hint = Some(text),
-            _ => {}
-        }
-    }
-    for more in [detail, hint].into_iter().flatten() {
-        message += &format!("; {more}");
-    }
-    PgError::Refused { code, message }
-}
-
 /// A `DataRow`: a count, then each value's length, negative for NULL, and its bytes.
 #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
 fn row(body: &[u8]) -> PgResult<BytesRow> {
@@ -400,48 +341,9 @@ fn row(body: &[u8]) -> PgResult<BytesRow> {
     Ok(row)
 }
 
-/// The first message. The library's takes text only, and a database's name need not be any.
-#[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
-fn startup_message(parameters: &[(&str, &[u8])]) -> PgResult<Vec<u8>> {
-    const PROTOCOL: u32 = 3 << 16;
-    let mut body = PROTOCOL.to_be_bytes().to_vec();
-    for (name, value) in parameters {
-        if value.contains(&0) {
-            return Err(PgError::Lost(format!("a {name} that cannot be sent")));
-        }
-        body.extend([name.as_bytes(), &[0], value, &[0]].concat());
-    }
-    body.push(0);
-    let len = u32::try_from(body.len() + 4).map_err(std::io::Error::other)?;
-    Ok([&len.to_be_bytes()[..], &body].concat())
-}
-
-/// `15.18 (Debian …)` as 150018, `19beta1` as 190000.
-pub(super) fn version_number(text: &str) -> u32 {
-    let number = text.split(|character: char| !(character.is_ascii_digit() || character == '.')).next();
-    let mut parts = number.unwrap_or_default().split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if major < 10 { major * 10_000 + minor * 100 } else { major * 10_000 + minor }
-}
-
-impl Server {
-    /// What went wrong in a session, as an error of the source.
-    #[must_use]
-    pub fn failed(&self, error: &PgError) -> SourceError {
-        self.error(SourceErrorKind::Unavailable, error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions() {
-        assert_eq!(version_number("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
-        assert_eq!(version_number("19beta1"), 190_000);
-        assert_eq!(version_number("9.6.24"), 90_600);
-    }
 
     #[test]
     fn rows() {

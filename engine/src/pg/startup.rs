@@ -2,7 +2,8 @@
 //! Source: PostgreSQL's documentation, "Start-up", "SASL Authentication".
 
 use super::Connection;
-use super::connection::{PgError, PgResult, refusal, unexpected, version_number};
+use super::connection::unexpected;
+use super::failure::{PgError, PgResult, refusal};
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::{backend, frontend};
@@ -79,5 +80,48 @@ impl Connection {
                 _ => {}
             }
         }
+    }
+}
+
+/// The first message. The library's takes text only, and a database's name need not be any.
+#[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
+pub(super) fn startup_message(parameters: &[(&str, &[u8])]) -> PgResult<Vec<u8>> {
+    const PROTOCOL: u32 = 3 << 16;
+    let mut body = PROTOCOL.to_be_bytes().to_vec();
+    for (name, value) in parameters {
+        if value.contains(&0) {
+            return Err(PgError::Lost(format!("a {name} that cannot be sent")));
+        }
+        body.extend([name.as_bytes(), &[0], value, &[0]].concat());
+    }
+    body.push(0);
+    let len = u32::try_from(body.len() + 4).map_err(std::io::Error::other)?;
+    Ok([&len.to_be_bytes()[..], &body].concat())
+}
+
+/// `15.18 (Debian …)` as 150018, `19beta1` as 190000.
+fn version_number(text: &str) -> u32 {
+    let number = text.split(|character: char| !(character.is_ascii_digit() || character == '.')).next();
+    let mut parts = number.unwrap_or_default().split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if major < 10 { major * 10_000 + minor * 100 } else { major * 10_000 + minor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version_number("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
+        assert_eq!(version_number("19beta1"), 190_000);
+        assert_eq!(version_number("9.6.24"), 90_600);
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        let message = startup_message(&[("user", b"a"), ("database", b"t\xe9b")]).unwrap();
+        assert_eq!(message, b"\0\0\0\x1d\0\x03\0\0user\0a\0database\0t\xe9b\0\0");
+        assert!(startup_message(&[("user", b"a\0database")]).is_err());
     }
 }

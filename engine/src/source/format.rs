@@ -319,10 +319,10 @@ mod tests {
             (
                 Format::PostgresSql,
                 sql(
-                    "--\n-- PostgreSQL database dump\n--\n",
-                    "--\n-- PostgreSQL database dump complete\n--\n\n",
+                    "--\n-- PostgreSQL database dump\n--\n\nCOPY public.t (a) FROM stdin;\n",
+                    "\\.\n\n\n--\n-- PostgreSQL database dump complete\n--\n\n",
                 ),
-                4,
+                1,
             ),
             (
                 Format::MysqlSql,

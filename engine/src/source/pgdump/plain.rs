@@ -123,8 +123,15 @@ impl PlainEndMark {
             }
             State::BeforeRows => return self.rest_of_line(bytes, |mark| mark.state = State::Rows),
             State::Rows => {
+                if self.line_len == 0 && first != b'\\' {
+                    // Most lines are rows; the search for what may be the end is faster than looking at each.
+                    let end = memchr::memmem::find(bytes, b"\n\\.").or_else(|| memchr::memrchr(b'\n', bytes));
+                    if let Some(end) = end {
+                        return end + 1;
+                    }
+                }
                 return self.rest_of_line(bytes, |mark| {
-                    if mark.line_len <= 3 && mark.line.strip_suffix(b"\r").unwrap_or(&mark.line) == b"\\." {
+                    if mark.line.strip_suffix(b"\r").unwrap_or(&mark.line) == b"\\." {
                         mark.state = State::Statement;
                         mark.at_line_start = true;
                     }

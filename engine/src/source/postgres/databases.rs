@@ -52,13 +52,9 @@ impl Databases {
             let text = match std::str::from_utf8(&bytes) {
                 Ok(text) => text.to_owned(),
                 Err(_) => {
-                    let converted = match encoding.as_str() {
-                        "UTF8" | "SQL_ASCII" => None,
-                        _ => in_utf8(session, &encoding, std::slice::from_ref(&bytes), Within::Nothing)?
-                            .pop()
-                            .flatten(),
-                    };
-                    converted.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned())
+                    let mut texts =
+                        in_utf8(session, &encoding, std::slice::from_ref(&bytes), Within::Nothing)?;
+                    texts.pop().flatten().unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned())
                 }
             };
             match state.as_slice() {

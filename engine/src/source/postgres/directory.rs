@@ -315,11 +315,17 @@ fn denied(session: &mut Connection) -> Result<Vec<Denied>, PgError> {
          AND n.nspname <> 'information_schema' AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
          AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) ORDER BY c.oid",
     )?;
-    let row = |row: Vec<Option<Vec<u8>>>| {
+    let pair = |row: Vec<Option<Vec<u8>>>| {
         let mut values = row.into_iter().flatten();
-        let (option, shown) = (values.next()?, values.next()?);
-        let shown = String::from_utf8_lossy(&shown).into_owned();
-        Some(Denied { option, shown, why: "this user may not read it" })
+        Some((values.next()?, values.next()?))
     };
-    Ok(rows.into_iter().filter_map(row).collect())
+    let (options, names): (Vec<_>, Vec<_>) = rows.into_iter().filter_map(pair).unzip();
+    let encoding = session.value("SELECT pg_catalog.getdatabaseencoding()")?;
+    let texts = charset::in_utf8(session, &encoding, &names, Within::Transaction)?;
+    let denied = options.into_iter().zip(texts).zip(&names).map(|((option, text), name)| Denied {
+        option,
+        shown: text.unwrap_or_else(|| String::from_utf8_lossy(name).into_owned()),
+        why: "this user may not read it",
+    });
+    Ok(denied.collect())
 }

@@ -40,8 +40,9 @@ fn turned(error: SourceError, name: &str, keep_going: bool, outcome: &Outcome) -
         matches!(error.kind, SourceErrorKind::Command | SourceErrorKind::Incomplete | SourceErrorKind::Empty);
     match (is_own, keep_going) {
         (true, true) => {
-            *outcome.borrow_mut() = Some(error.why.clone());
-            SourceError::new(SourceErrorKind::Item, name, format!("left out: {}", error.why))
+            let why = error.why.trim_end_matches("; nothing was saved");
+            *outcome.borrow_mut() = Some(why.to_owned());
+            SourceError::new(SourceErrorKind::Item, name, format!("left out: {why}"))
         }
         (true, false) => {
             SourceError { why: format!("{}; --keep-going leaves it out and goes on", error.why), ..error }
