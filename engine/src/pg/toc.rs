@@ -111,9 +111,9 @@ pub struct NameBytes {
     pub namespace: Vec<u8>,
     /// The COPY.
     pub copy: Vec<u8>,
-    /// Whose it is.
+    /// Whose it is, if that is not UTF-8.
     pub owner: Vec<u8>,
-    /// The command that makes it, if it is not ASCII.
+    /// The command that makes it, if that is not UTF-8.
     pub definition: Vec<u8>,
 }
 
@@ -226,8 +226,11 @@ impl Toc {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (tag, namespace, copy) = (text(&bytes.tag), text(&bytes.namespace), text(&bytes.copy));
         let (definition, owner) = (text(&bytes.definition), text(&bytes.owner));
-        if bytes.definition.is_ascii() {
-            bytes.definition = vec![];
+        // Names of roles and databases are the cluster's, in no encoding of this database's: UTF-8 is taken for what it is.
+        for own in [&mut bytes.definition, &mut bytes.owner] {
+            if std::str::from_utf8(own).is_ok() {
+                own.clear();
+            }
         }
         Ok(TocEntry {
             id,
