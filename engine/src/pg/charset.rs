@@ -39,11 +39,11 @@ pub fn translate(toc: &mut Toc, session: &mut Connection, within: Within) -> PgR
         let mut texts = in_utf8(session, &encoding, &names.collect::<Vec<_>>(), within)?.into_iter();
         for at in some {
             let entry = &mut toc.entries[*at];
-            let has_definition = !entry.bytes.definition.is_empty();
+            let (no_owner, no_definition) = (entry.bytes.owner.is_empty(), entry.bytes.definition.is_empty());
             let texts = texts.by_ref().take(4);
             let names = [&mut entry.tag, &mut entry.namespace, &mut entry.owner, &mut entry.definition];
             for (at, (name, text)) in names.into_iter().zip(texts).enumerate() {
-                if let Some(text) = text.filter(|_| at < 3 || has_definition) {
+                if let Some(text) = text.filter(|_| !(at == 2 && no_owner || at == 3 && no_definition)) {
                     *name = text;
                 }
             }

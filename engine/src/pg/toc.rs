@@ -111,9 +111,9 @@ pub struct NameBytes {
     pub namespace: Vec<u8>,
     /// The COPY.
     pub copy: Vec<u8>,
-    /// Whose it is.
+    /// Whose it is, if that is not UTF-8.
     pub owner: Vec<u8>,
-    /// The command that makes it, if it is not ASCII.
+    /// The command that makes it, if that is not UTF-8.
     pub definition: Vec<u8>,
 }
 
@@ -226,8 +226,11 @@ impl Toc {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (tag, namespace, copy) = (text(&bytes.tag), text(&bytes.namespace), text(&bytes.copy));
         let (definition, owner) = (text(&bytes.definition), text(&bytes.owner));
-        if bytes.definition.is_ascii() {
-            bytes.definition = vec![];
+        // Names of roles and databases are the cluster's, in no encoding of this database's: UTF-8 is taken for what it is.
+        for own in [&mut bytes.definition, &mut bytes.owner] {
+            if std::str::from_utf8(own).is_ok() {
+                own.clear();
+            }
         }
         Ok(TocEntry {
             id,
@@ -337,7 +340,8 @@ pub(crate) mod tests {
         /// Rows of a table.
         pub(crate) fn named(oid: usize, namespace: &[u8], tag: &[u8]) -> Self {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let bytes = NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), copy: vec![] };
+            let bytes =
+                NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), ..NameBytes::default() };
             Self {
                 id: 1,
                 oid: oid.to_string(),
@@ -347,10 +351,13 @@ pub(crate) mod tests {
                 copy: String::new(),
                 namespace: text(namespace),
                 bytes,
+                tablespace: String::new(),
+                owner: String::new(),
                 needs: vec![],
                 has_data: true,
                 file: String::new(),
                 raw: vec![],
+                tablespace_at: (0, 0),
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use super::there::{differs, exists};
 use crate::pg::connection::PgResult;
+use crate::pg::sql::tokens;
 use crate::pg::toc::{Toc, TocEntry};
 use crate::pg::{Connection, Server};
 use crate::{Error, Result};
@@ -37,7 +38,6 @@ const PARTS: &[&str] = &[
     "ROW SECURITY",
     "SEQUENCE",
     "SEQUENCE SET",
-    "USER MAPPING",
 ];
 /// Kinds that belong to it if whatever else they need is there.
 const BONDS: &[&str] = &[
@@ -176,7 +176,7 @@ fn parts(toc: &Toc, ids: &BTreeSet<i64>, partitions: bool) -> BTreeSet<i64> {
                         ids.insert(entry.id);
                     }
                 }
-                kind if PARTS.contains(&kind) => {
+                kind if PARTS.contains(&kind) && is_of_one(toc, entry, &ids) => {
                     ids.insert(entry.id);
                 }
                 _ => {}
@@ -186,6 +186,14 @@ fn parts(toc: &Toc, ids: &BTreeSet<i64>, partitions: bool) -> BTreeSet<i64> {
             return ids;
         }
     }
+}
+
+/// Whether an entry that needs a table, or several, needs one of `ids`: an index of a partition needs its table's, too,
+/// but is not that one's.
+fn is_of_one(toc: &Toc, entry: &TocEntry, ids: &BTreeSet<i64>) -> bool {
+    let mut tables =
+        entry.needs.iter().filter_map(|id| toc.get(*id)).filter(|needed| is_relation(needed)).peekable();
+    tables.peek().is_none() || tables.any(|table| ids.contains(&table.id))
 }
 
 /// The partition that an entry attaches; the entry bears its name.
@@ -291,8 +299,16 @@ impl Closure<'_> {
         Ok(())
     }
 
+    /// Adds what no entry says that it needs: schemas, and the users of foreign servers.
     fn schemas(&mut self) -> PgResult<()> {
         let toc = self.toc;
+        let mappings = toc.entries.iter().filter(|entry| entry.kind == "USER MAPPING").filter(|entry| {
+            let server = server_of(&entry.definition);
+            let mut chosen = self.ids.iter().filter_map(|id| toc.get(*id));
+            chosen.any(|chosen| chosen.kind == "SERVER" && server.as_ref() == Some(&chosen.tag))
+        });
+        let mappings: Vec<i64> = mappings.map(|entry| entry.id).collect();
+        self.ids.extend(mappings);
         let chosen = toc.entries.iter().filter(|entry| self.ids.contains(&entry.id));
         let namespaces: BTreeSet<&str> = chosen.map(|entry| entry.namespace.as_str()).collect();
         for schema in toc.entries.iter().filter(|entry| entry.kind == "SCHEMA") {
@@ -302,6 +318,13 @@ impl Closure<'_> {
         }
         Ok(())
     }
+}
+
+/// The server that `CREATE USER MAPPING FOR role SERVER name` is for.
+fn server_of(definition: &str) -> Option<String> {
+    let all = tokens(definition);
+    let at = all.iter().skip(5).position(|token| token.is("SERVER"))? + 5;
+    all.get(at + 1)?.name()
 }
 
 /// The table that a constraint, trigger, rule or policy is of: its name is `table name`.
