@@ -20,6 +20,10 @@ build-tools:
 servers:
 	@sh scripts/install-servers.sh
 
+.PHONY: material
+material: servers
+	@bash scripts/roundtrip.sh short
+
 .PHONY: build
 build: build-tools ## Build the esker command
 	$(CARGO) build --release --workspace
@@ -30,7 +34,7 @@ quickstart: build-tools ## Build, then back up and restore a tree, a stream and 
 	@bash scripts/quickstart.sh "$(ESKER)"
 
 .PHONY: test
-test: build-tools servers lint docs ## Install the servers that tests use, then run every check and test
+test: build-tools servers material lint docs ## Install the servers that tests use, then run every check and test
 	$(CARGO) build --release --workspace --all-targets
 	$(CARGO) check --release --package chunkstore --no-default-features
 	$(CARGO) test --release --workspace --doc --quiet
@@ -121,6 +125,12 @@ rough: build-tools ## Forty nights on an S3 store that fails a fifth of all requ
 .PHONY: power
 power: build-tools ## Cut the power at every write to a local disk, fail each, and fill the disk up at each
 	$(CARGO) test --release --package simulation --test power -- --nocapture
+
+.PHONY: roundtrip
+roundtrip: build-tools servers ## Back up and restore databases that others wrote: regression tests of PostgreSQL and MariaDB, RDB files
+	@bash scripts/roundtrip.sh
+	$(CARGO) build --release --package cli
+	ESKER_ROUNDTRIP_LARGE=1 $(CARGO) test --release --package tests --test it -- roundtrip:: --nocapture
 
 FUZZ_SECONDS ?= 60
 

@@ -29,6 +29,7 @@ mod redis;
 mod relay;
 mod retention;
 mod rough;
+mod roundtrip;
 mod run;
 mod s3;
 mod seaweed;

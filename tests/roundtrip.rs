@@ -1,0 +1,65 @@
+//! Material that nobody here wrote, there and back: what scripts/roundtrip.sh fetched. A piece that is not in the cache is
+//! skipped with a message. All differences of a piece are told, not only the first.
+
+mod difference;
+mod mariadb;
+mod mysqltest;
+mod postgres;
+mod rdb;
+
+use std::path::PathBuf;
+
+/// A folder that scripts/roundtrip.sh fetched.
+fn piece(name: &str) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let folder = match variable("ESKER_ROUNDTRIP") {
+        Some(folder) => folder,
+        None => cache()?.join("esker/roundtrip"),
+    };
+    let path = folder.join(name);
+    if !path.is_dir() {
+        println!("skipped: {name} is not there: run scripts/roundtrip.sh");
+        return None;
+    }
+    Some(path)
+}
+
+/// The same, of what takes minutes: only where `make roundtrip` asks for it.
+fn large_piece(name: &str) -> Option<PathBuf> {
+    if std::env::var_os("ESKER_ROUNDTRIP_LARGE").is_none() {
+        println!("skipped: {name}: make roundtrip runs it");
+        return None;
+    }
+    piece(name)
+}
+
+/// What was found out about a piece.
+struct Findings {
+    name: String,
+    differences: Vec<String>,
+}
+
+impl Findings {
+    fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), differences: vec![] }
+    }
+
+    /// Notes what is not as it should be, shortened, and goes on.
+    fn differs(&mut self, what: &str) {
+        let what: String = what.trim_end().chars().take(2000).collect();
+        println!("{}: {what}", self.name);
+        self.differences.push(what);
+    }
+
+    /// Fails if anything was noted.
+    fn end(self) {
+        assert!(
+            self.differences.is_empty(),
+            "{}: {} differences:\n{}",
+            self.name,
+            self.differences.len(),
+            self.differences.join("\n")
+        );
+    }
+}
