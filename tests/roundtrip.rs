@@ -25,9 +25,14 @@ fn piece(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The same, of what takes minutes: only where `make roundtrip` asks for it.
+/// Whether `make roundtrip` asks for what takes minutes, too.
+fn is_large() -> bool {
+    std::env::var_os("ESKER_ROUNDTRIP_LARGE").is_some()
+}
+
+/// A piece that takes minutes.
 fn large_piece(name: &str) -> Option<PathBuf> {
-    if std::env::var_os("ESKER_ROUNDTRIP_LARGE").is_none() {
+    if !is_large() {
         println!("skipped: {name}: make roundtrip runs it");
         return None;
     }

@@ -1,6 +1,6 @@
 //! Public RDB and append-only files: what a real server loads comes back equal by DEBUG DIGEST; what none of them loads is told.
 
-use super::{Findings, piece};
+use super::{Findings, is_large, piece};
 use crate::harness::{Repo, free_port, server};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,25 +13,28 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// One on a folder that is as it should be, or none if the server refuses what is in it.
-    fn on(binary: &Path, dir: &Path, args: &[&str]) -> Option<Self> {
+    /// One on a folder that is as it should be, or what the server says where it refuses what is in it.
+    fn on(binary: &Path, dir: &Path, args: &[&str]) -> Result<Self, String> {
         let port = free_port();
         // Corrupt files make servers ask for memory without end.
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -v 8000000; ulimit -t 300; exec \"$0\" \"$@\""]).arg(binary);
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
         command.args(["--save", "", "--enable-debug-command", "local"]);
+        // Else it waits for five seconds for more replicas.
+        command.args(["--repl-diskless-sync-delay", "0"]);
         command.arg("--dir").arg(dir).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = dir.join("log");
+        command.stdin(Stdio::null()).stdout(std::fs::File::create(&log).unwrap()).stderr(Stdio::null());
         let mut loaded = Self { process: command.spawn().unwrap(), port };
         let start = Instant::now();
         while loaded.ask(&["PING"]).as_deref() != Some("PONG") {
             if loaded.process.try_wait().unwrap().is_some() || start.elapsed() > Duration::from_secs(20) {
-                return None;
+                return Err(std::fs::read_to_string(log).unwrap());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some(loaded)
+        Ok(loaded)
     }
 
     fn ask(&self, args: &[&str]) -> Option<String> {
@@ -106,33 +109,44 @@ fn esker(repo: &Repo, args: &[&str]) -> Result<(), String> {
     Err(format!("'esker {}' ended with {code}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr)))
 }
 
-/// What the latest snapshot restores to, into an empty server.
-fn restored(repo: &Repo, empty: &Loaded) -> Result<String, String> {
+/// Restores the latest snapshot into an empty server.
+fn restore(repo: &Repo, empty: &Loaded) -> Result<(), String> {
     empty.ask(&["FLUSHALL"]).unwrap();
     empty.ask(&["FUNCTION", "FLUSH"]).unwrap();
-    esker(repo, &["restore", "latest", "--to", &empty.url(), "--whole", "--yes"])?;
-    Ok(empty.state())
+    esker(repo, &["restore", "latest", "--to", &empty.url(), "--whole", "--yes"])
 }
 
-fn same(way: &str, found: Result<String, String>, wanted: &str) -> Result<(), String> {
-    let found = found?;
+fn same(way: &str, found: &Loaded, wanted: &Loaded) -> Result<(), String> {
+    if found.state() == wanted.state() {
+        return Ok(());
+    }
+    // Fields of hashes whose expiry has passed are removed some time after they were loaded.
+    std::thread::sleep(Duration::from_secs(3));
+    let (found, wanted) = (found.state(), wanted.state());
     if found == wanted { Ok(()) } else { Err(format!("{way}: {found} instead of {wanted}")) }
 }
 
-/// A dump that a server has loaded: as a file, as a dump for a server, and from the live server.
+/// A dump that a server has loaded: key by key; where all is asked for, as a file and from the live server, too.
 fn dump(repo: &Repo, binary: &Path, file: &Path, loaded: &Loaded, empty: &Loaded) -> Result<(), String> {
-    let wanted = loaded.state();
     esker(repo, &["backup", &format!("redis+rdb://{}", file.display())])?;
-    let out = format!("out-{}", free_port());
-    esker(repo, &["restore", "latest", "--target", &out])?;
-    let found = Command::new("find").arg(repo.path(&out)).args(["-name", "*.rdb"]).output().unwrap();
-    let found = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim_end());
-    let again = Loaded::on(binary, &folder_with(repo, &found, "dump.rdb"), &["--dbfilename", "dump.rdb"]);
-    let again = again.ok_or("the server does not load the dump that came back".to_owned())?;
-    same("the dump that came back", Ok(again.state()), &wanted)?;
-    same("key by key", restored(repo, empty), &wanted)?;
-    esker(repo, &["backup", &loaded.url()])?;
-    same("key by key, from the live server", restored(repo, empty), &wanted)
+    if is_large() {
+        let out = format!("out-{}", free_port());
+        esker(repo, &["restore", "latest", "--target", &out])?;
+        let found = Command::new("find").arg(repo.path(&out)).args(["-name", "*.rdb"]).output().unwrap();
+        let found = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim_end());
+        let again = Loaded::on(binary, &folder_with(repo, &found, "dump.rdb"), &["--dbfilename", "dump.rdb"]);
+        let again =
+            again.map_err(|log| format!("the server does not load the dump that came back: {log}"))?;
+        same("the dump that came back", &again, loaded)?;
+    }
+    restore(repo, empty)?;
+    same("key by key", empty, loaded)?;
+    if is_large() {
+        esker(repo, &["backup", &loaded.url()])?;
+        restore(repo, empty)?;
+        same("key by key, from the live server", empty, loaded)?;
+    }
+    Ok(())
 }
 
 /// What no server loads must not be a good snapshot without a word.
@@ -166,24 +180,44 @@ fn dumps(name: &str) {
         .collect();
     for file in files(&folder, "rdb") {
         let shown = file.file_name().unwrap().to_string_lossy().into_owned();
-        let mut loads = false;
+        let mut said = vec![];
         for (binary, empty) in servers().iter().zip(&empty) {
             let dir = folder_with(&repo, &file, "dump.rdb");
-            let Some(loaded) = Loaded::on(binary, &dir, &["--dbfilename", "dump.rdb"]) else { continue };
-            loads = true;
+            let loaded = match Loaded::on(binary, &dir, &["--dbfilename", "dump.rdb"]) {
+                Ok(loaded) => loaded,
+                Err(log) => {
+                    said.push(log);
+                    continue;
+                }
+            };
             (compared, keys) = (compared + 1, keys + loaded.keys());
-            if let Err(why) = dump(&repo, binary, &file, &loaded, empty) {
-                findings.differs(&format!("{shown}, {}: {why}", binary.display()));
+            let back = dump(&repo, binary, &file, &loaded, empty);
+            // Of a file that its authors made corrupt, servers leave out what is, and esker says so.
+            let is_told = |why: &String| {
+                shown.starts_with("corrupt")
+                    && (why.contains("ended with 3:") || why.contains("ended with 21:"))
+            };
+            match back {
+                Err(why) if is_told(&why) => refusals += 1,
+                Err(why) => findings.differs(&format!("{shown}, {}: {why}", binary.display())),
+                Ok(()) => {}
+            }
+            if !is_large() {
+                break;
             }
         }
-        if !loads {
+        if said.iter().any(|log| log.contains("module")) {
+            println!("{name}: {shown} needs a module that is not here");
+        } else if said.len() == servers().len() {
             refusals += 1;
             if let Err(why) = refused(&repo, &format!("redis+rdb://{}", file.display())) {
                 findings.differs(&format!("{shown}: {why}"));
             }
         }
     }
-    println!("{name}: {compared} dumps with {keys} keys compared, {refusals} that no server loads");
+    println!(
+        "{name}: {compared} dumps with {keys} keys compared, {refusals} refused by servers and by esker"
+    );
     findings.end();
 }
 
@@ -217,7 +251,8 @@ fn append_only_files_of_redis_itself() {
         std::fs::create_dir(&empty).unwrap();
         let empty = Loaded::on(binary, &empty, &[]).unwrap();
         let back = esker(&repo, &["backup", &format!("redis+aof://{}", file.display())])
-            .and_then(|()| same("key by key", restored(&repo, &empty), &loaded.state()));
+            .and_then(|()| restore(&repo, &empty))
+            .and_then(|()| same("key by key", &empty, &loaded));
         if let Err(why) = back {
             findings.differs(&format!("{shown}: {why}"));
         }
