@@ -7,6 +7,7 @@ mod mysqltest;
 mod postgres;
 mod rdb;
 
+use crate::harness::Repo;
 use std::path::PathBuf;
 
 /// A folder that scripts/roundtrip.sh fetched.
@@ -57,14 +58,20 @@ impl Findings {
         self.differences.push(what);
     }
 
+    /// Runs esker; whether it succeeded.
+    fn run(&mut self, repo: &Repo, args: &[&str]) -> bool {
+        let output = repo.run(args);
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            self.differs(&format!("'esker {}': {}: {text}", args.join(" "), output.status));
+        }
+        output.status.success()
+    }
+
     /// Fails if anything was noted.
     fn end(self) {
-        assert!(
-            self.differences.is_empty(),
-            "{}: {} differences:\n{}",
-            self.name,
-            self.differences.len(),
-            self.differences.join("\n")
-        );
+        let first: Vec<_> = self.differences.iter().take(100).map(String::as_str).collect();
+        let count = self.differences.len();
+        assert!(count == 0, "{}: {count} differences:\n{}", self.name, first.join("\n"));
     }
 }

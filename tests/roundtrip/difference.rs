@@ -1,25 +1,37 @@
 //! How two dumps in SQL differ, by the objects that are in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of objects that are in one dump and not, or not the same, in the other, each with the first line that differs. None
 /// of them if the texts are equal.
 pub(super) fn between(wanted: &str, found: &str) -> Vec<String> {
+    beside(&BTreeSet::new(), wanted, found)
+}
+
+/// Names of objects that are not the same in two dumps.
+pub(super) fn names<'a>(one: &'a str, other: &'a str) -> BTreeSet<&'a str> {
+    let (one, other) = (objects(one), objects(other));
+    let all = one.keys().chain(other.keys()).copied();
+    all.filter(|name| one.get(name) != other.get(name)).collect()
+}
+
+/// As [`between`], without objects of these names.
+pub(super) fn beside(left_out: &BTreeSet<&str>, wanted: &str, found: &str) -> Vec<String> {
     if wanted == found {
         return vec![];
     }
     let (wanted, found) = (objects(wanted), objects(found));
     let mut different = vec![];
-    for (name, text) in &wanted {
+    for (name, text) in wanted.iter().filter(|(name, _)| !left_out.contains(*name)) {
         match found.get(name) {
             None => different.push(format!("{name} is missing")),
             Some(other) if other != text => different.push(format!("{name}: {}", first(text, other))),
             Some(_) => {}
         }
     }
-    different
-        .extend(found.keys().filter(|name| !wanted.contains_key(*name)).map(|name| format!("{name} is new")));
-    if different.is_empty() {
+    let new = found.keys().filter(|name| !wanted.contains_key(*name) && !left_out.contains(*name));
+    different.extend(new.map(|name| format!("{name} is new")));
+    if different.is_empty() && left_out.is_empty() {
         different.push("the same objects in another order".into());
     }
     different

@@ -2,7 +2,7 @@
 
 use super::{Findings, difference, large_piece};
 use crate::harness::{Repo, run};
-use crate::pg::{Postgres, expect_success};
+use crate::pg::{Postgres, bin, expect_success};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -106,7 +106,9 @@ fn regression_database(version: u32) {
     let name = format!("postgres-{version}");
     let Some(piece) = large_piece(&name) else { return };
     let mut findings = Findings::new(name.clone());
-    let repo = Repo::new();
+    // pg_dump is looked for on PATH.
+    let path = format!("{}:{}", bin(version).display(), std::env::var("PATH").unwrap());
+    let repo = Repo::new().with("PATH", &path);
     let server = cluster(&repo, version, "pg");
     let folder = tests(&repo, &server, &piece);
     let tests = regress(&server, &folder);
@@ -114,16 +116,10 @@ fn regression_database(version: u32) {
     let baseline = cluster(&repo, version, "baseline");
     copied(&server, &baseline);
     let target = cluster(&repo, version, "target");
-    for args in [&["backup", &server.url()][..], &["restore", "latest", "--to", &target.url()]] {
-        let output = repo.run(args);
-        if !output.status.success() {
-            findings.differs(&format!(
-                "{}: {}: {}",
-                args[0],
-                output.status,
-                String::from_utf8_lossy(&output.stderr)
-            ));
-        }
+    let is_back = findings.run(&repo, &["backup", &server.url()])
+        && findings.run(&repo, &["restore", "latest", "--to", &target.url()]);
+    if !is_back {
+        return findings.end();
     }
     let (wanted, found) = (dumped(&baseline), dumped(&target));
     for difference in difference::between(&wanted, &found) {
