@@ -89,8 +89,8 @@ pub(super) fn refuse_conflicts(
 pub(super) fn beside(target: &str, taken: &BTreeSet<String>) -> String {
     let head = target.char_indices().map(|(at, letter)| at + letter.len_utf8()).take_while(|end| *end <= 200);
     let head = &target[..head.last().unwrap_or_default()];
-    let names = (1..u64::MAX).map(|number| format!("{head}.esker-{number}"));
-    names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default()
+    let mut names = (1..u64::MAX).map(|number| format!("{head}.esker-{number}"));
+    names.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 #[cfg(test)]

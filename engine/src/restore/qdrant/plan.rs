@@ -195,6 +195,8 @@ fn refuse_newer(stored: &Collection, version: &str) -> Result<()> {
 
 /// Decides on aliases: the server's own stay what they are, and those of a collection that is replaced are put back.
 fn set_aliases(steps: &mut [Step], aliases: &BTreeMap<String, String>, names: &BTreeSet<String>) {
+    // Two servers of one snapshot may have an alias of one name.
+    let mut given: BTreeSet<String> = BTreeSet::new();
     for step in steps.iter_mut() {
         let own = aliases.iter().filter(|(_, of)| **of == step.target).map(|(alias, _)| alias.clone());
         step.aliases.extend(own.filter(|_| step.beside.is_some()));
@@ -210,7 +212,12 @@ fn set_aliases(steps: &mut [Step], aliases: &BTreeMap<String, String>, names: &B
                 None if names.contains(alias) => {
                     step.left.insert(alias.clone(), "there is a collection of that name".into());
                 }
-                _ => drop(step.aliases.insert(alias.clone())),
+                _ if !given.insert(alias.clone()) => {
+                    step.left.insert(alias.clone(), "another collection of this restore has it".into());
+                }
+                _ => {
+                    step.aliases.insert(alias.clone());
+                }
             }
         }
     }

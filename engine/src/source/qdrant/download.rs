@@ -67,25 +67,16 @@ impl Shard {
 
     /// What a refusal means: of a collection that is gone, and was not asked for by its name, that it is left out.
     fn error(&self, failed: Failed) -> SourceError {
-        let gone = failed.status == Some(404) && matches!(self.server.collection(&self.collection), Ok(None));
-        if gone && !self.named {
-            self.details
-                .borrow_mut()
-                .insert(super::gone(&self.collection), "removed while it was read".into());
-            let why = "the collection was removed while the server was read; it is left out";
-            return SourceError::new(
-                SourceErrorKind::Item,
-                super::shown(&self.server, &self.collection),
-                why,
-            );
+        if failed.status == Some(404)
+            && let Some(gone) = self.gone()
+        {
+            return gone;
         }
         let SourceError { kind, what, why } = failed.error;
         let kind = if self.keep_going && failed.status.is_some() { SourceErrorKind::Item } else { kind };
         SourceError { kind, what, why: format!("shard {} of '{}': {why}", self.number, self.collection) }
     }
-}
 
-impl Shard {
     /// That the collection was removed meanwhile, if it was, and was not asked for by its name.
     fn gone(&self) -> Option<SourceError> {
         if self.named || !matches!(self.server.collection(&self.collection), Ok(None)) {
