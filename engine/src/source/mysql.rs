@@ -232,7 +232,7 @@ impl MysqlSource {
         if self.server.query("SELECT 1 FROM mysql.global_priv LIMIT 1").is_err() {
             return Ok(VecDeque::new());
         }
-        let item = |what: &str, file: &str| {
+        let item = |what: &str, file: &str| -> Result<Item, SourceError> {
             let mut command = self.server.command(DUMP)?;
             command.args([&format!("--system={what}"), "--insert-ignore", "--skip-dump-date"]);
             let name = format!("{} ({what})", self.server.shown);
