@@ -68,7 +68,7 @@ pub(crate) struct LiveArgs {
     pub(super) whole: bool,
     /// Of an append-only file: its base without the commands after it, which is what single keys can be had from
     #[arg(long, requires = "to")]
-    base_only: bool,
+    pub(super) base_only: bool,
     /// With --whole: no snapshot of what is there before it is removed
     #[arg(long, requires = "whole")]
     no_safety_snapshot: bool,

@@ -18,6 +18,7 @@ fn refuse_others(args: &super::Args) -> Result<(), Failure> {
         ("--map-prefix", !live.map_prefix.is_empty()),
         ("--db", live.db.is_some()),
         ("--keys-from", live.keys_from.is_some()),
+        ("--base-only", live.base_only),
         ("--database", !live.database.is_empty()),
         ("--table", !live.table.is_empty()),
         ("--time", args.time.is_some()),
