@@ -435,7 +435,7 @@ mod tests {
         splitter.push(b".\nSELECT 1;");
         assert!(splitter.rows(&mut rows));
         assert_eq!(rows, b"a;\\.\n");
-        assert_eq!(splitter.next_piece(false), Some(Piece::Statement(b"SELECT 1".to_vec())));
+        assert_eq!(splitter.next_piece(true), Some(Piece::Statement(b"SELECT 1".to_vec())));
     }
 
     #[test]

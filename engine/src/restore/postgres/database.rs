@@ -247,7 +247,9 @@ fn unquoted(value: &str) -> String {
     match tokens(value).first() {
         Some(Token { kind: Kind::Text, text, .. }) => {
             let escapes = text.starts_with(['e', 'E']);
-            let inner = text.trim_start_matches(['e', 'E']).trim_matches('\'').replace("''", "'");
+            let inner = text.trim_start_matches(['e', 'E']);
+            let inner = inner.strip_prefix('\'').and_then(|inner| inner.strip_suffix('\'')).unwrap_or(inner);
+            let inner = inner.replace("''", "'");
             if escapes { inner.replace("\\\\", "\\") } else { inner }
         }
         Some(token) => token.name().unwrap_or_else(|| value.to_owned()),
