@@ -9,7 +9,7 @@ use serde_json::Value;
 #[test]
 fn a_second_night_costs_what_changed_and_comes_back() {
     let count: u32 =
-        std::env::var("ESKER_QDRANT_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000);
+        std::env::var("ESKER_QDRANT_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
     let repo = Repo::new();
     let qdrant = Qdrant::start(&repo.path("qdrant"), None);
     qdrant.client(&format!("fill('things', {count}); fill('few', 100, 7)"));
