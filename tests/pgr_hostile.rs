@@ -106,28 +106,14 @@ fn tenants(server: &Postgres) {
         server.sql("postgres", &format!("CREATE DATABASE {name}_db OWNER {name}"));
     }
     sql_as(server, "alice", "alice_db", "CREATE TABLE t AS SELECT generate_series(1, 1000) i; CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'").unwrap();
-    let mut made = 0;
     for (number, text) in SEAMS.iter().enumerate() {
-        for statement in hostile(number, text) {
-            match sql_as(server, "mallory", "mallory_db", &statement) {
-                Ok(()) => made += 1,
-                // A text may end what stands around it: then the tenant cannot make that, either.
-                Err(error) => assert!(
-                    error.contains("syntax error") || error.contains("unterminated"),
-                    "{statement}: {error}"
-                ),
-            }
-        }
-        let name: String = text.chars().take(50).collect();
-        sql_as(
-            server,
-            "mallory",
-            "postgres",
-            &format!("CREATE DATABASE \"d{}{number}\"", name.replace('"', "\"\"")),
-        )
-        .unwrap();
+        sql_as(server, "mallory", "mallory_db", &hostile(number, text).join(";\n")).unwrap();
     }
-    assert!(made > SEAMS.len() * 24, "{made} statements passed");
+    // Some are names of databases, too.
+    for number in [0, 4, 7] {
+        let name = SEAMS[number].chars().take(50).collect::<String>().replace('"', "\"\"");
+        sql_as(server, "mallory", "postgres", &format!("CREATE DATABASE \"d{name}{number}\"")).unwrap();
+    }
     sql_as(server, "mallory", "mallory_db", SHADOWS).unwrap();
 }
 
@@ -246,5 +232,5 @@ fn a_tenants_database_restored_by_the_tenant_runs_nothing_as_administrator() {
     let own = server.url().replace("postgres:sesame", "mallory:x");
     repo.ok(["restore", "latest", "--to", &format!("{own}/back"), "--no-owner"]);
     assert_eq!(is_super(&server), "postgres");
-    assert_eq!(server.sql("back", "SELECT count(*) FROM public.checked"), "1");
+    assert_eq!(server.sql("back", "TABLE public.checked"), "1");
 }

@@ -59,7 +59,7 @@ impl<'a> Script<'a> {
     pub fn finish(&mut self) -> PgResult<()> {
         self.advance(true)?;
         match self.in_rows {
-            true => Err(PgError::Lost("the dump ends within the rows of a table".into())),
+            true => Err(refused("the dump ends within the rows of a table".into())),
             false => Ok(()),
         }
     }
@@ -103,6 +103,11 @@ impl<'a> Script<'a> {
     }
 }
 
+/// What is refused before the server could: a syntax error.
+fn refused(message: String) -> PgError {
+    PgError::Refused { code: "42601".into(), message }
+}
+
 /// pg_dump frames its dumps with `\restrict`; nothing else that begins so comes from it.
 fn refuse_command(line: &[u8]) -> PgResult<()> {
     let line = String::from_utf8_lossy(line).trim_end().to_owned();
@@ -110,7 +115,7 @@ fn refuse_command(line: &[u8]) -> PgResult<()> {
     if matches!(word, "\\restrict" | "\\unrestrict" | "\\.") {
         return Ok(());
     }
-    Err(PgError::Lost(format!(
+    Err(refused(format!(
         "the dump holds a command of psql, {line:?}, which no dump needs and which is not run; a name with a line break can bring one into dumps of old pg_dumps: 'esker restore --target' gives the file to look at"
     )))
 }
@@ -118,7 +123,7 @@ fn refuse_command(line: &[u8]) -> PgResult<()> {
 impl Write for Script<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if self.splitter.waiting() > MAX_STATEMENT {
-            self.failure = Some(PgError::Lost("a statement of the dump does not end".into()));
+            self.failure = Some(refused("a statement of the dump does not end".into()));
             return Err(std::io::Error::other("a statement does not end"));
         }
         self.splitter.push(bytes);
