@@ -74,7 +74,9 @@ impl Known {
                 let words = label.split("__").skip(1).filter(|word| *word != "subcmd");
                 command = Some(words.collect::<Vec<_>>().join(" "));
             }
-            if let (Some(words), Some(command)) = (line.strip_prefix("opts=\""), command.take()) {
+            if let Some(words) = line.strip_prefix("opts=\"")
+                && let Some(command) = command.take()
+            {
                 let words = words.trim_end_matches('"').split_whitespace().map(str::to_owned);
                 commands.insert(command, words.collect());
             }
@@ -155,7 +157,8 @@ fn calls(line: &str, is_code: bool) -> Vec<&str> {
 }
 
 fn is_plain(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
 }
 
 /// What is wrong with a call.
@@ -210,7 +213,7 @@ fn every_flag_and_command_that_is_named_is_one_that_there_is() {
         }
     }
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(count > 500, "only {count} were found: the look is wrong");
+    assert!(count > 400, "only {count} were found: the look is wrong");
 }
 
 #[test]
