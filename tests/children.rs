@@ -55,7 +55,7 @@ fn programs_are_started_in_one_place() {
 /// In front of the real programs: a `mariadb` that fails when it is given a table to make, and is the real one else.
 fn failing_client(folder: &Path) {
     std::fs::create_dir(folder).unwrap();
-    let script = "#!/bin/sh\ninput=$(mktemp)\ncat > $input\n\
+    let script = "#!/bin/sh\ninput=$0.$$\ncat > $input\n\
         if grep -q 'CREATE TABLE' $input; then echo 'ERROR 1105 (HY000): it does not want to' >&2; exit 1; fi\n\
         exec /usr/bin/mariadb \"$@\" < $input\n";
     let path = folder.join("mariadb");
