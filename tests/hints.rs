@@ -18,6 +18,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--clean",
             "--create",
             "--dbname",
+            "--exclude-table",
+            "--exclude-table-data",
             "--exit-on-error",
             "--format",
             "--if-exists",
@@ -35,6 +37,13 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--compact",
             "--connect-timeout",
             "--databases",
+            "--comments",
+            "--defaults-file",
+            "--dump-history",
+            "--skip-add-locks",
+            "--skip-events",
+            "--skip-routines",
+            "--skip-triggers",
             "--default-character-set",
             "--defaults-extra-file",
             "--events",
@@ -74,7 +83,9 @@ impl Known {
                 let words = label.split("__").skip(1).filter(|word| *word != "subcmd");
                 command = Some(words.collect::<Vec<_>>().join(" "));
             }
-            if let (Some(words), Some(command)) = (line.strip_prefix("opts=\""), command.take()) {
+            if let Some(words) = line.strip_prefix("opts=\"")
+                && let Some(command) = command.take()
+            {
                 let words = words.trim_end_matches('"').split_whitespace().map(str::to_owned);
                 commands.insert(command, words.collect());
             }
@@ -155,7 +166,8 @@ fn calls(line: &str, is_code: bool) -> Vec<&str> {
 }
 
 fn is_plain(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
 }
 
 /// What is wrong with a call.
@@ -210,7 +222,7 @@ fn every_flag_and_command_that_is_named_is_one_that_there_is() {
         }
     }
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(count > 500, "only {count} were found: the look is wrong");
+    assert!(count > 400, "only {count} were found: the look is wrong");
 }
 
 #[test]
@@ -241,7 +253,7 @@ fn settings(repo: &Repo) -> BTreeSet<String> {
     let help = repo.ok(["--help"]);
     let text: String = help.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let list = text.split("Set KEY=VALUE:").nth(1).unwrap().split("--json").next().unwrap();
-    let words = list.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.'));
+    let words = list.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-'));
     words.map(|word| word.trim_matches('.')).filter(|word| word.contains('.')).map(str::to_owned).collect()
 }
 
@@ -260,10 +272,10 @@ fn every_setting_that_is_named_is_one_that_there_is() {
         for (at, _) in text.match_indices("-o ") {
             let word =
                 text[at + 3..].split(|c: char| c.is_whitespace() || "='`\"".contains(c)).next().unwrap();
-            if word.contains('.') && is_plain(&word.replace(|c: char| c == '.' || c.is_ascii_digit(), "")) {
-                if !known.contains(word) {
-                    wrong.push(format!("{}: {word}", path.display()));
-                }
+            let is_key =
+                word.contains('.') && is_plain(&word.replace(|c: char| c == '.' || c.is_ascii_digit(), ""));
+            if is_key && !known.contains(word) {
+                wrong.push(format!("{}: {word}", path.display()));
             }
         }
         // The parser's own keys stand in the help.
