@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fetches what tests/roundtrip.rs backs up and restores: material that others wrote, from Debian packages, their sources and a crate.
 #   PostgreSQL's regression tests of 15 and 18, with regress.so; MariaDB's test suites; the RDB and append-only
-#   files of Redis and of two parsers.
+#   files of Redis and of two parsers; sakila.
 # Each piece is a folder of the cache that is whole once it is there. One that cannot be had is skipped with a message, and so are its tests.
 # roundtrip.sh [short]: short leaves out what takes minutes to run. Nothing is installed; apt works with lists and a cache of its own.
 set -uo pipefail
@@ -129,9 +129,15 @@ crate() {
     [ -n "$archive" ] && tar xf "$archive"
 }
 
+sakila() {
+    sources release percona-toolkit '*/sandbox/sakila-db/*' || return
+    mv sandbox/sakila-db/*.sql . && rm -r sandbox
+}
+
 piece rdb-redis rdb sources release redis '*/tests/assets/*'
 piece rdb-cupcake rdb unpacked release golang-github-cupcake-rdb-dev
 piece rdb-rust rdb crate rdb@0.4.0
+piece sakila sakila
 [ "${1:-}" = short ] && exit 0
 piece mariadb mariadb
 piece postgres-15 regression_15
