@@ -17,7 +17,8 @@ trap 'rm -rf "$work"' EXIT
 # configure release|testing: the machine's own mirror of Debian, binary and source lists
 configure() {
     local folder=$cache/apt/$1
-    [ -e "$folder/ready" ] && return
+    # Lists older than a day name what the mirror has replaced since.
+    [ -n "$(find "$folder/ready" -mtime -1 2>/dev/null)" ] && return
     mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg targets option=
     [ -e "$keys" ] && option="[signed-by=$keys]"
@@ -55,7 +56,7 @@ sources() {
     for version in $(apt "$suite" apt-cache showsrc --only-source "$package" | sed -n "s/^Version: //p" | sort -Vr); do
         (cd source && apt "$suite" apt-get -qq --download-only source "$package=$version") >&2 && break
     done
-    archive=$(find source -name '*.orig.tar.*' ! -name '*.asc')
+    archive=$(find source -name '*.orig.tar.*' ! -name '*.asc' | head -n 1)
     [ -n "$archive" ] && tar xf "$archive" --strip-components 1 --wildcards "$@" && rm -r source
 }
 
