@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fetches what tests/roundtrip.rs backs up and restores: material that others wrote, from Debian packages, their sources and a crate.
 #   PostgreSQL's regression tests of 15 and 18, with regress.so; MariaDB's test suites; the RDB and append-only
-#   files of Redis and of two parsers.
+#   files of Redis and of two parsers; sakila.
 # Each piece is a folder of the cache that is whole once it is there. One that cannot be had is skipped with a message, and so are its tests.
 # roundtrip.sh [short]: short leaves out what takes minutes to run. Nothing is installed; apt works with lists and a cache of its own.
 set -uo pipefail
@@ -17,7 +17,8 @@ trap 'rm -rf "$work"' EXIT
 # configure release|testing: the machine's own mirror of Debian, binary and source lists
 configure() {
     local folder=$cache/apt/$1
-    [ -e "$folder/ready" ] && return
+    # Lists older than a day name what the mirror has replaced since.
+    [ -n "$(find "$folder/ready" -mtime -1 2>/dev/null)" ] && return
     mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg targets option=
     [ -e "$keys" ] && option="[signed-by=$keys]"
@@ -55,7 +56,7 @@ sources() {
     for version in $(apt "$suite" apt-cache showsrc --only-source "$package" | sed -n "s/^Version: //p" | sort -Vr); do
         (cd source && apt "$suite" apt-get -qq --download-only source "$package=$version") >&2 && break
     done
-    archive=$(find source -name '*.orig.tar.*' ! -name '*.asc')
+    archive=$(find source -name '*.orig.tar.*' ! -name '*.asc' | head -n 1)
     [ -n "$archive" ] && tar xf "$archive" --strip-components 1 --wildcards "$@" && rm -r source
 }
 
@@ -129,9 +130,15 @@ crate() {
     [ -n "$archive" ] && tar xf "$archive"
 }
 
+sakila() {
+    sources release percona-toolkit '*/sandbox/sakila-db/*' || return
+    mv sandbox/sakila-db/*.sql . && rm -r sandbox
+}
+
 piece rdb-redis rdb sources release redis '*/tests/assets/*'
 piece rdb-cupcake rdb unpacked release golang-github-cupcake-rdb-dev
 piece rdb-rust rdb crate rdb@0.4.0
+piece sakila sakila
 [ "${1:-}" = short ] && exit 0
 piece mariadb mariadb
 piece postgres-15 regression_15

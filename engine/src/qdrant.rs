@@ -190,6 +190,7 @@ impl Qdrant {
 
 /// A client that is not built yet.
 fn builder(options: &UrlOptions) -> Result<reqwest::ClientBuilder, String> {
+    options.tls.check()?;
     let mut client = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         // Between two requests a shard may be copied: by then the server has hung up on a connection that waits.

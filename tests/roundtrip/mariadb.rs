@@ -2,7 +2,7 @@
 //! back. What that does not bring back does not count.
 
 use super::mysqltest::{DELIMITER, statements};
-use super::{Findings, difference, large_piece};
+use super::{Findings, difference, large_piece, piece};
 use crate::harness::{Repo, expect};
 use crate::mariadb::Maria;
 use std::collections::{BTreeMap, BTreeSet};
@@ -221,10 +221,9 @@ fn compare(way: &str, database: &str, wanted: &Wanted, target: &Maria, findings:
     }
 }
 
-#[test]
-fn schemas_of_mariadbs_own_tests() {
-    let Some(piece) = large_piece("mariadb") else { return };
-    let mut findings = Findings::new("mariadb");
+/// The databases of a server, there and back: what MariaDB's own programs bring back is what esker must.
+fn there_and_back(name: &str, make: impl Fn(&Maria) -> Vec<String>) {
+    let mut findings = Findings::new(name);
     let repo = Repo::new();
     let [server, baseline, target, whole] =
         ["my", "baseline", "target", "whole"].map(|folder| Maria::start(&repo, folder));
@@ -232,22 +231,19 @@ fn schemas_of_mariadbs_own_tests() {
         server.root("SET GLOBAL innodb_flush_log_at_trx_commit = 0, sync_frm = 0");
     }
     let mut wanted = BTreeMap::new();
-    let scripts = scripts(&piece);
-    println!("mariadb: {} scripts", scripts.len());
-    for (database, script) in scripts {
-        made(&server, &database, &script);
+    for database in make(&server) {
         match copied(&server, &baseline, &database) {
             Ok(copy) => _ = wanted.insert(database, copy),
             Err(why) => {
                 println!(
-                    "mariadb: {database} does not count, as its own dump does not come back: {}",
+                    "{name}: {database} does not count, as its own dump does not come back: {}",
                     why.trim_end()
                 );
                 server.root(&format!("DROP DATABASE `{database}`"));
             }
         }
     }
-    println!("mariadb: {}", counted(&server));
+    println!("{name}: {}", counted(&server));
     findings.run(&repo, &["backup", &server.url()]);
     for (database, wanted) in &wanted {
         // Each compared before the next: none brings what is another's.
@@ -261,8 +257,33 @@ fn schemas_of_mariadbs_own_tests() {
     }
     let left_out: usize = wanted.values().map(|wanted| wanted.left_out.len()).sum();
     println!(
-        "mariadb: {} databases compared, without {left_out} stretches that its own dump changes",
+        "{name}: {} databases compared, without {left_out} stretches that its own dump changes",
         wanted.len()
     );
     findings.end();
+}
+
+#[test]
+fn sakila_beside_another_database() {
+    let Some(piece) = piece("sakila") else { return };
+    there_and_back("sakila", |server| {
+        for name in ["sakila-schema.sql", "sakila-data.sql"] {
+            expect(&run_sql(server, "mysql", false, &std::fs::read(piece.join(name)).unwrap()), 0);
+        }
+        server.root("CREATE DATABASE zoo; CREATE TABLE zoo.t (a int); INSERT INTO zoo.t VALUES (1); CREATE VIEW zoo.v AS SELECT a + 1 FROM zoo.t");
+        vec!["sakila".into(), "zoo".into()]
+    });
+}
+
+#[test]
+fn schemas_of_mariadbs_own_tests() {
+    let Some(piece) = large_piece("mariadb") else { return };
+    let scripts = scripts(&piece);
+    println!("mariadb: {} scripts", scripts.len());
+    there_and_back("mariadb", |server| {
+        for (database, script) in &scripts {
+            made(server, database, script);
+        }
+        scripts.keys().cloned().collect()
+    });
 }
