@@ -13,8 +13,13 @@ pub(in crate::source) fn is_header(block: &[u8]) -> bool {
         .enumerate()
         .map(|(at, byte)| u64::from(if (148..156).contains(&at) { b' ' } else { *byte }))
         .sum();
-    octal(&block[148..156]) == Some(sum)
-        && (&block[257..262] == b"ustar" || block[257..512].iter().all(|byte| *byte == 0))
+    octal(&block[148..156]) == Some(sum) && (&block[257..262] == b"ustar" || is_before_ustar(block))
+}
+
+/// Whether nothing stands where headers before ustar have nothing; GNU tar fills in a device's number all the same.
+fn is_before_ustar(block: &[u8]) -> bool {
+    let mut rest = block[..BLOCK].iter().enumerate().skip(257);
+    rest.all(|(at, byte)| *byte == 0 || ((329..345).contains(&at) && byte.is_ascii_digit()))
 }
 
 /// A number in octal digits, or in base 256 if its first bit is set.
