@@ -84,7 +84,8 @@ fn tablespaces_that_cannot_be_made_are_found_first() {
             "0"
         );
         let without = |text: &str| {
-            let counts = |line: &&str| !(line.is_empty() || line.starts_with("--") || line.contains("tablespace"));
+            let counts =
+                |line: &&str| !(line.is_empty() || line.starts_with("--") || line.contains("tablespace"));
             text.lines().filter(counts).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(without(&dumped_whole(&target, "plainone")), without(&inside));

@@ -312,7 +312,9 @@ impl Work<'_> {
                 |error| Error::Target { op: "write", path: "a list for pg_restore".into(), source: error };
             let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
             // pg_restore goes by the order of the list.
-            for entry in plan.entries() {
+            let (last, first): (Vec<_>, Vec<_>) =
+                plan.entries().partition(|entry| chosen.last.contains(&entry.id));
+            for entry in first.iter().chain(&last) {
                 writeln!(file, "{};", entry.id).map_err(failed)?;
             }
             file.flush().map_err(failed)?;

@@ -150,11 +150,14 @@ impl Definition {
             }
         }
         if !no_owner {
-            if !self.owner.is_empty() {
-                all.push(format!("ALTER DATABASE {ident} OWNER TO {}", quoted_name(&self.owner)));
+            let owner = Some(quoted_name(&self.owner)).filter(|_| !self.owner.is_empty());
+            if let Some(owner) = &owner {
+                all.push(format!("ALTER DATABASE {ident} OWNER TO {owner}"));
+                all.push(format!("REVOKE ALL ON DATABASE {ident} FROM {owner}"));
             }
-            // The dump's statements begin with what PostgreSQL gives to everybody.
+            // What PostgreSQL gives to everybody and to the owner, in its order: the dump's statements begin with that.
             all.push(format!("GRANT CONNECT, TEMPORARY ON DATABASE {ident} TO PUBLIC"));
+            all.extend(owner.map(|owner| format!("GRANT ALL ON DATABASE {ident} TO {owner}")));
             for statement in &self.privileges {
                 all.push(renamed(statement, &ident)?);
             }

@@ -15,6 +15,9 @@ use std::collections::BTreeSet;
 pub(super) struct Chosen {
     /// Their numbers.
     pub(super) ids: BTreeSet<i64>,
+    /// Of these, what has to come last: a partition is attached to a table that is there when its own indexes are made,
+    /// which the server then takes for the table's.
+    pub(super) last: BTreeSet<i64>,
     /// Whether tables that are there go first.
     pub(super) replaces: bool,
     /// Types that are there with another definition than the dump's, and stay as they are.
@@ -127,7 +130,19 @@ pub(super) fn choose(
     let (known, grounds, left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut closure = Closure { toc, session, ids: own, known, there: grounds, left };
     closure.complete().map_err(failed)?;
-    let Closure { ids, there, left, .. } = closure;
+    let Closure { mut ids, there, left, .. } = closure;
+    let to_others = |kind: &str| -> BTreeSet<i64> {
+        let chosen = toc.entries.iter().filter(|entry| entry.kind == kind && ids.contains(&entry.id));
+        let is_other = |id: &i64| {
+            let counts = |needed: &TocEntry| {
+                is_relation(needed) || matches!(needed.kind.as_str(), "INDEX" | "CONSTRAINT")
+            };
+            !ids.contains(id) && toc.get(*id).is_some_and(counts)
+        };
+        chosen.filter(|entry| entry.needs.iter().any(is_other)).map(|entry| entry.id).collect()
+    };
+    let (last, follows) = (to_others("TABLE ATTACH"), to_others("INDEX ATTACH"));
+    ids.retain(|id| !follows.contains(id));
     let left = left.into_iter().filter_map(|id| toc.get(id));
     let left = left.map(|entry| format!("{} {}", entry.kind, full_name(entry))).collect();
     let mut different = vec![];
@@ -139,7 +154,7 @@ pub(super) fn choose(
             different.push(full_name(entry));
         }
     }
-    Ok(Chosen { ids, replaces: replace, different, left })
+    Ok(Chosen { ids, last, replaces: replace, different, left })
 }
 
 fn full_name(entry: &TocEntry) -> String {
