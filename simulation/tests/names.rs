@@ -1,8 +1,6 @@
 //! What a source says that no manifest can hold: a backup of it fails and leaves the repository as it was. And every name
 //! that a server can give comes back.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails must say where")]
-
 use chunkstore::storage::memory::MemoryStorage;
 use engine::backup::{BackupOptions, backup};
 use engine::entry::{Entry, Time, compare_paths};

@@ -40,8 +40,8 @@ pub(super) fn feed(
     let status = child.wait().map_err(|error| failed(error.to_string()))?;
     let text = listener.join().unwrap_or_default();
     match written {
-        Err(error) if !had_enough => return Err(error),
-        _ if !status.success() => return Err(failed(reason(&text))),
+        Err(error) if !had_enough => Err(error),
+        _ if !status.success() => Err(failed(reason(&text))),
         Ok(bytes) => Ok(bytes),
         Err(_) => Ok(0),
     }

@@ -70,8 +70,7 @@ fn list(all: &[Token<'_>]) -> BTreeSet<String> {
     const NONE: &[&str] = &["public", "current_user", "session_user", "current_role"];
     let mut roles = BTreeSet::new();
     let mut rest = all.get(1..).unwrap_or_default();
-    loop {
-        let Some((token, more)) = rest.split_first() else { break };
+    while let Some((token, more)) = rest.split_first() {
         let is_none = NONE.iter().any(|keyword| token.is(keyword));
         roles.extend(token.name().filter(|_| !is_none));
         match more.split_first() {

@@ -31,15 +31,16 @@ pub(super) fn open(server: &Server, database: &str) -> PgResult<Connection> {
     Ok(session)
 }
 
-/// A session with whatever database there is, but not with one of `avoided`, which may be dropped.
+/// A session with whatever database there is, but not with one of `avoided`, which may be dropped. Names of the cluster
+/// are in no encoding of a database's: the two that every cluster has come first, which have the cluster's own.
 pub(super) fn maintenance(server: &Server, avoided: &[&str]) -> PgResult<Connection> {
     let mut last = None;
-    let usual = server.database.iter().map(String::as_str).chain(["postgres", "template1"]);
+    let usual = ["postgres", "template1"].into_iter().chain(server.database.as_deref());
     for name in usual.filter(|name| !avoided.contains(name)) {
         match open(server, name) {
             Ok(session) => return Ok(session),
             // It is not there, or not for us.
-            Err(error) if matches!(error.code(), "3D000" | "42501" | "55000") => last = Some(error),
+            Err(error) if matches!(error.code(), "3D000" | "28000" | "42501" | "55000") => last = Some(error),
             Err(error) => return Err(error),
         }
     }

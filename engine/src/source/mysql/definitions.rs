@@ -70,12 +70,11 @@ pub(super) fn read(
     Ok((found, errors))
 }
 
-/// What the server says of each; and those of which it says nothing.
-fn show<'a>(
-    server: &Server,
-    database: &str,
-    listed: &'a [Listed],
-) -> Result<(Vec<(&'a Listed, Shown)>, Vec<ItemError>), SourceError> {
+/// Objects with what the server says of each; and those of which it says nothing.
+type Answers<'a> = (Vec<(&'a Listed, Shown)>, Vec<ItemError>);
+
+/// Asks for each.
+fn show<'a>(server: &Server, database: &str, listed: &'a [Listed]) -> Result<Answers<'a>, SourceError> {
     let mut script = Script::default();
     script.add("settings", format!("USE {}", quoted(database)).as_bytes());
     script.add("settings", b"SET sql_mode = '', time_zone = '+00:00', character_set_results = 'binary'");
@@ -127,7 +126,7 @@ fn parse(kind: Kind, row: Vec<Vec<u8>>) -> Option<Shown> {
 }
 
 /// Views behind those that they may need: a name in another's text is enough.
-fn in_order<'a>(mut shown: Vec<(&'a Listed, Shown)>) -> Vec<(&'a Listed, Shown)> {
+fn in_order(mut shown: Vec<(&Listed, Shown)>) -> Vec<(&Listed, Shown)> {
     shown.sort_by_key(|(object, _)| object.kind);
     let at = shown.partition_point(|(object, _)| object.kind < Kind::View);
     let mut views = shown.split_off(at);

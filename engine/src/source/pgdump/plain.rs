@@ -92,7 +92,7 @@ impl PlainEndMark {
                     self.state = State::Dollar { end, seen: 0 };
                 }
                 byte if is_word(byte) && !(tag.is_empty() && byte.is_ascii_digit()) && tag.len() < KEPT => {
-                    tag.push(byte)
+                    tag.push(byte);
                 }
                 _ => {
                     self.state = State::Statement;

@@ -275,7 +275,7 @@ const BINARY_HEAD: usize = 11 + 4 + 4 + 2 + 4;
 fn object(session: &mut Connection, oid: u64, parts: &Send) -> PgResult<bool> {
     let mut from = 0;
     loop {
-        session.begin_copy(&format!(
+        session.begin_copy(format!(
             "COPY (SELECT pg_catalog.lo_get({oid}, {from}, {OBJECT_PART})) TO STDOUT (FORMAT binary)"
         ))?;
         let mut part = vec![];

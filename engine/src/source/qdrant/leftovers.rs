@@ -73,7 +73,7 @@ pub(super) fn remove(scratch: &Path, server: &Qdrant) {
         match server.delete_snapshot(&left.collection, left.shard, &left.name) {
             Ok(()) => drop(remove_file(&path)),
             Err(failed) => {
-                tracing::warn!(error = %failed.error, "snapshot {} of an earlier run stays on the server", left.name)
+                tracing::warn!(error = %failed.error, "snapshot {} of an earlier run stays on the server", left.name);
             }
         }
     }
