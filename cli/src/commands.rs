@@ -49,7 +49,6 @@ pub(crate) struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one, for the length of a run")]
 enum Command {
     /// Create a repository
     Init(init::Args),
