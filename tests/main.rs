@@ -19,6 +19,7 @@ mod harness;
 mod hints;
 mod journal;
 mod keys;
+mod maria_hostile;
 mod maria_place;
 mod maria_schema;
 mod maria_tenants;

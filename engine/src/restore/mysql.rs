@@ -97,7 +97,8 @@ pub fn restore(
         return Ok(report);
     }
     let accounts = contents.accounts.as_ref().filter(|_| is_whole);
-    let first = accounts.map(|accounts| work.accounts(accounts)).transpose()?;
+    let before = accounts.map(|_| work.accounts_before()).transpose()?.unwrap_or_default();
+    let first = accounts.map(|accounts| work.accounts(accounts, &before)).transpose()?;
     let mut views = vec![];
     for (name, target, path) in targets {
         let index = work.index(path)?;
@@ -120,7 +121,8 @@ pub fn restore(
     work.views(views, &mut report)?;
     if let (Some(accounts), Some(first)) = (accounts, first) {
         // Rights on tables fail as long as there are none; those in roles, once their makers are gone.
-        for (_, why) in work.accounts(accounts)?.into_iter().filter(|(line, _)| first.contains_key(line)) {
+        for (_, why) in work.accounts(accounts, &before)?.into_iter().filter(|(at, _)| first.contains_key(at))
+        {
             work.tell("accounts".into(), &why);
         }
     }

@@ -14,8 +14,10 @@ use crate::{ItemError, Monitor};
 use catalogue::Catalogue;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::process::Command;
 use std::rc::Rc;
 
+mod accounts;
 mod catalogue;
 mod definitions;
 mod index;
@@ -24,6 +26,7 @@ mod seams;
 mod trigger;
 
 pub use index::{Index, Kind, Object};
+pub use lexer::{name, statement_len};
 use seams::{Seams, Step};
 
 /// What every server has of its own.
@@ -232,20 +235,31 @@ impl MysqlSource {
         if self.server.query("SELECT 1 FROM mysql.global_priv LIMIT 1").is_err() {
             return Ok(VecDeque::new());
         }
-        let item = |what: &str, file: &str| -> Result<Item, SourceError> {
+        let dump = |what: &str| -> Result<Command, SourceError> {
             let mut command = self.server.command(DUMP)?;
             command.args([&format!("--system={what}"), "--insert-ignore", "--skip-dump-date"]);
-            let name = format!("{} ({what})", self.server.shown);
+            Ok(command)
+        };
+        let path = |file: &str| format!("{}/{file}", self.server.folder());
+        let mut bytes = accounts::read(&self.server)?.into_bytes();
+        let servers = dump("servers")?.output();
+        let servers = servers.map_err(|error| self.server.error(SourceErrorKind::Command, error))?;
+        if !servers.status.success() {
+            let why = String::from_utf8_lossy(&servers.stderr).trim().to_owned();
+            return Err(self
+                .server
+                .error(SourceErrorKind::Command, format!("mariadb-dump (servers): {why}")));
+        }
+        bytes.extend_from_slice(&servers.stdout);
+        let mut items = VecDeque::from([AtHand::item(&path("globals.sql"), self.time, bytes)]);
+        let libraries = "SELECT 1 FROM mysql.func UNION ALL SELECT 1 FROM mysql.plugin LIMIT 1";
+        if !self.server.query(libraries)?.is_empty() {
+            let (command, name) = (dump("plugins,udfs")?, format!("{} (plugins,udfs)", self.server.shown));
             let open: Opener = Box::new(move || {
                 let mark = super::format::Format::MysqlSql.end_mark();
                 Ok(Box::new(CommandContent::start(command, name, mark, false)?) as Box<dyn Content>)
             });
-            Ok(Item::stream(&format!("{}/{file}", self.server.folder()), self.time, open))
-        };
-        let mut items = VecDeque::from([item("users,servers", "globals.sql")?]);
-        let libraries = "SELECT 1 FROM mysql.func UNION ALL SELECT 1 FROM mysql.plugin LIMIT 1";
-        if !self.server.query(libraries)?.is_empty() {
-            items.push_back(item("plugins,udfs", "libraries.sql")?);
+            items.push_back(Item::stream(&path("libraries.sql"), self.time, open));
         }
         Ok(items)
     }
@@ -326,7 +340,8 @@ impl Source for MysqlSource {
 }
 
 /// Whether a server of this version takes `EXECUTE IMMEDIATE` of every statement: MariaDB since 10.6.2.
-fn executes(version: &str) -> bool {
+#[must_use]
+pub fn executes(version: &str) -> bool {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
     let own = [numbers.next(), numbers.next(), numbers.next()].map(Option::unwrap_or_default);
     version.contains("MariaDB") && own >= [10, 6, 2]

@@ -99,8 +99,15 @@ impl Lexer {
     }
 }
 
+/// How long the first statement of a text is, with what ends it; all, if nothing does.
+#[must_use]
+pub fn statement_len(text: &str) -> usize {
+    Lexer::new().read(text.as_bytes(), true).0
+}
+
 /// The name in backquotes that `text` begins with, and what follows.
-pub(super) fn name(text: &[u8]) -> Option<(String, &[u8])> {
+#[must_use]
+pub fn name(text: &[u8]) -> Option<(String, &[u8])> {
     let mut rest = text.strip_prefix(b"`")?;
     let mut name = vec![];
     loop {
