@@ -98,6 +98,8 @@ pub struct TocEntry {
     pub file: String,
     /// All of it as it stands in the archive, but for where its data are.
     raw: Vec<u8>,
+    /// Where the command that drops it stands in that.
+    drop_at: (usize, usize),
     /// Where the tablespace stands in that.
     tablespace_at: (usize, usize),
 }
@@ -191,7 +193,9 @@ impl Toc {
         let kind = cursor.text()?;
         cursor.int()?; // section
         bytes.definition = cursor.string()?.unwrap_or_default().to_vec();
-        cursor.string()?; // command that drops it
+        let drop_from = cursor.at - from;
+        cursor.string()?;
+        let drop_at = (drop_from, cursor.at - from);
         bytes.copy = cursor.string()?.unwrap_or_default().to_vec();
         bytes.namespace = cursor.string()?.unwrap_or_default().to_vec();
         let tablespace_from = cursor.at - from;
@@ -247,6 +251,7 @@ impl Toc {
             has_data,
             file,
             raw,
+            drop_at,
             tablespace_at,
         })
     }
@@ -265,6 +270,19 @@ impl Toc {
             entry.raw.splice(from..to, text);
             entry.tablespace = new;
         }
+    }
+
+    /// Puts `command`, in the archive's encoding, in the place of the one that drops what an entry makes.
+    pub fn set_drop(&mut self, id: i64, command: &[u8]) {
+        let mut text = vec![];
+        self.int(&mut text, command.len() as i64);
+        text.extend_from_slice(command);
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { return };
+        let ((from, to), (next_from, next_to)) = (entry.drop_at, entry.tablespace_at);
+        let moved = |at: usize| at - to + from + text.len();
+        entry.tablespace_at = (moved(next_from), moved(next_to));
+        entry.drop_at = (from, from + text.len());
+        entry.raw.splice(from..to, text);
     }
 
     /// The same in a format; `files` are the names of data in directory format.
@@ -357,6 +375,7 @@ pub(crate) mod tests {
                 has_data: true,
                 file: String::new(),
                 raw: vec![],
+                drop_at: (0, 0),
                 tablespace_at: (0, 0),
             }
         }

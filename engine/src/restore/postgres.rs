@@ -213,6 +213,9 @@ impl Work<'_> {
         report.notes.extend(
             chosen.left.iter().map(|left| format!("left out, since what it refers to is not there: {left}")),
         );
+        report.notes.extend(chosen.unpublished.iter().map(|(table, publication)| {
+            format!("table {table} is no longer in the publication '{publication}': the dump does not put it there")
+        }));
         for name in &chosen.different {
             let message = "is there with another definition than the dump's, and stays as it is".into();
             self.monitor.error(ItemError { during: "restore", item: format!("type {name}"), message });
@@ -301,12 +304,14 @@ impl Work<'_> {
         if self.options.no_tablespaces {
             command.arg("--no-tablespaces");
         }
-        let mut list = None;
+        let (mut list, with_drops) = (None, plan.chosen.as_ref().filter(|chosen| chosen.replaces));
+        let with_drops = with_drops.map(|chosen| chosen.with_drops(toc));
+        let toc = with_drops.as_ref().unwrap_or(toc);
         if let Some(chosen) = &plan.chosen {
             // All of it or nothing.
             command.arg("--single-transaction");
             if chosen.replaces {
-                command.args(["--clean", "--if-exists"]);
+                command.arg("--clean");
             }
             let failed =
                 |error| Error::Target { op: "write", path: "a list for pg_restore".into(), source: error };

@@ -2,7 +2,7 @@
 //! privileges, comments; and what they are made of, if the database lacks it. pg_restore's own `--table` leaves all but the
 //! rows out.
 
-use super::there::{differs, exists};
+use super::there::{differs, exists, publications};
 use crate::pg::connection::PgResult;
 use crate::pg::sql::tokens;
 use crate::pg::toc::{Toc, TocEntry};
@@ -24,6 +24,48 @@ pub(super) struct Chosen {
     pub(super) different: Vec<String>,
     /// Foreign keys and their like that are left out, since what they refer to is not there.
     pub(super) left: Vec<String>,
+    /// Tables that go, and publications of which the dump does not know that they are in them.
+    pub(super) unpublished: Vec<(String, String)>,
+}
+
+impl Chosen {
+    /// `toc` with the commands by which pg_restore drops what is there: relations as a whole, and nothing of theirs by
+    /// itself, since what a partition has from its table cannot be dropped so.
+    pub(super) fn with_drops(&self, toc: &Toc) -> Toc {
+        let mut own = toc.clone();
+        let chosen: Vec<&TocEntry> =
+            toc.entries.iter().filter(|entry| self.ids.contains(&entry.id)).collect();
+        // What is made last may need the rest; a sequence may be needed by a default of its table.
+        let (sequences, others): (Vec<&TocEntry>, Vec<&TocEntry>) = chosen
+            .iter()
+            .rev()
+            .copied()
+            .filter(|entry| is_relation(entry))
+            .partition(|entry| entry.kind == "SEQUENCE");
+        let mut commands = vec![];
+        for entry in others.iter().chain(&sequences) {
+            commands.extend(format!("DROP {} IF EXISTS ", entry.kind).into_bytes());
+            quote(&entry.bytes.namespace, &mut commands);
+            commands.push(b'.');
+            quote(&entry.bytes.tag, &mut commands);
+            commands.extend(b";\n");
+        }
+        chosen.iter().for_each(|entry| own.set_drop(entry.id, b""));
+        if let Some(entry) = others.first().or(sequences.first()) {
+            own.set_drop(entry.id, &commands);
+        }
+        own
+    }
+}
+
+/// A name in quotes, in whichever encoding of a server's.
+fn quote(name: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    for byte in name {
+        out.push(*byte);
+        out.extend((*byte == b'"').then_some(b'"'));
+    }
+    out.push(b'"');
 }
 
 /// Kinds that belong to what they need.
@@ -52,6 +94,7 @@ const BONDS: &[&str] = &[
     "POLICY",
     "TABLE ATTACH",
     "SEQUENCE OWNED BY",
+    "PUBLICATION TABLE",
 ];
 /// Kinds that others are made of: they come along if the database lacks them.
 const GROUNDS: &[&str] = &[
@@ -118,19 +161,35 @@ pub(super) fn choose(
     };
     for entry in toc.entries.iter().filter(counts) {
         if exists(session, entry).map_err(failed)? {
-            there.push(full_name(entry));
+            there.push(entry);
         }
     }
     if !there.is_empty() && !replace {
         return Err(Error::Refused(format!(
             "there already: {}; --replace drops them first, another database in the URL leaves them alone",
-            there.join(", ")
+            there.into_iter().map(full_name).collect::<Vec<_>>().join(", ")
         )));
     }
     let (known, grounds, left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut closure = Closure { toc, session, ids: own, known, there: grounds, left };
     closure.complete().map_err(failed)?;
-    let Closure { mut ids, there, left, .. } = closure;
+    let Closure { mut ids, there: grounds, left, .. } = closure;
+    let mut unpublished = vec![];
+    for table in there {
+        for publication in publications(session, table).map_err(failed)? {
+            let is_it =
+                |id: &i64| toc.get(*id).is_some_and(|it| it.kind == "PUBLICATION" && it.tag == publication);
+            let comes_back = toc.entries.iter().any(|entry| {
+                entry.kind == "PUBLICATION TABLE"
+                    && ids.contains(&entry.id)
+                    && entry.needs.contains(&table.id)
+                    && entry.needs.iter().any(is_it)
+            });
+            if !comes_back {
+                unpublished.push((full_name(table), publication));
+            }
+        }
+    }
     let to_others = |kind: &str| -> BTreeSet<i64> {
         let chosen = toc.entries.iter().filter(|entry| entry.kind == kind && ids.contains(&entry.id));
         let is_other = |id: &i64| {
@@ -146,7 +205,7 @@ pub(super) fn choose(
     let left = left.into_iter().filter_map(|id| toc.get(id));
     let left = left.map(|entry| format!("{} {}", entry.kind, full_name(entry))).collect();
     let mut different = vec![];
-    for id in there {
+    for id in grounds {
         let Some(entry) = toc.get(id).filter(|entry| matches!(entry.kind.as_str(), "TYPE" | "DOMAIN")) else {
             continue;
         };
@@ -154,7 +213,7 @@ pub(super) fn choose(
             different.push(full_name(entry));
         }
     }
-    Ok(Chosen { ids, last, replaces: replace, different, left })
+    Ok(Chosen { ids, last, replaces: replace, different, left, unpublished })
 }
 
 fn full_name(entry: &TocEntry) -> String {
@@ -299,7 +358,7 @@ impl Closure<'_> {
                         Some(table) => exists(self.session, table)?,
                         None => true,
                     },
-                    "INDEX" => exists(self.session, needed)?,
+                    "INDEX" | "PUBLICATION" => exists(self.session, needed)?,
                     kind if RELATIONS.contains(&kind) && kind != "SEQUENCE" => exists(self.session, needed)?,
                     _ => true,
                 };

@@ -16,6 +16,8 @@ const CATALOGUES: &[&str] = &[
     "pg_operator",
     "pg_opclass",
     "pg_opfamily",
+    "pg_amop",
+    "pg_amproc",
     "pg_cast",
     "pg_collation",
     "pg_conversion",
@@ -36,8 +38,9 @@ const CATALOGUES: &[&str] = &[
     "pg_ts_template",
 ];
 
-/// How many objects in a session's database users have made, whatever they are; what belongs to another object or to an
-/// extension counts with that.
+/// How many objects in a session's database users have made, whatever they are. What belongs to another object or to an
+/// extension that a user made counts with that; an object is no part of itself, though its columns may say so (key of
+/// partitions, generated columns), nor of what comes with every database.
 pub(super) fn user_objects(session: &mut Connection) -> PgResult<u64> {
     let mut sql = String::from(
         "SELECT (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata) \
@@ -46,7 +49,8 @@ pub(super) fn user_objects(session: &mut Connection) -> PgResult<u64> {
     );
     for catalogue in CATALOGUES {
         let condition = match *catalogue {
-            "pg_class" => "o.relpersistence <> 't' AND o.relkind <> 't'",
+            // TOAST tables and their indexes may be made anew for PostgreSQL's own tables.
+            "pg_class" => "o.relpersistence <> 't' AND o.relnamespace <> 'pg_toast'::pg_catalog.regnamespace",
             // Those of temporary tables, of any session.
             "pg_namespace" => "o.nspname !~ '^pg_(toast_)?temp_'",
             "pg_type" => {
@@ -66,7 +70,8 @@ pub(super) fn user_objects(session: &mut Connection) -> PgResult<u64> {
             " + (SELECT count(*) FROM pg_catalog.{catalogue} o WHERE o.oid >= {FIRST_OF_USERS} AND {condition} \
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
              WHERE d.classid = 'pg_catalog.{catalogue}'::pg_catalog.regclass AND d.objid = o.oid \
-             AND d.deptype IN ({bonds})))"
+             AND d.objsubid = 0 AND d.deptype IN ({bonds}) AND d.refobjid >= {FIRST_OF_USERS} \
+             AND NOT (d.refclassid = d.classid AND d.refobjid = d.objid)))"
         );
     }
     Ok(session.value(&sql)?.parse().unwrap_or(u64::MAX))
@@ -101,6 +106,8 @@ pub(super) fn exists(session: &mut Connection, entry: &TocEntry) -> PgResult<boo
             format!("SELECT pg_catalog.to_regprocedure({}) IS NOT NULL", literal(&signature))
         }
         "SCHEMA" => named("pg_namespace", "nspname"),
+        // One for all tables takes no single ones.
+        "PUBLICATION" => named("pg_publication", "puballtables IS FALSE AND pubname"),
         "EXTENSION" => named("pg_extension", "extname"),
         "SERVER" => named("pg_foreign_server", "srvname"),
         "FOREIGN DATA WRAPPER" => named("pg_foreign_data_wrapper", "fdwname"),
@@ -117,6 +124,16 @@ pub(super) fn exists(session: &mut Connection, entry: &TocEntry) -> PgResult<boo
         _ => return Ok(true),
     };
     Ok(session.value(&sql)? == "t")
+}
+
+/// The publications that a table which is there was put into by name.
+pub(super) fn publications(session: &mut Connection, entry: &TocEntry) -> PgResult<Vec<String>> {
+    let sql = format!(
+        "SELECT p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid \
+         WHERE r.prrelid = pg_catalog.to_regclass({}) ORDER BY 1",
+        qualified(entry)
+    );
+    Ok(session.query(&sql)?.into_iter().flatten().flatten().collect())
 }
 
 /// A routine's name in quotes, and the types of its arguments: its tag has the name as it is, which may hold anything.
