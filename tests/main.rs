@@ -31,6 +31,7 @@ mod pg;
 mod pg_elsewhere;
 mod pg_names;
 mod pg_parts;
+mod pg_replace;
 mod pgr_databases;
 mod pgr_hostile;
 mod pgr_needs;
