@@ -133,3 +133,26 @@ fn two_keys_are_not_written_to_one_name() {
     assert_eq!(stage.changed_by(3, "latest", "", &args), ["0/x"]);
     assert_eq!(stage.redis.cli(&["GET", "x"]).trim(), "one");
 }
+
+#[test]
+fn what_no_key_answers_to_is_an_error() {
+    let stage = Stage::set();
+    let none: [&str; 0] = [];
+    // A mistyped beginning would leave keys under their own names, over what is there.
+    let mistyped = ["--map-prefix", "usr:=old:user:", "--replace"];
+    assert_eq!(stage.changed_by(1, "latest", "", &mistyped), none);
+    let one_of_two = ["--map-prefix", "user:=copy:", "--map-prefix", "usr:=x:", "--replace"];
+    assert_eq!(stage.changed_by(1, "latest", "", &one_of_two), none);
+    for nothing in [&["--include", "nosuch*"][..], &["--include", "nosuch"], &["--db", "7"]] {
+        assert_eq!(stage.changed_by(1, "latest", "", nothing), none, "{nothing:?}");
+    }
+    assert_eq!(stage.changed_by(1, "latest:redis/0/nosuch", "", &[]), none);
+    // What is there comes back, and the rest is named.
+    let names = stage.repo.path("names");
+    std::fs::write(&names, "user:2\nnosuch\n").unwrap();
+    let some = ["--db", "0", "--keys-from", names.to_str().unwrap()];
+    assert_eq!(stage.changed_by(3, "latest", "", &some), ["0/user:2"]);
+    let url = stage.redis.url();
+    let text = stage.repo.fails(1, ["restore", "latest", "--to", &url, "--include", "nosuch*"]);
+    assert!(text.contains("nosuch*") && text.contains("no key"), "{text}");
+}

@@ -18,6 +18,7 @@ mod bytes;
 pub mod compare;
 mod find;
 pub mod load;
+mod unmet;
 
 use bytes::Bytes;
 pub use find::{Commands, find};

@@ -1,5 +1,6 @@
 //! Keys of a snapshot into a live server: `RESTORE`, pipelined, each value as the bytes it is.
 
+use super::unmet::Unmet;
 use super::{Dump, Record, Records as _, Selection, Want};
 use crate::rdb::check::{Flaw, check};
 use crate::rdb::copy::older_stream;
@@ -54,8 +55,18 @@ pub struct LoadReport {
     pub empty: u64,
     /// Keys that the server refused.
     pub refused: u64,
+    /// Keys, patterns and databases that were asked for and that no key of the dump answers to.
+    pub missing: u64,
     /// Bytes of values written.
     pub bytes: u64,
+}
+
+impl LoadReport {
+    /// Keys of the dump that were chosen, whatever became of them.
+    #[must_use]
+    pub fn found(&self) -> u64 {
+        self.restored + self.existing + self.expired + self.empty + self.refused
+    }
 }
 
 /// Commands under way at a time, and their bytes.
@@ -77,6 +88,8 @@ pub fn load(
     if dump.is_empty() {
         return Ok(LoadReport::default());
     }
+    let mut unmet = Unmet::new(&options.selection, &options.map_prefixes);
+    known_prefixes(repo, dump, &options.selection, &mut unmet)?;
     let (version, _) = dump.head(repo)?;
     let mut loading = Loading {
         connection: server.connect()?,
@@ -93,13 +106,41 @@ pub fn load(
     };
     let mut records = dump.records(repo, &options.selection, Want::Values);
     while let Some(record) = records.next_record()? {
+        unmet.meet(&record.key.name);
         loading.add(record)?;
         if monitor.interrupted() {
             return Err(Error::Interrupted);
         }
     }
     loading.flush()?;
+    loading.miss(unmet.describe());
     Ok(loading.report)
+}
+
+/// That each prefix is one of a chosen key, before anything is written: what a mistyped one leaves under its own name
+/// would go over what is there.
+fn known_prefixes(
+    repo: &Repository,
+    dump: &Dump,
+    selection: &Selection,
+    unmet: &mut Unmet<'_>,
+) -> Result<()> {
+    if unmet.has_all_prefixes() {
+        return Ok(());
+    }
+    let mut records = dump.records(repo, selection, Want::Names);
+    while let Some(record) = records.next_record()? {
+        unmet.meet(&record.key.name);
+        if unmet.has_all_prefixes() {
+            return Ok(());
+        }
+    }
+    let names: Vec<String> =
+        unmet.prefixes().map(|prefix| format!("'{}'", String::from_utf8_lossy(prefix))).collect();
+    Err(Error::Invalid(format!(
+        "no chosen key takes its name from --map-prefix {}; nothing was written",
+        names.join(", ")
+    )))
 }
 
 struct Loading<'a> {
@@ -215,6 +256,14 @@ impl Loading<'_> {
             }
         }
         answer
+    }
+
+    /// Tells what no key answers to.
+    fn miss(&mut self, names: Vec<String>) {
+        for name in names {
+            self.report.missing += 1;
+            self.tell(self.report.missing, name.as_bytes(), "no key of the snapshot answers to it".into());
+        }
     }
 
     fn exists(&mut self, name: &[u8]) {

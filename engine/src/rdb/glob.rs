@@ -12,6 +12,12 @@ impl Glob {
         Self(pattern.into())
     }
 
+    /// The pattern as it was given.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Whether it fits a key.
     #[must_use]
     pub fn fits(&self, key: &[u8]) -> bool {

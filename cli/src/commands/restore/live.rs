@@ -216,7 +216,11 @@ pub(super) fn run(args: &super::Args, context: &Context) -> CommandResult {
     };
     let report = context.console.during(|monitor| load(repo, &dump, &target.server, &options, monitor))?;
     print(&report, &found, args.dry_run, context);
-    let incomplete = report.refused > 0 || (report.existing > 0 && options.existing == Existing::Refuse);
+    if report.missing > 0 && report.found() == 0 {
+        return Ok(Code::Failed);
+    }
+    let incomplete =
+        report.refused + report.missing > 0 || (report.existing > 0 && options.existing == Existing::Refuse);
     Ok(if incomplete { Code::Incomplete } else { Code::Done })
 }
 
@@ -258,6 +262,7 @@ fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) 
             "keys_expired": report.expired,
             "keys_empty": report.empty,
             "keys_refused": report.refused,
+            "missing": report.missing,
             "bytes_restored": report.bytes,
             "dry_run": dry_run,
         }));
@@ -271,6 +276,7 @@ fn print(report: &LoadReport, found: &Listed, dry_run: bool, context: &Context) 
         (report.expired, "have expired"),
         (report.empty, "are collections without elements, which no server keeps"),
         (report.refused, "were refused by the server"),
+        (report.missing, "names or patterns fit no key"),
     ] {
         if count > 0 {
             text += &format!("; {count} {what}");
