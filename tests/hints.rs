@@ -12,6 +12,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("zstd", &["--patch-from"]),
     ("benches/compare.py", &["--only"]),
     ("systemctl", &["--now"]),
+    ("xz ", &["--check"]),
     (
         "pg_",
         &[
@@ -25,6 +26,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--if-exists",
             "--no-privileges",
             "--no-role-passwords",
+            "--single-transaction",
             "--tablespace-mapping",
         ],
     ),

@@ -185,7 +185,7 @@ impl Server {
         all
     }
 
-    /// What a program's `--dbname` is for a database, whatever its name looks like.
+    /// What `--dbname` of pg_dump and its like is for a database, whatever its name looks like.
     #[must_use]
     pub fn database_of(&self, name: impl AsRef<[u8]>) -> OsString {
         let mut all = super::programs::database_name(name);
