@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-pub use script::{Outcome, Script, hexadecimal, literal, quoted};
+pub use script::{Outcome, Script, hexadecimal, is_named, literal, quoted};
 
 /// A server.
 #[derive(Clone)]

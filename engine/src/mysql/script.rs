@@ -33,6 +33,14 @@ pub fn literal(text: &str) -> String {
     }
 }
 
+/// The condition that a column of information_schema has exactly this name. It compares without case and accents; on servers
+/// that do so themselves (`lower_case_table_names`), that is right.
+#[must_use]
+pub fn is_named(column: &str, name: &str) -> String {
+    let name = literal(name);
+    format!("{column} = {name} AND (@@lower_case_table_names <> 0 OR BINARY {column} = BINARY {name})")
+}
+
 /// Statements that the client runs one after the other.
 #[derive(Default)]
 pub struct Script {

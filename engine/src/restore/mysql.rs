@@ -5,16 +5,17 @@
 use super::dump::dump;
 use super::range::dump_ranges;
 use crate::manifest::for_all_entries;
-use crate::mysql::{Server, follow, literal, quoted};
+use crate::mysql::{Server, follow, is_named, quoted};
 use crate::names;
 use crate::snapshot::Snapshot;
 use crate::source::mysql::{Index, Kind, Object};
-use crate::{Error, ItemError, Monitor, Repository, Result};
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use client::write;
 use std::collections::BTreeMap;
 
 mod accounts;
 mod client;
+mod disarm;
 mod objects;
 mod replay;
 
@@ -96,19 +97,25 @@ pub fn restore(
         report.databases = targets.into_iter().map(|(_, target, _)| (target, 0)).collect();
         return Ok(report);
     }
+    let needs_logs = options.time.is_some() || (is_whole && !contents.logs.is_empty());
+    let logs = needs_logs.then(|| work.logs(&contents.logs)).transpose()?;
     let accounts = contents.accounts.as_ref().filter(|_| is_whole);
+    for path in targets.iter().map(|(.., path)| *path).chain(accounts) {
+        work.prove(path)?;
+    }
     let before = accounts.map(|_| work.accounts_before()).transpose()?.unwrap_or_default();
     let first = accounts.map(|accounts| work.accounts(accounts, &before)).transpose()?;
     let mut views = vec![];
     for (name, target, path) in targets {
         let index = work.index(path)?;
         let bytes = match options.tables.is_empty() {
-            true => work.database(name, &target, path, &index)?,
+            true => work.database(name, &target, path, &index),
             false => {
                 report.tables = options.tables.len() as u64;
-                work.tables(&target, path, &index)?
+                work.tables(&target, path, &index)
             }
         };
+        let bytes = bytes.inspect_err(|_| work.tell_what_is_left(&target))?;
         let (own, rest): (Vec<Object>, Vec<Object>) = index
             .objects
             .into_iter()
@@ -129,8 +136,8 @@ pub fn restore(
     if let Some(libraries) = contents.libraries.as_ref().filter(|_| is_whole) {
         work.libraries(libraries)?;
     }
-    if options.time.is_some() || (is_whole && !contents.logs.is_empty()) {
-        report.logs = work.replay(&contents.logs)?;
+    if let Some(logs) = logs {
+        report.logs = work.replay(&logs)?;
     }
     Ok(report)
 }
@@ -166,6 +173,27 @@ fn contents(repo: &Repository, snapshot: &Snapshot, below: &str) -> Result<Conte
     super::only_server(servers, "mysql", "MariaDB or MySQL")
 }
 
+/// A monitor that hears of no progress: nothing is restored yet.
+struct Quiet<'a>(&'a dyn Monitor);
+
+impl Monitor for Quiet<'_> {
+    fn count(&self, _: Counter, _: u64) {}
+
+    fn get(&self, counter: Counter) -> u64 {
+        self.0.get(counter)
+    }
+
+    fn restart(&self) {}
+
+    fn error(&self, error: ItemError) {
+        self.0.error(error);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.0.interrupted()
+    }
+}
+
 struct Work<'a> {
     repo: &'a Repository,
     snapshot: &'a Snapshot,
@@ -197,11 +225,37 @@ impl Work<'_> {
             .map_err(|error| Error::Malformed { what: path, why: error.to_string() })
     }
 
+    /// Reads what will be restored of a dump, whole: what the repository has lost is found before anything is dropped or made.
+    fn prove(&self, path: &str) -> Result<()> {
+        let quiet = Quiet(self.monitor);
+        let (repo, snapshot, bytes) = (self.repo, self.snapshot, path.as_bytes());
+        if self.options.tables.is_empty() {
+            return dump(repo, snapshot, bytes, &mut std::io::sink(), &quiet).map(drop);
+        }
+        let index = self.index(path)?;
+        let tables = index.tables.iter().filter(|(name, ..)| self.options.tables.contains(name));
+        let objects = index.objects.iter().filter(|object| self.is_chosen(object));
+        let mut ranges = vec![(0, index.head)];
+        ranges.extend(tables.map(|(_, from, to)| (*from, *to)));
+        ranges.extend(objects.map(|object| (object.from, object.to)));
+        dump_ranges(repo, snapshot, bytes, &ranges, &mut std::io::sink(), &quiet).map(drop)
+    }
+
+    /// Says that what was begun is not whole.
+    fn tell_what_is_left(&self, target: &str) {
+        let what = match self.options.tables.is_empty() {
+            true => String::new(),
+            false => format!(", tables {}", self.options.tables.join(", ")),
+        };
+        let why = "is there only as far as its restore came; what comes after it was not begun; --replace begins anew";
+        self.tell(format!("database '{target}'{what}"), why);
+    }
+
     /// That nothing is in the way, or may be removed.
     fn check(&self, name: &str, target: &str, path: &str) -> Result<()> {
-        let target_text = literal(target);
         let names_in = |table: &str, kind: &str| {
-            format!("SELECT {kind}_name FROM information_schema.{table} WHERE {kind}_schema = {target_text}")
+            let is_own = is_named(&format!("{kind}_schema"), target);
+            format!("SELECT {kind}_name FROM information_schema.{table} WHERE {is_own}")
         };
         let sql = names_in("tables", "table");
         let there: Vec<String> = self.server.query(&sql)?.into_iter().flatten().collect();
@@ -223,7 +277,8 @@ impl Work<'_> {
                 return Err(Error::Invalid(format!("there is no table '{table}' in the dump of '{name}'")));
             }
         }
-        let sql = format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {target_text}");
+        let sql =
+            format!("SELECT 1 FROM information_schema.schemata WHERE {}", is_named("schema_name", target));
         if self.server.query(&sql)?.is_empty() {
             return Err(self.refused(format!("there is no database '{target}' to put tables into")));
         }

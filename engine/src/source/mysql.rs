@@ -7,13 +7,13 @@ use super::command::CommandContent;
 use super::stream::{AtHand, NoEndMark};
 use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind, UrlOptions};
 use crate::entry::{Time, compare_paths};
-use crate::mysql::Server;
+use crate::mysql::{Server, is_named};
 use crate::names::encoded_bytes;
 use crate::snapshot::SourceRecord;
 use crate::{ItemError, Monitor};
 use catalogue::Catalogue;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::Command;
 use std::rc::Rc;
 
@@ -64,6 +64,42 @@ struct Dump {
     failed: bool,
     /// What the last finished database's index is.
     index: Option<Index>,
+    proof: Proof,
+}
+
+/// What the current database's dump must have.
+struct Proof {
+    server: Server,
+    database: String,
+    expected: BTreeSet<String>,
+}
+
+impl Proof {
+    /// That the dump has every table of the database, by exactly its name.
+    fn of(&self, index: &Index) -> Result<(), SourceError> {
+        let found: BTreeSet<&String> = index.tables.iter().map(|(name, ..)| name).collect();
+        let mut missing: Vec<&str> =
+            self.expected.iter().filter(|name| !found.contains(name)).map(String::as_str).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // One that was dropped meanwhile is missing rightly.
+        let sql = format!(
+            "SELECT table_name FROM information_schema.tables WHERE {}",
+            is_named("table_schema", &self.database)
+        );
+        let there: BTreeSet<String> = self.server.query(&sql)?.into_iter().flatten().collect();
+        missing.retain(|name| there.contains(*name));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "mariadb-dump left out of database {}: {}; names that differ only in case, accents or by a dot are one to it: rename them",
+            self.database,
+            missing.join(", ")
+        );
+        Err(self.server.error(SourceErrorKind::Incomplete, why))
+    }
 }
 
 /// A database's name in a path.
@@ -109,7 +145,7 @@ impl MysqlSource {
                 }
                 vec![name]
             }
-            None => all.filter(|name| !SYSTEM.contains(&name.to_ascii_lowercase().as_str())).collect(),
+            None => all.filter(|name| !SYSTEM.contains(&name.as_str())).collect(),
         };
         names.sort_by(|a, b| {
             compare_paths(
@@ -155,9 +191,10 @@ impl MysqlSource {
         command.args(["--databases", "--"]).args(&self.left);
         let name = format!("{} (mariadb-dump)", self.server.shown);
         let content = CommandContent::start(command, name, NoEndMark, false)?;
+        let proof = Proof { server: self.server.clone(), database: String::new(), expected: BTreeSet::new() };
         let keep_going = self.keep_going;
         let seams = Seams::new(self.left.clone());
-        Ok(Dump { content, seams, shown: String::new(), keep_going, failed: false, index: None })
+        Ok(Dump { content, seams, shown: String::new(), keep_going, failed: false, index: None, proof })
     }
 
     /// Whether the rows that tables had before can be dumped; if there are some, and they cannot, the snapshot says so.
@@ -207,7 +244,12 @@ impl MysqlSource {
         self.tell(monitor)?;
         let Some(dump) = self.dump.clone() else { return Ok(None) };
         let mut current = dump.borrow_mut();
-        current.seams.define(found);
+        current.seams.define(found, self.catalogue.stubs(&name));
+        current.proof = Proof {
+            server: self.server.clone(),
+            expected: self.catalogue.expected(&name),
+            database: name.clone(),
+        };
         current.shown = format!("database {name}");
         drop(current);
         let path = format!("{}/databases/{}.sql", self.server.folder(), file_stem(&name));
@@ -374,6 +416,7 @@ impl Dump {
                 Step::Bytes(len) => return Ok(Piece::Data(len)),
                 Step::Cut => return Ok(Piece::Cut),
                 Step::End(index) => {
+                    self.proof.of(&index)?;
                     self.index = Some(index);
                     return Ok(Piece::End);
                 }

@@ -7,7 +7,7 @@ use super::catalogue::Listed;
 use super::index::{Kind, Object};
 use super::trigger;
 use crate::ItemError;
-use crate::mysql::{Script, Server, hexadecimal, literal, quoted};
+use crate::mysql::{Script, Server, hexadecimal, is_named, quoted};
 use crate::source::{SourceError, SourceErrorKind};
 use memchr::memmem;
 
@@ -48,8 +48,8 @@ pub(super) fn read(
     }
     let (shown, mut errors) = show(server, database, listed)?;
     let sql = format!(
-        "SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = {}",
-        literal(database)
+        "SELECT default_collation_name FROM information_schema.schemata WHERE {}",
+        is_named("schema_name", database)
     );
     let collation = server.query(&sql)?.into_iter().flatten().next().unwrap_or_default();
     // Statements end where they end; lines are for people.
@@ -182,6 +182,10 @@ fn definition(object: &Listed, shown: &Shown, collation: &str, executes: bool) -
         Kind::Routine | Kind::Trigger | Kind::Event => shown.text.clone(),
     };
     let mut out = Vec::new();
+    if object.word.starts_with("PACKAGE") {
+        // No other mode knows what that is.
+        out.extend_from_slice(b"SET sql_mode = 'ORACLE';\n");
+    }
     if matches!(object.kind, Kind::Routine | Kind::Event) {
         out.extend_from_slice(
             format!("DROP {} IF EXISTS {};\n", object.word, quoted(&object.name)).as_bytes(),

@@ -6,7 +6,7 @@ use super::definitions::Definitions;
 use super::index::Index;
 use super::lexer::{Lexer, name};
 use crate::source::{Piece, SourceError};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What comes next.
 #[derive(Debug, PartialEq)]
@@ -57,7 +57,11 @@ pub(super) struct Seams {
     is_known: bool,
     /// Whether the statement before it chose the database.
     is_chosen: bool,
+    /// Whether the statement that is read is not passed on: it is of a view.
+    is_dropped: bool,
     definitions: Definitions,
+    /// Views of the current database that the dump has.
+    stubs: BTreeSet<String>,
     index: Index,
     /// Bytes of the current database so far, and since the last cut.
     written: u64,
@@ -93,7 +97,9 @@ impl Seams {
             state: State::Head,
             is_known: false,
             is_chosen: false,
+            is_dropped: false,
             definitions: Definitions::default(),
+            stubs: BTreeSet::new(),
             index: Index::default(),
             written: 0,
             since_cut: 0,
@@ -101,9 +107,9 @@ impl Seams {
         }
     }
 
-    /// What the current database has besides tables.
-    pub(super) fn define(&mut self, definitions: Definitions) {
-        self.definitions = definitions;
+    /// What the current database has besides tables, and the views that the dump has where tables are.
+    pub(super) fn define(&mut self, definitions: Definitions, stubs: BTreeSet<String>) {
+        (self.definitions, self.stubs) = (definitions, stubs);
     }
 
     /// File and position in the binary log, as the head says.
@@ -200,7 +206,10 @@ impl Seams {
         let rest = &self.buffer[self.at..];
         if self.is_known {
             let (len, is_end) = self.lexer.read(rest, self.over);
-            self.clear = len;
+            match self.is_dropped {
+                true => self.at += len,
+                false => self.clear = len,
+            }
             self.is_known = !is_end;
             return match (len, self.over) {
                 (0, true) => Some(truncated()),
@@ -228,7 +237,13 @@ impl Seams {
             return None;
         }
         if text.starts_with(DATABASE) {
+            self.is_dropped = false;
             return self.database(text.to_vec());
+        }
+        if text.starts_with(USE) && self.index.body > 0 {
+            // The views of all databases follow, and nothing else.
+            self.state = State::Footer;
+            return None;
         }
         if let Some(chosen) = text.strip_prefix(USE) {
             if name(chosen).map(|(chosen, _)| chosen).as_ref() != self.names.front() {
@@ -240,7 +255,8 @@ impl Seams {
         } else if let Some(table) = TABLES.iter().find_map(|drop| text.strip_prefix(*drop)) {
             let table = name(table).map(|(table, _)| table);
             self.end_table();
-            if let Some(table) = table {
+            self.is_dropped = table.as_ref().is_some_and(|table| self.stubs.contains(table));
+            if let Some(table) = table.filter(|_| !self.is_dropped) {
                 self.index.tables.push((table, self.written, 0));
             }
             self.cut = self.since_cut >= WORTH_A_CUT;
@@ -335,7 +351,7 @@ mod tests {
         let (mut text, mut cuts) = (vec![], 0);
         let mut buffer = vec![0; 1000];
         while all.len() < names.len() {
-            seams.define(definitions(names[all.len()]));
+            seams.define(definitions(names[all.len()]), ["v".to_owned()].into());
             match seams.step(&mut buffer) {
                 Step::Bytes(len) => text.extend_from_slice(&buffer[..len]),
                 Step::Cut => cuts += 1,
@@ -362,8 +378,12 @@ mod tests {
     #[test]
     fn databases_and_tables() {
         let tables = [table("t", 200), table("u``v", 10), table(HOSTILE, 1)];
+        // A view is not passed on: neither its columns nor, at the end, itself.
+        let view = "\nDROP TABLE IF EXISTS `v`;\n/*!50001 DROP VIEW IF EXISTS `v`*/;\nSET character_set_client = utf8mb4;\n/*!50001 CREATE VIEW `v` AS SELECT\n NULL AS `DROP;` */;";
+        let views = "\nUSE `a`;\n/*!50001 DROP VIEW IF EXISTS `v`*/;\n/*!50001 VIEW `v` AS select 1 */;\n\nUSE `b`;\n\nUSE `c`;\n";
+        let body = [&tables[0], view, &tables[1], &tables[2]].concat();
         let dump =
-            [HEAD, &section("a", &tables.concat()), &section("b", ""), &section("c", &table("t", 1)), FOOT]
+            [HEAD, &section("a", &body), &section("b", view), &section("c", &table("t", 1)), views, FOOT]
                 .concat();
         for part in [1, 7, 1000, 1 << 20] {
             let all = take(&dump, &["a", "b", "c"], part).unwrap();
@@ -389,6 +409,7 @@ mod tests {
             let (text, index, _) = &take(&last, &["a"], part).unwrap()[0];
             assert_eq!(text[index.head as usize..index.body as usize], section("a", ""));
         }
+        let dump = dump.replace(views, "");
         let end = dump.len() - FOOT.len();
         for at in (0..end).step_by(97).chain([end - 1, end, end + 20]) {
             assert!(take(&dump[..at], &["a", "b", "c"], 4096).is_err(), "cut at {at}");
