@@ -181,3 +181,42 @@ fn a_table_is_replaced_with_what_is_its_own() {
         assert_eq!(dumped_whole(&server, "shop"), wanted, "{format}");
     }
 }
+
+/// A tenant puts a view in the place of his table while an administrator's backup waits for it.
+#[test]
+fn a_view_in_the_place_of_a_table_runs_nothing() {
+    for swap in [
+        "ALTER TABLE s.t RENAME TO t_old; CREATE VIEW s.t AS SELECT s.evil() AS a, '(0,1)'::tid AS ctid",
+        "ALTER SCHEMA s RENAME TO s_old; CREATE SCHEMA s; CREATE VIEW s.t AS SELECT s_old.evil() AS a, '(0,1)'::tid AS ctid",
+        "TRUNCATE s.t; CREATE RULE \"_RETURN\" AS ON SELECT TO s.t DO INSTEAD SELECT s.evil() AS a",
+    ] {
+        let repo = Repo::new();
+        let server = Postgres::start(&repo);
+        server.sql("postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'");
+        server.sql("postgres", "CREATE DATABASE vdb OWNER mallory");
+        let proof = std::env::temp_dir().join(format!("esker-pwned-{}", server.port));
+        server.sql("vdb", &format!("SET ROLE mallory; CREATE SCHEMA s; CREATE TABLE s.t (a text); INSERT INTO s.t SELECT repeat(md5(i::text), 30) FROM generate_series(1, 40000) i; \
+            CREATE FUNCTION s.evil() RETURNS text LANGUAGE plpgsql AS $$ BEGIN IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN \
+            EXECUTE 'COPY (SELECT current_user) TO PROGRAM ''cat > {}'''; END IF; RETURN 'x'; END $$", proof.display()));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let sql = format!("SET ROLE mallory; BEGIN; LOCK TABLE s.t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); {swap}; COMMIT");
+                server.try_sql("vdb", &sql)
+            });
+            crate::harness::wait_for("the lock", 10, || {
+                server.sql(
+                    "postgres",
+                    "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation >= 16384",
+                ) != "0"
+            });
+            let output = repo.run(["backup", &format!("{}/vdb", server.url())]);
+            assert!(!proof.exists(), "{swap}: {output:?}");
+            assert!(output.status.success(), "{swap}: {output:?}");
+        });
+        // What was there when the tables were held is in it.
+        let wanted = server.dumped("vdb");
+        assert!(wanted.contains("VIEW s.t"), "{swap}");
+        repo.ok(["restore", "latest", "--to", &format!("{}/copy", server.url()), "--database", "vdb"]);
+        assert!(server.dumped("copy") == wanted, "{swap}");
+    }
+}

@@ -81,11 +81,16 @@ const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET e
     SET synchronize_seqscans = off; SET statement_timeout = 0; SET lock_timeout = 0; \
     SET idle_in_transaction_session_timeout = 0; SET row_security = off; \
     SELECT pg_catalog.set_config('search_path', '', false)";
+/// What has the name of a table when it is read may be a view that was put there meanwhile: its functions would run with
+/// our rights (CVE-2024-7348). Servers since 12.20 to 16.4 read none where this is set; older ones do not know it.
+const TABLES_ONLY: &str = "SELECT pg_catalog.set_config(name, 'view, foreign-table', false) \
+    FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'";
 
 impl Opening {
     /// Begins a transaction that nothing ends but us.
     pub(super) fn begin(session: &mut Connection) -> PgResult<()> {
         session.query(SETTINGS)?;
+        session.query(TABLES_ONLY)?;
         if session.major() >= 17 {
             session.query("SET transaction_timeout = 0")?;
         }

@@ -6,11 +6,11 @@
 use super::copies::{Copies, CopyContent, Opening, Wanted};
 use super::databases::Named;
 use super::limits::{self, BRIEFLY, Room};
-use super::tables::{Tables, file_name, lock_tables};
+use super::tables::{ANEW, Tables, file_name, lock_tables};
 use super::{Asked, refused};
 use crate::entry::{Time, compare_paths};
 use crate::pg::charset::{self, Within};
-use crate::pg::connection::PgError;
+use crate::pg::connection::{PgError, PgResult};
 use crate::pg::programs::Programs;
 use crate::pg::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
 use crate::pg::{Connection, Server};
@@ -26,6 +26,9 @@ use std::rc::Rc;
 
 /// What pg_dump ends a table's rows with.
 const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
+
+/// How often a moment is looked for at which every table is what it was called.
+const TRIES: usize = 5;
 
 /// A database at one moment.
 pub(super) struct Database {
@@ -82,15 +85,13 @@ impl Database {
     ) -> Result<Self, SourceError> {
         let shown = format!("{} database '{}'", server.shown, name.text);
         let failed = |error: PgError| refused(&shown, &error, asked);
-        let mut session = limits::open(server, &name.bytes).map_err(failed)?;
-        Opening::begin(&mut session).map_err(failed)?;
-        let snapshot = session.value("SELECT pg_catalog.pg_export_snapshot()").map_err(failed)?;
-        let moment = session
-            .value(
-                "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
-            )
-            .map_err(failed)?;
-        let tables = lock_tables(&mut session).map_err(failed)?;
+        let mut tries = 1..TRIES;
+        let (mut session, snapshot, moment, tables) = loop {
+            match Self::moment(server, name) {
+                Err(error) if error.code() == ANEW && tries.next().is_some() => {}
+                done => break done.map_err(failed)?,
+            }
+        };
         let denied = if asked.keep_going { denied(&mut session).map_err(failed)? } else { vec![] };
         let opening = Opening {
             server: server.clone(),
@@ -112,6 +113,18 @@ impl Database {
             copies: None,
             left_out: BTreeMap::new(),
         })
+    }
+
+    /// A session with a snapshot, its name, when that was, and the number of the tables that it holds.
+    fn moment(server: &Server, name: &Named) -> PgResult<(Connection, String, String, usize)> {
+        let mut session = limits::open(server, &name.bytes)?;
+        Opening::begin(&mut session)?;
+        let snapshot = session.value("SELECT pg_catalog.pg_export_snapshot()")?;
+        let moment = session.value(
+            "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+        )?;
+        let tables = lock_tables(&mut session)?;
+        Ok((session, snapshot, moment, tables))
     }
 
     /// Whether another database can be held beside this one.

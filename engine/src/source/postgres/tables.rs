@@ -6,7 +6,7 @@ use super::copies::Wanted;
 use super::limits;
 use crate::names::encoded_bytes;
 use crate::pg::Connection;
-use crate::pg::connection::PgResult;
+use crate::pg::connection::{PgError, PgResult};
 use crate::pg::toc::TocEntry;
 use crate::source::{SourceError, SourceErrorKind};
 use std::collections::BTreeMap;
@@ -20,25 +20,64 @@ const RANGE_SCANS: u32 = 14;
 /// File systems allow 255 bytes.
 const LONGEST_NAME: usize = 240;
 
+/// The code of what is to be tried anew.
+pub(super) const ANEW: &str = "40001";
+
 /// Keeps tables from being changed or dropped until they are read; returns how many there are. From here on the session
 /// is in the database's own encoding, in which every name survives.
+///
+/// # Errors
+/// With `ANEW` if a name has come to mean something else before it was locked.
 pub(super) fn lock_tables(session: &mut Connection) -> PgResult<usize> {
     session
         .query("SELECT pg_catalog.set_config('client_encoding', pg_catalog.getdatabaseencoding(), false)")?;
     let rows = session.query_bytes(
-        b"SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) \
+        b"SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
+         c.oid::text, c.relkind \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
          AND n.nspname <> 'information_schema' AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
          AND pg_catalog.has_table_privilege(c.oid, 'SELECT') ORDER BY c.oid",
     )?;
-    let names: Vec<Vec<u8>> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-    limits::check_locks(session, names.len())?;
-    for some in names.chunks(LOCKED) {
-        let sql = [b"LOCK TABLE ", some.join(&b", "[..]).as_slice(), b" IN ACCESS SHARE MODE"].concat();
+    let tables: Vec<[Vec<u8>; 3]> = rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().flatten().collect::<Vec<_>>().try_into().ok())
+        .collect();
+    limits::check_locks(session, tables.len())?;
+    for some in tables.chunks(LOCKED) {
+        let names: Vec<&[u8]> = some.iter().map(|[name, ..]| name.as_slice()).collect();
+        let sql = [b"LOCK TABLE ", names.join(&b", "[..]).as_slice(), b" IN ACCESS SHARE MODE"].concat();
         session.query_bytes(&sql)?;
+        check_names(session, some)?;
     }
-    Ok(names.len())
+    Ok(tables.len())
+}
+
+/// That what was locked by name is what was listed. Rows of catalogues show the moment of the list; these functions, what
+/// is so now. An ordinary table has a file; a view that was made of one has none.
+fn check_names(session: &mut Connection, tables: &[[Vec<u8>; 3]]) -> PgResult<()> {
+    let same = |[name, oid, kind]: &[Vec<u8>; 3]| {
+        let text = name.iter().flat_map(|byte| if *byte == b'\'' { vec![*byte; 2] } else { vec![*byte] });
+        let mut sql = b"pg_catalog.to_regclass('".to_vec();
+        sql.extend(text);
+        sql.extend(
+            [b"') IS NOT DISTINCT FROM ", oid.as_slice(), b"::pg_catalog.oid::pg_catalog.regclass"].concat(),
+        );
+        if kind == b"r" {
+            sql.extend([b" AND pg_catalog.pg_relation_filenode(", oid.as_slice(), b") IS NOT NULL"].concat());
+        }
+        sql
+    };
+    let all: Vec<Vec<u8>> = tables.iter().map(same).collect();
+    let sql = [b"SELECT array_position(ARRAY[", all.join(&b", "[..]).as_slice(), b"], false)"].concat();
+    let sql = [b"SET standard_conforming_strings = on; ", sql.as_slice()].concat();
+    let other = session.query_bytes(&sql)?.into_iter().flatten().flatten().next();
+    let Some(at) = other else { return Ok(()) };
+    let at = String::from_utf8_lossy(&at).parse::<usize>().unwrap_or(1);
+    let name = tables.get(at - 1).map_or("".into(), |[name, ..]| String::from_utf8_lossy(name));
+    let message =
+        format!("table {name} was exchanged for something else before it could be locked; try again");
+    Err(PgError::Refused { code: ANEW.into(), message })
 }
 
 /// A table's rows, under a name that tells which: in UTF-8 where there is such a thing.
