@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 /// What of the user's environment every program may see: where programs and temporary files are.
 const KEPT: &[&str] = &["PATH", "TMPDIR"];
 
-/// A command with nothing in its environment but [`KEPT`] of `environment`, a locale in which messages are English and
+/// A command with nothing in its environment but `PATH` and `TMPDIR` of `environment`, a locale in which messages are English and
 /// bytes are UTF-8, and no home: option files, start-up files and certificates in `~` are ours to read, or nobody's.
 /// Standard input is closed.
 #[must_use]
