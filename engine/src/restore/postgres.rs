@@ -17,6 +17,7 @@ mod tables;
 mod there;
 
 use super::dump::dump;
+use crate::manifest::for_all_entries;
 use crate::pg::connection::PgError;
 use crate::pg::programs::Programs;
 use crate::pg::script::Script;
@@ -109,6 +110,9 @@ pub fn restore(
     if options.dry_run {
         report.databases = plans.into_iter().map(|plan| (plan.target, 0)).collect();
         return Ok(report);
+    }
+    for plan in plans.iter().filter(|plan| plan.way == Way::Replaced) {
+        work.prove(plan)?;
     }
     // What only the server knows to be possible is tried while nothing is changed.
     globals.make_spaces(&work.spaces, &mut session).map_err(|error| work.no_space(&error))?;
@@ -233,6 +237,24 @@ impl Work<'_> {
             let message = format!("is not in the backup: {why}");
             self.monitor.error(ItemError { during: "restore", item: path.clone(), message });
         }
+    }
+
+    /// That all of a dump can be read, before what it replaces is dropped.
+    fn prove(&self, plan: &Plan) -> Result<()> {
+        let stored = &plan.stored.path;
+        let mut files = vec![];
+        for_all_entries(self.repo.store(), &self.snapshot.manifest, &mut |listed| {
+            let path = &listed.entry.path;
+            let is_within =
+                path.strip_prefix(stored.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
+            if is_within && listed.entry.kind == crate::entry::Kind::File {
+                files.push(path.clone());
+            }
+            Ok(())
+        })?;
+        files.iter().try_for_each(|path| {
+            dump(self.repo, self.snapshot, path, &mut std::io::sink(), self.monitor).map(drop)
+        })
     }
 
     /// What a failure leaves behind; single tables come in one transaction.
