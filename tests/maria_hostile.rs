@@ -97,17 +97,18 @@ fn a_name_in_the_binary_log_is_not_run() {
     wait_durable(&repo, &server);
     let evil = "GRANT ALL ON *.* TO carl@localhost WITH GRANT OPTION";
     // What leaves the client within quotes, and what would end them in a comment of the program that writes the script.
-    as_user(
-        &server,
-        "carl",
-        &format!(
-            "USE zc; SET sql_mode = 'ANSI_QUOTES'; CREATE TABLE t (\"a\\\" int, b text); INSERT INTO t VALUES (1, '\" /*!*/; {evil}; #');\n
-            CREATE TABLE `\"; {evil}; #` (a int); INSERT INTO `\"; {evil}; #` VALUES (1);
-            SET binlog_format = 'STATEMENT'; SET @`\"; {evil}; #` = 'x''\n{evil}; #\\';
-            INSERT INTO t VALUES (2, @`\"; {evil}; #`); SAVEPOINT `a\n{evil};#`; SET NAMES gbk; INSERT INTO t VALUES (3, '\u{e4}\n{evil}');"
-        )
-        .replace("SET binlog_format = 'STATEMENT'; ", ""),
-    );
+    let quoted = format!("`\"; {evil}; #`");
+    let statements: Vec<Vec<u8>> = [
+        "SET sql_mode = 'ANSI_QUOTES'".to_owned(),
+        "CREATE TABLE t (a int, b text) /* \" */".to_owned(),
+        format!("CREATE PROCEDURE p() SELECT 1 AS \"a\\\" -- \" /*!*/; {evil}\n"),
+        format!("INSERT INTO t VALUES (1, '\" /*!*/; {evil}; #')"),
+        format!("CREATE TABLE {quoted} (a int)"),
+        format!("INSERT INTO {quoted} VALUES (1)"),
+    ]
+    .map(String::into_bytes)
+    .into();
+    crate::maria_tenants::as_user(&server, "carl", "zc", &statements);
     wait_durable(&repo, &server);
     let moment = server.root("SELECT date_format(utc_timestamp() + INTERVAL 1 SECOND, '%Y-%m-%dT%H:%i:%sZ')");
     std::thread::sleep(std::time::Duration::from_millis(2100));
@@ -159,12 +160,12 @@ fn databases_that_are_called_almost_as_the_system() {
     let repo = Repo::new();
     let server = Maria::start(&repo, "my");
     server.root("SET NAMES utf8mb4; CREATE DATABASE Sys COLLATE utf8mb4_bin; CREATE TABLE Sys.t (a int); INSERT INTO Sys.t VALUES (1); CREATE VIEW Sys.v AS SELECT a FROM Sys.t;
-        CREATE DATABASE s\u{fd}s; CREATE TABLE s\u{fd}s.t (a int); CREATE PROCEDURE s\u{fd}s.p() SELECT 1; CREATE DATABASE MySQL; CREATE TABLE MySQL.u (a int);
+        CREATE DATABASE s\u{fd}s; CREATE TABLE s\u{fd}s.t (a int); CREATE PROCEDURE s\u{fd}s.p() SELECT 1;
         CREATE DATABASE shop COLLATE latin1_swedish_ci; CREATE DATABASE SHOP COLLATE utf8mb4_bin; CREATE PROCEDURE shop.p() SELECT 1; CREATE TABLE SHOP.t (a int)");
     repo.ok(["backup", &server.url()]);
     let target = Maria::start(&repo, "target");
     repo.ok(["restore", "latest", "--to", &target.url()]);
-    for database in ["Sys", "s\u{fd}s", "MySQL", "shop", "SHOP"] {
+    for database in ["Sys", "s\u{fd}s", "shop", "SHOP"] {
         assert_eq!(target.dumped(database), server.dumped(database), "{database}");
     }
     // What another has is not in the way of one.
@@ -197,7 +198,7 @@ fn nothing_is_dropped_for_a_dump_that_cannot_be_read() {
     let repo = Repo::empty();
     repo.ok(["init", "--parity", "off"]);
     let server = Maria::start(&repo, "my");
-    server.root("CREATE DATABASE live; CREATE TABLE live.t AS SELECT seq AS id, concat(md5(seq), sha1(seq * 7), md5(rand())) AS a FROM seq_1_to_60000; CREATE DATABASE aa; CREATE TABLE aa.t (a int)");
+    server.root("CREATE DATABASE live; CREATE TABLE live.t AS SELECT seq AS id, concat(md5(seq), sha1(seq * 7), md5(rand())) AS a FROM live.seq_1_to_60000; CREATE DATABASE aa; CREATE TABLE aa.t (a int)");
     repo.ok(["backup", &server.url()]);
     let packs = files_under(&repo.folder().join("packs"));
     let largest = packs.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();

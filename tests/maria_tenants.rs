@@ -50,7 +50,7 @@ fn name(value: &str) -> String {
 }
 
 /// Runs statements as `user`, each by its bytes, so that no client has a say in where one ends.
-fn as_user(server: &Maria, user: &str, database: &str, statements: &[Vec<u8>]) {
+pub(crate) fn as_user(server: &Maria, user: &str, database: &str, statements: &[Vec<u8>]) {
     let mut script = format!("USE {};\n", name(database));
     for statement in statements {
         let digits = statement.iter().fold(String::new(), |mut digits, byte| {

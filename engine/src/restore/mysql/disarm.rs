@@ -28,6 +28,8 @@ pub(super) struct Disarmed {
     /// The second at which the replay ends.
     until: Option<u32>,
     is_over: bool,
+    /// Where the first event to be replayed is, in the first log that was written.
+    pub(super) start: Option<u64>,
 }
 
 fn refused(at: u64, why: &str) -> Error {
@@ -36,7 +38,7 @@ fn refused(at: u64, why: &str) -> Error {
 
 impl Disarmed {
     pub(super) const fn new(executes: bool, until: Option<u32>) -> Self {
-        Self { executes, until, is_over: false }
+        Self { executes, until, is_over: false, start: None }
     }
 
     /// Writes the events of `log` that begin at `from`, and those that others need.
@@ -47,7 +49,7 @@ impl Disarmed {
             return Err(refused(0, "is not the beginning of a binary log"));
         }
         out.write_all(MAGIC)?;
-        let (mut at, mut checksum) = (4, 0);
+        let (mut at, mut checksum, mut needed) = (4, 0, 4);
         loop {
             let mut event = Vec::new();
             (&mut *log).take(HEADER as u64).read_to_end(&mut event)?;
@@ -70,12 +72,18 @@ impl Disarmed {
                     _ => 0,
                 };
                 out.write_all(&event)?;
+                needed += len as u64;
             } else if event[4] == 164 || at >= from {
                 let time = u32::from_le_bytes([event[0], event[1], event[2], event[3]]);
                 self.is_over |= self.until.is_some_and(|until| time >= until);
                 if self.is_over {
                     // mariadb-binlog ends at the first that is too late, and needs no other.
                     return out.flush();
+                }
+                if at < from {
+                    needed += len as u64;
+                } else {
+                    self.start.get_or_insert(needed);
                 }
                 if let Some(event) = self.event(event, checksum, at)? {
                     out.write_all(&event)?;

@@ -1,7 +1,7 @@
 //! The binary log after a dump, by mariadb-binlog and the client.
 //!
 //! mariadb-binlog writes what events hold as lines of a script, statements and names as they are. So the logs are first written
-//! anew, in [`disarmed`]: what a user wrote comes to the client as a number, or not at all.
+//! anew, in `disarmed`: what a user wrote comes to the client as a number, or not at all.
 //! Source: MariaDB's documentation, "mariadb-binlog".
 
 use super::disarm::Disarmed;
@@ -19,6 +19,8 @@ pub(super) struct Logs {
     /// They are gone with it.
     _folder: tempfile::TempDir,
     files: Vec<PathBuf>,
+    /// Where the replay begins in the first.
+    start: Option<u64>,
 }
 
 impl Work<'_> {
@@ -56,7 +58,7 @@ impl Work<'_> {
             })?;
             files.push(place);
         }
-        Ok(Logs { _folder: folder, files })
+        Ok(Logs { _folder: folder, files, start: disarmed.start })
     }
 
     /// Replays logs.
@@ -67,6 +69,10 @@ impl Work<'_> {
         }
         let mut command = self.server.command(["mariadb-binlog", "mysqlbinlog"])?;
         command.env("TZ", "UTC");
+        // Said, it also keeps mariadb-binlog from missing what was before.
+        if let Some(start) = logs.start {
+            command.arg(format!("--start-position={start}"));
+        }
         if let Some(time) = self.options.time {
             command.arg(format!("--stop-datetime={}", time.strftime("%Y-%m-%d %H:%M:%S")));
         }
