@@ -194,6 +194,24 @@ fn packages_come_back_over_those_that_are_there() {
 
 /// What the repository has lost is found before the first database is dropped.
 #[test]
+fn the_servers_own_databases_are_no_targets() {
+    let repo = Repo::new();
+    let server = Maria::start(&repo, "my");
+    server.root("CREATE DATABASE aa; CREATE TABLE aa.t (a int)");
+    repo.ok(["backup", &server.url()]);
+    let before = server.root("SELECT count(*) FROM information_schema.tables");
+    for name in ["mysql", "sys", "performance_schema", "information_schema"] {
+        let into = format!("{}/{name}", server.url());
+        let args = ["restore", "latest", "--to", &into, "--database", "aa", "--replace"];
+        for more in [&[][..], &["--table", "t"]] {
+            let text = repo.fails(1, args.iter().chain(more));
+            assert!(text.contains("the server's own"), "{text}");
+        }
+    }
+    assert_eq!(server.root("SELECT count(*) FROM information_schema.tables"), before);
+}
+
+#[test]
 fn nothing_is_dropped_for_a_dump_that_cannot_be_read() {
     let repo = Repo::empty();
     repo.ok(["init", "--parity", "off"]);

@@ -8,7 +8,7 @@ use crate::manifest::for_all_entries;
 use crate::mysql::{Server, follow, is_named, quoted};
 use crate::names;
 use crate::snapshot::Snapshot;
-use crate::source::mysql::{Index, Kind, Object};
+use crate::source::mysql::{Index, Kind, Object, SYSTEM};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use client::write;
 use std::collections::BTreeMap;
@@ -251,8 +251,25 @@ impl Work<'_> {
         self.tell(format!("database '{target}'{what}"), why);
     }
 
+    /// That a database is none of the server's own, which a restore must neither drop nor add to.
+    fn is_for_users(&self, target: &str) -> Result<()> {
+        let Some(system) = SYSTEM.iter().find(|system| system.eq_ignore_ascii_case(target)) else {
+            return Ok(());
+        };
+        let folds = self.server.query("SELECT @@lower_case_table_names <> 0")?;
+        let is_system = *system == target || folds.first().is_some_and(|row| row == &["1"]);
+        match is_system {
+            true => {
+                Err(self
+                    .refused(format!("'{target}' is a database of the server's own; choose another name")))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// That nothing is in the way, or may be removed.
     fn check(&self, name: &str, target: &str, path: &str) -> Result<()> {
+        self.is_for_users(target)?;
         let names_in = |table: &str, kind: &str| {
             let is_own = is_named(&format!("{kind}_schema"), target);
             format!("SELECT {kind}_name FROM information_schema.{table} WHERE {is_own}")

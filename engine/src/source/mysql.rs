@@ -30,7 +30,7 @@ pub use lexer::{name, statement_len};
 use seams::{Seams, Step};
 
 /// What every server has of its own.
-const SYSTEM: &[&str] = &["information_schema", "performance_schema", "mysql", "sys"];
+pub(crate) const SYSTEM: &[&str] = &["information_schema", "performance_schema", "mysql", "sys"];
 const DUMP: [&str; 2] = ["mariadb-dump", "mysqldump"];
 
 /// The source of `mysql://` and `mariadb://`.
