@@ -249,6 +249,21 @@ fn a_server_that_cannot_save() {
     assert_eq!(repo.snapshot_count(), 0);
 }
 
+/// Waits until a backup says that it has read so many bytes; what it says after that must not be closed before it ends.
+fn until_read(child: &mut std::process::Child, bytes: u64) -> impl std::io::BufRead + use<> {
+    use std::io::BufRead as _;
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    loop {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended before it had read {bytes} bytes");
+        let status: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if status["bytes_done"].as_u64().is_some_and(|done| done >= bytes) {
+            return output;
+        }
+    }
+}
+
 #[test]
 fn killed_in_the_middle_of_the_transfer() {
     let repo = Repo::new();
@@ -264,13 +279,12 @@ fn killed_in_the_middle_of_the_transfer() {
     // The transfer is cut, the server lives: what had come over is not uploaded again.
     // In the order it comes, for only then is anything stored before the end.
     let start = || {
-        repo.command(["-o", "redis.order=raw", "backup", &redis.url()])
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap()
+        let mut command = repo.command(["--json", "-o", "redis.order=raw", "backup", &redis.url()]);
+        command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+        command.spawn().unwrap()
     };
     let mut child = start();
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let _rest = until_read(&mut child, 30 << 20);
     redis.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
     assert_eq!(child.wait().unwrap().code(), Some(21));
     assert_eq!(repo.snapshot_count(), 0);
@@ -283,7 +297,7 @@ fn killed_in_the_middle_of_the_transfer() {
     // The server dies.
     redis.cli(&["CONFIG", "SET", "rdb-key-save-delay", "300"]);
     let mut child = start();
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let _rest = until_read(&mut child, 30 << 20);
     // The child that saves sends through its parent, so this cuts the transfer.
     redis._process.0.kill().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(21));
