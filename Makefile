@@ -1,4 +1,5 @@
-# The two commands to know: `make quickstart` and `make test`. CI runs exactly `make test`.
+# The commands to know: `make quickstart`, `make check` while you work, `make test` before you are done. CI runs exactly
+# `make test`.
 #
 # Everything is built in one profile (release), so that RocksDB is compiled once for the binary, the
 # tests and the benches, and outside the checkout, so that another checkout does not pay again.
@@ -7,6 +8,14 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/target
 ESKER = $(CARGO_TARGET_DIR)/release/esker
 CARGO = cargo
 NEXTEST = $(shell command -v cargo-nextest 2>/dev/null)
+
+# The pinned version may be installed under another name, and a machine without a network cannot fetch it anew.
+PINNED = $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+ifeq ($(shell rustup toolchain list 2>/dev/null | grep -c '^$(PINNED)'),0)
+ifneq ($(shell RUSTUP_TOOLCHAIN=stable rustc --version 2>/dev/null | grep -c ' $(PINNED) '),0)
+export RUSTUP_TOOLCHAIN = stable
+endif
+endif
 
 .PHONY: help
 help: ## Show the targets
@@ -37,11 +46,27 @@ quickstart: build-tools ## Build, then back up and restore a tree, a stream and 
 test: build-tools servers material lint docs ## Install the servers that tests use, then run every check and test
 	$(CARGO) build --release --workspace --all-targets
 	$(CARGO) check --release --package chunkstore --no-default-features
+	$(CARGO) check --release --package cli --no-default-features --features redis
 	$(CARGO) test --release --workspace --doc --quiet
 ifeq ($(NEXTEST),)
 	$(CARGO) test --release --workspace --lib --bins --tests
 else
 	$(CARGO) nextest run --cargo-profile release --workspace
+endif
+
+.PHONY: slim
+slim: build-tools ## Check a binary of each connector alone, and one of none
+	for one in mysql postgres qdrant redis; do \
+		$(CARGO) check --release --package cli --no-default-features --features $$one || exit 1; \
+	done
+	$(CARGO) check --release --package cli --no-default-features
+
+.PHONY: check
+check: lint ## Format, clippy, unit tests, the storage contract on memory and disk: what to run while you work
+ifeq ($(NEXTEST),)
+	$(CARGO) test --release --workspace --lib --bins
+else
+	$(CARGO) nextest run --cargo-profile release --workspace --lib --bins
 endif
 
 .PHONY: lint
@@ -70,10 +95,19 @@ CHUNKS ?= 100000000
 corpora: servers ## Make the data that benchmarks run over (25 GB, 10 minutes)
 	python3 benches/corpora.py "$(CORPORA)" pg redis kernel random small
 
+# What bench-compare measures; and a commit whose esker it measures in the same run, if one is named.
+ONLY ?= pg,redis,kernel,random,fourteen,sixty
+BEFORE ?=
+comma = ,
+COMPARED = $(sort $(subst fourteen,pg,$(subst sixty,small,$(subst $(comma), ,$(ONLY)))))
+
 .PHONY: bench-compare
-bench-compare: build-tools corpora ## Compare with restic, borg, rustic and bupstash, whichever are on PATH
+bench-compare: build-tools servers ## Compare with restic, borg, rustic and bupstash, whichever are on PATH; ONLY=pg,redis measures a part, BEFORE=REV also esker as of that commit
+	python3 benches/corpora.py "$(CORPORA)" $(COMPARED)
 	$(CARGO) build --release --package cli
-	python3 benches/compare.py "$(ESKER)" "$(CORPORA)" --runs $(RUNS)
+	before=; \
+	if [ -n "$(BEFORE)" ]; then before=$$(scripts/build-at.sh "$(BEFORE)" "$(CARGO_TARGET_DIR)/at") || exit 1; fi; \
+	python3 benches/compare.py "$(ESKER)" "$(CORPORA)" --runs $(RUNS) --only "$(ONLY)" $${before:+--before "$$before"}
 
 .PHONY: bench-tiers
 bench-tiers: build-tools servers ## Compare tier sync and restore with plain parallel transfers to the same store (2 GB of /dev/shm)
@@ -118,9 +152,13 @@ chaos: build-tools ## Eight backups, two prunes, a kill every other second, on d
 	ESKER_CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --release --package tests --test it -- chaos:: --nocapture
 
 .PHONY: rough
-rough: build-tools ## Forty nights on an S3 store that fails a fifth of all requests, cuts bodies and hides names
+rough: build-tools ## Forty nights on an S3 store that fails a fifth of all requests, resets, stalls; 200 MB over a slow line
 	$(CARGO) build --release --package cli
-	ESKER_ROUGH_NIGHTS=40 $(CARGO) test --release --package tests --test it -- rough:: --nocapture
+	ESKER_ROUGH_NIGHTS=40 ESKER_SLOW_MB=200 $(CARGO) test --release --package tests --test it -- rough:: --nocapture
+
+.PHONY: retention
+retention: build-tools ## Hold the table of promises for 400 days, with a snapshot an hour
+	ESKER_RETENTION_HOURLY=1 $(CARGO) test --release --package tests --test it -- retention:: --nocapture
 
 .PHONY: power
 power: build-tools ## Cut the power at every write to a local disk, fail each, and fill the disk up at each
@@ -135,8 +173,14 @@ roundtrip: build-tools servers ## Back up and restore databases that others wrot
 FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz
-fuzz: ## Every decoder under libFuzzer for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+fuzz: ## Every decoder and client under libFuzzer for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
 	@sh scripts/fuzz.sh $(FUZZ_SECONDS)
+
+CAMPAIGN ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/campaign
+
+.PHONY: campaign
+campaign: build-tools ## Mutate the seeds of every decoder and client for FUZZ_SECONDS each, on stable Rust; goes on where it ended
+	$(CARGO) run --release --package fuzzing --bin campaign -- "$(CAMPAIGN)" $(FUZZ_SECONDS) $(TARGETS)
 
 .PHONY: disk
 disk: build-tools ## Fill a small disk up, again and again (needs the right to mount)

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Compares esker with restic, borg, rustic and bupstash, whichever are on PATH, over the same inputs.
 
-usage: compare.py ESKER CORPORA [--runs N] [--out FOLDER] [--only NAME,...] [--tools NAME,...]
+usage: compare.py ESKER CORPORA [--runs N] [--out FOLDER] [--only NAME,...] [--tools NAME,...] [--before ESKER]
 
 CORPORA is a folder that corpora.py filled. Everything is read once before, so that it is in the page cache;
 repositories lie on /dev/shm. zstd level 3 everywhere. The order of tools changes with each run; whatever is
 restored is compared byte for byte. Medians are printed as tables, written as Markdown and as an SVG plot.
+
+--before names another esker, built of an earlier commit (scripts/build-at.sh): it takes part as the tool "before",
+and a section compares the two run by run, also by what each takes of restic's time.
 
 Cases: of pg, redis and kernel the first night, the second, the second again, and a dump of the second; random
 bytes; 14 nights of pg, pruned to three; 60 nights of a smaller export.
@@ -28,7 +31,8 @@ parser.add_argument("corpora")
 parser.add_argument("--runs", type=int, default=5)
 parser.add_argument("--out", default="bench-out")
 parser.add_argument("--only", default="pg,redis,kernel,random,fourteen,sixty")
-parser.add_argument("--tools", default="esker,restic,borg,rustic,bupstash")
+parser.add_argument("--tools", default="esker,before,restic,borg,rustic,bupstash")
+parser.add_argument("--before")
 options = parser.parse_args()
 only = options.only.split(",")
 
@@ -41,10 +45,15 @@ class Tool:
         self.commands = {"init": init, "stream": stream, "dump": dump}
 
 
+def esker(name, binary):
+    return Tool(name, binary, {"ESKER_PASSWORD": "x", "ESKER_CACHE_DIR": "{cache}"},
+                "init -q -r {repo} --parity off", "backup -q -r {repo} --compression 3 --stdin --stdin-filename s",
+                "dump -r {repo} {snapshot} s")
+
+
 TOOLS = [
-    Tool("esker", options.esker, {"ESKER_PASSWORD": "x", "ESKER_CACHE_DIR": "{cache}"},
-         "init -q -r {repo} --parity off", "backup -q -r {repo} --compression 3 --stdin --stdin-filename s",
-         "dump -r {repo} {snapshot} s"),
+    esker("esker", options.esker),
+    *([esker("before", options.before)] if options.before else []),
     Tool("restic", "restic", {"RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": "{cache}"},
          "init -q -r {repo}", "backup -q -r {repo} --compression auto --stdin --stdin-filename s",
          "dump -q -r {repo} {snapshot} s"),
@@ -230,10 +239,26 @@ def roofline(medians, tools, base):
     return ["", f"Against the roofline (`esker bench --calibrate`); the start, with unlocking, takes {start:.3f} s:", "", *lines]
 
 
+def against_before(results):
+    """esker beside the commit before: of each case the ratio of each run, since what slows a machine slows both."""
+    def spread(values):
+        return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+    lines = ["", "Against the commit before: its seconds, divided by esker's in the same run: the median, and the least and the most. "
+             "Within noise if 1 is in between. Behind it restic's seconds, divided by esker's and by those of the commit before.", "",
+             "| case | before / esker | restic / esker | restic / before |", "|---|---|---|---|"]
+    for row, by_tool in results.items():
+        seconds = {name: [run["seconds"] for run in runs] for name, runs in by_tool.items()}
+        pairs = (("before", "esker"), ("restic", "esker"), ("restic", "before"))
+        cells = [spread([one / other for one, other in zip(seconds[of], seconds[to])]) if of in seconds else "" for of, to in pairs]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def report(results, tools, extra, base):
     medians = {row: {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in by_tool.items()}
                for row, by_tool in results.items()}
-    versions = [subprocess.run([tool.binary, "--version" if tool.name != "restic" else "version"], capture_output=True, text=True).stdout.split("\n")[0] for tool in tools]
+    versions = [f"before ({os.path.basename(os.path.dirname(tool.binary))}): " * (tool.name == "before") + subprocess.run([tool.binary, "--version" if tool.name != "restic" else "version"], capture_output=True, text=True).stdout.split("\n")[0] for tool in tools]
     lines = [f"{os.cpu_count()} cores of {cpu_model()}, Linux {os.uname().release.split('-')[0]}, median of {options.runs} runs, zstd 3, repositories on tmpfs, "
              f"load at the end {os.getloadavg()[0]:.1f}. " + "; ".join(versions) + ".", "In brackets: times esker's.", "",
              "| case | tool | seconds | CPU seconds | peak MiB | added MB |", "|---|---|---:|---:|---:|---:|"]
@@ -248,6 +273,8 @@ def report(results, tools, extra, base):
                 else:
                     cells.append("")
             lines.append(f"| {row} | {tool.name} | " + " | ".join(cells) + " |")
+    if any(tool.name == "before" for tool in tools):
+        lines += against_before(results)
     lines += ["", *[f"- {line}" for line in extra], *roofline(medians, tools, base), ""]
     text = "\n".join(lines)
     print(text)
@@ -261,7 +288,7 @@ def report(results, tools, extra, base):
 
 def plot(medians, tools):
     """Bars for each case: seconds, and bytes added on the second night; colours for light and dark."""
-    colours = dict(zip(("esker", "restic", "borg", "rustic", "bupstash"), ("#2a9d8f", "#e76f51", "#e9c46a", "#8d7fc7", "#6c9bd2")))
+    colours = {"esker": "#2a9d8f", "before": "#94c9c1", "restic": "#e76f51", "borg": "#e9c46a", "rustic": "#8d7fc7", "bupstash": "#6c9bd2"}
     charts = [(f"{row} (s)", {name: figures["seconds"] for name, figures in by_tool.items()}, "s") for row, by_tool in medians.items()]
     charts += [(f"{row} (MB added)", {name: figures["added"] for name, figures in by_tool.items()}, "MB")
                for row, by_tool in medians.items() if row.endswith("second night")]

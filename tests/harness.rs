@@ -29,6 +29,22 @@ pub(crate) fn source_root() -> PathBuf {
 
 /// A binary that scripts/install-servers.sh unpacked.
 pub(crate) fn server(name: &str) -> PathBuf {
+    let path = server_place(name);
+    assert!(path.exists(), "{} is missing: run scripts/install-servers.sh", path.display());
+    path
+}
+
+/// One that cannot be had everywhere: where it is not, the test says so and does without.
+pub(crate) fn server_if_there(name: &str) -> Option<PathBuf> {
+    let path = server_place(name);
+    if !path.exists() {
+        println!("skipped: {} is not there; scripts/install-servers.sh says why", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn server_place(name: &str) -> PathBuf {
     let folder = match std::env::var_os("ESKER_TEST_SERVERS") {
         Some(folder) => PathBuf::from(folder),
         None => match std::env::var_os("XDG_CACHE_HOME") {
@@ -37,9 +53,22 @@ pub(crate) fn server(name: &str) -> PathBuf {
         }
         .join("esker/servers"),
     };
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run scripts/install-servers.sh", path.display());
-    path
+    folder.join(name)
+}
+
+/// Whether folders and servers outlive their test, for a look at them: docs/debugging.md.
+fn keeps() -> bool {
+    std::env::var_os("ESKER_TEST_KEEP").is_some_and(|value| !value.is_empty())
+}
+
+/// A folder that is removed when it is dropped, unless `ESKER_TEST_KEEP` is set.
+fn scratch() -> TempDir {
+    let mut folder = tempfile::tempdir().unwrap();
+    if keeps() {
+        println!("kept: {}", folder.path().display());
+        folder.disable_cleanup(true);
+    }
+    folder
 }
 
 /// A repository with its own cache and scratch folder.
@@ -52,7 +81,7 @@ pub(crate) struct Repo {
 impl Repo {
     /// A folder that is no repository yet.
     pub(crate) fn empty() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let place = dir.path().join("repo").display().to_string();
         Self { dir, place, environment: vec![] }
     }
@@ -66,7 +95,7 @@ impl Repo {
 
     /// A fresh repository elsewhere.
     pub(crate) fn at(place: String, environment: Vec<(String, String)>) -> Self {
-        let repo = Self { dir: tempfile::tempdir().unwrap(), place, environment };
+        let repo = Self { dir: scratch(), place, environment };
         repo.ok(["init"]);
         repo
     }
@@ -74,7 +103,7 @@ impl Repo {
     /// A primary on local disk with the tiers, sources and promises of `toml`, in which `DIR` is the scratch
     /// folder. Made, unless `init` says no.
     pub(crate) fn with_tiers(toml: &str, environment: &[(&str, &str)], init: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let path = dir.path().join("esker.toml");
         std::fs::write(&path, toml.replace("DIR", &dir.path().display().to_string())).unwrap();
         let mut all: Vec<(String, String)> =
@@ -82,14 +111,16 @@ impl Repo {
         all.push(("ESKER_CONFIG".into(), path.display().to_string()));
         let repo = Self { dir, place: String::new(), environment: all };
         if init {
-            repo.ok(["init"]);
+            // Tiers that cannot be reached yet are made later.
+            let made = repo.run(["init"]);
+            assert!(matches!(made.status.code(), Some(0 | 3)), "{made:?}");
         }
         repo
     }
 
     /// The repository of another one, by another way, with a cache of its own.
     pub(crate) fn again(other: &Self, place: String) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), place, environment: other.environment.clone() }
+        Self { dir: scratch(), place, environment: other.environment.clone() }
     }
 
     /// The same with a variable for every command.
@@ -209,7 +240,7 @@ pub(crate) fn free_port() -> u16 {
     panic!("no port is free");
 }
 
-/// A server process; killed when dropped.
+/// A server process; killed when dropped, unless `ESKER_TEST_KEEP` is set.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
@@ -220,6 +251,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if keeps() {
+            println!("kept: process {}", self.0.id());
+            return;
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -8,10 +8,49 @@ use std::path::{Path, PathBuf};
 /// Flags of other programs, which our code gives them or our documents name. They may stand in files that name the
 /// program.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("cargo", &["--release", "--test", "--example", "--check"]),
+    ("cargo", &["--release", "--test", "--example", "--check", "--nocapture", "--cargo-profile"]),
+    ("perf ", &["--call-graph", "--no-children"]),
+    ("gdb ", &["--args"]),
     ("zstd", &["--patch-from"]),
     ("benches/compare.py", &["--only"]),
     ("systemctl", &["--now"]),
+    ("systemd-", &["--identifier", "--priority", "--unit", "--iterations", "--base-time"]),
+    (
+        "restic",
+        &[
+            "--allow-other",
+            "--bash-completion",
+            "--blob",
+            "--cleanup",
+            "--copy-chunker-params",
+            "--exclude-xattr",
+            "--fish-completion",
+            "--forget",
+            "--include-xattr",
+            "--man",
+            "--max-age",
+            "--no-default-permissions",
+            "--no-size",
+            "--output",
+            "--owner-root",
+            "--ownership-by-name",
+            "--pack",
+            "--path-template",
+            "--powershell-completion",
+            "--read-all-packs",
+            "--repack-cacheable-only",
+            "--repack-small",
+            "--repack-smaller-than",
+            "--repack-uncompressed",
+            "--show-pack-id",
+            "--time-template",
+            "--tls-client-cert",
+            "--tree",
+            "--unsafe-recover-no-free-space",
+            "--with-atime",
+            "--zsh-completion",
+        ],
+    ),
     ("xz ", &["--check"]),
     (
         "pg_",
@@ -56,10 +95,14 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--order-by-primary",
             "--raw",
             "--read-from-remote-server",
+            "--local-infile",
+            "--loose-load-data-local-dir",
             "--result-file",
             "--routines",
             "--single-transaction",
             "--skip-column-names",
+            "--skip-reconnect",
+            "--unbuffered",
             "--skip-comments",
             "--skip-dump-date",
             "--start-position",
@@ -123,8 +166,11 @@ fn files_in(folder: &Path, end: &str, found: &mut Vec<PathBuf>) {
 /// What users read, and the code that writes it.
 fn all_texts() -> Vec<(PathBuf, String)> {
     let root = source_root();
-    let mut files = vec![root.join("README.md")];
-    for folder in ["cli/src", "engine/src", "chunkstore/src"] {
+    let mut files: Vec<_> =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md", "SECURITY.md", "STYLE.md"]
+            .map(|name| root.join(name))
+            .to_vec();
+    for folder in ["cli/src", "connectors", "engine/src", "chunkstore/src"] {
         files_in(&root.join(folder), ".rs", &mut files);
     }
     files_in(&root.join("docs"), ".md", &mut files);
@@ -297,7 +343,8 @@ fn every_setting_that_is_named_is_one_that_there_is() {
 fn every_variable_that_is_named_is_read() {
     let mut code = String::new();
     let mut files = vec![];
-    for folder in ["cli/src", "engine/src", "chunkstore/src", "tests", "simulation", "fuzzing", "benches"] {
+    for folder in ["cli/src", "connectors", "engine/src", "chunkstore/src", "tests", "fuzz/bodies", "benches"]
+    {
         files_in(&source_root().join(folder), ".rs", &mut files);
     }
     files.iter().for_each(|path| code += &std::fs::read_to_string(path).unwrap());

@@ -77,6 +77,38 @@ fn nothing_but_the_url_says_which_server() {
     assert!(text.contains("a host or a socket"), "{text}");
 }
 
+/// Two servers of one machine, by their sockets, are two places in one snapshot.
+#[test]
+fn a_socket_is_a_part_of_the_place() {
+    let repo = Repo::new();
+    let servers = ["one", "other"].map(|name| Maria::start(&repo, name));
+    for (number, server) in servers.iter().enumerate() {
+        server.root(&format!("CREATE DATABASE same; CREATE TABLE same.t AS SELECT {number} AS a"));
+    }
+    let urls = servers
+        .each_ref()
+        .map(|server| format!("mysql://root@localhost/?socket={}", server.home.join("s.sock").display()));
+    repo.ok(["backup", &urls[0], &urls[1]]);
+    let list = repo.ok(["ls", "latest"]);
+    assert_eq!(list.matches("/databases/same.sql\n").count(), 2, "{list}");
+    let text = repo.fails(1, ["restore", "latest", "--to", &servers[0].url()]);
+    assert!(text.contains("several MariaDB or MySQL servers"), "{text}");
+    for (number, server) in servers.iter().enumerate() {
+        let place = server.home.join("s.sock").display().to_string().replace('/', "%2F");
+        let into = format!("{}/copy", servers[0].url());
+        repo.ok([
+            "restore",
+            &format!("latest:/mysql/{place}"),
+            "--to",
+            &into,
+            "--database",
+            "same",
+            "--replace",
+        ]);
+        assert_eq!(servers[0].root("SELECT a FROM copy.t"), number.to_string());
+    }
+}
+
 #[test]
 fn names_are_not_options() {
     let repo = Repo::new();
@@ -84,6 +116,9 @@ fn names_are_not_options() {
     let names = [
         "--result-file=evil",
         "--plugin-dir=/x",
+        "--default-auth=evil",
+        "--host=192.0.2.1",
+        "@file",
         "-e",
         "--help",
         "x\\test",

@@ -67,7 +67,7 @@ impl Maria {
         wait_for("mariadb", 60, || self.try_root("SELECT 1").is_some());
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 

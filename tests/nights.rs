@@ -54,7 +54,7 @@ fn dumped(repo: &Repo, snapshot: &str) -> Vec<u8> {
 }
 
 pub(crate) fn stored(repo: &Repo) -> u64 {
-    repo.json(["stats"])["total_size"].as_u64().unwrap()
+    repo.json(["stats"])["stored_size"].as_u64().unwrap()
 }
 
 #[test]

@@ -167,8 +167,8 @@ fn parameters_of_urls_are_honoured_or_refused() {
         (&several, "target_session_attrs=standby", "it is a primary"),
         (&several, "target_session_attrs=read-only", "it is read-write"),
         (&one, "target_session_attrs=nonsense", "prefer-standby"),
-        (&one, "channel_binding=require", "'channel_binding' of the URL"),
-        (&one, "require_auth=none", "'require_auth' of the URL"),
+        (&one, "channel_binding=require", "channel_binding=require asks for it"),
+        (&one, "require_auth=none", "require_auth"),
         (&one, "gssencmode=require", "'gssencmode' of the URL"),
         (&one, "nonsense=1", "unknown parameter 'nonsense'"),
         (&one, "connect_timeout=soon", "connect_timeout"),
@@ -209,8 +209,9 @@ fn a_server_that_hangs_up_is_quoted() {
         };
         let child =
             repo.command(["backup", &url, "--force"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        // One that still logs in is ended without a word.
         let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'esker' \
-            AND (query LIKE '%TO STDOUT%' AND state = 'active' OR backend_type = 'walsender')";
+            AND (query LIKE '%TO STDOUT%' OR query LIKE '%BASE_BACKUP%') AND state = 'active'";
         wait_for("a session", 20, || server.sql("postgres", kill) != "0");
         let output = child.wait_with_output().unwrap();
         expect(&output, 25);

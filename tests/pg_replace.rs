@@ -165,7 +165,9 @@ fn a_table_is_replaced_with_what_is_its_own() {
             ("seen", "CREATE OR REPLACE VIEW seen AS SELECT 2 AS one"),
         ] {
             server.sql("shop", change);
-            repo.ok(["restore", "latest", "--to", &url, "--table", name, "--replace"]);
+            let said = repo.ok(["restore", "latest", "--to", &url, "--table", name, "--replace"]);
+            assert!(said.contains(&format!("restored table {name} in database 'shop'")), "{said}");
+            assert!(!said.contains("restored database"), "{said}");
             assert_eq!(dumped_whole(&server, "shop"), wanted, "{format} {name} {change}");
         }
         // A publication that the dump does not know loses it, and one that is not there gets none: both are named.

@@ -80,10 +80,10 @@ fn a_database_keeps_what_it_was_given_under_every_name() {
         }
         target.sql("postgres", "DROP DATABASE copydb; ");
         target.sql("postgres", "DROP DATABASE propsdb");
-        // Without owners and privileges, settings and comment come all the same.
+        // Without owners and privileges, settings and comment come all the same, and what was closed stays closed.
         repo.ok(["restore", "latest", "--to", &target.url(), "--no-owner"]);
-        let mine = "SELECT pg_get_userbyid(datdba), datacl IS NULL, datconnlimit FROM pg_database WHERE datname = 'propsdb'";
-        assert_eq!(target.sql("postgres", mine), "postgres|t|30");
+        let mine = "SELECT pg_get_userbyid(datdba), has_database_privilege('stranger', oid, 'CONNECT'), datconnlimit FROM pg_database WHERE datname = 'propsdb'";
+        assert_eq!(target.sql("postgres", mine), "postgres|f|30");
         target.sql("postgres", "DROP DATABASE propsdb");
     }
     let databases = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database";

@@ -39,11 +39,70 @@ fn three_nights_forecast_fourteen_and_the_report_opens() {
     browser(&format!("--screenshot={}", shot.display()));
     assert!(std::fs::metadata(&shot).unwrap().len() > 20_000);
     let dom = browser("--dump-dom");
-    for part in ["<svg", "Repository", "Times", "Money", "vault", "seconds to restore", "US dollars a month"]
-    {
+    for part in [
+        "<svg",
+        "Repository",
+        "Times",
+        "Money",
+        "vault",
+        "to restore (RTO)",
+        "Planned from 3 versions",
+        "straight line",
+        "US dollars a month",
+    ] {
         assert!(dom.contains(part), "no {part}");
     }
     assert!(!dom.contains("#010203") && !dom.contains("<script") && !dom.contains("http-equiv"));
+}
+
+#[test]
+fn ten_years_of_hours_are_a_page_that_a_phone_can_show() {
+    let repo = Repo::new();
+    let bytes: Vec<u8> =
+        (0..4_000_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let versions: Vec<String> = (0..4usize)
+        .map(|night| {
+            let path = repo.path(&format!("shrinks-{night}"));
+            std::fs::write(&path, &bytes[..bytes.len() - night * 20_000]).unwrap();
+            path.display().to_string()
+        })
+        .collect();
+    let report = repo.path("report.html");
+    let mut args =
+        vec!["plan", "--every", "1", "--days", "3650", "--html", report.to_str().unwrap(), "--nights"];
+    args.extend(versions.iter().map(String::as_str));
+    let plan = repo.json(&args);
+    let points = plan["points"].as_array().unwrap();
+    let (last, count) = (points.last().unwrap(), points.len());
+    assert_eq!(
+        (count, last["snapshots"].as_u64(), last["source_bytes"].as_u64()),
+        (1000, Some(87_601), Some(0))
+    );
+    // The source is gone after 200 backups, and each of the others takes what a backup takes.
+    let unchanged = plan["measured"]["unchanged"]["bytes"].as_f64().unwrap();
+    assert!(unchanged > 0.0 && last["bytes"].as_f64().unwrap() > 80_000.0 * unchanged, "{last}");
+    for time in ["backup_seconds", "restore_seconds"] {
+        assert!(last[time].as_f64() > Some(0.0), "{time}: {last}");
+    }
+    let page = std::fs::read_to_string(&report).unwrap();
+    assert!(page.len() < 100_000, "{} bytes", page.len());
+    assert!(page.contains("shrinks by") && page.contains("every hour for 3650 days"));
+    // Nothing is wider than the window, which is a phone's.
+    let measured = repo.path("measured.html");
+    std::fs::write(&measured, page + "<script>document.title=document.documentElement.scrollWidth</script>")
+        .unwrap();
+    let place = format!("file://{}", measured.display());
+    let dom = run(
+        "chromium",
+        &["--headless", "--no-sandbox", "--disable-gpu", "--window-size=360,800", "--dump-dom", &place],
+    );
+    let width: u32 = dom.split("<title>").nth(1).unwrap().split('<').next().unwrap().parse().unwrap();
+    assert!(width <= 500, "{width}: the narrowest window of the browser has 500");
+    let text = repo.ok(&args);
+    for part in ["Planned from 4 versions", "everything is kept", "shrinks by 19.53 KiB a backup"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains(" 0.0 s"), "{text}");
 }
 
 #[test]

@@ -105,7 +105,8 @@ fn names_are_looked_at_before_anything_is_done() {
         (&["--include", "few", "--db", "1"], "--db is not for Qdrant"),
         (&["--include", "bq"], "there already: bq"),
     ] {
-        let output = restore(&repo, 1, &target.url(), more);
+        let is_usage = told.contains(" is not for ");
+        let output = restore(&repo, if is_usage { 2 } else { 1 }, &target.url(), more);
         assert!(output.contains(told), "{more:?}: {output}");
         assert_eq!(target.everything(), before, "{more:?}");
     }
@@ -115,7 +116,7 @@ fn names_are_looked_at_before_anything_is_done() {
     restore(&repo, 0, &format!("{}/newname", target.url()), &["--include", "things"]);
     assert_eq!(target.everything()[0]["newname"]["points"], source.everything()[0]["things"]["points"]);
     assert!(restore(&repo, 1, &format!("{}/newname", target.url()), &[]).contains("no collection 'newname'"));
-    let output = restore(&repo, 1, "qdrant://127.0.0.1:1", &[]);
+    let output = restore(&repo, 2, "qdrant://127.0.0.1:1", &[]);
     assert!(output.contains("qdrant+http://"), "{output}");
 }
 
@@ -261,4 +262,44 @@ fn an_upload_ends_at_once_when_the_user_had_enough() {
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         assert_eq!(target.everything(), live, "{rename}");
     }
+}
+
+#[test]
+fn each_collection_has_progress_of_its_own() {
+    let repo = Repo::new();
+    let source = Qdrant::start(&repo.path("source"), None);
+    source.client("fill('one', 50, size=4); fill('two', 3000, size=64)");
+    repo.ok(["backup", &source.url()]);
+    let target = Qdrant::start(&repo.path("target"), None);
+    target.client("fill('one', 5, size=4)");
+    target.fault("slow", Some("0.02"));
+    let mut command = repo.command(["--json", "restore", "latest", "--to", &target.url(), "--replace"]);
+    let output = command.env("ESKER_PROGRESS_FPS", "20").output().unwrap();
+    let out = expect(&output, 0);
+    let listed = repo.ok(["--json", "ls", "latest", "--recursive"]);
+    let entries: Vec<serde_json::Value> =
+        listed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let size = |name: &str| {
+        let is_its = |path: &str| path.contains(&format!("/{name}/shard-"));
+        let own = entries.iter().find(|entry| entry["path"].as_str().is_some_and(is_its));
+        own.map(|entry| entry["size"].clone())
+    };
+    let mut phases: Vec<(String, serde_json::Value)> = vec![];
+    for line in out.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        let name = line["phase"].as_str().unwrap_or_default();
+        if line["message_type"] == "status" && name.starts_with("collection") && line["bytes_done"] != 0 {
+            assert!(line["bytes_done"].as_u64() <= line["total_bytes"].as_u64(), "{line}");
+            if phases.last().is_none_or(|(last, _)| last != name) {
+                phases.push((name.to_owned(), line["total_bytes"].clone()));
+            }
+        }
+    }
+    let wanted: Vec<(String, serde_json::Value)> = [
+        ("collection 'one', beside as 'one.esker-1'", "one"),
+        ("collection 'one'", "one"),
+        ("collection 'two'", "two"),
+    ]
+    .map(|(phase, name)| (phase.to_owned(), size(name).unwrap()))
+    .into();
+    assert_eq!(phases, wanted);
 }

@@ -4,8 +4,8 @@
 use crate::harness::{Repo, expect, server};
 use crate::rdb_dumps::{DumpBytes, intset, listpack, numbers, string, ziplist};
 use crate::redis::{Redis, apt_redis};
-use engine::rdb::check::{Flaw, check};
-use engine::rdb::{Version, dump_payload};
+use connector_redis::rdb::check::{Flaw, check};
+use connector_redis::rdb::{Version, dump_payload};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 
@@ -111,7 +111,7 @@ impl Judge {
     fn accepts(&mut self, kind: u8, value: &[u8]) -> bool {
         let version = Version { valkey: false, number: 12 };
         let payload = dump_payload(version, kind, value);
-        let command = engine::resp::encode(&[b"RESTORE", b"k", b"0", &payload, b"REPLACE"]);
+        let command = connector_redis::resp::encode(&[b"RESTORE", b"k", b"0", &payload, b"REPLACE"]);
         self.stream.get_mut().write_all(&command).unwrap();
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();
@@ -352,6 +352,41 @@ fn corrupt_values_at_the_head_of_an_append_only_file() {
     let told = repo.fails(3, ["backup", &format!("redis+aof://{}", repo.path("x.aof").display())]);
     assert!(told.contains("0/worse") && told.contains("corrupt"), "{told}");
     assert!(repo.run(["dump", "latest", "redis/files/x.aof"]).stdout == [&dump[..], command].concat());
+}
+
+/// What `RESTORE` brings in an append-only file is looked into as what stands in a dump: a server stops there.
+#[test]
+fn corrupt_values_that_commands_bring() {
+    let repo = Repo::new();
+    let version = Version::parse(b"REDIS0010").unwrap();
+    let good = dump_payload(version, 11, &string(&intset(&[1, 2])));
+    let bad = dump_payload(version, 11, &string(&intset(&[2, 1])));
+    let mut torn = good.clone();
+    torn[3] ^= 1;
+    let aof = |payload: &[u8], name: &[u8]| {
+        let mut all = connector_redis::resp::encode(&[b"SELECT", b"3"]);
+        all.extend(connector_redis::resp::encode(&[b"SET", b"k", b"0", b"v"]));
+        all.extend(connector_redis::resp::encode(&[name, b"key", b"0", payload, b"REPLACE"]));
+        all
+    };
+    std::fs::create_dir(repo.path("parts")).unwrap();
+    std::fs::write(repo.path("parts/a.aof.manifest"), "file a.aof.1.incr.aof seq 1 type i\n").unwrap();
+    for (payload, name, code) in [
+        (&good, &b"RESTORE"[..], 0),
+        (&bad, b"restore", 3),
+        (&torn, b"RESTORE", 3),
+        (&bad, b"restore-asking", 3),
+        (&bad, b"SET", 0),
+    ] {
+        for (place, folder) in [("x.aof", ""), ("parts", "/a.aof.1.incr.aof")] {
+            std::fs::write(repo.path(&format!("{place}{folder}")), aof(payload, name)).unwrap();
+            let output = repo.run(["backup", &format!("redis+aof://{}", repo.path(place).display())]);
+            let told = expect(&output, code) + &String::from_utf8_lossy(&output.stderr);
+            assert_eq!(told.contains(&format!("redis/files/{place}{folder}: 3/key")), code == 3, "{told}");
+            let path = format!("redis/files/{place}{folder}");
+            assert!(repo.run(["dump", "latest", &path]).stdout == aof(payload, name), "{path}");
+        }
+    }
 }
 
 #[test]

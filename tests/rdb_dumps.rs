@@ -1,6 +1,6 @@
 //! Dumps of hands and versions of Redis that no server here has: made byte by byte.
 
-use engine::rdb::{crc64, push_len};
+use connector_redis::rdb::{crc64, push_len};
 
 /// A dump that is put together.
 #[derive(Clone)]

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 const TOML: &str = r#"
 parallel = 3
+password_command = "echo correct horse"
 timezone = "UTC"
 
 [[tier]]

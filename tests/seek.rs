@@ -8,13 +8,13 @@ use chunkstore::executor::Inline;
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::storage::{Storage, StorageResult, Version};
 use chunkstore::store::{Access, Identity};
+use connector_redis::keys::load::{LoadOptions, load};
+use connector_redis::keys::{Selection, find, one};
+use connector_redis::server::Server;
 use engine::Repository;
-use engine::keyspace::load::{LoadOptions, load};
-use engine::keyspace::{Selection, find, one};
+use engine::connector::Context;
 use engine::monitor::Tally;
 use engine::snapshot::Filter;
-use engine::source::UrlOptions;
-use engine::source::redis::Server;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,44 +25,20 @@ struct Metered {
 }
 
 impl Storage for Metered {
-    fn place(&self) -> String {
-        self.disk.place()
-    }
-    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.disk.put(name, body)
-    }
-    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.disk.replace(name, body)
-    }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
         self.disk.get(name, limit).inspect(|bytes| self.count(bytes.len()))
     }
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
         self.disk.get_range(name, offset, len).inspect(|bytes| self.count(bytes.len()))
     }
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        self.disk.len(name)
-    }
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.disk.list(folder, each)
-    }
-    fn delete(&self, name: &str) -> StorageResult<()> {
-        self.disk.delete(name)
-    }
     fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
         let read = self.disk.read_versioned(name)?;
         self.count(read.as_ref().map_or(0, |(bytes, _)| bytes.len()));
         Ok(read)
     }
-    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.disk.swap(name, expected, body)
-    }
-    fn connections(&self) -> usize {
-        1
-    }
-    fn is_near(&self) -> bool {
-        true
-    }
+    chunkstore::forward!(self => self.disk; place put replace len list leftovers delete swap connections is_near keeps_copies
+        written_ms copies shelf);
+    chunkstore::plain_store!(stream_range);
 }
 
 impl Metered {
@@ -153,7 +129,7 @@ fn single_keys_cost_the_chunks_they_lie_in() {
     let restore = |selection: Selection, name: &str| -> Redis {
         let target = Redis::start(&apt_redis(), &repo.path(name), &[]);
         let url = target.url().parse().unwrap();
-        let server = Server::new(&url, &UrlOptions::default()).unwrap();
+        let server = Server::new(&url, &Context::new(std::env::temp_dir(), jiff::Timestamp::now)).unwrap();
         let count = selection.names.len();
         let start = std::time::Instant::now();
         metered.read.store(0, Ordering::Relaxed);

@@ -90,7 +90,7 @@ fn names_in_esker_toml() {
             false => assert!(repo.fails(1, ["run"]).contains("letters, digits"), "{name}"),
         }
     }
-    for filename in ["..", "a/../b", ""] {
+    for filename in ["..", "a/../b"] {
         let toml = format!(
             "repository = \"DIR/repo\"\n[[source]]\nname = \"s\"\ncommand = [\"echo\", \"x\"]\nfilename = \"{filename}\"\n"
         );
@@ -98,6 +98,24 @@ fn names_in_esker_toml() {
         let output = repo.run(["run"]);
         assert!(!output.status.success(), "{filename}");
         assert_eq!(repo.snapshot_count(), 0);
+    }
+    let toml =
+        "repository = \"DIR/repo\"\n[[source]]\nname = \"s\"\ncommand = [\"echo\", \"x\"]\nfilename = \"\"\n";
+    assert!(Repo::with_tiers(toml, &[], false).fails(1, ["run"]).contains("esker.toml:5: empty"));
+}
+
+/// What was stored under the path of a key is what that path means.
+#[test]
+fn streams_where_keys_are_looked_for() {
+    let repo = Repo::new();
+    for name in ["redis/0/file", "redis/0", "redis/h:1/0/a/b"] {
+        let output = repo.feed(["backup", "--stdin", "--stdin-filename", name], name.as_bytes());
+        expect(&output, 0);
+        for words in [vec!["dump", "latest", name], vec!["dump", &format!("latest:{name}")]] {
+            assert_eq!(repo.ok(&words), name, "{words:?}");
+        }
+        assert!(name.ends_with(repo.ok(["ls", &format!("latest:{name}")]).trim()));
+        repo.fails(1, ["dump", "latest:redis/7/none"]);
     }
 }
 

@@ -70,7 +70,7 @@ fn commands_that_fail_make_no_snapshot() {
     let added = summary["data_added"].as_u64().unwrap();
     // The chunk that the end cut short may be as long as chunks get.
     assert!(added < 12_300_000, "{added} bytes were added again");
-    assert_eq!(repo.run(["dump", "latest", "stdin"]).stdout, data);
+    assert_eq!(repo.run(["dump", "latest", "cat"]).stdout, data);
     let quoted = repo.json(["backup", "--stdin-from-command", "--", "printf", "%s", "a  b"]);
     assert_eq!(quoted["total_bytes_processed"], 4);
 }

@@ -39,22 +39,68 @@ fn the_format_document_knows_the_code() {
     );
 }
 
+/// Every document: those at the top, those in docs/, and the fragments of the changelog.
+fn documents() -> Vec<PathBuf> {
+    let root = source_root();
+    let mut found = vec![];
+    for folder in ["", "docs", "docs/decisions", "docs/connectors", "changelog/unreleased"] {
+        let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        found.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "md")));
+    }
+    assert!(found.len() > 50, "{found:?}");
+    found
+}
+
+/// Whether a word is the path of a file of ours, rather than a pattern or an example of one.
+fn is_path(word: &str) -> bool {
+    const FOLDERS: &[&str] = &[
+        "docs/",
+        "chunkstore/",
+        "engine/",
+        "connectors/",
+        "cli/",
+        "tests/",
+        "fuzz/",
+        "benches/",
+        "scripts/",
+        "changelog/",
+    ];
+    FOLDERS.iter().any(|folder| word.starts_with(folder))
+        && !word.contains(['*', '{', '<', '…'])
+        && !word.contains("NAME")
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| c.is_whitespace() || "()[]`,;:|\"'".contains(c));
+    words.map(|word| word.trim_end_matches('.'))
+}
+
 #[test]
 fn documents_name_files_that_exist() {
     let root = source_root();
-    for document in
-        ["README.md", "ARCHITECTURE.md", "docs/format.md", "docs/threat-model.md", "docs/concurrency.md"]
-    {
-        let text = std::fs::read_to_string(root.join(document)).unwrap();
-        for word in text.split(|c: char| c.is_whitespace() || "()[]`,;:".contains(c)) {
-            let word = word.trim_end_matches('.');
-            let is_path = word.starts_with("docs/")
-                || word.starts_with("chunkstore/")
-                || word.starts_with("engine/")
-                || word.starts_with("cli/");
-            if is_path && !word.contains('*') && !word.contains('{') {
-                assert!(root.join(word).exists(), "{document} names {word}");
-            }
+    let mut count = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for word in words(&text).filter(|word| is_path(word)) {
+            assert!(root.join(word).exists(), "{} names {word}", document.display());
+            count += 1;
+        }
+    }
+    assert!(count > 200, "{count} paths are named");
+}
+
+#[test]
+fn code_names_documents_that_exist() {
+    let root = source_root();
+    let mut files = vec![];
+    rust_files(&root, &mut files);
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let ends = |word: &&str| word.ends_with(".md") || word.ends_with(".py");
+        for word in words(&text).filter(|word| word.starts_with("docs/")).filter(ends) {
+            let is_example = word.contains(['*', '{', '%']);
+            assert!(is_example || root.join(word).exists(), "{} names {word}", file.display());
         }
     }
 }
@@ -69,4 +115,51 @@ fn no_test_file_is_forgotten() {
             assert!(main.contains(&format!("mod {module};")), "tests/{name} is not in main.rs");
         }
     }
+}
+
+/// A promise without its test is a wish: every row of the tables of promises names some, and each of them is there.
+#[test]
+fn every_promise_of_the_threat_model_has_its_test() {
+    let root = source_root();
+    let text = std::fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let rows =
+        text.lines().skip_while(|line| !line.starts_with("| promise")).filter(|line| line.starts_with("| "));
+    let mut count = 0;
+    for row in rows.filter(|row| !row.starts_with("| promise")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let names: Vec<&str> = cells.last().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test holds: {row}");
+        for name in names {
+            let path: Vec<&str> = name.split("::").collect();
+            let (test, module) = path.split_last().unwrap();
+            let files = match module {
+                [] => vec![],
+                [module] => vec![format!("tests/{module}.rs")],
+                [package, inner @ ..] => {
+                    let inner = inner.join("/");
+                    let package = match *package {
+                        "simulation" => "tests/simulation".to_owned(),
+                        "fuzzing" => "fuzz/bodies".to_owned(),
+                        other => other.replace("connector-", "connectors/"),
+                    };
+                    ["src/{}.rs", "tests/{}.rs", "tests/{}/main.rs", "src/{}/tests.rs"]
+                        .map(|form| format!("{package}/{}", form.replace("{}", &inner)))
+                        .to_vec()
+                }
+            };
+            let texts: Vec<String> =
+                files.iter().filter_map(|file| std::fs::read_to_string(root.join(file)).ok()).collect();
+            let head = format!("fn {test}(");
+            let is_there = texts.iter().any(|text| {
+                let declared = text.match_indices(&head).map(|(at, _)| &text[..at]);
+                declared.map(|before| before.trim_end()).any(|before| {
+                    let above = before.lines().rev().take(4).collect::<String>();
+                    above.contains("#[test]")
+                })
+            });
+            assert!(is_there, "docs/threat-model.md names the test {name}, and there is none");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} tests are named");
 }

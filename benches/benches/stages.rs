@@ -17,12 +17,12 @@ use chunkstore::seal::{Compression, Compressor, Decompressor};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, Identity};
 use chunkstore::{ChunkId, reader};
+use connector_kit::stream::{StreamOptions, StreamSource};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::Repository;
 use engine::backup::{BackupOptions, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
-use engine::source::stream::{StreamOptions, StreamSource};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -185,8 +185,8 @@ fn whole(criterion: &mut Criterion) {
     };
     let store = |repo: &Repository| {
         let input = std::fs::File::open(file.path()).expect("file");
-        let mut source =
-            StreamSource::reader(input, "stream", Time::default(), StreamOptions::default()).expect("source");
+        let mut source = StreamSource::reader(input, b"stream", Time::default(), StreamOptions::default())
+            .expect("source");
         backup(repo, &mut source, &BackupOptions::default(), &Tally::default()).expect("backup")
     };
     let mut group = criterion.benchmark_group("end to end, in memory");

@@ -12,7 +12,7 @@ impl std::fmt::Debug for Cipher {
     }
 }
 
-/// The tag did not match: the bytes, their place or their key are not what was sealed.
+/// The tag did not match: the bytes, their position or their key differ from what was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("authentication failed")]
 pub struct NotAuthentic;

@@ -1,8 +1,8 @@
-//! Base chunks: which of them a new version of a chunk is compressed against, which locations count,
-//! and how a chunk is read that stands on others.
+//! Base chunks: which chunks a new version of a chunk is compressed against, which locations count, and how a delta is
+//! read.
 //!
-//! A location counts if its chunk stands on its own, or if each of its bases has a location that counts
-//! and is of smaller depth. That is checked before anything is built on it; see docs/concurrency.md.
+//! A location counts if its chunk is stored full, or if each of its bases has a location that counts and is of smaller
+//! depth. Writers check this before they rely on a location; see docs/concurrency.md.
 
 use crate::Result;
 use crate::format::{MAX_BASES, MAX_DEPTH};
@@ -22,7 +22,7 @@ pub use reader::{BaseReader, Plain, Prefix};
 /// by more than half.
 const RADIX: u8 = 4;
 
-/// A location that counts, and every pack that it stands on, its own included.
+/// A location that counts, and every pack that it depends on, its own included.
 #[derive(Clone, Debug)]
 pub struct Grounded {
     /// Where the chunk is.
@@ -31,8 +31,8 @@ pub struct Grounded {
     pub packs: Vec<PackId>,
 }
 
-/// Looks chunks up and answers with those locations that count, in the order of `ids`. Packs in `avoid` are
-/// passed over as if they were gone.
+/// Looks chunks up and returns those locations that count, in the order of `ids`. Packs in `avoid` are treated as
+/// missing.
 pub fn ground(
     index: &dyn ChunkIndex,
     ids: &[ChunkId],
@@ -66,7 +66,7 @@ pub fn ground(
     Ok(out)
 }
 
-/// Whether everything below `top` is there, each base of smaller depth than what stands on it.
+/// Whether everything below `top` exists, each base of smaller depth than the chunk that depends on it.
 fn stands(known: &HashMap<[u8; 16], Location>, top: &Location, packs: &mut Vec<PackId>) -> bool {
     let mut open = vec![top];
     let mut seen: HashSet<ChunkId> = HashSet::new();
@@ -88,7 +88,7 @@ fn stands(known: &HashMap<[u8; 16], Location>, top: &Location, packs: &mut Vec<P
     true
 }
 
-/// What a new version of some chunks is to be compressed against.
+/// The chunks that a new version of some chunks is to be compressed against.
 #[derive(Clone, Debug)]
 pub struct BaseChoice {
     /// The bases, in the order of the prefix.
@@ -97,12 +97,12 @@ pub struct BaseChoice {
     pub depth: u8,
     /// The new chunk's generation.
     pub generation: u8,
-    /// The packs that the new chunk will stand on.
+    /// The packs that the new chunk will depend on.
     pub packs: Vec<PackId>,
 }
 
-/// The generation that a chunk of generation `n` is compressed against: `n` without its lowest power of
-/// four. Lies on the path of bases of generation `n - 1`.
+/// The generation that a chunk of generation `n` is compressed against: `n` without its lowest power of four. It is on
+/// the path of bases of generation `n - 1`.
 #[must_use]
 pub fn base_generation(n: u8) -> u8 {
     let mut step = 1u16;
@@ -112,8 +112,8 @@ pub fn base_generation(n: u8) -> u8 {
     n - u8::try_from(step).unwrap_or(n).min(n)
 }
 
-/// Chooses the bases of the next version of `around`, neighbouring chunks of the last one; `None` if
-/// the chunk should stand on its own again. Packs in `avoid` are not built on.
+/// Chooses the bases of the next version of `around`, neighbouring chunks of the last one; `None` if the chunk should
+/// be stored full again. Chunks in packs of `avoid` are not used as bases.
 pub fn choose(
     index: &dyn ChunkIndex,
     around: &[Arc<Grounded>],

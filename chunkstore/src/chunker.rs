@@ -42,11 +42,11 @@ fn unmix(mut hash: u64) -> u64 {
 pub struct ChunkerParams {
     /// No chunk but a stream's last is smaller.
     pub min_len: u32,
-    /// Where the strict mask gives way to the relaxed one: the expected size.
+    /// The length at which the relaxed mask replaces the strict one: the expected size, in bytes.
     pub avg_len: u32,
     /// No chunk is larger.
     pub max_len: u32,
-    /// Normalization level, 0 to 3: how many mask bits strict and relaxed lie from the average.
+    /// Normalization level, 0 to 3: by how many bits the strict and the relaxed mask differ from the average.
     pub normalization: u32,
 }
 
@@ -159,15 +159,15 @@ impl Chunker {
         mix(tail.iter().fold(0, |hash, byte| self.roll(hash, *byte)))
     }
 
-    /// How far from its old place an anchor is looked for.
+    /// How far from its old position an anchor is searched for, in bytes.
     #[must_use]
     pub fn reach(&self) -> usize {
         self.params.max_len as usize / ANCHOR_REACH_SHARE
     }
 
-    /// The place nearest to `len` at which a chunk of `window` can end and has this anchor, no more than
-    /// [`Chunker::reach`] bytes away: the cut of an older version, moved by what was added and removed. A chunk
-    /// that was as long as chunks are cut may grow by that much, or every insertion would set it adrift.
+    /// The position nearest to `len` at which a chunk of `window` can end and has this anchor, at most
+    /// [`Chunker::reach`] bytes away: the cut of an older version, moved by insertions and deletions. A chunk of
+    /// maximal length may grow by that much; otherwise every insertion would move all later cuts.
     #[must_use]
     pub fn find_anchor(&self, window: &[u8], len: usize, anchor: u64) -> Option<usize> {
         if window.get(..len).is_some_and(|chunk| self.anchor(chunk) == anchor) {

@@ -1,5 +1,5 @@
-//! What is decided at `init` and never changes: `config`, one line of JSON and one of MAC. It can be
-//! read without a key, so that a newer format is recognised before a passphrase is asked for.
+//! The settings that `init` decides and that never change: `config`, one line of JSON and one of MAC. It can be read
+//! without a key, so that a newer format is recognised before a passphrase is needed.
 
 use crate::chunker::{ChunkerParams, FASTCDC_2020};
 use crate::format::{FORMAT_VERSION, HEAD_CHAIN, KNOWN_FEATURES, names};
@@ -41,6 +41,9 @@ pub struct Config {
     /// Whether each pack has parity beside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub parity: bool,
+    /// The tier that this place was made as, for good: a HEAD of another place does not count here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
 }
 
 /// How HEAD is replaced.
@@ -50,9 +53,9 @@ pub enum HeadMethod {
     /// The store compares and swaps.
     #[default]
     Swap,
-    /// The store creates what is not there: [`crate::storage::chain`].
+    /// The store creates only objects that do not exist: [`crate::storage::chain`].
     Chain,
-    /// The store does neither: whoever uses it sees to it that there is one writer at a time.
+    /// The store supports neither: its user must make sure that there is one writer at a time.
     SingleWriter,
 }
 
@@ -62,7 +65,7 @@ impl HeadMethod {
     }
 }
 
-/// What is decided when a repository is made, for the store that it lies in.
+/// Settings that are decided when a repository is made, for the store that it is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// How HEAD is replaced.
@@ -92,6 +95,7 @@ impl Config {
             created_ms,
             head: layout.head,
             parity: layout.parity,
+            tier: None,
         })
     }
 

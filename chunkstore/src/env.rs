@@ -1,5 +1,6 @@
 //! Clock and randomness, passed in so that every failure replays from a seed.
 
+use crate::pool::locked;
 use crate::{Error, Result};
 use std::time::Duration;
 
@@ -47,17 +48,17 @@ impl SeededEnv {
 
 impl Env for SeededEnv {
     fn now(&self) -> Duration {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = locked(&self.state);
         state.1 += 1;
         Duration::from_millis(state.1)
     }
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = locked(&self.state);
         state.0.fill(bytes);
         Ok(())
     }
     fn sleep(&self, time: Duration) {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = locked(&self.state);
         state.1 += u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     }
 }

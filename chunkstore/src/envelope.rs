@@ -1,6 +1,6 @@
-//! How small objects are sealed: a header with a random salt, one AES-256-GCM record under a key
-//! derived from that salt, so that no key ever seals twice. Header, repository and the object's own
-//! name are authenticated: an object cannot stand in for another.
+//! How small objects are sealed: a header with a random salt, and one AES-256-GCM record under a key derived from that
+//! salt, so that no key ever seals twice. Header, repository and the object's name are authenticated, so one object
+//! cannot replace another.
 
 use crate::aead::counter_nonce;
 use crate::env::{Env, random_array};

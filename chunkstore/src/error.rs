@@ -1,7 +1,8 @@
-//! What can go wrong, named for what the caller can do about it.
+//! Errors, named by what the caller can do about them.
 
 use crate::format::Malformed;
-use crate::id::ChunkId;
+use crate::head::Age;
+use crate::id::{ChunkId, ObjectId};
 use crate::storage::StorageError;
 
 /// Result of this crate.
@@ -23,10 +24,12 @@ pub enum Error {
         place: String,
     },
     /// No key slot opens with the given passphrase.
-    #[error("wrong password, or no key slot for it ({slots} tried)")]
+    #[error("wrong password, or no key slot for it ({slots} tried{})", .damage.as_ref().map_or(String::new(), |why| format!("; {why}")))]
     WrongPassword {
         /// How many slots were tried.
         slots: usize,
+        /// Why another could not be.
+        damage: Option<String>,
     },
     /// The repository needs a newer esker.
     #[error("this repository needs a newer esker: {why}")]
@@ -48,21 +51,27 @@ pub enum Error {
         /// How that was noticed.
         why: String,
     },
-    /// HEAD no longer allows what this session wanted to publish.
+    /// HEAD no longer allows what this session wanted to commit.
     #[error("{why}")]
     Fenced {
         /// What happened, and that running again helps.
         why: String,
     },
+    /// A root that was to be replaced is not in HEAD: it was removed, or replaced by another.
+    #[error("snapshot {} is gone", id.short())]
+    Gone {
+        /// The root.
+        id: ObjectId,
+    },
     /// HEAD is older than one that this machine has seen.
-    #[error(
-        "HEAD was rolled back: generation {found} here, {seen} seen before; if an older copy was put back on purpose, 'esker repair head' goes on from it"
-    )]
+    #[error("{}", rolled_back(found, seen, tier.as_deref()))]
     Rollback {
-        /// Generation in the store.
-        found: u64,
-        /// Highest generation seen.
-        seen: u64,
+        /// How far the one in the store has come.
+        found: Age,
+        /// How far the latest that was seen had.
+        seen: Age,
+        /// The tier whose HEAD it is; none for the primary's.
+        tier: Option<String>,
     },
     /// Another tier was adopted since: this primary is out of date.
     #[error(
@@ -81,6 +90,14 @@ pub enum Error {
     /// A parameter is outside its range.
     #[error("{0}")]
     Invalid(String),
+    /// There is no memory for a pack.
+    #[error(
+        "no memory for {bytes} bytes more: a limit (ulimit -v, a container's) is too low, or --pack-size too high"
+    )]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// Another thread of this operation died; its panic was printed.
     #[error("a worker thread panicked")]
     WorkerPanicked,
@@ -127,4 +144,23 @@ impl<T> InObject<T> for std::result::Result<T, Malformed> {
     fn in_object(self, object: &str) -> Result<T> {
         self.map_err(|malformed| Error::corrupt(object, malformed))
     }
+}
+
+fn rolled_back(found: &Age, seen: &Age, tier: Option<&str>) -> String {
+    let repair =
+        tier.map_or("esker repair head".to_owned(), |tier| format!("esker repair head --tier {tier}"));
+    if tier.is_none() && found.incarnation < seen.incarnation {
+        return format!(
+            "HEAD was rolled back, or is that of an older primary (incarnation {} here, {} seen before): \
+                another copy was made the primary since, or HEAD was rebuilt. 'esker tier sync --rejoin NAME' \
+                makes an older primary a copy of the new one; --no-cache reads it as it is; if an older copy was \
+                put back on purpose, '{repair}' continues from it",
+            found.incarnation, seen.incarnation
+        );
+    }
+    format!(
+        "HEAD was rolled back: generation {} here, {} seen before; if an older copy was put back on purpose, '{repair}' goes \
+         on from it",
+        found.generation, seen.generation
+    )
 }

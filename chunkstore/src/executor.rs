@@ -1,5 +1,5 @@
-//! Where work runs: on a pool of threads, or inline on the caller's thread, one step after the
-//! other, so that the whole pipeline can be simulated deterministically.
+//! Where work runs: on a pool of threads, or inline on the caller's thread, one step after the other, so that the whole
+//! pipeline can be simulated deterministically.
 
 use crate::{Error, Result};
 use crossbeam::channel::{Receiver, bounded};
@@ -36,7 +36,10 @@ impl Pool {
             .num_threads(threads.max(1))
             .thread_name(move |index| format!("{name}-{index}"))
             .build()
-            .map_err(|error| Error::Invalid(format!("cannot start {threads} threads: {error}")))?;
+            .map_err(|error| {
+                let advice = crate::threads::ADVICE;
+                Error::Invalid(format!("cannot start {threads} threads: {error}; {advice}"))
+            })?;
         Ok(Arc::new(Self(pool)))
     }
 }
@@ -52,8 +55,8 @@ impl Executor for Pool {
     }
 }
 
-/// The result of a job that may still be running. Dropping it waits for the job: nothing is at work any more when an
-/// operation that failed has returned, and a process that ends does not pull the index away from under its workers.
+/// The result of a job that may still be running. Dropping it waits for the job: when a failed operation has returned,
+/// none of its jobs is running, and a process that ends does not close the index under its workers.
 #[must_use]
 pub struct Pending<T>(Receiver<T>);
 
@@ -81,7 +84,10 @@ pub fn submit<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Pending<T> {
     let (sender, receiver) = bounded(1);
+    // What is logged there is part of what asked for it.
+    let span = tracing::Span::current();
     executor.spawn(Box::new(move || {
+        let _in_it = span.enter();
         // A panic unwinds into rayon's handler and drops the sender, which `wait` reports; the
         // catch keeps rayon from aborting the process.
         if let Ok(value) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {

@@ -1,8 +1,7 @@
-//! Every magic, version, field width and limit of repository format 1, and the little-endian
-//! encoder and decoder that all binary objects use. `docs/format.md` explains what stands here;
-//! a test keeps the two together.
+//! Every magic, version, field width and limit of repository format 1, and the little-endian encoder and decoder that
+//! all binary objects use. `docs/format.md` explains them; a test compares the two.
 //!
-//! Decoding never panics and never allocates more than the bytes at hand justify.
+//! Decoding never panics and never allocates more than the available bytes justify.
 
 /// Version of the repository format that this code writes, and the only one it reads.
 pub const FORMAT_VERSION: u8 = 1;
@@ -56,16 +55,22 @@ pub const MAX_SMALL_LEN: u64 = 64 << 20;
 pub const MAX_BASES: usize = 4;
 /// Deepest delta: so many decompressions stand between it and plaintext at most. Bounds recursion.
 pub const MAX_DEPTH: u8 = 32;
-/// Most key slots tried with one passphrase; a hostile store could otherwise burn CPU for ever.
-pub const MAX_SLOTS: usize = 32;
-/// Largest Argon2id memory accepted from a slot, in KiB (4 GiB).
-pub const MAX_ARGON2_KIB: u32 = 4 << 20;
+/// Most key slots of a repository. Twice as many are tried with one passphrase, since some may be there that HEAD does
+/// not list; a hostile store could otherwise burn CPU for ever.
+pub const MAX_SLOTS: usize = 128;
+/// Largest Argon2id memory accepted from a slot, in KiB (1 GiB).
+pub const MAX_ARGON2_KIB: u32 = 1 << 20;
 /// Most Argon2id passes accepted from a slot.
-pub const MAX_ARGON2_PASSES: u32 = 64;
+pub const MAX_ARGON2_PASSES: u32 = 8;
+/// What slots may cost together that are tried with one passphrase and are dearer than those that this code makes, in KiB
+/// of memory times passes: some seconds. Whether HEAD lists a slot is known only after one was opened.
+pub const MAX_DEAR_COST: u64 = 8 << 20;
+/// Largest key slot in bytes; one has about 700.
+pub const MAX_SLOT_LEN: u64 = 64 << 10;
 /// Packs are padded so that their length is a multiple of this, or Padmé's bucket if that is larger.
 pub const PACK_PADDING: u64 = 4096;
 
-/// What a small sealed object is; stands in its header and is authenticated.
+/// The kind of a small sealed object; part of its header, and authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ObjectKind {
@@ -92,7 +97,7 @@ impl ObjectKind {
     }
 }
 
-/// What a pack holds. Metadata stays hot when data is frozen, so the two never share a pack.
+/// The kind of a pack. Metadata stays hot when data is frozen, so the two never share a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum PackKind {
@@ -160,7 +165,7 @@ impl Codec {
     }
 }
 
-/// Where objects lie. Every name in a repository is made here.
+/// Names of objects. Every name in a repository is made here.
 pub mod names {
     use crate::id::{ObjectId, PackId, SessionId};
 
@@ -180,8 +185,16 @@ pub mod names {
     pub const INDEX: &str = "index";
     /// Folder of snapshots.
     pub const SNAPSHOTS: &str = "snapshots";
-    /// Folder of what a tier knows about how its packs lie.
+    /// Folder of the tier maps: how a tier's packs are stored.
     pub const MAPS: &str = "maps";
+
+    /// Folder of further copies of the objects that everything hangs on.
+    pub const COPIES: &str = "copies";
+
+    /// Names of the copies that a local disk keeps of `config`, of a key slot, or of HEAD: `copies/1/<name>`, …
+    pub fn copies(name: &str) -> impl Iterator<Item = String> {
+        [1, 2].into_iter().map(move |number| format!("{COPIES}/{number}/{name}"))
+    }
 
     /// `keys/<id>`.
     #[must_use]
@@ -233,7 +246,7 @@ pub struct Malformed {
 /// Appends little-endian fields to a buffer.
 #[derive(Default)]
 pub struct Encoder {
-    /// What was written so far.
+    /// The bytes written so far.
     pub bytes: Vec<u8>,
 }
 

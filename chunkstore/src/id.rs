@@ -126,7 +126,7 @@ id!(
     32
 );
 id!(
-    /// One writer's stay in HEAD; its packs lie under this name.
+    /// One writer's entry in HEAD; part of the names of its packs.
     SessionId,
     16
 );

@@ -1,5 +1,5 @@
-//! Where each chunk is. The truth is the index segments that HEAD lists: immutable objects, each
-//! describing whole packs. An index over them is a cache: in memory here, in RocksDB in `index/rocks.rs`.
+//! The location of each chunk. The index segments that HEAD lists are authoritative: immutable objects, each describing
+//! whole packs. An index over them is a cache: in memory here, in RocksDB in `index/rocks.rs`.
 
 use crate::format::{Decoder, Encoder, MAX_SEGMENT_LEN, Malformed, PackKind};
 use crate::id::{ChunkId, ObjectId, PackId, SessionId};
@@ -10,6 +10,8 @@ use std::sync::{Arc, RwLock};
 
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+#[cfg(feature = "rocksdb")]
+pub mod spare;
 
 /// A pack and its chunks, as a segment lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +111,7 @@ pub struct Location {
     pub record: Record,
 }
 
-/// What an anchor tells: the chunks on both sides of a cut after certain bytes.
+/// An anchor's record: the chunks on both sides of a cut after certain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// A chunk that ends with those bytes.
@@ -122,8 +124,8 @@ pub struct Cut {
 pub trait ChunkIndex: Send + Sync {
     /// Looks many chunks up at once; the answers are in the order of `ids`.
     fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>>;
-    /// Looks many anchors up at once; the answers are in the order of `anchors`. A hint only: the chunks
-    /// may be gone, and other chunks may have the same anchor.
+    /// Looks many anchors up at once, and returns the results in the order of `anchors`. They are hints: the chunks may
+    /// be gone, and other chunks may have the same anchor.
     fn cuts(&self, anchors: &[u64]) -> Result<Vec<Option<Cut>>>;
     /// Every pack in the index.
     fn packs(&self) -> Vec<Arc<PackInfo>>;

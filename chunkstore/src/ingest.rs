@@ -1,11 +1,10 @@
-//! Writing: one stream after the other goes in, chunk references come out in the same order, and all
-//! cores are busy in between.
+//! Writing: streams go in one after the other, chunk references come out in the same order, and all cores are busy in
+//! between.
 //!
-//! The caller's thread reads into a slab and cuts it. Each batch of whole chunks (about 2 MiB) goes to
-//! a worker, which names, looks up and compresses it while the bytes are in its cache (`dedupe.rs`).
-//! Finished batches come back in order; their new chunks are laid into packs by `packer.rs`. Memory is
-//! bounded by the number of slabs in flight. What the last version of a stream was helps with all of it
-//! (`predict.rs`).
+//! The caller's thread reads into a slab and cuts it. Each batch of whole chunks (about 2 MiB) goes to a worker, which
+//! names, looks up and compresses it while the bytes are in its cache (`dedupe.rs`). Finished batches return in order;
+//! `packer.rs` writes their new chunks into packs. The number of slabs in flight bounds memory. The last version of a
+//! stream helps at all steps (`predict.rs`).
 
 use crate::chunker::Chunker;
 use crate::executor::{Pending, submit};
@@ -17,7 +16,8 @@ use std::sync::Arc;
 
 mod again;
 mod dedupe;
-pub mod packer;
+pub mod pack_size;
+mod packer;
 mod predict;
 pub use again::Again;
 use dedupe::{Batch, CutChunk, Processed, ProcessedChunk};
@@ -52,7 +52,7 @@ pub struct ChunkRef {
 pub enum Output<T> {
     /// The next chunk of the current stream.
     Chunk(ChunkRef),
-    /// What the caller put between chunks.
+    /// A token that the caller put between chunks.
     Token(T),
 }
 
@@ -62,7 +62,7 @@ struct InFlight<T> {
     tokens: Vec<(usize, T)>,
 }
 
-/// A sequence of streams on its way into one kind of pack.
+/// A sequence of streams that are written into one kind of pack.
 pub struct Lane<T> {
     dedupe: Arc<Dedupe>,
     kind: PackKind,
@@ -124,7 +124,7 @@ impl<T> Lane<T> {
         })
     }
 
-    /// Begins an entry: what was told of another's last version no longer holds.
+    /// Begins an entry: predictions for the previous one no longer apply.
     pub fn start(&mut self) {
         self.prediction.start();
         (self.last_anchor, self.sought) = (0, false);
@@ -136,7 +136,7 @@ impl<T> Lane<T> {
         self.prediction.is_short()
     }
 
-    /// Tells the next chunks of the last version of what is being written.
+    /// Adds the next chunks of the last version of the stream that is being written.
     pub fn predict(&mut self, chunks: &[ChunkRef]) -> Result<()> {
         self.prediction.extend(&**self.dedupe.store.index(), chunks, &self.dedupe.avoid)
     }
@@ -178,7 +178,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Ends the current stream: what is left becomes its last chunks.
+    /// Ends the current stream: the remaining bytes become its last chunks.
     pub fn end_stream(&mut self) {
         while self.cut < self.filled {
             match self.find_predicted(true) {
@@ -191,7 +191,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Puts a token behind the chunks so far.
+    /// Puts a token after the chunks so far.
     pub fn token(&mut self, token: T) {
         self.tokens.push((self.chunks.len(), token));
         if self.tokens.len() >= BATCH_TOKENS {
@@ -211,8 +211,8 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Makes everything since the last cut one chunk, wherever the chunker would cut: for records
-    /// that must not be torn apart. The caller keeps it below the chunker's largest.
+    /// Makes everything since the last cut one chunk, wherever the chunker would cut: for records that must not be
+    /// split. The caller keeps it below the chunker's largest.
     pub fn end_chunk(&mut self) {
         if self.cut < self.filled {
             let (range, hint) = (self.cut..self.filled, Hint::default());
@@ -230,8 +230,8 @@ impl<T> Lane<T> {
         self.filled - self.cut
     }
 
-    /// The last version's cut, if it has a like here: then none needs to be searched for. Looked for once,
-    /// when all is there that it may lie in; at the end of a stream nothing more will come.
+    /// The last version's cut, if the new stream has the same one: then no search is needed. It is searched for once,
+    /// when all bytes are there that may contain it; at the end of a stream no more follow.
     fn find_predicted(&mut self, at_end: bool) -> Option<(usize, u64)> {
         let window = &self.slab[self.cut..self.filled];
         let (len, anchor) = self.prediction.expected(self.chunker.params().min_len as usize)?;
@@ -272,7 +272,7 @@ impl<T> Lane<T> {
         self.in_flight.push_back(InFlight { work, tokens: std::mem::take(&mut self.tokens) });
     }
 
-    /// Hands on what is finished; waits only while too much is in flight.
+    /// Returns finished batches; waits only while too many are in flight.
     pub fn collect(
         &mut self,
         packer: &mut Packer,

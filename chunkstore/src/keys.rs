@@ -1,8 +1,8 @@
 //! Passphrase → slot → keyring → one key per pack and object. `Debug` prints nothing secret.
 //!
-//! A slot wraps the whole keyring (master key and the data keys of all epochs) under a key that
-//! Argon2id (RFC 9106) makes from a passphrase. Slots come and go without touching data. The id key
-//! and the gear table hang on the master key and are never rotated; data keys have epochs.
+//! A slot wraps the whole keyring (master key and the data keys of all epochs) under a key that Argon2id (RFC 9106)
+//! derives from a passphrase. Slots can be added and removed without changing data. The id key and the gear table are
+//! derived from the master key and never rotated; data keys have epochs.
 
 use crate::aead::{Cipher, counter_nonce};
 use crate::env::{Env, random_array};
@@ -27,8 +27,8 @@ pub fn derive(parent: &[u8; 32], label: &str, context: &[&[u8]]) -> Zeroizing<[u
     Zeroizing::new(*hasher.finalize().as_bytes())
 }
 
-/// A key and the commitment that stands beside what it sealed: GCM alone would let one ciphertext
-/// open under two keys.
+/// A key and the commitment that is stored beside its ciphertext: GCM alone would allow one ciphertext to open under
+/// two keys.
 pub struct CommittedKey {
     /// Ready for use.
     pub cipher: Cipher,
@@ -145,6 +145,14 @@ pub struct KdfParams {
     pub lanes: u32,
 }
 
+impl KdfParams {
+    /// KiB of memory times passes, to which the time is proportional.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        u64::from(self.memory_kib) * u64::from(self.passes)
+    }
+}
+
 impl Default for KdfParams {
     /// RFC 9106's second recommendation: 64 MiB, three passes, four lanes; fits any machine.
     fn default() -> Self {
@@ -173,7 +181,7 @@ pub struct SlotHeader {
     pub hostname: String,
     /// User it was made by.
     pub username: String,
-    /// What a person called it.
+    /// The label that a person gave it.
     #[serde(default)]
     pub label: String,
 }

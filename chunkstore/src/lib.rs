@@ -14,7 +14,55 @@
 //! | [`config`] | what never changes after `init` |
 //! | [`store`], [`ingest`], [`reader`] | the chunk store: open, write in parallel, read in order |
 //! | [`storage`] | named objects on disk, in S3, in memory |
+//! | [`private`], [`patience`] | local files that are nobody else's, and locks that are waited for only so long |
+//! | [`mod@pool`] | values that threads share, and that wait to be used again |
+//! | [`log`] | targets of log events |
 //! | [`executor`], [`mod@env`] | threads, clock and randomness, passed in |
+//!
+//! # Example: a stream into memory, and back
+//!
+//! ```
+//! use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing};
+//! use chunkstore::store::{Access, ChunkStore, Identity, LostPacks};
+//! use chunkstore::{chunker::ChunkerParams, config::Layout, env::SystemEnv, executor::Inline, format::PackKind};
+//! use chunkstore::{keys::{KdfParams, SlotOwner}, reader::read_all, storage::memory::MemoryStorage};
+//! use std::sync::Arc;
+//!
+//! # fn main() -> chunkstore::Result<()> {
+//! let access = Access {
+//!     storage: Arc::new(MemoryStorage::default()),
+//!     env: Arc::new(SystemEnv),
+//!     cpu: Arc::new(Inline),
+//!     io: Arc::new(Inline),
+//!     cache: None,
+//!     identity: Identity::default(),
+//! };
+//! let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+//! let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
+//! let store = Arc::new(ChunkStore::init(access, params, b"passphrase", cheap, owner, Layout::default())?);
+//!
+//! // A session protects what it writes from prunes until its commit.
+//! let session = store.open_session("example")?;
+//! let dedupe = Dedupe::new(Arc::clone(&store), Sealing::default(), &LostPacks::default());
+//! let mut packer = Packer::new(&dedupe, session, PackerOptions::default())?;
+//! let mut lane: Lane<()> = Lane::new(&dedupe, PackKind::Data)?;
+//! lane.write(b"Dear reader");
+//! let mut chunks = vec![];
+//! lane.drain(&mut packer, &mut |_, output| {
+//!     if let Output::Chunk(chunk) = output {
+//!         chunks.push(chunk);
+//!     }
+//!     Ok(())
+//! })?;
+//! let segments = packer.flush()?; // packs and index segments are durable
+//! let root = store.write_snapshot(b"whatever names the chunks")?;
+//! store.commit(&session, &segments, &[root], &dedupe.relied())?; // from here on, it exists
+//!
+//! store.sync_index()?;
+//! assert_eq!(read_all(&store, &chunks)?, b"Dear reader");
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod aead;
 pub mod bases;
@@ -30,14 +78,19 @@ pub mod id;
 pub mod index;
 pub mod ingest;
 pub mod keys;
+pub mod log;
 pub mod pack;
 pub mod parity;
 pub mod patch;
+pub mod patience;
+pub mod pool;
+pub mod private;
 pub mod reader;
 pub mod rope;
 pub mod seal;
 pub mod storage;
 pub mod store;
+pub mod threads;
 
 pub use error::{Error, Result};
 pub use id::{ChunkId, ObjectId, PackId, RepositoryId, SessionId};

@@ -1,7 +1,7 @@
 //! Layout of a pack in memory: header, sealed chunks, encrypted directory, trailer. Pure: no I/O.
 //!
-//! A builder is filled, then sealed exactly once into bytes that never change; whoever uploads may
-//! retry with those same bytes. Pack ids are random, so a key and a nonce never meet twice.
+//! A builder is filled, then sealed exactly once into bytes that never change; an upload may be retried with those same
+//! bytes. Pack ids are random, so no pair of key and nonce repeats.
 
 use crate::aead::counter_nonce;
 use crate::format::{
@@ -25,7 +25,7 @@ pub struct PackName {
     pub session: SessionId,
     /// Its random id.
     pub id: PackId,
-    /// What it holds.
+    /// Kind of its chunks.
     pub kind: PackKind,
     /// The key epoch it is sealed under.
     pub epoch: u32,
@@ -57,7 +57,7 @@ impl PackName {
         out.bytes
     }
 
-    /// What is authenticated with a chunk: everything that says what and where it is.
+    /// The associated data of a chunk: its identity and position.
     fn chunk_aad(&self, repository: &RepositoryId, record: &Record) -> Vec<u8> {
         let mut aad = Encoder { bytes: Vec::with_capacity(160) };
         aad.raw(b"chunk").u8(FORMAT_VERSION).raw(repository.as_bytes()).raw(self.session.as_bytes());
@@ -74,6 +74,10 @@ impl PackName {
     }
 }
 
+/// Most chunks in one pack that this code writes: tiny ones are bounded by their number. Their records take more memory
+/// than their bytes do, and a directory must be one that is read ([`crate::format::MAX_DIRECTORY_LEN`]).
+const MOST_CHUNKS: usize = 1 << 16;
+
 /// The directory's nonce; chunks count up from 0 and never reach it.
 const DIRECTORY_ORDINAL: u64 = u64::MAX;
 
@@ -86,7 +90,7 @@ pub struct PackBuilder {
     directory_len: usize,
 }
 
-/// A finished pack: bytes to upload, and what they hold.
+/// A finished pack: bytes to upload, and its content.
 #[derive(Debug)]
 pub struct SealedPack {
     /// Its name.
@@ -119,16 +123,17 @@ impl PackBuilder {
         self.records.push(Record { ordinal, offset, stored_len: narrow(frame.len() + TAG_LEN), ..record });
     }
 
-    /// Whether the sealed pack, without its padding, stays within `most` bytes with one chunk more. An
-    /// empty one takes any chunk.
+    /// Whether the sealed pack, without its padding, stays within `most` bytes with one chunk more, and holds no more
+    /// than 65,536 chunks. An empty one takes any chunk.
     #[must_use]
     pub fn fits(&self, record: &Record, frame_len: usize, most: usize) -> bool {
         let chunks = self.buffer.len() + frame_len + TAG_LEN;
         let directory = 8 + self.directory_len + record.encoded_len() + TAG_LEN;
-        self.is_empty() || chunks + directory + PACK_TRAILER_LEN <= most
+        let fits = chunks + directory + PACK_TRAILER_LEN <= most && self.records.len() < MOST_CHUNKS;
+        self.is_empty() || fits
     }
 
-    /// Bytes so far.
+    /// Number of bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len()
@@ -178,7 +183,7 @@ mod tests {
     use super::*;
     use crate::bases::Prefix;
     use crate::env::SeededEnv;
-    use crate::format::Codec;
+    use crate::format::{Codec, MAX_BASES, MAX_DIRECTORY_LEN};
 
     fn sample(keys: &KeyRing) -> SealedPack {
         let name =
@@ -219,6 +224,26 @@ mod tests {
             assert_eq!(sealed.bytes.len() as u64, padded_len(bare(chunks) as u64));
         }
         assert!(PackBuilder::new(name, vec![]).fits(&record(), frame.len(), 1), "an empty one takes any");
+    }
+
+    #[test]
+    fn tiny_chunks_are_bounded_by_their_number() {
+        let keys = KeyRing::generate(RepositoryId([1; 16]), &SeededEnv::new(1)).unwrap();
+        let name =
+            PackName { session: SessionId([1; 16]), id: PackId([2; 32]), kind: PackKind::Data, epoch: 1 };
+        let mut builder = PackBuilder::new(name, vec![]);
+        let record = |number: usize| Record {
+            bases: vec![keys.chunk_id(b"base"); MAX_BASES],
+            ..Record::full(keys.chunk_id(&number.to_le_bytes()), 1, 0, Codec::Raw)
+        };
+        let mut chunks = 0;
+        while builder.fits(&record(chunks), 1, 256 << 20) {
+            builder.push(record(chunks), &[1]);
+            chunks += 1;
+        }
+        assert_eq!(chunks, MOST_CHUNKS);
+        // With as many bases as a chunk may have.
+        assert!(builder.directory_len as u64 <= MAX_DIRECTORY_LEN, "{}", builder.directory_len);
     }
 
     #[test]

@@ -1,10 +1,9 @@
-//! Parity of a pack, in an object of its own: from it and what is left of the pack, the pack is made whole.
+//! Parity of a pack, in an object of its own, from which the damaged parts of the pack are computed.
 //!
-//! The pack is cut into at most 1,024 shards, to which one for every 32 is computed (Reed-Solomon over
-//! GF(2^16) in the basis of Lin, Al-Naffouri, Han and Chung, FOCS 2014). A short hash of each shard tells which
-//! are damaged, so that each one computed makes up for one damaged: of a pack of 64 MiB any 32 shards of 64 KiB.
-//! All is computed over what is stored, encrypted, so that no key is needed, and nothing here is trusted: what
-//! comes out is authenticated as any pack is.
+//! The pack is cut into at most 1,024 shards, and one more is computed for every 32 (Reed-Solomon over GF(2^16) in the
+//! basis of Lin, Al-Naffouri, Han and Chung, FOCS 2014). A short hash of each shard shows which are damaged, so each
+//! computed shard replaces a damaged one: of a pack of 64 MiB any 32 shards of 64 KiB. The input is the stored,
+//! encrypted pack, so no key is needed. Nothing here is trusted: the result is authenticated like any pack.
 
 use crate::format::{
     Decoder, Encoder, FORMAT_VERSION, MAX_PACK_LEN, Malformed, PARITY_HASH_LEN, PARITY_HEADER_LEN,
@@ -171,7 +170,7 @@ impl Front {
     }
 }
 
-/// A pack that was made whole; to be authenticated before anybody believes it.
+/// A reconstructed pack; it must be authenticated before it is used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// Its bytes.
@@ -197,7 +196,8 @@ pub fn matches(object: &[u8], pack: &[u8]) -> bool {
             .eq(front.hashes.iter().copied())
 }
 
-/// Makes a pack whole from what was read of it and of its parity; the error says why that cannot be done.
+/// Reconstructs a pack from the parts of it and of its parity that could be read; the error says why that is
+/// impossible.
 pub fn recover(object: &[u8], pack: &[u8]) -> Result<Recovered, Malformed> {
     let (front, computed) = Front::find(object)?;
     let Shape { pack_len, shard_len, data, parity } = front.shape;

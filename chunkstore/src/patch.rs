@@ -1,14 +1,14 @@
-//! A chunk as a patch: what to copy out of its bases, and the bytes in between.
+//! A chunk as a patch: ranges to copy from its bases, and the bytes in between.
 //!
-//! Most of what changed overnight is a few records in place, or a few that came or went. zstd's fast match
-//! finder takes the nearest match, which in regular data (rows of equal length, padding) is the row before
-//! rather than last night's version of this one; it then pays for every row, at a few hundred MB a second.
-//! Here equal runs are followed at the speed of a comparison, and a lost place is found again by blocks of
-//! the base that occur in it once (rsync's idea, Tridgell 1999, with the block list on the side of the
-//! base). What the two do not share must be little: with more of it, zstd's prefix is the better way.
+//! Most overnight changes alter, insert or remove a few records. zstd's fast match finder takes the nearest match,
+//! which in regular data (rows of equal length, padding) is the previous row rather than last night's version of this
+//! one; it then stores a match for every row, at a few hundred MB per second. Here equal ranges are followed at the
+//! speed of a comparison, and a lost position is found again by blocks that occur once in the base (rsync's idea,
+//! Tridgell 1999, with the block list on the side of the base). This needs few differences; with more, zstd's prefix is
+//! better.
 //!
-//! A patch is a list of instructions and the bytes that they insert, compressed together afterwards. Its
-//! encoding stands in `docs/format.md`.
+//! A patch is a list of instructions and the bytes that they insert, compressed together afterwards. `docs/format.md`
+//! has its encoding.
 
 use std::ops::Range;
 
@@ -135,7 +135,7 @@ impl Differ {
         }
     }
 
-    /// The byte of the base where the block at `at` of `plain` lies, if it is there just once.
+    /// The offset in the base of the block at `at` of `plain`, if it occurs exactly once.
     fn look_up(&self, plain: &[u8], base: &[u8], at: usize) -> Option<usize> {
         let block: &[u8; BLOCK] = plain.get(at..)?.first_chunk()?;
         let found = match self.table[(hash(block) >> (64 - self.table.len().ilog2())) as usize] {

@@ -1,6 +1,6 @@
-//! Reading: chunks are asked for in order, fetched in runs of neighbours by several threads, and
-//! handed out in the same order. Each is authenticated and its id checked; a damaged one is an error
-//! of its own and does not take its neighbours along.
+//! Reading: chunks are requested in order, fetched in runs of neighbours by several threads, and returned in the same
+//! order. Each is authenticated and its id checked; a damaged one is an error of its own and does not affect its
+//! neighbours.
 
 use crate::bases::BaseReader;
 use crate::executor::{Pending, submit};
@@ -31,8 +31,8 @@ const NEAR: Reach = Reach { ahead: 32 << 20, run: 4 << 20, run_plain: 4 << 20 };
 /// under way at a time, which hides a latency of tens of milliseconds (`make bench-tiers`).
 const FAR: Reach = Reach { ahead: 64 << 20, run: 16 << 20, run_plain: 16 << 20 };
 
-/// Items that may wait, so that a million empty files take no memory either.
-const AHEAD_ITEMS: usize = 4096;
+/// Chunks and tokens that may wait, so that a million empty files take no memory either.
+const AHEAD_ITEMS: usize = 16_384;
 /// Neighbours closer than this are read in one go, with what lies between.
 const GAP_BYTES: u64 = 256 << 10;
 /// Ids looked up at a time.
@@ -70,6 +70,8 @@ pub struct ReadAhead<T> {
     queue: VecDeque<Run<T>>,
     bases: Arc<BaseReader>,
     queued_bytes: usize,
+    /// Chunks and tokens.
+    queued_items: usize,
     reach: Reach,
 }
 
@@ -92,11 +94,12 @@ impl<T> ReadAhead<T> {
             queue: VecDeque::new(),
             bases: Arc::default(),
             queued_bytes: 0,
+            queued_items: 0,
             reach: if store.storage().is_near() { NEAR } else { FAR },
         }
     }
 
-    /// Asks for a chunk.
+    /// Requests a chunk.
     pub fn request(&mut self, chunk: ChunkRef, tag: T) -> Result<()> {
         self.requested_bytes += chunk.len as usize;
         self.requests.push(Request::Chunk(chunk, tag));
@@ -114,7 +117,7 @@ impl<T> ReadAhead<T> {
     /// Whether as much is under way as memory allows, so that `take` should be called.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.queued_bytes + self.requested_bytes >= self.reach.ahead || self.queue.len() >= AHEAD_ITEMS
+        self.queued_bytes + self.requested_bytes >= self.reach.ahead || self.queued_items >= AHEAD_ITEMS
     }
 
     /// Takes the bytes of a chunk that are no longer used.
@@ -122,7 +125,7 @@ impl<T> ReadAhead<T> {
         self.bases.recycle(bytes);
     }
 
-    /// The next in order, waiting for it; `None` when nothing is asked for.
+    /// The next in order, waiting for it; `None` if no request is left.
     pub fn take(&mut self) -> Result<Option<Vec<Fetched<T>>>> {
         if self.queue.is_empty() {
             self.launch()?;
@@ -130,6 +133,7 @@ impl<T> ReadAhead<T> {
         let Some(run) = self.queue.pop_front() else { return Ok(None) };
         let mut chunks = run.work.wait()?.into_iter();
         self.queued_bytes -= run.bytes;
+        self.queued_items -= run.slots.len();
         let fetched = run.slots.into_iter().map(|slot| match slot {
             Slot::Token(tag) => Fetched::Token(tag),
             Slot::Missing(id, tag) => Fetched::Chunk(Err(Error::MissingChunk { id }), tag),
@@ -138,7 +142,7 @@ impl<T> ReadAhead<T> {
         Ok(Some(fetched.collect()))
     }
 
-    /// Looks up what was asked for and starts the range reads.
+    /// Looks up the requested chunks and starts the range reads.
     fn launch(&mut self) -> Result<()> {
         let requests = std::mem::take(&mut self.requests);
         self.requested_bytes = 0;
@@ -187,11 +191,12 @@ impl<T> ReadAhead<T> {
             chunks
         });
         self.queued_bytes += bytes;
+        self.queued_items += slots.len();
         self.queue.push_back(Run { work, slots, bytes });
     }
 }
 
-/// Whether a chunk lies shortly behind the last of a run.
+/// Whether a chunk is shortly after the last of a run.
 fn extends(run: &[Location], next: &Location, reach: Reach) -> bool {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return false };
     let (start, end) = (u64::from(first.record.offset), last.record.end());
@@ -210,7 +215,7 @@ fn all_fail(places: &[Location], error: &Error) -> RunResult {
     places.iter().map(|place| Err(Error::corrupt(place.pack.name.object(), &why))).collect()
 }
 
-/// Reads one range and opens its chunks. If the range cannot be read whole, each chunk is tried alone.
+/// Reads one range and opens its chunks. If the range cannot be read completely, each chunk is tried alone.
 fn read_run(
     store: &ChunkStore,
     places: &[Location],
@@ -283,7 +288,7 @@ impl Opening<'_> {
     }
 }
 
-/// What could not be read: from a copy of its pack, or where it was moved to.
+/// Reads a chunk that could not be read: from a copy of its pack, or from where it was moved.
 fn read_otherwise(
     store: &ChunkStore,
     place: &Location,
@@ -297,8 +302,8 @@ fn read_otherwise(
     }
 }
 
-/// What could not be read where the index said when it was asked: a prune may have moved it since then; or it
-/// lies elsewhere, too, and is sound there. Damage is what still cannot be read under a HEAD that stays.
+/// Reads a chunk that could not be read at the location of the index: a prune may have moved it since, or another
+/// location is sound. It is damaged only if it still cannot be read under a HEAD that did not change.
 fn read_moved(
     store: &ChunkStore,
     place: &Location,
@@ -462,6 +467,25 @@ mod tests {
         fn names(&self) -> Vec<String> {
             self.disk.objects().keys().filter(|name| name.starts_with("packs/")).cloned().collect()
         }
+    }
+
+    /// What takes no bytes is bounded by its number: a million empty files wait no longer than others.
+    #[test]
+    fn what_waits_is_bounded_by_number_too() {
+        let packs = Packs::new(1);
+        let mut ahead = ReadAhead::new(&packs.store);
+        let mut waiting = 0;
+        while !ahead.is_full() && waiting < 10 * AHEAD_ITEMS {
+            ahead.token(waiting).unwrap();
+            waiting += 1;
+        }
+        assert_eq!(waiting, AHEAD_ITEMS);
+        let mut taken = 0;
+        while let Some(batch) = ahead.take().unwrap() {
+            taken += batch.len();
+            assert!(!ahead.is_full());
+        }
+        assert_eq!(taken, waiting);
     }
 
     /// The index keeps one place of a chunk; whichever is lost or damaged, another one is found.

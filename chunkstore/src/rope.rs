@@ -1,8 +1,8 @@
-//! A chunk as pieces of others: what a chain of patches comes to, without writing out every step of it.
+//! A chunk as pieces of others: the result of a chain of patches, without computing each step.
 //!
-//! A patch of a patch of a chunk copies, in the end, out of that chunk and out of what was inserted on the
-//! way. Its pieces are found in time that grows with the number of changes, not with the bytes; those are
-//! copied once, however long the chain is. (Ropes: Boehm, Atkinson and Plass, 1995.)
+//! A patch of a patch of a chunk copies, in the end, from that chunk and from inserted bytes. Finding the pieces takes
+//! time proportional to the number of changes, not of bytes; the bytes are copied once, however long the chain is.
+//! (Ropes: Boehm, Atkinson and Plass, 1995.)
 
 use crate::patch::{self, Step};
 use std::borrow::Cow;
@@ -63,13 +63,13 @@ impl Rope {
         self.len == 0
     }
 
-    /// Bytes that it keeps alive.
+    /// Number of bytes that it keeps in memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.sources.iter().map(|source| source.len()).sum::<usize>() + self.pieces.len() * size_of::<Piece>()
     }
 
-    /// What a patch of this comes to, `len` bytes; `None` if it is no such patch.
+    /// The result of a patch of this, `len` bytes; `None` if the patch is invalid.
     #[must_use]
     pub fn patched(&self, patch: Vec<u8>, len: usize) -> Option<Self> {
         let inserts = self.sources.len();
@@ -104,8 +104,8 @@ impl Rope {
         Some(())
     }
 
-    /// The pieces that make up a range, which lies within: each, with the place in its source and the length.
-    /// `near` is a guess of the first; the number of the last comes back.
+    /// The pieces of a range, which must be within the rope: each with its offset in its source and its length. `near`
+    /// is a guess of the first piece; the number of the last is returned.
     fn each(&self, range: &Range<usize>, near: usize, mut with: impl FnMut(&Piece, usize, usize)) -> usize {
         let holds = |number: usize| {
             let piece = self.pieces.get(number);
@@ -128,7 +128,7 @@ impl Rope {
         number
     }
 
-    /// The first `len` bytes, or all of them; copied only if they lie in several pieces.
+    /// The first `len` bytes, or all of them; copied only if they are in several pieces.
     #[must_use]
     pub fn head(&self, len: usize) -> Cow<'_, [u8]> {
         let len = len.min(self.len);

@@ -1,5 +1,5 @@
-//! One chunk ⇄ its stored frame: compress, alone or against the chunks that it came from, and back with
-//! every length checked. Encryption belongs to the pack, because the nonce is the chunk's ordinal there.
+//! One chunk ⇄ its stored frame: compression, alone or against its bases, and decompression with every length checked.
+//! Encryption belongs to the pack, because the nonce is the chunk's ordinal there.
 
 use crate::format::Codec;
 use crate::patch::{self, Differ};
@@ -195,8 +195,7 @@ fn patch_prefix(base: &[u8]) -> &[u8] {
     &base[..base.len().min(PATCH_PREFIX)]
 }
 
-/// Compresses chunks against their bases. Borrows those of a whole batch, which is how long zstd's tables
-/// are kept.
+/// Compresses chunks against their bases. Borrows those of a whole batch; zstd's tables live as long.
 pub struct DeltaCompressor<'bases> {
     patcher: Patcher,
     patches: CCtx<'bases>,
@@ -221,7 +220,7 @@ impl<'bases> DeltaCompressor<'bases> {
         Ok(Self { patcher, patches, context: None })
     }
 
-    /// What can be used for the next batch.
+    /// The parts that can be used for the next batch.
     #[must_use]
     pub fn into_patcher(self) -> Patcher {
         self.patcher
@@ -379,8 +378,8 @@ impl Decompressor {
         read.map_err(|code| format!("zstd: {}", zstd_safe::get_error_name(code)))
     }
 
-    /// As [`Decompressor::decompress_into`], from bases that may themselves be made of others: a patch's
-    /// bytes are not written out. `buffer` is used for what must be.
+    /// As [`Decompressor::decompress_into`], from bases that may be ropes themselves: a patch is not written out.
+    /// `buffer` is used for parts that must be.
     pub fn decompress_rope(
         &mut self,
         codec: Codec,

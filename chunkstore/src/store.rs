@@ -5,11 +5,12 @@ use crate::chunker::{Chunker, ChunkerParams};
 use crate::config::{Config, HeadMethod, Layout};
 use crate::env::{Env, random_array};
 use crate::executor::Executor;
-use crate::format::{MAX_SEGMENT_LEN, MAX_SLOTS, MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Head, HeadStore, PackRef, Root, SegmentRef};
+use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
+use crate::head::{Head, HeadStore, PackRef, Root};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
-use crate::index::{ChunkIndex, MemoryIndex, PackInfo, Segment};
+use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
+use crate::pool::{Pool, locked};
 use crate::seal::Decompressor;
 use crate::storage::chain::ChainedHead;
 use crate::storage::shelf::Placing;
@@ -17,13 +18,20 @@ use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 mod copies;
+mod lost;
+mod opening;
 mod rebuild;
+mod segments;
 mod session;
-pub use copies::{MAP_ROOT, TierCommit, not_adopted};
-pub use rebuild::{RebuildPlan, rebuild_head};
+mod slots;
+pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
+pub use lost::LostPacks;
+pub use opening::{Claim, Found, claim, is_locked_out, look};
+use opening::{Slots, delete_kept, put_kept, read_config};
+pub use rebuild::{RebuildPlan, peek, rebuild_head};
 
 /// Everything from outside that a store works with.
 #[derive(Clone)]
@@ -66,8 +74,12 @@ pub struct ChunkStore {
     state: Mutex<State>,
     /// How data packs are to lie, and all others.
     placing: (Placing, Placing),
+    /// Whether records of snapshots that cannot be read here are read from copies.
+    records_from_copies: bool,
     /// Contexts that wait to be used again: making one costs as much as decoding a small chunk.
-    decompressors: Mutex<Vec<Decompressor>>,
+    decompressors: Pool<Decompressor>,
+    /// What the last look for lost packs found, and when that was, in milliseconds since the Unix epoch.
+    lost: Mutex<Option<(u64, LostPacks)>>,
 }
 
 /// What was last read of HEAD, and what the index was brought up to.
@@ -82,10 +94,11 @@ struct Synced {
 }
 
 impl ChunkStore {
-    /// Creates a repository: key slot, configuration, HEAD, in this order; HEAD makes it exist.
+    /// Creates a repository: key slot, configuration, HEAD, in this order; HEAD makes it exist. One that was
+    /// interrupted is finished, with the configuration that it has, if the password opens its slot.
     /// What the store can do is for the caller to find out ([`crate::storage::probe`]).
     pub fn init(
-        mut access: Access,
+        access: Access,
         params: ChunkerParams,
         passphrase: &[u8],
         kdf: KdfParams,
@@ -93,8 +106,11 @@ impl ChunkStore {
         layout: Layout,
     ) -> Result<Self> {
         let place = access.storage.place();
-        if access.storage.read_head()?.is_some() || access.storage.len(names::CONFIG).is_ok() {
-            return Err(Error::AlreadyExists { place });
+        match look(&*access.storage)? {
+            Found::Nothing => {}
+            Found::Unfinished => return Self::finish_init(access, passphrase),
+            Found::Whole => return Err(Error::AlreadyExists { place }),
+            found @ Found::Damaged { .. } => return Err(opening::missing(&*access.storage, &found)),
         }
         let env = Arc::clone(&access.env);
         let id = RepositoryId(random_array(&*env)?);
@@ -103,48 +119,119 @@ impl ChunkStore {
         let config = Config::new(id, params, now_ms, layout)?;
         let (slot, slot_bytes) = keys::make_slot(&keys, passphrase, kdf, owner, &*env)?;
         let slots = BTreeMap::from([(slot, keys.slot_hash(&slot_bytes))]);
-        access.storage.put(names::CONFIG, config.seal(&keys)?.into()).map_err(|error| match error.kind {
-            ErrorKind::Conflict => Error::AlreadyExists { place },
-            _ => error.into(),
+        put_kept(&*access.storage, &names::key(&slot), &slot_bytes.into())?;
+        if let Err(error) = access.storage.put(names::CONFIG, config.seal(&keys)?.into()) {
+            return Err(match error.kind {
+                ErrorKind::Conflict => {
+                    // Another init was first; the slot opens nothing of it.
+                    let _ = delete_kept(&*access.storage, &names::key(&slot));
+                    Error::AlreadyExists { place }
+                }
+                // It may be there all the same: the next init goes on with it and the slot.
+                _ => error.into(),
+            });
+        }
+        Self::first_head(access, config, Arc::new(keys), slots)
+    }
+
+    /// Goes on with an init that was interrupted before it wrote HEAD.
+    fn finish_init(access: Access, passphrase: &[u8]) -> Result<Self> {
+        let (bytes, config) = read_config(&*access.storage)?;
+        if let Some(tier) = &config.tier {
+            return Err(Error::Invalid(format!(
+                "{} is the place of tier '{tier}', and nothing was written to it yet: 'esker tier init {tier}' goes on \
+                 with it",
+                access.storage.place()
+            )));
+        }
+        let opened = Slots::find(&access, &config).and_then(|mut slots| slots.open_next(passphrase));
+        let (slot, keys) = opened.map_err(|error| {
+            Error::Invalid(format!(
+                "an 'esker init' at {} was interrupted before it was done, and cannot be finished: {}. Nothing was \
+                 backed up to it; remove what is there and start again",
+                access.storage.place(),
+                describe(&error)
+            ))
         })?;
-        access.storage.put(&names::key(&slot), slot_bytes.into())?;
-        let keys = Arc::new(keys);
+        Config::verify(&bytes, &keys)?;
+        let slot_bytes = access.storage.get(&names::key(&slot), MAX_SMALL_LEN)?;
+        put_kept(&*access.storage, &names::key(&slot), &slot_bytes)?;
+        let slots = BTreeMap::from([(slot, keys.slot_hash(&slot_bytes))]);
+        Self::first_head(access, config, Arc::new(keys), slots)
+    }
+
+    fn first_head(
+        mut access: Access,
+        config: Config,
+        keys: Arc<KeyRing>,
+        slots: BTreeMap<ObjectId, ObjectId>,
+    ) -> Result<Self> {
+        // By now there is one, and it is ours: its copies follow.
+        let sealed = access.storage.get(names::CONFIG, MAX_SMALL_LEN)?;
+        Config::verify(&sealed, &keys)?;
+        put_kept(&*access.storage, names::CONFIG, &sealed)?;
+        let place = access.storage.place();
         lay_out(&mut access, &config);
-        let heads = Self::head_store(&access, &keys);
-        heads.create(slots)?;
+        let heads = Self::head_store(&access, &keys, &config);
+        heads.create(slots).map_err(|error| match error {
+            Error::Storage(error) if error.kind == ErrorKind::Conflict => Error::AlreadyExists { place },
+            error => error,
+        })?;
         Self::assemble(access, config, keys, heads)
     }
 
-    /// Opens a repository with a passphrase.
+    /// Opens a repository with a passphrase. Of the key slots that it fits, one must be listed by HEAD: others were
+    /// removed, and came back.
     pub fn open(mut access: Access, passphrase: &[u8]) -> Result<Self> {
-        let bytes = match access.storage.get(names::CONFIG, MAX_SMALL_LEN) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                return Err(Error::NoRepository { place: access.storage.place() });
-            }
-            result => result?,
-        };
-        let config = Config::read(&bytes)?;
-        let keys = Arc::new(unlock(&access, &config, passphrase)?);
+        let (bytes, config) = read_config(&*access.storage)?;
+        let mut slots = Slots::find(&access, &config)?;
+        let (mut slot, keys) = slots.open_next(passphrase)?;
+        let keys = Arc::new(keys);
         Config::verify(&bytes, &keys)?;
         lay_out(&mut access, &config);
-        let heads = Self::head_store(&access, &keys);
-        Self::assemble(access, config, keys, heads)
+        let heads = Self::head_store(&access, &keys, &config);
+        let storage = Arc::clone(&access.storage);
+        let store = match Self::assemble(access, config, keys, heads) {
+            Err(error) if error.is_damage() && storage.read_head()?.is_none() => {
+                return Err(opening::missing(&*storage, &look(&*storage)?));
+            }
+            opened => opened?,
+        };
+        while !store.head().slots.contains_key(&slot) {
+            tracing::warn!("key slot {} was removed and is there again; it does not count", slot.short());
+            (slot, _) = slots.open_next(passphrase)?;
+        }
+        Ok(store)
     }
 
-    fn head_store(access: &Access, keys: &Arc<KeyRing>) -> HeadStore {
+    fn head_store(access: &Access, keys: &Arc<KeyRing>, config: &Config) -> HeadStore {
         let seen = access.cache.as_ref().map(|cache| cache.join(format!("{}.head", keys.repository())));
         if let Some(cache) = &access.cache {
-            let _ = std::fs::create_dir_all(cache);
+            let _ = crate::private::folder(cache);
         }
-        HeadStore::new(Arc::clone(&access.storage), Arc::clone(keys), Arc::clone(&access.env), seen)
+        let (storage, env) = (Arc::clone(&access.storage), Arc::clone(&access.env));
+        HeadStore::new(storage, Arc::clone(keys), env, config.tier.clone(), seen)
     }
 
     fn assemble(access: Access, config: Config, keys: Arc<KeyRing>, heads: HeadStore) -> Result<Self> {
         let head = Arc::new(heads.load()?.head);
         let index = open_index(access.cache.as_ref(), keys.repository(), head.tier.as_deref())?;
         let state = Mutex::new(State { head, synced: None });
+        let (decompressors, lost) = (Pool::default(), Mutex::default());
         let placing = <(Placing, Placing)>::default();
-        Ok(Self { access, config, keys, heads, index, state, placing, decompressors: Mutex::default() })
+        let records_from_copies = false;
+        Ok(Self {
+            access,
+            config,
+            keys,
+            heads,
+            index,
+            state,
+            placing,
+            records_from_copies,
+            decompressors,
+            lost,
+        })
     }
 
     /// The configuration.
@@ -167,13 +254,12 @@ impl ChunkStore {
 
     /// One that was used before, or a new one.
     pub(crate) fn decompressor(&self) -> Result<Decompressor> {
-        let reused = self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        reused.map_or_else(Decompressor::new, Ok)
+        self.decompressors.take().map_or_else(Decompressor::new, Ok)
     }
 
     /// Takes one that is no longer used.
     pub(crate) fn recycle(&self, decompressor: Decompressor) {
-        self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
+        self.decompressors.put(decompressor);
     }
 
     /// The objects.
@@ -194,7 +280,7 @@ impl ChunkStore {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// HEAD as last read.
@@ -215,89 +301,6 @@ impl ChunkStore {
         let (head, result) = self.heads.update(change)?;
         self.state().head = Arc::new(head);
         Ok(result)
-    }
-
-    /// Brings the index up to HEAD as last read. Segments that are damaged or gone are left out and
-    /// returned: what they list is missing until `repair index`, everything else can be read.
-    pub fn sync_index(&self) -> Result<Vec<(ObjectId, String)>> {
-        self.sync_index_with(&mut |_| None)
-    }
-
-    /// As [`ChunkStore::sync_index`]; `at_hand` gives segments that need not be fetched.
-    pub(crate) fn sync_index_with(
-        &self,
-        at_hand: &mut dyn FnMut(&ObjectId) -> Option<Segment>,
-    ) -> Result<Vec<(ObjectId, String)>> {
-        let mut head = self.head();
-        let mut segments = head.segment_ids();
-        if let Some(synced) = &self.state().synced
-            && synced.segments == segments
-        {
-            return Ok(synced.damaged.clone());
-        }
-        let mut damaged = vec![];
-        loop {
-            let mut bad = None;
-            let result = self.index.sync(&segments, &mut |id| {
-                if let Some(segment) = at_hand(id) {
-                    return Ok(segment);
-                }
-                let reference = head.segments.iter().find(|segment| segment.id == *id);
-                let reference = reference.ok_or_else(|| Error::Invalid("segment not in HEAD".into()))?;
-                self.load_segment(reference).inspect_err(|error| {
-                    if error.is_damage() {
-                        bad = Some((*id, describe(error)));
-                    }
-                })
-            });
-            match (result, bad) {
-                (Ok(()), _) => break,
-                (Err(_), Some((id, why))) => {
-                    // A prune may have replaced it since HEAD was read: then that is the news, no damage.
-                    let fresh = self.reload()?;
-                    if fresh.segments.iter().all(|segment| segment.id != id) {
-                        (segments, head) = (fresh.segment_ids(), fresh);
-                        damaged.clear();
-                        continue;
-                    }
-                    segments.retain(|segment| *segment != id);
-                    damaged.push((id, why));
-                }
-                (Err(error), None) => return Err(error),
-            }
-        }
-        let synced = Synced { segments: head.segment_ids(), damaged: damaged.clone() };
-        self.state().synced = Some(Arc::new(synced));
-        Ok(damaged)
-    }
-
-    /// Reads a segment and checks it against HEAD.
-    pub fn load_segment(&self, reference: &SegmentRef) -> Result<Segment> {
-        let name = names::segment(&reference.id);
-        let sealed = self.access.storage.get(&name, MAX_SEGMENT_LEN)?;
-        if *blake3::hash(&sealed).as_bytes() != reference.hash.0 {
-            return Err(Error::corrupt(name, "is not the object that HEAD names"));
-        }
-        let plain = envelope::open(&self.keys, ObjectKind::Segment, &name, &sealed)?;
-        let segment = Segment::decode(&plain).map_err(|error| Error::corrupt(&name, error))?;
-        if segment.packs.len() != reference.packs as usize
-            || segment.chunk_count() != reference.chunks as usize
-        {
-            return Err(Error::corrupt(name, "does not hold what HEAD says"));
-        }
-        Ok(segment)
-    }
-
-    /// As [`ChunkStore::load_segment`]; `None` if it cannot be read because HEAD, read again, no longer lists
-    /// it: a prune replaced it.
-    pub fn load_live_segment(&self, reference: &SegmentRef) -> Result<Option<Segment>> {
-        match self.load_segment(reference) {
-            Err(error) if error.is_damage() => {
-                let live = self.reload()?.segments.iter().any(|known| known.id == reference.id);
-                if live { Err(error) } else { Ok(None) }
-            }
-            result => result.map(Some),
-        }
     }
 
     /// The tier that this is, if it is a copy.
@@ -321,11 +324,6 @@ impl ChunkStore {
         Ok(self.access.storage.delete(&names::pack(session, pack))?)
     }
 
-    /// Writes a segment. It counts for nothing until HEAD lists it.
-    pub fn write_segment(&self, segment: &Segment) -> Result<SegmentRef> {
-        write_segment(&self.access, &self.keys, segment)
-    }
-
     /// Writes the object of a snapshot. It counts for nothing until HEAD lists it.
     pub fn write_snapshot(&self, plain: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
@@ -336,80 +334,30 @@ impl ChunkStore {
         Ok(Root { kind: "snapshot".into(), id, hash })
     }
 
+    /// For whoever restores: what cannot be read here of records of snapshots is read from the store's copies. Whoever mends
+    /// is to know that it cannot be read.
+    #[must_use]
+    pub fn with_records_from_copies(mut self) -> Self {
+        self.records_from_copies = true;
+        self
+    }
+
     /// Reads the object of a snapshot and checks it against HEAD.
     pub fn read_snapshot(&self, root: &Root) -> Result<Vec<u8>> {
         let name = names::snapshot(&root.id);
-        let sealed = self.access.storage.get(&name, MAX_SMALL_LEN)?;
-        if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
-            return Err(Error::corrupt(name, "is not the object that HEAD names"));
-        }
-        envelope::open(&self.keys, ObjectKind::Snapshot, &name, &sealed)
-    }
-
-    /// Adds a key slot.
-    pub fn add_slot(&self, passphrase: &[u8], kdf: KdfParams, owner: SlotOwner) -> Result<ObjectId> {
-        let (slot, bytes) = keys::make_slot(&self.keys, passphrase, kdf, owner, &*self.access.env)?;
-        let hash = self.keys.slot_hash(&bytes);
-        self.access.storage.put(&names::key(&slot), bytes.into())?;
-        self.update_head(|head| {
-            head.slots.insert(slot, hash);
-            Ok(())
-        })?;
-        Ok(slot)
-    }
-
-    /// Removes a key slot; the last one stays.
-    pub fn remove_slot(&self, slot: &ObjectId) -> Result<()> {
-        self.update_head(|head| {
-            if head.slots.remove(slot).is_none() {
-                return Err(Error::Invalid(format!("no key slot {}", slot.short())));
+        let read = |storage: &dyn Storage| {
+            let sealed = storage.get(&name, MAX_SMALL_LEN)?;
+            if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
+                return Err(Error::corrupt(&name, "is not the object that HEAD names"));
             }
-            if head.slots.is_empty() {
-                return Err(Error::Invalid("the last key slot cannot be removed".into()));
-            }
-            Ok(())
-        })?;
-        Ok(self.access.storage.delete(&names::key(slot))?)
+            envelope::open(&self.keys, ObjectKind::Snapshot, &name, &sealed)
+        };
+        let storage = &*self.access.storage;
+        read(storage).or_else(|error| {
+            let copies = storage.copies().iter().filter(|_| error.is_damage() && self.records_from_copies);
+            copies.flat_map(|copy| read(&**copy)).next().ok_or(error)
+        })
     }
-}
-
-/// Tries the passphrase on every slot found. A damaged slot is passed over while another opens.
-fn unlock(access: &Access, config: &Config, passphrase: &[u8]) -> Result<KeyRing> {
-    let mut slots = vec![];
-    access.storage.list(names::KEYS, &mut |name, _| {
-        if let Some(id) = name.rsplit('/').next().and_then(ObjectId::parse) {
-            slots.push(id);
-        }
-    })?;
-    slots.sort_unstable();
-    slots.truncate(MAX_SLOTS);
-    let mut damage = None;
-    for slot in &slots {
-        let attempt = access
-            .storage
-            .get(&names::key(slot), MAX_SMALL_LEN)
-            .map_err(Error::from)
-            .and_then(|bytes| keys::open_slot(slot, &bytes, passphrase));
-        match attempt {
-            Ok(Some(ring)) if *ring.repository() == config.repository_id => return Ok(ring),
-            Ok(Some(_)) => {
-                damage = Some(Error::corrupt(names::key(slot), "belongs to another repository"));
-            }
-            Ok(None) => {}
-            Err(error) => damage = Some(error),
-        }
-    }
-    Err(damage.unwrap_or(Error::WrongPassword { slots: slots.len() }))
-}
-
-fn write_segment(access: &Access, keys: &KeyRing, segment: &Segment) -> Result<SegmentRef> {
-    let id = ObjectId(random_array(&*access.env)?);
-    let name = names::segment(&id);
-    let sealed = envelope::seal(keys, ObjectKind::Segment, &name, &segment.encode(), &*access.env)?;
-    let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
-    access.storage.put(&name, sealed.into())?;
-    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-    Ok(SegmentRef { id, hash, packs: count(segment.packs.len()), chunks: count(segment.chunk_count()) })
 }
 
 /// HEAD lies where the configuration says.
@@ -449,7 +397,7 @@ fn open_index(
     // Each tier holds other packs, so each has an index of its own.
     let name = tier.map_or_else(|| repository.to_string(), |tier| format!("{repository}.{tier}"));
     Ok(match cache {
-        Some(cache) => Arc::new(crate::index::rocks::RocksIndex::open(&cache.join(name))?),
+        Some(cache) => Arc::new(crate::index::spare::SpareIndex::open(&cache.join(name))?),
         None => Arc::new(MemoryIndex::default()),
     })
 }

@@ -3,36 +3,48 @@
 use crate::config::Global;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::small;
 use clap::{Parser, Subcommand};
+use engine::names::{normal_path, path_text};
 use engine::policy::{Keep, Period};
-use engine::snapshot::Filter;
+use engine::snapshot::{Filter, Listed};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 
 mod backup;
 mod bench;
 mod cat;
 mod check;
 mod config;
+mod connectors;
 mod copy;
 mod diff;
 mod dump;
 mod find;
 mod forget;
+mod from;
 mod generate;
 mod heal;
+mod import;
 mod init;
 mod key;
+mod list;
+pub(crate) mod lists;
 mod ls;
 mod plan;
 mod prune;
 mod repair;
 mod restore;
+mod rewrite;
 mod run;
 mod snapshots;
 mod stats;
+mod stay;
 mod stream;
 mod tag;
 mod thaw;
 mod tier;
+mod unlock;
 mod version;
 
 /// Backs up files, streams and databases into an encrypted, deduplicated repository.
@@ -46,6 +58,9 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     command: Command,
+    /// What the command is called, for the log.
+    #[arg(skip)]
+    pub(crate) verb: String,
 }
 
 #[derive(Subcommand, Debug)]
@@ -56,77 +71,133 @@ enum Command {
     Backup(backup::Args),
     /// List snapshots
     Snapshots(snapshots::Args),
-    /// List what is in a snapshot
+    /// List the content of a snapshot
     Ls(ls::Args),
+    /// List the names of objects and chunks in the repository
+    List(list::Args),
+    /// Nothing to do: esker uses no locks
+    Unlock(unlock::Args),
     /// Find files in snapshots by name
     Find(find::Args),
     /// Show what changed between two snapshots
     Diff(diff::Args),
-    /// Restore a snapshot or a part of it into a folder or a live server
+    /// Restore a snapshot or a part of it into a folder or a running server
     Restore(restore::Args),
-    /// Write one file or stream of a snapshot to standard output
+    /// Write one file or stream of a snapshot to standard output, or a folder as tar or zip
     Dump(dump::Args),
     /// Remove snapshots by rules or by id
     Forget(forget::Args),
     /// Remove data that no snapshot needs
     Prune(prune::Args),
-    /// Measure this machine on your data, and which settings suit it
+    /// Measure this machine on your data, and find suitable settings
     Bench(bench::Args),
     /// Forecast sizes, times and costs from a few versions of a source
     Plan(plan::Args),
     /// Check the repository
     Check(check::Args),
-    /// Replace what is damaged or missing on any tier by what another one has
+    /// Replace damaged and missing objects of any tier by those of another tier
     Heal(heal::Args),
     /// Back up the sources of esker.toml, copy to its tiers, forget by its promises
     Run(run::Args),
-    /// Copies of the repository: how they stand, and bringing them up to date
+    /// Show, make and update copies of the repository
     Tier(tier::Args),
-    /// Plan, ask for and follow the thawing of what a restore needs
+    /// Plan, request and follow the thawing of packs that a restore needs
     Thaw(thaw::Args),
     /// Copy snapshots to another repository
     Copy(copy::Args),
+    /// Import the snapshots of a restic repository
+    Import(import::Args),
     /// Check and show esker.toml
     Config(config::Args),
-    /// Stay attached to a Redis, PostgreSQL or MariaDB and keep every moment of it
+    /// Stay connected to a server and store every change
     Stream(stream::Args),
     /// Show sizes
     Stats(stats::Args),
     /// Add, remove and change passwords
     Key(key::Args),
-    /// Make damaged parts anew from what is there
+    /// Rebuild damaged parts of the repository
     Repair(repair::Args),
     /// Print internal records as JSON
     Cat(cat::Args),
+    /// Write snapshots again without some of their files, or with another host or time
+    Rewrite(rewrite::Args),
     /// Change the tags of snapshots
     Tag(tag::Args),
+    /// List the systems that can be backed up, and what can be done with each
+    Connectors,
     /// Print version and build
     Version,
     /// Generate shell completions and manual pages
     Generate(generate::Args),
 }
 
+impl Command {
+    /// Whether there is nothing left to do once nobody reads what is printed.
+    fn only_prints(&self) -> bool {
+        match self {
+            Self::Snapshots(_)
+            | Self::Ls(_)
+            | Self::List(_)
+            | Self::Find(_)
+            | Self::Diff(_)
+            | Self::Dump(_)
+            | Self::Stats(_)
+            | Self::Cat(_)
+            | Self::Config(_)
+            | Self::Connectors
+            | Self::Version => true,
+            Self::Key(args) => args.only_prints(),
+            Self::Tier(args) => args.only_prints(),
+            Self::Thaw(args) => args.only_prints(),
+            Self::Generate(args) => args.only_prints(),
+            _ => false,
+        }
+    }
+}
+
 /// Runs the command line.
 pub(crate) fn run(cli: Cli) -> CommandResult {
+    match dispatch(cli) {
+        // Whatever gave up, it did so because of the signal; children get it, too.
+        Err(failure) if small::is_stopped() && gave_up(failure.code) => {
+            Err(Failure { code: Code::Interrupted, ..failure })
+        }
+        result => result,
+    }
+}
+
+/// Whether a code may stand for a wait that was given up.
+fn gave_up(code: Code) -> bool {
+    matches!(code, Code::Failed | Code::SourceUnavailable | Code::SourceCommand | Code::SourceIncomplete)
+}
+
+fn dispatch(cli: Cli) -> CommandResult {
     let context = Context::new(cli.global)?;
+    if cli.command.only_prints() {
+        context.console.only_prints();
+    }
     match cli.command {
         Command::Config(args) => return config::run(&args, &context),
+        Command::Connectors => return connectors::run(&context),
         Command::Version => return version::run(&context),
         _ => {}
     }
     let context = context.with_file()?;
     match cli.command {
         // Done above, without reading esker.toml.
-        Command::Config(_) | Command::Version => Ok(Code::Done),
+        Command::Config(_) | Command::Connectors | Command::Version => Ok(Code::Done),
         Command::Heal(args) => heal::run(&args, &context),
         Command::Run(args) => run::run(&args, &context),
         Command::Tier(args) => tier::run(&args, &context),
         Command::Thaw(args) => thaw::run(&args, &context),
         Command::Copy(args) => copy::run(&args, &context),
+        Command::Import(args) => import::run(&args, &context),
         Command::Init(args) => init::run(&args, &context),
         Command::Backup(args) => backup::run(args, &context),
         Command::Snapshots(args) => snapshots::run(&args, &context),
         Command::Ls(args) => ls::run(&args, &context),
+        Command::List(args) => list::run(&args, &context),
+        Command::Unlock(args) => unlock::run(&args, &context),
         Command::Find(args) => find::run(&args, &context),
         Command::Diff(args) => diff::run(&args, &context),
         Command::Restore(args) => restore::run(args, &context),
@@ -141,6 +212,7 @@ pub(crate) fn run(cli: Cli) -> CommandResult {
         Command::Key(args) => key::run(args, &context),
         Command::Repair(args) => repair::run(&args, &context),
         Command::Cat(args) => cat::run(&args, &context),
+        Command::Rewrite(args) => rewrite::run(&args, &context),
         Command::Tag(args) => tag::run(&args, &context),
         Command::Generate(args) => generate::run(&args, &context),
     }
@@ -149,15 +221,15 @@ pub(crate) fn run(cli: Cli) -> CommandResult {
 /// Which snapshots are meant.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(crate) struct FilterArgs {
-    /// Only snapshots of this host (repeat for any of several)
-    #[arg(long, value_name = "HOST")]
+    /// Only snapshots of this host (repeat to allow several)
+    #[arg(short = 'H', long, value_name = "HOST", value_parser = crate::words::kept())]
     host: Vec<String>,
-    /// Only snapshots with all of these tags (a,b; repeat for any of several sets)
-    #[arg(long, value_name = "TAGS")]
+    /// Only snapshots with all of these tags (a,b; repeat to allow several sets)
+    #[arg(long, value_name = "TAGS", value_parser = crate::words::kept())]
     tag: Vec<String>,
-    /// Only snapshots of this path (repeat for all of several)
+    /// Only snapshots of this path, absolute or relative (repeat to require several)
     #[arg(long, value_name = "PATH")]
-    path: Vec<String>,
+    path: Vec<OsString>,
 }
 
 impl FilterArgs {
@@ -170,9 +242,28 @@ impl FilterArgs {
         Filter {
             hosts: self.host.clone(),
             tags: self.tag.iter().map(|set| split_tags(set)).collect(),
-            paths: self.path.clone(),
+            paths: self.path.iter().map(forms).collect(),
         }
     }
+
+    /// Those of `all` that are named, or else that fit. That nothing fits is an error.
+    pub(crate) fn choose(&self, all: Vec<Listed>, named: &[String]) -> Result<Vec<Listed>, Failure> {
+        let filter = self.filter();
+        if named.is_empty() {
+            return Ok(filter.choose(&all)?.into_iter().cloned().collect());
+        }
+        let chosen = named.iter().map(|wanted| Ok(engine::snapshot::find(&all, wanted, &filter)?.clone()));
+        chosen.collect()
+    }
+}
+
+/// What a path on the command line may be in a snapshot: the path from here, or the text of one that a list showed.
+fn forms(path: &OsString) -> Vec<String> {
+    let here = std::env::current_dir().unwrap_or_default().join(path);
+    let mut forms = vec![normal_path(&path_text(here.as_os_str().as_bytes()))];
+    let shown = here.to_str().map(normal_path);
+    forms.extend(shown.filter(|shown| *shown != forms[0]));
+    forms
 }
 
 /// `a,b` as a list.
@@ -205,6 +296,18 @@ pub(crate) fn parse_hours(text: &str) -> Result<u64, String> {
     ms.ok_or_else(|| format!("'{text}' is neither hours nor a time such as 90m"))
 }
 
+/// The time between two moments of a stream, at least 200 ms.
+pub(crate) fn parse_interval(text: &str) -> Result<std::time::Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let duration =
+        std::time::Duration::try_from(span).map_err(|_| "a duration is not negative".to_owned())?;
+    if duration < std::time::Duration::from_millis(200) {
+        Err("shorter than 200ms".into())
+    } else {
+        Ok(duration)
+    }
+}
+
 /// A size such as `10G`, `500M`, `64k` or plain bytes; powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -234,9 +337,16 @@ pub(crate) fn parse_time(text: &str) -> Result<jiff::Timestamp, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A time for people: local, to the second.
+/// A time for people: local with its offset, to the second, as [`parse_time`] reads it.
 pub(crate) fn show_time(time: jiff::Timestamp) -> String {
-    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
+}
+
+/// A moment of a stream for people, from milliseconds since 1970: as [`show_time`], with the fraction of the second.
+pub(crate) fn show_moment(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let zoned = time.unwrap_or_default().to_zoned(jiff::tz::TimeZone::system());
+    zoned.strftime("%Y-%m-%d %H:%M:%S%.f%:z").to_string()
 }
 
 /// RFC 3339 with the local offset, as restic prints it.
@@ -247,4 +357,18 @@ pub(crate) fn json_time(time: jiff::Timestamp) -> String {
 /// Turns a serialisation into JSON; ours cannot fail.
 pub(crate) fn to_json(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
     serde_json::to_value(value).map_err(|error| Failure::new(error.to_string()))
+}
+
+/// What can take the dump apart that an entry is of, and the dump's path.
+fn dump_of(
+    from: engine::connector::Origin<'_>,
+) -> Option<(&'static dyn engine::connector::Contents, String)> {
+    let mut all = ::connectors::all().iter().filter_map(|connector| connector.contents());
+    all.find_map(|contents| Some((contents, contents.dump_of(from)?)))
+}
+
+/// What knows a path that is inside a dump.
+fn holder(from: engine::connector::Origin<'_>) -> Option<&'static dyn engine::connector::Contents> {
+    let mut all = ::connectors::all().iter().filter_map(|connector| connector.contents());
+    all.find(|contents| contents.holds(from))
 }

@@ -2,37 +2,47 @@
 
 use crate::exit::Failure;
 use crate::file::File;
+use crate::passwords::{self, Password};
 use crate::places::Details;
+use crate::trust::{self, Found};
+use crate::values::{Connections, Filled, Retries, Seconds};
+use crate::variables::{environment, environment_path, environment_text};
+use crate::{small, user, words};
 use chunkstore::seal::Compression;
 use chunkstore::storage::HttpOptions;
-use engine::source::postgres::Format;
-use engine::source::rdb::RdbOrder;
-use engine::source::tls::Tls;
-use std::path::PathBuf;
+use engine::connector::{Setting, Settings, Tls};
+use engine::shown;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 
 /// Options of all commands.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Global {
-    /// Configuration: repository, tiers, sources, promises; else ./esker.toml, ~/.config/esker/esker.toml or
-    /// /etc/esker/esker.toml
-    #[arg(short = 'c', long, env = "ESKER_CONFIG", global = true, value_name = "FILE")]
+    /// Configuration file: repository, tiers, sources, promises [default: ./esker.toml,
+    /// ~/.config/esker/esker.toml or /etc/esker/esker.toml] [env: ESKER_CONFIG]
+    #[arg(short = 'c', long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Where the repository is: a folder, s3:https://HOST/BUCKET/PREFIX, s3://BUCKET/PREFIX or
-    /// azure://CONTAINER/PREFIX
-    #[arg(short = 'r', long = "repo", env = "ESKER_REPOSITORY", global = true, value_name = "PLACE")]
-    pub(crate) repo: Option<String>,
-    /// Read the repository's place from a file
-    #[arg(long, env = "ESKER_REPOSITORY_FILE", global = true, value_name = "FILE")]
+    /// azure://CONTAINER/PREFIX; docs/places.md has all forms [env: ESKER_REPOSITORY]
+    #[arg(short = 'r', long = "repo", global = true, value_name = "PLACE")]
+    pub(crate) repo: Option<OsString>,
+    /// Read the repository's place from a file [env: ESKER_REPOSITORY_FILE]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "repo")]
     pub(crate) repository_file: Option<PathBuf>,
-    /// Read the password from the first line of a file
-    #[arg(short = 'p', long, env = "ESKER_PASSWORD_FILE", global = true, value_name = "FILE")]
+    /// Read the password from the first line of a file [env: ESKER_PASSWORD_FILE]
+    #[arg(short = 'p', long, global = true, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
-    /// Run a command and take its first line of output as the password
-    #[arg(long, env = "ESKER_PASSWORD_COMMAND", global = true, value_name = "COMMAND")]
-    pub(crate) password_command: Option<String>,
-    /// Use the empty password: whoever can read the repository can read the data
-    #[arg(long, global = true)]
+    /// Run a command and take its first line of output as the password [env: ESKER_PASSWORD_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND", conflicts_with = "password_file")]
+    pub(crate) password_command: Option<OsString>,
+    /// Use the empty password: everyone who can read the repository can read the data
+    #[arg(long, global = true, conflicts_with_all = ["password_file", "password_command"])]
     pub(crate) insecure_no_password: bool,
+    /// Pass these variables to commands and hooks, separated by commas; without it they get no variables with
+    /// secrets of esker, stores or databases
+    #[arg(long, env = "ESKER_PASS_ENV", global = true, value_name = "NAMES", value_delimiter = ',', value_parser = words::kept())]
+    pub(crate) pass_env: Vec<String>,
     /// Folder of local indexes; they can be deleted at any time
     #[arg(long, env = "ESKER_CACHE_DIR", global = true, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
@@ -45,21 +55,24 @@ pub(crate) struct Global {
     /// Size of packs in MiB, 1 to 256
     #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
     pub(crate) pack_size: usize,
-    /// Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout,
-    /// postgres.format=directory|plain|custom, postgres.jobs=N (sessions that dump a database at a time),
-    /// postgres.at-once=N (databases whose moments are fixed together, 1),
-    /// redis.order=canonical|raw, tls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for servers over TLS)
-    #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
-    pub(crate) options: Vec<String>,
+    #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE", help = options_help())]
+    pub(crate) options: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) network: crate::network::Network,
+    #[command(flatten)]
+    pub(crate) unneeded: crate::network::Unneeded,
     /// Machine-readable output, see docs/json.md
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Print only errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Print more; twice for a log of what is done
+    /// Print more, and log what is done; twice with every request to the store and every statement to a server,
+    /// three times with all that there is
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) log: crate::output::LogFlags,
 }
 
 /// Settings of `-o`.
@@ -67,16 +80,10 @@ pub(crate) struct Global {
 pub(crate) struct Options {
     pub(crate) http: HttpOptions,
     pub(crate) s3_region: Option<String>,
-    pub(crate) postgres_format: Format,
-    pub(crate) postgres_jobs: Option<usize>,
-    pub(crate) postgres_at_once: Option<usize>,
+    /// Those of connectors.
+    pub(crate) connectors: Settings,
     pub(crate) tls_files: [Option<PathBuf>; 3],
-    pub(crate) redis_order: RdbOrder,
     pub(crate) tls: Tls,
-}
-
-pub(crate) fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Global {
@@ -84,66 +91,78 @@ impl Global {
     pub(crate) fn settings(&self) -> Result<Options, Failure> {
         let mut options = Options::default();
         for setting in &self.options {
-            let (key, value) = setting
-                .split_once('=')
-                .ok_or_else(|| Failure::new(format!("option '{setting}' is not KEY=VALUE")))?;
-            let number = || -> Result<usize, Failure> {
-                value.parse().map_err(|_| Failure::new(format!("option {key} needs a number, not '{value}'")))
+            let (key, word) = words::split_once(setting).ok_or_else(|| {
+                Failure::new(format!("option '{}' is not KEY=VALUE", shown::name(setting.as_bytes())))
+            })?;
+            let key = &*words::text(&key, "the key of an option -o")?;
+            // Those of TLS are files, which have names of any bytes.
+            let value = match key.starts_with("tls.") {
+                true => String::new(),
+                false => words::text(&word, &format!("the value of -o {key}"))?,
             };
+            let value = value.as_str();
+            let wrong = |why: String| Failure::new(format!("option {key}: {why}"));
             match key {
-                "s3.region" => options.s3_region = Some(value.to_owned()),
-                "s3.connections" => options.http.connections = number()?.clamp(1, 64),
-                "s3.retries" => options.http.retries = number()?,
-                "s3.timeout" => options.http.timeout_s = number()?.max(1) as u64,
-                "postgres.format" => {
-                    options.postgres_format = match value {
-                        "directory" => Format::Directory,
-                        "plain" => Format::Plain,
-                        "custom" => Format::Custom,
-                        _ => return Err(Failure::new("postgres.format is directory, plain or custom")),
-                    }
+                "s3.region" => {
+                    options.s3_region = Some(Filled::try_from(value.to_owned()).map_err(wrong)?.get());
                 }
-                "postgres.at-once" => options.postgres_at_once = Some(number()?.clamp(1, 1000)),
-                "postgres.jobs" => options.postgres_jobs = Some(number()?.clamp(1, 64)),
-                "tls.ca" => options.tls.authorities = Some(read_pem(value, &mut options.tls_files[0])?),
-                "tls.cert" => options.tls.certificate = Some(read_pem(value, &mut options.tls_files[1])?),
-                "tls.key" => options.tls.key = Some(read_pem(value, &mut options.tls_files[2])?),
-                "redis.order" => {
-                    options.redis_order = match value {
-                        "canonical" => RdbOrder::Canonical,
-                        "raw" => RdbOrder::Raw,
-                        _ => return Err(Failure::new("redis.order is canonical or raw")),
-                    }
+                "s3.connections" => {
+                    options.http.connections = value.parse().map(Connections::size).map_err(wrong)?;
                 }
-                _ => return Err(Failure::new(format!("unknown option '{key}'; see --help"))),
+                "s3.retries" => options.http.retries = value.parse().map(Retries::size).map_err(wrong)?,
+                "s3.timeout" => options.http.timeout_s = value.parse().map(Seconds::get).map_err(wrong)?,
+                "tls.ca" => options.tls.authorities = Some(read_pem(&word, &mut options.tls_files[0])?),
+                "tls.cert" => options.tls.certificate = Some(read_pem(&word, &mut options.tls_files[1])?),
+                "tls.key" => options.tls.key = Some(read_pem(&word, &mut options.tls_files[2])?),
+                _ => {
+                    let setting = option(key)
+                        .ok_or_else(|| Failure::new(format!("unknown option '{key}'; see --help")))?;
+                    options.connectors.set(setting, value.to_owned()).map_err(wrong)?;
+                }
             }
         }
         Ok(options)
     }
 
     /// Where the repository is, if that was said outside of esker.toml.
-    pub(crate) fn place(&self) -> Result<Option<String>, Failure> {
-        Ok(match (&self.repo, &self.repository_file) {
-            (Some(repo), _) => Some(repo.clone()),
-            (None, Some(file)) => Some(first_line(&read_file(file)?)),
-            (None, None) => None,
-        })
+    pub(crate) fn place(&self) -> Result<Option<OsString>, Failure> {
+        if let Some(repo) = &self.repo {
+            return Ok(Some(repo.clone()));
+        }
+        if let Some(file) = &self.repository_file {
+            return line_in(file).map(Some);
+        }
+        if let Some(repo) = environment_path("ESKER_REPOSITORY") {
+            return Ok(Some(repo.into_os_string()));
+        }
+        environment_path("ESKER_REPOSITORY_FILE").map(|file| line_in(&file)).transpose()
     }
 
     /// What goes with a place that was given by `-r`.
     pub(crate) fn details(&self) -> Result<Details, Failure> {
         let settings = self.settings()?;
-        Ok(Details { http: settings.http, region: settings.s3_region, ..Details::default() })
+        let mut http = settings.http;
+        self.network.apply(&mut http)?;
+        Ok(Details { http, region: settings.s3_region, ..Details::default() })
     }
 
-    /// Where esker.toml is: what was asked for, else the first that is there.
-    pub(crate) fn file(&self) -> Option<PathBuf> {
-        if let Some(file) = &self.config {
-            return Some(file.clone());
-        }
-        let home = environment("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".config")));
+    /// Whether esker.toml was named, rather than to be looked for.
+    pub(crate) fn names_file(&self) -> bool {
+        self.config.is_some() || environment_path("ESKER_CONFIG").is_some()
+    }
+
+    /// Where esker.toml is: what was asked for, else the first that is there; see [`trust::check`].
+    pub(crate) fn file(&self) -> Result<Option<PathBuf>, Failure> {
+        let named = self.config.clone().or_else(|| environment_path("ESKER_CONFIG"));
+        let how = if named.is_some() { Found::Named } else { Found::There };
+        let Some(path) = named.or_else(Self::file_that_is_there) else { return Ok(None) };
+        trust::check(&path, how)?;
+        Ok(Some(path))
+    }
+
+    fn file_that_is_there() -> Option<PathBuf> {
+        let home = environment_path("XDG_CONFIG_HOME")
+            .or_else(|| user::home_folder().map(|home| home.join(".config")));
         let places = [
             Some(PathBuf::from("esker.toml")),
             home.map(|home| home.join("esker/esker.toml")),
@@ -153,26 +172,89 @@ impl Global {
     }
 
     /// The password, from wherever it was given; asked for on a terminal.
-    pub(crate) fn password(&self, confirm: bool, file: Option<&File>) -> Result<String, Failure> {
+    /// A flag goes before every variable, and a variable before esker.toml.
+    pub(crate) fn password(&self, confirm: bool, file: Option<&File>) -> Result<Password, Failure> {
+        match self.password_unasked(file)? {
+            Some(password) => Ok(password),
+            None => Password::ask("password for the repository: ", confirm),
+        }
+    }
+
+    /// The password, if it is given somewhere.
+    pub(crate) fn password_unasked(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
+        let passed = self.passed(file);
         if self.insecure_no_password {
-            return Ok(String::new());
+            return Ok(Some(Password::nothing()));
         }
         if let Some(file) = &self.password_file {
-            return password_in(file);
+            return Password::in_file(file).map(Some);
         }
         if let Some(command) = &self.password_command {
-            return password_from(command);
+            return Password::from_command(command, &passed).map(Some);
         }
-        if let Some(password) = environment("ESKER_PASSWORD") {
-            return Ok(password);
+        if let Some(file) = environment_path("ESKER_PASSWORD_FILE") {
+            return Password::in_file(&file).map(Some);
+        }
+        if let Some(command) = environment_path("ESKER_PASSWORD_COMMAND") {
+            return Password::from_command(command.as_os_str(), &passed).map(Some);
+        }
+        if let Some(password) = Password::in_variable("ESKER_PASSWORD") {
+            return Ok(Some(password));
         }
         if let Some(file) = file.and_then(|file| file.password_file.as_ref()) {
-            return password_in(file);
+            return Password::in_file(file).map(Some);
         }
         if let Some(command) = file.and_then(|file| file.password_command.as_ref()) {
-            return password_from(command);
+            return Password::from_command(OsStr::new(command), &passed).map(Some);
         }
-        ask("password for the repository: ", confirm)
+        Ok(None)
+    }
+
+    /// Variables that commands of users get although they hold secrets.
+    pub(crate) fn passed(&self, file: Option<&File>) -> Vec<String> {
+        let of_file = file.map(|file| file.pass_environment.as_slice()).unwrap_or_default();
+        self.pass_env.iter().chain(of_file).cloned().collect()
+    }
+
+    /// The password of the repository that `copy` reads, if it has one of its own.
+    pub(crate) fn password_of_source(
+        &self,
+        file: Option<&PathBuf>,
+        command: Option<&OsString>,
+    ) -> Result<Option<Password>, Failure> {
+        if let Some(file) = file {
+            return Password::in_file(file).map(Some);
+        }
+        if let Some(command) = command {
+            return Password::from_command(command, &self.pass_env).map(Some);
+        }
+        if let Some(file) = environment_path("ESKER_FROM_PASSWORD_FILE") {
+            return Password::in_file(&file).map(Some);
+        }
+        if let Some(command) = environment_path("ESKER_FROM_PASSWORD_COMMAND") {
+            return Password::from_command(command.as_os_str(), &self.pass_env).map(Some);
+        }
+        Ok(Password::in_variable("ESKER_FROM_PASSWORD"))
+    }
+
+    /// Where `copy` reads from.
+    pub(crate) fn place_of_source(
+        given: Option<&OsString>,
+        file: Option<&Path>,
+    ) -> Result<OsString, Failure> {
+        if let Some(place) = given {
+            return Ok(place.clone());
+        }
+        if let Some(file) = file {
+            return line_in(file);
+        }
+        if let Some(place) = environment_path("ESKER_FROM_REPOSITORY") {
+            return Ok(place.into_os_string());
+        }
+        let place = environment_path("ESKER_FROM_REPOSITORY_FILE").map(|file| line_in(&file)).transpose()?;
+        place.ok_or_else(|| {
+            Failure::new("copied from where? Give --from-repo PLACE, or set ESKER_FROM_REPOSITORY")
+        })
     }
 
     /// Where local indexes go.
@@ -182,46 +264,61 @@ impl Global {
         }
         let own = self.cache_dir.clone().or_else(|| file.and_then(|file| file.cache_dir.clone()));
         let folder = own.or_else(|| {
-            environment("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".cache")))
+            environment_path("XDG_CACHE_HOME")
+                .or_else(|| user::home_folder().map(|home| home.join(".cache")))
                 .map(|cache| cache.join("esker"))
         });
         folder.map(|folder| folder.join("repositories"))
     }
 
     /// Status lines a second, 0 for none.
-    pub(crate) fn progress_fps(&self) -> f64 {
-        environment("ESKER_PROGRESS_FPS").and_then(|fps| fps.parse().ok()).unwrap_or(if self.json {
-            10.0
-        } else {
-            0.2
-        })
+    pub(crate) fn progress_fps(&self) -> Result<f64, Failure> {
+        let usual = if self.json { 10.0 } else { 0.2 };
+        let Some(text) = environment("ESKER_PROGRESS_FPS") else { return Ok(usual) };
+        match text.parse::<f64>() {
+            Ok(fps) if fps.is_finite() && fps >= 0.0 => Ok(fps.min(60.0)),
+            _ => Err(Failure::new(format!(
+                "ESKER_PROGRESS_FPS is '{text}': it takes lines a second, 0 for none"
+            ))),
+        }
     }
 }
 
-/// User and password for Redis, for URLs that name none: `ESKER_REDIS_USER`; `ESKER_REDIS_PASSWORD_FILE`, else
-/// `REDISCLI_AUTH`, which redis-cli takes, too.
-pub(crate) fn redis_login() -> Result<(Option<String>, Option<String>), Failure> {
-    let password = match environment("ESKER_REDIS_PASSWORD_FILE") {
-        Some(file) => Some(password_in(std::path::Path::new(&file))?),
-        None => environment("REDISCLI_AUTH"),
-    };
-    Ok((environment("ESKER_REDIS_USER"), password))
+/// The setting of a connector that `-o` takes by this name.
+fn option(name: &str) -> Option<&'static Setting> {
+    let all = connectors::all().iter().flat_map(|connector| connector.settings());
+    all.into_iter().find(|setting| setting.name == name && !setting.secret)
 }
 
-/// API key for Qdrant, for URLs that have none: `ESKER_QDRANT_API_KEY_FILE`, else `ESKER_QDRANT_API_KEY`.
-pub(crate) fn qdrant_key() -> Result<Option<String>, Failure> {
-    match environment("ESKER_QDRANT_API_KEY_FILE") {
-        Some(file) => Ok(Some(password_in(std::path::Path::new(&file))?)),
-        None => Ok(environment("ESKER_QDRANT_API_KEY")),
+/// What help says of `-o`.
+fn options_help() -> String {
+    let mut help = String::from("Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout");
+    let all = connectors::all().iter().flat_map(|connector| connector.settings());
+    for Setting { name, values, about, .. } in all.filter(|setting| !setting.secret) {
+        help += &format!(",\n{name}={values} ({about})");
     }
+    help + ",\ntls.ca=FILE, tls.cert=FILE, tls.key=FILE (PEM, for servers over TLS)"
+}
+
+/// What the environment says of connectors: of a file that it names the first line, else a variable.
+pub(crate) fn settings_of_environment(settings: &mut Settings) -> Result<(), Failure> {
+    for setting in connectors::all().iter().flat_map(|connector| connector.settings()) {
+        let value = match setting.file_variable.and_then(environment_path) {
+            Some(file) => Some(text_line_in(&file)?),
+            None => setting.variable.map_or(Ok(None), environment_text)?,
+        };
+        if let (Some(value), None) = (value, settings.get(setting.name)) {
+            let wrong = |why| Failure::new(format!("{}: {why}", setting.variable.unwrap_or(setting.name)));
+            settings.set(setting, value).map_err(wrong)?;
+        }
+    }
+    Ok(())
 }
 
 /// Host name for snapshots: `ESKER_HOST`, else the machine's.
 pub(crate) fn hostname() -> String {
     environment("ESKER_HOST")
-        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+        .unwrap_or_else(|| engine::names::path_text(rustix::system::uname().nodename().to_bytes()))
 }
 
 /// The user's name, or their number.
@@ -231,61 +328,34 @@ pub(crate) fn username() -> String {
         .unwrap_or_else(|| rustix::process::getuid().as_raw().to_string())
 }
 
-/// Asks on the terminal, twice if it is to be confirmed.
-pub(crate) fn ask(prompt: &str, confirm: bool) -> Result<String, Failure> {
-    let no_terminal = |_| {
-        Failure::new(
-            "no password: set ESKER_PASSWORD, ESKER_PASSWORD_FILE or ESKER_PASSWORD_COMMAND, or run on a terminal",
-        )
-    };
-    let password = rpassword::prompt_password(prompt).map_err(no_terminal)?;
-    if password.is_empty() {
-        return Err(Failure::new("an empty password is refused; --insecure-no-password if that is meant"));
-    }
-    if confirm && rpassword::prompt_password("again: ").map_err(no_terminal)? != password {
-        return Err(Failure::new("the two passwords differ"));
-    }
-    Ok(password)
-}
-
-pub(crate) fn read_file(path: &std::path::Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
-}
-
 /// Reads it, and remembers where it is for programs that read it themselves.
-fn read_pem(path: &str, place: &mut Option<PathBuf>) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::new(format!("cannot read {path}: {error}"));
+fn read_pem(path: &OsStr, place: &mut Option<PathBuf>) -> Result<Vec<u8>, Failure> {
+    let path = Path::new(path);
+    let failed = |error| Failure::new(format!("cannot read {}: {error}", shown::path(path)));
     *place = Some(std::fs::canonicalize(path).map_err(failed)?);
-    std::fs::read(path).map_err(failed)
+    small::read(path, small::DOCUMENT)
 }
 
-/// What the clients of databases look for in the environment.
-pub(crate) fn database_environment() -> std::collections::BTreeMap<String, String> {
+/// What connectors look for in the environment.
+pub(crate) fn connectors_environment() -> std::collections::BTreeMap<String, String> {
     let wanted = |name: &str| {
-        name.starts_with("PG")
-            || name.starts_with("MYSQL_")
+        let mut asked_for = connectors::all().iter().flat_map(|connector| connector.variables());
+        asked_for.any(|own| own.strip_suffix('*').map_or(name == *own, |start| name.starts_with(start)))
             || matches!(name, "HOME" | "USER" | "LOGNAME" | "PATH" | "TMPDIR")
     };
-    std::env::vars().filter(|(name, value)| wanted(name) && !value.is_empty()).collect()
+    // What is no UTF-8 is none of theirs; other programs' variables may be so.
+    let all = std::env::vars_os();
+    let all = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.filter(|(name, value)| wanted(name) && !value.is_empty()).collect()
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// The first line of a file.
+fn line_in(file: &Path) -> Result<OsString, Failure> {
+    Ok(OsString::from_vec(passwords::first_line(small::secret(file)?).to_vec()))
 }
 
-fn password_in(file: &std::path::Path) -> Result<String, Failure> {
-    Ok(first_line(&read_file(file)?))
-}
-
-fn password_from(command: &str) -> Result<String, Failure> {
-    let output = std::process::Command::new("/bin/sh")
-        .args(["-c", command])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .map_err(|error| Failure::new(format!("password command: {error}")))?;
-    if !output.status.success() {
-        return Err(Failure::new(format!("the password command failed: {}", output.status)));
-    }
-    Ok(first_line(&String::from_utf8_lossy(&output.stdout)))
+/// The same as text.
+fn text_line_in(file: &Path) -> Result<String, Failure> {
+    let line = line_in(file)?.into_string();
+    line.map_err(|_| Failure::new(format!("the first line of {} is not UTF-8", shown::path(file))))
 }

@@ -4,18 +4,33 @@ use crate::config::{Global, hostname, username};
 use crate::exit::Failure;
 use crate::file::File;
 use crate::output::Console;
-use crate::places::Place;
+use crate::passwords::Password;
+use crate::places::{Make, Place};
 use chunkstore::env::{Env, SystemEnv};
 use chunkstore::executor::Pool;
+use chunkstore::format::{
+    MAX_SMALL_LEN,
+    names::{CONFIG, HEAD},
+};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use chunkstore::keys::SlotOwner;
+use chunkstore::storage::ErrorKind;
 use chunkstore::storage::Storage;
 use chunkstore::storage::limit::Rates;
 use chunkstore::storage::local::LocalStorage;
-use chunkstore::store::{Access, Identity};
+use chunkstore::store::{Access, Found, Identity, look};
 use engine::Repository;
 use engine::backup::BackupOptions;
+use engine::shown;
+use engine::source::files::Own;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+
+mod lost;
+mod meant;
+
+pub(crate) use lost::in_place;
+use meant::Meant;
 
 /// What a command works with.
 pub(crate) struct Context {
@@ -23,25 +38,72 @@ pub(crate) struct Context {
     pub(crate) console: Arc<Console>,
     /// esker.toml, if there is one.
     pub(crate) file: Option<File>,
-    password: OnceLock<String>,
+    /// Whether the repository in use is one that esker.toml speaks of: only then are its password and cache meant.
+    is_of_file: bool,
+    password: OnceLock<Password>,
+    cache: OnceLock<Option<PathBuf>>,
+    /// The repository that the places of esker.toml are to hold, once that was asked, or why that cannot be told.
+    pub(crate) repository: OnceLock<Result<Meant, String>>,
 }
 
 impl Context {
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         let console = Console::start(&global)?;
-        Ok(Self { global, console, file: None, password: OnceLock::new() })
+        let (password, cache, repository) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { global, console, file: None, is_of_file: false, password, cache, repository })
     }
 
     /// Reads esker.toml. Not before a command needs it: `config check` reads it in its own way.
     pub(crate) fn with_file(mut self) -> Result<Self, Failure> {
-        self.file = self.global.file().map(|path| File::read(&path)).transpose()?;
+        let place = self.global.place()?;
+        let read = |path: PathBuf| Ok((File::read(&path)?, path));
+        let found = match self.global.file().and_then(|path| path.map(read).transpose()) {
+            // One that only happens to lie here does not stop what does not need it.
+            Err(failure) if place.is_some() && !self.global.names_file() => {
+                self.console.warn(&failure.message);
+                None
+            }
+            found => found?,
+        };
+        let Some((mut file, path)) = found else { return Ok(self) };
+        for tier in &mut file.tiers {
+            tier.rates = self.global.network.rates(tier.rates);
+            if let Some(http) = tier.place.http() {
+                self.global.network.apply(http)?;
+            }
+        }
+        self.is_of_file = match &place {
+            None => true,
+            Some(place) => Place::parse(place, &self.global.details()?).is_ok_and(|place| {
+                let place = place.identity();
+                file.tiers.iter().any(|tier| tier.place.identity() == place)
+            }),
+        };
+        let real = std::path::absolute(&path)?;
+        self.console.configuration(&real, self.is_of_file);
+        self.file = Some(file);
         Ok(self)
+    }
+
+    /// Variables that commands of users get although they hold secrets.
+    pub(crate) fn passed(&self) -> Vec<String> {
+        self.global.passed(self.file.as_ref())
+    }
+
+    /// Variables that commands of users do not get.
+    pub(crate) fn withheld(&self) -> Vec<std::ffi::OsString> {
+        crate::shell::withheld(&self.passed())
     }
 
     /// Whether the repository is that of esker.toml.
     pub(crate) fn uses_file(&self) -> bool {
-        let named = self.global.repo.is_some() || self.global.repository_file.is_some();
+        let named = !matches!(self.global.place(), Ok(None));
         !named && self.file.as_ref().is_some_and(|file| file.primary().is_some())
+    }
+
+    /// esker.toml, where it speaks of the repository in use.
+    fn own_file(&self) -> Option<&File> {
+        self.file.as_ref().filter(|_| self.is_of_file)
     }
 
     /// esker.toml, for commands that mean nothing without.
@@ -57,25 +119,37 @@ impl Context {
         }
     }
 
-    pub(crate) fn storage(&self, create: bool) -> Result<Arc<dyn Storage>, Failure> {
+    /// Where the repository is.
+    pub(crate) fn place(&self) -> Result<(Place, Rates), Failure> {
         if let Some(place) = self.global.place()? {
-            return Place::parse(&place, &self.global.details()?)?.open(create, Rates::default());
+            let rates = self.global.network.rates(Rates::default());
+            return Ok((Place::parse(&place, &self.global.details()?)?, rates));
         }
         match self.file.as_ref().and_then(File::primary) {
-            Some(primary) => primary.place.open(create, primary.rates),
+            Some(primary) => Ok((primary.place.clone(), primary.rates)),
             None => Err(Failure::new(
                 "which repository? Give -r PLACE, set ESKER_REPOSITORY, or write an esker.toml",
             )),
         }
     }
 
+    pub(crate) fn storage(&self, make: Make) -> Result<Arc<dyn Storage>, Failure> {
+        let (place, rates) = self.place()?;
+        place.open(make, rates)
+    }
+
     /// The password, asked for once.
-    pub(crate) fn password(&self, confirm: bool) -> Result<String, Failure> {
+    pub(crate) fn password(&self, confirm: bool) -> Result<Password, Failure> {
         if let Some(known) = self.password.get() {
             return Ok(known.clone());
         }
-        let password = self.global.password(confirm, self.file.as_ref())?;
+        let password = self.global.password(confirm, self.own_file())?;
         Ok(self.password.get_or_init(|| password).clone())
+    }
+
+    /// The same, as far as nobody need be asked.
+    pub(crate) fn password_unasked(&self) -> Option<Password> {
+        self.password.get().cloned().or_else(|| self.global.password_unasked(self.own_file()).ok()?)
     }
 
     pub(crate) fn access(&self, storage: Arc<dyn Storage>) -> Result<Access, Failure> {
@@ -89,41 +163,126 @@ impl Context {
             env: Arc::new(SystemEnv),
             cpu: Pool::start("cpu", cores)?,
             io: Pool::start("io", transfers)?,
-            cache: self.global.cache(self.file.as_ref()).inspect(|folder| mark_cache(folder)),
+            cache: self.cache(),
             identity: identity(),
         })
     }
 
+    /// The folder of local indexes, made; none if there is to be none, or none that can be written.
+    pub(crate) fn cache(&self) -> Option<PathBuf> {
+        let decide = || {
+            let folder = self.global.cache(self.own_file())?;
+            match usable(&folder) {
+                Ok(()) => Some(folder),
+                Err(error) => {
+                    self.console.warn(&format!(
+                        "the cache {} cannot be written: {error}; the index is kept in memory, and nothing is known \
+                         of earlier runs (--cache-dir names another folder, --no-cache none)",
+                        folder.display()
+                    ));
+                    None
+                }
+            }
+        };
+        self.cache.get_or_init(decide).clone()
+    }
+
     /// Access to a scratch repository in `folder`, with its index in there, too.
     pub(crate) fn scratch(&self, folder: &std::path::Path, cores: usize) -> Result<Access, Failure> {
-        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::create(&folder.join("repo"))?);
+        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::create(&folder.join("repo"), false)?);
         let access = self.access_with(storage, cores)?;
         Ok(Access { cache: Some(folder.join("cache")), ..access })
     }
 
-    /// Opens the repository.
+    /// Opens the repository to write to it.
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
-        self.open_with(|access, password| Ok(Repository::open(access, password.as_bytes())?), false)
+        let repo = self.open_to_look()?;
+        self.refuse_to_write_alone()?;
+        Ok(repo)
+    }
+
+    /// Opens the repository for what writes nothing that counts.
+    pub(crate) fn open_to_look(&self) -> Result<Repository, Failure> {
+        let opened = |access, password: Password| {
+            let repo = Repository::open(access, password.as_bytes());
+            match self.file.as_ref().filter(|_| self.uses_file()).and_then(File::primary) {
+                Some(primary) => repo.map_err(|error| in_place(error, primary)),
+                // Without another place, HEAD alone can be made anew.
+                None => repo.map_err(|error| match &error {
+                    engine::Error::Store(chunkstore::Error::Corrupt { object, .. }) if object == HEAD => {
+                        Failure::with_way_out(error, "esker repair head")
+                    }
+                    _ => error.into(),
+                }),
+            }
+        };
+        self.open_with(opened, Make::No)
     }
 
     /// Opens or creates with the password at hand.
     pub(crate) fn open_with<T>(
         &self,
-        open: impl FnOnce(Access, String) -> Result<T, Failure>,
-        create: bool,
+        open: impl FnOnce(Access, Password) -> Result<T, Failure>,
+        make: Make,
     ) -> Result<T, Failure> {
-        let storage = self.storage(create)?;
-        if !create
-            // Read, rather than asked for: only an answer with a body tells a missing bucket from a missing object.
-            && storage
-                .get(chunkstore::format::names::CONFIG, chunkstore::format::MAX_SMALL_LEN)
-                .is_err_and(|error| error.kind == chunkstore::storage::ErrorKind::NotFound)
-        {
-            // Said before a password is asked for.
-            return Err(chunkstore::Error::NoRepository { place: storage.place() }.into());
+        if make != Make::No {
+            if let (Place::Folder(folder), _) = self.place()?
+                && folder.is_dir()
+                && look(&LocalStorage::open(&folder)?)? == Found::Whole
+            {
+                return Err(chunkstore::Error::AlreadyExists { place: shown::path(&folder) }.into());
+            }
+            // Before anything is made: whoever gives up here leaves nothing.
+            self.password(true)?;
         }
-        let password = self.password(create)?;
+        let storage = self.storage(make).map_err(|failure| self.with_ways_out(failure))?;
+        if make == Make::No {
+            if let Some(primary) = self.file.as_ref().filter(|_| self.uses_file()).and_then(File::primary) {
+                self.refuse_another(primary, &*storage)?;
+            }
+            // Said before a password is asked for. Read, rather than asked for: only an answer with a body tells a
+            // missing bucket from a missing object.
+            match storage.get(CONFIG, MAX_SMALL_LEN) {
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    if look(&*storage)? == Found::Nothing {
+                        let none = chunkstore::Error::NoRepository { place: storage.place() };
+                        return Err(self.with_ways_out(none.into()));
+                    }
+                }
+                there => drop(there?),
+            }
+        }
+        let password = self.password(make != Make::No)?;
         open(self.access(storage)?, password)
+    }
+
+    /// Whether there is parity, or another tier, to mend a repository from.
+    pub(crate) fn may_heal(&self, repo: &Repository) -> bool {
+        let has_copies =
+            self.uses_file() && self.file.as_ref().is_some_and(|file| file.copies().next().is_some());
+        has_copies || repo.store().has_parity()
+    }
+
+    /// Folders of ours on this machine, which no backup of files goes into: the repository, its tiers, the cache.
+    pub(crate) fn own_folders(&self) -> Vec<Own> {
+        let mut own = vec![];
+        let mut add = |place: &Place, what: &str| {
+            if let Place::Folder(folder) = place {
+                own.extend(Own::at(folder, what, true));
+            }
+        };
+        if let (Ok(Some(place)), Ok(details)) = (self.global.place(), self.global.details()) {
+            if let Ok(place) = Place::parse(&place, &details) {
+                add(&place, "the repository");
+            }
+        } else if let Some(file) = &self.file {
+            for tier in &file.tiers {
+                add(&tier.place, &format!("tier '{}' of the repository", tier.options.name));
+            }
+        }
+        let cache = self.global.cache(self.own_file());
+        own.extend(cache.and_then(|folder| Own::at(&folder, "the cache of esker", false)));
+        own
     }
 
     /// What all backups of this user, host and configuration say.
@@ -163,15 +322,19 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Tells other backup tools to leave our indexes out (bford.info/cachedir).
-fn mark_cache(folder: &std::path::Path) {
+/// Whether files can be made in a folder of indexes, which is made. It gets the tag that tells other backup tools to
+/// leave it out (bford.info/cachedir).
+fn usable(folder: &std::path::Path) -> std::io::Result<()> {
+    chunkstore::private::folder(folder)?;
+    tempfile::tempfile_in(folder)?;
     let tag = folder.join("CACHEDIR.TAG");
-    if std::fs::create_dir_all(folder).is_ok() && !tag.exists() {
-        let _ = std::fs::write(
-            tag,
-            "Signature: 8a477f597d28d172789f06886806bc55\n# Local indexes of esker; made anew when deleted.\n",
-        );
+    if !tag.exists() {
+        chunkstore::private::write(
+            &tag,
+            b"Signature: 8a477f597d28d172789f06886806bc55\n# Local indexes of esker; made anew when deleted.\n",
+        )?;
     }
+    Ok(())
 }
 
 /// Who makes a key slot.

@@ -1,5 +1,6 @@
 //! The table of exit codes (docs/exit-codes.md): restic's where it has one, ours from 20 up.
 
+use chunkstore::format::names;
 use chunkstore::storage::ErrorKind;
 use engine::source::SourceErrorKind;
 use std::process::ExitCode;
@@ -12,6 +13,8 @@ pub(crate) enum Code {
     Done = 0,
     /// It failed.
     Failed = 1,
+    /// The arguments cannot be followed, whatever there is.
+    Usage = 2,
     /// Done, but some sources could not be read, or some snapshots not removed.
     Incomplete = 3,
     /// There is no repository.
@@ -36,6 +39,8 @@ pub(crate) enum Code {
     RepositoryFull = 27,
     /// ctrl-C.
     Interrupted = 130,
+    /// Whoever read the output had enough; as a shell shows it of programs that SIGPIPE ended.
+    HungUp = 141,
 }
 
 impl From<Code> for ExitCode {
@@ -51,22 +56,69 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
+/// Messages of libraries and programs of others name URLs as they were given to them.
+fn harmless(message: String) -> String {
+    match engine::secrets::in_message(&message) {
+        std::borrow::Cow::Borrowed(_) => message,
+        std::borrow::Cow::Owned(shown) => shown,
+    }
+}
+
 /// Result of a command.
 pub(crate) type CommandResult = Result<Code, Failure>;
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { code: Code::Failed, message: message.into() }
+        Self { code: Code::Failed, message: harmless(message.into()) }
+    }
+
+    /// Of arguments that cannot be followed.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: Code::Usage, ..Self::new(message) }
     }
 }
 
 impl Failure {
+    /// Of a look at the arguments alone, before anything is opened: what is wrong there is a wrong argument.
+    pub(crate) fn of_arguments(failure: impl Into<Self>) -> Self {
+        let failure = failure.into();
+        match failure.code {
+            Code::Failed => Self { code: Code::Usage, ..failure },
+            _ => failure,
+        }
+    }
+
     /// Of a restore: code 20 speaks of what was backed up, and no program of ours is that.
     pub(crate) fn of_restore(mut self) -> Self {
         if matches!(self.code, Code::SourceCommand | Code::SourceIncomplete | Code::SourceEmpty) {
             self.code = Code::Failed;
         }
         self
+    }
+
+    /// Of an error that speaks of a snapshot: which one.
+    pub(crate) fn in_snapshot(error: engine::Error, found: &engine::snapshot::Listed) -> Self {
+        match error {
+            engine::Error::NoEntry { path } => {
+                Self::new(format!("'{path}' is not in snapshot {}", found.id.short()))
+            }
+            error => error.into(),
+        }
+    }
+
+    /// Of an error of opening a place: where what opens it is damaged, `command` makes that anew.
+    pub(crate) fn with_way_out(error: engine::Error, command: &str) -> Self {
+        let opens = |object: &str| [names::HEAD, names::CONFIG, names::KEYS].contains(&object);
+        match &error {
+            engine::Error::Store(chunkstore::Error::Corrupt { object, .. }) if opens(object) => {
+                let mut message = chunkstore::store::describe(&error);
+                if !message.contains("repair head") {
+                    message.push_str(&format!("; '{command}' rebuilds it"));
+                }
+                Self::new(message)
+            }
+            _ => error.into(),
+        }
     }
 
     /// Adds what can be done, where the message alone does not say so.
@@ -90,18 +142,22 @@ impl From<engine::Error> for Failure {
                 SourceErrorKind::Incomplete => Code::SourceIncomplete,
                 SourceErrorKind::Unavailable => Code::SourceUnavailable,
                 SourceErrorKind::Empty => Code::SourceEmpty,
-                SourceErrorKind::Item | SourceErrorKind::Missing => Code::Failed,
+                SourceErrorKind::Item
+                | SourceErrorKind::Vanished
+                | SourceErrorKind::Replaced
+                | SourceErrorKind::Missing => Code::Failed,
             },
             engine::Error::Interrupted => Code::Interrupted,
             _ => Code::Failed,
         };
-        Self { code, message: chunkstore::store::describe(&error) }.with_advice()
+        Self { code, message: harmless(chunkstore::store::describe(&error)) }.with_advice()
     }
 }
 
 impl From<chunkstore::Error> for Failure {
     fn from(error: chunkstore::Error) -> Self {
-        Self { code: store_code(&error), message: chunkstore::store::describe(&error) }.with_advice()
+        Self { code: store_code(&error), message: harmless(chunkstore::store::describe(&error)) }
+            .with_advice()
     }
 }
 
@@ -114,6 +170,12 @@ impl From<chunkstore::storage::StorageError> for Failure {
 impl From<engine::source::SourceError> for Failure {
     fn from(error: engine::source::SourceError) -> Self {
         engine::Error::from(error).into()
+    }
+}
+
+impl From<engine::patterns::PatternError> for Failure {
+    fn from(error: engine::patterns::PatternError) -> Self {
+        Self::new(error.to_string())
     }
 }
 
@@ -132,6 +194,7 @@ fn store_code(error: &chunkstore::Error) -> Code {
         chunkstore::Error::Interrupted => Code::Interrupted,
         error if error.is_full() => Code::RepositoryFull,
         chunkstore::Error::Storage(error) if error.kind == ErrorKind::Frozen => Code::Frozen,
+        chunkstore::Error::Storage(error) if error.kind == ErrorKind::Stopped => Code::Interrupted,
         _ => Code::Failed,
     }
 }

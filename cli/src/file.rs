@@ -3,26 +3,32 @@
 
 use crate::exit::Failure;
 use crate::places::Place;
+use crate::schedule::Schedule;
+use crate::values::Filled;
 use chunkstore::storage::limit::Rates;
+use engine::clock::DAILY;
 use engine::price::PriceTable;
 use engine::promise::Promise;
 use engine::tier::{Role, TierOptions};
-use read::{Raw, Reader};
+use jiff::{SignedDuration, Timestamp};
+use read::Reader;
+use sections::Sections;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 mod read;
+mod sections;
 
 /// Commands around the backup of a source, for `/bin/sh`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Hooks {
     /// Before; if it fails, the source is not backed up.
-    pub(crate) before: Option<String>,
+    pub(crate) before: Option<Filled>,
     /// After it succeeded.
-    pub(crate) after: Option<String>,
+    pub(crate) after: Option<Filled>,
     /// After it failed.
-    pub(crate) failed: Option<String>,
+    pub(crate) failed: Option<Filled>,
 }
 
 /// A tier, ready to be opened.
@@ -66,17 +72,34 @@ pub(crate) struct SourceSpec {
 pub(crate) struct RunSpec {
     pub(crate) name: String,
     pub(crate) sources: Vec<String>,
-    pub(crate) schedule: Option<String>,
+    pub(crate) schedule: Option<Schedule>,
     pub(crate) forget: bool,
     pub(crate) prune: bool,
+}
+
+/// A server that esker stays attached to.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamSpec {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) interval: Option<std::time::Duration>,
+    pub(crate) base_every: Option<std::time::Duration>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) host: Option<String>,
+    pub(crate) metrics: Option<PathBuf>,
+    pub(crate) slot: Option<String>,
 }
 
 /// esker.toml, without mistakes.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
+    /// The id of the repository that is meant, or its beginning.
+    pub(crate) repository_id: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) password_command: Option<String>,
+    /// Variables that commands and hooks get although they hold secrets.
+    pub(crate) pass_environment: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) zone: jiff::tz::TimeZone,
     pub(crate) parallel: usize,
@@ -86,6 +109,7 @@ pub(crate) struct File {
     pub(crate) sources: Vec<SourceSpec>,
     pub(crate) promises: Vec<Promise>,
     pub(crate) runs: Vec<RunSpec>,
+    pub(crate) streams: Vec<StreamSpec>,
     pub(crate) prices: PriceTable,
 }
 
@@ -99,7 +123,7 @@ pub(crate) struct Mistake {
 impl File {
     /// Reads a file; every mistake in it is told.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let text = crate::config::read_file(path)?;
+        let text = crate::small::read_toml(path)?;
         Self::parse(path, &text).map_err(|mistakes| {
             let lines: Vec<String> = mistakes
                 .iter()
@@ -112,13 +136,17 @@ impl File {
     /// Reads a file's text.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, Vec<Mistake>> {
         let line_of = |at: usize| text.get(..at).unwrap_or(text).matches('\n').count() + 1;
-        let raw: Raw = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| line_of(span.start));
-            vec![Mistake { line, message: error.message().to_owned() }]
-        })?;
-        let mut reader = Reader::new(text, &raw);
-        let file = reader.file(path, raw);
-        let mut mistakes = reader.mistakes;
+        let Sections { raw, mistakes, is_whole } = sections::read(text);
+        let mut mistakes: Vec<Mistake> = mistakes
+            .into_iter()
+            .map(|(span, message)| Mistake { line: line_of(span.start), message })
+            .collect();
+        let file = raw.and_then(|raw| {
+            let mut reader = Reader::new(text, &raw, is_whole);
+            let file = reader.file(path, raw);
+            mistakes.append(&mut reader.mistakes);
+            file
+        });
         match file {
             Some(file) if mistakes.is_empty() => Ok(file),
             _ => {
@@ -136,6 +164,12 @@ impl File {
     /// The other tiers.
     pub(crate) fn copies(&self) -> impl Iterator<Item = &TierPlace> {
         self.tiers.iter().filter(|tier| tier.options.role != Role::Primary)
+    }
+
+    /// The longest pause between two runs: of that one of the schedules which has the shortest, since any run counts.
+    pub(crate) fn pause(&self, now: Timestamp) -> SignedDuration {
+        let schedules = self.runs.iter().filter_map(|run| run.schedule.as_ref());
+        schedules.map(|schedule| schedule.longest_pause(now, &self.zone)).min().unwrap_or(DAILY)
     }
 
     /// A tier by its name.
@@ -193,6 +227,98 @@ name = "nightly"
         assert_eq!(file.runs[0].sources, ["etc"]);
     }
 
+    /// Values that are of the right kind and mean nothing.
+    #[test]
+    fn values_out_of_range_are_mistakes() {
+        let all = [
+            ("urls = [\"/etc\"]", "urls = [\"\"]"),
+            ("urls = [\"/etc\"]", "command = [\"\"]"),
+            ("urls = [\"/etc\"]", "command = []"),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\"]\nhost = \"\""),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\"]\ntags = [\"\"]"),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\"]\nfilename = \"\""),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\"]\nhooks = { before = \"\" }"),
+            ("urls = [\"/etc\"]", "urls = [\"/x\\u0000y\"]"),
+            ("urls = [\"/etc\"]", "command = [\"true\", \"\\u0000\"]"),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\"]\nexcludes = [\"a\\u0000\"]"),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\"]\nhooks = { after = \"a\\u0000\" }"),
+            ("url = \"s3://bucket/esker\"", "url = \"s3://bucket/\\u0000\""),
+            ("name = \"local\"", "name = \"GLACIER\""),
+            ("role = \"vault\"", "role = \"vault\"\nretries = 9999999999"),
+            ("role = \"vault\"", "role = \"vault\"\nretries = -1"),
+            ("role = \"vault\"", "role = \"vault\"\nconnections = 0"),
+            ("role = \"vault\"", "role = \"vault\"\nconnections = 65"),
+            ("role = \"vault\"", "role = \"vault\"\ntimeout = 0"),
+            ("role = \"vault\"", "role = \"vault\"\nobject_lock_days = 0"),
+            ("role = \"vault\"", "role = \"vault\"\nendpoint = \"\""),
+            ("role = \"vault\"", "role = \"vault\"\nregion = \"\""),
+            ("role = \"vault\"", "role = \"vault\"\nprofile = \"\""),
+            ("role = \"vault\"", "role = \"vault\"\nwarm_up_command = \"\""),
+            ("class = \"monthly\"", "tag = \"\""),
+        ];
+        for (from, to) in all {
+            assert_eq!(mistakes(&SOUND.replace(from, to)).len(), 1, "{to}");
+        }
+        for top in [
+            "parallel = 0",
+            "parallel = -3",
+            "cache_dir = \"\"",
+            "password_file = \"\"",
+            "password_command = \"\"",
+            "memory = \"0\"",
+            "timezone = \"\"",
+            "prices.DEEP_ARCHIVE.gb_month = nan",
+            "prices.DEEP_ARCHIVE.gb_month = 1e308",
+            "prices.DEEP_ARCHIVE.get_gb = -1.0",
+            "prices.DEEP_ARCHIVE.put_1000 = inf",
+            "prices.DEEP_ARCHIVE.bulk = { gb = 0.0, requests_1000 = 0.0, hours = nan }",
+        ] {
+            assert_eq!(mistakes(&format!("{top}\n{SOUND}")).len(), 1, "{top}");
+        }
+        let stream = "[[stream]]\nname = \"s\"\nurl = \"redis://h\"\n";
+        for (line, count) in [("", 0), ("host = \"\"", 1), ("metrics = \"\"", 1), ("slot = \"\"", 1)] {
+            assert_eq!(mistakes(&format!("{SOUND}\n{stream}{line}")).len(), count, "{line}");
+        }
+    }
+
+    #[test]
+    fn two_tiers_at_one_place_are_a_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().display().to_string();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("real"), folder.path().join("link")).unwrap();
+        let text = |first: &str, second: &str| {
+            format!(
+                "[[tier]]\nname = \"a\"\nurl = \"{first}\"\nrole = \"primary\"\n\
+                 [[tier]]\nname = \"b\"\nurl = \"{second}\"\n"
+            )
+        };
+        for (first, second, is_wrong) in [
+            ("DIR/real", "DIR/real", true),
+            ("DIR/real", "file:DIR/real/", true),
+            ("DIR/real", "DIR/link", true),
+            ("DIR/real/new", "DIR/link/new", true),
+            ("DIR/real", "DIR/link/within", true),
+            ("DIR/link/within/x", "DIR/real", true),
+            ("DIR/real/../new", "DIR/new", true),
+            ("DIR/new/../other", "DIR/other", true),
+            ("DIR/real", "DIR/really", false),
+            ("s3://bucket/x", "s3:https://s3.amazonaws.com/bucket/x/", true),
+            ("s3://bucket/x", "s3:https://s3.eu-central-1.amazonaws.com/bucket//x", true),
+            ("s3:https://Host/b/x", "s3:https://host:443/b/x/y", true),
+            ("s3:http://localhost:9000/b", "s3:http://127.0.0.1:9000/b/x", true),
+            ("s3:https://host/b/x", "s3:https://host/b/xy", false),
+            ("s3:https://host/b", "s3:https://host:9000/b", false),
+            ("s3:https://host/b", "s3:https://host/c", false),
+        ] {
+            let found = mistakes(&text(first, second).replace("DIR", &dir));
+            let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+            assert_eq!(lines, if is_wrong { vec![7] } else { vec![] }, "{first} {second}: {found:?}");
+        }
+        let both = format!("repository = \"{dir}\"\n[[tier]]\nname = \"b\"\nurl = \"{dir}/within\"\n");
+        assert_eq!(mistakes(&both).first().map(|(line, _)| *line), Some(1));
+    }
+
     #[test]
     fn mistakes_are_named_by_their_line() {
         let with = |from: &str, to: &str| mistakes(&SOUND.replace(from, to));
@@ -202,7 +328,11 @@ name = "nightly"
             ("\"DEEP_ARCHIVE\"", "\"ARCTIC\"", "unknown storage class 'ARCTIC'"),
             ("keep = \"1y\"", "keep = \"1 year\"", "expected a span"),
             ("url = \"s3://bucket/esker\"", "url = \"s3:///esker\"", "no bucket"),
-            ("url = \"s3://bucket/esker\"", "url = \"ftp://host/x\"", "not supported"),
+            (
+                "url = \"s3://bucket/esker\"",
+                "url = \"ftp://host/x\"",
+                "there are no repositories on 'ftp://'",
+            ),
             ("class = \"monthly\"", "class = \"fortnightly\"", "unknown variant"),
             ("name = \"nightly\"", "name = \"etc\"", "two"),
             ("role = \"vault\"", "role = \"vaul\"", "unknown variant"),
@@ -213,6 +343,36 @@ name = "nightly"
             assert_eq!(found.first().map(|(line, _)| *line), Some(line(from)), "{to}: {found:?}");
             assert!(found[0].1.contains(expected), "{to}: {found:?}");
         }
+        let many = SOUND
+            .replace("role = \"vault\"", "rolle = \"vault\"")
+            .replace("urls = [\"/etc\"]", "urls = 5\ntags = [\"a\", 7, \"\"]")
+            .replace("keep = \"1y\"", "keep = \"1 year\"")
+            .replace("name = \"nightly\"", "schedule = 7");
+        let found: Vec<(usize, String)> = File::parse(Path::new("esker.toml"), &many)
+            .unwrap_err()
+            .into_iter()
+            .map(|mistake| (mistake.line, mistake.message))
+            .collect();
+        let at = |text: &str| many.lines().position(|line| line.contains(text)).unwrap() + 1;
+        let expected = [
+            (at("rolle"), "unknown field `rolle`"),
+            (at("urls = 5"), "invalid type: integer `5`"),
+            (at("tags"), "invalid type: integer `7`"),
+            (at("tags"), "empty"),
+            (at("1 year"), "expected a span"),
+            (at("[[run]]"), "missing field `name`"),
+            (at("schedule"), "invalid type"),
+        ];
+        for (line, message) in expected {
+            assert!(
+                found.iter().any(|(own, told)| *own == line && told.contains(message)),
+                "{line} {message}: {found:?}"
+            );
+        }
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        // Of syntax, too.
+        let broken = File::parse(Path::new("esker.toml"), "a = \nparallel = 2\nb = [1,\n").unwrap_err();
+        assert!(broken.len() > 1, "{broken:?}");
         assert!(with("role = \"primary\"", "").iter().any(|(_, why)| why.contains("no tier has the role")));
         assert!(with("urls = [\"/etc\"]", "").iter().any(|(_, why)| why.contains("what is to be backed up")));
         let two = with("role = \"vault\"\nclass = \"DEEP_ARCHIVE\"", "role = \"primary\"");

@@ -3,15 +3,33 @@
 mod commands;
 mod config;
 mod context;
+mod cores;
+mod declared;
+mod environment;
 mod exit;
 mod file;
+mod filters;
 mod fleet;
+mod manager;
+mod network;
 mod output;
+mod panics;
+mod passwords;
 mod places;
+mod schedule;
+mod shell;
+mod small;
 mod sources;
+mod stdout;
 mod tiers;
+mod trust;
+mod units;
+mod usage;
+mod user;
+mod values;
+mod variables;
+mod words;
 
-use clap::Parser as _;
 use std::process::ExitCode;
 
 // Frees slabs and small allocations faster than glibc's arenas under a thread pool.
@@ -19,14 +37,33 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = commands::Cli::parse();
-    output::start_logging(cli.global.verbose);
+    let cores = cores::disable();
+    panics::told_as_errors(usage::wants_json(std::env::args_os()));
+    let cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(answered) => return answered,
+    };
     let json = cli.global.json;
-    match commands::run(cli) {
-        Ok(code) => code.into(),
-        Err(failure) => {
-            output::failure(&failure, json);
-            failure.code.into()
-        }
+    let ready = output::start_logging(&cli.global).and(cores.map_err(exit::Failure::new));
+    if let Err(failure) = ready {
+        output::failure(&failure, json);
+        return failure.code.into();
+    }
+    let began = std::time::Instant::now();
+    let command = cli.verb.clone();
+    tracing::info!(command, version = env!("CARGO_PKG_VERSION"), "started");
+    let ended = stdout::end(commands::run(cli));
+    let code = match &ended {
+        Ok(code) => *code,
+        Err(failure) => failure.code,
+    };
+    tracing::info!(command, code = code as u8, ms = chunkstore::log::ms(began), "ended");
+    if let Err(failure) = ended {
+        output::failure(&failure, json);
+    }
+    match code {
+        // What is missing of the log was asked for, too.
+        exit::Code::Done if output::log_has_failed() => exit::Code::Incomplete.into(),
+        code => code.into(),
     }
 }

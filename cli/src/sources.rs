@@ -3,10 +3,13 @@
 use crate::context::Context;
 use crate::exit::Failure;
 use engine::Monitor;
+use engine::connector::Context as SourceContext;
 use engine::entry::Time;
+use engine::names::escaped_url;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::{Several, Source, Stamped, URL_SCHEMES, UrlOptions, is_url, open_url, without_password};
+use engine::source::{Several, Source, Stamped, without_password};
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
@@ -20,23 +23,24 @@ pub(crate) fn open(
     monitor: &dyn Monitor,
 ) -> Result<Box<dyn Source>, Failure> {
     let (urls, paths): (Vec<_>, Vec<_>) =
-        names.into_iter().partition(|source| source.to_str().is_some_and(is_url));
+        names.into_iter().partition(|source| connectors::is_url(&escaped_url(source.as_bytes())));
     let mut sources: Vec<Box<dyn Source>> = vec![];
     if !urls.is_empty() {
-        let options = UrlOptions { keep_going, ..url_options(context)? };
+        let options = SourceContext { keep_going, ..url_options(context)? };
         for url in &urls {
-            sources.push(stamped(open_url(&url.to_string_lossy(), time, &options)?));
+            sources.push(stamped(connectors::open(&escaped_url(url.as_bytes()), time, &options)?));
         }
     }
     if let Some(unknown) = paths.iter().find(|path| is_unknown_url(path)) {
         return Err(Failure::new(format!(
             "{}: no source has this scheme; there are {}",
-            without_password(&unknown.to_string_lossy()),
-            URL_SCHEMES.join(", ")
+            without_password(&escaped_url(unknown.as_bytes())),
+            connectors::schemes().join(", ")
         )));
     }
     if !paths.is_empty() {
         let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+        let files = FilesOptions { own: context.own_folders(), ..files };
         sources.push(stamped(Box::new(FilesSource::new(&paths, files, monitor)?)));
     }
     match (sources.pop(), sources.is_empty()) {
@@ -53,7 +57,8 @@ pub(crate) fn open(
 
 /// Whether this is a URL of a kind that nobody knows, rather than a path.
 fn is_unknown_url(argument: &std::ffi::OsStr) -> bool {
-    let scheme = argument.to_str().and_then(|text| Some(text.split_once("://")?.0));
+    let text = escaped_url(argument.as_bytes());
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
     let is_scheme =
         |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
     scheme.is_some_and(|scheme| !scheme.is_empty() && is_scheme(scheme))
@@ -71,14 +76,13 @@ fn sessions() -> usize {
 }
 
 /// What URL sources need to know besides their URLs.
-pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
-    let settings = context.global.settings()?;
-    let (redis_user, redis_password) = crate::config::redis_login()?;
-    let scratch =
-        match context.global.cache(context.file.as_ref()).as_deref().and_then(|cache| cache.parent()) {
-            Some(cache) => cache.join("spill"),
-            None => std::env::temp_dir(),
-        };
+pub(crate) fn url_options(context: &Context) -> Result<SourceContext, Failure> {
+    let mut options = context.global.settings()?;
+    crate::config::settings_of_environment(&mut options.connectors)?;
+    let scratch = match context.cache().as_deref().and_then(|cache| cache.parent()) {
+        Some(cache) => cache.join("spill"),
+        None => std::env::temp_dir(),
+    };
     if !scratch.exists() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&scratch).map_err(|error| {
             Failure::new(format!(
@@ -87,20 +91,13 @@ pub(crate) fn url_options(context: &Context) -> Result<UrlOptions, Failure> {
             ))
         })?;
     }
-    Ok(UrlOptions {
-        postgres_format: settings.postgres_format,
-        postgres_jobs: settings.postgres_jobs.unwrap_or_else(sessions),
-        postgres_at_once: settings.postgres_at_once.unwrap_or(1),
-        environment: crate::config::database_environment(),
-        tls_files: settings.tls_files,
-        redis_order: settings.redis_order,
-        redis_user,
-        redis_password,
-        qdrant_api_key: crate::config::qdrant_key()?,
-        tls: settings.tls,
-        scratch,
-        keep_going: false,
-        qdrant_run: engine::source::qdrant::Run::default(),
-        clock: crate::context::now,
+    Ok(SourceContext {
+        settings: options.connectors,
+        sessions: sessions(),
+        environment: crate::config::connectors_environment(),
+        tls: options.tls,
+        tls_files: options.tls_files,
+        stop: context.console.stop(),
+        ..SourceContext::new(scratch, crate::context::now)
     })
 }

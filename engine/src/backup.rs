@@ -4,19 +4,22 @@
 //! segment that lists it, that before the snapshot, and that before HEAD names them. A crash leaves
 //! packs that the next run finds again or prune removes, never a broken name.
 
-use crate::entry::Entry;
-use crate::manifest::{Ending, ManifestRoot, ManifestWriter, Record};
-use crate::snapshot::{Listed, Snapshot, Summary};
-use crate::source::{Content, Item, Piece, Source, SourceError, SourceErrorKind};
-use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use crate::group::{GroupBy, hash_words, other_origin};
+use crate::snapshot::{Hold, Listed, Made, MadeBy, Snapshot, SourceRecord, Summary};
+use crate::source::Source;
+use crate::{Counter, Error, Monitor, Repository, Result};
 use chunkstore::ObjectId;
-use chunkstore::format::PackKind;
-use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing, Written};
+use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing, Written};
+use chunkstore::store::LostPacks;
+use chunkstore::threads;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+mod entries;
 mod parent;
-use parent::{ParentCursor, find_parent, is_unchanged};
+use entries::write_entries;
+use parent::{Before, look_back};
 
 /// Choices for a backup.
 #[derive(Clone, Debug, Default)]
@@ -37,17 +40,33 @@ pub struct BackupOptions {
     pub excludes: Vec<String>,
     /// When the backup began.
     pub time: jiff::Timestamp,
+    /// Whether that was given on purpose, rather than read off a clock.
+    pub time_given: bool,
+    /// Whether a person, a run, a stream or a restore makes it.
+    pub made_by: MadeBy,
+    /// The source's name in esker.toml.
+    pub source_name: Option<String>,
+    /// Whether it is to stay.
+    pub hold: Hold,
+    /// No rule and no promise removes it before.
+    pub keep_until: Option<jiff::Timestamp>,
     /// The snapshot of another repository that this one is a copy of.
     pub original: Option<ObjectId>,
-    /// The snapshot to compare with; the latest of the same host and paths if not given.
+    /// The snapshot to compare with; the latest of its group if not given.
     pub parent: Option<ObjectId>,
+    /// A snapshot whose place this one takes, in the swap that commits it: the parent.
+    pub replaces: Option<ObjectId>,
+    /// By what that group is formed, where it is not the group that rules act on.
+    pub parent_of: Option<GroupBy>,
     /// Read every file, whatever the parent says.
     pub force: bool,
+    /// Do not count files and bytes beforehand.
+    pub no_scan: bool,
     /// Compare neither inode nor device.
     pub ignore_inode: bool,
     /// Do not compare the time of the last metadata change.
     pub ignore_ctime: bool,
-    /// Do everything but keep the result.
+    /// Do everything but store the result.
     pub dry_run: bool,
     /// No new snapshot if nothing changed.
     pub skip_if_unchanged: bool,
@@ -57,38 +76,43 @@ pub struct BackupOptions {
     pub packer: PackerOptions,
     /// Program and version, for the record.
     pub program_version: String,
+    /// The maximal age of an earlier look for lost packs by this process; an older one is repeated.
+    pub packs_seen_within: Duration,
 }
 
-/// What a backup did.
+/// The result of a backup.
 #[derive(Clone, Debug)]
 pub struct BackupReport {
     /// The snapshot, unless it was a dry run or nothing changed.
     pub snapshot: Option<ObjectId>,
-    /// What it says.
+    /// The snapshot's summary.
     pub summary: Summary,
     /// The parent that was used.
     pub parent: Option<ObjectId>,
-}
-
-/// What stands between chunks on their way to the manifest.
-enum Token {
-    Start(Box<Entry>),
-    Reused(Vec<chunkstore::ingest::ChunkRef>),
-    Hole(u64),
-    End(Ending, u64),
+    /// Notes for people about snapshots of the same name, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// Backs up `source` and returns the snapshot that makes it reachable.
+///
+/// # Errors
+///
+/// Of the source and of the repository; [`chunkstore::Error::Gone`] if the snapshot that is to be replaced is not in HEAD: then
+/// there is no new one.
 pub fn backup(
     repo: &Repository,
     source: &mut dyn Source,
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<BackupReport> {
+    let _in_it = tracing::info_span!("backup", source = origins(source)).entered();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        if let Some(scan) = source.scanner() {
-            scope.spawn(|| scan(monitor, &stop));
+        if let Some(scan) = source.scanner().filter(|_| !options.no_scan) {
+            // Nothing but totals.
+            if let Err(error) = threads::start_in(scope, "scan", || scan(monitor, &stop)) {
+                monitor.note(&format!("nothing is counted beforehand: {error}"));
+            }
         }
         let report = run(repo, source, options, monitor);
         stop.store(true, Ordering::Relaxed);
@@ -96,7 +120,13 @@ pub fn backup(
     })
 }
 
-/// The backup itself, beside which the scanner counts what is to come.
+/// What is backed up, as its records name it, for the log.
+fn origins(source: &dyn Source) -> String {
+    let origins: Vec<String> = source.records().into_iter().map(|record| record.origin).collect();
+    origins.join(", ")
+}
+
+/// The backup itself; the scanner counts beside it.
 fn run(
     repo: &Repository,
     source: &mut dyn Source,
@@ -107,15 +137,20 @@ fn run(
     let start = timestamp(store.now_ms());
     if options.dry_run {
         repo.sync_index(monitor)?;
-        let parent = find_parent(repo, source, options, monitor)?;
-        let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
+        let parent = look_back(repo, source, options, monitor)?.parent;
+        let lost = store.lost_packs(options.packs_seen_within)?;
+        let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost);
+        about_lost(&lost, monitor);
         return rehearse(&dedupe, source, parent.as_ref(), options, start, monitor);
     }
     // First of all: a prune waits for sessions that may build on what it condemned after they opened.
     let session = store.open_session("backup")?;
-    let prepared = repo.sync_index(monitor).and_then(|()| find_parent(repo, source, options, monitor));
-    let parent = match prepared {
-        Ok(parent) => parent,
+    let prepared = repo.sync_index(monitor).and_then(|()| {
+        let lost = store.lost_packs(options.packs_seen_within)?;
+        Ok((look_back(repo, source, options, monitor)?, lost))
+    });
+    let (Before { parent, namesake, mut notes }, lost) = match prepared {
+        Ok(before) => before,
         Err(error) => {
             let _ = store.close_session(&session, &[]);
             return Err(error);
@@ -127,7 +162,8 @@ fn run(
         monitor.count(Counter::FilesTotal, last.total_files_processed);
         monitor.count(Counter::BytesTotal, last.total_bytes_processed);
     }
-    let dedupe = Dedupe::new(Arc::clone(store), options.sealing);
+    about_lost(&lost, monitor);
+    let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost);
     let mut packer = Packer::new(&dedupe, session, options.packer)?;
 
     let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {
@@ -148,18 +184,31 @@ fn run(
             return Err(if monitor.interrupted() { Error::Interrupted } else { error });
         }
     };
-    let unchanged = parent.as_ref().is_some_and(|parent| parent.snapshot.manifest == manifest);
+    // Of another group, the parent would not do instead.
+    let ours = probe(source, options, repo);
+    let unchanged = parent.as_ref().is_some_and(|parent| {
+        parent.snapshot.manifest == manifest
+            && GroupBy::default().key(&parent.snapshot) == GroupBy::default().key(&ours)
+    });
     if options.skip_if_unchanged && unchanged {
         let segments = packer.flush()?;
         store.close_session(&session, &segments)?;
         let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
-        return Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id) });
+        return Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id), notes });
     }
 
+    let replaced = parent.as_ref().filter(|parent| options.replaces == Some(parent.id));
     let written = packer.flush().map_err(Error::from).and_then(|segments| {
         // barrier: packs, then segments, durable
         let summary = summarize(start, timestamp(store.now_ms()), packer.written(), monitor);
-        let snapshot = describe(source, options, manifest, &summary, parent.as_ref());
+        let snapshot = Snapshot {
+            parent: parent.as_ref().map(|parent| parent.id),
+            earlier: replaced.map(Listed::earlier).unwrap_or_default(),
+            manifest,
+            summary: summary.clone(),
+            made: Some(made(repo, options)),
+            ..probe(source, options, repo)
+        };
         Ok((segments, summary, repo.write_snapshot(&snapshot)?))
     });
     let (segments, summary, root) = written.inspect_err(|error| {
@@ -169,8 +218,49 @@ fn run(
         }
     })?;
     let id = root.id;
-    store.commit(&session, &segments, &[root], &dedupe.relied())?; // the commit point
-    Ok(BackupReport { snapshot: Some(id), summary, parent: parent.map(|parent| parent.id) })
+    // the commit point
+    match options.replaces {
+        None => store.commit(&session, &segments, &[root], &dedupe.relied())?,
+        Some(old) => {
+            let done = store.commit_in_place_of(old, &session, &segments, &root, &dedupe.relied());
+            if let Err(chunkstore::Error::Gone { .. }) = done {
+                store.close_session(&session, &segments)?;
+                repo.remove_record(&id)?;
+            }
+            done?;
+            repo.remove_record(&old)?;
+        }
+    }
+    tracing::info!(
+        snapshot = %id.short(),
+        bytes = summary.total_bytes_processed,
+        packs = packer.written().packs,
+        bytes_added = summary.data_added_packed,
+        "snapshot saved"
+    );
+    if let Some(namesake) = namesake
+        && let Some(why) = other_origin(&probe(source, options, repo), &namesake.snapshot)
+    {
+        notes.push(format!(
+            "snapshot {} before it, of the same name, came {why}: rules keep the two apart; give each stream a name of its own",
+            namesake.id.short()
+        ));
+    }
+    Ok(BackupReport { snapshot: Some(id), summary, parent: parent.map(|parent| parent.id), notes })
+}
+
+/// Warns about packs that are missing or have another length.
+fn about_lost(lost: &LostPacks, monitor: &dyn Monitor) {
+    if !lost.is_empty() {
+        monitor.warning(&format!(
+            "{} packs of the index are missing, or have another length ({}): this backup does not rely on \
+                them, and stores again what it needs of them. Older snapshots may need them, too: 'esker check' \
+                says which. 'esker heal' restores those that another tier or parity has; then 'esker repair \
+                packs' removes the others from the index",
+            lost.len(),
+            lost.names()
+        ));
+    }
 }
 
 /// A dry run: everything but writing to the repository.
@@ -187,256 +277,7 @@ fn rehearse(
     write_entries(dedupe, &mut packer, source, parent, options, monitor)?;
     packer.flush()?;
     let summary = summarize(start, timestamp(dedupe.store().now_ms()), packer.written(), monitor);
-    Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id) })
-}
-
-/// Reads the source to its end, through the pipeline, into a manifest.
-fn write_entries(
-    dedupe: &Arc<Dedupe>,
-    packer: &mut Packer,
-    source: &mut dyn Source,
-    parent: Option<&Listed>,
-    options: &BackupOptions,
-    monitor: &dyn Monitor,
-) -> Result<ManifestRoot> {
-    source.start(seed(dedupe))?;
-    let mut writer = EntryWriter {
-        lane: Lane::new(dedupe, PackKind::Data)?,
-        manifest: ManifestWriter::new(dedupe)?,
-        dedupe,
-        packer,
-        monitor,
-    };
-    if let Err(error) = writer.write_all(source, parent, options) {
-        // What is on its way into packs is kept for the next run; the first error is the one to tell.
-        let _ = writer.lane.drain(writer.packer, &mut |_, _| Ok(()));
-        return Err(error);
-    }
-    writer.finish()
-}
-
-/// A secret of the repository for sources that cut at their records.
-fn seed(dedupe: &Dedupe) -> [u64; 2] {
-    let secret = dedupe.store().keys().chunk_id(b"esker: cuts at records");
-    let half = |at: usize| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&secret.as_bytes()[at..at + 8]);
-        u64::from_le_bytes(bytes)
-    };
-    [half(0), half(8)]
-}
-
-struct EntryWriter<'a> {
-    lane: Lane<Token>,
-    manifest: ManifestWriter,
-    dedupe: &'a Arc<Dedupe>,
-    packer: &'a mut Packer,
-    monitor: &'a dyn Monitor,
-}
-
-impl EntryWriter<'_> {
-    fn write_all(
-        &mut self,
-        source: &mut dyn Source,
-        parent: Option<&Listed>,
-        options: &BackupOptions,
-    ) -> Result<()> {
-        let mut before = match parent {
-            Some(parent) => Some(ParentCursor::new(self.dedupe, parent)?),
-            None => None,
-        };
-        while let Some(item) = source.next_item(self.monitor)? {
-            let older = match &mut before {
-                Some(cursor) => cursor.find(&item.entry.path)?,
-                None => None,
-            };
-            if let Err(error) = self.write_item(item, older, before.as_mut(), options) {
-                match error {
-                    // One file that cannot be read does not end the backup of a tree.
-                    Error::Source(SourceError { kind: SourceErrorKind::Item, what, why })
-                        if source.tolerates_item_errors() =>
-                    {
-                        self.monitor.error(ItemError { during: "archival", item: what, message: why });
-                    }
-                    error => return Err(error),
-                }
-            }
-            if self.monitor.interrupted() {
-                return Err(Error::Interrupted);
-            }
-        }
-        Ok(())
-    }
-
-    fn write_item(
-        &mut self,
-        item: Item,
-        older: Option<Entry>,
-        mut before: Option<&mut ParentCursor>,
-        options: &BackupOptions,
-    ) -> Result<()> {
-        let Item { entry, content, comparable } = item;
-        let shown = entry.display_path();
-        let Some(open) = content else {
-            self.count_other(&entry, older.as_ref());
-            self.lane.token(Token::Start(Box::new(entry)));
-            self.lane.token(Token::End(Ending::Complete, 0));
-            return self.collect();
-        };
-        self.monitor.current(&shown);
-        if let (Some(older), Some(before)) = (&older, before.as_deref_mut())
-            && comparable
-            && !options.force
-            && is_unchanged(&entry, older, before.start, options)
-            && self.reuse(&entry, before)?
-        {
-            self.monitor.entry("unchanged", &shown, entry.size);
-            self.monitor.count(Counter::FilesUnmodified, 1);
-            return self.collect();
-        }
-        let mut content = open()?;
-        self.lane.start();
-        self.lane.token(Token::Start(Box::new(entry)));
-        match self.read_content(&mut *content, before.filter(|_| older.is_some())) {
-            Ok(size) => {
-                self.lane.token(Token::End(Ending::Complete, size));
-                if let Some(warning) = content.warning() {
-                    self.monitor.error(ItemError {
-                        during: "archival",
-                        item: shown.clone(),
-                        message: warning,
-                    });
-                }
-                let (action, counter) = match older {
-                    Some(_) => ("modified", Counter::FilesChanged),
-                    None => ("new", Counter::FilesNew),
-                };
-                self.monitor.entry(action, &shown, size);
-                self.monitor.count(counter, 1);
-                self.monitor.count(Counter::FilesDone, 1);
-                self.collect()
-            }
-            Err(error) => {
-                self.lane.end_stream();
-                self.lane.token(Token::End(Ending::Dropped, 0));
-                Err(error)
-            }
-        }
-    }
-
-    /// Feeds one entry's content into the lane, which is told what it was in the parent; returns its size.
-    fn read_content(
-        &mut self,
-        content: &mut dyn Content,
-        mut before: Option<&mut ParentCursor>,
-    ) -> Result<u64> {
-        let mut size = 0;
-        loop {
-            while self.lane.wants_prediction()
-                && let Some(cursor) = &mut before
-            {
-                match cursor.next_record()? {
-                    Some(Record::Chunks(chunks)) => self.lane.predict(&chunks)?,
-                    Some(Record::Hole(_)) => {}
-                    _ => before = None,
-                }
-            }
-            match content.read(self.lane.space())? {
-                Piece::Data(len) => {
-                    self.lane.advance(len);
-                    size += len as u64;
-                    self.monitor.count(Counter::BytesDone, len as u64);
-                }
-                Piece::Hole(len) => {
-                    self.lane.end_stream();
-                    self.lane.token(Token::Hole(len));
-                    size += len;
-                    self.monitor.count(Counter::BytesDone, len);
-                }
-                Piece::Cut => self.lane.cut_here(),
-                Piece::Wait => {}
-                Piece::End => {
-                    self.lane.end_stream();
-                    return Ok(size);
-                }
-            }
-            if self.monitor.interrupted() {
-                return Err(Error::Interrupted);
-            }
-            self.collect()?;
-        }
-    }
-
-    /// Takes the content of an unchanged file over from the parent, if all of it is still there. A
-    /// piece that is gone ends the attempt: the entry is dropped, and written again by reading.
-    fn reuse(&mut self, entry: &Entry, before: &mut ParentCursor) -> Result<bool> {
-        self.lane.token(Token::Start(Box::new(entry.clone())));
-        loop {
-            match before.next_record()? {
-                Some(Record::Chunks(chunks)) => {
-                    let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
-                    if !self.dedupe.reuse(&ids)? {
-                        break;
-                    }
-                    self.lane.token(Token::Reused(chunks));
-                }
-                Some(Record::Hole(len)) => self.lane.token(Token::Hole(len)),
-                Some(Record::End(Ending::Complete, size)) => {
-                    self.lane.token(Token::End(Ending::Complete, size));
-                    self.monitor.count(Counter::BytesDone, size);
-                    self.monitor.count(Counter::FilesDone, 1);
-                    return Ok(true);
-                }
-                _ => break,
-            }
-            self.collect()?;
-        }
-        self.lane.token(Token::End(Ending::Dropped, 0));
-        Ok(false)
-    }
-
-    fn count_other(&self, entry: &Entry, older: Option<&Entry>) {
-        let (action, counter) = match older {
-            None => ("new", Counter::DirsNew),
-            Some(older) if entry.same_metadata(older) => ("unchanged", Counter::DirsUnmodified),
-            Some(_) => ("modified", Counter::DirsChanged),
-        };
-        self.monitor.entry(action, &entry.display_path(), 0);
-        self.monitor.count(counter, 1);
-        self.monitor.count(Counter::FilesDone, 1);
-    }
-
-    fn collect(&mut self) -> Result<()> {
-        let manifest = &mut self.manifest;
-        Ok(self
-            .lane
-            .collect(self.packer, &mut |packer, output| into_store(record(manifest, packer, output)))?)
-    }
-
-    fn finish(mut self) -> Result<ManifestRoot> {
-        let manifest = &mut self.manifest;
-        self.lane.drain(self.packer, &mut |packer, output| into_store(record(manifest, packer, output)))?;
-        self.manifest.finish(self.packer)
-    }
-}
-
-/// Writes what comes out of the pipeline into the manifest.
-fn record(manifest: &mut ManifestWriter, packer: &mut Packer, output: Output<Token>) -> Result<()> {
-    match output {
-        Output::Chunk(chunk) => manifest.push_chunk(packer, chunk),
-        Output::Token(Token::Start(entry)) => manifest.push(packer, Record::Entry(entry)),
-        Output::Token(Token::Reused(chunks)) => manifest.push(packer, Record::Chunks(chunks)),
-        Output::Token(Token::Hole(len)) => manifest.push(packer, Record::Hole(len)),
-        Output::Token(Token::End(ending, size)) => manifest.push(packer, Record::End(ending, size)),
-    }
-}
-
-/// The lane hands on errors of its own crate; ours in there can only be those.
-fn into_store(result: Result<()>) -> chunkstore::Result<()> {
-    result.map_err(|error| match error {
-        Error::Store(error) => error,
-        other => chunkstore::Error::Invalid(other.to_string()),
-    })
+    Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id), notes: vec![] })
 }
 
 fn timestamp(now_ms: u64) -> jiff::Timestamp {
@@ -471,16 +312,21 @@ fn summarize(
     }
 }
 
-fn describe(
-    source: &dyn Source,
-    options: &BackupOptions,
-    manifest: ManifestRoot,
-    summary: &Summary,
-    parent: Option<&Listed>,
-) -> Snapshot {
+/// Where in the order of things a snapshot is made.
+fn made(repo: &Repository, options: &BackupOptions) -> Made {
+    let head = repo.store().head();
+    Made {
+        incarnation: head.incarnation,
+        generation: head.generation,
+        clock: timestamp(repo.store().now_ms()),
+        time_given: options.time_given || options.original.is_some(),
+    }
+}
+
+/// The record of a snapshot as far as it is known without its content.
+fn probe(source: &dyn Source, options: &BackupOptions, repo: &Repository) -> Snapshot {
     Snapshot {
         time: options.time,
-        parent: parent.map(|parent| parent.id),
         paths: source.paths(),
         hostname: options.hostname.clone(),
         username: options.username.clone(),
@@ -490,10 +336,27 @@ fn describe(
         excludes: options.excludes.clone(),
         description: options.description.clone(),
         program_version: options.program_version.clone(),
-        sources: source.records(),
-        manifest,
-        summary: summary.clone(),
+        sources: identified(source, options, repo),
         original: options.original,
-        other: std::collections::BTreeMap::new(),
+        earlier: vec![],
+        made_by: options.made_by.clone(),
+        hold: options.hold,
+        keep_until: options.keep_until,
+        ..Snapshot::default()
     }
+}
+
+/// The source's records, with what only we know: its name in esker.toml, and the key that hides a command's words.
+fn identified(source: &dyn Source, options: &BackupOptions, repo: &Repository) -> Vec<SourceRecord> {
+    let mut records = source.records();
+    let words = source.command_words().map(|words| hash_words(&words, repo.store().keys()));
+    for identity in records.iter_mut().filter_map(|record| record.identity.as_mut()) {
+        if let Some(words) = &words {
+            identity.words = Some(words.clone());
+        }
+        if let Some(name) = &options.source_name {
+            identity.name = Some(name.clone());
+        }
+    }
+    records
 }

@@ -1,6 +1,6 @@
-//! What this machine can do: the cost of each stage on the user's own bytes, one thread, and the speeds that
-//! follow from them. The roofline is `cores / Σ costs` of the stages that a byte passes, or what the
-//! one thread can do that reads and cuts a stream, if that is less.
+//! The speed of this machine: the cost of each stage on the user's own bytes, on one thread, and the speeds that follow
+//! from them. The roofline is `cores / Σ costs` of the stages that a byte passes, or the speed of the one thread that
+//! reads and cuts a stream, if that is lower.
 
 use crate::{Error, Result};
 use chunkstore::ChunkId;
@@ -46,7 +46,7 @@ pub struct Roofline {
     pub first: f64,
     /// A night whose every chunk changed a little.
     pub changed: f64,
-    /// What is there already.
+    /// Chunks that exist already.
     pub duplicate: f64,
     /// Reading back.
     pub restore: f64,

@@ -1,6 +1,7 @@
-//! What changed between two snapshots: their manifests side by side, each read once, in order.
+//! The differences between two snapshots: reads both manifests side by side, each once, in order.
 
-use crate::entry::{Entry, compare_paths, is_beneath};
+use crate::entry::{Entry, Kind, compare_paths, display_path};
+use crate::inside::Inside;
 use crate::manifest::{Ending, ManifestReader, ManifestRoot, Record, Step};
 use crate::{Error, Repository, Result};
 use chunkstore::format::Encoder;
@@ -42,60 +43,81 @@ struct Side {
     content: blake3::Hash,
 }
 
+/// Adds the hole before a chunk, or before the end, to a digest: it hashes as something no chunk id is, eight bytes.
+fn end_hole(hasher: &mut blake3::Hasher, hole: &mut u64) {
+    if *hole > 0 {
+        let mut out = Encoder::default();
+        out.u64(*hole);
+        hasher.update(&out.bytes);
+        *hole = 0;
+    }
+}
+
 struct Walk {
     reader: ManifestReader,
-    beneath: Vec<u8>,
+    inside: Inside,
+    is_there: bool,
+    /// Which of the two, for messages.
+    side: &'static str,
 }
 
 impl Walk {
     fn next(&mut self) -> Result<Option<Side>> {
         let mut open = None;
-        let mut hasher = blake3::Hasher::new();
+        let (mut hasher, mut hole) = (blake3::Hasher::new(), 0);
         while let Some(step) = self.reader.next_step()? {
             match step {
                 Step::Damage(damage) => return Err(damage.error.into()),
                 Step::Record(Record::Entry(entry)) => {
                     open = Some(*entry);
-                    hasher = blake3::Hasher::new();
+                    (hasher, hole) = (blake3::Hasher::new(), 0);
                 }
                 Step::Record(Record::Chunks(chunks)) => {
+                    end_hole(&mut hasher, &mut hole);
                     for chunk in chunks {
                         hasher.update(chunk.id.as_bytes());
                     }
                 }
-                // A hole hashes as something no chunk id is: eight bytes.
-                Step::Record(Record::Hole(len)) => {
-                    let mut out = Encoder::default();
-                    out.u64(len);
-                    hasher.update(&out.bytes);
-                }
+                // Where a long hole is divided says nothing: it comes as the source had it at hand.
+                Step::Record(Record::Hole(len)) => hole += len,
                 Step::Record(Record::End(Ending::Complete, size)) => {
-                    if let Some(entry) = open.take().filter(|entry| is_beneath(&entry.path, &self.beneath)) {
+                    end_hole(&mut hasher, &mut hole);
+                    let Some(mut entry) = open.take() else { continue };
+                    let Some(relative) = self.inside.relative(&entry.path).map(<[u8]>::to_vec) else {
+                        continue;
+                    };
+                    self.is_there = true;
+                    // The folder that was named is the top: it is not among what is compared.
+                    if entry.kind != Kind::Dir || entry.path != self.inside.path() {
+                        entry.path = relative;
                         return Ok(Some(Side { entry, size, content: hasher.finalize() }));
                     }
                 }
                 Step::Record(Record::End(Ending::Dropped, _)) => open = None,
             }
         }
-        Ok(None)
+        if self.is_there {
+            return Ok(None);
+        }
+        let (path, side) = (display_path(self.inside.path()), self.side);
+        Err(Error::Invalid(format!("'{path}' is not in the {side} snapshot")))
     }
 }
 
-/// Calls `each` with every difference, in order of path; the number is the size of the entry.
+/// Calls `each` with every difference, in order of path, which is relative to the folder that each side names; the number
+/// is the size of the entry.
 pub fn diff(
     repo: &Repository,
-    first: (&ManifestRoot, &[u8]),
-    second: (&ManifestRoot, &[u8]),
+    first: (&ManifestRoot, &Inside),
+    second: (&ManifestRoot, &Inside),
     metadata: bool,
     each: &mut dyn FnMut(Change, &Entry, u64),
 ) -> Result<()> {
-    if first.1 != second.1 {
-        return Err(Error::Invalid("both sides of a diff must name the same path".into()));
-    }
-    let walk = |(root, beneath): (&ManifestRoot, &[u8])| -> Result<Walk> {
-        Ok(Walk { reader: ManifestReader::new(repo.store(), root)?, beneath: beneath.to_vec() })
+    let walk = |(root, inside): (&ManifestRoot, &Inside), side| -> Result<Walk> {
+        let reader = ManifestReader::new(repo.store(), root)?;
+        Ok(Walk { reader, inside: inside.clone(), is_there: inside.is_all(), side })
     };
-    let (mut left, mut right) = (walk(first)?, walk(second)?);
+    let (mut left, mut right) = (walk(first, "first")?, walk(second, "second")?);
     let (mut a, mut b) = (left.next()?, right.next()?);
     loop {
         let order = match (&a, &b) {

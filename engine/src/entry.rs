@@ -3,7 +3,7 @@
 use chunkstore::format::{Decoder, Encoder, Malformed};
 use std::cmp::Ordering;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -66,7 +66,7 @@ pub struct Time {
 pub struct Entry {
     /// Path without leading slash, components separated by `/`; any bytes but NUL.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Kind.
     pub kind: Kind,
     /// Permission bits, with setuid, setgid and sticky.
     pub mode: u32,
@@ -82,9 +82,9 @@ pub struct Entry {
     pub mtime: Time,
     /// Metadata changed.
     pub ctime: Time,
-    /// Size when it was looked at; 0 for streams, whose size is known at their end.
+    /// Size in bytes when the entry was listed; 0 for streams, whose size is known at their end.
     pub size: u64,
-    /// Device it lies on.
+    /// Device number.
     pub device: u64,
     /// Inode there.
     pub inode: u64,
@@ -92,7 +92,7 @@ pub struct Entry {
     pub links: u64,
     /// Device number of a device.
     pub rdev: u64,
-    /// What a symbolic link points to.
+    /// Target of a symbolic link.
     pub target: Vec<u8>,
     /// Extended attributes, POSIX ACLs among them, by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -133,7 +133,7 @@ impl Entry {
         Self { kind: Kind::Dir, mode: 0o700, ..Self::stream(path, time) }
     }
 
-    /// The path for people and JSON, with a leading slash; bytes that are not UTF-8 show as U+FFFD.
+    /// The path for people; see [`display_path`].
     #[must_use]
     pub fn display_path(&self) -> String {
         display_path(&self.path)
@@ -151,7 +151,7 @@ impl Entry {
         Self { ctime: older.ctime, size: older.size, ..self.clone() } == *older
     }
 
-    /// Whether a reader takes it: what [`Entry::decode`] refuses must not be written.
+    /// Whether a reader accepts it: entries that [`Entry::decode`] refuses must not be written.
     pub fn check(&self) -> Result<(), &'static str> {
         if [self.mtime, self.ctime].iter().any(|time| time.nanoseconds > 999_999_999) {
             return Err("nanoseconds over a second");
@@ -185,7 +185,7 @@ impl Entry {
         }
     }
 
-    /// Reads a record's body and refuses what could not be a path.
+    /// Reads a record's body and refuses invalid paths.
     pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, Malformed> {
         let kind =
             Kind::from_byte(decoder.u8()?).ok_or_else(|| decoder.malformed("unknown kind of entry"))?;
@@ -241,10 +241,16 @@ pub fn is_valid_path(path: &[u8]) -> bool {
     !path.contains(&0) && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
-/// A path for people.
+/// A path for people, with a leading slash; see [`crate::shown::name`].
 #[must_use]
 pub fn display_path(path: &[u8]) -> String {
-    format!("/{}", String::from_utf8_lossy(path))
+    crate::shown::name(&rooted(path))
+}
+
+/// A path with a leading slash.
+#[must_use]
+pub fn rooted(path: &[u8]) -> Vec<u8> {
+    [b"/", path].concat()
 }
 
 /// The order of manifests: component by component, so that a directory's content follows it.
@@ -254,7 +260,7 @@ pub fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
     a.iter().map(key).cmp(b.iter().map(key))
 }
 
-/// Whether `path` is `folder` or lies beneath it; everything lies beneath the empty path.
+/// Whether `path` is `folder` or beneath it; every path is beneath the empty path.
 #[must_use]
 pub fn is_beneath(path: &[u8], folder: &[u8]) -> bool {
     folder.is_empty()

@@ -1,4 +1,4 @@
-//! Errors of the engine: what the store says, and what the user knows: path, snapshot, source.
+//! Errors of the engine: those of the store, with the user's terms: path, snapshot, source.
 
 use crate::source::SourceError;
 
@@ -20,6 +20,14 @@ pub enum Error {
         /// What was asked for.
         wanted: String,
     },
+    /// A filter fits nothing.
+    #[error("nothing fits {filter}: none of {count} snapshots")]
+    NothingFits {
+        /// As it was written.
+        filter: String,
+        /// How many snapshots there are.
+        count: usize,
+    },
     /// Several snapshots fit.
     #[error("'{wanted}' matches {count} snapshots; give more digits")]
     AmbiguousSnapshot {
@@ -29,12 +37,10 @@ pub enum Error {
         count: usize,
     },
     /// The path is not in the snapshot.
-    #[error("'{path}' is not in snapshot {snapshot}")]
+    #[error("'{path}' is not in the snapshot")]
     NoEntry {
         /// The path.
         path: String,
-        /// Short id.
-        snapshot: String,
     },
     /// A file or folder of the restore target failed in a way that ends the restore.
     #[error("cannot {op} '{path}'")]
@@ -52,20 +58,36 @@ pub enum Error {
     /// A parameter makes no sense.
     #[error("{0}")]
     Invalid(String),
-    /// Stopped on request; what was uploaded is kept for the next run.
+    /// Stopped on request; uploaded data stays for the next run.
     #[error("interrupted")]
     Interrupted,
-    /// A record that does not follow the format although it was authentic: a bug of whoever wrote it.
+    /// An authentic record that does not follow the format: a bug of its writer.
     #[error("{what} does not follow the format: {why}")]
     Malformed {
         /// The record.
         what: String,
-        /// What is wrong.
+        /// The error.
         why: String,
     },
 }
 
 impl Error {
+    /// The same, about names that others chose: a line feed or an escape sequence in one is shown as such.
+    #[must_use]
+    pub fn in_one_line(self) -> Self {
+        let line = |text: String| crate::shown::line(&text).into_owned();
+        match self {
+            Self::Refused(why) => Self::Refused(line(why)),
+            Self::Invalid(why) => Self::Invalid(line(why)),
+            Self::Malformed { what, why } => Self::Malformed { what: line(what), why: line(why) },
+            Self::Source(error) => {
+                let why = line(error.why);
+                Self::Source(SourceError { why, ..error })
+            }
+            other => other,
+        }
+    }
+
     /// Whether the repository's store has no room left.
     #[must_use]
     pub fn is_full(&self) -> bool {

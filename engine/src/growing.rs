@@ -2,14 +2,13 @@
 //! attached, the snapshot is replaced by a longer one every few seconds, in which all that was there is taken over; so
 //! there is one for each base, and whatever ends the program leaves one that is whole.
 //!
-//! What the three servers have in common is here; how each tells its changes is in [`crate::journal`] (Redis),
-//! [`crate::pg::follow`] and [`crate::mysql::follow`].
+//! What all servers have in common is here; how each tells its changes is its connector's.
 
 use crate::backup::{BackupOptions, backup};
 use crate::entry::{Kind, Time, compare_paths};
 use crate::monitor::Tally;
-use crate::snapshot::{Listed, SourceRecord};
-use crate::source::stream::AtHand;
+use crate::snapshot::{Listed, Snapshot, SourceRecord};
+use crate::source::at_hand::AtHand;
 use crate::source::{Clock, Item, Source, SourceError};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::ObjectId;
@@ -18,24 +17,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Commits come every few seconds; so often they look whether the packs are there that they build on.
+const LOOK_EVERY: Duration = Duration::from_secs(900);
+
 /// Choices for a stream.
 #[derive(Clone)]
 pub struct FollowOptions {
-    /// A recovery point is at most so far behind.
+    /// Time between commits: the maximal age of a recovery point.
     pub interval: Duration,
-    /// A new base is made after so long.
+    /// Time after which a new base is made.
     pub base_every: Duration,
-    /// What every snapshot of it says; its tags tell streams apart from other snapshots of the server.
+    /// Options of every snapshot; the tags distinguish live streams from other snapshots of the server.
     pub backup: BackupOptions,
     /// A private folder for what does not fit into memory.
     pub scratch: PathBuf,
-    /// Tells the time.
+    /// The clock.
     pub clock: Clock,
 }
 
 impl FollowOptions {
     /// Milliseconds since 1970.
-    pub(crate) fn now_ms(&self) -> u64 {
+    pub fn now_ms(&self) -> u64 {
         u64::try_from((self.clock)().as_millisecond()).unwrap_or_default()
     }
 }
@@ -49,31 +51,31 @@ pub struct Standing {
     pub until_ms: u64,
     /// How far that was behind when the commit was done.
     pub lag: Duration,
-    /// Up to where all is durable, as the server counts: Redis's replication offset, PostgreSQL's place in the WAL,
-    /// MariaDB's place in its last log.
+    /// Up to where all is durable, as the server counts: a replication offset, or a place in a log.
     pub position: u64,
     /// Bytes since the base.
     pub stream_bytes: u64,
     /// Whether the server is attached.
     pub attached: bool,
-    /// Whether this commit brought a new base.
+    /// Whether this commit has a new base.
     pub new_base: bool,
 }
 
-/// Hears of every commit, and of what keeps the server away.
+/// Receives every commit, and errors of the connection to the server.
 pub type Report<'a> = dyn FnMut(&Standing, Option<&str>) + 'a;
 
 /// Where a stream's things lie in its snapshots.
-pub(crate) struct Layout {
+pub struct Layout {
     /// Kind in the snapshot's record.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// The server, as the record shows it.
-    pub(crate) origin: String,
+    pub origin: String,
     /// Folder of all of it.
-    pub(crate) folder: String,
+    pub folder: String,
     /// What the base is called in there, and the folder of what grows.
-    pub(crate) base: &'static str,
-    pub(crate) stream: &'static str,
+    pub base: &'static str,
+    /// See above.
+    pub stream: &'static str,
 }
 
 impl Layout {
@@ -82,7 +84,7 @@ impl Layout {
     }
 
     /// Path of a part of what grows.
-    pub(crate) fn part(&self, name: &str) -> String {
+    pub fn part(&self, name: &str) -> String {
         format!("{}/{}/{name}", self.folder, self.stream)
     }
 
@@ -92,24 +94,27 @@ impl Layout {
 }
 
 /// A part of what grows, as the last snapshot has it.
-pub(crate) struct Part {
+pub struct Part {
     /// Its name in the stream's folder.
-    pub(crate) name: String,
-    pub(crate) time: Time,
-    pub(crate) size: u64,
+    pub name: String,
+    /// Its time.
+    pub time: Time,
+    /// Its bytes.
+    pub size: u64,
 }
 
 /// Bytes that grow, shared with the commit that reads them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tail(Arc<Vec<u8>>);
+pub struct Tail(Arc<Vec<u8>>);
 
 impl Tail {
-    pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+    /// The bytes, to be appended to.
+    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         Arc::make_mut(&mut self.0)
     }
 
     /// As an entry.
-    pub(crate) fn item(&self, path: &str, time: Time) -> Item {
+    pub fn item(&self, path: &str, time: Time) -> Item {
         AtHand::opened(path, time, std::io::Cursor::new(self.clone()))
     }
 }
@@ -120,18 +125,14 @@ impl AsRef<[u8]> for Tail {
     }
 }
 
-/// Milliseconds as a time of an entry; never on a whole second, so that it counts as fine-grained.
-pub(crate) fn time_of(ms: u64) -> Time {
+/// Milliseconds as a time of an entry.
+pub fn time_of(ms: u64) -> Time {
     Time { seconds: (ms / 1000) as i64, nanoseconds: (ms % 1000) as u32 * 1_000_000 + 1 }
 }
 
-/// The same a second early: entries that changed just before the last snapshot do not count as unchanged.
-pub(crate) fn settled_time_of(ms: u64) -> Time {
-    time_of(ms.saturating_sub(1000))
-}
-
 /// Waits, unless interrupted.
-pub(crate) fn pause(long: Duration, monitor: &dyn Monitor) {
+#[expect(clippy::disallowed_methods, reason = "a live stream waits for a server, in real time")]
+pub fn pause(long: Duration, monitor: &dyn Monitor) {
     const TICK: Duration = Duration::from_millis(100);
     let until = Instant::now() + long;
     while Instant::now() < until && !monitor.interrupted() {
@@ -140,23 +141,24 @@ pub(crate) fn pause(long: Duration, monitor: &dyn Monitor) {
 }
 
 /// The snapshot.
-pub(crate) struct Growing {
-    pub(crate) layout: Layout,
+pub struct Growing {
+    /// How it is laid down.
+    pub layout: Layout,
     /// `None` before there is a base.
     snapshot: Option<ObjectId>,
     /// What its record says.
-    pub(crate) details: BTreeMap<String, String>,
+    pub details: BTreeMap<String, String>,
     /// The base's files: path and time of each.
     base: Vec<(String, Time)>,
     /// When the base was begun, in milliseconds since 1970: what tells one of these snapshots from the next.
-    pub(crate) base_ms: u64,
+    pub base_ms: u64,
     /// Up to when it can be restored.
-    pub(crate) until_ms: u64,
+    pub until_ms: u64,
 }
 
 impl Growing {
     /// Where the last stream of this server stopped, and the parts that it has; if there is one that is whole.
-    pub(crate) fn resume(
+    pub fn resume(
         repo: &Repository,
         layout: Layout,
         options: &FollowOptions,
@@ -178,8 +180,11 @@ impl Growing {
         let Some(last) = own.pop() else { return Ok((growing, vec![])) };
         match growing.load(repo, &last) {
             Ok(parts) => {
-                // What was replaced by a longer one just before its writer died.
-                let same = |listed: &&Listed| base_of(listed).is_some() && base_of(listed) == base_of(&last);
+                // Snapshots that the last run replaced by longer ones but had no time to forget. One that somebody holds is his.
+                let now = (options.clock)();
+                let same = |listed: &&Listed| {
+                    is_longer(&last.snapshot, &listed.snapshot) && listed.snapshot.held(now).is_none()
+                };
                 let replaced: Vec<ObjectId> = own.iter().filter(same).map(|listed| listed.id).collect();
                 if !replaced.is_empty() {
                     repo.forget(&replaced)?;
@@ -196,23 +201,33 @@ impl Growing {
     }
 
     /// Whether there is a base to go on from.
-    pub(crate) fn has_base(&self) -> bool {
+    pub fn has_base(&self) -> bool {
         self.snapshot.is_some()
     }
 
     /// Leaves the snapshot as it is: the next base begins another.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         self.snapshot = None;
     }
 
     /// What the record says under this name.
-    pub(crate) fn detail(&self, name: &str) -> &str {
+    pub fn detail(&self, name: &str) -> &str {
         self.details.get(name).map_or("", String::as_str)
     }
 
     /// The same as a number; 0 if there is none.
-    pub(crate) fn number(&self, name: &str) -> u64 {
+    pub fn number(&self, name: &str) -> u64 {
         self.detail(name).parse().unwrap_or_default()
+    }
+
+    /// Reads a part as the last snapshot has it, all of it.
+    ///
+    /// # Errors
+    /// Of reading the repository, or if `out` refuses.
+    pub fn read(&self, repo: &Repository, part: &str, out: &mut dyn std::io::Write) -> Result<()> {
+        let tally = Tally::default();
+        let found = self.present(repo)?.ok_or_else(forgotten)?;
+        crate::restore::dump(repo, &found.snapshot, self.layout.part(part).as_bytes(), out, &tally).map(drop)
     }
 
     /// Takes a snapshot for where it stands, all of it or nothing.
@@ -230,14 +245,19 @@ impl Growing {
             }
             Ok(())
         })?;
+        // What was lost of the base cannot be stored again: the server has moved on.
+        if let Some(why) = crate::reach::lost_of(repo.store(), last)? {
+            return Err(Error::Refused(why));
+        }
         self.details = last.snapshot.sources.first().map(|source| source.details.clone()).unwrap_or_default();
         (self.base_ms, self.until_ms) = (self.number("base-ms"), self.number("until-ms"));
         (self.base, self.snapshot) = (base, Some(last.id));
         Ok(parts)
     }
 
-    /// Makes a base from `source`, which began at `now_ms`; returns the parts that came with it.
-    pub(crate) fn begin(
+    /// Makes a base from `source`, which began at `now_ms`; returns the parts that came with it. There is none afterwards if
+    /// somebody forgot it at once.
+    pub fn begin(
         &mut self,
         repo: &Repository,
         source: &mut dyn Source,
@@ -250,14 +270,34 @@ impl Growing {
             BackupOptions { time: timestamp(now_ms), parent: None, ..options.backup.clone() };
         let made = backup(repo, &mut source, &backup_options, monitor)?;
         repo.sync_index(monitor)?;
-        let last = repo.snapshots(monitor)?.into_iter().find(|listed| Some(listed.id) == made.snapshot);
-        let last = last.ok_or_else(|| Error::Invalid("the base's snapshot is gone".into()))?;
-        self.load(repo, &last)
+        (self.snapshot, self.base_ms, self.until_ms) = (made.snapshot, now_ms, now_ms);
+        match self.present(repo)? {
+            Some(last) => self.load(repo, &last),
+            None => {
+                self.was_forgotten(monitor);
+                Ok(vec![])
+            }
+        }
     }
 
-    /// One commit: a snapshot with the base and all `parts`, in place of the one before. What is at hand is asked for again
-    /// if a prune took this session for dead.
-    pub(crate) fn commit(
+    /// Somebody forgot the snapshot: the next base begins another.
+    fn was_forgotten(&mut self, monitor: &dyn Monitor) {
+        let message = "the snapshot of the stream was forgotten: a new base follows".to_owned();
+        let item = self.layout.origin.clone();
+        monitor.error(crate::ItemError { during: "stream", item, message });
+        self.end();
+    }
+
+    /// The snapshot as the repository has it now: whoever tags or holds it gives it another record, and so another id. `None`
+    /// if it was forgotten.
+    fn present(&self, repo: &Repository) -> Result<Option<Listed>> {
+        self.snapshot.map_or(Ok(None), |id| repo.present(&id))
+    }
+
+    /// One commit: a snapshot with the base and all `parts`, in place of the one before, whose tags it gets and which it is held
+    /// like. The swap replaces exactly the record that was read: if somebody tags, holds or forgets it meanwhile, it is read
+    /// again. So it is if a prune took this session for dead. If it was forgotten, there is no base any more.
+    pub fn commit(
         &mut self,
         repo: &Repository,
         until_ms: u64,
@@ -265,12 +305,28 @@ impl Growing {
         options: &FollowOptions,
         monitor: &dyn Monitor,
     ) -> Result<()> {
-        let Some(replaced) = self.snapshot else { return Ok(()) };
+        if !self.has_base() {
+            return Ok(());
+        }
         self.until_ms = self.until_ms.max(until_ms);
-        self.details.insert("until-ms".into(), self.until_ms.to_string());
-        let backup_options =
-            BackupOptions { time: timestamp(self.base_ms), parent: Some(replaced), ..options.backup.clone() };
         let made = loop {
+            let Some(before) = self.present(repo)? else {
+                self.was_forgotten(monitor);
+                return Ok(());
+            };
+            self.details.insert("until-ms".into(), self.until_ms.to_string());
+            let Snapshot { tags, hold, keep_until, description, .. } = before.snapshot;
+            let backup_options = BackupOptions {
+                time: timestamp(self.base_ms),
+                parent: Some(before.id),
+                replaces: Some(before.id),
+                packs_seen_within: LOOK_EVERY,
+                tags,
+                hold,
+                keep_until,
+                description,
+                ..options.backup.clone()
+            };
             let mut source = self.taken(parts(&self.layout)?);
             // A tally of its own: a commit every few seconds would count the base each time; and one that was begun is
             // finished, whatever the user wants meanwhile.
@@ -278,11 +334,12 @@ impl Growing {
             let made = backup(repo, &mut source, &backup_options, &tally);
             tally.errors().into_iter().for_each(|error| monitor.error(error));
             match made {
-                Err(Error::Store(chunkstore::Error::Fenced { .. })) => {}
+                Err(Error::Store(chunkstore::Error::Fenced { .. } | chunkstore::Error::Gone { .. })) => {}
+                // Forgotten before it was looked for as the parent.
+                Err(Error::NoSnapshot { .. }) => {}
                 made => break made?,
             }
         };
-        repo.forget(&[replaced])?;
         self.snapshot = made.snapshot;
         Ok(())
     }
@@ -302,12 +359,7 @@ impl Growing {
     }
 
     /// Where it stands, `position` and `stream_bytes` as the server counts.
-    pub(crate) fn standing(
-        &self,
-        position: u64,
-        stream_bytes: u64,
-        options: &FollowOptions,
-    ) -> Option<Standing> {
+    pub fn standing(&self, position: u64, stream_bytes: u64, options: &FollowOptions) -> Option<Standing> {
         let until_ms = self.until_ms;
         let lag = Duration::from_millis(options.now_ms().saturating_sub(until_ms));
         let (snapshot, attached, new_base) = (self.snapshot?, true, false);
@@ -315,18 +367,30 @@ impl Growing {
     }
 
     /// Whether a new base is due.
-    pub(crate) fn is_old(&self, options: &FollowOptions) -> bool {
+    pub fn is_old(&self, options: &FollowOptions) -> bool {
         u128::from(options.now_ms().saturating_sub(self.base_ms)) > options.base_every.as_millis()
     }
 
     /// Whether it is worth a commit that nothing happened until then.
-    pub(crate) fn is_stale(&self, until_ms: u64, options: &FollowOptions) -> bool {
+    pub fn is_stale(&self, until_ms: u64, options: &FollowOptions) -> bool {
         u128::from(until_ms.saturating_sub(self.until_ms)) >= options.interval.as_millis()
     }
 }
 
-fn base_of(listed: &Listed) -> Option<&String> {
-    listed.snapshot.sources.first().and_then(|source| source.details.get("base-ms"))
+/// When the base of a live stream's snapshot was begun.
+fn base_of(snapshot: &Snapshot) -> Option<&String> {
+    snapshot.sources.first().and_then(|source| source.details.get("base-ms"))
+}
+
+/// Whether both are of the same live stream and stand on the same base.
+fn is_longer(new: &Snapshot, old: &Snapshot) -> bool {
+    base_of(new).is_some()
+        && base_of(new) == base_of(old)
+        && (&new.paths, &new.hostname) == (&old.paths, &old.hostname)
+}
+
+fn forgotten() -> Error {
+    Error::Refused("the snapshot of the stream was forgotten".into())
 }
 
 fn timestamp(ms: u64) -> jiff::Timestamp {

@@ -195,7 +195,7 @@ impl ManifestWriter {
         Ok(())
     }
 
-    /// Refuses what a reader would refuse: a manifest that was committed can be read.
+    /// Refuses records that a reader would refuse: a committed manifest can be read.
     fn admit(&mut self, record: &Record) -> Result<()> {
         let refused = |path: &[u8], why: &str| Error::Malformed { what: display_path(path), why: why.into() };
         if let Record::Entry(entry) = record {
@@ -273,7 +273,7 @@ pub struct Damage {
     pub chunk: ChunkId,
     /// Path of the last entry before it.
     pub after: String,
-    /// What is wrong.
+    /// The error.
     pub error: chunkstore::Error,
 }
 
@@ -456,9 +456,10 @@ pub struct Listed {
     pub size: u64,
 }
 
-/// As [`for_each_entry`], for whoever cannot do with a part.
+/// As [`for_each_entry`], for callers that need all entries.
 ///
 /// # Errors
+///
 /// Also when an entry cannot be read.
 pub fn for_all_entries(
     store: &Arc<ChunkStore>,

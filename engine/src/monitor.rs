@@ -1,9 +1,10 @@
 //! One channel for counts, progress and non-fatal errors, so that totals cannot disagree.
 
+use chunkstore::pool::locked;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What is counted.
+/// The counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Counter {
@@ -27,20 +28,24 @@ pub enum Counter {
     DirsChanged,
     /// Directories taken over.
     DirsUnmodified,
-    /// Files that a restore left alone because they were right already.
+    /// Files that a restore left alone: because they were right already, or were not to be overwritten.
     FilesSkipped,
+    /// Entries that a restore could not create, or whose content it could not write.
+    FilesFailed,
     /// Entries that a restore deleted.
     Deleted,
+    /// Entries that were gone before a backup read them.
+    Vanished,
 }
 
-const COUNTERS: usize = Counter::Deleted as usize + 1;
+const COUNTERS: usize = Counter::Vanished as usize + 1;
 
 /// One thing that failed while the rest went on.
 #[derive(Clone, Debug)]
 pub struct ItemError {
     /// `scan`, `archival`, `restore`, `check`, …
     pub during: &'static str,
-    /// The path or object.
+    /// The path or object, as [`crate::shown`] shows names.
     pub item: String,
     /// Why.
     pub message: String,
@@ -52,14 +57,24 @@ pub trait Monitor: Send + Sync {
     fn count(&self, counter: Counter, by: u64);
     /// A counter's value: reports are read from here, so that there is one tally.
     fn get(&self, counter: Counter) -> u64;
-    /// Sets every counter to zero: what was counted is done again.
+    /// Sets every counter to zero, before the work is repeated.
     fn restart(&self);
     /// Notes an error that does not end the operation.
     fn error(&self, error: ItemError);
-    /// Says what is being worked on.
-    fn current(&self, _item: &str) {}
-    /// An entry is finished, with what became of it; for verbose output.
-    fn entry(&self, _action: &'static str, _path: &str, _bytes: u64) {}
+    /// Reports a fact that is not an error.
+    fn note(&self, _message: &str) {}
+    /// Reports a problem that even a quiet user must see.
+    fn warning(&self, message: &str) {
+        self.note(message);
+    }
+    /// Begins another phase of the work, with totals of its own.
+    fn phase(&self, _name: &str) {}
+    /// Reports the path of the present entry.
+    fn current(&self, _path: &[u8]) {}
+    /// Reports a finished entry and its result, for verbose output.
+    fn entry(&self, _action: &'static str, _path: &[u8], _bytes: u64) {}
+    /// Reports a name that is removed because the snapshot lacks it, or would be in a dry run.
+    fn removal(&self, _path: &std::path::Path, _dry_run: bool) {}
     /// Whether the user wants it all to stop.
     fn interrupted(&self) -> bool {
         false
@@ -71,15 +86,22 @@ pub trait Monitor: Send + Sync {
 pub struct Tally {
     counts: [AtomicU64; COUNTERS],
     errors: Mutex<Vec<ItemError>>,
+    notes: Mutex<Vec<String>>,
     /// Set from outside to stop.
     pub stop: AtomicBool,
 }
 
 impl Tally {
+    /// The notes so far.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        locked(&self.notes).clone()
+    }
+
     /// The errors so far.
     #[must_use]
     pub fn errors(&self) -> Vec<ItemError> {
-        self.errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        locked(&self.errors).clone()
     }
 }
 
@@ -94,7 +116,10 @@ impl Monitor for Tally {
         self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
     }
     fn error(&self, error: ItemError) {
-        self.errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(error);
+        locked(&self.errors).push(error);
+    }
+    fn note(&self, message: &str) {
+        locked(&self.notes).push(message.to_owned());
     }
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)

@@ -1,19 +1,25 @@
-//! Capacity planning: what a repository will take, night after night, from a few measured ones. Pure: the
-//! measuring is in `trial.rs`.
+//! Capacity planning: the size of a repository, night after night, computed from a few measured nights. Pure:
+//! `trial.rs` measures.
 //!
-//! Nights are played through as a whole, by the rules by which chunks are stored: which older night one is
-//! stored against, what stays alive because others stand on it, and when a prune stores it anew.
+//! A source grows linearly, and no night takes less than a measured backup without a change. All nights are simulated
+//! by the rules by which chunks are stored: which older night one is stored against, what stays because others depend
+//! on it, and when a prune stores it again.
 
+use crate::Result;
 use crate::policy::{GroupBy, Policy, plan as judge};
+use crate::rank::Ranked;
 use crate::snapshot::{Listed, Snapshot};
-use crate::{Error, Result};
 use chunkstore::ObjectId;
 use chunkstore::bases::base_generation;
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
+pub use model::Model;
+use model::{ratio, scaled};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What one backup of a source took.
+mod model;
+
+/// Measurements of one backup of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Night {
     /// Bytes that were read.
@@ -26,20 +32,48 @@ pub struct Night {
     pub seconds: f64,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Measured {
     /// Backups in a row, the first into an empty repository.
     pub nights: Vec<Night>,
     /// Bytes that the third night takes against the first, without the second.
     pub two_nights_apart: Option<u64>,
+    /// Measurements of a backup without a change; if missing, the smallest of the later nights counts.
+    pub unchanged: Option<Fixed>,
     /// How long it took to read the last one back.
     pub restore_seconds: f64,
     /// Most memory that backup and restore took, in bytes.
     pub peak_memory: u64,
 }
 
-/// What is asked.
+/// The fixed cost of a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Fixed {
+    /// Bytes that the repository grows by: the snapshot's record, its manifest, the index.
+    pub bytes: f64,
+    /// Objects that are added.
+    pub objects: f64,
+    /// Seconds of a backup that reads nothing.
+    pub seconds: f64,
+    /// Seconds to restore such a backup.
+    pub restore_seconds: f64,
+}
+
+impl Measured {
+    fn fixed(&self) -> Fixed {
+        let later = self.nights.get(1..).unwrap_or_default();
+        let least = |of: fn(&Night) -> f64| later.iter().map(of).reduce(f64::min).unwrap_or_default();
+        self.unchanged.unwrap_or_else(|| Fixed {
+            bytes: least(|night| night.stored_bytes as f64),
+            objects: least(|night| night.objects as f64),
+            seconds: least(|night| night.seconds),
+            restore_seconds: 0.0,
+        })
+    }
+}
+
+/// The schedule to plan for.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// Time between backups, in hours.
@@ -69,88 +103,18 @@ pub struct Point {
     pub bytes_high: u64,
     /// Objects in it.
     pub objects: u64,
+    /// Bytes of the source.
+    pub source_bytes: u64,
     /// How long the backup takes.
     pub backup_seconds: f64,
     /// How long it takes to read the snapshot back.
     pub restore_seconds: f64,
 }
 
-/// How much a night takes, by what it is stored against.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Model {
-    /// The first night's bytes.
-    pub full: f64,
-    /// Bytes of a night against the one before.
-    pub step: f64,
-    /// A night takes `step × distance^exponent` against one that lies further back.
-    pub exponent: f64,
-    /// Growth of the source from night to night, as a factor.
-    pub growth: f64,
-    /// Relative error of `step`: its spread over the measured nights, or what two nights cannot tell.
-    pub error: f64,
-}
-
-/// Deltas that take more than this share of a full chunk are not made.
-const MOST_OF_FULL: f64 = 0.9;
 /// What a prune must gain before it stores chunks anew; as `standing.rs` has it.
 const REBASE_GAIN: f64 = 1.2;
-/// Changes scattered at random overlap a little: two nights change less than twice as much.
-const DEFAULT_EXPONENT: f64 = 0.9;
-/// No forecast is better than this, however even the nights were.
-const LEAST_ERROR: f64 = 0.08;
 
-impl Model {
-    /// Fits the model to what was measured: at least two nights.
-    pub fn fit(measured: &Measured) -> Result<Self> {
-        let [first, later @ ..] = &measured.nights[..] else {
-            return Err(Error::Invalid("at least two versions of the source are needed".into()));
-        };
-        if later.is_empty() {
-            return Err(Error::Invalid("at least two versions of the source are needed".into()));
-        }
-        let full = first.stored_bytes.max(1) as f64;
-        // Against the night before; further back is told apart below.
-        let near: Vec<f64> = later
-            .iter()
-            .enumerate()
-            .filter(|(number, _)| distance(number + 1) == 1)
-            .map(|(_, night)| night.stored_bytes as f64)
-            .collect();
-        let step = near.iter().sum::<f64>() / near.len().max(1) as f64;
-        let spread = near.iter().map(|bytes| (bytes - step).powi(2)).sum::<f64>() / near.len().max(1) as f64;
-        let far = later.iter().enumerate().find(|(number, _)| distance(number + 1) > 1);
-        let exponent = match (measured.two_nights_apart, far) {
-            (_, Some((number, night))) => {
-                (night.stored_bytes as f64 / step).ln() / (distance(number + 1) as f64).ln()
-            }
-            (Some(two), None) => (two as f64 / step).log2(),
-            (None, None) => DEFAULT_EXPONENT,
-        };
-        let last = measured.nights.last().unwrap_or(first);
-        let ratio = last.source_bytes as f64 / first.source_bytes.max(1) as f64;
-        let spread = spread.sqrt() / step.max(1.0);
-        // A mean of few nights is known less well than a mean of many.
-        let error = (spread + 0.2 / near.len().max(1) as f64).max(LEAST_ERROR);
-        Ok(Self {
-            full,
-            step,
-            exponent: exponent.clamp(0.0, 1.2),
-            growth: ratio.powf(1.0 / later.len() as f64).clamp(0.9, 1.1),
-            error,
-        })
-    }
-
-    fn full_at(&self, night: usize) -> f64 {
-        self.full * self.growth.powf(night as f64)
-    }
-
-    fn step_at(&self, night: usize, distance: usize) -> f64 {
-        let step = self.step * self.growth.powf(night as f64) * (distance as f64).powf(self.exponent);
-        step.min(MOST_OF_FULL * self.full_at(night))
-    }
-}
-
-/// How many nights back the base of a night lies; 0 for one that stands on its own.
+/// By how many nights the base of a night is older; 0 for a full one.
 fn distance(night: usize) -> usize {
     match u8::try_from(night % 256) {
         Ok(0) | Err(_) => 0,
@@ -165,67 +129,100 @@ struct Stored {
     bytes: f64,
 }
 
+/// The repository of one model, night after night.
+struct Played {
+    model: Model,
+    nights: BTreeMap<usize, Stored>,
+    bytes: f64,
+}
+
+impl Played {
+    fn new(model: Model) -> Self {
+        Self { model, nights: BTreeMap::new(), bytes: 0.0 }
+    }
+
+    fn backup(&mut self, number: usize) {
+        let stored = match distance(number) {
+            0 => Stored { base: None, bytes: self.model.full_at(number) },
+            back => Stored { base: Some(number - back), bytes: self.model.step_at(number, back) },
+        };
+        self.bytes += stored.bytes;
+        self.nights.insert(number, stored);
+    }
+
+    fn prune(&mut self, kept: &BTreeSet<usize>) {
+        prune(&mut self.nights, kept, &self.model);
+        self.bytes = self.nights.values().map(|night| night.bytes).sum();
+    }
+}
+
 /// Plays the nights through.
+///
+/// # Errors
+/// Fewer than two nights were measured.
 pub fn forecast(measured: &Measured, schedule: &Schedule) -> Result<(Model, Vec<Point>)> {
     let model = Model::fit(measured)?;
     let backups = (f64::from(schedule.days) * 24.0 / schedule.every_hours).floor() as u32 + 1;
     let first = measured.nights.first().copied().unwrap_or_default();
-    let later = &measured.nights[1..];
-    let seconds = later.iter().map(|night| night.seconds).sum::<f64>() / later.len().max(1) as f64;
+    let last = measured.nights.last().copied().unwrap_or_default();
+    let later = measured.nights.get(1..).unwrap_or_default();
     let objects = later.iter().map(|night| night.objects).sum::<u64>() as f64 / later.len().max(1) as f64;
     let pack = first.stored_bytes as f64 / first.objects.max(1) as f64;
-    let mut nights: BTreeMap<usize, Stored> = BTreeMap::new();
+    let [mut low, mut expected, mut high] =
+        [model.at_end_of_band(-1.0), model, model.at_end_of_band(1.0)].map(Played::new);
     let mut kept: BTreeSet<usize> = BTreeSet::new();
     let mut points = vec![];
     for number in 0..backups as usize {
-        let stored = match distance(number) {
-            0 => Stored { base: None, bytes: model.full_at(number) },
-            back => Stored { base: Some(number - back), bytes: model.step_at(number, back) },
-        };
-        nights.insert(number, stored);
+        for played in [&mut low, &mut expected, &mut high] {
+            played.backup(number);
+        }
         kept.insert(number);
         if !schedule.policy.is_empty() {
             kept = keep(&schedule.policy, &kept, schedule.every_hours)?;
-            prune(&mut nights, &kept, &model);
+            for played in [&mut low, &mut expected, &mut high] {
+                played.prune(&kept);
+            }
         }
-        let bytes: f64 = nights.values().map(|night| night.bytes).sum();
-        let certain: f64 =
-            nights.values().filter(|night| night.base.is_none()).map(|night| night.bytes).sum();
         let unused = if schedule.policy.is_empty() { 0.0 } else { schedule.max_unused };
-        let band = (bytes - certain) * model.error + certain * 0.02;
-        let growth = model.growth.powf(number as f64);
+        let size = model.source_at(number);
+        let ratio = ratio(size, last.source_bytes as f64);
         points.push(Point {
             backup: number as u32 + 1,
             day: number as f64 * schedule.every_hours / 24.0,
             snapshots: kept.len() as u32,
-            bytes: bytes as u64,
-            bytes_low: (bytes - band).max(0.0) as u64,
-            bytes_high: ((bytes + band) * (1.0 + unused)) as u64,
-            objects: ((bytes / pack.max(1.0)).ceil() + nights.len() as f64 * objects) as u64,
-            backup_seconds: growth * if number == 0 { first.seconds } else { seconds },
-            restore_seconds: growth * measured.restore_seconds,
+            bytes: expected.bytes as u64,
+            bytes_low: low.bytes.min(expected.bytes) as u64,
+            bytes_high: (high.bytes.max(expected.bytes) * (1.0 + unused)) as u64,
+            objects: ((expected.bytes / pack.max(1.0)).ceil() + expected.nights.len() as f64 * objects)
+                as u64,
+            source_bytes: size as u64,
+            backup_seconds: if number == 0 { first.seconds } else { model.seconds_at(number) },
+            restore_seconds: scaled(measured.restore_seconds, model.fixed.restore_seconds, ratio),
         });
     }
     Ok((model, points))
 }
 
-/// What the rules keep, by the same code as `forget`.
+/// The nights that the rules keep, by the same code as `forget`.
 fn keep(policy: &Policy, kept: &BTreeSet<usize>, every_hours: f64) -> Result<BTreeSet<usize>> {
     let start = Timestamp::UNIX_EPOCH;
     let time = |number: usize| {
         let minutes = (number as f64 * every_hours * 60.0) as i64;
         start.checked_add(minutes.minutes()).unwrap_or(Timestamp::MAX)
     };
-    let snapshots: Vec<Listed> = kept
+    let snapshots: Vec<Ranked> = kept
         .iter()
         .map(|number| {
             let mut id = ObjectId([0; 32]);
             id.0[..8].copy_from_slice(&(*number as u64).to_le_bytes());
-            Listed { id, snapshot: Snapshot { time: time(*number), ..Snapshot::default() } }
+            let time = time(*number);
+            Ranked { listed: Listed { id, snapshot: Snapshot { time, ..Snapshot::default() } }, time }
         })
         .collect();
     let now = time(kept.last().copied().unwrap_or_default());
-    let groups = judge(policy, GroupBy::default(), &snapshots, now, &TimeZone::UTC, false)?;
+    // One thing, whatever it is.
+    let policy = Policy { unknown_origin: true, ..policy.clone() };
+    let groups = judge(&policy, GroupBy::default(), &snapshots, now, &TimeZone::UTC, false)?;
     let verdicts = groups.iter().flat_map(|group| &group.verdicts);
     let stay = verdicts.filter(|verdict| !verdict.reasons.is_empty());
     Ok(stay
@@ -236,7 +233,7 @@ fn keep(policy: &Policy, kept: &BTreeSet<usize>, every_hours: f64) -> Result<BTr
         .collect())
 }
 
-/// Removes what nothing kept stands on, and stores kept nights anew where that frees more.
+/// Removes nights on which no kept one depends, and stores kept nights again where that frees more.
 fn prune(nights: &mut BTreeMap<usize, Stored>, kept: &BTreeSet<usize>, model: &Model) {
     let closure = |nights: &BTreeMap<usize, Stored>| {
         let mut alive: BTreeSet<usize> = BTreeSet::new();
@@ -278,10 +275,87 @@ mod tests {
     use super::*;
     use crate::policy::{Keep, Period};
 
+    const NOTHING: Fixed = Fixed { bytes: 0.0, objects: 0.0, seconds: 0.0, restore_seconds: 0.0 };
+
     fn measured(later: &[u64]) -> Measured {
         let night = |stored_bytes| Night { source_bytes: 1000, stored_bytes, objects: 3, seconds: 1.0 };
         let nights = [&[100_000][..], later].concat().into_iter().map(night).collect();
-        Measured { nights, two_nights_apart: Some(1800), restore_seconds: 2.0, peak_memory: 0 }
+        let unchanged = Some(NOTHING);
+        Measured { nights, two_nights_apart: Some(1800), unchanged, restore_seconds: 2.0, peak_memory: 0 }
+    }
+
+    /// Four nights of a source of 16 MB that grows by `slope` bytes a night and stores 60 kB of each.
+    fn growing(slope: i64, unchanged: Fixed) -> Measured {
+        let night = |number: i64| Night {
+            source_bytes: (16_000_000 + slope * number) as u64,
+            stored_bytes: if number == 0 { 8_000_000 } else { 60_000 },
+            objects: 3,
+            seconds: if number == 0 { 0.5 } else { 0.3 },
+        };
+        Measured {
+            nights: (0..4).map(night).collect(),
+            unchanged: Some(unchanged),
+            restore_seconds: 0.2,
+            ..Measured::default()
+        }
+    }
+
+    fn years(every_hours: f64, policy: Policy) -> Schedule {
+        Schedule { every_hours, policy, days: 3650, max_unused: 0.05 }
+    }
+
+    #[test]
+    fn growth_is_a_straight_line_and_the_band_widens() {
+        let (model, points) = forecast(&growing(48_000, NOTHING), &years(24.0, daily())).unwrap();
+        assert!((model.slope - 48_000.0).abs() < 1e-6);
+        let last = points.last().unwrap();
+        // 16 MB + 3650 × 48 kB = 191.2 MB: twelve times as much as at first, and so are the times.
+        assert_eq!(last.source_bytes / 1_000_000, 191);
+        let times = last.restore_seconds / points[0].restore_seconds;
+        assert!((times - 191.2 / 16.0).abs() < 0.1, "{times}");
+        // No more than if each month kept stood by itself.
+        assert!((last.bytes as f64) < 12.0 * model.full_at(3650), "{last:?}");
+        let width = |point: &Point| (point.bytes_high - point.bytes_low) as f64 / point.bytes as f64;
+        assert!(width(&points[30]) < width(&points[365]) && width(&points[365]) < width(last));
+    }
+
+    #[test]
+    fn nothing_falls_below_what_is_fixed() {
+        let fixed = Fixed { bytes: 17_000.0, objects: 3.0, seconds: 0.02, restore_seconds: 0.01 };
+        // Gone after 800 backups; what each of them takes stays.
+        let (_, points) = forecast(&growing(-20_000, fixed), &years(1.0, Policy::default())).unwrap();
+        let [.., before, last] = &points[..] else { panic!("{} points", points.len()) };
+        assert_eq!((last.source_bytes, last.snapshots), (0, 87_601));
+        assert!(last.bytes - before.bytes >= 17_000, "{before:?} {last:?}");
+        assert!((last.backup_seconds - 0.02).abs() < 1e-9 && (last.restore_seconds - 0.01).abs() < 1e-9);
+        assert!(points.windows(2).all(|pair| pair[0].bytes < pair[1].bytes));
+        // A measured plan without such a backup takes the smallest night for it.
+        let least = Measured { unchanged: None, ..growing(-20_000, fixed) };
+        let (model, points) = forecast(&least, &years(24.0, Policy::default())).unwrap();
+        assert!((model.fixed.bytes - 60_000.0).abs() < 1e-9);
+        assert!(points.last().unwrap().backup_seconds >= 0.3);
+    }
+
+    #[test]
+    fn a_few_bytes_are_no_rate() {
+        let night =
+            |source_bytes, stored_bytes| Night { source_bytes, stored_bytes, objects: 3, seconds: 0.3 };
+        let nights = vec![night(0, 9000), night(1, 9500)];
+        let fixed = Fixed { bytes: 9000.0, objects: 3.0, seconds: 0.02, restore_seconds: 0.1 };
+        let tiny = Measured { nights, unchanged: Some(fixed), restore_seconds: 0.16, ..Measured::default() };
+        let (_, points) = forecast(&tiny, &years(24.0, Policy::default())).unwrap();
+        let last = points.last().unwrap();
+        assert!(last.backup_seconds < 0.31 && last.restore_seconds < 0.17, "{last:?}");
+        // 9,000 bytes are fixed, and every fourth night is against one four nights back.
+        assert!(last.bytes < 3651 * 11_000, "{last:?}");
+    }
+
+    #[test]
+    fn a_source_that_stays_may_still_grow() {
+        let (model, points) = forecast(&growing(0, NOTHING), &years(24.0, Policy::default())).unwrap();
+        assert!(model.slope.abs() < 1e-6 && model.slope_error > 0.0);
+        let last = points.last().unwrap();
+        assert!(last.source_bytes.abs_diff(16_000_000) < 10 && last.bytes_high > last.bytes);
     }
 
     #[test]
@@ -298,17 +372,15 @@ mod tests {
         assert!(forecast(&measured(&[]), &schedule).is_err());
     }
 
+    fn daily() -> Policy {
+        let keep =
+            [(Period::Day, 7), (Period::Week, 4), (Period::Month, 12)].map(|(of, n)| (of, Keep::Count(n)));
+        Policy { keep: keep.to_vec(), ..Policy::default() }
+    }
+
     #[test]
     fn a_year_of_kept_nights_stays_bounded() {
-        let policy = Policy {
-            keep: vec![
-                (Period::Day, Keep::Count(7)),
-                (Period::Week, Keep::Count(4)),
-                (Period::Month, Keep::Count(12)),
-            ],
-            ..Policy::default()
-        };
-        let schedule = Schedule { every_hours: 24.0, policy, days: 365, max_unused: 0.05 };
+        let schedule = Schedule { every_hours: 24.0, policy: daily(), days: 365, max_unused: 0.05 };
         let (_, points) = forecast(&measured(&[1000, 1000]), &schedule).unwrap();
         let last = points.last().unwrap();
         // Two of the weeks' and two of the months' newest are among the days.

@@ -1,8 +1,12 @@
-//! What to keep: rules in, a plan out. Pure: no I/O, no clock. Rules are restic's: each keeps the newest
-//! snapshot of as many hours, days, weeks (Monday to Sunday), months or years as it says, and what any
-//! rule keeps is kept. Snapshots from the future are kept and count for no rule.
+//! Which snapshots to keep: rules in, a plan out. Pure: no I/O, no clock. Rules are restic's (its manual, "Removing
+//! snapshots according to a policy"): each keeps the newest snapshot of as many hours, days, weeks (Monday to Sunday),
+//! months or years as it says, and the oldest of all while its count is not used up; a snapshot that any rule keeps is
+//! kept. Differences: snapshots from the future are kept and count for no rule; snapshots are ordered as
+//! [`crate::rank`] says; held ones are kept; and snapshots without an origin stay unless the rules include them.
 
-use crate::snapshot::{Listed, Snapshot};
+pub use crate::group::{GroupBy, GroupKey};
+use crate::rank::Ranked;
+use crate::snapshot::{Hold, Listed};
 use crate::{Error, Result};
 use jiff::{Span, Timestamp, Zoned, tz::TimeZone};
 
@@ -91,6 +95,18 @@ impl Period {
         }
     }
 
+    /// Several of them, for people.
+    fn plural(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshots",
+            Self::Hour => "hours",
+            Self::Day => "days",
+            Self::Week => "weeks",
+            Self::Month => "months",
+            Self::Year => "years",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Snapshot => "last snapshot",
@@ -106,12 +122,14 @@ impl Period {
 /// The rules.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// The newest of so many periods.
+    /// Keep the newest snapshot of as many periods.
     pub keep: Vec<(Period, Keep)>,
     /// The newest of every period, as far back as the span from the newest snapshot.
     pub within: Vec<(Period, Within)>,
     /// Snapshots that have all tags of one of these sets.
     pub tags: Vec<Vec<String>>,
+    /// Whether the rules act on snapshots without an origin.
+    pub unknown_origin: bool,
 }
 
 impl Policy {
@@ -120,77 +138,42 @@ impl Policy {
     pub fn is_empty(&self) -> bool {
         self.keep.is_empty() && self.within.is_empty() && self.tags.is_empty()
     }
-}
 
-/// What snapshots are grouped by before the rules are applied to each group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupBy {
-    /// Host name.
-    pub host: bool,
-    /// Paths.
-    pub paths: bool,
-    /// Tags.
-    pub tags: bool,
-}
-
-impl Default for GroupBy {
-    fn default() -> Self {
-        Self { host: true, paths: true, tags: false }
-    }
-}
-
-impl std::str::FromStr for GroupBy {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut by = Self { host: false, paths: false, tags: false };
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            match part {
-                "host" | "hosts" => by.host = true,
-                "path" | "paths" => by.paths = true,
-                "tag" | "tags" => by.tags = true,
-                other => return Err(format!("cannot group by '{other}'; use host, paths, tags")),
-            }
-        }
-        Ok(by)
-    }
-}
-
-/// The key of a group; empty where it is not grouped by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub struct GroupKey {
-    /// Host.
-    pub hostname: String,
-    /// Paths, sorted.
-    pub paths: Vec<String>,
-    /// Tags, sorted.
-    pub tags: Vec<String>,
-}
-
-impl GroupBy {
-    /// The group of a snapshot.
+    /// The rules, for people: `7 days, 5 weeks`.
     #[must_use]
-    pub fn key(self, snapshot: &Snapshot) -> GroupKey {
-        let sorted = |wanted: bool, list: &[String]| {
-            let mut list = if wanted { list.to_vec() } else { vec![] };
-            list.sort();
-            list
-        };
-        GroupKey {
-            hostname: if self.host { snapshot.hostname.clone() } else { String::new() },
-            paths: sorted(self.paths, &snapshot.paths),
-            tags: sorted(self.tags, &snapshot.tags),
-        }
+    pub fn describe(&self) -> String {
+        let counts = self.keep.iter().map(|(period, keep)| match keep {
+            Keep::Count(count) => format!("the last {count} {}", period.plural()),
+            Keep::Unlimited => format!("all {}", period.plural()),
+        });
+        let spans =
+            self.within.iter().map(|(period, within)| format!("{} within {}", period.plural(), within.0));
+        let tags = self.tags.iter().map(|tags| format!("tag {}", tags.join(",")));
+        counts.chain(spans).chain(tags).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A snapshot with the reasons to keep it; none means that it goes.
+/// A snapshot with the reasons to keep it; it is removed if there are none.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// The snapshot.
     pub listed: Listed,
     /// Why it is kept.
     pub reasons: Vec<String>,
+    /// All conditions for the removal by these rules; empty if they never remove it.
+    pub goes_after: Vec<String>,
 }
+
+impl Verdict {
+    /// Whether it stays.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+}
+
+/// Why rules do not act on a group without origins.
+pub const UNKNOWN: &str = "has no origin";
 
 /// The plan for one group, newest snapshot first.
 #[derive(Clone, Debug)]
@@ -201,28 +184,39 @@ pub struct GroupPlan {
     pub verdicts: Vec<Verdict>,
 }
 
-/// Applies the rules to every group. Refuses to empty one, unless `allow_empty`.
+/// Applies the rules to every group of `snapshots`, which are in their order. Refuses to empty one, unless
+/// `allow_empty`.
 pub fn plan(
     policy: &Policy,
     by: GroupBy,
-    snapshots: &[Listed],
+    snapshots: &[Ranked],
     now: Timestamp,
     zone: &TimeZone,
     allow_empty: bool,
 ) -> Result<Vec<GroupPlan>> {
-    let mut groups: std::collections::BTreeMap<GroupKey, Vec<Listed>> = std::collections::BTreeMap::new();
-    for listed in snapshots {
-        groups.entry(by.key(&listed.snapshot)).or_default().push(listed.clone());
+    // Spans reach back from the newest snapshot, but not from one of a clock that nobody confirmed.
+    let believed = crate::rank::believed(snapshots.iter().map(|ranked| &ranked.listed), now);
+    let mut groups: std::collections::BTreeMap<GroupKey, Vec<&Ranked>> = std::collections::BTreeMap::new();
+    for ranked in snapshots {
+        groups.entry(by.key(&ranked.listed.snapshot)).or_default().push(ranked);
     }
     groups
         .into_iter()
         .map(|(key, mut members)| {
-            members.sort_by(|a, b| b.snapshot.time.cmp(&a.snapshot.time).then(a.id.cmp(&b.id)));
-            let verdicts = judge(policy, members, now, zone)?;
-            if !allow_empty && verdicts.iter().all(|verdict| verdict.reasons.is_empty()) {
+            members.reverse();
+            if key.unknown && !policy.unknown_origin {
+                let spared = |ranked: &&Ranked| Verdict {
+                    listed: ranked.listed.clone(),
+                    reasons: vec![UNKNOWN.to_owned()],
+                    goes_after: vec![],
+                };
+                return Ok(GroupPlan { key, verdicts: members.iter().map(spared).collect() });
+            }
+            let verdicts = judge(policy, &members, now, believed, zone)?;
+            if !allow_empty && !verdicts.iter().any(Verdict::is_kept) {
                 return Err(Error::Refused(format!(
-                    "the rules would remove every snapshot of host '{}', paths {:?}; use --unsafe-allow-remove-all if that is meant",
-                    key.hostname, key.paths
+                    "the rules would remove every snapshot of {}; use --unsafe-allow-remove-all if that is meant",
+                    key.describe()
                 )));
             }
             Ok(GroupPlan { key, verdicts })
@@ -230,47 +224,100 @@ pub fn plan(
         .collect()
 }
 
-fn judge(policy: &Policy, members: Vec<Listed>, now: Timestamp, zone: &TimeZone) -> Result<Vec<Verdict>> {
-    let newest = members.iter().map(|listed| listed.snapshot.time).find(|time| *time <= now);
-    let mut counters: Vec<(Period, Keep, Option<_>)> =
-        policy.keep.iter().map(|(period, keep)| (*period, *keep, None)).collect();
+/// A rule that counts, on its way from the newest to the oldest.
+struct Counting {
+    period: Period,
+    keep: Keep,
+    left: Keep,
+    last: Option<(i64, i64, i64, i64)>,
+}
+
+impl Counting {
+    /// Why it keeps a snapshot, and until when.
+    fn keeps(&mut self, key: (i64, i64, i64, i64), oldest: bool) -> Option<(String, Option<String>)> {
+        let fresh = self.last != Some(key);
+        if self.left == Keep::Count(0) || !(fresh || oldest) {
+            return None;
+        }
+        self.last = Some(key);
+        let goes = match (&mut self.left, self.keep) {
+            (Keep::Count(left), Keep::Count(_)) => {
+                // So many newer ones use it up.
+                let newer = *left;
+                *left -= 1;
+                let mut what = self.period.plural();
+                if newer == 1 {
+                    what = what.trim_end_matches('s');
+                }
+                Some(format!("{newer} newer {what}"))
+            }
+            _ => None,
+        };
+        let name = self.period.name();
+        Some((if fresh { name.to_owned() } else { format!("oldest {name}") }, goes))
+    }
+}
+
+/// The verdicts on one group, whose members come newest first.
+fn judge(
+    policy: &Policy,
+    members: &[&Ranked],
+    now: Timestamp,
+    believed: Timestamp,
+    zone: &TimeZone,
+) -> Result<Vec<Verdict>> {
+    let newest_by = |limit: Timestamp| members.iter().map(|member| member.time).find(|time| *time <= limit);
+    let newest = newest_by(believed).or_else(|| newest_by(now));
+    let counting =
+        |(period, keep): &(Period, Keep)| Counting { period: *period, keep: *keep, left: *keep, last: None };
+    let mut counters: Vec<Counting> = policy.keep.iter().map(counting).collect();
     let mut spans = vec![];
     for (period, within) in &policy.within {
         let base = newest.unwrap_or(now).to_zoned(zone.clone());
         let since = base.checked_sub(within.0).map_err(|error| Error::Invalid(error.to_string()))?;
-        spans.push((*period, since.timestamp(), None));
+        spans.push((*period, within.0, since.timestamp(), None));
     }
     let mut verdicts = vec![];
-    for (number, listed) in members.into_iter().enumerate() {
-        let time = listed.snapshot.time;
-        let zoned = time.to_zoned(zone.clone());
-        let mut reasons = vec![];
+    for (number, member) in members.iter().enumerate() {
+        let (time, snapshot) = (member.time, &member.listed.snapshot);
+        let (mut reasons, mut goes_after, mut stays) = (vec![], vec![], false);
         if time > now {
             reasons.push("from the future".to_owned());
-            verdicts.push(Verdict { listed, reasons });
+            verdicts.push(Verdict { listed: member.listed.clone(), reasons, goes_after });
             continue;
         }
-        for (period, keep, last) in &mut counters {
-            let key = period.key(&zoned, number);
-            if *last != Some(key) && *keep != Keep::Count(0) {
-                *last = Some(key);
-                if let Keep::Count(count) = keep {
-                    *count -= 1;
-                }
-                reasons.push(period.name().to_owned());
+        let zoned = time.to_zoned(zone.clone());
+        let oldest = number + 1 == members.len();
+        for counter in &mut counters {
+            if let Some((reason, goes)) = counter.keeps(counter.period.key(&zoned, number), oldest) {
+                reasons.push(reason);
+                stays |= goes.is_none();
+                goes_after.extend(goes);
             }
         }
-        for (period, since, last) in &mut spans {
+        for (period, span, since, last) in &mut spans {
             let key = period.key(&zoned, number);
-            if *last != Some(key) && time >= *since {
+            if time > *since && (*last != Some(key) || oldest) {
+                let first = if *last == Some(key) { "oldest " } else { "" };
                 *last = Some(key);
-                reasons.push(format!("{} within the span", period.name()));
+                reasons.push(format!("{first}{} within the span", period.name()));
+                let end = zoned.checked_add(*span).map_err(|error| Error::Invalid(error.to_string()))?;
+                goes_after.push(format!("one of {} or later", end.strftime("%Y-%m-%d %H:%M")));
             }
         }
-        if policy.tags.iter().any(|set| set.iter().all(|tag| listed.snapshot.tags.contains(tag))) {
+        if policy.tags.iter().any(|set| set.iter().all(|tag| snapshot.tags.contains(tag))) {
             reasons.push("tag".to_owned());
+            stays = true;
         }
-        verdicts.push(Verdict { listed, reasons });
+        if let Some(why) = snapshot.held(now) {
+            reasons.push(why);
+            stays |= snapshot.hold == Hold::Held;
+            goes_after.extend(snapshot.keep_until.filter(|_| !stays).map(|until| until.to_string()));
+        }
+        if stays {
+            goes_after.clear();
+        }
+        verdicts.push(Verdict { listed: member.listed.clone(), reasons, goes_after });
     }
     Ok(verdicts)
 }
@@ -280,8 +327,8 @@ mod tests {
     use super::*;
     use chunkstore::ObjectId;
 
-    fn snapshots(times: &[&str]) -> Vec<Listed> {
-        times
+    fn snapshots(times: &[&str]) -> Vec<Ranked> {
+        let all = times
             .iter()
             .enumerate()
             .map(|(number, time)| Listed {
@@ -289,12 +336,14 @@ mod tests {
                 snapshot: serde_json::from_value(serde_json::json!({
                     "time": time, "paths": ["/p"], "hostname": "h", "username": "u", "uid": 0, "gid": 0,
                     "tags": if number == 0 { vec!["first"] } else { vec![] },
-                    "program_version": "", "sources": [],
+                    "program_version": "",
+                    "sources": [{"kind": "files", "origin": "/p", "point_in_time": false, "identity": {}}],
                     "manifest": {"level": 0, "chunks": [], "entries": 0, "bytes": 0}, "summary": {},
                 }))
                 .unwrap(),
             })
-            .collect()
+            .collect();
+        crate::rank::ranked(all)
     }
 
     const TIMES: &[&str] = &[
@@ -328,14 +377,20 @@ mod tests {
         kept(rule(Period::Snapshot, 2), &[4, 5]);
         kept(rule(Period::Hour, 2), &[3, 5]);
         kept(rule(Period::Day, 3), &[2, 3, 5]);
-        kept(rule(Period::Week, 10), &[2, 3, 5]);
         kept(rule(Period::Month, 2), &[3, 5]);
-        kept(rule(Period::Year, 5), &[5]);
-        kept(Policy { keep: vec![(Period::Day, Keep::Unlimited)], ..Policy::default() }, &[1, 2, 3, 5]);
+        // As long as a rule has counts left, it keeps the oldest.
+        kept(rule(Period::Week, 10), &[0, 2, 3, 5]);
+        kept(rule(Period::Year, 5), &[0, 5]);
+        kept(rule(Period::Year, 1), &[5]);
+        kept(Policy { keep: vec![(Period::Day, Keep::Unlimited)], ..Policy::default() }, &[0, 1, 2, 3, 5]);
         kept(Policy { tags: vec![vec!["first".into()]], ..Policy::default() }, &[0]);
         let within = |text: &str| vec![(Period::Snapshot, text.parse().unwrap())];
         kept(Policy { within: within("1h"), ..Policy::default() }, &[4, 5]);
         kept(Policy { within: within("28d"), ..Policy::default() }, &[3, 4, 5]);
+        // The beginning of the span is not in it.
+        kept(Policy { within: within("27d30h"), ..Policy::default() }, &[3, 4, 5]);
+        let within = |text: &str| vec![(Period::Month, text.parse().unwrap())];
+        kept(Policy { within: within("1y"), ..Policy::default() }, &[0, 3, 5]);
         assert!(
             "".parse::<Within>().is_err()
                 && "3".parse::<Within>().is_err()

@@ -5,15 +5,30 @@ use chunkstore::storage::shelf::Retrieval;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// No class costs, and no thawing takes, more than this, in dollars or hours: sums of it stay finite.
+const MOST: f64 = 1e6;
+
+/// What costs something or takes a while: a number from 0 to [`MOST`].
+fn amount<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    let number = f64::deserialize(deserializer)?;
+    if (0.0..=MOST).contains(&number) {
+        return Ok(number);
+    }
+    Err(serde::de::Error::custom(format!("{number} is no price and no time: it is from 0 to {MOST}")))
+}
+
 /// A way to thaw.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Thawing {
     /// Dollars for a GB (10⁹ bytes).
+    #[serde(deserialize_with = "amount")]
     pub gb: f64,
     /// Dollars for a thousand requests.
+    #[serde(deserialize_with = "amount")]
     pub requests_1000: f64,
     /// Hours that it takes at most.
+    #[serde(deserialize_with = "amount")]
     pub hours: f64,
 }
 
@@ -22,20 +37,25 @@ pub struct Thawing {
 #[serde(default, deny_unknown_fields)]
 pub struct Price {
     /// Dollars for a GB (10⁹ bytes) and month.
+    #[serde(deserialize_with = "amount")]
     pub gb_month: f64,
     /// Dollars for a thousand objects written.
+    #[serde(deserialize_with = "amount")]
     pub put_1000: f64,
     /// Dollars for a thousand reads.
+    #[serde(deserialize_with = "amount")]
     pub get_1000: f64,
-    /// Dollars for a GB read, besides the way out.
+    /// Dollars per GB read, besides the transfer.
+    #[serde(deserialize_with = "amount")]
     pub get_gb: f64,
     /// Dollars for a GB that leaves the provider.
+    #[serde(deserialize_with = "amount")]
     pub egress_gb: f64,
-    /// What is removed earlier than so many days after it was written is paid for until then.
+    /// Minimum storage time in days: an object that is removed earlier is paid for until then.
     pub min_days: u32,
-    /// Smaller objects cost as much as those of so many bytes.
+    /// Minimum billed size of an object, in bytes.
     pub min_object: u64,
-    /// Bytes that each object has besides its own.
+    /// Additional bytes per object.
     pub overhead: u64,
     /// Bytes of each object that are kept in the standard class.
     pub overhead_standard: u64,
@@ -54,7 +74,7 @@ pub const DAYS_OF_MONTH: f64 = 365.25 / 12.0;
 const GB: f64 = 1e9;
 
 impl Price {
-    /// Dollars a month for so many objects of so many bytes together.
+    /// Dollars per month for so many objects of so many bytes together.
     #[must_use]
     pub fn month(&self, objects: u64, bytes: u64, standard: &Self) -> f64 {
         let each = bytes.checked_div(objects).unwrap_or_default();
@@ -137,7 +157,7 @@ impl PriceTable {
         })
     }
 
-    /// The price of the class that has no wait, in which thawed copies and what must stay readable lie.
+    /// The price of the class without thawing, in which thawed copies and metadata are stored.
     #[must_use]
     pub fn hot(&self, class: &str) -> Price {
         let hot = if class.starts_with(|letter: char| letter.is_ascii_uppercase())

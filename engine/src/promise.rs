@@ -1,12 +1,16 @@
-//! Promises: which snapshots are kept on which tiers, and for how long. Rules in, verdicts out. Pure: no I/O, no
-//! clock.
+//! Promises: which snapshots are kept on which tiers, and for how long. Rules in, verdicts out. Pure: no I/O, no clock.
 //!
-//! Of a class, such as `daily`, is the first snapshot of each day, not the last as with `forget --keep-daily`:
-//! whether a snapshot is promised to a tier must be known when it is made, and never change, or each hour's
-//! snapshot would travel to the far tier only to be removed an hour later.
+//! A class, such as `daily`, selects the first snapshot of each day, not the last as `forget --keep-daily` does.
+//! Whether a snapshot is promised to a tier must be known when it is made, and never change; otherwise each hour's
+//! snapshot would be the day's last, and be copied to the far tier.
+//!
+//! Promises place every snapshot, but remove only those that a run or a live stream made: a snapshot made by hand stays
+//! until a person forgets or releases it. The newest of each group is on every tier that follows the primary,
+//! regardless of promises.
 
-use crate::policy::{GroupBy, GroupKey, Period, Within};
-use crate::snapshot::{Listed, Snapshot};
+use crate::group::{GroupBy, GroupKey};
+use crate::policy::{Period, Within};
+use crate::snapshot::{Listed, MadeBy, Snapshot};
 use crate::{Error, Result};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Deserialize;
@@ -52,7 +56,7 @@ impl Class {
     }
 }
 
-/// Which snapshots a promise is about. What is not given does not matter.
+/// Which snapshots a promise selects. Missing conditions do not restrict it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
@@ -67,7 +71,7 @@ pub struct Select {
 }
 
 impl Select {
-    /// Whether snapshots of a source may be meant, as far as that can be told before there are any.
+    /// Whether snapshots of a source may be selected, as far as that is known before there are any.
     #[must_use]
     pub fn may_fit(&self, tags: &[String], host: &str, paths: &[String]) -> bool {
         self.tag.as_ref().is_none_or(|tag| tags.contains(tag))
@@ -78,7 +82,7 @@ impl Select {
     fn fits(&self, snapshot: &Snapshot) -> bool {
         self.tag.as_ref().is_none_or(|tag| snapshot.tags.contains(tag))
             && self.host.as_ref().is_none_or(|host| snapshot.hostname == *host)
-            && self.path.as_ref().is_none_or(|path| snapshot.paths.contains(path))
+            && self.path.as_ref().is_none_or(|path| snapshot.has_path(&crate::names::normal_path(path)))
     }
 }
 
@@ -97,9 +101,12 @@ impl std::str::FromStr for Keep {
         if text == "forever" {
             return Ok(Self::Forever);
         }
-        text.parse()
-            .map(Self::For)
-            .map_err(|_| "expected a span such as 7d, 12w, 3m or 1y, or 'forever'".into())
+        let span: Within =
+            text.parse().map_err(|_| "expected a span such as 7d, 12w, 3m or 1y, or 'forever'")?;
+        // What is made until then can be counted on from: calendars of computers end with the year 9999.
+        let late = jiff::civil::date(2300, 1, 1);
+        late.checked_add(span.0).map_err(|_| "a span that long is 'forever'")?;
+        Ok(Self::For(span))
     }
 }
 
@@ -115,7 +122,7 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// What it is about, for people.
+    /// The selected snapshots, for people.
     #[must_use]
     pub fn describe(&self) -> String {
         let Select { tag, host, path, class } = &self.select;
@@ -130,9 +137,11 @@ impl Promise {
 /// Until when something is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Until {
+    /// As long as it is the newest of its group.
+    Newest,
     /// Until then.
     Time(Timestamp),
-    /// Until somebody removes it: the last of its group on a tier, or nothing was promised about it.
+    /// Until a person removes it: the last of its group on a tier, or no promise selects it.
     Open,
     /// For ever.
     Forever,
@@ -144,12 +153,12 @@ impl Until {
     pub fn seconds(self) -> Option<u64> {
         match self {
             Self::Time(time) => u64::try_from(time.as_second()).ok(),
-            Self::Open | Self::Forever => None,
+            Self::Newest | Self::Open | Self::Forever => None,
         }
     }
 }
 
-/// A snapshot, and the tiers that it lies on.
+/// A snapshot, and the tiers that have it.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The snapshot.
@@ -158,7 +167,7 @@ pub struct Known {
     pub tiers: BTreeSet<String>,
 }
 
-/// What is promised about a snapshot.
+/// The promises for a snapshot.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// The snapshot, and where it is.
@@ -167,14 +176,17 @@ pub struct Verdict {
     pub promised: BTreeMap<String, Until>,
     /// Which promises say so.
     pub reasons: BTreeSet<String>,
+    /// Whether it stays, wherever it is, until a person ends that.
+    pub is_kept_by_hand: bool,
+    /// Whether it is the newest of its group.
+    pub is_newest: bool,
 }
 
 impl Verdict {
     /// Whether it is to be copied to a tier.
     #[must_use]
     pub fn is_owed(&self, tier: &str) -> bool {
-        !self.known.tiers.contains(tier)
-            && matches!(self.promised.get(tier), Some(Until::Time(_) | Until::Forever))
+        !self.known.tiers.contains(tier) && self.promised.contains_key(tier)
     }
 
     /// Whether it is to be forgotten on a tier.
@@ -185,24 +197,33 @@ impl Verdict {
 }
 
 /// Says where each snapshot is to be. `known` are all snapshots on all tiers; `commits` are their places in the order
-/// in which each tier got them. One that no promise is about stays where it is, and so does one from the future; on each tier the
-/// last of each group stays.
+/// in which each tier got them. One that no promise is about stays where it is, and so does one from the future, and one
+/// that is held or was made by hand; on each tier the last of each group stays. The newest of each group goes to the tiers that
+/// `follow`. Whether the clock is to be believed is for the caller to know ([`crate::clock`]).
 pub fn judge(
     promises: &[Promise],
     known: &[Known],
     commits: &[Vec<usize>],
+    follow: &[String],
     now: Timestamp,
     zone: &TimeZone,
 ) -> Result<Vec<Verdict>> {
     let since = ages(known, commits, now);
     let mut verdicts: Vec<Verdict> = known
         .iter()
-        .map(|known| Verdict { known: known.clone(), promised: BTreeMap::new(), reasons: BTreeSet::new() })
+        .map(|known| Verdict {
+            known: known.clone(),
+            promised: BTreeMap::new(),
+            reasons: BTreeSet::new(),
+            is_kept_by_hand: false,
+            is_newest: false,
+        })
         .collect();
     let mut about: Vec<bool> = vec![false; known.len()];
     for promise in promises {
         let mut fitting: Vec<usize> =
             (0..known.len()).filter(|place| promise.select.fits(&known[*place].listed.snapshot)).collect();
+        fitting.retain(|place| !known[*place].listed.snapshot.is_safety());
         fitting.iter().for_each(|place| about[*place] = true);
         fitting.retain(|place| known[*place].listed.snapshot.time <= now);
         if let Some(class) = promise.select.class {
@@ -217,7 +238,9 @@ pub fn judge(
                     Until::Time(end.timestamp())
                 }
             };
-            if matches!(until, Until::Time(time) if time <= now) {
+            if let Until::Time(time) = until
+                && time <= now
+            {
                 continue;
             }
             let verdict = &mut verdicts[place];
@@ -228,34 +251,74 @@ pub fn judge(
             }
         }
     }
-    keep_the_rest(&mut verdicts, &about, now);
+    let order = in_order(known);
+    let to_come: BTreeSet<usize> =
+        order.iter().filter(|(_, time)| *time > now).map(|(place, _)| *place).collect();
+    // They are not the last of anything, unless there is nothing else.
+    let mut order: Vec<usize> = order.into_iter().map(|(place, _)| place).collect();
+    order.sort_by_key(|place| !to_come.contains(place));
+    follow_the_newest(&mut verdicts, &order, follow);
+    for place in to_come {
+        let verdict = &mut verdicts[place];
+        for tier in verdict.known.tiers.clone() {
+            verdict.promised.entry(tier).or_insert(Until::Open);
+        }
+        verdict.reasons.insert("from the future".into());
+    }
+    keep_the_rest(&mut verdicts, &about, &order, now);
     Ok(verdicts)
 }
 
-/// What stays without a promise.
-fn keep_the_rest(verdicts: &mut [Verdict], about: &[bool], now: Timestamp) {
-    let mut last: HashMap<(GroupKey, String), (Timestamp, usize)> = HashMap::new();
-    for (place, verdict) in verdicts.iter_mut().enumerate() {
-        let snapshot = &verdict.known.listed.snapshot;
-        let why = match (about[place], snapshot.time > now) {
-            (false, _) => "no promise is about it",
-            (_, true) => "from the future",
-            _ => {
-                for tier in &verdict.known.tiers {
-                    let newest = last
-                        .entry((GroupBy::default().key(snapshot), tier.clone()))
-                        .or_insert((snapshot.time, place));
-                    *newest = (*newest).max((snapshot.time, place));
-                }
-                continue;
+/// The places of snapshots, oldest first, with the times that they are ranked by.
+fn in_order(known: &[Known]) -> Vec<(usize, Timestamp)> {
+    let place_of: HashMap<_, _> =
+        known.iter().enumerate().map(|(place, known)| (known.listed.id, place)).collect();
+    let ranked = crate::rank::ranked(known.iter().map(|known| known.listed.clone()).collect());
+    ranked.iter().filter_map(|one| Some((*place_of.get(&one.listed.id)?, one.time))).collect()
+}
+
+/// Promises the newest of each group to the tiers that follow.
+fn follow_the_newest(verdicts: &mut [Verdict], order: &[usize], follow: &[String]) {
+    let mut newest: HashMap<GroupKey, usize> = HashMap::new();
+    for place in order.iter().filter(|place| !verdicts[**place].known.listed.snapshot.is_safety()) {
+        newest.insert(GroupBy::default().key(&verdicts[*place].known.listed.snapshot), *place);
+    }
+    for place in newest.into_values() {
+        let verdict = &mut verdicts[place];
+        verdict.is_newest = true;
+        for tier in follow {
+            if let std::collections::btree_map::Entry::Vacant(place) = verdict.promised.entry(tier.clone()) {
+                place.insert(Until::Newest);
+                verdict.reasons.insert("the newest of its group".into());
             }
+        }
+    }
+}
+
+/// What stays without a promise.
+fn keep_the_rest(verdicts: &mut [Verdict], about: &[bool], order: &[usize], now: Timestamp) {
+    let mut last: HashMap<(GroupKey, String), usize> = HashMap::new();
+    for place in order {
+        let verdict = &mut verdicts[*place];
+        let snapshot = &verdict.known.listed.snapshot;
+        let key = GroupBy::default().key(snapshot);
+        for tier in &verdict.known.tiers {
+            last.insert((key.clone(), tier.clone()), *place);
+        }
+        let held = snapshot.held_against_runs(now);
+        verdict.is_kept_by_hand = held.is_some() || !about[*place];
+        let why = match (about[*place], snapshot.time > now, held) {
+            (_, _, Some(why)) => why,
+            (false, ..) => "no promise is about it".into(),
+            (_, true, _) => "from the future".into(),
+            _ => continue,
         };
         for tier in verdict.known.tiers.clone() {
             verdict.promised.entry(tier).or_insert(Until::Open);
         }
-        verdict.reasons.insert(why.into());
+        verdict.reasons.insert(why);
     }
-    for ((_, tier), (_, place)) in last {
+    for ((_, tier), place) in last {
         let verdict = &mut verdicts[place];
         if let std::collections::btree_map::Entry::Vacant(place) = verdict.promised.entry(tier) {
             place.insert(Until::Open);
@@ -269,11 +332,13 @@ fn first_of_each(class: Class, fitting: &[usize], known: &[Known], zone: &TimeZo
     let mut order: Vec<usize> = fitting.to_vec();
     // Equal times: the one that was committed first.
     order.sort_by_key(|place| (known[*place].listed.snapshot.time, *place));
-    let mut last: HashMap<GroupKey, (i64, i64, i64, i64)> = HashMap::new();
+    // What was made by hand takes no run's place: it may be forgotten any time.
+    let mut last: HashMap<(GroupKey, bool), (i64, i64, i64, i64)> = HashMap::new();
     order.retain(|place| {
         let snapshot = &known[*place].listed.snapshot;
         let key = class.period().key(&snapshot.time.to_zoned(zone.clone()), 0);
-        last.insert(GroupBy::default().key(snapshot), key) != Some(key)
+        let group = (GroupBy::default().key(snapshot), snapshot.made_by == MadeBy::Hand);
+        last.insert(group, key) != Some(key)
     });
     order
 }
@@ -312,6 +377,7 @@ mod tests {
             time: time.parse().unwrap(),
             hostname: "h".into(),
             paths: vec!["p".into()],
+            made_by: MadeBy::Run("nightly".into()),
             summary: crate::snapshot::Summary { backup_start: started.into(), ..Default::default() },
             ..Snapshot::default()
         };
@@ -331,7 +397,7 @@ mod tests {
 
     fn kept(promises: &[Promise], known: &[Known], now: &str) -> Vec<Vec<String>> {
         let commits = [(0..known.len()).collect()];
-        let verdicts = judge(promises, known, &commits, now.parse().unwrap(), &TimeZone::UTC).unwrap();
+        let verdicts = judge(promises, known, &commits, &[], now.parse().unwrap(), &TimeZone::UTC).unwrap();
         verdicts.into_iter().map(|verdict| verdict.promised.into_keys().collect()).collect()
     }
 
@@ -381,6 +447,16 @@ mod tests {
         // A time that was given on purpose counts.
         let old = [snapshot(1, "2020-01-01T00:00:00Z", "2026-01-01T00:00:00Z"), known[3].clone()];
         assert_eq!(kept(&promises, &old, "2026-01-03T00:00:00Z")[0].len(), 0);
+    }
+
+    #[test]
+    fn spans_are_those_that_can_be_counted() {
+        for text in ["1d", "52w", "7000y", "forever"] {
+            assert!(text.parse::<Keep>().is_ok(), "{text}");
+        }
+        for text in ["9000y", "20000y", "99999999d", "", "y", "-1d"] {
+            assert!(text.parse::<Keep>().is_err(), "{text}");
+        }
     }
 
     #[test]

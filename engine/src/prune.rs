@@ -1,12 +1,12 @@
-//! Removing what no snapshot needs, while backups run. docs/concurrency.md has the argument; here is
-//! the order: mark → repack → condemn → doom → delete → reap.
+//! Removing data that no snapshot needs, while backups run. docs/concurrency.md has the argument; the order is: mark →
+//! repack → condemn → doom → delete → reap.
 //!
-//! Condemning is advice to writers. Dooming is for ever, and happens in a swap of a HEAD all of whose
-//! snapshots were marked, and that still has every pack which the survey counted on, so that nothing in it
-//! needs what is doomed; a commit that relied on a condemned pack takes it back in its own swap. What was
-//! condemned while sessions were at work that may build on it is left to a later prune, when they are gone.
-//! That costs space for a while, never safety.
+//! Condemning is advice to writers. Dooming is final. It happens in a swap of a HEAD all of whose snapshots were
+//! marked, and that still lists every pack of the survey, so that no snapshot in it needs doomed packs; a commit that
+//! relies on a condemned pack takes it off the list in its own swap. Packs that were condemned while open sessions may
+//! rely on them are left to a later prune. That costs space for a while, never safety.
 
+use crate::retry::Retry;
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::bases::{ground, ground_everywhere};
 use chunkstore::format::names;
@@ -24,7 +24,7 @@ mod rebase;
 mod rewrite;
 mod standing;
 mod survey;
-use orphans::{dead_sessions, find_orphans, list_objects, unnamed};
+use orphans::{dead_sessions, find_orphans, list_objects, may_remove, unnamed};
 use rewrite::rewrite;
 use survey::{Marks, Survey};
 
@@ -52,22 +52,24 @@ pub struct PruneOptions {
     pub max_unused: MaxUnused,
     /// Repack at most this many bytes.
     pub max_repack: Option<u64>,
-    /// Leave deltas on what they stand on, even if nothing else needs it.
+    /// Keep deltas on their bases, even if nothing else needs these.
     pub no_rebase: bool,
     /// Only make the plan.
     pub dry_run: bool,
     /// Size of new packs.
     pub packer: PackerOptions,
-    /// How chunks are compressed that are stored anew.
+    /// How chunks are compressed that are stored again.
     pub compression: Compression,
     /// Packs that stay even if nothing needs them: locked, or paid for until later.
     pub spare: HashSet<PackId>,
-    /// Sessions of other machines that were silent for so long are fenced, in milliseconds.
+    /// Sessions of other machines that were inactive for this time are fenced, in milliseconds.
     pub fence_after_ms: u64,
+    /// Also remove unused data from before HEAD was rebuilt: a person confirms that HEAD names all needed data.
+    pub accept_head: bool,
 }
 
-/// What a prune is about to do, or did. Bytes are of packs, stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// The plan or the result of a prune. Bytes are of packs, as stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PrunePlan {
     /// Live packs.
     pub packs_total: u64,
@@ -75,20 +77,34 @@ pub struct PrunePlan {
     pub bytes_total: u64,
     /// Bytes that some snapshot needs.
     pub bytes_used: u64,
+    /// Chunks in live packs; one in several packs counts once for each.
+    pub chunks_total: u64,
+    /// Those of them that go with packs without any use.
+    pub chunks_unused: u64,
+    /// Chunks in packs to be rewritten.
+    pub chunks_repack: u64,
+    /// Those of them that are not copied.
+    pub chunks_repack_remove: u64,
+    /// Their bytes, with what else the old packs have more than the new ones.
+    pub bytes_repack_remove: u64,
     /// Packs without any use.
     pub packs_unused: u64,
     /// Packs to be rewritten.
     pub packs_repack: u64,
     /// Bytes that are copied in doing so.
     pub bytes_repack: u64,
-    /// Chunks that are rewritten to stand on their own, which frees what only they stand on.
+    /// Chunks that are stored full again, which frees bases that only they need.
     pub chunks_rebase: u64,
     /// Bytes that go.
     pub bytes_remove: u64,
     /// Unused bytes that stay.
     pub bytes_unused_after: u64,
-    /// Objects that no HEAD ever named: of interrupted runs.
+    /// Objects that HEAD does not name, and whose writer is gone: of interrupted runs.
     pub orphans: u64,
+    /// Their names.
+    pub orphan_names: Vec<String>,
+    /// Packs and other objects that would be removed, but existed before HEAD was rebuilt.
+    pub kept_before_head: u64,
     /// Sessions of dead processes.
     pub sessions_fenced: u64,
     /// Whether removal waits for running sessions; the next prune finishes it.
@@ -104,18 +120,16 @@ pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -
     if options.dry_run {
         return Ok(Prepared::make(repo, None, options, monitor)?.plan());
     }
-    let mut attempt = 1;
+    let mut retry = Retry::new(ATTEMPTS);
     loop {
+        let _in_it = tracing::info_span!("prune", attempt = retry.attempt()).entered();
         // Opened before anything is looked at: other prunes then leave what is condemned from here on.
         let session = store.open_session("prune")?;
         let done = Prepared::make(repo, Some(&session), options, monitor)
             .and_then(|prepared| prepared.apply(repo, &session, options, monitor));
         let closed = store.close_session(&session, &[]);
         match done {
-            Err(Error::Store(chunkstore::Error::Fenced { why })) if attempt < ATTEMPTS => {
-                tracing::debug!(why, attempt, "prune starts again");
-                attempt += 1;
-            }
+            Err(error) if retry.again(&error).is_some() => {}
             Err(error) => return Err(error),
             Ok(plan) => return Ok(closed.map(|()| plan)?),
         }
@@ -153,16 +167,23 @@ impl Prepared {
         let mut dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
         // Whoever asks is alive, however long the look took.
         dead.retain(|session| own != Some(session));
-        let orphans = find_orphans(&listed, &head, &survey, &dead, own);
+        let mut orphans = find_orphans(&listed, &head, &survey, &dead, own);
+        let mut survey = survey;
+        if !options.accept_head {
+            let before = orphans.len();
+            orphans.retain(|name| may_remove(&head, name));
+            survey.plan.kept_before_head += (before - orphans.len()) as u64;
+        }
         Ok(Self { marks, survey, dead, orphans })
     }
 
     fn plan(&self) -> PrunePlan {
         let (orphans, sessions_fenced) = (self.orphans.len() as u64, self.dead.len() as u64);
-        PrunePlan { orphans, sessions_fenced, ..self.survey.plan }
+        let orphan_names = self.orphans.clone();
+        PrunePlan { orphans, orphan_names, sessions_fenced, ..self.survey.plan.clone() }
     }
 
-    /// Changes HEAD and removes what it may.
+    /// Changes HEAD and deletes what is allowed.
     fn apply(
         mut self,
         repo: &Repository,
@@ -172,6 +193,14 @@ impl Prepared {
     ) -> Result<PrunePlan> {
         let store = repo.store();
         let plan = self.plan();
+        tracing::info!(
+            packs = plan.packs_total,
+            packs_unused = plan.packs_unused,
+            packs_repack = plan.packs_repack,
+            bytes_remove = plan.bytes_remove,
+            orphans = plan.orphans,
+            "planned"
+        );
         let fresh = rewrite(store, session, &self.survey, options, monitor).or_else(|error| {
             // What is gone may have been removed by another prune: then that is the news.
             unchanged(&*store.reload()?, &self.survey)?;
@@ -191,6 +220,12 @@ impl Prepared {
                 }
                 done => done.map_err(chunkstore::Error::from)?,
             }
+        }
+        if options.accept_head && store.head().anew.is_some() {
+            store.update_head(|head| {
+                head.anew = None;
+                Ok(())
+            })?;
         }
         let deferred = store.head().condemned.iter().any(|pack| remove.contains(&pack.id));
         Ok(PrunePlan { deferred, ..plan })
@@ -234,8 +269,8 @@ impl Prepared {
         })
     }
 
-    /// Replaces the segments that list them, for ever; but only of those of which every session at work
-    /// knows that they are condemned.
+    /// Replaces the segments that list the packs, permanently; only for packs that every open session knows to be
+    /// condemned.
     fn doom(
         &mut self,
         repo: &Repository,
@@ -288,7 +323,7 @@ impl Prepared {
     }
 }
 
-/// A prune that was fenced names nothing more: what it wrote may have been removed as nobody's.
+/// Refuses to continue a prune that was fenced: another may have removed its objects as orphans.
 fn at_work(head: &Head, session: &SessionId) -> chunkstore::Result<()> {
     if head.is_open(session) {
         return Ok(());
@@ -395,6 +430,7 @@ pub(crate) fn rewrite_segments(
 
 /// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)).
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "/proc is not a file but a question to the kernel")]
 pub fn process_start(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the name, may hold spaces and parentheses; the last ')' ends it.

@@ -4,10 +4,13 @@ use crate::entry::is_beneath;
 use crate::manifest::{self, ManifestReader, Step};
 use crate::snapshot::Listed;
 use crate::{Error, Result};
-use chunkstore::ChunkId;
+use chunkstore::bases::{ground, ground_everywhere};
 use chunkstore::ingest::ChunkRef;
 use chunkstore::store::ChunkStore;
+use chunkstore::{ChunkId, PackId};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// First half of a chunk id: ample to tell keyed hashes apart.
 pub(crate) type ShortId = [u8; 16];
@@ -41,9 +44,10 @@ pub(crate) fn for_each_chunk_beneath(
         match step {
             Step::Damage(damage) => {
                 return Err(Error::Refused(format!(
-                    "snapshot {} is damaged after {}; nothing is removed while it is (see 'esker check'): {}",
+                    "snapshot {} is damaged after {}; nothing is removed while it is ({}): {}",
                     listed.id.short(),
                     damage.after,
+                    way_out(store),
                     chunkstore::store::describe(&damage.error)
                 )));
             }
@@ -56,4 +60,61 @@ pub(crate) fn for_each_chunk_beneath(
     }
     reader.take_visited().into_iter().for_each(each);
     Ok(())
+}
+
+/// Ids looked up at a time.
+const LOOKUP: usize = 1024;
+
+/// Whether a snapshot can be restored whole without some packs, as far as the index says. A list of entries that cannot
+/// be read is an error.
+pub(crate) fn stands_without(
+    store: &Arc<ChunkStore>,
+    listed: &Listed,
+    packs: &HashSet<PackId>,
+) -> Result<bool> {
+    if packs.is_empty() {
+        return Ok(true);
+    }
+    let mut ids: Vec<ChunkId> = vec![];
+    for_each_chunk(store, listed, &mut |chunk| ids.push(chunk.id))?;
+    let mut doubtful = vec![];
+    for ids in ids.chunks(LOOKUP) {
+        let found = ground(&**store.index(), ids, packs)?;
+        doubtful.extend(ids.iter().zip(found).filter(|(_, found)| found.is_none()).map(|(id, _)| *id));
+    }
+    if doubtful.is_empty() {
+        return Ok(true);
+    }
+    Ok(ground_everywhere(store, &doubtful, packs)?.iter().all(Option::is_some))
+}
+
+/// The command that makes damaged segments of a store's index anew.
+#[must_use]
+pub fn repair_index(store: &ChunkStore) -> String {
+    match store.tier() {
+        Some(_) => format!("'esker -r {} repair index'", crate::shown::line(&store.storage().place())),
+        None => "'esker repair index'".into(),
+    }
+}
+
+/// What a snapshot needs and its store has lost, for people; `None` if it can be restored whole, as far as the index and a
+/// listing of the packs say.
+///
+/// # Errors
+/// Of the store, and a list of entries that cannot be read.
+pub fn lost_of(store: &Arc<ChunkStore>, listed: &Listed) -> Result<Option<String>> {
+    let lost = store.lost_packs(Duration::ZERO)?;
+    if stands_without(store, listed, &lost.ids())? {
+        return Ok(None);
+    }
+    let names = lost.names();
+    Ok(Some(format!("packs that it needs are missing, or have another length than they had ({names})")))
+}
+
+/// Where damage of a store is told of, or mended.
+pub(crate) fn way_out(store: &ChunkStore) -> String {
+    match store.tier() {
+        Some(tier) => format!("'esker heal {tier}' mends what another tier has"),
+        None => "see 'esker check'".into(),
+    }
 }

@@ -1,18 +1,23 @@
-//! Repairs add and never take away. The index is made anew from what the packs themselves say; of packs that cannot
-//! be read now, what readable segments say stays; only what is gone is no longer listed.
+//! Repairs of the index add and never remove. The index is rebuilt from packs that were read; for packs that cannot be
+//! read now, the entries of readable segments stay; only missing packs are no longer listed.
 
-use crate::{ItemError, Monitor, Repository, Result};
-use chunkstore::format::{PACK_HEADER_LEN, PACK_TRAILER_LEN, names};
-use chunkstore::head::SegmentRef;
+use crate::prune::orphans::dead_sessions;
+use crate::{Error, ItemError, Monitor, Repository, Result};
+use chunkstore::format::names;
+use chunkstore::head::{Head, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
-use chunkstore::pack::{PackReader, read_header};
+use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
 use chunkstore::storage::ErrorKind;
-use chunkstore::store::{ChunkStore, describe};
+use chunkstore::store::{ChunkStore, LostPacks, describe};
 use chunkstore::{ObjectId, PackId, SessionId};
+use found::{News, store_again};
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
+mod found;
 mod packs;
 mod snapshots;
+pub(crate) mod supply;
 pub use packs::{PacksOptions, PacksReport, repair_packs};
 pub use snapshots::{Repaired, SnapshotsOptions, SnapshotsReport, repair_snapshots};
 
@@ -23,18 +28,28 @@ pub struct RepairReport {
     pub segments_lost: u64,
     /// Segments that are fine and stay.
     pub segments_kept: u64,
-    /// Packs whose directories were read.
+    /// Packs that were read completely and are listed again.
     pub packs_read: u64,
-    /// Packs that could not be read, or are gone.
+    /// Packs that could not be read, or only in part, or are missing.
     pub packs_damaged: u64,
-    /// Packs that are there, could not be read, and stay listed as a readable segment had them.
+    /// Packs that were reconstructed from their parity.
+    pub packs_healed: u64,
+    /// Packs that exist, could not be read completely, and stay listed as in a readable segment.
     pub packs_kept: u64,
     /// Chunks that are listed again.
     pub chunks_found: u64,
+    /// Chunks of packs that are not listed, which were stored again.
+    pub chunks_saved: u64,
+    /// Chunks of packs that are not listed, which could not be read and have no other location.
+    pub chunks_lost: u64,
 }
 
-/// Reads the directory of every pack that no readable segment lists, and lists it anew. With
-/// `read_all`, every pack of the repository is read, and all segments are replaced.
+/// A prune of another machine that was silent for so long is taken for dead, in milliseconds: a week.
+const GIVEN_UP_MS: u64 = 168 * 3_600_000;
+
+/// Reads every pack that no readable segment lists, and lists it if it is sound, or can be reconstructed from parity;
+/// the readable chunks of others are stored again. With `read_all`, every pack of the repository is read, and all
+/// segments are replaced.
 pub fn repair_index(
     repo: &Repository,
     read_all: bool,
@@ -42,6 +57,47 @@ pub fn repair_index(
     monitor: &dyn Monitor,
 ) -> Result<RepairReport> {
     let store = repo.store();
+    if dry_run {
+        return list_anew(repo, None, read_all, monitor);
+    }
+    // Before anything is looked at: a prune leaves packs that HEAD does not name as long as a repair is at work.
+    let session = store.open_session("repair")?;
+    let done = nobody_prunes(store).and_then(|()| list_anew(repo, Some(&session), read_all, monitor));
+    // A swap that took effect has closed it.
+    let closed = store.close_session(&session, &[]);
+    let report = done?;
+    closed?;
+    store.sync_index()?;
+    Ok(report)
+}
+
+/// Refuses to run beside a prune that began before: it may be about to remove, as orphans, the packs that would be
+/// listed.
+fn nobody_prunes(store: &ChunkStore) -> Result<()> {
+    let head = store.reload()?;
+    let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), GIVEN_UP_MS);
+    match head
+        .sessions
+        .iter()
+        .find(|session| session.purpose == "prune" && !session.fenced && !dead.contains(&session.id))
+    {
+        None => Ok(()),
+        Some(prune) => Err(Error::Refused(format!(
+            "a prune by process {} on {} is at work, and may remove packs that this would list: run it again when that is \
+             done. If that machine is gone, its prune is given up after a week",
+            prune.pid, prune.hostname
+        ))),
+    }
+}
+
+/// The repair itself; without a session, only its report.
+fn list_anew(
+    repo: &Repository,
+    session: Option<&SessionId>,
+    read_all: bool,
+    monitor: &dyn Monitor,
+) -> Result<RepairReport> {
+    let (store, dry_run) = (repo.store(), session.is_none());
     let head = store.reload()?;
     let mut report = RepairReport::default();
     let (mut known, mut replaced) = (HashSet::new(), vec![]);
@@ -64,35 +120,27 @@ pub fn repair_index(
         }
     }
     let skip: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
-    let mut found = Segment::default();
-    let mut objects = vec![];
+    let mut unlisted = vec![];
     store
         .storage()
-        .list(names::PACKS, &mut |name, len| objects.push((name.to_owned(), len)))
+        .list(names::PACKS, &mut |name, _| {
+            let mut parts = name.split('/').skip(1);
+            let ids = (parts.next().and_then(SessionId::parse), parts.next().and_then(PackId::parse));
+            let (Some(session), Some(pack)) = ids else { return };
+            if !known.contains(&pack) && !skip.contains(&pack) {
+                unlisted.push((session, pack));
+            }
+        })
         .map_err(chunkstore::Error::from)?;
-    for (name, len) in objects {
-        let mut parts = name.split('/').skip(1);
-        let ids = (parts.next().and_then(SessionId::parse), parts.next().and_then(PackId::parse));
-        let (Some(session), Some(pack)) = ids else { continue };
-        if known.contains(&pack) || skip.contains(&pack) {
-            continue;
-        }
-        match twice(|| read_directory(store, session, pack, len)) {
-            Ok(entry) => {
-                report.packs_read += 1;
-                report.chunks_found += entry.records.len() as u64;
-                listed.remove(&pack);
-                found.packs.push(entry);
-            }
-            Err(error) if !(error.is_damage() || matches!(error, chunkstore::Error::Unsupported { .. })) => {
-                return Err(error.into());
-            }
-            Err(error) => {
-                report.packs_damaged += 1;
-                monitor.error(ItemError { during: "repair", item: name, message: describe(&error) });
-            }
-        }
-    }
+    let mut news = News::default();
+    news.read(store, unlisted, dry_run, monitor)?;
+    report.packs_read = news.found.packs.len() as u64;
+    report.packs_damaged = news.unreadable + news.partly.len() as u64;
+    report.packs_healed = news.mended;
+    report.chunks_found = news.found.chunk_count() as u64;
+    // What was listed and can be read in part stays listed as it was: 'repair packs' gives up, this does not.
+    news.partly.retain(|(entry, _)| !listed.contains_key(&entry.name.id));
+    news.found.packs.iter().for_each(|entry| drop(listed.remove(&entry.name.id)));
     listed.retain(|pack, _| !skip.contains(pack));
     // A listing may leave things out; whoever asks for an object by its name is told whether it is there.
     for (pack, entry) in std::mem::take(&mut listed) {
@@ -107,30 +155,52 @@ pub fn repair_index(
         }
     }
     report.packs_kept = listed.len() as u64;
-    found.packs.extend(listed.into_values());
-    if dry_run || (replaced.is_empty() && found.packs.is_empty()) {
-        return Ok(report);
+    news.found.packs.extend(listed.into_values());
+    let kept: Vec<SegmentRef> =
+        head.segments.iter().filter(|segment| !replaced.contains(&segment.id)).cloned().collect();
+    report.chunks_lost = news.leave_what_is_elsewhere(store, &kept)?;
+    report.chunks_saved = news.partly.iter().map(|(_, sound)| sound.len() as u64).sum();
+    if let Some(session) = session
+        && !(replaced.is_empty() && news.found.packs.is_empty() && report.chunks_saved == 0)
+    {
+        list(store, session, &head, &replaced, &news)?;
     }
-    let session = store.open_session("repair")?;
-    let fresh = match found.packs.is_empty() {
-        true => None,
-        false => Some(store.write_segment(&found)?),
-    };
+    Ok(report)
+}
+
+/// Stores the readable chunks of packs again that cannot be listed, and lists the others, in one swap.
+fn list(
+    store: &Arc<ChunkStore>,
+    session: &SessionId,
+    head: &Head,
+    replaced: &[ObjectId],
+    news: &News,
+) -> Result<()> {
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &LostPacks::none());
+    // No checkpoint: this swap is the only one.
+    let options = PackerOptions { checkpoint_len: u64::MAX, ..PackerOptions::default() };
+    let mut packer = Packer::new(&dedupe, *session, options)?;
+    for (entry, sound) in news.partly.iter().filter(|(_, sound)| !sound.is_empty()) {
+        store_again(store, &mut packer, &entry.name, sound.iter())?;
+    }
+    let mut fresh = packer.flush()?;
+    if !news.found.packs.is_empty() {
+        fresh.push(store.write_segment(&news.found)?);
+    }
     let before = head.segment_ids();
     store.update_head(|head| {
         // What was found in the store may have been removed meanwhile, and must not be listed again.
-        if !head.is_open(&session) || head.segment_ids() != before {
+        if !head.is_open(session) || head.segment_ids() != before {
             return Err(chunkstore::Error::Fenced {
                 why: "HEAD changed during the repair; run it again".into(),
             });
         }
         head.segments.retain(|segment| !replaced.contains(&segment.id));
-        head.segments.extend(fresh.clone());
-        head.sessions.retain(|known| known.id != session);
+        head.segments.extend_from_slice(&fresh);
+        head.sessions.retain(|known| known.id != *session);
         Ok(())
     })?;
-    store.sync_index()?;
-    Ok(report)
+    Ok(())
 }
 
 fn readable(store: &ChunkStore, reference: &SegmentRef, monitor: &dyn Monitor) -> Result<Option<Segment>> {
@@ -145,29 +215,28 @@ fn readable(store: &ChunkStore, reference: &SegmentRef, monitor: &dyn Monitor) -
     }
 }
 
-/// Tries again what cannot be read: damage on the way, unlike that in the store, is gone the second time.
+/// Repeats a failed read: damage in transit, unlike that in the store, is gone the second time.
 fn twice<T>(read: impl Fn() -> chunkstore::Result<T>) -> chunkstore::Result<T> {
     read().or_else(|error| if error.is_damage() { read() } else { Err(error) })
 }
 
-/// Reads what a pack says about itself: its header, and its directory in one range at the end.
-fn read_directory(
-    store: &ChunkStore,
-    session: SessionId,
-    pack: PackId,
-    len: u64,
-) -> chunkstore::Result<PackEntry> {
-    let object = names::pack(&session, &pack);
-    let storage = store.storage();
-    let short = || chunkstore::Error::corrupt(&object, "shorter than a pack can be");
-    let header = storage.get_range(&object, 0, (PACK_HEADER_LEN as u64).min(len))?;
-    let name = read_header(session, pack, &header)?;
-    let reader = PackReader::new(name, store.keys())?;
-    reader.check_header(&header)?;
-    let trailer_at = len.checked_sub(PACK_TRAILER_LEN as u64).ok_or_else(short)?;
-    let trailer = storage.get_range(&object, trailer_at, PACK_TRAILER_LEN as u64)?;
-    let offset = PackReader::directory_offset(&object, &trailer, len)?;
-    let sealed = storage.get_range(&object, offset, trailer_at.checked_sub(offset).ok_or_else(short)?)?;
-    let records = reader.open_directory(&sealed, offset, len)?;
-    Ok(PackEntry { name, len, records })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Tally;
+
+    /// What a prune is about to remove is not listed: whichever of the two opens its session first, the other sees it.
+    #[test]
+    fn an_index_is_not_made_beside_a_prune() {
+        let repo = crate::repository::in_memory();
+        let prune = repo.store().open_session("prune").unwrap();
+        let refused = repair_index(&repo, false, false, &Tally::default()).unwrap_err();
+        assert!(refused.to_string().contains("a prune by process"), "{refused}");
+        // It leaves no session of its own, and a look is free.
+        assert_eq!(repo.store().reload().unwrap().sessions.len(), 1);
+        repair_index(&repo, false, true, &Tally::default()).unwrap();
+        repo.store().close_session(&prune, &[]).unwrap();
+        repair_index(&repo, false, false, &Tally::default()).unwrap();
+        assert!(repo.store().reload().unwrap().sessions.is_empty());
+    }
 }

@@ -2,12 +2,18 @@
 
 use crate::snapshot::{Filter, Listed, Snapshot};
 use crate::{Error, ItemError, Monitor, Result};
+use chunkstore::ObjectId;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
-use chunkstore::head::Root;
+use chunkstore::head::{Head, Root};
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::store::{Access, ChunkStore, describe};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+/// How often HEAD is read anew if snapshots of it are forgotten while they are read: a live stream replaces its own every few
+/// seconds.
+const LOOKS: u32 = 10;
 
 /// An open repository.
 pub struct Repository {
@@ -63,35 +69,63 @@ impl Repository {
         self.store.head().roots.iter().filter(|root| root.kind == "snapshot").cloned().collect()
     }
 
-    /// All snapshots, oldest first. One that cannot be read is reported and left out.
+    /// All snapshots, oldest first as [`crate::rank`] has it. One that cannot be read is reported and left out.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
-        let mut all = vec![];
+        let mut left = LOOKS;
+        loop {
+            left -= 1;
+            let (all, damaged, is_old) = self.listed()?;
+            // What was forgotten meanwhile may have a successor, as those of a live stream have: it is in the HEAD of now.
+            if !is_old || left == 0 {
+                damaged.into_iter().for_each(|error| monitor.error(error));
+                return Ok(all);
+            }
+        }
+    }
+
+    /// All snapshots of HEAD, those that cannot be read, and whether some were forgotten since HEAD was read.
+    fn listed(&self) -> Result<(Vec<Listed>, Vec<ItemError>, bool)> {
+        let (mut all, mut damaged, mut is_old) = (vec![], vec![], false);
         for root in self.snapshot_roots() {
             match self.read_snapshot(&root) {
                 Ok(snapshot) => all.push(Listed { id: root.id, snapshot }),
                 Err(Error::Store(error)) if error.is_damage() => {
-                    // Forgotten since HEAD was read?
                     if self.store.reload()?.roots.contains(&root) {
                         let item = format!("snapshots/{}", root.id);
-                        monitor.error(ItemError { during: "snapshots", item, message: describe(&error) });
+                        damaged.push(ItemError { during: "snapshots", item, message: describe(&error) });
+                    } else {
+                        is_old = true;
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        all.sort_by_key(|listed| listed.snapshot.time);
-        Ok(all)
+        crate::rank::rank(&mut all);
+        Ok((all, damaged, is_old))
     }
 
     /// All snapshots; one that cannot be read is an error. For whoever removes data.
     pub fn snapshots_strict(&self) -> Result<Vec<Listed>> {
-        let mut all = self
-            .snapshot_roots()
-            .into_iter()
-            .map(|root| Ok(Listed { id: root.id, snapshot: self.read_snapshot(&root)? }))
-            .collect::<Result<Vec<_>>>()?;
-        all.sort_by_key(|listed| listed.snapshot.time);
-        Ok(all)
+        let mut left = LOOKS;
+        loop {
+            left -= 1;
+            let roots = self.snapshot_roots();
+            let all =
+                roots.iter().map(|root| Ok(Listed { id: root.id, snapshot: self.read_snapshot(root)? }));
+            match all.collect::<Result<Vec<_>>>() {
+                Err(Error::Store(error)) if error.is_damage() && left > 0 => {
+                    let now = self.store.reload()?;
+                    if roots.iter().all(|root| now.roots.contains(root)) {
+                        return Err(error.into());
+                    }
+                }
+                all => {
+                    let mut all = all?;
+                    crate::rank::rank(&mut all);
+                    return Ok(all);
+                }
+            }
+        }
     }
 
     pub(crate) fn read_snapshot(&self, root: &Root) -> Result<Snapshot> {
@@ -111,43 +145,116 @@ impl Repository {
         Ok(self.store.write_snapshot(&plain)?)
     }
 
-    /// Takes snapshots out of HEAD, then removes their objects. Their chunks stay until `prune`.
-    pub fn forget(&self, ids: &[chunkstore::ObjectId]) -> Result<()> {
-        self.store.update_head(|head| {
+    /// Takes snapshots out of HEAD for good, then removes their objects. Their chunks stay until `prune`. Returns those that
+    /// HEAD did not list.
+    pub fn forget(&self, ids: &[ObjectId]) -> Result<Vec<ObjectId>> {
+        self.take_out(ids, &Head::forget)
+    }
+
+    /// The same of snapshots that a person named: they are to go from every tier, also from one that is away now.
+    pub fn forget_everywhere(&self, ids: &[ObjectId]) -> Result<Vec<ObjectId>> {
+        self.take_out(ids, &Head::forget_everywhere)
+    }
+
+    /// The same of snapshots that promises no longer ask for here: one that is asked for again comes back from a copy.
+    pub fn let_expire(&self, ids: &[ObjectId]) -> Result<Vec<ObjectId>> {
+        self.take_out(ids, &|_, _| {})
+    }
+
+    fn take_out(&self, ids: &[ObjectId], note: &dyn Fn(&mut Head, ObjectId)) -> Result<Vec<ObjectId>> {
+        let absent = self.store.update_head(|head| {
+            let is_absent = |id: &&ObjectId| head.roots.iter().all(|root| root.id != **id);
+            let absent = ids.iter().filter(is_absent).copied().collect();
             head.roots.retain(|root| !ids.contains(&root.id));
-            Ok(())
+            ids.iter().for_each(|id| note(head, *id));
+            Ok(absent)
         })?;
-        for id in ids {
-            self.store
-                .storage()
-                .delete(&chunkstore::format::names::snapshot(id))
-                .map_err(chunkstore::Error::from)?;
+        ids.iter().try_for_each(|id| self.remove_record(id))?;
+        Ok(absent)
+    }
+
+    /// Removes the object of a snapshot that HEAD does not list.
+    pub(crate) fn remove_record(&self, id: &ObjectId) -> Result<()> {
+        let name = chunkstore::format::names::snapshot(id);
+        Ok(self.store.storage().delete(&name).map_err(chunkstore::Error::from)?)
+    }
+
+    /// The snapshot that is in the place of the one of this id: that itself, or what replaced it meanwhile, as a live stream
+    /// does with a longer one, and whoever tags or holds it with another record. `None` if it was forgotten.
+    pub fn present(&self, id: &ObjectId) -> Result<Option<Listed>> {
+        let mut left = LOOKS;
+        loop {
+            left -= 1;
+            let head = self.store.reload()?;
+            match self.in_place_of(id) {
+                // What is replaced while it is looked for is in the HEAD of now.
+                Ok(None) if left > 0 && self.store.reload()?.generation != head.generation => {}
+                Err(Error::Store(error)) if error.is_damage() && left > 0 => {
+                    if self.store.reload()?.generation == head.generation {
+                        return Err(error.into());
+                    }
+                }
+                found => return found,
+            }
         }
-        Ok(())
+    }
+
+    /// The same of HEAD as it was read, the latest first.
+    fn in_place_of(&self, id: &ObjectId) -> Result<Option<Listed>> {
+        let roots = self.snapshot_roots();
+        if let Some(root) = roots.iter().find(|root| root.id == *id) {
+            return Ok(Some(Listed { id: *id, snapshot: self.read_snapshot(root)? }));
+        }
+        for root in roots.iter().rev() {
+            match self.read_snapshot(root) {
+                Ok(snapshot) => {
+                    let listed = Listed { id: root.id, snapshot };
+                    if listed.had(id) {
+                        return Ok(Some(listed));
+                    }
+                }
+                // Another one is damaged, or was replaced just now.
+                Err(Error::Store(error)) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Replaces a snapshot by a changed record of it, in one swap. A session covers the time between:
     /// prune removes objects that HEAD does not name unless their writer is at work.
+    ///
+    /// # Errors
+    ///
+    /// [`chunkstore::Error::Gone`] if HEAD does not list it any more.
     pub fn replace_snapshot(&self, old: &Listed, new: &Snapshot) -> Result<Root> {
         let session = self.store.open_session("tag")?;
-        let root = self.write_snapshot(new)?;
-        self.store.update_head(|head| {
-            if !head.is_open(&session) {
-                return Err(chunkstore::Error::Fenced {
-                    why: "this session was fenced by a prune; run it again".into(),
-                });
-            }
-            head.sessions.retain(|known| known.id != session);
-            let place = head.roots.iter_mut().find(|root| root.id == old.id);
-            let place = place
-                .ok_or_else(|| chunkstore::Error::Invalid(format!("snapshot {} is gone", old.id.short())))?;
-            place.clone_from(&root);
-            Ok(())
-        })?;
-        self.store
-            .storage()
-            .delete(&chunkstore::format::names::snapshot(&old.id))
-            .map_err(chunkstore::Error::from)?;
+        let root = self.write_snapshot(&Snapshot { earlier: old.earlier(), ..new.clone() })?;
+        let done = self.store.commit_in_place_of(old.id, &session, &[], &root, &HashSet::new());
+        if let Err(chunkstore::Error::Gone { .. }) = done {
+            self.store.close_session(&session, &[])?;
+            self.remove_record(&root.id)?;
+        }
+        done?;
+        self.remove_record(&old.id)?;
         Ok(root)
     }
+}
+
+/// A repository in memory, for tests; its clock stands at 1970.
+#[cfg(test)]
+pub(crate) fn in_memory() -> Repository {
+    use chunkstore::{chunker, config, env, executor, keys, storage::memory::MemoryStorage, store};
+    let access = store::Access {
+        storage: Arc::new(MemoryStorage::default()),
+        env: Arc::new(env::SeededEnv::new(7)),
+        cpu: Arc::new(executor::Inline),
+        io: Arc::new(executor::Inline),
+        cache: None,
+        identity: store::Identity::default(),
+    };
+    let cheap = keys::KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let params = chunker::ChunkerParams::around(1 << 10);
+    let (owner, layout) = (keys::SlotOwner::default(), config::Layout::default());
+    Repository::init(access, params, b"x", cheap, owner, layout).unwrap()
 }

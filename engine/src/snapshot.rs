@@ -1,11 +1,12 @@
 //! The record that makes a manifest reachable. JSON, sealed; restic's field names where they exist.
 
+use crate::identity::Identity;
 use crate::manifest::ManifestRoot;
 use crate::{Error, Result};
 use chunkstore::ObjectId;
 use serde::{Deserialize, Serialize};
 
-/// What a backup did, kept with the snapshot.
+/// The statistics of a backup, stored with the snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Summary {
@@ -19,7 +20,7 @@ pub struct Summary {
     pub files_changed: u64,
     /// Files that were taken over.
     pub files_unmodified: u64,
-    /// The same for everything that is not a file.
+    /// The same for all entries that are not files.
     pub dirs_new: u64,
     /// Changed.
     pub dirs_changed: u64,
@@ -42,33 +43,154 @@ pub struct Summary {
     pub total_bytes_processed: u64,
 }
 
-/// Where a snapshot's entries came from.
+/// The source of a snapshot's entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
-    /// `files`, `stdin`, `command`, `redis`, `redis+scan`, `redis+stream`, `postgres`.
+    /// `files`, `stdin`, `command`, or the name of a connector, with what it reads behind a `+`.
     pub kind: String,
-    /// Path, command or URL, without credentials.
+    /// Path, a command's program, or URL, without credentials.
     pub origin: String,
+    /// The identity that distinguishes its snapshots from those of other sources; older versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Whether the content is one moment's: false for a scan of a live server and for changing files.
     pub point_in_time: bool,
-    /// The moment the content is of, or reading began. With others of its set it tells the skew.
+    /// The moment of the content, or the time at which reading began. With others of its set it gives the skew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<jiff::Timestamp>,
     /// When the last of it had come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<jiff::Timestamp>,
-    /// What the source says about itself: version, sizes, the order of records.
+    /// Information from the source: version, sizes, the order of records.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub details: std::collections::BTreeMap<String, String>,
 }
 
 impl SourceRecord {
-    /// One that says only what is known before it is read.
+    /// Whether it is of a system, by whichever way that was read.
+    #[must_use]
+    pub fn is_of(&self, system: &str) -> bool {
+        self.kind.split('+').next() == Some(system)
+    }
+
+    /// Whether its content is a stream of a format.
+    #[must_use]
+    pub fn is_stream_of(&self, format: &str) -> bool {
+        self.details.get("format").is_some_and(|name| name == format)
+    }
+
+    /// One with only what is known before the source is read.
     #[must_use]
     pub fn new(kind: &str, origin: impl Into<String>, point_in_time: bool) -> Self {
         let details = std::collections::BTreeMap::new();
-        Self { kind: kind.into(), origin: origin.into(), point_in_time, start: None, end: None, details }
+        let identity = Some(Identity::default());
+        Self {
+            kind: kind.into(),
+            origin: origin.into(),
+            identity,
+            point_in_time,
+            start: None,
+            end: None,
+            details,
+        }
     }
+
+    /// The same of a source that says more about itself than its origin does.
+    #[must_use]
+    pub fn identified(self, identity: Identity) -> Self {
+        Self { identity: Some(identity), ..self }
+    }
+}
+
+/// Who had a snapshot made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum MadeBy {
+    /// A person, or unknown.
+    #[default]
+    Hand,
+    /// `esker run`, with the name of the run.
+    Run(String),
+    /// `esker stream`.
+    Stream,
+    /// A restore, of data that it was about to replace.
+    Safety,
+}
+
+impl From<String> for MadeBy {
+    fn from(text: String) -> Self {
+        match text.strip_prefix("run:") {
+            Some(name) => Self::Run(name.to_owned()),
+            None if text == "stream" => Self::Stream,
+            None if text == "safety" => Self::Safety,
+            None => Self::Hand,
+        }
+    }
+}
+
+impl From<MadeBy> for String {
+    fn from(made_by: MadeBy) -> Self {
+        match made_by {
+            MadeBy::Hand => "hand".into(),
+            MadeBy::Run(name) => format!("run:{name}"),
+            MadeBy::Stream => "stream".into(),
+            MadeBy::Safety => "safety".into(),
+        }
+    }
+}
+
+/// Whether a person said that a snapshot is to stay, or that it need not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Hold {
+    /// Unspecified: promises do not remove a snapshot made by hand.
+    #[default]
+    Unsaid,
+    /// No rule and no promise removes it.
+    Held,
+    /// Rules and promises apply, whoever made it.
+    Released,
+}
+
+impl From<String> for Hold {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "held" => Self::Held,
+            "released" => Self::Released,
+            _ => Self::Unsaid,
+        }
+    }
+}
+
+impl From<Hold> for String {
+    fn from(hold: Hold) -> Self {
+        match hold {
+            Hold::Unsaid => "unsaid",
+            Hold::Held => "held",
+            Hold::Released => "released",
+        }
+        .into()
+    }
+}
+
+impl Hold {
+    fn is_unsaid(&self) -> bool {
+        *self == Self::Unsaid
+    }
+}
+
+/// Where in the order of a repository's HEADs a snapshot was made; see [`crate::rank`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Made {
+    /// HEAD's incarnation when the snapshot was written.
+    pub incarnation: u64,
+    /// HEAD's generation then.
+    pub generation: u64,
+    /// The clock of the machine that wrote it.
+    pub clock: jiff::Timestamp,
+    /// Whether the snapshot's time was given, or copied from another snapshot: then no clock contradicts it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub time_given: bool,
 }
 
 /// A snapshot.
@@ -79,7 +201,7 @@ pub struct Snapshot {
     /// The snapshot that unchanged files were compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ObjectId>,
-    /// What was backed up: absolute paths, or names of streams.
+    /// The backed up paths: absolute paths, or names of streams.
     pub paths: Vec<String>,
     /// Host.
     pub hostname: String,
@@ -104,14 +226,55 @@ pub struct Snapshot {
     pub sources: Vec<SourceRecord>,
     /// Where the manifest starts.
     pub manifest: ManifestRoot,
-    /// What the backup did.
+    /// The backup's statistics.
     pub summary: Summary,
     /// The snapshot this one was before its tags were changed, or that it is a copy of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<ObjectId>,
+    /// The first digits of the ids that it had before its record was replaced, the last at the end, [`EARLIER`] at most: they
+    /// still name it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
+    /// Who had it made; by hand where it is not said.
+    #[serde(default)]
+    pub made_by: MadeBy,
+    /// When in the order of HEADs; older versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+    /// Whether it is to stay.
+    #[serde(default, skip_serializing_if = "Hold::is_unsaid")]
+    pub hold: Hold,
+    /// No rule and no promise removes it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_until: Option<jiff::Timestamp>,
     /// Fields of later versions, kept as they are.
     #[serde(flatten)]
     pub other: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+impl Snapshot {
+    /// Whether a restore made it of data that it was about to replace: it is a way back, not a regular backup.
+    #[must_use]
+    pub fn is_safety(&self) -> bool {
+        self.made_by == MadeBy::Safety
+    }
+
+    /// Why no rule of `forget` removes it, if none does.
+    #[must_use]
+    pub fn held(&self, now: jiff::Timestamp) -> Option<String> {
+        match (self.hold, self.keep_until) {
+            (Hold::Held, _) => Some("held".into()),
+            (_, Some(until)) if until > now => Some(format!("to be kept until {until}")),
+            _ => None,
+        }
+    }
+
+    /// Why no promise and no run removes it, if none does.
+    #[must_use]
+    pub fn held_against_runs(&self, now: jiff::Timestamp) -> Option<String> {
+        let by_hand = self.made_by == MadeBy::Hand && self.hold != Hold::Released;
+        self.held(now).or_else(|| by_hand.then(|| "made by hand".into()))
+    }
 }
 
 /// How far apart the moments are that the sources of a snapshot are of: from the first to the last moment that any of
@@ -124,6 +287,9 @@ pub fn skew(sources: &[SourceRecord]) -> Option<jiff::SignedDuration> {
     (sources.len() > 1).then(|| last.duration_since(first))
 }
 
+/// So many earlier ids are kept: five minutes of a live stream that commits every five seconds.
+pub const EARLIER: usize = 60;
+
 /// A snapshot and its id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed {
@@ -133,19 +299,48 @@ pub struct Listed {
     pub snapshot: Snapshot,
 }
 
-/// Which snapshots are meant.
+impl Listed {
+    /// The earlier ids of what takes its place.
+    #[must_use]
+    pub fn earlier(&self) -> Vec<String> {
+        let all: Vec<String> =
+            self.snapshot.earlier.iter().cloned().chain(std::iter::once(earlier_form(&self.id))).collect();
+        let surplus = all.len().saturating_sub(EARLIER);
+        all.into_iter().skip(surplus).collect()
+    }
+
+    /// Whether `wanted`, an id or at least eight of its first digits, named it before its record was replaced.
+    fn was(&self, wanted: &str) -> bool {
+        let is_id = wanted.len() >= 8 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let earlier = &self.snapshot.earlier;
+        is_id && earlier.iter().any(|id| id.starts_with(wanted) || wanted.starts_with(id.as_str()))
+    }
+
+    /// Whether it had this id before its record was replaced: it was tagged since, say, or is of a live stream that went on.
+    #[must_use]
+    pub fn had(&self, id: &ObjectId) -> bool {
+        self.snapshot.earlier.contains(&earlier_form(id))
+    }
+}
+
+/// An id as records keep it that replaced it: enough digits to tell it from all others.
+fn earlier_form(id: &ObjectId) -> String {
+    id.to_string().chars().take(16).collect()
+}
+
+/// Conditions on snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Any of these hosts; all if empty.
     pub hosts: Vec<String>,
-    /// Any of these sets of tags; all if empty. A set fits if every tag of it is there.
+    /// Any of these sets of tags; all if empty. A set matches if the snapshot has every tag of it.
     pub tags: Vec<Vec<String>>,
-    /// All of these paths.
-    pub paths: Vec<String>,
+    /// All of these paths, each with its possible forms: absolute, in the form of [`crate::names::normal_path`].
+    pub paths: Vec<Vec<String>>,
 }
 
 impl Filter {
-    /// Whether a snapshot is meant.
+    /// Whether a snapshot matches.
     #[must_use]
     pub fn fits(&self, snapshot: &Snapshot) -> bool {
         (self.hosts.is_empty() || self.hosts.contains(&snapshot.hostname))
@@ -156,12 +351,48 @@ impl Filter {
                         if tag.is_empty() { snapshot.tags.is_empty() } else { snapshot.tags.contains(tag) }
                     })
                 }))
-            && self.paths.iter().all(|path| snapshot.paths.contains(path))
+            && self.paths.iter().all(|forms| forms.iter().any(|path| snapshot.has_path(path)))
+    }
+
+    /// Whether every snapshot matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.tags.is_empty() && self.paths.is_empty()
+    }
+
+    /// As it was written, for messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let hosts = self.hosts.iter().map(|host| format!("--host {host}"));
+        let tags = self.tags.iter().map(|tags| format!("--tag {}", tags.join(",")));
+        let paths = self.paths.iter().filter_map(|forms| forms.first()).map(|path| format!("--path {path}"));
+        hosts.chain(tags).chain(paths).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The matching snapshots of `all`. A filter that matches none of existing snapshots is an error, which names it.
+    pub fn choose<'a>(&self, all: &'a [Listed]) -> Result<Vec<&'a Listed>> {
+        let fitting: Vec<&Listed> = all.iter().filter(|listed| self.fits(&listed.snapshot)).collect();
+        if fitting.is_empty() && !all.is_empty() {
+            return Err(Error::NothingFits { filter: self.describe(), count: all.len() });
+        }
+        Ok(fitting)
     }
 }
 
-/// Finds the snapshot that `wanted` names among `all`, which are ordered by time: `latest`,
-/// `latest~N`, or the first digits of an id. `latest` honours the filter.
+impl Snapshot {
+    /// Whether a path in normal form is one of its paths.
+    #[must_use]
+    pub fn has_path(&self, path: &str) -> bool {
+        self.paths.iter().any(|own| own == path || crate::names::normal_path(own) == path)
+    }
+}
+
+/// The tag of safety snapshots, which restores make of data that they replace.
+pub const SAFETY: &str = "safety";
+
+/// Finds the snapshot that `wanted` names among `all`, which are in the order of [`crate::rank`]: `latest`, `latest~N`,
+/// or the first digits of an id; where no id begins so, an earlier id, of which eight digits are given at least. `latest`
+/// respects the filter, and skips safety snapshots unless the filter names their tag.
 pub fn find<'a>(all: &'a [Listed], wanted: &str, filter: &Filter) -> Result<&'a Listed> {
     let none = || Error::NoSnapshot { wanted: wanted.to_owned() };
     if let Some(rest) = wanted.strip_prefix("latest") {
@@ -170,18 +401,26 @@ pub fn find<'a>(all: &'a [Listed], wanted: &str, filter: &Filter) -> Result<&'a 
             Some(digits) => digits.parse().map_err(|_| none())?,
             None => return Err(none()),
         };
-        return all.iter().rev().filter(|listed| filter.fits(&listed.snapshot)).nth(back).ok_or_else(none);
+        let asks = filter.tags.iter().flatten().any(|tag| tag == SAFETY);
+        let fitting = filter.choose(all)?.into_iter().filter(|one| asks || !one.snapshot.is_safety());
+        return fitting.rev().nth(back).ok_or_else(none);
     }
-    let mut fitting = all.iter().filter(|listed| listed.id.to_string().starts_with(wanted));
-    match (fitting.next(), fitting.count()) {
-        (None, _) => Err(none()),
-        (Some(_), _) if wanted.is_empty() => Err(none()),
-        (Some(one), 0) => Ok(one),
-        (Some(_), more) => Err(Error::AmbiguousSnapshot { wanted: wanted.to_owned(), count: more + 1 }),
+    if wanted.is_empty() {
+        return Err(none());
+    }
+    let mut fitting: Vec<&Listed> =
+        all.iter().filter(|listed| listed.id.to_string().starts_with(wanted)).collect();
+    if fitting.is_empty() {
+        fitting = all.iter().filter(|listed| listed.was(wanted)).collect();
+    }
+    match *fitting {
+        [] => Err(none()),
+        [one] => Ok(one),
+        _ => Err(Error::AmbiguousSnapshot { wanted: wanted.to_owned(), count: fitting.len() }),
     }
 }
 
-/// Splits `SNAP[:path]`; the path comes back without leading and trailing slashes.
+/// Splits `SNAP[:path]`; the path is returned without leading and trailing slashes.
 #[must_use]
 pub fn split_path(text: &str) -> (&str, &str) {
     match text.split_once(':') {

@@ -1,35 +1,90 @@
-//! Something that yields entries in manifest order. A file tree, a pipe and a database are equal.
-//! Adding one: a file here, and a line in [`open_url`].
+//! The contract of a source: it yields entries in manifest order. A file tree, a pipe and a database are equal.
+//! What a connector is beside that, is in [`crate::connector`].
+//!
+//! # Example: a source of texts
+//!
+//! ```
+//! use engine::entry::Time;
+//! use engine::snapshot::SourceRecord;
+//! use engine::source::{Content, Item, Piece, Source, SourceError};
+//! use engine::{Monitor, backup::backup, monitor::Tally, restore::dump, snapshot::Filter};
+//! use std::io::{Cursor, Read as _};
+//!
+//! /// Texts by path, in the order of a manifest.
+//! struct Texts(std::vec::IntoIter<(&'static str, &'static str)>);
+//!
+//! impl Source for Texts {
+//!     fn records(&self) -> Vec<SourceRecord> {
+//!         vec![SourceRecord::new("texts", "example", true)]
+//!     }
+//!     fn paths(&self) -> Vec<String> {
+//!         vec!["/texts".into()]
+//!     }
+//!     fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+//!         let Some((path, text)) = self.0.next() else { return Ok(None) };
+//!         // Called only if the content must be read, which is not so if the parent snapshot has it.
+//!         let open = Box::new(move || Ok(Box::new(Text(Cursor::new(text))) as Box<dyn Content>));
+//!         Ok(Some(Item::stream(path, Time::default(), open)))
+//!     }
+//! }
+//!
+//! struct Text(Cursor<&'static str>);
+//!
+//! impl Content for Text {
+//!     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError> {
+//!         // A source that can tell whether it is whole checks that before it answers `End`.
+//!         let len = self.0.read(buffer).unwrap_or_default();
+//!         Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
+//!     }
+//! }
+//! # fn repository() -> engine::Result<engine::Repository> {
+//! #     use chunkstore::{chunker::ChunkerParams, config::Layout, env::SystemEnv, executor::Inline};
+//! #     use chunkstore::{keys::{KdfParams, SlotOwner}, storage::memory::MemoryStorage, store::{Access, Identity}};
+//! #     use std::sync::Arc;
+//! #     let access = Access {
+//! #         storage: Arc::new(MemoryStorage::default()), env: Arc::new(SystemEnv), cpu: Arc::new(Inline),
+//! #         io: Arc::new(Inline), cache: None, identity: Identity::default(),
+//! #     };
+//! #     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+//! #     let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
+//! #     engine::Repository::init(access, params, b"passphrase", cheap, owner, Layout::default())
+//! # }
+//!
+//! # fn main() -> engine::Result<()> {
+//! let (repo, monitor) = (repository()?, Tally::default());
+//! let mut texts = Texts(vec![("texts/one", "Dear reader"), ("texts/two", "Yours")].into_iter());
+//! backup(&repo, &mut texts, &Default::default(), &monitor)?;
+//!
+//! let latest = repo.find("latest", &Filter::default(), &monitor)?;
+//! let mut out = vec![];
+//! dump(&repo, &latest.snapshot, b"texts/two", &mut out, &monitor)?;
+//! assert_eq!(out, b"Yours");
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::Monitor;
-use crate::entry::{Entry, Kind, Time, compare_paths};
+use crate::entry::{Entry, Time};
 use crate::snapshot::SourceRecord;
 use std::sync::atomic::AtomicBool;
 
-pub mod command;
-mod decompress;
+pub mod at_hand;
+mod combine;
+pub mod end_mark;
 pub mod files;
-pub mod format;
-pub mod mysql;
-pub mod pgdump;
-pub mod postgres;
-pub mod postgres_physical;
-pub mod qdrant;
-pub mod qdrant_files;
-pub mod rdb;
-pub mod redis;
-pub mod redis_files;
-pub mod redis_scan;
 pub mod snapshot;
-pub mod stream;
-mod tar_cuts;
-pub mod tls;
+
+pub use combine::{Several, Stamped};
 
 /// Why a source failed; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceErrorKind {
     /// One entry could not be read; the others can.
     Item,
+    /// One entry was removed since it was listed; that is not an error.
+    Vanished,
+    /// One entry was replaced since it was listed: [`Source::look_again`] returns the new one.
+    Replaced,
     /// None of the sources exists.
     Missing,
     /// A command could not be started, failed, or was killed.
@@ -38,13 +93,25 @@ pub enum SourceErrorKind {
     Incomplete,
     /// A server is down, refuses, or hung up.
     Unavailable,
-    /// Nothing at all came.
+    /// The source gave no bytes.
     Empty,
+}
+
+/// Whether it may help to try again, for what does: a live stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// The server answers that it cannot yet: it loads its data, or waits for its own primary.
+    Temporary,
+    /// It stays so until somebody changes something: a wrong password, a missing right, content that breaks its format.
+    Permanent,
 }
 
 /// An error of a source.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{what}: {why}")]
+#[error("{}: {why}", crate::shown::line(what))]
 pub struct SourceError {
     /// Consequence.
     pub kind: SourceErrorKind,
@@ -52,12 +119,20 @@ pub struct SourceError {
     pub what: String,
     /// What happened and what to do.
     pub why: String,
+    /// Whether it may pass.
+    pub status: Status,
 }
 
 impl SourceError {
     /// An error of the given kind.
     pub fn new(kind: SourceErrorKind, what: impl Into<String>, why: impl ToString) -> Self {
-        Self { kind, what: what.into(), why: why.to_string() }
+        Self { kind, what: what.into(), why: why.to_string(), status: Status::Unknown }
+    }
+
+    /// The same, with a status.
+    #[must_use]
+    pub fn with_status(self, status: Status) -> Self {
+        Self { status, ..self }
     }
 }
 
@@ -72,7 +147,7 @@ pub enum Piece {
     Cut,
     /// Nothing yet: a moment to look whether the user has had enough.
     Wait,
-    /// All of it was read, and whatever proves that it is whole was checked.
+    /// All of it was read, and every proof of its completeness was checked.
     End,
 }
 
@@ -80,7 +155,7 @@ pub enum Piece {
 pub trait Content {
     /// Reads on; `buffer` is not empty.
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, SourceError>;
-    /// After [`Piece::End`]: something that a person should know, such as a file that changed meanwhile.
+    /// After [`Piece::End`]: a note for people, such as that a file changed meanwhile.
     fn warning(&self) -> Option<String> {
         None
     }
@@ -89,24 +164,37 @@ pub trait Content {
 /// Opens an entry's content when it turns out that it must be read.
 pub type Opener = Box<dyn FnOnce() -> Result<Box<dyn Content>, SourceError>>;
 
+/// The proof that an entry's content equals that of the parent snapshot at its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: it is read.
+    Nothing,
+    /// Equal metadata that nothing could have changed since without a trace.
+    Metadata,
+    /// The source took it from there, whatever clocks say.
+    TakenOver,
+}
+
 /// An entry and how to get at its content.
 pub struct Item {
     /// The entry.
     pub entry: Entry,
     /// Its content; `None` for everything but files and streams.
     pub content: Option<Opener>,
-    /// Whether an equal entry of the parent snapshot proves equal content.
-    pub comparable: bool,
+    /// What proves that the parent snapshot has the same content.
+    pub proof: Proof,
+    /// A folder that is listed only because it is above a named path.
+    pub leads: bool,
 }
 
 impl Item {
     /// A folder above streams.
     #[must_use]
-    pub fn folder(path: &str, time: Time) -> Self {
-        Self { entry: Entry::folder(path, time), content: None, comparable: false }
+    pub fn folder(path: impl AsRef<[u8]>, time: Time) -> Self {
+        Self { entry: Entry::folder(path.as_ref(), time), content: None, proof: Proof::Nothing, leads: false }
     }
 
-    /// One that the parent snapshot has, and that nobody else could give again.
+    /// An entry of the parent snapshot that no source can provide again.
     #[must_use]
     pub fn taken_over(path: &str, time: Time) -> Self {
         let shown = path.to_owned();
@@ -115,36 +203,53 @@ impl Item {
                 'esker forget' of that snapshot";
             Err(SourceError::new(SourceErrorKind::Incomplete, shown, why))
         });
-        Self { comparable: true, ..Self::stream(path, time, open) }
+        Self { proof: Proof::TakenOver, ..Self::stream(path, time, open) }
     }
 
     /// A stream.
     #[must_use]
-    pub fn stream(path: &str, time: Time, open: Opener) -> Self {
-        Self { entry: Entry::stream(path, time), content: Some(open), comparable: false }
+    pub fn stream(path: impl AsRef<[u8]>, time: Time, open: Opener) -> Self {
+        Self {
+            entry: Entry::stream(path.as_ref(), time),
+            content: Some(open),
+            proof: Proof::Nothing,
+            leads: false,
+        }
     }
 }
 
-/// Counts a source's files and bytes into the monitor; the flag asks it to stop.
+/// Counts a source's files and bytes into the monitor; stops when the flag is set.
 pub type Scanner = Box<dyn FnOnce(&dyn Monitor, &AtomicBool) + Send>;
 
 /// A source.
 pub trait Source {
-    /// What the snapshot records about it.
+    /// The records of the snapshot about this source.
     fn records(&self) -> Vec<SourceRecord>;
-    /// What the snapshot lists as its paths.
+    /// The paths of the snapshot for this source.
     fn paths(&self) -> Vec<String>;
+    /// Of a command: its words. They may hold passwords, so records only have a keyed hash of them.
+    fn command_words(&self) -> Option<Vec<std::ffi::OsString>> {
+        None
+    }
     /// The next entry, in manifest order. Item errors go to the monitor; an error here ends the backup.
     fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError>;
-    /// Fixes the moment that is backed up, as far as the source can, before anything of the snapshot is read: the
-    /// sources of one snapshot all start before the first is read.
-    /// `seed` is the repository's own, for cuts that nobody else should foresee.
+    /// Looks again at the last entry, whose file was replaced. `None` if it is gone.
+    fn look_again(&mut self, _monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+        Ok(None)
+    }
+    /// Fixes the moment of the backup, as far as the source can, before anything of the snapshot is read: all sources
+    /// of one snapshot start before the first is read. `seed` belongs to the repository, for cuts that others should
+    /// not be able to predict.
     fn start(&mut self, _seed: [u64; 2]) -> Result<(), SourceError> {
         Ok(())
     }
-    /// Counts what is to come, for progress; runs beside the backup until told to stop.
+    /// Counts the entries beforehand, for progress; runs beside the backup until its flag is set.
     fn scanner(&self) -> Option<Scanner> {
         None
+    }
+    /// Whether a snapshot without entries is valid: true for copies of existing snapshots.
+    fn may_be_empty(&self) -> bool {
+        false
     }
     /// Whether [`SourceErrorKind::Item`] errors are survivable: true for trees, for dumps if the user said so.
     fn tolerates_item_errors(&self) -> bool {
@@ -152,155 +257,28 @@ pub trait Source {
     }
 }
 
-/// The URL schemes of sources.
-pub const URL_SCHEMES: &[&str] = &[
-    "redis://",
-    "rediss://",
-    "valkey://",
-    "valkeys://",
-    "redis+unix://",
-    "valkey+unix://",
-    "redis+scan://",
-    "rediss+scan://",
-    "valkey+scan://",
-    "valkeys+scan://",
-    "redis+scan+unix://",
-    "valkey+scan+unix://",
-    "redis+rdb://",
-    "redis+aof://",
-    "qdrant+http://",
-    "qdrant+https://",
-    "qdrant+file://",
-    "postgres://",
-    "postgresql://",
-    "postgres+physical://",
-    "mysql://",
-    "mariadb://",
-];
-
-/// Whether an argument is a source's URL rather than a path.
-#[must_use]
-pub fn is_url(argument: &str) -> bool {
-    URL_SCHEMES.iter().any(|scheme| argument.starts_with(scheme))
-}
-
-/// Opens the source that a URL names. `time` is the backup's.
-pub fn open_url(url: &str, time: Time, options: &UrlOptions) -> Result<Box<dyn Source>, SourceError> {
-    let invalid = |why: &dyn ToString| {
-        SourceError::new(SourceErrorKind::Unavailable, without_password(url), why.to_string())
-    };
-    match crate::pg::conninfo::scheme(url) {
-        Some("postgres+physical") => {
-            return Ok(Box::new(postgres_physical::PhysicalSource::open(url, time, options)?));
-        }
-        Some(_) => return Ok(Box::new(postgres::PostgresSource::new(url, time, options)?)),
-        None => {}
-    }
-    let parsed = url::Url::parse(url).map_err(|error| invalid(&error))?;
-    if let Some(scheme) = redis::address::Scheme::of(parsed.scheme()) {
-        let open = if scheme.scan { redis_scan::source } else { redis::source };
-        return Ok(Box::new(open(&parsed, time, options)?));
-    }
-    match parsed.scheme() {
-        "qdrant+http" | "qdrant+https" => Ok(Box::new(qdrant::QdrantSource::new(&parsed, time, options)?)),
-        "qdrant+file" => Ok(Box::new(qdrant_files::VolumeSource::open(&parsed, options)?)),
-        "redis+rdb" => Ok(Box::new(redis_files::rdb(&parsed, time, options)?)),
-        "redis+aof" => Ok(Box::new(redis_files::aof(&parsed, time, options)?)),
-        "mysql" | "mariadb" => Ok(Box::new(mysql::MysqlSource::open(&parsed, time, options)?)),
-        other => Err(invalid(&format!("no source is called '{other}'"))),
-    }
-}
-
-/// Tells the time.
+/// Returns the present time.
 pub type Clock = fn() -> jiff::Timestamp;
 
-/// Choices for URL sources.
-#[derive(Clone)]
-pub struct UrlOptions {
-    /// How PostgreSQL's databases are laid down.
-    pub postgres_format: postgres::Format,
-    /// In what order Redis dumps are laid down.
-    pub redis_order: rdb::RdbOrder,
-    /// User and password for Redis, if the URL has none.
-    pub redis_user: Option<String>,
-    /// See above.
-    pub redis_password: Option<String>,
-    /// API key for Qdrant, if the URL has none.
-    pub qdrant_api_key: Option<String>,
-    /// Certificates for `rediss://` and `qdrant+https://`.
-    pub tls: tls::Tls,
-    /// Variables that libpq and MariaDB's programs know (`PG*`, `MYSQL_*`), and `HOME`, `USER`, `PATH`.
-    pub environment: std::collections::BTreeMap<String, String>,
-    /// The files that `tls` was read from, for programs: authority, certificate, key.
-    pub tls_files: [Option<std::path::PathBuf>; 3],
-    /// Sessions that dump one PostgreSQL database at a time.
-    pub postgres_jobs: usize,
-    /// PostgreSQL databases whose moments are fixed together at the beginning; each holds a session and its locks.
-    pub postgres_at_once: usize,
-    /// A private folder for what does not fit into memory.
-    pub scratch: std::path::PathBuf,
-    /// Whether a database, or an object of one, that cannot be read is told and left out, rather than the end of it all.
-    pub keep_going: bool,
-    /// What the Qdrant sources of one run find.
-    pub qdrant_run: qdrant::Run,
-    /// Tells when each source was read.
-    pub clock: Clock,
-}
-
-impl Default for UrlOptions {
-    fn default() -> Self {
-        Self {
-            postgres_format: postgres::Format::default(),
-            redis_order: rdb::RdbOrder::default(),
-            redis_user: None,
-            redis_password: None,
-            qdrant_api_key: None,
-            tls: tls::Tls::default(),
-            environment: std::collections::BTreeMap::new(),
-            tls_files: [None, None, None],
-            postgres_jobs: 2,
-            postgres_at_once: 1,
-            scratch: std::env::temp_dir(),
-            keep_going: false,
-            qdrant_run: qdrant::Run::default(),
-            clock: jiff::Timestamp::now,
-        }
+/// Reads a URL. One whose path has a component `.` or `..`, also escaped, is refused: the URL standard removes such components,
+/// so that the rest would name something else.
+///
+/// # Errors
+/// Why it is none.
+pub fn parsed_url(text: &str) -> std::result::Result<url::Url, String> {
+    let path =
+        text.split_once("://").map_or(text, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
+    let is_dots = |part: &str| matches!(&*part.to_ascii_lowercase().replace("%2e", "."), "." | "..");
+    if path.split(['/', '\\']).skip(1).any(is_dots) {
+        return Err("its path has a component of dots, which no URL can name".into());
     }
+    url::Url::parse(text).map_err(|error| error.to_string())
 }
 
-/// A URL as it may be shown and stored: without the password.
+/// A URL as it may be shown and stored: without what may be a secret.
 #[must_use]
 pub fn without_password(url: &str) -> String {
-    if crate::pg::conninfo::scheme(url).is_some() {
-        // They may have several hosts, and passwords among their parameters.
-        return crate::pg::conninfo::without_password(url);
-    }
-    let owned = |(name, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
-        (name.into_owned(), value.into_owned())
-    };
-    match url::Url::parse(url) {
-        Ok(mut parsed) => {
-            let _ = parsed.set_password(None);
-            if parsed.query_pairs().any(|(name, _)| name == "password") {
-                let kept: Vec<(String, String)> =
-                    parsed.query_pairs().filter(|(name, _)| name != "password").map(owned).collect();
-                match kept.is_empty() {
-                    true => parsed.set_query(None),
-                    false => drop(parsed.query_pairs_mut().clear().extend_pairs(kept)),
-                }
-            }
-            if parsed.scheme().starts_with("qdrant+") {
-                // Qdrant has no users: what stands in their place is a key.
-                let _ = parsed.set_username("");
-            }
-            parsed.to_string()
-        }
-        // Not a URL after all; hide whatever stands between ':' and '@'.
-        Err(_) => match (url.find("://"), url.rfind('@')) {
-            (Some(start), Some(end)) if start + 3 < end => format!("{}…{}", &url[..start + 3], &url[end..]),
-            _ => url.to_owned(),
-        },
-    }
+    crate::secrets::without_secrets(url)
 }
 
 /// A URL's password, decoded.
@@ -308,150 +286,4 @@ pub fn without_password(url: &str) -> String {
 pub fn password(url: &url::Url) -> Option<String> {
     let encoded = url.password()?;
     Some(percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned())
-}
-
-/// A source whose records say when it was read, if it does not say so itself.
-pub struct Stamped {
-    source: Box<dyn Source>,
-    clock: Clock,
-    start: Option<jiff::Timestamp>,
-    end: Option<jiff::Timestamp>,
-}
-
-impl Stamped {
-    /// One that looks at `clock`.
-    #[must_use]
-    pub fn new(source: Box<dyn Source>, clock: Clock) -> Self {
-        Self { source, clock, start: None, end: None }
-    }
-}
-
-impl Source for Stamped {
-    fn records(&self) -> Vec<SourceRecord> {
-        let mut records = self.source.records();
-        for record in &mut records {
-            record.start = record.start.or(self.start);
-            record.end = record.end.or(self.end);
-        }
-        records
-    }
-    fn paths(&self) -> Vec<String> {
-        self.source.paths()
-    }
-    fn start(&mut self, seed: [u64; 2]) -> Result<(), SourceError> {
-        self.start = Some((self.clock)());
-        self.source.start(seed)
-    }
-    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
-        let item = self.source.next_item(monitor)?;
-        if item.is_none() {
-            self.end = Some((self.clock)());
-        }
-        Ok(item)
-    }
-    fn scanner(&self) -> Option<Scanner> {
-        self.source.scanner()
-    }
-    fn tolerates_item_errors(&self) -> bool {
-        self.source.tolerates_item_errors()
-    }
-}
-
-/// Several sources in one snapshot: all are started before the first is read, and their entries come in
-/// the order of a manifest. Paths of two sources must not be the same; folders above them may.
-pub struct Several {
-    sources: Vec<Box<dyn Source>>,
-    /// The next item of each; `None` before it was asked for and after the last.
-    heads: Vec<Head>,
-    /// The last folder: two servers of a kind share the one above them, and both name it at the same time.
-    folder: Vec<u8>,
-}
-
-enum Head {
-    Unknown,
-    Item(Box<Item>),
-    End,
-}
-
-impl Several {
-    /// One source of all of these.
-    #[must_use]
-    pub fn new(sources: Vec<Box<dyn Source>>) -> Self {
-        let heads = sources.iter().map(|_| Head::Unknown).collect();
-        Self { sources, heads, folder: vec![] }
-    }
-}
-
-impl Source for Several {
-    fn records(&self) -> Vec<SourceRecord> {
-        self.sources.iter().flat_map(|source| source.records()).collect()
-    }
-    fn paths(&self) -> Vec<String> {
-        self.sources.iter().flat_map(|source| source.paths()).collect()
-    }
-    fn start(&mut self, seed: [u64; 2]) -> Result<(), SourceError> {
-        self.sources.iter_mut().try_for_each(|source| source.start(seed))
-    }
-    fn tolerates_item_errors(&self) -> bool {
-        // Others have no errors of single items.
-        self.sources.iter().any(|source| source.tolerates_item_errors())
-    }
-    fn scanner(&self) -> Option<Scanner> {
-        // All of them, or the sum would say that too little is left.
-        let scanners: Vec<_> = self.sources.iter().map(|source| source.scanner()).collect::<Option<_>>()?;
-        Some(Box::new(move |monitor, stop| scanners.into_iter().for_each(|scan| scan(monitor, stop))))
-    }
-    fn next_item(&mut self, monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
-        loop {
-            for (source, head) in self.sources.iter_mut().zip(&mut self.heads) {
-                if matches!(head, Head::Unknown) {
-                    *head = source.next_item(monitor)?.map_or(Head::End, |item| Head::Item(Box::new(item)));
-                }
-            }
-            let heads = self.heads.iter_mut().filter(|head| matches!(head, Head::Item(_)));
-            let first = heads.min_by(|a, b| match (a, b) {
-                (Head::Item(a), Head::Item(b)) => compare_paths(&a.entry.path, &b.entry.path),
-                _ => std::cmp::Ordering::Equal,
-            });
-            let Some(first) = first else { return Ok(None) };
-            let Head::Item(item) = std::mem::replace(first, Head::Unknown) else { return Ok(None) };
-            if item.entry.kind == Kind::Dir {
-                if self.folder == item.entry.path {
-                    continue;
-                }
-                self.folder.clone_from(&item.entry.path);
-                return Ok(Some(*item));
-            }
-            let twice = self
-                .heads
-                .iter()
-                .any(|head| matches!(head, Head::Item(other) if other.entry.path == item.entry.path));
-            if twice {
-                let path = item.entry.display_path();
-                return Err(SourceError::new(SourceErrorKind::Missing, path, "two sources have this path"));
-            }
-            return Ok(Some(*item));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for url in [
-            "redis://:hunter2@h:1/0",
-            "qdrant+https://hunter2@h/c",
-            "postgres://u:hunter2@h/db",
-            "redis://:hun ter2@[::",
-            "x://a:hunter2@",
-            "redis+unix:///s?password=hunter2",
-            "redis+unix:///s?db=1&p%61ssword=hunter2",
-        ] {
-            assert!(!without_password(url).contains("ter2"), "{url} -> {}", without_password(url));
-        }
-        assert_eq!(without_password("redis+unix:///s?db=1&password=x&user=u"), "redis+unix:///s?db=1&user=u");
-    }
 }

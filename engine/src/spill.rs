@@ -1,7 +1,7 @@
-//! More than memory should hold: records ordered by key outside of it, and bytes put aside for a while.
+//! Data larger than memory: records sorted by key on disk, and bytes that are stored for a while.
 //!
-//! Spill files have no name: they are unlinked before the first byte is written (`O_TMPFILE` where the file
-//! system has it), into a folder that is the user's alone, so they are gone with the process whatever ends it.
+//! Spill files have no name: they are unlinked before the first byte is written (`O_TMPFILE` if the file system has
+//! it), in a folder that only the user can access, so they vanish with the process.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -140,7 +140,7 @@ fn write_record(out: &mut impl Write, key: &[u8], payload: &[u8]) -> Result<()> 
     out.write_all(payload)
 }
 
-/// Records in order: call [`Sorted::step`], then look at [`Sorted::record`].
+/// Records in order: call [`Sorted::step`], then [`Sorted::record`].
 pub struct Sorted(Ordered);
 
 enum Ordered {

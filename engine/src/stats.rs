@@ -1,4 +1,4 @@
-//! Sizes: of what snapshots would restore to, and of what the repository stores.
+//! Sizes: of restored snapshots, and of stored data.
 
 use crate::manifest::for_each_entry;
 use crate::snapshot::Listed;
@@ -6,10 +6,12 @@ use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::store::describe;
 use std::collections::HashSet;
 
+pub mod modes;
+
 /// Figures about a repository; field names as restic's where they exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Stats {
-    /// Snapshots looked at.
+    /// Number of snapshots.
     pub snapshots_count: u64,
     /// Bytes of all their files together.
     pub total_restore_size: u64,
@@ -17,7 +19,7 @@ pub struct Stats {
     pub total_file_count: u64,
     /// Chunks in the repository.
     pub total_blob_count: u64,
-    /// Their plain bytes: what is left after deduplication.
+    /// Their plain bytes after deduplication.
     pub total_uncompressed_size: u64,
     /// Those of them that are stored against older versions.
     pub delta_blob_count: u64,
@@ -25,8 +27,8 @@ pub struct Stats {
     pub delta_uncompressed_size: u64,
     /// The stored bytes of those.
     pub delta_size: u64,
-    /// Their stored bytes, in packs.
-    pub total_size: u64,
+    /// The stored bytes of all chunks, in packs.
+    pub stored_size: u64,
     /// Packs.
     pub packs: u64,
     /// Index segments.
@@ -63,7 +65,7 @@ pub fn stats(repo: &Repository, snapshots: &[Listed], monitor: &dyn Monitor) -> 
         stats.segments += 1;
         for pack in segment.packs {
             stats.packs += 1;
-            stats.total_size += pack.len;
+            stats.stored_size += pack.len;
             for record in pack.records {
                 stats.total_blob_count += 1;
                 if record.is_delta() {
@@ -78,7 +80,7 @@ pub fn stats(repo: &Repository, snapshots: &[Listed], monitor: &dyn Monitor) -> 
         }
     }
     let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
-    stats.compression_ratio = ratio(stats.total_uncompressed_size, stats.total_size);
+    stats.compression_ratio = ratio(stats.total_uncompressed_size, stats.stored_size);
     stats.deduplication_ratio = ratio(stats.total_restore_size, stats.total_uncompressed_size);
     Ok(stats)
 }

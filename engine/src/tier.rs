@@ -9,11 +9,13 @@ use crate::prune::{MaxUnused, PruneOptions, PrunePlan, delete_doomed, prune};
 use crate::snapshot::Listed;
 use crate::{Monitor, Repository, Result};
 use chunkstore::ObjectId;
+use chunkstore::head::Head;
 use chunkstore::storage::probe::compares_and_swaps;
 use chunkstore::storage::shelf::Placing;
-use chunkstore::store::{Access, not_adopted};
+use chunkstore::store::{Access, ChunkStore, Clock, another_tier, not_adopted};
 use std::collections::HashSet;
 
+pub mod back;
 pub mod keep;
 pub mod map;
 pub mod status;
@@ -75,8 +77,8 @@ pub struct Tier {
 }
 
 impl Tier {
-    /// Opens a tier of the primary's repository, or makes it. What was the primary before is made a tier again
-    /// only if that is `rejoin`ed.
+    /// Opens a tier of the primary's repository. What was the primary before is made a tier again only if that is
+    /// `rejoin`ed. Nothing is made: a place where nothing is, is a tier that is away.
     pub fn open(
         primary: &Repository,
         access: Access,
@@ -84,37 +86,56 @@ impl Tier {
         prices: &PriceTable,
         rejoin: bool,
     ) -> Result<Self> {
-        let store = primary.store();
-        let price = prices.of(options.class_name(access.storage.is_near()))?;
+        Self::check(&access, &options)?;
+        let opened = primary.store().open_tier(access, &options.name, rejoin)?;
+        Self::of(primary, opened, options, prices)
+    }
+
+    /// Makes a tier of the primary's repository, at a place where nothing is. One that was made before is made `again`
+    /// only if that is asked for.
+    pub fn make(
+        primary: &Repository,
+        access: Access,
+        options: TierOptions,
+        prices: &PriceTable,
+        again: bool,
+    ) -> Result<Self> {
+        Self::check(&access, &options)?;
+        refuse_hazards(&access, &options)?;
+        if let Err(why) = compares_and_swaps(&*access.storage, &*access.env)? {
+            return Err(crate::Error::Invalid(format!(
+                "tier '{}' does not compare and swap ({why}); two syncs at once would lose snapshots",
+                options.name
+            )));
+        }
+        let made = primary.store().create_tier(access, &options.name, again)?;
+        Self::of(primary, made, options, prices)
+    }
+
+    fn check(access: &Access, options: &TierOptions) -> Result<()> {
         if options.lock_days.is_some() && access.storage.shelf().is_none() {
             return Err(crate::Error::Invalid(format!(
                 "tier '{}': there are no locks on local disk",
                 options.name
             )));
         }
-        let opened = match store.open_tier(access.clone(), &options.name, rejoin)? {
-            Some(opened) => opened,
-            None => {
-                refuse_hazards(&access, &options)?;
-                if let Err(why) = compares_and_swaps(&*access.storage, &*access.env)? {
-                    return Err(crate::Error::Invalid(format!(
-                        "tier '{}' does not compare and swap ({why}); two syncs at once would lose snapshots",
-                        options.name
-                    )));
-                }
-                store.create_tier(access, &options.name)?
-            }
-        };
+        Ok(())
+    }
+
+    fn of(
+        primary: &Repository,
+        opened: ChunkStore,
+        options: TierOptions,
+        prices: &PriceTable,
+    ) -> Result<Self> {
+        let store = primary.store();
+        let price = prices.of(options.class_name(opened.storage().is_near()))?;
         let (head, ours) = (opened.head(), store.head());
         not_adopted(&head, &ours)?;
         match &head.tier {
             Some(name) if *name == options.name => {}
             Some(name) => {
-                return Err(crate::Error::Invalid(format!(
-                    "there is tier '{name}' at {}, not '{}'",
-                    opened.storage().place(),
-                    options.name
-                )));
+                return Err(another_tier(&**opened.storage(), name, &options.name).into());
             }
             None => {
                 return Err(crate::Error::Invalid(format!("tier '{}' is the primary itself", options.name)));
@@ -148,11 +169,18 @@ impl Tier {
 
     /// Takes snapshots off this tier; their packs stay until [`Tier::prune`].
     pub fn forget(&self, ids: &[ObjectId]) -> Result<()> {
-        if ids.is_empty() { Ok(()) } else { self.repo.forget(ids) }
+        if ids.is_empty() { Ok(()) } else { self.repo.forget(ids).map(drop) }
     }
 
-    /// Removes packs that nothing here needs, but none that is locked, or paid for until later unless `early`.
-    pub fn prune(&self, early: bool, dry_run: bool, monitor: &dyn Monitor) -> Result<PrunePlan> {
+    /// Removes packs that nothing here needs, but none that is locked, or paid for until later unless `early`; none that
+    /// was there before HEAD was made anew, unless `accept_head`.
+    pub fn prune(
+        &self,
+        early: bool,
+        accept_head: bool,
+        dry_run: bool,
+        monitor: &dyn Monitor,
+    ) -> Result<PrunePlan> {
         if !dry_run {
             self.clear()?;
         }
@@ -173,11 +201,39 @@ impl Tier {
             no_rebase: true,
             spare,
             dry_run,
+            accept_head,
             fence_after_ms: self.options.fence_after_ms,
             ..PruneOptions::default()
         };
         prune(&self.repo, &options, monitor)
     }
+}
+
+/// Takes out of the tiers what a person forgot by name while they could not be reached. Returns how many snapshots went from
+/// which tier.
+pub fn take_out_forgotten(primary: &Repository, tiers: &[Tier]) -> Result<Vec<(String, u64)>> {
+    let mut taken = vec![];
+    let heads = tiers.iter().map(|tier| tier.repo.store().head()).chain([primary.store().head()]);
+    let listed: HashSet<ObjectId> = primary.snapshot_roots().iter().map(|root| root.id).collect();
+    let named: HashSet<ObjectId> =
+        heads.flat_map(|head| head.forgotten_everywhere.clone()).filter(|id| !listed.contains(id)).collect();
+    for tier in tiers.iter().filter(|_| !named.is_empty()) {
+        let there = tier.repo.snapshot_roots().into_iter().map(|root| root.id);
+        let gone: Vec<ObjectId> = there.filter(|id| named.contains(id)).collect();
+        tier.forget(&gone)?;
+        if !gone.is_empty() {
+            taken.push((tier.options.name.clone(), gone.len() as u64));
+        }
+    }
+    Ok(taken)
+}
+
+/// Notes in the primary's HEAD how far its tiers have come, by which clock snapshots expired, and what was forgotten that
+/// some copy still has.
+pub fn note(primary: &Repository, tiers: &[Tier], clock: Option<Clock>) -> Result<()> {
+    note_forgotten(primary, tiers)?;
+    let heads: Vec<_> = tiers.iter().map(|tier| (&tier.options.name, tier.repo.store().head())).collect();
+    Ok(primary.store().note_tiers(heads.iter().map(|(name, head)| (name.as_str(), head.age())), clock)?)
 }
 
 /// A store that would remove or move objects by itself is no place for packs: they are shared by snapshots, so
@@ -200,4 +256,35 @@ fn refuse_hazards(access: &Access, options: &TierOptions) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// What any copy knows to be forgotten, the primary is to know; and what no copy has any more, nobody need know.
+fn note_forgotten(primary: &Repository, tiers: &[Tier]) -> Result<()> {
+    let store = primary.store();
+    let heads: Vec<_> = tiers.iter().map(|tier| tier.repo.store().head()).collect();
+    let here = store.head();
+    let reached = |name: &String| tiers.iter().any(|tier| tier.options.name == *name);
+    let all_reached = here.tiers.all && here.tiers.made.keys().all(reached);
+    let is_there = |id: &ObjectId| heads.iter().any(|head| head.roots.iter().any(|root| root.id == *id));
+    let told: Vec<ObjectId> = heads.iter().flat_map(|head| head.forgotten.iter().copied()).collect();
+    let named: Vec<ObjectId> =
+        heads.iter().flat_map(|head| head.forgotten_everywhere.iter().copied()).collect();
+    let change = |head: &mut Head| {
+        // What is listed again here is not forgotten.
+        let listed: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
+        told.iter().filter(|id| !listed.contains(id)).for_each(|id| head.forget(*id));
+        named.iter().filter(|id| !listed.contains(id)).for_each(|id| head.forget_everywhere(*id));
+        head.forgotten.retain(|id| !all_reached || is_there(id));
+        let forgotten = &head.forgotten;
+        head.forgotten_everywhere.retain(|id| forgotten.contains(id));
+    };
+    let mut after = Head::clone(&here);
+    change(&mut after);
+    if after == *here {
+        return Ok(());
+    }
+    Ok(store.update_head(|head| {
+        change(head);
+        Ok(())
+    })?)
 }

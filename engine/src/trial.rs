@@ -2,7 +2,7 @@
 
 use crate::backup::{BackupOptions, backup};
 use crate::manifest::{ManifestReader, Record, Step};
-use crate::plan::Night;
+use crate::plan::{Fixed, Night};
 use crate::snapshot::Listed;
 use crate::source::{Piece, Source};
 use crate::{Error, Monitor, Repository, Result};
@@ -57,6 +57,25 @@ impl Trial {
         };
         (self.stored, self.objects) = (stored, objects);
         Ok(night)
+    }
+
+    /// The cost of a backup without a change. `same` is the version that was backed up last; `nothing` is an empty
+    /// source, because reading takes time although nothing is stored.
+    pub fn fixed(
+        &mut self,
+        same: &mut dyn Source,
+        nothing: &mut dyn Source,
+        options: &BackupOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Fixed> {
+        let unchanged = self.backup(same, options, monitor)?;
+        let empty = self.backup(nothing, options, monitor)?;
+        Ok(Fixed {
+            bytes: unchanged.stored_bytes as f64,
+            objects: unchanged.objects as f64,
+            seconds: empty.seconds.min(unchanged.seconds),
+            restore_seconds: self.read_back(monitor)?,
+        })
     }
 
     /// Reads the latest snapshot back; see [`read_latest`].

@@ -1,10 +1,11 @@
-//! The check of a repository: read everything, trust nothing. Damage is named, with what it affects;
-//! nothing is changed, unless it is to be mended.
+//! The check of a repository: read everything, trust nothing. Damage is reported with what it affects; nothing is
+//! changed, unless repairs are requested.
 
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::index::PackEntry;
+use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ChunkId, ObjectId, PackId};
 use memory::Memory;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 mod memory;
 pub(crate) mod packs;
 mod snapshots;
+mod supply;
 
 /// Which packs are read. Of each choice those come first that were not verified for the longest time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,9 +38,9 @@ pub enum ReadData {
 pub struct CheckOptions {
     /// Which packs are read.
     pub read_data: ReadData,
-    /// Leave out those that this machine found sound within so many milliseconds.
+    /// Skip packs that this machine found sound within this time, in milliseconds.
     pub not_verified_within_ms: Option<u64>,
-    /// Mend damaged packs from other tiers or their parity, fetch missing ones, and make missing parity anew.
+    /// Repair damaged packs from other tiers or their parity, fetch missing ones, and compute missing parity.
     pub heal: bool,
 }
 
@@ -48,7 +50,7 @@ impl From<ReadData> for CheckOptions {
     }
 }
 
-/// What a check found, besides the errors that went to the monitor.
+/// The result of a check, besides the errors in the monitor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CheckReport {
     /// Errors.
@@ -57,23 +59,31 @@ pub struct CheckReport {
     pub snapshots: u64,
     /// Index segments.
     pub segments: u64,
-    /// Packs looked at.
+    /// Number of packs.
     pub packs: u64,
     /// Packs read.
     pub packs_read: u64,
     /// Bytes read of them.
     pub bytes_read: u64,
-    /// Packs made whole from their parity.
+    /// Packs reconstructed from their parity.
     pub packs_healed: u64,
-    /// Bytes of them that were damaged, in whole parts.
+    /// Their damaged bytes, in whole shards.
     pub bytes_healed: u64,
     /// Packs copied from other tiers.
     pub packs_fetched: u64,
     /// Their bytes.
     pub bytes_fetched: u64,
-    /// Parity made anew.
+    /// Chunks of lost packs that other tiers had in other packs; sealed again.
+    pub chunks_supplied: u64,
+    /// Lost packs that are no longer listed, since all their needed chunks are in others.
+    pub packs_replaced: u64,
+    /// Packs that are damaged or missing, and stay so.
+    pub packs_lost: u64,
+    /// Records of snapshots copied from other tiers.
+    pub snapshots_fetched: u64,
+    /// Parity objects computed again.
     pub parity_healed: u64,
-    /// What was mended, object by object.
+    /// Repaired objects, one by one.
     pub healed: Vec<String>,
     /// Whether `repair index` would help.
     pub suggest_repair_index: bool,
@@ -85,6 +95,10 @@ struct Check<'a> {
     store: &'a Arc<ChunkStore>,
     monitor: &'a dyn Monitor,
     options: CheckOptions,
+    /// The snapshots that are meant; all if none are given.
+    some: Option<&'a HashSet<ObjectId>>,
+    /// Opens other tiers, to read chunks of what is lost here.
+    others: &'a dyn Fn() -> Vec<Arc<ChunkStore>>,
     report: CheckReport,
     /// Errors so far; a prune may be the explanation.
     errors: Vec<ItemError>,
@@ -92,6 +106,12 @@ struct Check<'a> {
     bad: HashSet<(PackId, ChunkId)>,
     /// Packs that are not there: what lies in them, and what stands on that.
     gone: HashSet<PackId>,
+    /// The other tiers, once they were needed.
+    opened: Option<Vec<Arc<ChunkStore>>>,
+    /// Whether what other tiers have was asked for: once will do.
+    supplied: bool,
+    /// Packs that were read and are not sound.
+    unsound: HashSet<PackId>,
     /// Packs that were read and are sound.
     sound: HashSet<PackId>,
     bases: Arc<BaseReader>,
@@ -107,15 +127,52 @@ pub fn check(
     options: impl Into<CheckOptions>,
     monitor: &dyn Monitor,
 ) -> Result<CheckReport> {
+    check_some(repo, None, options, monitor)
+}
+
+/// Checks the repository, but of its snapshots only `some`, if they are given: then only packs that these need are read.
+pub fn check_some(
+    repo: &Repository,
+    some: Option<&HashSet<ObjectId>>,
+    options: impl Into<CheckOptions>,
+    monitor: &dyn Monitor,
+) -> Result<CheckReport> {
+    run(repo, some, &|| vec![], options.into(), monitor)
+}
+
+/// Checks the repository and repairs it: `others` opens other tiers of it, from which the chunks of packs are read that
+/// no place has in the same form.
+pub fn heal(
+    repo: &Repository,
+    others: &dyn Fn() -> Vec<Arc<ChunkStore>>,
+    read_data: ReadData,
+    monitor: &dyn Monitor,
+) -> Result<CheckReport> {
+    let options = CheckOptions { read_data, heal: true, ..CheckOptions::default() };
+    run(repo, None, others, options, monitor)
+}
+
+fn run(
+    repo: &Repository,
+    some: Option<&HashSet<ObjectId>>,
+    others: &dyn Fn() -> Vec<Arc<ChunkStore>>,
+    options: CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<CheckReport> {
     let store = repo.store();
     let mut check = Check {
         store,
         monitor,
-        options: options.into(),
+        options,
+        some,
+        others,
         report: CheckReport::default(),
         errors: vec![],
         bad: HashSet::new(),
         gone: HashSet::new(),
+        unsound: HashSet::new(),
+        opened: None,
+        supplied: false,
         sound: HashSet::new(),
         bases: Arc::default(),
         memory: Memory::load(store),
@@ -133,6 +190,7 @@ pub fn check(
         monitor.restart();
         let CheckReport { packs_read, bytes_read, packs_healed, bytes_healed, .. } = check.report;
         let CheckReport { packs_fetched, bytes_fetched, parity_healed, .. } = check.report;
+        let CheckReport { chunks_supplied, packs_replaced, snapshots_fetched, .. } = check.report;
         let healed = std::mem::take(&mut check.report.healed);
         let so_far = CheckReport {
             packs_read,
@@ -142,6 +200,9 @@ pub fn check(
             packs_fetched,
             bytes_fetched,
             parity_healed,
+            chunks_supplied,
+            packs_replaced,
+            snapshots_fetched,
             healed,
             ..CheckReport::default()
         };
@@ -149,6 +210,7 @@ pub fn check(
         check.errors.clear();
         check.bad.clear();
         check.gone.clear();
+        check.unsound.clear();
         check.bases = Arc::default();
     }
     Err(crate::Error::Refused(
@@ -162,7 +224,16 @@ impl Check<'_> {
         self.slots()?;
         let packs = self.segments()?;
         let doubtful = self.packs_present(&packs)?;
-        self.read_packs(&packs, doubtful)?;
+        match self.needed(repo)? {
+            Some(needed) => {
+                let is_needed = |pack: &PackEntry| needed.contains(&pack.name.id);
+                let chosen: Vec<PackEntry> = packs.iter().filter(|pack| is_needed(pack)).cloned().collect();
+                self.read_packs(&chosen, doubtful.into_iter().filter(is_needed).collect())?;
+            }
+            None => self.read_packs(&packs, doubtful)?,
+        }
+        self.supply(repo, &packs)?;
+        self.report.packs_lost = self.gone.union(&self.unsound).count() as u64;
         self.memory.tidy(&packs.iter().map(|pack| pack.name.id).collect());
         self.snapshots(repo)
     }
@@ -191,7 +262,7 @@ impl Check<'_> {
         }
     }
 
-    /// Every slot that HEAD lists is there, byte for byte, and no other.
+    /// Checks that every slot that HEAD lists exists, byte for byte, and no other.
     fn slots(&mut self) -> Result<()> {
         let mut listed = self.store.head().slots.clone();
         let mut found = vec![];
@@ -200,7 +271,10 @@ impl Check<'_> {
         for name in &found {
             let known = name.rsplit('/').next().and_then(ObjectId::parse).and_then(|id| listed.remove(&id));
             let Some(hash) = known else {
-                self.fail(name, "a key slot that HEAD does not list");
+                self.fail(
+                    name,
+                    "a key slot that HEAD does not list; it opens nothing, and 'esker prune' removes it",
+                );
                 continue;
             };
             let bytes = self.store.storage().get(name, MAX_SMALL_LEN).map_err(chunkstore::Error::from);
@@ -215,6 +289,36 @@ impl Check<'_> {
                 names::key(id),
                 "the key slot is missing: its passphrase no longer opens the repository",
             );
+        }
+        self.copies()
+    }
+
+    /// Checks the copies that a disk has of what everything else is read by: each is there and equal. Those of HEAD are
+    /// written with each HEAD.
+    fn copies(&mut self) -> Result<()> {
+        let storage = Arc::clone(self.store.storage());
+        if !storage.keeps_copies() {
+            return Ok(());
+        }
+        let slots: Vec<String> = self.store.head().slots.keys().map(names::key).collect();
+        for name in std::iter::once(names::CONFIG.to_owned()).chain(slots) {
+            // One that cannot be read has been told of.
+            let Ok(bytes) = storage.get(&name, MAX_SMALL_LEN) else { continue };
+            for copy in names::copies(&name) {
+                let what = match storage.get(&copy, MAX_SMALL_LEN) {
+                    Ok(there) if there == bytes => continue,
+                    Ok(_) => "is another one",
+                    Err(error) if error.kind == ErrorKind::NotFound => "is missing",
+                    Err(_) => "cannot be read",
+                };
+                if self.options.heal {
+                    storage.replace(&copy, bytes.clone()).map_err(chunkstore::Error::from)?;
+                    self.healed(copy, format!("{what}; made again"));
+                } else {
+                    self.report.suggest_heal = true;
+                    self.fail(copy, format!("the copy of {name} {what}: one bad sector more may lose it"));
+                }
+            }
         }
         Ok(())
     }
@@ -236,8 +340,8 @@ impl Check<'_> {
         Ok(packs)
     }
 
-    /// Every pack is there with its length, and so is its parity. A listing saves asking for each; what it lacks
-    /// is asked for. Returns those with another length.
+    /// Checks that every pack exists with its length, and so does its parity. A listing replaces single requests; packs
+    /// that it lacks are requested. Returns those with another length.
     fn packs_present(&mut self, packs: &[PackEntry]) -> Result<Vec<PackEntry>> {
         let parity = self.store.has_parity();
         let mut lengths = HashMap::new();

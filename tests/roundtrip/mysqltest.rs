@@ -127,7 +127,9 @@ impl<'a> Reader<'a> {
 
     /// Takes the head of a block.
     fn block(&mut self) -> bool {
-        let is_block = matches!(words(self.rest, 1).first().map(String::as_str), Some("if" | "while"));
+        let is_word = self.rest.first().is_some_and(u8::is_ascii_alphabetic);
+        let is_block =
+            is_word && matches!(words(self.rest, 1).first().map(String::as_str), Some("if" | "while"));
         if is_block && let Some(end) = self.rest.iter().position(|byte| *byte == b'{') {
             self.rest = &self.rest[end..];
             return true;
@@ -171,7 +173,7 @@ impl<'a> Reader<'a> {
 #[test]
 fn what_is_dropped_stands_aside() {
     let script = b"--source include/x.inc\n# a comment; with a delimiter\ncreate table t1 (a int); insert into test.t1 values (';');\nselect 1;\n\
-        if (`select 1`) {\n--disable_query_log\n}\ndrop table if exists t1, `t2`;\ndelimiter //;\ncreate procedure p() begin select 1; end//\ndelimiter ;//\n\
+        if (`select 1`) {\nif (`select 2`) {\n--disable_query_log\n}\n}\nwhile ($n)\n{\nwhile ($m)\n{\nset @w = 1;\n}\n}\ndrop table if exists t1, `t2`;\ndelimiter //;\ncreate procedure p() begin select 1; end//\ndelimiter ;//\n\
         create user x@y; set global a = 1; drop table mysql.proc; set @x = 2;";
     let found: Vec<_> =
         statements(script).into_iter().map(|statement| String::from_utf8(statement).unwrap()).collect();
@@ -180,6 +182,7 @@ fn what_is_dropped_stands_aside() {
         [
             "create table t1 (a int)",
             "insert into t1 values (';')",
+            "set @w = 1",
             "RENAME TABLE IF EXISTS t1 TO dropped_1",
             "RENAME TABLE IF EXISTS `t2` TO dropped_2",
             "create procedure p() begin select 1; end",

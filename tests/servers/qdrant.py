@@ -8,8 +8,9 @@ cluster of one. KEY-ro is a key that may only read. Files in FOLDER make faults:
   cut       a snapshot breaks off in the middle        short  a streamed snapshot ends in the middle, as if it were whole
   dropped   it ends behind its first segment, as a tar does that the server gave up
   nostream  snapshots cannot be streamed               gone   holds the name of a collection that goes when it is read
-  slow      bodies are taken and given at 1 MiB/s      refuse uploads are refused when half of them has come
+  slow      bodies take a second, or as many as it says, for each MiB      refuse uploads are refused when half of them has come
   dead      holds `COLLECTION SHARD PORT STATE` lines: states of replicas
+  late      a snapshot on disk takes three seconds
   version   holds the version that is told             log    (written) one line for each request
   tls.pem   certificate and key: the server speaks TLS   elsewhere  holds a URL that every request is sent to
 """
@@ -53,6 +54,11 @@ class Refused(Exception):
 def fault(name):
     path = FOLDER / name
     return path.read_text() if path.exists() else None
+
+
+def slow():
+    if (seconds := fault("slow")) is not None:
+        time.sleep(float(seconds or 1))
 
 
 def version_of(text):
@@ -112,7 +118,7 @@ class Replica:
     def snapshot(self):
         if fault("full") is not None:
             raise Refused(500, "Service internal error: No space left on device (os error 28)")
-        name = f"{self.collection.name}-shard-{self.folder.name}-{time.strftime('%Y-%m-%d-%H-%M-%S')}-{time.monotonic_ns()}.snapshot"
+        name = f"{self.collection.name}-shard-{self.folder.name}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}-{time.monotonic_ns()}.snapshot"
         path = self.folder.parent / name
         with path.open("wb") as file:
             self.write_tar(file, nested=True)
@@ -473,7 +479,10 @@ class Handler(BaseHTTPRequestHandler):
             case "POST", ["collections", name, "points", "count"]:
                 return [{"count": of(name).count(self.body())}]
             case "POST", ["collections", name, "shards", shard, "snapshots"]:
-                return [self.replica(name, shard).snapshot()]
+                made = self.replica(name, shard).snapshot()
+                if fault("late") is not None:
+                    time.sleep(3)
+                return [made]
             case "GET", ["collections", name, "shards", shard, "snapshots"]:
                 return [list(self.replica(name, shard).snapshots.values())]
             case "DELETE", ["collections", name, "shards", shard, "snapshots", snapshot]:
@@ -534,8 +543,7 @@ class Handler(BaseHTTPRequestHandler):
                 break
             sent += len(part)
             self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
-            if fault("slow") is not None:
-                time.sleep(1)
+            slow()
         self.wfile.write(b"0\r\n\r\n")
 
     def download(self, path):
@@ -554,8 +562,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(first)
             while part := file.read(1 << 20):
                 self.wfile.write(part)
-                if fault("slow") is not None:
-                    time.sleep(1)
+                slow()
 
     def upload(self, name, shard, query):
         left = len_ = int(self.headers["Content-Length"])
@@ -580,8 +587,7 @@ class Handler(BaseHTTPRequestHandler):
                     while self.rfile.read(1 << 20):
                         pass
                     raise ConnectionResetError
-                if fault("slow") is not None:
-                    time.sleep(1)
+                slow()
             file.flush()
             self.rfile.read(len(b"\r\n--" + boundary + b"--\r\n"))
             if query.get("checksum") not in (None, hashed.hexdigest()):

@@ -1,6 +1,5 @@
-//! Every location of a chunk. The index keeps one of each, which is enough nearly always: but that one may
-//! stand on something that is gone, or lie in a damaged pack, while another is fine. Then the segments are
-//! asked, all of them.
+//! Every location of a chunk. The index keeps one of each, which is nearly always enough. But that one may depend on a
+//! missing base, or be in a damaged pack, while another is sound; then all segments are searched.
 
 use super::Grounded;
 use crate::Result;
@@ -12,9 +11,8 @@ use std::sync::Arc;
 
 type Key = [u8; 16];
 
-/// The best location that counts of each chunk in `ids`, and of everything below those, by key; without the
-/// packs in `avoid`. Reads every segment of HEAD, once for each level of what `ids` stand on. Damaged
-/// segments are passed over.
+/// The best location that counts of each chunk in `ids`, and of all their bases, by key; without the packs in `avoid`.
+/// Reads every segment of HEAD, once for each level of bases. Damaged segments are skipped.
 pub fn find_everywhere(
     store: &ChunkStore,
     ids: &[ChunkId],

@@ -1,5 +1,5 @@
-//! Reading base chunks, which may stand on others, in bounded memory: streams are read in order, so what one
-//! chunk stands on is near to what the next one does.
+//! Reading base chunks, which may be deltas themselves, in bounded memory. Streams are read in order, so the bases of
+//! one chunk are near those of the next.
 
 use super::{Grounded, find_everywhere, ground};
 use crate::format::Codec;
@@ -7,6 +7,7 @@ use crate::head::Head;
 use crate::id::{ChunkId, PackId};
 use crate::index::{Location, short_key};
 use crate::pack::{PackReader, Record};
+use crate::pool::locked;
 use crate::rope::Rope;
 use crate::seal::Decompressor;
 use crate::store::ChunkStore;
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use lru::LruCache;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// What may be kept of bases, in bytes: streams are read in order, so only neighbours share bases. Four times
 /// as much was no faster.
@@ -38,7 +39,7 @@ pub struct Plain {
 /// Bases in the order of a prefix.
 #[derive(Debug)]
 pub enum Prefix {
-    /// None: the chunk stands on its own.
+    /// None: the chunk is stored full.
     Empty,
     /// One.
     One(Arc<Vec<u8>>, f32),
@@ -80,7 +81,7 @@ struct ByteLru<K: std::hash::Hash + Eq> {
     bytes: usize,
 }
 
-/// Reads base chunks, which may stand on others, and keeps what it read for a while. Shared by threads.
+/// Reads base chunks, which may be deltas themselves, and caches what it read. Shared by threads.
 pub struct BaseReader {
     plain: Mutex<ByteLru<[u8; 16]>>,
     blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
@@ -145,10 +146,6 @@ impl Buffers {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Default for BaseReader {
     fn default() -> Self {
         Self {
@@ -161,7 +158,7 @@ impl Default for BaseReader {
 }
 
 impl BaseReader {
-    /// Whether everything that `record` needs to be read has a location that counts.
+    /// Whether every chunk that `record` depends on has a location that counts.
     pub fn stands(&self, store: &ChunkStore, record: &Record) -> Result<bool> {
         let below = ground(&**store.index(), &record.bases, &HashSet::new())?;
         let smaller = |base: &Grounded| base.location.record.depth < record.depth;
@@ -220,8 +217,8 @@ impl BaseReader {
         Ok(found)
     }
 
-    /// Looks for other locations of a chunk, and of what it stands on, than those that could not be read;
-    /// the one to be read now, if there is any.
+    /// Searches for other locations of a chunk and its bases than those that could not be read; returns the one to read
+    /// now, if there is any.
     pub fn look_everywhere(
         &self,
         store: &ChunkStore,

@@ -1,11 +1,11 @@
 //! The index on local disk: a RocksDB that may be deleted at any time.
 //!
-//! RocksDB lets one process write. So nobody keeps it open for writing: under a file lock it is
-//! brought up to HEAD's segments, closed, and opened again read-only, which any number of processes
-//! may do. A read-only view holds its files open, so a later writer does not disturb it.
+//! RocksDB lets one process write. So no process keeps it open for writing: under a file lock, a process brings it up
+//! to HEAD's segments, closes it, and opens it again read-only, which any number of processes may do. A read-only view
+//! holds its files open, so a later writer does not disturb it.
 //!
-//! `state.json` beside the database says which segments it holds. It is written after the data is
-//! flushed; where it is missing or disagrees, the database is built anew from the segments.
+//! `state.json` beside the database says which segments it has. It is written after the data is flushed; if it is
+//! missing or disagrees, the database is rebuilt from the segments.
 
 use super::{
     ChunkIndex, Cut, Location, PackInfo, Segment, cuts_of, decode_pack_name, encode_pack_name, short_key,
@@ -15,6 +15,7 @@ use crate::format::{Decoder, Encoder, Malformed};
 use crate::id::{ChunkId, ObjectId};
 use crate::pack::Record;
 use crate::{Error, Result};
+use crate::{patience, private};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, ReadOptions, WaitForCompactOptions,
     WriteBatch,
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 mod bulk;
 use bulk::Bulk;
@@ -36,6 +38,8 @@ const PACKS: &str = "packs";
 /// Block cache. Keys are hashes, so a block is as good as never asked for twice: look-ups leave it alone, and
 /// are a third faster for it. The kernel's page cache holds what memory is left.
 const CACHE_BYTES: usize = 4 << 20;
+/// How long another process may hold the lock: it fills the database, or it was stopped while it did.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize, Default, Clone, PartialEq)]
 struct State {
@@ -63,10 +67,27 @@ fn cache_error(error: impl std::fmt::Display) -> Error {
     Error::Cache { why: error.to_string() }
 }
 
+/// Address space that must be allowed. RocksDB reserves some without a look at the limit, and ends the process where that
+/// fails; each of its threads reserves 64 MiB by glibc's arenas.
+const ADDRESS_SPACE: u64 = 4 << 30;
+
+/// Whether the limit on address space (`ulimit -v`) leaves RocksDB enough.
+fn has_address_space() -> Result<()> {
+    match rustix::process::getrlimit(rustix::process::Resource::As).current {
+        Some(limit) if limit < ADDRESS_SPACE => Err(cache_error(format!(
+            "the limit on address space, {} MiB, is below the {} MiB that RocksDB may need ('ulimit -v')",
+            limit >> 20,
+            ADDRESS_SPACE >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl RocksIndex {
     /// Opens the index in `folder`, creating it if needed; `sync` fills it.
     pub fn open(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(cache_error)?;
+        has_address_space()?;
+        private::folder(folder).map_err(cache_error)?;
         let index = Self {
             folder: folder.to_owned(),
             view: RwLock::new(Arc::new(View { db: None, packs: vec![], state: State::default() })),
@@ -82,7 +103,7 @@ impl RocksIndex {
         Ok(index)
     }
 
-    /// Deletes the database; the next `sync` builds it anew.
+    /// Deletes the database; the next `sync` rebuilds it.
     pub fn clear(folder: &Path) -> Result<()> {
         let db = folder.join("db");
         for path in [folder.join("state.json")] {
@@ -94,8 +115,9 @@ impl RocksIndex {
     }
 
     fn lock(&self) -> Result<File> {
-        let file = File::create(self.folder.join("lock")).map_err(cache_error)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(cache_error)?;
+        let path = self.folder.join("lock");
+        let file = private::open(&path).map_err(cache_error)?;
+        patience::lock(&file, &path, false, PATIENCE).map_err(cache_error)?;
         Ok(file)
     }
 
@@ -117,7 +139,7 @@ impl RocksIndex {
     fn write_state(&self, state: &State) -> Result<()> {
         let path = self.folder.join("state.json");
         let temporary = self.folder.join("state.json.new");
-        fs::write(&temporary, serde_json::to_vec(state).map_err(cache_error)?).map_err(cache_error)?;
+        private::write(&temporary, &serde_json::to_vec(state).map_err(cache_error)?).map_err(cache_error)?;
         fs::rename(temporary, path).map_err(cache_error)
     }
 
@@ -143,15 +165,13 @@ impl RocksIndex {
         // Half of RocksDB's default: less is copied for each look-up.
         table.set_block_size(2 << 10);
         table.set_format_version(5);
-        let mut hashed = options.clone();
-        hashed.set_block_based_table_factory(&table);
-        let families = vec![
-            ColumnFamilyDescriptor::new("default", options.clone()),
-            ColumnFamilyDescriptor::new(CHUNKS, hashed.clone()),
-            ColumnFamilyDescriptor::new(CUTS, hashed.clone()),
-            ColumnFamilyDescriptor::new(PACKS, options),
-        ];
-        (hashed, families)
+        options.set_block_based_table_factory(&table);
+        // A family without a cache of its own gets RocksDB's HyperClockCache, which ends the process where address space is
+        // limited.
+        let families = ["default", CHUNKS, CUTS, PACKS]
+            .map(|name| ColumnFamilyDescriptor::new(name, options.clone()))
+            .into();
+        (options, families)
     }
 
     fn open_view(&self, state: State) -> Result<View> {
@@ -171,7 +191,7 @@ impl RocksIndex {
         Ok(View { db: Some(db), packs, state })
     }
 
-    /// Under the lock: writes what is missing, or everything, and looks at the result.
+    /// Under the lock: writes missing entries, or everything, and opens the result.
     fn bring_up_to(
         &self,
         segments: &[ObjectId],
@@ -193,6 +213,7 @@ impl RocksIndex {
             let _ = fs::remove_file(self.folder.join("state.json"));
             self.write(&mut state, segments, load)?;
             self.write_state(&state)?;
+            private::close_all(&database);
         }
         self.set_view(self.open_view(state)?)
     }
@@ -209,7 +230,7 @@ impl RocksIndex {
         let packs = family(&db, PACKS)?;
         let staging = self.folder.join("load");
         let _ = fs::remove_dir_all(&staging);
-        fs::create_dir_all(&staging).map_err(cache_error)?;
+        private::folder(&staging).map_err(cache_error)?;
         let (mut chunks, mut cuts) = (Bulk::new(CHUNKS, &staging), Bulk::new(CUTS, &staging));
         for id in wanted {
             if state.segments.contains(id) {

@@ -1,4 +1,4 @@
-//! Storing once more what is in the store already: a prune gives chunks other bases.
+//! Storing existing chunks again: a prune gives chunks other bases.
 
 use super::dedupe::{Attempt, Dedupe, len};
 use crate::Result;
@@ -16,13 +16,13 @@ pub struct Again {
     pub anchor: u64,
     /// Its content.
     pub plain: Vec<u8>,
-    /// What it may stand on.
+    /// The chunks that it may be stored against.
     pub choice: Option<BaseChoice>,
 }
 
 impl Dedupe {
-    /// Chunks that are in the store already, stored anew: each against its choice where that is clearly
-    /// smaller, else on its own. The records come without a place, each with its frame.
+    /// Stores existing chunks again: each against its choice if that is clearly smaller, otherwise full. The records
+    /// come without a location, each with its frame.
     pub fn seal_again(&self, chunks: Vec<Again>) -> Result<Vec<(Record, Vec<u8>)>> {
         let mut compressor = Compressor::new(self.sealing.compression)?;
         let mut again = (self.store.decompressor()?, vec![]);

@@ -8,13 +8,14 @@ use crate::format::{Codec, PackKind};
 use crate::id::{ChunkId, PackId};
 use crate::index::short_key;
 use crate::pack::Record;
+use crate::pool::{Pool, locked};
 use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
-use crate::store::ChunkStore;
+use crate::store::{ChunkStore, LostPacks};
 use crate::{Error, Result};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// A delta is kept if it takes at most this share of what the chunk would take alone: reading one costs
 /// its bases, too.
@@ -38,24 +39,22 @@ impl Default for Sealing {
     }
 }
 
-/// What all lanes of a session share: which chunks are on their way, and which packs are built on.
+/// State that all lanes of a session share: which chunks are being stored, and which packs the session relies on.
 pub struct Dedupe {
     pub(super) store: Arc<ChunkStore>,
+    /// Packs that nothing new is built on: on their way out, or lost.
     pub(super) avoid: HashSet<PackId>,
+    lost: HashSet<PackId>,
     claimed: Mutex<HashSet<[u8; 16]>>,
     relied: Mutex<HashSet<PackId>>,
     pub(super) sealing: Sealing,
     bases: BaseReader,
-    compressors: Mutex<Vec<Compressor>>,
-    patchers: Mutex<Vec<Patcher>>,
-    slabs: Mutex<Vec<Vec<u8>>>,
-    arenas: Mutex<Vec<Vec<u8>>>,
+    compressors: Pool<Compressor>,
+    patchers: Pool<Patcher>,
+    slabs: Pool<Vec<u8>>,
+    arenas: Pool<Vec<u8>>,
     /// Chunks since one was made smaller.
     unshrunk: AtomicU32,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A chunk that was cut and not yet looked at.
@@ -102,20 +101,24 @@ pub(super) struct Attempt {
 }
 
 impl Dedupe {
-    /// Starts a session's bookkeeping; the index must be in step with HEAD.
+    /// Starts a session's bookkeeping; the index must be in step with HEAD. Chunks of `lost` packs count as missing.
     #[must_use]
-    pub fn new(store: Arc<ChunkStore>, sealing: Sealing) -> Arc<Self> {
+    pub fn new(store: Arc<ChunkStore>, sealing: Sealing, lost: &LostPacks) -> Arc<Self> {
+        let lost = lost.ids();
+        let mut avoid = store.avoided_packs();
+        avoid.extend(&lost);
         Arc::new(Self {
-            avoid: store.avoided_packs(),
+            avoid,
+            lost,
             store,
             claimed: Mutex::default(),
             relied: Mutex::default(),
             sealing,
             bases: BaseReader::default(),
-            compressors: Mutex::default(),
-            patchers: Mutex::default(),
-            slabs: Mutex::default(),
-            arenas: Mutex::default(),
+            compressors: Pool::default(),
+            patchers: Pool::default(),
+            slabs: Pool::default(),
+            arenas: Pool::default(),
             unshrunk: AtomicU32::default(),
         })
     }
@@ -126,7 +129,7 @@ impl Dedupe {
         &self.store
     }
 
-    /// The packs that this session's chunks were found in, or stand on.
+    /// The packs in which this session's chunks were found, or that they depend on.
     #[must_use]
     pub fn relied(&self) -> HashSet<PackId> {
         locked(&self.relied).clone()
@@ -157,16 +160,15 @@ impl Dedupe {
         Ok(true)
     }
 
-    /// Whether every chunk lies somewhere, in packs that are condemned, too; if so, they are relied on. Slower
-    /// than [`Dedupe::reuse`] for those that do not, since all segments are asked before that is said.
+    /// Whether every chunk has a location, also in condemned packs; if so, the session relies on them. Slower than
+    /// [`Dedupe::reuse`] for chunks without one, since it searches all segments first.
     pub fn keep(&self, ids: &[ChunkId]) -> Result<bool> {
-        let none = HashSet::new();
-        let found = ground(&**self.store.index(), ids, &none)?;
+        let found = ground(&**self.store.index(), ids, &self.lost)?;
         let missing = ids.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| *id);
         let missing: Vec<ChunkId> = missing.collect();
         let mut packs: HashSet<PackId> = found.into_iter().flatten().flat_map(|found| found.packs).collect();
         if !missing.is_empty() {
-            for found in ground_everywhere(&self.store, &missing, &none)? {
+            for found in ground_everywhere(&self.store, &missing, &self.lost)? {
                 let Some(found) = found else { return Ok(false) };
                 packs.extend(found.packs);
             }
@@ -175,8 +177,8 @@ impl Dedupe {
         Ok(true)
     }
 
-    /// For each id: whether its chunk must be stored by whoever asks. Claims those. `expected` are the
-    /// chunks that they were thought to be; where that is right, nothing needs to be looked up.
+    /// For each id: whether the caller must store its chunk. Claims those. `expected` are the predicted chunks; for a
+    /// right prediction, no look-up is needed.
     fn claim(&self, ids: &[ChunkId], expected: &[Option<Arc<Grounded>>]) -> Result<Vec<bool>> {
         let mut wanted = vec![false; ids.len()];
         let mut unknown = vec![];
@@ -209,23 +211,21 @@ impl Dedupe {
 
     /// One that was used before, or a new one.
     pub(super) fn slab(&self, len: usize) -> Vec<u8> {
-        let mut slabs = locked(&self.slabs);
-        let known = slabs.iter().position(|slab| slab.len() == len);
-        known.map(|place| slabs.swap_remove(place)).unwrap_or_else(|| vec![0; len])
+        self.slabs.take_fitting(|slab| slab.len() == len).unwrap_or_else(|| vec![0; len])
     }
 
     pub(super) fn put_back(&self, mut processed: Processed) {
         if processed.frames.capacity() > 0 {
             processed.frames.clear();
-            locked(&self.arenas).push(processed.frames);
+            self.arenas.put(processed.frames);
         }
         if !processed.slab.is_empty() {
-            locked(&self.slabs).push(processed.slab);
+            self.slabs.put(processed.slab);
         }
     }
 
-    /// Compresses a chunk on its own, if that makes it smaller. After a run of chunks that would not
-    /// shrink, only those are tried whole of which a piece does, and every now and then one all the same.
+    /// Compresses a chunk on its own, if that makes it smaller. After a run of chunks that did not shrink, it
+    /// compresses a chunk completely only if a part of it shrinks, and now and then one regardless.
     fn shrink(&self, compressor: &mut Compressor, plain: &[u8], frames: &mut Vec<u8>) -> bool {
         let streak = self.unshrunk.load(Ordering::Relaxed);
         let shrunk = if streak < WARY || streak.is_multiple_of(WARY) {
@@ -248,8 +248,8 @@ impl Dedupe {
         let mut out = Vec::with_capacity(chunks.len());
         if wanted.contains(&true) {
             // Reused like slabs, and large enough from the start: growing would copy.
-            frames = locked(&self.arenas).pop().unwrap_or_else(|| Vec::with_capacity(slab.len()));
-            let reused = locked(&self.compressors).pop();
+            frames = self.arenas.take().unwrap_or_else(|| Vec::with_capacity(slab.len()));
+            let reused = self.compressors.take();
             let mut compressor = match reused {
                 Some(compressor) => compressor,
                 None => Compressor::new(self.sealing.compression)?,
@@ -258,7 +258,7 @@ impl Dedupe {
                 PackKind::Data => self.attempts(&mut chunks, &wanted)?,
                 PackKind::Metadata => vec![],
             };
-            let reused = locked(&self.patchers).pop();
+            let reused = self.patchers.take();
             let mut deltas = DeltaCompressor::new(reused.unwrap_or_default())?;
             let largest = chunks.iter().map(|chunk| chunk.range.len()).max().unwrap_or_default();
             let mut again = (self.store.decompressor()?, self.bases.buffer(largest));
@@ -287,8 +287,8 @@ impl Dedupe {
                 };
                 out.push(ProcessedChunk { chunk: ChunkRef { id: *id, len: len(&chunk.range) }, frame });
             }
-            locked(&self.compressors).push(compressor);
-            locked(&self.patchers).push(deltas.into_patcher());
+            self.compressors.put(compressor);
+            self.patchers.put(deltas.into_patcher());
             self.store.recycle(again.0);
             self.bases.recycle(again.1);
             attempts.into_iter().flatten().for_each(|attempt| self.bases.recycle_prefix(attempt.prefix));
@@ -304,13 +304,13 @@ impl Dedupe {
         let slab = if out.iter().any(raw) {
             slab
         } else {
-            locked(&self.slabs).push(slab);
+            self.slabs.put(slab);
             vec![]
         };
         Ok(Processed { chunks: out, frames, slab })
     }
 
-    /// For each chunk, what it might be compressed against.
+    /// For each chunk, the chunks that it might be compressed against.
     fn attempts(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<Vec<Option<Attempt>>> {
         if !self.sealing.delta || self.sealing.compression == Compression::Off {
             return Ok(vec![]);
@@ -337,8 +337,8 @@ impl Dedupe {
         }
     }
 
-    /// Where no earlier version of the stream says what a new chunk came from, its anchors may: renamed
-    /// and moved files, other hosts, parts in another order.
+    /// If no earlier version of the stream predicts a new chunk, its anchors may: for renamed and moved files, other
+    /// hosts, parts in another order.
     fn look_around(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<()> {
         let index = &**self.store.index();
         let mut lost: Vec<&mut CutChunk> = chunks

@@ -1,10 +1,10 @@
-//! New chunks into packs, packs into the store, and what they hold into index segments.
+//! Writing new chunks into packs, packs into the store, and their contents into index segments.
 //!
-//! Packs are sealed and uploaded by the I/O executor, at most `IN_FLIGHT_BYTES` of them at a time.
-//! Every so often a checkpoint lists in HEAD what is durable, so that an interrupted run is not
-//! repeated, and so that the claims in memory stay few.
+//! The I/O executor seals and uploads packs, at most `IN_FLIGHT_BYTES` at a time. A regular checkpoint lists durable
+//! packs in HEAD, so that an interrupted run is not repeated, and so that the claims in memory stay few.
 
 use super::Dedupe;
+use super::pack_size::PackSize;
 use crate::env::random_array;
 use crate::executor::{Pending, submit};
 use crate::format::{PackKind, SEGMENT_CHUNKS};
@@ -13,11 +13,13 @@ use crate::id::{PackId, SessionId};
 use crate::index::{PackEntry, Segment};
 use crate::pack::{PackBuilder, PackName, Record};
 use crate::parity;
+use crate::pool::Pool;
 use crate::storage::ErrorKind;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Packs being sealed and uploaded may hold this many bytes together. One pack is enough for a disk; a
 /// network wants several requests at once, if packs are small enough.
@@ -28,7 +30,7 @@ const PACK_MARGIN: usize = 1 << 20;
 /// How packs are made.
 #[derive(Clone, Copy, Debug)]
 pub struct PackerOptions {
-    /// A pack is sealed before it passes this many bytes.
+    /// A pack is sealed before it passes this many bytes; earlier where a network is slow.
     pub pack_len: usize,
     /// A checkpoint is due after this many bytes of packs.
     pub checkpoint_len: u64,
@@ -77,16 +79,24 @@ pub struct Packer {
     dedupe: Arc<Dedupe>,
     session: SessionId,
     options: PackerOptions,
+    size: PackSize,
     data: Option<PackBuilder>,
     metadata: Option<PackBuilder>,
-    uploads: VecDeque<Pending<Result<PackEntry>>>,
+    uploads: VecDeque<Pending<Result<(PackEntry, Duration)>>>,
     finished: Segment,
     finished_bytes: u64,
     /// Packs that no HEAD can list yet.
     unlisted: Vec<PackName>,
     written: Written,
-    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    buffers: Arc<Pool<Vec<u8>>>,
     packs_made: u64,
+}
+
+/// An empty buffer with room for `room` bytes.
+fn reserve(room: usize) -> Result<Vec<u8>> {
+    let mut buffer = vec![];
+    buffer.try_reserve_exact(room).map_err(|_| Error::Memory { bytes: room })?;
+    Ok(buffer)
 }
 
 impl Packer {
@@ -98,6 +108,7 @@ impl Packer {
             dedupe: Arc::clone(dedupe),
             session,
             options,
+            size: PackSize::new(options.pack_len, dedupe.store.storage().is_near()),
             data: None,
             metadata: None,
             uploads: VecDeque::new(),
@@ -110,7 +121,7 @@ impl Packer {
         })
     }
 
-    /// What was written so far.
+    /// Counts of the data written so far.
     #[must_use]
     pub fn written(&self) -> Written {
         self.written
@@ -139,7 +150,7 @@ impl Packer {
         self.written.delta_chunks += u64::from(record.is_delta());
         self.written.plain_bytes += u64::from(record.plain_len);
         // Sealed before it passes its size, which is then a size that padding leaves as it is.
-        let most = self.options.pack_len;
+        let most = self.size.bytes();
         let full = |builder: &mut PackBuilder| !builder.fits(&record, frame.len(), most);
         if let Some(builder) = self.open_pack(kind).take_if(full) {
             self.upload(builder)?;
@@ -148,10 +159,11 @@ impl Packer {
         let mut builder = match self.open_pack(kind).take() {
             Some(builder) => builder,
             None => {
-                let buffer = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let buffer = self.buffers.take();
                 // Room for all of it from the start: growing would copy, and hold both at once.
-                let room = self.options.pack_len + PACK_MARGIN;
-                PackBuilder::new(self.fresh_name(kind)?, buffer.unwrap_or_else(|| Vec::with_capacity(room)))
+                let room = self.size.bytes() + PACK_MARGIN;
+                let buffer = buffer.map_or_else(|| reserve(room), Ok)?;
+                PackBuilder::new(self.fresh_name(kind)?, buffer)
             }
         };
         builder.push(record, frame);
@@ -167,7 +179,7 @@ impl Packer {
     }
 
     fn upload(&mut self, builder: PackBuilder) -> Result<()> {
-        let most = (IN_FLIGHT_BYTES / self.options.pack_len).clamp(1, self.store.storage().connections());
+        let most = (IN_FLIGHT_BYTES / self.size.bytes()).clamp(1, self.store.storage().connections());
         while self.uploads.len() >= most {
             self.finish_one()?;
         }
@@ -178,6 +190,7 @@ impl Packer {
             let sealed = builder.seal(store.keys())?;
             let len = sealed.bytes.len() as u64;
             let body = bytes::Bytes::from(sealed.bytes);
+            let began = Instant::now();
             if !discard {
                 store.put_pack(&sealed.name, body.clone())?;
                 if store.has_parity() {
@@ -190,18 +203,20 @@ impl Packer {
                     })?;
                 }
             }
+            let took = if discard { Duration::ZERO } else { began.elapsed() };
             // The store is done with the buffer unless it kept it; then a new one will be made.
             if let Ok(buffer) = body.try_into_mut() {
-                buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer.into());
+                buffers.put(buffer.into());
             }
-            Ok(PackEntry { name: sealed.name, len, records: sealed.records })
+            Ok((PackEntry { name: sealed.name, len, records: sealed.records }, took))
         }));
         Ok(())
     }
 
     fn finish_one(&mut self) -> Result<()> {
         if let Some(upload) = self.uploads.pop_front() {
-            let pack = upload.wait()??;
+            let (pack, took) = upload.wait()??;
+            self.size.uploaded(pack.len, took);
             self.written.packs += 1;
             self.written.stored_bytes += pack.len;
             self.finished_bytes += pack.len;
@@ -235,9 +250,9 @@ impl Packer {
         Ok(())
     }
 
-    /// Removes the packs that no HEAD lists. Only this session could, and the caller promises that it never tried
-    /// with what [`Packer::flush`] gave. Where the store is full, what a run leaves behind is room that the next one
-    /// lacks.
+    /// Removes the packs that no HEAD lists. Only this session could list them, and the caller promises that it never
+    /// tried with the result of [`Packer::flush`]. On a full store, leftovers of a run would take the space that the
+    /// next one needs.
     pub fn abandon(&mut self) {
         (self.data, self.metadata) = (None, None);
         while !self.uploads.is_empty() {
@@ -252,8 +267,8 @@ impl Packer {
         }
     }
 
-    /// Seals what is open, waits until every pack is durable, and writes the segments that describe
-    /// those not yet in HEAD.
+    /// Seals open packs, waits until every pack is durable, and writes the segments that describe those not yet in
+    /// HEAD.
     pub fn flush(&mut self) -> Result<Vec<SegmentRef>> {
         for builder in [self.data.take(), self.metadata.take()].into_iter().flatten() {
             self.upload(builder)?;

@@ -1,9 +1,8 @@
-//! What the last version of the current stream looked like, around the place where the new one is.
+//! The last version of the current stream, around the position of the new one.
 //!
-//! Where the new stream ends a chunk with the bytes that ended an old one, the two are aligned, and the
-//! next old chunk says where the next new one probably ends (RapidCDC, Ni and Jiang, SoCC 2019) and
-//! what it probably is. Where they part, cuts are found by content, and the next anchor that both have
-//! aligns them again.
+//! Where the new stream ends a chunk with the bytes that ended an old one, the two are aligned, and the next old chunk
+//! predicts where the next new one ends (RapidCDC, Ni and Jiang, SoCC 2019) and which chunk it is. Where they differ,
+//! cuts are found by content, and the next common anchor aligns them again.
 
 use super::ChunkRef;
 use crate::Result;
@@ -180,7 +179,7 @@ impl Prediction {
         ahead.into_iter().chain(behind).map(|(_, number)| *number).min_by_key(distance)
     }
 
-    /// Lets go of what lies far behind.
+    /// Drops chunks far behind the position.
     fn forget(&mut self) {
         while self.first + BEHIND < self.next
             && let Some(old) = self.window.pop_front()

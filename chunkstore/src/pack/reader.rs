@@ -1,5 +1,5 @@
-//! Reading packs: chunk by chunk, by their directory, and whole. Nothing that a pack says is believed before its
-//! tag was checked.
+//! Reading packs: chunk by chunk, by their directory, and as a whole. No data of a pack is used before its tag was
+//! checked.
 
 use super::{DIRECTORY_ORDINAL, PackName, RECORD_LEN, Record};
 use crate::aead::counter_nonce;
@@ -54,8 +54,8 @@ impl PackReader {
         Error::corrupt(self.name.object(), format!("chunk {}: {why}", record.id.short()))
     }
 
-    /// Opens one sealed chunk and checks that it is the one that was asked for. `prefix` is the
-    /// concatenation of a delta's bases, and empty for a chunk that stands on its own.
+    /// Opens one sealed chunk and checks that it is the requested one. `prefix` is the concatenation of a delta's
+    /// bases, and empty for a full chunk.
     pub fn open(
         &self,
         keys: &KeyRing,
@@ -123,7 +123,7 @@ impl PackReader {
         opened
     }
 
-    /// Checks that a plaintext is the chunk that was asked for.
+    /// Checks that a plaintext is the requested chunk.
     pub fn check_id(&self, keys: &KeyRing, record: &Record, plain: &[u8]) -> Result<()> {
         if keys.chunk_id(plain) == record.id {
             Ok(())
@@ -199,7 +199,7 @@ pub fn read_header(session: SessionId, id: PackId, header: &[u8]) -> Result<Pack
     Ok(PackName { session, id, kind, epoch })
 }
 
-/// Decodes a decrypted directory whose chunks must lie back to back between header and `end`.
+/// Decodes a decrypted directory whose chunks must be contiguous between header and `end`.
 pub fn decode_directory(body: &[u8], end: u64) -> Result<Vec<Record>, Malformed> {
     let mut decoder = Decoder::new(body, "pack directory");
     let count = decoder.u32()?;
@@ -212,7 +212,7 @@ pub fn decode_directory(body: &[u8], end: u64) -> Result<Vec<Record>, Malformed>
     for ordinal in 0..count {
         let record = Record::decode(&mut decoder, ordinal)?;
         if u64::from(record.offset) != expected {
-            return Err(decoder.malformed("chunks do not lie back to back"));
+            return Err(decoder.malformed("chunks are not contiguous"));
         }
         expected = record.end();
         records.push(record);
@@ -227,7 +227,7 @@ pub fn decode_directory(body: &[u8], end: u64) -> Result<Vec<Record>, Malformed>
     Ok(records)
 }
 
-/// Opens header and directory of a whole pack, and trusts neither.
+/// Opens header and directory of a whole pack, and verifies both.
 pub fn read_directory(name: PackName, keys: &KeyRing, bytes: &[u8]) -> Result<(PackReader, Vec<Record>)> {
     let object = name.object();
     let reader = PackReader::new(name, keys)?;
@@ -240,9 +240,8 @@ pub fn read_directory(name: PackName, keys: &KeyRing, bytes: &[u8]) -> Result<(P
     Ok((reader, records))
 }
 
-/// Reads a whole pack and trusts nothing: header, directory, each chunk's tag, length and id. `prefix`
-/// finds the bases of deltas; `None` for one whose bases are gone, of which no more than the tag can be
-/// checked.
+/// Reads a whole pack and verifies everything: header, directory, each chunk's tag, length and id. `prefix` finds the
+/// bases of deltas; `None` for one whose bases are missing, of which only the tag can be checked.
 pub fn verify(
     name: PackName,
     keys: &KeyRing,

@@ -1,4 +1,4 @@
-//! What is known of one chunk: in a pack's directory, and in an index segment.
+//! The description of one chunk in a pack's directory and in an index segment.
 
 use crate::format::{
     Codec, Decoder, Encoder, MAX_BASES, MAX_CHUNK_LEN, MAX_DEPTH, Malformed, PACK_HEADER_LEN, TAG_LEN,
@@ -20,9 +20,9 @@ pub struct Record {
     pub plain_len: u32,
     /// How it is stored.
     pub codec: Codec,
-    /// 0 for a chunk that stands on its own; otherwise more than its deepest base.
+    /// 0 for a full chunk; otherwise more than the depth of its deepest base.
     pub depth: u8,
-    /// 0 for a chunk that stands on its own; otherwise how many versions ago it did, at most.
+    /// 0 for a full chunk; otherwise the number of versions since a full one, at most.
     pub generation: u8,
     /// Fingerprint of its last bytes, by which a later version of it is recognised; 0 for none.
     pub anchor: u64,
@@ -34,7 +34,7 @@ pub struct Record {
 pub(super) const RECORD_LEN: usize = 32 + 4 + 4 + 4 + 1 + 1 + 1 + 1 + 8;
 
 impl Record {
-    /// A chunk that stands on its own; [`super::PackBuilder::push`] gives it its place.
+    /// A full chunk; [`super::PackBuilder::push`] sets its position.
     #[must_use]
     pub fn full(id: ChunkId, plain_len: u32, anchor: u64, codec: Codec) -> Self {
         let (ordinal, offset, stored_len) = (0, 0, 0);
@@ -42,7 +42,7 @@ impl Record {
         Self { id, ordinal, offset, stored_len, plain_len, codec, depth, generation, anchor, bases }
     }
 
-    /// A chunk that is compressed against others; [`super::PackBuilder::push`] gives it its place.
+    /// A chunk that is compressed against others; [`super::PackBuilder::push`] sets its position.
     #[must_use]
     pub fn delta(
         id: ChunkId,
@@ -105,7 +105,7 @@ impl Record {
         Ok(Self { id, ordinal, offset, stored_len, plain_len, codec, depth, generation, anchor, bases })
     }
 
-    /// Where its sealed bytes lie in a pack that is in memory; `None` where memory cannot hold one.
+    /// The range of its sealed bytes in a pack that is in memory; `None` if memory cannot hold one.
     #[must_use]
     pub fn range(&self) -> Option<std::ops::Range<usize>> {
         Some(usize::try_from(self.offset).ok()?..usize::try_from(self.end()).ok()?)

@@ -8,12 +8,11 @@ use super::shelf::{Hidden, Lying, Placing, Retrieval, Shelf, Warmth};
 use super::{ErrorKind, HttpOptions, StorageError, StorageResult};
 use bytes::Bytes;
 use http::Method;
+use object_store::Result as ObjectResult;
 use object_store::azure::{AzureAuthorizer, AzureCredentialProvider, MicrosoftAzureBuilder};
 use object_store::client::HttpRequest;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, Result as ObjectResult};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where the container is and how to get in.
 #[derive(Clone, Default)]
@@ -47,17 +46,14 @@ pub fn open(options: &AzureOptions) -> StorageResult<CloudStorage> {
         "" => format!("https://{}.blob.core.windows.net", options.account),
         endpoint => endpoint.to_owned(),
     };
+    let connector = options.http.connector(endpoint.starts_with("http://"), &place)?;
     let mut builder = MicrosoftAzureBuilder::new()
         .with_account(&options.account)
         .with_container_name(&options.container)
         .with_endpoint(endpoint.clone())
         .with_allow_http(endpoint.starts_with("http://"))
-        .with_retry(retry(&options.http))
-        .with_client_options(
-            ClientOptions::new()
-                .with_timeout(Duration::from_secs(options.http.timeout_s))
-                .with_allow_http(endpoint.starts_with("http://")),
-        );
+        .with_http_connector(connector.clone())
+        .with_retry(retry(&options.http));
     if !options.access_key.is_empty() {
         builder = builder.with_access_key(&options.access_key);
     }
@@ -76,9 +72,10 @@ pub fn open(options: &AzureOptions) -> StorageResult<CloudStorage> {
     })?;
     let signer =
         AzureSigner { credentials: Arc::clone(store.credentials()), account: options.account.clone() };
-    let objects = Objects::new(Arc::new(PrefixStore::new(store, options.prefix.as_str())), place)?;
+    let objects =
+        Objects::new(Arc::new(PrefixStore::new(store, options.prefix.as_str())), place, connector.line())?;
     let container = format!("{endpoint}/{}", options.container);
-    let requests = Requests::new(&objects, signer, container, &options.prefix, &options.http)?;
+    let requests = Requests::new(&objects, signer, container, &options.prefix, &options.http, &connector);
     Ok(CloudStorage { objects, connections: options.http.connections, shelf: Box::new(AzureShelf(requests)) })
 }
 
@@ -104,6 +101,12 @@ impl Shelf for AzureShelf {
             return self.no_locks(name);
         }
         self.0.objects.put(name, body, placing)
+    }
+
+    /// Delete Blob: not every account and signature allows batches (Blob service REST reference, Blob Batch).
+    fn remove(&self, name: &str) -> Option<StorageResult<()>> {
+        let ask = Ask::new("delete", Method::DELETE, name, "").header("x-ms-delete-snapshots", "include");
+        Some(self.0.send(&ask, &[404]).map(drop))
     }
 
     fn look(&self, name: &str) -> StorageResult<Lying> {

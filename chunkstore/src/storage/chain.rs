@@ -1,13 +1,12 @@
-//! HEAD on a store that cannot compare and swap, but creates an object only if there is none, and whose listings
-//! show at once what was created: as a chain of objects, `head/<generation>`, of which the last is HEAD.
+//! HEAD on a store that cannot compare and swap, but creates an object only if it does not exist, and whose listings
+//! show a created object at once: a chain of objects, `head/<generation>`, of which the last is HEAD.
 //!
-//! Whoever creates generation n + 1 has replaced n, and nobody else has. Old links are removed, which a writer
-//! that slept does not know: it may create one again that others have gone past. The last link marks the
-//! boundary (SlateDB's RFC 26 keeps an object of its own for that): links are removed only while later ones
-//! stay, so whoever creates one that was there before finds a later one in a listing afterwards, and does not
-//! take it for done until HEAD's own list of nonces says so.
+//! A process that creates generation n + 1 has replaced n, and no other has. Old links are removed, which a writer that
+//! slept does not know: it may create one again that others have gone past. The last link marks the boundary (SlateDB's
+//! RFC 26 has an object of its own for that): links are removed only while later ones stay. So a process that creates a
+//! removed link again finds a later one in a listing afterwards, and does not treat its swap as done until HEAD's own
+//! list of nonces confirms it.
 
-use super::shelf::Shelf;
 use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
 use crate::format::{MAX_SMALL_LEN, names};
 use bytes::Bytes;
@@ -44,43 +43,7 @@ impl ChainedHead {
 }
 
 impl Storage for ChainedHead {
-    fn place(&self) -> String {
-        self.0.place()
-    }
-    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.0.put(name, body)
-    }
-    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.0.replace(name, body)
-    }
-    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
-        self.0.get(name, limit)
-    }
-    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
-        self.0.get_range(name, offset, len)
-    }
-    fn stream_range(
-        &self,
-        name: &str,
-        offset: u64,
-        len: u64,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> StorageResult<()> {
-        self.0.stream_range(name, offset, len, each)
-    }
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        self.0.len(name)
-    }
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.0.list(folder, each)
-    }
-    fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
-        self.0.leftovers(each)
-    }
-    fn delete(&self, name: &str) -> StorageResult<()> {
-        self.0.delete(name)
-    }
-    /// The name of what is read is in the links, not in `_name`.
+    /// The links contain the name; `_name` is not used.
     fn read_versioned(&self, _name: &str) -> StorageResult<Option<(Bytes, Version)>> {
         for _ in 0..ATTEMPTS {
             let Some(last) = self.links()?.pop() else { return Ok(None) };
@@ -118,18 +81,14 @@ impl Storage for ChainedHead {
         }
         Ok(())
     }
-    fn connections(&self) -> usize {
-        self.0.connections()
+    fn written_ms(&self, name: &str) -> StorageResult<Option<u64>> {
+        match self.links()?.pop() {
+            Some(last) if name == names::HEAD => self.0.written_ms(&names::head_link(last)),
+            _ => self.0.written_ms(name),
+        }
     }
-    fn is_near(&self) -> bool {
-        self.0.is_near()
-    }
-    fn copies(&self) -> &[Arc<dyn Storage>] {
-        self.0.copies()
-    }
-    fn shelf(&self) -> Option<&dyn Shelf> {
-        self.0.shelf()
-    }
+    crate::forward!(self => self.0; place put replace get get_range stream_range len list leftovers delete connections
+        keeps_copies is_near copies shelf);
 }
 
 #[cfg(test)]

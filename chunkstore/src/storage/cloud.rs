@@ -4,11 +4,9 @@
 use super::object::Objects;
 use super::shelf::{Placing, Shelf};
 use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use crate::format::MAX_SMALL_LEN;
 use bytes::Bytes;
-use object_store::{
-    Error as ObjectError, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
-    UpdateVersion, path::Path,
-};
+use object_store::{ObjectStore as _, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path};
 
 /// Objects under a prefix of a bucket or container.
 pub struct CloudStorage {
@@ -49,21 +47,13 @@ impl Storage for CloudStorage {
         self.objects.list(folder, each)
     }
     fn delete(&self, name: &str) -> StorageResult<()> {
-        self.objects.delete(name)
+        self.shelf.remove(name).unwrap_or_else(|| self.objects.delete(name))
     }
     fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        let read = async {
-            let found = self.objects.store.get(&Path::from(name)).await?;
-            let version = found.meta.e_tag.clone().unwrap_or_default();
-            Ok((found.bytes().await?, Version(version)))
-        };
-        match self.objects.runtime.block_on(read) {
-            Ok(found) => Ok(Some(found)),
-            Err(source @ ObjectError::NotFound { .. }) => match self.objects.error("read", name, source) {
-                error if error.kind == ErrorKind::NotFound => Ok(None),
-                error => Err(error),
-            },
-            Err(source) => Err(self.objects.error("read", name, source)),
+        match self.objects.get_versioned(name, MAX_SMALL_LEN) {
+            Ok((body, tag)) => Ok(Some((body, Version(tag.unwrap_or_default())))),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
     fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
@@ -74,7 +64,7 @@ impl Storage for CloudStorage {
         let options = PutOptions { mode, ..PutOptions::default() };
         let path = Path::from(name);
         let swap = self.objects.store.put_opts(&path, PutPayload::from_bytes(body), options);
-        match self.objects.runtime.block_on(swap) {
+        match self.objects.drive("swap", name, swap)? {
             Ok(_) => Ok(()),
             Err(source) => {
                 let error = self.objects.error("swap", name, source);
@@ -94,7 +84,11 @@ impl Storage for CloudStorage {
     fn is_near(&self) -> bool {
         false
     }
+    fn written_ms(&self, name: &str) -> StorageResult<Option<u64>> {
+        self.objects.written_ms(name)
+    }
     fn shelf(&self) -> Option<&dyn Shelf> {
         Some(&*self.shelf)
     }
+    crate::plain_store!(leftovers keeps_copies copies);
 }

@@ -1,6 +1,11 @@
-//! What all stores behind HTTP share: how to reach them, and what their error codes mean.
+//! Common code of all stores over HTTP: connections, and the meaning of status codes.
 
-use super::ErrorKind;
+use super::line::Line;
+use super::reach::{Connector, SET_UP};
+use super::{ErrorKind, StorageError, StorageResult};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// How to reach a store over HTTP.
 #[derive(Clone, Debug)]
@@ -9,14 +14,61 @@ pub struct HttpOptions {
     pub connections: usize,
     /// Attempts after the first that failed with 5xx, a timeout or a broken connection.
     pub retries: usize,
-    /// Longest time without an answer, in seconds.
+    /// Longest time in which nothing comes and nothing goes, in seconds.
     pub timeout_s: u64,
+    /// Authorities to trust in addition to the system's, as PEM; may be empty.
+    pub authorities: Vec<u8>,
+    /// Accept any certificate: an attacker on the network can read and change requests.
+    pub any_certificate: bool,
+    /// User agent of requests; empty for the client's default.
+    pub user_agent: String,
+    /// Set when the user has had enough: what waits for the store ends soon. Never set by default.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl HttpOptions {
+    /// The client; `place` is for messages. It follows no redirect: what proves who we are is for one host only.
+    pub(super) fn connector(&self, allow_http: bool, place: &str) -> StorageResult<Connector> {
+        let failed = |source: reqwest::Error| StorageError {
+            kind: ErrorKind::Failed,
+            op: "open",
+            object: place.to_owned(),
+            source: source.into(),
+        };
+        let agent = match self.user_agent.as_str() {
+            "" => concat!("esker/", env!("CARGO_PKG_VERSION")),
+            agent => agent,
+        };
+        let authorities = match self.authorities.is_empty() {
+            true => vec![],
+            false => reqwest::Certificate::from_pem_bundle(&self.authorities).map_err(failed)?,
+        };
+        let client = reqwest::Client::builder()
+            .user_agent(agent)
+            .tls_certs_merge(authorities)
+            .tls_danger_accept_invalid_certs(self.any_certificate)
+            .https_only(!allow_http)
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(SET_UP)
+            .build()
+            .map_err(failed)?;
+        Ok(Connector::new(client, Duration::from_secs(self.timeout_s), Line::new(&self.stop)))
+    }
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
         // Five connections, as restic: enough to hide latency, few enough to bound memory.
-        Self { connections: 5, retries: 8, timeout_s: 120 }
+        Self {
+            connections: 5,
+            retries: 8,
+            timeout_s: 120,
+            authorities: vec![],
+            any_certificate: false,
+            user_agent: String::new(),
+            stop: Arc::default(),
+        }
     }
 }
 
@@ -30,6 +82,12 @@ const CODES: &[(&str, ErrorKind, &str)] = &[
     ),
     ("BlobArchived", ErrorKind::Frozen, "the object is archived: it must be thawed before it can be read"),
     ("BlobBeingRehydrated", ErrorKind::Frozen, "the object is being thawed"),
+    // Not a code: what asks for credentials, and the words of object_store, name the service that gave none.
+    (
+        "169.254.169.254",
+        ErrorKind::Denied,
+        "no credentials for this store: set them in the environment; this machine's metadata service gave none",
+    ),
     // Answered as 404, but it is not the object that is missing.
     ("NoSuchBucket", ErrorKind::Failed, "there is no such bucket; create it first"),
     ("ContainerNotFound", ErrorKind::Failed, "there is no such container; create it first"),

@@ -1,9 +1,11 @@
-//! A store that is used no faster than so many bytes a second, over all threads together.
+//! A store with a limit of bytes per second, over all threads together.
 
 use super::shelf::{Hidden, Lying, Placing, Retrieval, Shelf};
-use super::{Storage, StorageResult, Version};
+use super::{Storage, StorageResult};
+use crate::pool::locked;
 use bytes::Bytes;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes a second; none for as fast as it goes.
@@ -19,17 +21,27 @@ pub struct Rates {
 #[derive(Default)]
 struct Booked(Mutex<Option<Instant>>);
 
+/// How often the user's wish is looked at while it is waited.
+const GLANCE: Duration = Duration::from_millis(100);
+
 impl Booked {
-    fn wait(&self, rate: Option<u64>, bytes: u64) {
+    /// Waits for its time; no longer once `stop` is set.
+    fn wait(&self, rate: Option<u64>, bytes: u64, stop: &AtomicBool) {
         let Some(rate) = rate.filter(|rate| *rate > 0) else { return };
         let now = Instant::now();
         let start = {
-            let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = locked(&self.0);
             let start = next.map_or(now, |next| next.max(now));
             *next = Some(start + Duration::from_secs_f64(bytes as f64 / rate as f64));
             start
         };
-        std::thread::sleep(start.saturating_duration_since(now));
+        while !stop.load(Ordering::Relaxed) {
+            let left = start.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(GLANCE));
+        }
     }
 }
 
@@ -39,26 +51,24 @@ pub struct Limited {
     rates: Rates,
     up: Booked,
     down: Booked,
+    stop: Arc<AtomicBool>,
 }
 
 impl Limited {
-    /// Limits a store.
+    /// Limits a store. Once `stop` is set, callers no longer wait.
     #[must_use]
-    pub fn new(storage: Arc<dyn Storage>, rates: Rates) -> Self {
-        Self { storage, rates, up: Booked::default(), down: Booked::default() }
+    pub fn new(storage: Arc<dyn Storage>, rates: Rates, stop: Arc<AtomicBool>) -> Self {
+        Self { storage, rates, up: Booked::default(), down: Booked::default(), stop }
     }
     fn sent(&self, bytes: usize) {
-        self.up.wait(self.rates.up, bytes as u64);
+        self.up.wait(self.rates.up, bytes as u64, &self.stop);
     }
     fn received(&self, bytes: usize) {
-        self.down.wait(self.rates.down, bytes as u64);
+        self.down.wait(self.rates.down, bytes as u64, &self.stop);
     }
 }
 
 impl Storage for Limited {
-    fn place(&self) -> String {
-        self.storage.place()
-    }
     fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
         self.sent(body.len());
         self.storage.put(name, body)
@@ -73,36 +83,23 @@ impl Storage for Limited {
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
         self.storage.get_range(name, offset, len).inspect(|body| self.received(body.len()))
     }
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        self.storage.len(name)
-    }
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.storage.list(folder, each)
-    }
-    fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
-        self.storage.leftovers(each)
-    }
-    fn delete(&self, name: &str) -> StorageResult<()> {
-        self.storage.delete(name)
-    }
-    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        self.storage.read_versioned(name)
-    }
-    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.storage.swap(name, expected, body)
-    }
-    fn connections(&self) -> usize {
-        self.storage.connections()
-    }
-    fn is_near(&self) -> bool {
-        self.storage.is_near()
-    }
-    fn copies(&self) -> &[Arc<dyn Storage>] {
-        self.storage.copies()
+    fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        self.storage.stream_range(name, offset, len, &mut |part| {
+            self.received(part.len());
+            each(part);
+        })
     }
     fn shelf(&self) -> Option<&dyn Shelf> {
         self.storage.shelf().map(|_| self as &dyn Shelf)
     }
+    crate::forward!(self => self.storage; place len list leftovers delete read_versioned swap connections written_ms
+        keeps_copies is_near copies);
 }
 
 /// Reached only where the store beneath has a shelf.
@@ -162,6 +159,7 @@ mod tests {
         let store = Limited::new(
             Arc::new(MemoryStorage::default()),
             Rates { up: Some(1_000_000), down: Some(1_000_000) },
+            Arc::default(),
         );
         let start = Instant::now();
         for number in 0..4 {
@@ -171,7 +169,7 @@ mod tests {
         let booked = |place: &Booked| place.0.lock().unwrap().unwrap().saturating_duration_since(start);
         assert!(booked(&store.up) >= Duration::from_millis(40));
         assert!(booked(&store.down) >= Duration::from_millis(40));
-        let free = Limited::new(Arc::new(MemoryStorage::default()), Rates::default());
+        let free = Limited::new(Arc::new(MemoryStorage::default()), Rates::default(), Arc::default());
         free.put("packs/a", Bytes::from(vec![0; 10_000])).unwrap();
         assert!(free.up.0.lock().unwrap().is_none());
     }

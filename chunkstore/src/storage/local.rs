@@ -1,10 +1,12 @@
 //! A repository in a folder. An object is written beside its place, synced, renamed there unless there is
 //! one, and its folder synced: only then does `put` return. HEAD is compared and replaced under a lock.
 
-use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use super::{ErrorKind, Storage, StorageError, StorageResult, Version, most_listed, too_many};
+use crate::format::MAX_SMALL_LEN;
 use crate::id::to_hex;
 use bytes::Bytes;
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -30,23 +32,84 @@ const NEW_HEAD: &str = "HEAD.new";
 /// Stands in the names of files that are being written, and in no object's.
 const STAGED: char = '#';
 /// Folders that objects lie in.
-const FOLDERS: [&str; 5] = ["packs", "index", "snapshots", "keys", "parity"];
+const FOLDERS: [&str; 6] = ["packs", "index", "snapshots", "keys", "parity", "copies"];
 
 impl LocalStorage {
     /// Uses `root`, which must exist.
     pub fn open(root: &Path) -> StorageResult<Self> {
         let place = root.display().to_string();
-        let root = root.canonicalize().map_err(|source| io_error("open", &place, source))?;
-        Self::with_files(SystemFiles, root, place)
+        let failed = |source| io_error("open", &place, source);
+        let root = root.canonicalize().map_err(failed)?;
+        let files = SystemFiles { shared: is_shared(root.metadata().map_err(failed)?.mode()) };
+        Self::with_files(files, root, place)
     }
 
-    /// Creates `root` and its parents, durably, then uses it.
-    pub fn create(root: &Path) -> StorageResult<Self> {
+    /// Creates `root` and its parents, durably, then uses it. Others get access only if `shared` gives it to the group.
+    /// An existing folder keeps its group, and its mode unless it is ours and empty.
+    pub fn create(root: &Path, shared: bool) -> StorageResult<Self> {
         let place = root.display().to_string();
-        let root = std::path::absolute(root).map_err(|source| io_error("create", &place, source))?;
-        create_folders(&SystemFiles, &root).map_err(|source| io_error("create", &place, source))?;
+        let failed = |source| io_error("create", &place, source);
+        let root = std::path::absolute(root).map_err(failed)?;
+        let files = SystemFiles { shared };
+        create_folders(&files, &root).map_err(failed)?;
+        settle(&root, files).map_err(failed)?;
         Self::open(&root).map(|storage| Self { place, ..storage })
     }
+}
+
+/// Whether a folder of this mode makes a repository that its group shares.
+fn is_shared(mode: u32) -> bool {
+    mode & 0o2070 == 0o2070
+}
+
+/// Sets the mode of a repository's folder before it has content.
+fn settle(root: &Path, files: SystemFiles) -> io::Result<()> {
+    let metadata = root.metadata()?;
+    let (mode, wanted) = (metadata.mode() & 0o7777, files.folder_mode());
+    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    // Where a file system is mounted, the mode is that of whoever mounted it.
+    let is_mount = root
+        .parent()
+        .and_then(|above| above.metadata().ok())
+        .is_some_and(|above| above.dev() != metadata.dev());
+    if mode == wanted || !is_ours || (is_mount && !files.shared) || std::fs::read_dir(root)?.next().is_some()
+    {
+        return Ok(());
+    }
+    let set = std::fs::set_permissions(root, std::fs::Permissions::from_mode(wanted));
+    if files.shared {
+        set?;
+        if !is_shared(root.metadata()?.mode()) {
+            let why = "this user is not in the folder's group: chgrp it to one that you are in";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+    }
+    // Some file systems have no modes.
+    Ok(())
+}
+
+/// Files of the repository at `root` that others than its owner can access or, if its group shares it, others than that
+/// group; as many paths as were found, sorted. If the folder itself is closed, nothing is accessible.
+pub fn exposed(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mode = root.metadata()?.mode();
+    let others = if is_shared(mode) { 0o007 } else { 0o077 };
+    if mode & others == 0 {
+        return Ok(vec![]);
+    }
+    let mut found = vec![root.to_owned()];
+    for folder in std::iter::once("").chain(FOLDERS) {
+        let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
+        for entry in entries.flatten() {
+            // Keys are looked at one by one; of packs the folders tell.
+            if entry.metadata().is_ok_and(|entry| entry.mode() & others != 0)
+                && (folder.is_empty() || folder == "keys")
+            {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 impl<F: Files> LocalStorage<F> {
@@ -106,17 +169,18 @@ impl<F: Files> LocalStorage<F> {
         self.files.sync_folder(&self.root)
     }
 
-    /// Every file under a folder.
-    fn walk(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
-        let found = match self.files.list(&self.root.join(folder)) {
+    /// Every file under a folder, of which there may be `most`.
+    fn walk(&self, folder: &str, most: &mut u64, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
+        let found = match self.files.list(&self.root.join(folder), *most) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             found => found?,
         };
         for found in found {
+            *most = most.checked_sub(1).ok_or_else(|| io::Error::other(too_many(most_listed(folder))))?;
             let name = format!("{folder}/{}", found.name);
             match found.len {
                 Some(len) => each(&name, len),
-                None => self.walk(&name, each)?,
+                None => self.walk(&name, most, each)?,
             }
         }
         Ok(())
@@ -194,7 +258,7 @@ impl<F: Files> Storage for LocalStorage<F> {
                 each(name, len);
             }
         };
-        self.walk(folder, &mut objects).map_err(self.failed("list", folder))
+        self.walk(folder, &mut most_listed(folder), &mut objects).map_err(self.failed("list", folder))
     }
     fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
         let mut staged = |name: &str, _| {
@@ -203,7 +267,7 @@ impl<F: Files> Storage for LocalStorage<F> {
             }
         };
         for folder in FOLDERS {
-            self.walk(folder, &mut staged).map_err(self.failed("list", folder))?;
+            self.walk(folder, &mut most_listed(folder), &mut staged).map_err(self.failed("list", folder))?;
         }
         Ok(())
     }
@@ -230,9 +294,14 @@ impl<F: Files> Storage for LocalStorage<F> {
     fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
         // Not while it is being replaced: what is read must last.
         let failed = self.failed("read", name);
-        let _lock = self.files.lock(&self.root.join(LOCK), true).map_err(&failed)?;
+        let lock = self.files.lock(&self.root.join(LOCK), true).map_err(&failed)?;
         self.head_unsynced.store(true, Ordering::Release);
-        match self.files.read(&self.root.join(name), u64::MAX) {
+        let read = self.files.read(&self.root.join(name), MAX_SMALL_LEN);
+        if lock.is_none() {
+            // Its name may be a moment old. What cannot be synced is on a medium that nobody writes to.
+            let _ = self.files.sync_folder(&self.root);
+        }
+        match read {
             Ok(body) => {
                 let version = version(&body);
                 Ok(Some((body.into(), version)))
@@ -244,7 +313,7 @@ impl<F: Files> Storage for LocalStorage<F> {
     fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
         let failed = self.failed("swap", name);
         let _lock = self.files.lock(&self.root.join(LOCK), false).map_err(&failed)?;
-        let found = match self.files.read(&self.root.join(name), u64::MAX) {
+        let found = match self.files.read(&self.root.join(name), MAX_SMALL_LEN) {
             Ok(body) => Some(version(&body)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
@@ -258,6 +327,10 @@ impl<F: Files> Storage for LocalStorage<F> {
     fn connections(&self) -> usize {
         2
     }
+    fn keeps_copies(&self) -> bool {
+        true
+    }
+    crate::plain_store!(stream_range is_near written_ms copies shelf);
 }
 
 #[cfg(test)]
@@ -267,7 +340,66 @@ mod tests {
     #[test]
     fn conforms() {
         let folder = tempfile::tempdir().unwrap();
-        super::super::conformance::check(&LocalStorage::create(&folder.path().join("a/b")).unwrap());
+        super::super::conformance::check(&LocalStorage::create(&folder.path().join("a/b"), false).unwrap());
         super::super::conformance::check(&super::super::memory::MemoryStorage::default());
+    }
+
+    /// Modes of all that lies in a folder, the folder included.
+    fn modes(root: &Path) -> Vec<(u32, bool)> {
+        let mut found = vec![(root.metadata().unwrap().mode() & 0o7777, true)];
+        for entry in std::fs::read_dir(root).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => found.extend(modes(&entry.path())),
+                false => found.push((entry.metadata().unwrap().mode() & 0o7777, false)),
+            }
+        }
+        found
+    }
+
+    fn fill(storage: &LocalStorage) {
+        storage.put("packs/a/b", Bytes::from_static(b"pack")).unwrap();
+        storage.put("keys/a", Bytes::from_static(b"key")).unwrap();
+        storage.swap("HEAD", None, Bytes::from_static(b"head")).unwrap();
+    }
+
+    #[test]
+    fn nobody_else_reads_a_repository_unless_its_group_shares_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for (shared, there, wanted) in [
+            (false, false, (0o700, 0o600)),
+            (true, false, (0o2770, 0o660)),
+            (false, true, (0o700, 0o600)),
+            (true, true, (0o2770, 0o660)),
+        ] {
+            let root = folder.path().join(format!("{shared}-{there}"));
+            if there {
+                std::fs::create_dir(&root).unwrap();
+                std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            fill(&LocalStorage::create(&root, shared).unwrap());
+            // Who opens it goes on as it was made.
+            LocalStorage::open(&root).unwrap().put("packs/c/d", Bytes::from_static(b"pack")).unwrap();
+            let modes = modes(&root);
+            assert!(modes.len() >= 9, "{modes:?}");
+            for (mode, is_folder) in &modes {
+                let expected = if *is_folder { wanted.0 } else { wanted.1 };
+                assert_eq!(*mode, expected, "{shared} {there}: {modes:?}");
+            }
+            assert!(exposed(&root).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_others_can_read_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("repo");
+        fill(&LocalStorage::create(&root, false).unwrap());
+        let chmod = |name: &str, mode| {
+            std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        chmod("keys/a", 0o644);
+        assert!(exposed(&root).unwrap().is_empty());
+        chmod("", 0o755);
+        assert_eq!(exposed(&root).unwrap(), [root.clone(), root.join("keys/a")]);
     }
 }

@@ -1,9 +1,10 @@
 //! Objects in memory, for tests and simulation. The smallest correct implementation of the contract.
 
 use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use crate::pool::locked;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// A store that lives as long as its value.
 #[derive(Default)]
@@ -12,7 +13,7 @@ pub struct MemoryStorage(Mutex<BTreeMap<String, Bytes>>);
 impl MemoryStorage {
     /// The objects, for tests that damage them.
     pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 
@@ -90,4 +91,5 @@ impl Storage for MemoryStorage {
     fn connections(&self) -> usize {
         1
     }
+    crate::plain_store!(stream_range leftovers is_near keeps_copies written_ms copies shelf);
 }

@@ -1,45 +1,64 @@
-//! Immutable objects through `object_store`: what stores behind HTTP have in common. A small runtime
-//! of its own drives the requests; callers block on plain threads.
+//! Immutable objects through `object_store`: common code of stores over HTTP. A small runtime of its own drives the
+//! requests; callers block on plain threads. Answers longer than requested are refused.
 
 use super::http::{Explained, explain};
+use super::line::{Driver, Line};
 use super::shelf::Placing;
-use super::{ErrorKind, StorageError, StorageResult};
-use bytes::Bytes;
+use super::{ErrorKind, StorageError, StorageResult, most_listed};
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::{
-    Attribute, Attributes, Error as ObjectError, GetOptions, ObjectStore, ObjectStoreExt as _, PutMode,
-    PutOptions, PutPayload, path::Path,
+    Attribute, Attributes, Error as ObjectError, GetOptions, GetResult, ObjectStore, ObjectStoreExt as _,
+    PutMode, PutOptions, PutPayload, path::Path,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An `ObjectStore`, blocking.
 #[derive(Clone)]
 pub(super) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) runtime: Arc<tokio::runtime::Runtime>,
+    driver: Arc<Driver>,
     pub(super) place: String,
 }
 
-/// Two threads move bytes; the callers' own threads do everything else.
-const RUNTIME_THREADS: usize = 2;
+/// The longest time between two entries of a listing: one page, with all attempts at it.
+const PAGE: Duration = Duration::from_secs(30 * 60);
+/// So often a page of a listing is asked for whose answer breaks off. Requests that are not answered are repeated below this.
+const PAGE_ATTEMPTS: u32 = 5;
+/// Memory that is taken for an answer before it came.
+const FIRST: u64 = 64 << 20;
 
 impl Objects {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, place: String) -> StorageResult<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("storage")
-            .enable_all()
-            .build()
-            .map_err(|source| StorageError {
-                kind: ErrorKind::Failed,
-                op: "start",
-                object: place.clone(),
-                source: source.into(),
-            })?;
-        Ok(Self { store, runtime: Arc::new(runtime), place })
+    pub(super) fn new(store: Arc<dyn ObjectStore>, place: String, line: &Line) -> StorageResult<Self> {
+        let driver = Driver::new(line.clone()).map_err(|source| StorageError {
+            kind: ErrorKind::Failed,
+            op: "start",
+            object: place.clone(),
+            source: source.into(),
+        })?;
+        Ok(Self { store, driver: Arc::new(driver), place })
+    }
+
+    /// Waits for a call; a signal ends the wait.
+    pub(super) fn drive<T>(
+        &self,
+        op: &'static str,
+        name: &str,
+        call: impl Future<Output = T>,
+    ) -> StorageResult<T> {
+        self.driver.drive(op, || self.object(name), call)
+    }
+
+    fn object(&self, name: &str) -> String {
+        if name.is_empty() { self.place.clone() } else { format!("{}/{name}", self.place) }
     }
 
     pub(super) fn error(&self, op: &'static str, name: &str, source: ObjectError) -> StorageError {
+        if let Some(why) = super::reach::unreachable(&source) {
+            return self.failed(op, name, &why.to_string());
+        }
         // `object_store` shows only some statuses as kinds; the store's own code says more.
         let (kind, source) = match explain(&source.to_string()) {
             Some((kind, meaning)) => {
@@ -48,8 +67,7 @@ impl Objects {
             }
             None => (kind(&source), source.into()),
         };
-        let object = if name.is_empty() { self.place.clone() } else { format!("{}/{name}", self.place) };
-        StorageError { kind, op, object, source }
+        StorageError { kind, op, object: self.object(name), source }
     }
 
     pub(super) fn failed(&self, op: &'static str, name: &str, why: &str) -> StorageError {
@@ -69,11 +87,14 @@ impl Objects {
         }
         let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
         let payload = PutPayload::from_bytes(body.clone());
-        match self.runtime.block_on(self.store.put_opts(&Path::from(name), payload, options)) {
+        match self.drive("write", name, self.store.put_opts(&Path::from(name), payload, options))? {
             Ok(_) => Ok(()),
             // An earlier attempt may have got through, and some stores answer a race with 409:
-            // only the bytes that are there can tell.
-            Err(source @ (ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. })) => {
+            // only the bytes that are there can tell. So it is if the answer broke off.
+            Err(source)
+                if matches!(source, ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. })
+                    || has_broken_off(&source) =>
+            {
                 self.is_there(name, &body).map_err(|_| self.error("write", name, source))
             }
             Err(source) => Err(self.error("write", name, source)),
@@ -100,25 +121,34 @@ impl Objects {
 
     pub(super) fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
         let payload = PutPayload::from_bytes(body);
-        let put = self.runtime.block_on(self.store.put(&Path::from(name), payload));
+        let put = self.drive("write", name, self.store.put(&Path::from(name), payload))?;
         put.map(drop).map_err(|source| self.error("write", name, source))
     }
 
     pub(super) fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+        self.get_versioned(name, limit).map(|(body, _)| body)
+    }
+
+    /// A whole object of at most `limit` bytes, and its `ETag`.
+    pub(super) fn get_versioned(&self, name: &str, limit: u64) -> StorageResult<(Bytes, Option<String>)> {
         let path = Path::from(name);
-        self.runtime.block_on(async {
+        self.drive("read", name, async {
             let found = self.store.get(&path).await.map_err(|source| self.error("read", name, source))?;
             if found.meta.size > limit {
-                return Err(self.failed("read", name, "larger than any such object may be"));
+                let why = format!(
+                    "it has {} bytes, and no such object may have more than {limit}",
+                    found.meta.size
+                );
+                return Err(self.failed("read", name, &why));
             }
-            let len = found.meta.size;
-            let body = found.bytes().await.map_err(|source| self.error("read", name, source))?;
+            let (len, tag) = (found.meta.size, found.meta.e_tag.clone());
+            let body = collect(found, len).await.map_err(|source| self.error("read", name, source))?;
             if body.len() as u64 == len {
-                Ok(body)
+                Ok((body, tag))
             } else {
-                Err(self.failed("read", name, "the store cut the answer short"))
+                Err(self.failed("read", name, "the store's answer is not as long as it said"))
             }
-        })
+        })?
     }
 
     pub(super) fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
@@ -127,8 +157,16 @@ impl Objects {
             kind: ErrorKind::Short,
             ..self.failed("read", name, "object ends before the range does")
         };
-        match self.runtime.block_on(self.store.get_range(&Path::from(name), offset..end)) {
+        let path = Path::from(name);
+        let read = async {
+            let options = GetOptions { range: Some((offset..end).into()), ..GetOptions::default() };
+            collect(self.store.get_opts(&path, options).await?, len).await
+        };
+        match self.drive("read", name, read)? {
             Ok(body) if body.len() as u64 == len => Ok(body),
+            Ok(body) if body.len() as u64 > len => {
+                Err(self.failed("read", name, "the store sends more than it was asked for"))
+            }
             Ok(_) => Err(short()),
             // Stores say in many ways that nothing is left where a range begins.
             Err(_) if self.len(name).is_ok_and(|there| there < end) => Err(short()),
@@ -148,51 +186,116 @@ impl Objects {
         let mut left = len;
         let mut stream = || {
             let options = GetOptions { range: Some((offset..end).into()), ..GetOptions::default() };
-            let found = self.runtime.block_on(self.store.get_opts(&Path::from(name), options))?;
-            let mut body = found.into_stream();
+            let path = Path::from(name);
+            let found = self.drive("read", name, self.store.get_opts(&path, options))?;
+            let mut body = found.map_err(|source| self.error("read", name, source))?.into_stream();
             // Part by part: what is done with one may ask the store for more, which it could not from within.
-            while let Some(part) = self.runtime.block_on(body.next()) {
-                let part = part?;
-                left = left.saturating_sub(part.len() as u64);
+            while let Some(part) = self.drive("read", name, body.next())? {
+                let part = part.map_err(|source| self.error("read", name, source))?;
+                left = left
+                    .checked_sub(part.len() as u64)
+                    .ok_or_else(|| self.failed("read", name, "the store sends more than it was asked for"))?;
                 each(&part);
             }
             Ok(())
         };
-        let read = stream();
-        match read {
-            Ok(()) if left == 0 => Ok(()),
+        stream()?;
+        match left {
+            0 => Ok(()),
             // What the store says of a range that it lacks is for the ordinary read to tell.
-            Ok(()) => Err(StorageError {
+            _ => Err(StorageError {
                 kind: ErrorKind::Short,
                 ..self.failed("read", name, "object ends before the range does")
             }),
-            Err(source) => Err(self.error("read", name, source)),
         }
     }
 
     pub(super) fn len(&self, name: &str) -> StorageResult<u64> {
-        let meta = self.runtime.block_on(self.store.head(&Path::from(name)));
+        let meta = self.drive("read", name, self.store.head(&Path::from(name)))?;
         Ok(meta.map_err(|source| self.error("read", name, source))?.size)
     }
 
-    pub(super) fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        let path = Path::from(folder);
-        self.runtime.block_on(async {
-            let mut listing = self.store.list(Some(&path));
-            while let Some(meta) = listing.next().await {
-                let meta = meta.map_err(|source| self.error("list", folder, source))?;
-                each(meta.location.as_ref(), meta.size);
-            }
-            Ok(())
-        })
+    /// As [`super::Storage::written_ms`].
+    pub(super) fn written_ms(&self, name: &str) -> StorageResult<Option<u64>> {
+        let meta = self.drive("read", name, self.store.head(&Path::from(name)))?;
+        let meta = meta.map_err(|source| self.error("read", name, source))?;
+        Ok(u64::try_from(meta.last_modified.timestamp_millis()).ok())
     }
 
+    pub(super) fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        let (path, most) = (Path::from(folder), most_listed(folder));
+        self.drive("list", folder, async {
+            let mut listing = self.store.list(Some(&path));
+            let (mut count, mut attempts) = (0, 0);
+            // The last name, while they rise: not every store has an order by which a listing could go on.
+            let (mut last, mut rises) = (None::<Path>, true);
+            loop {
+                let next = tokio::time::timeout(PAGE, listing.next()).await;
+                let next = next.map_err(|_| {
+                    let minutes = PAGE.as_secs() / 60;
+                    self.failed("list", folder, &format!("no entry arrived within {minutes} minutes"))
+                })?;
+                let meta = match next {
+                    None => return Ok(()),
+                    Some(Ok(meta)) => meta,
+                    Some(Err(source)) if has_broken_off(&source) && rises && attempts < PAGE_ATTEMPTS => {
+                        tracing::debug!(folder, %source, "a page of a listing broke off; asked for again");
+                        attempts += 1;
+                        listing = match &last {
+                            Some(last) => self.store.list_with_offset(Some(&path), last),
+                            None => self.store.list(Some(&path)),
+                        };
+                        continue;
+                    }
+                    Some(Err(source)) => return Err(self.error("list", folder, source)),
+                };
+                if attempts > 0 && last.as_ref().is_some_and(|last| meta.location <= *last) {
+                    // A store that begins anew.
+                    continue;
+                }
+                (count, attempts) = (count + 1, 0);
+                rises &= last.as_ref().is_none_or(|last| meta.location > *last);
+                if count > most {
+                    return Err(self.failed("list", folder, &super::too_many(most)));
+                }
+                each(meta.location.as_ref(), meta.size);
+                last = Some(meta.location);
+            }
+        })?
+    }
+
+    /// Removes one object.
     pub(super) fn delete(&self, name: &str) -> StorageResult<()> {
-        match self.runtime.block_on(self.store.delete(&Path::from(name))) {
+        match self.drive("delete", name, self.store.delete(&Path::from(name)))? {
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
             Err(source) => Err(self.error("delete", name, source)),
         }
     }
+}
+
+/// The bytes of an answer; more than `len` by one part at most.
+async fn collect(found: GetResult, len: u64) -> Result<Bytes, ObjectError> {
+    let mut stream = found.into_stream();
+    let mut body = BytesMut::with_capacity(usize::try_from(len.min(FIRST)).unwrap_or_default());
+    while let Some(part) = stream.next().await {
+        body.extend_from_slice(&part?);
+        if body.len() as u64 > len {
+            break;
+        }
+    }
+    Ok(body.freeze())
+}
+
+/// Whether an answer came and broke off in its body, which no attempt below this repeats.
+fn has_broken_off(error: &ObjectError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return http.kind() == HttpErrorKind::Interrupted;
+        }
+        next = error.source();
+    }
+    false
 }
 
 fn kind(error: &ObjectError) -> ErrorKind {

@@ -1,11 +1,11 @@
-//! Whether a store really compares and swaps: asked at `init`, by racing real requests. Some accept the
-//! condition and ignore it, or hold to it only where nobody else writes; then two writers would lose
-//! each other's snapshots, and nobody would know.
+//! Whether a store really compares and swaps: tested at `init`, by racing real requests. Some accept the condition and
+//! ignore it, or honour it only without concurrent writers; then two writers would lose each other's snapshots without
+//! noticing.
 
-use super::{Storage, StorageError, Version};
-use crate::Result;
+use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
 use crate::env::{Env, random_array};
 use crate::id::to_hex;
+use crate::{Result, threads};
 use bytes::Bytes;
 
 /// Writers in a race.
@@ -13,12 +13,40 @@ const RACERS: u8 = 4;
 /// Races.
 const ROUNDS: u8 = 3;
 
-/// Races swaps of an object that is removed again; `Err` inside says what the store did wrong.
+/// Races swaps of a test object; `Err` inside says what the store did wrong.
 pub fn compares_and_swaps(storage: &dyn Storage, env: &dyn Env) -> Result<Result<(), String>> {
     let name = format!("probe-{}", to_hex(&random_array::<16>(env)?));
     let verdict = races(storage, &name);
-    storage.delete(&name)?;
-    Ok(verdict?)
+    clear(storage, &[name], verdict)
+}
+
+/// Removes what a test wrote. A store that refuses that is told of, unless something else is wrong with it.
+fn clear(
+    storage: &dyn Storage,
+    names: &[String],
+    verdict: Result<Result<(), String>, StorageError>,
+) -> Result<Result<(), String>> {
+    let removed = names.iter().try_for_each(|name| storage.delete(name));
+    Ok(match (verdict?, removed) {
+        (Ok(()), Err(error)) => Err(format!("it does not delete an object: {}", told(&error))),
+        (verdict, _) => verdict,
+    })
+}
+
+/// An error with all that is behind it.
+fn told(error: &StorageError) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        text += &format!(": {error}");
+        next = error.source();
+    }
+    text
+}
+
+/// The answer to a writer that did not win for another reason than that another one did.
+fn refused(answers: &[StorageResult<()>]) -> Option<&StorageError> {
+    answers.iter().filter_map(|answer| answer.as_ref().err()).find(|error| error.kind != ErrorKind::Conflict)
 }
 
 fn races(storage: &dyn Storage, name: &str) -> Result<Result<(), String>, StorageError> {
@@ -31,20 +59,19 @@ fn races(storage: &dyn Storage, name: &str) -> Result<Result<(), String>, Storag
     for round in 0..ROUNDS {
         let expected = versions.last().cloned().flatten();
         let body = |racer: u8| Bytes::from(vec![round, racer]);
-        let won: Vec<bool> = std::thread::scope(|scope| {
-            let racers: Vec<_> = (0..RACERS)
-                .map(|racer| {
-                    let expected = expected.as_ref();
-                    scope.spawn(move || storage.swap(name, expected, body(racer)).is_ok())
-                })
-                .collect();
-            racers.into_iter().map(|racer| racer.join().unwrap_or(false)).collect()
-        });
-        let Some((now, version)) = storage.read_versioned(name)? else {
+        let answers = race(name, |racer| storage.swap(name, expected.as_ref(), body(racer)))?;
+        let there = storage.read_versioned(name)?;
+        if answers.iter().all(Result::is_err)
+            && let Some(error) = refused(&answers)
+            && there.as_ref().map(|(_, version)| version) == expected.as_ref()
+        {
+            return Ok(Err(format!("it refuses a conditional write: {}", told(error))));
+        }
+        let Some((now, version)) = there else {
             return wrong("an object that was just written is not there");
         };
         // Answers may be lost, so that nobody knows to have won; but who does must be the one.
-        if (0..RACERS).any(|racer| won[racer as usize] && now != body(racer)) {
+        if (0..RACERS).any(|racer| answers[racer as usize].is_ok() && now != body(racer)) {
             return wrong("of several writers at once more than one was told that it won");
         }
         versions.push(Some(version));
@@ -57,16 +84,38 @@ fn races(storage: &dyn Storage, name: &str) -> Result<Result<(), String>, Storag
     Ok(Ok(()))
 }
 
-/// Races creations of an object that is removed again, and looks for it in a listing: enough for HEAD as a
-/// chain. `Err` inside says what the store did wrong.
+/// Races creations of a test object, and looks for it in a listing: enough for HEAD as a chain. `Err` inside says what
+/// the store did wrong.
 pub fn creates_once(storage: &dyn Storage, env: &dyn Env) -> Result<Result<(), String>> {
     let folder = format!("probe-{}", to_hex(&random_array::<16>(env)?));
     let names: Vec<String> = (0..ROUNDS).map(|round| format!("{folder}/{round}")).collect();
     let verdict = creations(storage, &folder, &names);
-    for name in &names {
-        storage.delete(name)?;
-    }
-    Ok(verdict?)
+    clear(storage, &names, verdict)
+}
+
+/// Does the same in several threads at once; the answer to each.
+fn race(
+    name: &str,
+    work: impl Fn(u8) -> StorageResult<()> + Sync,
+) -> Result<Vec<StorageResult<()>>, StorageError> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let start = |racer: u8| threads::start_in(scope, "probe", move || work(racer));
+        let racers: std::io::Result<Vec<_>> = (0..RACERS).map(start).collect();
+        let racers = racers.map_err(|source| StorageError {
+            kind: ErrorKind::Failed,
+            op: "test",
+            object: name.to_owned(),
+            source: source.into(),
+        })?;
+        let died = || StorageError {
+            kind: ErrorKind::Failed,
+            op: "test",
+            object: name.to_owned(),
+            source: "a thread died".into(),
+        };
+        Ok(racers.into_iter().map(|racer| racer.join().unwrap_or_else(|_| Err(died()))).collect())
+    })
 }
 
 fn creations(
@@ -77,19 +126,20 @@ fn creations(
     let wrong = |what: &str| Ok(Err(what.to_owned()));
     let body = |racer: u8| Bytes::from(vec![racer]);
     for (round, name) in names.iter().enumerate() {
-        let won: Vec<bool> = std::thread::scope(|scope| {
-            let racers: Vec<_> = (0..RACERS)
-                .map(|racer| scope.spawn(move || storage.put(name, body(racer)).is_ok()))
-                .collect();
-            racers.into_iter().map(|racer| racer.join().unwrap_or(false)).collect()
-        });
+        let answers = race(name, |racer| storage.put(name, body(racer)))?;
+        if answers.iter().all(Result::is_err)
+            && let Some(error) = refused(&answers)
+            && matches!(storage.len(name), Err(missing) if missing.kind == ErrorKind::NotFound)
+        {
+            return Ok(Err(format!("it refuses to create an object: {}", told(error))));
+        }
         let mut listed = 0;
         storage.list(folder, &mut |_, _| listed += 1)?;
         if listed != round + 1 {
             return wrong("a listing does not show an object that was just created");
         }
         let now = storage.get(name, 1)?;
-        if (0..RACERS).any(|racer| won[racer as usize] && now != body(racer)) {
+        if (0..RACERS).any(|racer| answers[racer as usize].is_ok() && now != body(racer)) {
             return wrong("of several writers at once more than one was told that it created an object");
         }
         if storage.put(name, Bytes::from_static(b"later")).is_ok() {
@@ -103,7 +153,6 @@ fn creations(
 mod tests {
     use super::*;
     use crate::env::SystemEnv;
-    use crate::storage::StorageResult;
     use crate::storage::local::LocalStorage;
     use crate::storage::memory::MemoryStorage;
 
@@ -115,28 +164,27 @@ mod tests {
         CreatesOnUpdate,
         Overwrites,
         ListsLate,
+        Refuses,
+        Keeps,
+    }
+
+    fn not_implemented(name: &str) -> StorageError {
+        StorageError {
+            kind: ErrorKind::Failed,
+            op: "write",
+            object: name.to_owned(),
+            source: "501 Not Implemented".into(),
+        }
     }
 
     struct Flawed(MemoryStorage, Flaw);
 
     impl Storage for Flawed {
-        fn place(&self) -> String {
-            self.0.place()
-        }
         fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
+            if self.1 == Flaw::Refuses {
+                return Err(not_implemented(name));
+            }
             if self.1 == Flaw::Overwrites { self.0.replace(name, body) } else { self.0.put(name, body) }
-        }
-        fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
-            self.0.replace(name, body)
-        }
-        fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
-            self.0.get(name, limit)
-        }
-        fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
-            self.0.get_range(name, offset, len)
-        }
-        fn len(&self, name: &str) -> StorageResult<u64> {
-            self.0.len(name)
         }
         fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
             if self.1 == Flaw::ListsLate {
@@ -144,31 +192,30 @@ mod tests {
             }
             self.0.list(folder, each)
         }
-        fn delete(&self, name: &str) -> StorageResult<()> {
-            self.0.delete(name)
-        }
-        fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-            self.0.read_versioned(name)
-        }
         fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
+            if self.1 == Flaw::Refuses {
+                return Err(not_implemented(name));
+            }
             let now = self.0.read_versioned(name)?.map(|(_, version)| version);
             let flawed = match self.1 {
                 Flaw::IgnoresVersion => expected.is_some() && now.is_some(),
                 Flaw::IgnoresAbsence => expected.is_none(),
                 Flaw::CreatesOnUpdate => expected.is_some() && now.is_none(),
-                Flaw::Overwrites | Flaw::ListsLate => false,
+                Flaw::Overwrites | Flaw::ListsLate | Flaw::Refuses | Flaw::Keeps => false,
             };
             self.0.swap(name, if flawed { now.as_ref() } else { expected }, body)
         }
-        fn connections(&self) -> usize {
-            1
+        fn delete(&self, name: &str) -> StorageResult<()> {
+            if self.1 == Flaw::Keeps { Err(not_implemented(name)) } else { self.0.delete(name) }
         }
+        crate::forward!(self => self.0; place replace get get_range stream_range len leftovers read_versioned
+            connections is_near keeps_copies written_ms copies shelf);
     }
 
     #[test]
     fn sound_stores_pass_and_nothing_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        let local = LocalStorage::create(folder.path()).unwrap();
+        let local = LocalStorage::create(folder.path(), false).unwrap();
         assert_eq!(compares_and_swaps(&local, &SystemEnv).unwrap(), Ok(()));
         let left: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -187,6 +234,13 @@ mod tests {
             assert!(compares_and_swaps(&store, &SystemEnv).unwrap().is_err());
             assert_eq!(creates_once(&store, &SystemEnv).unwrap(), Ok(()), "that is enough for a chain");
             assert!(store.0.objects().is_empty());
+        }
+        for flaw in [Flaw::Refuses, Flaw::Keeps] {
+            let store = Flawed(MemoryStorage::default(), flaw);
+            for verdict in [compares_and_swaps(&store, &SystemEnv), creates_once(&store, &SystemEnv)] {
+                let why = verdict.unwrap().unwrap_err();
+                assert!(why.contains("501 Not Implemented") && !why.contains("not there"), "{why}");
+            }
         }
         for flaw in [Flaw::Overwrites, Flaw::ListsLate] {
             let store = Flawed(MemoryStorage::default(), flaw);

@@ -1,19 +1,20 @@
 //! Requests that `object_store` has no call for, sent through its own HTTP client and signed by its own signers:
-//! classes, thawing, locks, versions and rules. One place for what the clouds have in common.
+//! classes, thawing, locks, versions and rules. Common code of all clouds.
 
 use super::http::{Explained, explain};
 use super::object::Objects;
+use super::reach::{Connector, unreachable};
 use super::{ErrorKind, HttpOptions, StorageError, StorageResult};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use object_store::client::{HttpClient, HttpConnector as _, HttpRequest, ReqwestConnector};
-use object_store::{ClientOptions, Result as ObjectResult};
+use object_store::Result as ObjectResult;
+use object_store::client::{HttpClient, HttpRequest};
 use std::time::Duration;
 
 /// Signs a request in place.
 pub(super) trait Sign: Send + Sync {
-    /// Adds what the store asks for.
+    /// Adds the headers that the store requires.
     fn sign(&self, request: &mut HttpRequest) -> impl Future<Output = ObjectResult<()>> + Send;
 }
 
@@ -83,16 +84,11 @@ impl<S: Sign> Requests<S> {
         bucket: String,
         prefix: &str,
         options: &HttpOptions,
-    ) -> StorageResult<Self> {
-        let client = ReqwestConnector::default()
-            .connect(
-                &ClientOptions::new()
-                    .with_timeout(Duration::from_secs(options.timeout_s))
-                    .with_allow_http(bucket.starts_with("http://")),
-            )
-            .map_err(|source| objects.error("open", "", source))?;
+        connector: &Connector,
+    ) -> Self {
         let prefix = prefix.trim_matches('/').to_owned();
-        Ok(Self { objects: objects.clone(), client, signer, bucket, prefix, retries: options.retries })
+        let (objects, client) = (objects.clone(), connector.client());
+        Self { objects, client, signer, bucket, prefix, retries: options.retries }
     }
 
     /// The name of an object within the bucket.
@@ -114,7 +110,7 @@ impl<S: Sign> Requests<S> {
     /// Sends until there is an answer other than 429 and 5xx; one that is no success is an error, unless
     /// `expected` has its status.
     pub(super) fn send(&self, ask: &Ask<'_>, expected: &[u16]) -> StorageResult<Answer> {
-        let answer = self.objects.runtime.block_on(async {
+        let answer = self.objects.drive(ask.op, ask.name, async {
             let mut pause = PAUSE;
             for left in (0..=self.retries).rev() {
                 let again = match self.once(ask).await {
@@ -124,14 +120,14 @@ impl<S: Sign> Requests<S> {
                     Ok(answer) => return Ok(answer),
                     Err(error) => Err(error),
                 };
-                if left == 0 {
+                if left == 0 || again.as_ref().is_err_and(|error| unreachable(&*error.source).is_some()) {
                     return again;
                 }
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
             }
             Err(self.error(ask, ErrorKind::Failed, "no attempt was made"))
-        })?;
+        })??;
         if answer.status.is_success() || expected.contains(&answer.status.as_u16()) {
             return Ok(answer);
         }
@@ -169,7 +165,10 @@ impl<S: Sign> Requests<S> {
             .await
             .map_err(|source| self.objects.error(ask.op, ask.name, source))?;
         let response = self.client.execute(request).await;
-        let response = response.map_err(|source| self.error(ask, ErrorKind::Failed, source))?;
+        let response = response.map_err(|source| match unreachable(&source) {
+            Some(why) => self.error(ask, ErrorKind::Failed, why),
+            None => self.error(ask, ErrorKind::Failed, source),
+        })?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|source| self.error(ask, ErrorKind::Failed, source))?;
         Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })

@@ -6,7 +6,7 @@ use super::requests::Requests;
 use super::{ErrorKind, HttpOptions, StorageError, StorageResult};
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::prefix::PrefixStore;
-use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use object_store::{BackoffConfig, RetryConfig};
 use shelf::{S3Shelf, S3Signer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct S3Options {
     pub secret_access_key: String,
     /// Session token of temporary credentials.
     pub session_token: String,
-    /// Locks may be lifted by those with a special right (`GOVERNANCE`) instead of by nobody (`COMPLIANCE`).
+    /// Locks may be removed with a special right (`GOVERNANCE`) instead of by nobody (`COMPLIANCE`).
     pub lock_governance: bool,
     /// HTTP.
     pub http: HttpOptions,
@@ -47,17 +47,16 @@ impl std::fmt::Debug for S3Options {
 pub fn open(options: &S3Options) -> StorageResult<CloudStorage> {
     let place = format!("s3:{}/{}/{}", options.endpoint, options.bucket, options.prefix);
     let region = if options.region.is_empty() { "us-east-1" } else { &options.region };
+    let connector = options.http.connector(options.endpoint.starts_with("http://"), &place)?;
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&options.bucket)
         .with_region(region)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_allow_http(options.endpoint.starts_with("http://"))
-        .with_retry(retry(&options.http))
-        .with_client_options(
-            ClientOptions::new()
-                .with_timeout(Duration::from_secs(options.http.timeout_s))
-                .with_allow_http(options.endpoint.starts_with("http://")),
-        );
+        .with_http_connector(connector.clone())
+        // Objects are removed one by one, and some stores know no call for many.
+        .with_disable_bulk_delete(true)
+        .with_retry(retry(&options.http));
     if !options.endpoint.is_empty() {
         builder = builder.with_endpoint(&options.endpoint);
     }
@@ -76,22 +75,21 @@ pub fn open(options: &S3Options) -> StorageResult<CloudStorage> {
         source: source.into(),
     })?;
     let signer = S3Signer { credentials: Arc::clone(store.credentials()), region: region.to_owned() };
-    let objects = Objects::new(Arc::new(PrefixStore::new(store, options.prefix.as_str())), place)?;
+    let objects =
+        Objects::new(Arc::new(PrefixStore::new(store, options.prefix.as_str())), place, connector.line())?;
     let endpoint = match options.endpoint.trim_end_matches('/') {
         "" => format!("https://s3.{region}.amazonaws.com"),
         endpoint => endpoint.to_owned(),
     };
     let bucket = format!("{endpoint}/{}", options.bucket);
-    let requests = Requests::new(&objects, signer, bucket, &options.prefix, &options.http)?;
+    let requests = Requests::new(&objects, signer, bucket, &options.prefix, &options.http, &connector);
     let shelf = Box::new(S3Shelf::new(requests, options.lock_governance));
     Ok(CloudStorage { objects, connections: options.http.connections, shelf })
 }
 
-/// How `object_store` is to try again.
+/// How `object_store` is to try again. It counts time from the first attempt, and one upload over a slow line may take
+/// long; how often is what bounds it.
 pub(super) fn retry(http: &HttpOptions) -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig::default(),
-        max_retries: http.retries,
-        retry_timeout: Duration::from_secs(http.timeout_s),
-    }
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    RetryConfig { backoff: BackoffConfig::default(), max_retries: http.retries, retry_timeout: LONGEST }
 }

@@ -1,15 +1,15 @@
-//! What some stores can do beyond holding objects: keep them in a class, freeze and thaw them, lock them, and
-//! hide old versions. Which object goes where is not decided here.
+//! Features of some stores besides holding objects: storage classes, freezing and thawing, locks, old versions. Which
+//! object gets which is decided elsewhere.
 
 use super::StorageResult;
 use bytes::Bytes;
 
-/// How an object is to lie in its store.
+/// How an object is to be stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placing {
     /// Storage class, by the store's own name; the store's default if `None`.
     pub class: Option<String>,
-    /// Nobody may remove or replace it before this time, in seconds since the Unix epoch.
+    /// The object may not be removed or replaced before this time, in seconds since the Unix epoch.
     pub locked_until: Option<u64>,
 }
 
@@ -20,7 +20,7 @@ pub enum Warmth {
     Hot,
     /// Not before it is thawed.
     Frozen,
-    /// Thawing was asked for and takes its time.
+    /// Thawing was requested and is not complete.
     Thawing,
     /// For a while, until this time in seconds since the Unix epoch if the store says so.
     Thawed(Option<u64>),
@@ -34,7 +34,7 @@ impl Warmth {
     }
 }
 
-/// How an object lies in its store.
+/// How an object is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lying {
     /// Length in bytes.
@@ -43,7 +43,7 @@ pub struct Lying {
     pub class: Option<String>,
     /// Whether it can be read.
     pub warmth: Warmth,
-    /// Nobody may remove or replace it before this time, in seconds since the Unix epoch.
+    /// The object may not be removed or replaced before this time, in seconds since the Unix epoch.
     pub locked_until: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ impl std::str::FromStr for Retrieval {
     }
 }
 
-/// Old versions that a store keeps although nobody sees them, and what they cost.
+/// Old versions that a store keeps invisibly, and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
     /// How many, marks of deletion included.
@@ -95,9 +95,13 @@ pub struct Hidden {
 pub trait Shelf: Send + Sync {
     /// As [`super::Storage::put`], into a class and under a lock.
     fn put_as(&self, name: &str, body: Bytes, placing: &Placing) -> StorageResult<()>;
-    /// How an object lies.
+    /// Removes an object, where the common client has only a call that removes many; `None` where it has one for each.
+    fn remove(&self, _name: &str) -> Option<StorageResult<()>> {
+        None
+    }
+    /// Reads how an object is stored.
     fn look(&self, name: &str) -> StorageResult<Lying>;
-    /// Asks for a frozen object to be readable for so many days; `false` if that was asked before.
+    /// Requests that a frozen object be readable for `days` days; `false` if that was requested before.
     fn thaw(&self, name: &str, days: u32, retrieval: Retrieval) -> StorageResult<bool>;
     /// Locks an object until a time, in seconds since the Unix epoch; a later lock stays.
     fn lock(&self, name: &str, until: u64) -> StorageResult<()>;
@@ -109,7 +113,7 @@ pub trait Shelf: Send + Sync {
     fn hidden(&self) -> StorageResult<Hidden>;
     /// Removes the hidden versions of one object, except those under a lock.
     fn remove_hidden(&self, name: &str) -> StorageResult<()>;
-    /// Brings back what was removed or replaced while it was locked: removes marks of deletion and later versions
-    /// from above it. Returns of how many objects.
+    /// Restores objects that were removed or replaced while they were locked: removes delete markers and later versions
+    /// on top of them. Returns the number of objects.
     fn bring_back(&self) -> StorageResult<u64>;
 }

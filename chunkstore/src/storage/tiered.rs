@@ -1,12 +1,12 @@
 //! One store and the other places that hold the same packs, read as one: each pack from the nearest copy that is
 //! healthy. Everything but packs, and every write, is the one store's own.
 
-use super::shelf::Shelf;
-use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use super::{ErrorKind, Storage, StorageError, StorageResult};
 use crate::format::names;
+use crate::pool::locked;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A place that packs can be read from.
@@ -46,14 +46,33 @@ impl Place {
     }
 
     fn down(&self) -> std::sync::MutexGuard<'_, Down> {
-        self.down.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.down)
     }
 
     fn is_down(&self) -> bool {
         self.down().since.is_some_and(|since| since.elapsed() < PAUSE)
     }
 
-    /// Reads, and counts what came.
+    /// Streams a range; returns how many bytes of it came, too.
+    fn stream(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> (StorageResult<()>, u64) {
+        let mut came = 0;
+        let streamed = self.read(&mut |storage| {
+            let mut count = |part: &[u8]| {
+                came += part.len() as u64;
+                each(part);
+            };
+            storage.stream_range(name, offset, len, &mut count).map(|()| came)
+        });
+        (streamed.map(drop), came)
+    }
+
+    /// Reads, and counts the result.
     fn read<T: Amount>(&self, read: &mut dyn FnMut(&dyn Storage) -> StorageResult<T>) -> StorageResult<T> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let result = read(&*self.storage);
@@ -94,18 +113,18 @@ impl Amount for u64 {
     }
 }
 
-/// What was read from a place.
+/// Statistics of reads from a place.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Served {
     /// Its name.
     pub tier: String,
-    /// Reads of packs that were asked of it.
+    /// Requests for packs.
     pub requests: u64,
     /// Bytes that it gave.
     pub bytes: u64,
     /// Reads that failed.
     pub failures: u64,
-    /// What the place itself said when it last failed, rather than that it lacks something.
+    /// The place's own error when it last failed, rather than lacking an object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -113,7 +132,7 @@ pub struct Served {
 /// A place as one of the copies: counted like the rest.
 struct Counted(Arc<Place>);
 
-/// A store whose packs lie elsewhere, too.
+/// A store whose packs also have copies elsewhere.
 pub struct Tiered {
     main: Arc<dyn Storage>,
     /// Nearest first; `main` is among them.
@@ -124,8 +143,8 @@ pub struct Tiered {
 }
 
 impl Tiered {
-    /// `main` with its copies, nearest first. Unless packs are to be read `from_nearest`, they are read from the
-    /// store itself, and the copies are for those that ask for them: checks.
+    /// `main` with its copies, nearest first. Packs are read from the store itself unless `from_nearest` is set; the
+    /// copies are for explicit reads by checks.
     #[must_use]
     pub fn new(main: Arc<dyn Storage>, order: Vec<Place>, from_nearest: bool) -> Self {
         let order: Vec<Arc<Place>> = order.into_iter().map(Arc::new).collect();
@@ -134,7 +153,7 @@ impl Tiered {
         Self { main, order, copies, from_nearest }
     }
 
-    /// What was read from where.
+    /// Statistics by place.
     #[must_use]
     pub fn served(&self) -> Vec<Served> {
         let served = self.order.iter().map(|place| Served {
@@ -181,12 +200,12 @@ impl Tiered {
     }
 }
 
-/// How much an error says about a pack of which no copy could be read.
+/// How informative an error is about a pack of which no copy could be read.
 fn tells(error: &StorageError) -> u8 {
     match error.kind {
         ErrorKind::Frozen => 3,
         // It cannot be said to be lost while a place that may hold it does not answer.
-        ErrorKind::Failed | ErrorKind::Denied | ErrorKind::Ambiguous => 2,
+        ErrorKind::Failed | ErrorKind::Denied | ErrorKind::Ambiguous | ErrorKind::Stopped => 2,
         ErrorKind::Short => 1,
         ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Full => 0,
     }
@@ -197,15 +216,6 @@ fn is_pack(name: &str) -> bool {
 }
 
 impl Storage for Tiered {
-    fn place(&self) -> String {
-        self.main.place()
-    }
-    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.main.put(name, body)
-    }
-    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.main.replace(name, body)
-    }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
         if self.from_nearest && is_pack(name) {
             return self.read_pack(&|storage| storage.get(name, limit));
@@ -232,60 +242,24 @@ impl Storage for Tiered {
         let Some(place) = self.order.iter().find(|place| !place.is_down()) else {
             return self.get_range(name, offset, len).map(|bytes| each(&bytes));
         };
-        let mut came = 0;
-        let streamed = place.read(&mut |storage| {
-            let mut count = |part: &[u8]| {
-                came += part.len() as u64;
-                each(part);
-            };
-            storage.stream_range(name, offset, len, &mut count).map(|()| came)
-        });
-        match streamed {
-            Err(_) if came == 0 => self.get_range(name, offset, len).map(|bytes| each(&bytes)),
-            done => done.map(drop),
+        match place.stream(name, offset, len, each) {
+            (Err(_), 0) => self.get_range(name, offset, len).map(|bytes| each(&bytes)),
+            (done, _) => done,
         }
-    }
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        self.main.len(name)
-    }
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.main.list(folder, each)
-    }
-    fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
-        self.main.leftovers(each)
-    }
-    fn delete(&self, name: &str) -> StorageResult<()> {
-        self.main.delete(name)
-    }
-    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        self.main.read_versioned(name)
-    }
-    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.main.swap(name, expected, body)
     }
     fn connections(&self) -> usize {
         self.order.iter().map(|place| place.storage.connections()).max().unwrap_or(1)
     }
-    fn is_near(&self) -> bool {
-        self.main.is_near()
-    }
     fn copies(&self) -> &[Arc<dyn Storage>] {
         &self.copies
     }
-    fn shelf(&self) -> Option<&dyn Shelf> {
-        self.main.shelf()
-    }
+    crate::forward!(self => self.main; place put replace len list leftovers delete read_versioned swap is_near written_ms
+        keeps_copies shelf);
 }
 
 impl Storage for Counted {
     fn place(&self) -> String {
         self.0.name.clone()
-    }
-    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.0.storage.put(name, body)
-    }
-    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.0.storage.replace(name, body)
     }
     fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
         self.0.read(&mut |storage| storage.get(name, limit))
@@ -293,28 +267,15 @@ impl Storage for Counted {
     fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
         self.0.read(&mut |storage| storage.get_range(name, offset, len))
     }
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        self.0.storage.len(name)
+    fn stream_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> StorageResult<()> {
+        self.0.stream(name, offset, len, each).0
     }
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.0.storage.list(folder, each)
-    }
-    fn delete(&self, name: &str) -> StorageResult<()> {
-        self.0.storage.delete(name)
-    }
-    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        self.0.storage.read_versioned(name)
-    }
-    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.0.storage.swap(name, expected, body)
-    }
-    fn connections(&self) -> usize {
-        self.0.storage.connections()
-    }
-    fn is_near(&self) -> bool {
-        self.0.storage.is_near()
-    }
-    fn shelf(&self) -> Option<&dyn Shelf> {
-        self.0.storage.shelf()
-    }
+    crate::forward!(self => self.0.storage; put replace len list leftovers delete read_versioned swap connections is_near
+        keeps_copies written_ms copies shelf);
 }

@@ -1,22 +1,24 @@
 //! Tiers: stores that hold copies of a repository's packs, each with a HEAD and an index of what it holds, so
 //! that each can be read, checked, and made the primary, with nothing but itself and a key slot.
 
-use super::{Access, ChunkStore, MAX_SEGMENT_LEN, MAX_SMALL_LEN, lay_out};
+use super::opening::{Found, delete_kept, look, put_kept, read_config, slots_there};
+use super::{Access, ChunkStore, lay_out};
 use crate::bases::BaseReader;
 use crate::config::Config;
 use crate::env::random_array;
-use crate::format::{MAX_PACK_LEN, ObjectKind, PackKind, names};
-use crate::head::{Head, Root, SegmentRef};
+use crate::format::{MAX_PACK_LEN, MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, PackKind, names};
+use crate::head::{Age, Head, Place, Root, SegmentRef, rolled_back};
 use crate::id::{ObjectId, SessionId};
 use crate::index::{Location, PackEntry};
+use crate::log::ms;
 use crate::pack::{self, PackName, PackReader};
 use crate::seal::Decompressor;
 use crate::storage::shelf::Placing;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a tier's HEAD is to hold after a sync, besides what it held.
 #[derive(Clone, Debug, Default)]
@@ -29,32 +31,39 @@ pub struct TierCommit {
     pub maps: Vec<Root>,
 }
 
+/// The clock by which snapshots expired, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub enum Clock {
+    /// It was not far ahead of the last one.
+    Believed(u64),
+    /// A person said that it is right.
+    Accepted(u64),
+}
+
 impl ChunkStore {
-    /// Opens the tier `name` of this repository that lies in `access`; `None` if there is nothing yet. What was
-    /// the primary before this one is made a tier again if it is to `rejoin`: snapshots that only it has stay
-    /// there, until promises or people remove them.
-    pub fn open_tier(&self, mut access: Access, name: &str, rejoin: bool) -> Result<Option<Self>> {
-        let bytes = match access.storage.get(names::CONFIG, MAX_SMALL_LEN) {
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            result => result?,
-        };
-        let config = Config::read(&bytes)?;
-        if config.repository_id != self.config.repository_id {
-            return Err(Error::Invalid(format!(
-                "{} holds another repository ({}); give the tier a place of its own",
-                access.storage.place(),
-                config.repository_id.short()
-            )));
+    /// Opens the tier `name` of this repository that lies in `access`. What was the primary before this one is made a
+    /// tier again if it is to `rejoin`: snapshots that only it has stay there, until promises or people remove them.
+    pub fn open_tier(&self, mut access: Access, name: &str, rejoin: bool) -> Result<Self> {
+        let found = look(&*access.storage)?;
+        if found != Found::Whole {
+            return Err(self.no_tier(&*access.storage, name, &found));
         }
+        let (bytes, config) = read_config(&*access.storage)?;
+        self.same_repository(&*access.storage, &config)?;
         Config::verify(&bytes, &self.keys)?;
         lay_out(&mut access, &config);
-        if access.storage.read_head()?.is_none() {
-            // The making of it was interrupted.
-            return Ok(None);
-        }
-        let heads = Self::head_store(&access, &self.keys);
+        let heads = Self::head_store(&access, &self.keys, &config);
         // Not compared with what was seen of primaries: it may be an old one.
         let (there, ours) = (heads.load_unchecked()?, self.head());
+        if let Some(other) = there.tier.as_deref().filter(|other| *other != name) {
+            return Err(another_tier(&*access.storage, other, name));
+        }
+        if let Some(known) = ours.tiers.made.get(name)
+            && there.tier.is_some()
+            && there.age() < *known
+        {
+            return Err(rolled_back(&there, *known));
+        }
         if there.tier.is_none() && there.incarnation < ours.incarnation {
             if !rejoin {
                 return Err(Error::Invalid(format!(
@@ -64,45 +73,151 @@ impl ChunkStore {
             }
             let tier = Some(name.to_owned());
             // Later than whatever was seen in its place meanwhile.
-            let generation = (there.generation + 1).max(self.now_ms() / 1000);
-            let incarnation = ours.incarnation;
-            heads.force(&Head { tier, generation, incarnation, sessions: vec![], ..there })?;
+            let known = ours.tiers.made.get(name).map_or(0, |known| known.generation);
+            let generation = (there.generation.max(known) + 1).max(self.now_ms() / 1000);
+            let (incarnation, tiers) = (ours.incarnation, ours.tiers.clone());
+            heads.force(&Head { tier, generation, incarnation, tiers, sessions: vec![], ..there })?;
         }
-        Self::assemble(access, config, Arc::clone(&self.keys), heads).map(Some)
+        Self::assemble(access, config, Arc::clone(&self.keys), heads)
     }
 
-    /// Makes a tier of this repository, with nothing in it yet. HEAD makes it exist.
-    pub fn create_tier(&self, mut access: Access, tier: &str) -> Result<Self> {
-        let config = self.storage().get(names::CONFIG, MAX_SMALL_LEN)?;
-        Config::verify(&config, &self.keys)?;
-        access.storage.put(names::CONFIG, config)?;
-        lay_out(&mut access, &self.config);
-        let head = self.head();
+    /// Says why there is no tier to open at a place.
+    fn no_tier(&self, storage: &dyn Storage, name: &str, found: &Found) -> Error {
+        let (place, known) = (storage.place(), self.head().tiers.was_made(name));
+        match found {
+            Found::Damaged { lost } => Error::corrupt(
+                *lost,
+                format!(
+                    "it is missing at {place}, and other objects are there: nothing is copied to this tier, and nothing \
+                     removed from it, before 'esker repair head --tier {name}' has made it anew"
+                ),
+            ),
+            _ if known => Error::Invalid(format!(
+                "tier '{name}' was made, and is not at {place}: is its disk mounted, and the place right? If it is lost \
+                 for good, 'esker tier init --again {name}' makes an empty one"
+            )),
+            _ => {
+                Error::Invalid(format!("there is no tier at {place} yet: 'esker tier init {name}' makes it"))
+            }
+        }
+    }
+
+    fn same_repository(&self, storage: &dyn Storage, config: &Config) -> Result<()> {
+        if config.repository_id == self.config.repository_id {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "{} holds another repository ({}); give the tier a place of its own",
+            storage.place(),
+            config.repository_id.short()
+        )))
+    }
+
+    /// Makes a tier of this repository, with nothing in it yet, at a place where nothing is, and notes that it was made.
+    /// One that was made before is made `again` only if that is asked for. HEAD makes it exist.
+    pub fn create_tier(&self, mut access: Access, tier: &str, again: bool) -> Result<Self> {
+        let head = self.reload()?;
+        match look(&*access.storage)? {
+            Found::Nothing => {}
+            Found::Unfinished => {
+                let (_, config) = read_config(&*access.storage)?;
+                self.same_repository(&*access.storage, &config)?;
+            }
+            Found::Whole => return Err(Error::AlreadyExists { place: access.storage.place() }),
+            found @ Found::Damaged { .. } => return Err(self.no_tier(&*access.storage, tier, &found)),
+        }
+        if head.tiers.was_made(tier) && !again {
+            return Err(self.no_tier(&*access.storage, tier, &Found::Nothing));
+        }
+        let config = Config { tier: Some(tier.to_owned()), ..self.config.clone() };
+        put_kept(&*access.storage, names::CONFIG, &config.seal(&self.keys)?.into())?;
+        lay_out(&mut access, &config);
         self.copy_slots(&head, &*access.storage)?;
-        let heads = Self::head_store(&access, &self.keys);
+        let heads = Self::head_store(&access, &self.keys, &config);
         heads.create_tier(tier, &head)?;
-        Self::assemble(access, self.config.clone(), Arc::clone(&self.keys), heads)
+        let made = Self::assemble(access, config, Arc::clone(&self.keys), heads)?;
+        self.note_tiers([(tier, made.head().age())], None)?;
+        Ok(made)
+    }
+
+    /// Puts the configuration, and the key slots, back at another place of this repository that lost them: they are the
+    /// same everywhere, but for the name that a tier was made as.
+    pub fn put_back(&self, storage: &Arc<dyn Storage>, place: &Place) -> Result<()> {
+        let mut access = Access { storage: Arc::clone(storage), cache: None, ..self.access.clone() };
+        lay_out(&mut access, &self.config);
+        let made_as = match place {
+            Place::Primary => None,
+            Place::Tier(name) => Some(name.clone()),
+        };
+        // HEAD says, if it is there: what was the primary may be a tier by now.
+        let tier = Self::head_store(&access, &self.keys, &self.config).home_there().unwrap_or(made_as);
+        let config = Config { tier, ..self.config.clone() };
+        match read_config(&**storage) {
+            Err(error) if error.is_damage() || matches!(error, Error::NoRepository { .. }) => {
+                let sealed: Bytes = config.seal(&self.keys)?.into();
+                storage.replace(names::CONFIG, sealed.clone())?;
+                put_kept(&**storage, names::CONFIG, &sealed)?;
+            }
+            there => drop(there?),
+        }
+        self.copy_slots(&self.head(), &**storage)
+    }
+
+    /// Notes how far tiers have come, in this HEAD: an earlier one of them is refused from then on. `clock` is that by
+    /// which snapshots expired.
+    pub fn note_tiers<'a>(
+        &self,
+        ages: impl IntoIterator<Item = (&'a str, Age)> + Clone,
+        clock: Option<Clock>,
+    ) -> Result<()> {
+        let change = |head: &mut Head| {
+            ages.clone().into_iter().for_each(|(name, age)| head.tiers.note(name, age));
+            match clock {
+                Some(Clock::Accepted(ms)) => head.clock_ms = Some(ms),
+                Some(Clock::Believed(ms)) => head.clock_ms = head.clock_ms.max(Some(ms)),
+                None => {}
+            }
+        };
+        let before = self.head();
+        let mut after = Head::clone(&before);
+        change(&mut after);
+        if after == *before {
+            return Ok(());
+        }
+        self.update_head(|head| {
+            change(head);
+            Ok(())
+        })
     }
 
     /// Brings the key slots of a tier up to those of this repository's `head`.
     pub fn copy_slots(&self, head: &Head, to: &dyn Storage) -> Result<()> {
-        let mut there = HashSet::new();
-        to.list(names::KEYS, &mut |name, _| {
-            there.extend(name.rsplit('/').next().and_then(ObjectId::parse));
-        })?;
-        for (slot, hash) in head.slots.iter().filter(|(slot, _)| !there.contains(slot)) {
+        let there = slots_there(to)?;
+        for (slot, hash) in &head.slots {
             let name = names::key(slot);
-            let bytes = self.storage().get(&name, MAX_SMALL_LEN)?;
+            if there.contains(slot)
+                && to.get(&name, MAX_SMALL_LEN).is_ok_and(|bytes| self.keys.slot_hash(&bytes) == *hash)
+            {
+                continue;
+            }
+            let bytes = match self.storage().get(&name, MAX_SMALL_LEN) {
+                // Lost here: `check` says so, and `key remove` drops it.
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                bytes => bytes?,
+            };
             // What is damaged here is not to be what there is there.
             if self.keys.slot_hash(&bytes) != *hash {
                 return Err(Error::corrupt(name, "is not the slot that HEAD lists"));
             }
-            to.put(&name, bytes)?;
+            if there.contains(slot) {
+                to.replace(&name, bytes.clone())?;
+            }
+            put_kept(to, &name, &bytes)?;
         }
         for slot in there.iter().filter(|slot| !head.slots.contains_key(slot)) {
-            match to.delete(&names::key(slot)) {
-                // Under a lock; HEAD does not list it.
-                Err(error) if error.kind == ErrorKind::Denied => {}
+            match delete_kept(to, &names::key(slot)) {
+                // Under a lock; HEAD does not list it, so it opens nothing.
+                Err(Error::Storage(error)) if error.kind == ErrorKind::Denied => {}
                 done => done?,
             }
         }
@@ -132,7 +247,10 @@ impl ChunkStore {
 
     /// Writes a pack, lying as `placing` says.
     pub fn put_pack_as(&self, name: &PackName, body: Bytes, placing: &Placing) -> Result<()> {
-        Ok(self.put_as(&name.object(), body, placing)?)
+        let (began, bytes) = (Instant::now(), body.len());
+        self.put_as(&name.object(), body, placing)?;
+        tracing::debug!(pack = %name.id.short(), kind = ?name.kind, bytes, ms = ms(began), "pack uploaded");
+        Ok(())
     }
 
     /// Puts a pack in the place of one that is damaged or gone.
@@ -199,7 +317,11 @@ impl ChunkStore {
         if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
             return Err(Error::corrupt(name, "is not the object that HEAD names"));
         }
-        Ok(self.put_as(&name, sealed, &Placing { class: None, locked_until })?)
+        match self.put_as(&name, sealed.clone(), &Placing { class: None, locked_until }) {
+            // What is there is damaged: this is what HEAD names.
+            Err(error) if error.kind == ErrorKind::Conflict => Ok(self.storage().replace(&name, sealed)?),
+            done => Ok(done?),
+        }
     }
 
     /// Writes a map. It counts for nothing until HEAD lists it.
@@ -232,6 +354,10 @@ impl ChunkStore {
             not_adopted(head, primary)?;
             head.incarnation = primary.incarnation;
             head.slots.clone_from(&primary.slots);
+            head.tiers.clone_from(&primary.tiers);
+            head.clock_ms = primary.clock_ms;
+            head.forgotten.clone_from(&primary.forgotten);
+            head.forgotten_everywhere.clone_from(&primary.forgotten_everywhere);
             let fresh = |known: &[SegmentRef], new: &SegmentRef| known.iter().all(|there| there.id != new.id);
             for segment in &commit.segments {
                 if fresh(&head.segments, segment) {
@@ -253,7 +379,9 @@ impl ChunkStore {
         let now_s = self.now_ms() / 1000;
         self.update_head(|head| {
             head.incarnation = (head.incarnation + 1).max(now_s);
-            head.tier = None;
+            if let Some(name) = head.tier.take() {
+                head.tiers.made.remove(&name);
+            }
             head.without_parity = true;
             head.sessions.clear();
             Ok(head.incarnation)
@@ -263,6 +391,16 @@ impl ChunkStore {
 
 /// Kind of root under which a tier's HEAD names its maps.
 pub const MAP_ROOT: &str = "tier-map";
+
+/// Says that tier `found` lies in the place of tier `meant`. Both are sound, and neither is to be changed.
+#[must_use]
+pub fn another_tier(storage: &dyn Storage, found: &str, meant: &str) -> Error {
+    Error::Invalid(format!(
+        "at {} lies tier '{found}', and this is the place of '{meant}': places of tiers were exchanged, as when disks are \
+         mounted the other way round. Nothing is copied to it or removed from it before each is in its own place",
+        storage.place()
+    ))
+}
 
 /// Refuses to let an old primary write to a tier that knows of a later one.
 pub fn not_adopted(tier: &Head, primary: &Head) -> Result<()> {

@@ -1,35 +1,45 @@
-//! HEAD made anew from what lies in the store, when it is gone, damaged, or older than one that was seen.
-//! Everything that can be read comes back: a snapshot that was being forgotten, too, rather than one too few.
+//! Rebuilding HEAD from the objects in the store, if it is missing, damaged, or older than one that was seen.
+//! Everything that can be read is listed again: a snapshot that was being forgotten, too, rather than one too few.
 
-use super::{Access, ChunkStore, describe, lay_out, unlock};
+use super::opening::{Slots, put_kept, read_config, slots_there};
+use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Head, HeadStore, Root, SegmentRef};
+use crate::head::{Elsewhere, Head, HeadStore, Place, Root, SegmentRef, rolled_back};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::keys::KeyRing;
 use crate::storage::ErrorKind;
 use crate::{Error, Result, envelope};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-/// What a new HEAD would hold.
+/// The content of a new HEAD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RebuildPlan {
-    /// Why the HEAD that is there cannot be used; empty if it can.
+    /// Why the existing HEAD cannot be used; empty if it can.
     pub why: String,
+    /// The name of the tier; none if it is the primary.
+    pub tier: Option<String>,
     /// Snapshots.
     pub snapshots: u64,
-    /// Those of them that the HEAD that is there does not list.
+    /// Those of them that the existing HEAD does not list.
     pub snapshots_found: u64,
     /// Index segments.
     pub segments: u64,
-    /// Packs that they list and that are there.
+    /// Existing packs that they list.
     pub packs: u64,
-    /// Packs that they list and that are gone; no longer listed.
+    /// Missing packs that they list; they are no longer listed.
     pub packs_gone: u64,
     /// Key slots.
     pub slots: u64,
+    /// Those of them that are put back from another place.
+    pub slots_put_back: u64,
+    /// Existing slots that no other HEAD lists: they were removed, or are newer, and stay out.
+    pub slots_left_out: u64,
+    /// Packs here have no parity, although the repository was made with it, and new ones will have none: as a primary
+    /// that was a tier before.
+    pub without_parity: bool,
     /// Objects that could not be read, and why.
     pub unreadable: Vec<(String, String)>,
 }
@@ -38,43 +48,129 @@ pub struct RebuildPlan {
 struct Rebuild<'a> {
     access: &'a Access,
     keys: &'a KeyRing,
+    /// The slot that the password opened.
+    own: ObjectId,
+    config_has_parity: bool,
     plan: RebuildPlan,
 }
 
-/// Looks at HEAD, and unless it is fine or `dry_run`, replaces it. **Nothing else may be at work on the
-/// repository**: a prune that goes on with the old HEAD would remove packs that the new one lists.
-pub fn rebuild_head(mut access: Access, passphrase: &[u8], dry_run: bool) -> Result<RebuildPlan> {
-    let bytes = access.storage.get(names::CONFIG, MAX_SMALL_LEN)?;
-    let config = Config::read(&bytes)?;
-    let keys = Arc::new(unlock(&access, &config, passphrase)?);
+/// Examines HEAD and, unless it is sound or `dry_run` is set, replaces it. **No other process may use the repository**:
+/// a prune that continues with the old HEAD would remove packs that the new one lists. From then on a prune removes
+/// nothing that existed before, until a person allows it ([`crate::head::Anew`]).
+pub fn rebuild_head(
+    mut access: Access,
+    passphrase: &[u8],
+    elsewhere: &Elsewhere,
+    dry_run: bool,
+) -> Result<RebuildPlan> {
+    let (bytes, config) = read_config(&*access.storage)?;
+    let (own, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
+    let keys = Arc::new(keys);
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
-    let heads = ChunkStore::head_store(&access, &keys);
+    let heads = ChunkStore::head_store(&access, &keys, &config);
+    // One that was put back from an older copy knows things that lie nowhere else.
+    let old = heads.latest_copy();
+    let place = which(&access, &config, old.as_ref(), elsewhere)?;
+    let tier = match &place {
+        Place::Primary => None,
+        Place::Tier(name) => Some(name.clone()),
+    };
     let why = match heads.load() {
-        Ok(_) => return Ok(RebuildPlan::default()),
+        Ok(loaded) => {
+            let head = loaded.head;
+            if head.tier != tier {
+                return Err(Error::Invalid(format!(
+                    "HEAD of {} is sound, and that of {}, not of {}",
+                    access.storage.place(),
+                    called(head.tier.as_deref()),
+                    called(tier.as_deref()),
+                )));
+            }
+            let known = tier.as_ref().and_then(|tier| elsewhere.tiers.made.get(tier));
+            match known.filter(|known| head.age() < **known) {
+                Some(known) => describe(&rolled_back(&head, *known)),
+                None => return Ok(RebuildPlan { tier, ..RebuildPlan::default() }),
+            }
+        }
         Err(error @ (Error::Corrupt { .. } | Error::Rollback { .. })) => describe(&error),
         Err(error) => return Err(error),
     };
-    let mut rebuild =
-        Rebuild { access: &access, keys: &keys, plan: RebuildPlan { why, ..RebuildPlan::default() } };
-    // One that was put back from an older copy knows things that lie nowhere else.
-    let old = heads.load_unchecked().ok();
-    let head = rebuild.head(&heads, old, dry_run)?;
+    let plan = RebuildPlan { why, tier: tier.clone(), ..RebuildPlan::default() };
+    let mut rebuild = Rebuild { access: &access, keys: &keys, own, config_has_parity: config.parity, plan };
+    let head = rebuild.head(&heads, old, elsewhere, tier, dry_run)?;
     if !dry_run {
         heads.force(&head)?;
     }
     Ok(rebuild.plan)
 }
 
+fn called(tier: Option<&str>) -> String {
+    tier.map_or_else(|| "the primary".to_owned(), |tier| format!("tier '{tier}'"))
+}
+
+/// Whether the primary or a tier is at a place: as the user said, as a copy of the last HEAD says, or as the place was
+/// made. A tier's HEAD that was rebuilt as a primary's would be taken for a later one than the primary's own.
+fn which(access: &Access, config: &Config, old: Option<&Head>, elsewhere: &Elsewhere) -> Result<Place> {
+    if let Some(place) = &elsewhere.is {
+        return Ok(place.clone());
+    }
+    let known = old.map(|head| head.tier.clone()).or_else(|| config.tier.clone().map(Some));
+    if let Some(tier) = known {
+        return Ok(tier.map_or(Place::Primary, Place::Tier));
+    }
+    // Only tiers have maps, or what was one before.
+    let mut has_maps = false;
+    access.storage.list(names::MAPS, &mut |_, _| has_maps = true)?;
+    if has_maps {
+        return Err(Error::Invalid(format!(
+            "{} was a tier once, and may be one now: say what it is, with '--tier NAME' or '--primary'",
+            access.storage.place()
+        )));
+    }
+    Ok(Place::Primary)
+}
+
+/// HEAD of a place, without comparison with earlier ones.
+pub fn peek(mut access: Access, passphrase: &[u8]) -> Result<Head> {
+    let (bytes, config) = read_config(&*access.storage)?;
+    let (_, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
+    Config::verify(&bytes, &keys)?;
+    lay_out(&mut access, &config);
+    access.cache = None;
+    ChunkStore::head_store(&access, &Arc::new(keys), &config).load_unchecked()
+}
+
 impl Rebuild<'_> {
-    fn head(&mut self, heads: &HeadStore, old: Option<Head>, dry_run: bool) -> Result<Head> {
+    fn head(
+        &mut self,
+        heads: &HeadStore,
+        old: Option<Head>,
+        elsewhere: &Elsewhere,
+        tier: Option<String>,
+        dry_run: bool,
+    ) -> Result<Head> {
         let listed: HashSet<ObjectId> = old.iter().flat_map(|head| &head.roots).map(|root| root.id).collect();
         let mut roots =
             self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |id, hash, _| {
                 Ok(Root { kind: "snapshot".into(), id, hash })
             })?;
-        let other = old.iter().flat_map(|head| &head.roots).filter(|root| root.kind != "snapshot");
-        roots.extend(other.cloned());
+        // In the order of their commits, as far as it is known: it decides about ages.
+        let order: HashMap<ObjectId, usize> = old
+            .iter()
+            .flat_map(|head| &head.roots)
+            .enumerate()
+            .map(|(place, root)| (root.id, place))
+            .collect();
+        roots.sort_by_key(|root| order.get(&root.id).copied().unwrap_or(usize::MAX));
+        self.plan.snapshots = roots.len() as u64;
+        self.plan.snapshots_found = roots.iter().filter(|root| !listed.contains(&root.id)).count() as u64;
+        let maps = self.read_all(names::MAPS, ObjectKind::TierMap, MAX_SEGMENT_LEN, |id, hash, _| {
+            Ok(Root { kind: MAP_ROOT.into(), id, hash })
+        })?;
+        roots.extend(maps);
+        let other = old.iter().flat_map(|head| &head.roots);
+        roots.extend(other.filter(|root| !["snapshot", MAP_ROOT].contains(&&*root.kind)).cloned());
         let segments =
             self.read_all(names::INDEX, ObjectKind::Segment, MAX_SEGMENT_LEN, |id, hash, plain| {
                 let segment =
@@ -82,12 +178,19 @@ impl Rebuild<'_> {
                 Ok((id, hash, segment))
             })?;
         let segments = self.with_packs_that_are_there(segments, dry_run)?;
-        self.plan.snapshots = roots.len() as u64;
-        self.plan.snapshots_found = roots.iter().filter(|root| !listed.contains(&root.id)).count() as u64;
         self.plan.segments = segments.len() as u64;
-        let slots = self.slots()?;
+        let slots = self.slots(old.as_ref(), elsewhere, dry_run)?;
         self.plan.slots = slots.len() as u64;
-        heads.successor(old, roots, segments, slots)
+        let is_known = old.is_some();
+        let mut head = heads.successor(old, roots, segments, slots, elsewhere, tier)?;
+        // What was a tier, and was adopted, never had parity: that none is there is no damage.
+        if !is_known && head.tier.is_none() && self.config_has_parity && self.plan.packs > 0 {
+            let mut any = false;
+            self.access.storage.list(names::PARITY, &mut |_, _| any = true)?;
+            head.without_parity = !any;
+            self.plan.without_parity = !any;
+        }
+        Ok(head)
     }
 
     /// Names in a folder, with their ids.
@@ -123,8 +226,7 @@ impl Rebuild<'_> {
         Ok(all)
     }
 
-    /// A segment that a prune replaced may still be there, and list packs that are gone: such a one is written
-    /// anew, without them.
+    /// A segment that a prune replaced may still exist and list missing packs: it is written again without them.
     fn with_packs_that_are_there(
         &mut self,
         segments: Vec<(ObjectId, ObjectId, Segment)>,
@@ -155,7 +257,7 @@ impl Rebuild<'_> {
                 0 => continue,
                 len if len == before || dry_run => (id, hash),
                 _ => {
-                    let fresh = super::write_segment(self.access, self.keys, &segment)?;
+                    let fresh = super::segments::write_segment(self.access, self.keys, &segment)?;
                     (fresh.id, fresh.hash)
                 }
             };
@@ -167,11 +269,43 @@ impl Rebuild<'_> {
         Ok(references)
     }
 
-    fn slots(&mut self) -> Result<BTreeMap<ObjectId, ObjectId>> {
+    /// The slots that open this place. If another HEAD is known, it says which count: a removed one whose file
+    /// reappeared does not, and one whose file is missing here still does.
+    fn slots(
+        &mut self,
+        old: Option<&Head>,
+        elsewhere: &Elsewhere,
+        dry_run: bool,
+    ) -> Result<BTreeMap<ObjectId, ObjectId>> {
+        let mut known: BTreeMap<ObjectId, ObjectId> =
+            elsewhere.slots.iter().map(|(slot, known)| (*slot, known.hash)).collect();
+        known.extend(old.iter().flat_map(|head| &head.slots));
+        let storage = &*self.access.storage;
+        let there = slots_there(storage)?;
+        // One that was added or changed since the others heard of this place is not known to them either: whoever has its
+        // password says now that it counts.
+        let own = self.own;
+        let counts = |slot: &ObjectId| known.is_empty() || known.contains_key(slot) || *slot == own;
         let mut slots = BTreeMap::new();
-        for (name, id) in self.ids(names::KEYS)? {
-            let bytes = self.access.storage.get(&name, MAX_SMALL_LEN)?;
-            slots.insert(id, self.keys.slot_hash(&bytes));
+        for slot in there.iter().filter(|slot| counts(slot)) {
+            let name = names::key(slot);
+            match storage.get(&name, MAX_SMALL_LEN) {
+                Ok(bytes) => drop(slots.insert(*slot, self.keys.slot_hash(&bytes))),
+                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
+                    self.plan.unreadable.push((name, describe(&error)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.plan.slots_left_out = there.iter().filter(|slot| !counts(slot)).count() as u64;
+        for (slot, known) in elsewhere.slots.iter().filter(|(slot, _)| !there.contains(*slot)) {
+            let sound = known.bytes.as_ref().filter(|bytes| self.keys.slot_hash(bytes) == known.hash);
+            let Some(bytes) = sound else { continue };
+            if !dry_run {
+                put_kept(storage, &names::key(slot), bytes)?;
+            }
+            self.plan.slots_put_back += 1;
+            slots.insert(*slot, known.hash);
         }
         Ok(slots)
     }

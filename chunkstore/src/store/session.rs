@@ -12,6 +12,25 @@ use std::sync::Arc;
 impl ChunkStore {
     /// Enters a new session into HEAD.
     pub fn open_session(&self, purpose: &str) -> Result<SessionId> {
+        self.open_session_if(purpose, |head| may_open(head, purpose))
+    }
+
+    /// Opens a session that only reads, in a HEAD that lists `snapshot`: the packs of the snapshot are not condemned
+    /// there, and will not be doomed before the session ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`] if HEAD no longer lists the snapshot.
+    pub fn open_session_on(&self, purpose: &str, snapshot: &ObjectId) -> Result<SessionId> {
+        self.open_session_if(purpose, |head| match head.roots.iter().any(|root| root.id == *snapshot) {
+            true => Ok(()),
+            false => Err(Error::Fenced {
+                why: format!("snapshot {} was forgotten meanwhile; nothing was touched", snapshot.short()),
+            }),
+        })
+    }
+
+    fn open_session_if(&self, purpose: &str, may: impl Fn(&Head) -> Result<()>) -> Result<SessionId> {
         let id = SessionId(random_array(&*self.access.env)?);
         let now_ms = self.now_ms();
         let Identity { hostname, machine, pid, process_started } = self.access.identity.clone();
@@ -28,10 +47,14 @@ impl ChunkStore {
             seen_ms: now_ms,
         };
         self.update_head(|head| {
-            may_open(head, purpose)?;
+            may(head)?;
             head.sessions.push(Session { opened: head.generation + 1, ..session.clone() });
+            if let Some(anew) = &mut head.anew {
+                anew.enter(id);
+            }
             Ok(())
         })?;
+        tracing::info!(purpose, session = %id.short(), "session opened");
         Ok(id)
     }
 
@@ -45,6 +68,58 @@ impl ChunkStore {
         roots: &[Root],
         relied: &HashSet<PackId>,
     ) -> Result<()> {
+        let last: Vec<(Root, Option<ObjectId>)> = roots.iter().map(|root| (root.clone(), None)).collect();
+        self.commit_between(session, segments, &last, relied)
+    }
+
+    /// The same for roots that were committed elsewhere before, each with the root that it is to precede; at the end
+    /// without one. Existing roots keep their position.
+    pub fn commit_between(
+        &self,
+        session: &SessionId,
+        segments: &[SegmentRef],
+        roots: &[(Root, Option<ObjectId>)],
+        relied: &HashSet<PackId>,
+    ) -> Result<()> {
+        self.commit_with(session, segments, relied, |head| {
+            for (root, before) in
+                roots.iter().filter(|(root, _)| !head.roots.contains(root)).collect::<Vec<_>>()
+            {
+                let place = head.roots.iter().position(|known| Some(known.id) == *before);
+                head.roots.insert(place.unwrap_or(head.roots.len()), root.clone());
+            }
+            Ok(())
+        })?;
+        tracing::info!(session = %session.short(), snapshots = roots.len(), segments = segments.len(), "session committed");
+        Ok(())
+    }
+
+    /// The same for a root that takes the place of `old`, which is in no HEAD from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] if HEAD does not list `old`; then nothing was committed, and the session is open.
+    pub fn commit_in_place_of(
+        &self,
+        old: ObjectId,
+        session: &SessionId,
+        segments: &[SegmentRef],
+        root: &Root,
+        relied: &HashSet<PackId>,
+    ) -> Result<()> {
+        self.commit_with(session, segments, relied, |head| head.replace(old, root))?;
+        tracing::info!(session = %session.short(), replaced = %old.short(), segments = segments.len(), "session committed");
+        Ok(())
+    }
+
+    /// The swap of a commit; `place` puts the roots into HEAD.
+    fn commit_with(
+        &self,
+        session: &SessionId,
+        segments: &[SegmentRef],
+        relied: &HashSet<PackId>,
+        place: impl Fn(&mut Head) -> Result<()>,
+    ) -> Result<()> {
         let known = self.packs_by_segment();
         self.update_head(|head| {
             if !head.is_open(session) {
@@ -55,14 +130,13 @@ impl ChunkStore {
             self.check_relied(head, &known, relied)?;
             head.condemned.retain(|pack| !relied.contains(&pack.id));
             head.segments.extend_from_slice(segments);
-            head.roots.extend_from_slice(roots);
+            place(head)?;
             head.sessions.retain(|known| known.id != *session);
             Ok(())
         })
     }
 
-    /// Adds segments to HEAD while the session goes on, so that a crash from here on loses nothing of
-    /// them.
+    /// Adds segments to HEAD while the session stays open, so that a crash after this loses none of them.
     pub fn checkpoint(&self, session: &SessionId, segments: &[SegmentRef]) -> Result<()> {
         let now_ms = self.now_ms();
         self.update_head(|head| {
@@ -73,7 +147,9 @@ impl ChunkStore {
             open.seen_ms = now_ms;
             head.segments.extend_from_slice(segments);
             Ok(())
-        })
+        })?;
+        tracing::info!(session = %session.short(), segments = segments.len(), "checkpoint");
+        Ok(())
     }
 
     /// Takes a session out of HEAD without a commit; `segments` are kept for the next run.
@@ -84,7 +160,9 @@ impl ChunkStore {
                 head.sessions.retain(|known| known.id != *session);
             }
             Ok(())
-        })
+        })?;
+        tracing::info!(session = %session.short(), segments = segments.len(), "session closed");
+        Ok(())
     }
 
     fn packs_by_segment(&self) -> BTreeMap<ObjectId, Vec<Arc<PackInfo>>> {
@@ -132,16 +210,17 @@ impl ChunkStore {
     }
 }
 
-/// Copies take nothing but what a primary has, and one writer at a time: the names of packs on their way there
-/// are not the writer's own, so that a prune could not tell them from what nobody needs.
+/// Copies accept only data of a primary, and one writer at a time: the packs on their way there have names of other
+/// sessions, so a prune could not distinguish them from orphans.
 fn may_open(head: &Head, purpose: &str) -> Result<()> {
     let Some(tier) = &head.tier else { return Ok(()) };
-    if !matches!(purpose, "sync" | "prune") {
+    if !matches!(purpose, "sync" | "prune" | "repair") {
         return Err(Error::Invalid(format!(
             "this is '{tier}', a copy of a repository: write to its primary, or make it the primary with 'esker tier adopt {tier}'"
         )));
     }
-    match head.sessions.iter().find(|session| !session.fenced) {
+    // Those that restore from it write nothing to it.
+    match head.sessions.iter().find(|session| !session.fenced && session.purpose != "restore") {
         Some(other) => Err(Error::Fenced {
             why: format!(
                 "a {} by process {} on {} is at work on tier '{tier}'; try again when it is done. If that machine is gone, it is given up after a day",

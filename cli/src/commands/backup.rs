@@ -1,30 +1,34 @@
 //! `esker backup`
 
-use super::{FilterArgs, parse_size, parse_time, split_tags};
-use crate::config::{hostname, read_file, username};
+use super::{FilterArgs, lists, parse_size, parse_time, split_tags, stay};
+use crate::config::{hostname, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
-use crate::{output, sources};
+use crate::{filters, output, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
-use engine::Error;
+use connector_kit::command;
+use connector_kit::format::Expect;
+use connector_kit::stream::{StreamOptions, StreamSource};
+use engine::Counter;
 use engine::backup::{BackupOptions, BackupReport, backup};
+use engine::connector::Format;
 use engine::entry::Time;
-use engine::pg::Server;
-use engine::restore::physical;
-use engine::snapshot::{SourceRecord, skew};
+use engine::group::FROM;
+use engine::group::GroupBy;
+use engine::retry::Retry;
+use engine::snapshot::{Hold, MadeBy, SAFETY, SourceRecord, skew};
+use engine::source::Source;
 use engine::source::files::FilesOptions;
-use engine::source::format::{Expect, FORMATS, Format};
-use engine::source::postgres_physical::{self, PhysicalSource};
-use engine::source::stream::{StreamOptions, StreamSource};
-use engine::source::{Source, command};
 use serde_json::json;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Back up paths, streams, commands and databases
 #[derive(clap::Args, Debug)]
-#[command(after_help = SOURCES)]
+#[command(after_help = sources())]
 pub(crate) struct Args {
     /// Paths or URLs; after '--' with --stdin-from-command, the command
     #[arg(value_name = "SOURCE")]
@@ -35,34 +39,38 @@ pub(crate) struct Args {
     /// Back up what a command prints; no snapshot if it fails
     #[arg(long, conflicts_with = "stdin")]
     stdin_from_command: bool,
-    /// Name of the stream in the snapshot
-    #[arg(long, default_value = "stdin", value_name = "NAME")]
-    stdin_filename: String,
+    /// Name of the stream in the snapshot; if not given, the command's program, or 'stdin'
+    #[arg(long, value_name = "NAME")]
+    stdin_filename: Option<OsString>,
     /// Make a snapshot even if standard input or the command gives nothing
     #[arg(long)]
     allow_empty: bool,
-    /// What standard input or the command must give, whole: gzip, zstd, xz, tar, json, jsonl, pg-sql, mysql-sql,
-    /// pg-custom, rdb or aof; 'auto' takes what it looks like, 'none' anything
-    #[arg(long, value_parser = parse_expect, default_value = "auto", value_name = "FORMAT")]
+    #[arg(long, value_parser = parse_expect, default_value = "auto", value_name = "FORMAT", help = expect_help())]
     expect: Expect,
     /// Store what is in gzip, zstd and xz rather than the compressed bytes, which find nothing again
     #[arg(long)]
     decompress: bool,
     /// Tags for the snapshot (a,b or repeated)
-    #[arg(long, value_name = "TAGS")]
+    #[arg(long, value_name = "TAGS", value_parser = crate::words::kept())]
     tag: Vec<String>,
     /// Host name for the snapshot, instead of this machine's
-    #[arg(short = 'H', long, value_name = "HOST")]
+    #[arg(short = 'H', long, value_name = "HOST", value_parser = crate::words::filled())]
     host: Option<String>,
     /// Time for the snapshot, instead of now
     #[arg(long, value_parser = parse_time, value_name = "TIME")]
     time: Option<jiff::Timestamp>,
+    /// Keep it until then: no rule of forget, no promise and no run removes it before
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    keep_until: Option<jiff::Timestamp>,
     /// Free text for the snapshot
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(long, default_value = "", value_name = "TEXT", value_parser = crate::words::kept())]
     description: String,
-    /// Compare with this snapshot instead of the latest of the same host and paths
+    /// Compare with this snapshot instead of the latest of its group
     #[arg(long, value_name = "SNAPSHOT")]
     parent: Option<String>,
+    /// Compare with the latest that has the same of these: host, paths, tags; without it, the group that forget forms
+    #[arg(short, long, value_name = "WHAT", conflicts_with = "parent")]
+    group_by: Option<GroupBy>,
     /// Read all files, changed or not
     #[arg(short, long)]
     force: bool,
@@ -72,27 +80,44 @@ pub(crate) struct Args {
     /// Take files for unchanged although their ctime differs
     #[arg(long)]
     ignore_ctime: bool,
-    /// Leave out what matches, as in .gitignore
+    /// Leave out what matches, as in .gitignore, with a leading slash from the root of everything. Nothing is left out
+    /// that is named as a SOURCE itself, whatever fits it; what lies beneath is
     #[arg(short, long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    exclude: Vec<OsString>,
     /// The same, ignoring case
     #[arg(long, value_name = "PATTERN")]
-    iexclude: Vec<String>,
-    /// Read patterns to leave out from a file
+    iexclude: Vec<OsString>,
+    /// Read patterns to leave out from a file, one a line; '#' begins a comment, $NAME is a variable, $$ a dollar sign
     #[arg(long, value_name = "FILE")]
     exclude_file: Vec<PathBuf>,
-    /// Leave out the content of folders that hold a file of this name
-    #[arg(long, value_name = "NAME")]
-    exclude_if_present: Vec<String>,
+    /// Leave out the content of folders that hold a file of this name (that begins with this header)
+    #[arg(long, value_name = "NAME[:HEADER]")]
+    exclude_if_present: Vec<OsString>,
     /// Leave out the content of folders marked by CACHEDIR.TAG
     #[arg(long)]
     exclude_caches: bool,
     /// Leave out files larger than this
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     exclude_larger_than: Option<u64>,
-    /// Read paths to back up from a file, one a line
+    /// Read patterns to leave out, whatever their case, from a file
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+    /// Read paths to back up from a file, one a line; '#' begins a comment, '*', '?' and '[...]' stand for names ('-' for
+    /// standard input)
     #[arg(long, value_name = "FILE")]
     files_from: Vec<PathBuf>,
+    /// Read paths to back up from a file, one a line, each as it is
+    #[arg(long, value_name = "FILE")]
+    files_from_verbatim: Vec<PathBuf>,
+    /// Read paths to back up from a file, with a NUL after each, as 'find -print0' gives them
+    #[arg(long, value_name = "FILE")]
+    files_from_raw: Vec<PathBuf>,
+    /// Do not count beforehand what is to come: no percentage and no remaining time
+    #[arg(long)]
+    no_scan: bool,
+    /// Nothing to do: one thread reads and cuts, and as many as there are cores do the rest
+    #[arg(long, value_name = "N")]
+    read_concurrency: Option<u32>,
     /// Stay on the file systems of the given paths
     #[arg(short = 'x', long)]
     one_file_system: bool,
@@ -112,7 +137,7 @@ pub(crate) struct Args {
     /// Store changed chunks against their last version even if that must be read over a network
     #[arg(long, env = "ESKER_DELTA")]
     delta: bool,
-    /// Of postgres+physical:// since 17, with summarize_wal: read only what changed since the last backup; that one's
+    /// Of a physical backup, if the server keeps account of what changes: read only what changed since the last; that one's
     /// files are part of the new snapshot, which is whole by itself
     #[arg(long)]
     incremental: bool,
@@ -121,28 +146,27 @@ pub(crate) struct Args {
     no_sync: bool,
 }
 
-/// Attempts, when HEAD does not allow what was to be committed.
-const ATTEMPTS: u32 = 3;
-
-const SOURCES: &str = "\
-Sources:
-  PATH…                                         files and folders
-  --stdin                                       standard input
-  --stdin-from-command -- COMMAND ARGS…         what a command prints, if it succeeds
-  redis://[user:password@]host[:port][/db]      Redis or Valkey, all databases or one, by replication;
-                                                rediss:// over TLS, redis+unix:///PATH[?db=N] over a socket
-  redis+scan://…, redis+scan+unix:///PATH       the same, key by key, where replication is refused
-  redis+rdb:///PATH/dump.rdb                    a dump that Redis wrote
-  redis+aof:///PATH/appendonlydir               its append-only files, in either layout
-  qdrant+http[s]://host[:port][/collection]     Qdrant, all collections or one, shard by shard
-  qdrant+file:///PATH/storage                   its storage folder, whole, while no server runs on it
-  postgres://[user[:password]@]host[:port][/db] PostgreSQL, all databases or one
-  postgres+physical://…                         its files, by a base backup (15 and later)
-  mysql://[user[:password]@]host[:port][/db]    MariaDB or MySQL, all databases or one
-Several make one set: all are started before the first is read, and restored together.
-
-Passwords that should not stand in a URL: REDISCLI_AUTH or ESKER_REDIS_PASSWORD_FILE (and ESKER_REDIS_USER),
-ESKER_QDRANT_API_KEY or ESKER_QDRANT_API_KEY_FILE, PGPASSWORD or PGPASSFILE, ~/.my.cnf or MYSQL_PWD.";
+/// What can be backed up, for help.
+fn sources() -> String {
+    let mut help = String::from("Sources:\n");
+    let mut line = |form: &str, about: &str| {
+        let gap = if form.len() > 45 { "\n  ".to_owned() + &" ".repeat(46) } else { " ".into() };
+        help += &format!("  {form:<45}{gap}{about}\n");
+    };
+    line("PATH…", "files and folders");
+    line("--stdin", "standard input");
+    line("--stdin-from-command -- COMMAND ARGS…", "what a command prints, if it succeeds");
+    let schemes = connectors::all().iter().flat_map(|connector| connector.schemes());
+    for scheme in schemes.filter(|scheme| !scheme.about.is_empty()) {
+        line(scheme.form, scheme.about);
+    }
+    help += "Several make one set: all are started before the first is read, and restored together.\n\n\
+        Passwords that should not stand in a URL:";
+    for connector in connectors::all() {
+        help += &format!("\n  {:<15} {}", connector.title(), connector.logins());
+    }
+    help
+}
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     let now = context.now();
@@ -151,14 +175,17 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         seconds: time.as_second(),
         nanoseconds: u32::try_from(time.subsec_nanosecond()).unwrap_or_default(),
     };
-    let excludes = excludes(&args)?;
+    let files = files_options(&args)?;
     let packer = PackerOptions {
         pack_len: context.global.pack_size.saturating_mul(1 << 20),
         ..PackerOptions::default()
     };
     packer.validate()?;
+    if args.incremental {
+        incremental_url(&args)?;
+    }
     // Sources first: a missing path is told before a password is asked for.
-    let mut source = open_source(&args, &excludes, stamp, context)?;
+    let mut source = open_source(&args, &files, stamp, context)?;
     let repo = context.open()?;
     let mut base = None;
     if args.incremental {
@@ -179,10 +206,18 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         gid: rustix::process::getgid().as_raw(),
         tags: args.tag.iter().flat_map(|tags| split_tags(tags)).filter(|tag| !tag.is_empty()).collect(),
         description: args.description.clone(),
-        excludes,
+        excludes: files.excludes.texts(),
         time,
+        time_given: args.time.is_some(),
+        keep_until: args.keep_until,
+        made_by: MadeBy::Hand,
+        source_name: None,
+        hold: Hold::Unsaid,
         parent,
+        replaces: None,
+        parent_of: args.group_by,
         force: args.force,
+        no_scan: args.no_scan,
         ignore_inode: args.ignore_inode,
         ignore_ctime: args.ignore_ctime,
         dry_run: args.dry_run,
@@ -190,26 +225,44 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         sealing: Sealing { compression: context.global.compression, delta: delta(&args, &repo, context) },
         packer,
         program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+        packs_seen_within: Duration::ZERO,
         original: None,
     };
-    let mut attempt = 1;
+    // Standard input cannot be read again, everything else can.
+    let mut retry = if args.stdin { Retry::new(1) } else { Retry::default() };
     let report = loop {
-        match context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor)) {
-            // A prune took this session for dead, or removed what it built on; standard input cannot be read
-            // again, everything else can.
-            Err(Error::Store(chunkstore::Error::Fenced { why })) if !args.stdin && attempt < ATTEMPTS => {
-                attempt += 1;
-                context.console.say(format!("starting again: {why}"));
-                context.console.monitor().restart();
-                source = match args.incremental {
-                    true => incremental(&args, stamp, &repo, context)?.1,
-                    false => open_source(&args, &options.excludes, stamp, context)?,
-                };
-            }
-            done => break done?,
-        }
+        let done = context.console.during("backup", |monitor| backup(&repo, &mut *source, &options, monitor));
+        let error = match done {
+            Ok(report) => break report,
+            Err(error) => error,
+        };
+        let Some(why) = retry.again(&error) else { return Err(error.into()) };
+        context.console.say(format!("starting again: {why}"));
+        context.console.monitor().restart();
+        source = match args.incremental {
+            true => incremental(&args, stamp, &repo, context)?.1,
+            false => open_source(&args, &files, stamp, context)?,
+        };
     };
     print(&report, &source.records(), &args, context);
+    for note in &report.notes {
+        context.console.warn(note);
+    }
+    if args.stdin && args.stdin_filename.is_none() {
+        let records = source.records();
+        let from = records.iter().find_map(|record| record.details.get(FROM));
+        let what = match from {
+            Some(from) => format!("nothing but its format and '{}'", engine::shown::text(from)),
+            None => "nothing but its format".into(),
+        };
+        context.console.warn(&format!(
+            "{what} tells this stream from others on standard input, and rules act on those as one that have that in \
+             common: name it with --stdin-filename"
+        ));
+    }
+    if let Some(id) = report.snapshot.filter(|_| !context.global.json) {
+        context.console.say(stay::of_backup(id, &repo, context)?);
+    }
     let code = if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done };
     drop(repo);
     if args.no_sync || report.snapshot.is_none() || !has_tiers(context) {
@@ -223,6 +276,21 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     })
 }
 
+/// The URL that `--incremental` is for, and the beginnings of all that it can be for.
+fn incremental_url(args: &Args) -> Result<(String, String), Failure> {
+    let all: Vec<&str> =
+        connectors::all().iter().flat_map(|connector| connector.incremental_schemes()).copied().collect();
+    let known = all.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(", ");
+    let [url] = args.sources.as_slice() else {
+        return Err(Failure::usage(format!("--incremental takes one URL, {known}…")));
+    };
+    let url = engine::names::escaped_url(url.as_bytes());
+    match connectors::scheme(&url) {
+        Some((_, scheme)) if all.contains(&scheme) => Ok((url, known)),
+        _ => Err(Failure::usage(format!("--incremental is for {known}"))),
+    }
+}
+
 /// A physical backup that builds on the last one, if there is one and the server can.
 fn incremental(
     args: &Args,
@@ -230,32 +298,46 @@ fn incremental(
     repo: &engine::Repository,
     context: &Context,
 ) -> Result<(Option<chunkstore::ObjectId>, Box<dyn Source>), Failure> {
-    let [url] = args.sources.as_slice() else {
-        return Err(Failure::new("--incremental takes one URL, postgres+physical://…"));
+    let (url, known) = incremental_url(args)?;
+    let monitor = context.console.monitor();
+    let options = sources::url_options(context)?;
+    let opened = match connectors::scheme(&url) {
+        Some((connector, _)) => connector.open_incremental(&url, time, &options, repo, monitor)?,
+        None => None,
     };
-    let url = url.to_string_lossy();
-    if engine::pg::conninfo::scheme(&url) != Some("postgres+physical") {
-        return Err(Failure::new("--incremental is for postgres+physical://"));
+    let opened = opened.ok_or_else(|| Failure::usage(format!("--incremental is for {known}")))?;
+    match &opened.lost {
+        Some((id, why)) => context.console.warn(&format!(
+            "snapshot {} cannot be built on: {why}. This is a full backup, and the next ones build on it; 'esker check' \
+             says what else is lost",
+            id.short()
+        )),
+        None if opened.base.is_none() => {
+            context.console.say("there is no earlier backup to build on: this is a full one");
+        }
+        None => {}
     }
-    let server = Server::parse(&url, &sources::url_options(context)?)?;
-    let path = format!("/{}", postgres_physical::folder(&server));
-    let (id, earlier) = physical::earlier(repo, &path, context.console.monitor())?.unzip();
-    if id.is_none() {
-        context.console.say("there is no earlier backup to build on: this is a full one");
-    }
-    Ok((id, sources::stamped(Box::new(PhysicalSource::new(&server, time, earlier)))))
+    Ok((opened.base, sources::stamped(opened.source)))
 }
 
 /// A snapshot of a server before something is done to it.
 pub(crate) fn safety(url: &str, context: &Context) -> Result<chunkstore::ObjectId, Failure> {
     let now = context.now();
     let repo = context.open()?;
-    let options = BackupOptions { tags: vec!["safety".into()], time: now, ..context.backup_options(&repo) };
+    let options = BackupOptions {
+        tags: vec![SAFETY.into()],
+        time: now,
+        made_by: MadeBy::Safety,
+        hold: Hold::Held,
+        ..context.backup_options(&repo)
+    };
     let stamp = Time { seconds: now.as_second(), nanoseconds: 0 };
     let monitor = context.console.monitor();
     let mut source =
         sources::open(vec![url.into()], FilesOptions::default(), stamp, false, context, monitor)?;
-    let report = context.console.during(|monitor| backup(&repo, &mut *source, &options, monitor))?;
+    let report = context
+        .console
+        .during("safety snapshot", |monitor| backup(&repo, &mut *source, &options, monitor))?;
     report.snapshot.ok_or_else(|| Failure::new("the safety snapshot was not made"))
 }
 
@@ -280,78 +362,94 @@ fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> bool {
     near
 }
 
-fn excludes(args: &Args) -> Result<Vec<String>, Failure> {
-    let mut all = args.exclude.clone();
-    for file in &args.exclude_file {
-        let text = read_file(file)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        all.extend(lines.map(str::to_owned));
-    }
-    Ok(all)
+/// What the flags say about files.
+fn files_options(args: &Args) -> Result<FilesOptions, Failure> {
+    Ok(FilesOptions {
+        excludes: filters::excludes(&args.exclude, "--exclude", &args.exclude_file, false)?,
+        iexcludes: filters::excludes(&args.iexclude, "--iexclude", &args.iexclude_file, true)?,
+        exclude_if_present: filters::markers(&args.exclude_if_present, args.exclude_caches)?,
+        exclude_larger_than: args.exclude_larger_than,
+        one_file_system: args.one_file_system,
+        own: vec![],
+    })
 }
 
 fn stream_options(args: &Args) -> StreamOptions {
-    StreamOptions { allow_empty: args.allow_empty, expect: args.expect, decompress: args.decompress }
+    let is_unnamed = args.stdin && args.stdin_filename.is_none();
+    StreamOptions {
+        formats: connectors::formats(),
+        allow_empty: args.allow_empty,
+        expect: args.expect,
+        decompress: args.decompress,
+        is_unnamed,
+    }
+}
+
+fn format_names() -> String {
+    let names: Vec<&str> = connectors::formats().iter().map(|format| format.name).collect();
+    names.join(", ")
+}
+
+fn expect_help() -> String {
+    format!(
+        "What standard input or the command must give, whole: {}; 'auto' takes what it looks like, 'none' anything",
+        format_names()
+    )
 }
 
 fn parse_expect(text: &str) -> Result<Expect, String> {
     match text {
         "auto" => Ok(Expect::Recognised),
         "none" => Ok(Expect::Nothing),
-        name => Format::parse(name).map(Expect::Format).ok_or_else(|| {
-            let names: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
-            format!("'{name}' is none of auto, none, {}", names.join(", "))
-        }),
+        name => connectors::format(name)
+            .map(Expect::Format)
+            .ok_or_else(|| format!("'{name}' is none of auto, none, {}", format_names())),
     }
 }
 
 fn open_source(
     args: &Args,
-    excludes: &[String],
+    files: &FilesOptions,
     time: Time,
     context: &Context,
 ) -> Result<Box<dyn Source>, Failure> {
     if args.stdin_from_command {
         let words = args.sources.clone();
-        let source = command::source(words, &args.stdin_filename, time, stream_options(args))?;
+        let program = words.first().and_then(|word| std::path::Path::new(word).file_name());
+        let name = args.stdin_filename.as_deref().or(program).unwrap_or_default().as_bytes().to_vec();
+        let source = command::source(words, context.withheld(), &name, time, stream_options(args))?;
         return Ok(sources::stamped(Box::new(source)));
     }
     if args.stdin {
         if !args.sources.is_empty() {
-            return Err(Failure::new("--stdin takes no paths"));
+            return Err(Failure::usage("--stdin takes no paths"));
         }
         // The descriptor itself: a buffer in between would hide bytes from poll(2).
         let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
-        let source = StreamSource::reader(stdin, &args.stdin_filename, time, stream_options(args))?;
+        let name = args.stdin_filename.as_ref().map_or(&b"stdin"[..], |name| name.as_bytes());
+        let source = StreamSource::reader(stdin, name, time, stream_options(args))?;
         return Ok(sources::stamped(Box::new(source)));
     }
     let mut paths = args.sources.clone();
     for file in &args.files_from {
-        let text = read_file(file)?;
-        paths.extend(
-            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(OsString::from),
-        );
+        paths.extend(filters::listed(file)?);
     }
-    let options = FilesOptions {
-        excludes: excludes.to_vec(),
-        iexcludes: args.iexclude.clone(),
-        exclude_if_present: args.exclude_if_present.clone(),
-        exclude_caches: args.exclude_caches,
-        exclude_larger_than: args.exclude_larger_than,
-        one_file_system: args.one_file_system,
-    };
-    sources::open(paths, options, time, args.keep_going, context, context.console.monitor())
+    paths.extend(lists::verbatim(&args.files_from_verbatim)?);
+    paths.extend(lists::raw(&args.files_from_raw)?);
+    sources::open(paths, files.clone(), time, args.keep_going, context, context.console.monitor())
 }
 
 fn print(report: &BackupReport, sources: &[SourceRecord], args: &Args, context: &Context) {
     let summary = &report.summary;
     let seconds = context.console.seconds();
+    let vanished = context.console.monitor().get(Counter::Vanished);
     if context.global.json {
         let mut value = serde_json::to_value(summary).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
             object.insert("message_type".into(), json!("summary"));
             object.insert("total_duration".into(), json!(seconds));
             object.insert("dry_run".into(), json!(args.dry_run));
+            object.insert("files_vanished".into(), json!(vanished));
             if let Some(id) = report.snapshot {
                 object.insert("snapshot_id".into(), json!(id));
             }
@@ -366,31 +464,40 @@ fn print(report: &BackupReport, sources: &[SourceRecord], args: &Args, context: 
     if let Some(parent) = report.parent {
         say(format!("compared with snapshot {}", parent.short()));
     }
+    // The words are restic's: scripts look for them.
     say(format!(
-        "files: {} new, {} changed, {} unmodified",
+        "Files:       {:>5} new, {:>5} changed, {:>5} unmodified",
         summary.files_new, summary.files_changed, summary.files_unmodified
     ));
     say(format!(
-        "dirs:  {} new, {} changed, {} unmodified",
+        "Dirs:        {:>5} new, {:>5} changed, {:>5} unmodified",
         summary.dirs_new, summary.dirs_changed, summary.dirs_unmodified
+    ));
+    if vanished > 0 {
+        say(format!("Gone before they were read: {vanished}"));
+    }
+    say(format!(
+        "Added to the repository: {} ({} stored)",
+        output::bytes(summary.data_added),
+        output::bytes(summary.data_added_packed)
     ));
     let rate = (summary.total_bytes_processed as f64 / seconds.max(0.001)) as u64;
     say(format!(
-        "processed {} files, {} in {seconds:.1} s ({}/s)",
+        "processed {} files, {} in {} ({}/s)",
         summary.total_files_processed,
         output::bytes(summary.total_bytes_processed),
+        output::duration(seconds),
         output::bytes(rate)
-    ));
-    say(format!(
-        "added {} ({} stored)",
-        output::bytes(summary.data_added),
-        output::bytes(summary.data_added_packed)
     ));
     if let Some(skew) = skew(sources) {
         say(format!("{} sources, skew {:.3} s", sources.len(), skew.as_secs_f64()));
     }
     let is_packed = |source: &&SourceRecord| {
-        source.details.get("format").and_then(|name| Format::parse(name)).is_some_and(Format::is_compressed)
+        source
+            .details
+            .get("format")
+            .and_then(|name| connectors::format(name))
+            .is_some_and(Format::is_compressed)
     };
     for source in sources.iter().filter(is_packed) {
         say(format!(

@@ -9,20 +9,21 @@ use chunkstore::chunker::ChunkerParams;
 use chunkstore::env::SystemEnv;
 use chunkstore::ingest::Sealing;
 use chunkstore::seal::Compression;
+use connector_kit::format::Expect;
+use connector_kit::stream::{StreamOptions, StreamSource};
 use engine::backup::BackupOptions;
 use engine::calibrate::{Roofline, Stages, stages};
 use engine::entry::Time;
-use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::format::Expect;
-use engine::source::stream::{StreamOptions, StreamSource};
-use engine::source::{Source, is_url, open_url};
+use engine::source::Source;
+use engine::source::files::FilesOptions;
 use engine::trial::{Trial, sample};
 use serde::Serialize;
 use serde_json::json;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Measure this machine on your data, and which settings suit it
+/// Measure this machine on your data, and find suitable settings
 ///
 /// Takes a sample of a source and measures each stage on it, then whole backups of it into a scratch repository:
 /// chunk sizes, compression levels, deltas, one core and all. Says which settings it would choose, and why.
@@ -30,10 +31,10 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Args {
     /// A path or URL to take the sample from
     #[arg(required_unless_present = "stdin")]
-    source: Option<String>,
-    /// The next version of it, to measure what a night adds
+    source: Option<OsString>,
+    /// The next version of the source, to measure what a night adds
     #[arg(conflicts_with = "stdin")]
-    next: Option<String>,
+    next: Option<OsString>,
     /// Take the sample from standard input
     #[arg(long, conflicts_with = "source")]
     stdin: bool,
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let limit = usize::try_from(args.size).unwrap_or(usize::MAX);
     let first = take(args.source.as_deref(), limit, context)?;
     if first.len() < 1 << 20 {
-        return Err(Failure::new("less than a megabyte came: too little to measure"));
+        return Err(Failure::new("the source has less than a megabyte: too little to measure"));
     }
     let next = args.next.as_deref().map(|next| take(Some(next), limit, context)).transpose()?;
     let folder = args.scratch.first().cloned().unwrap_or_else(std::env::temp_dir);
@@ -88,25 +89,31 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     Ok(Code::Done)
 }
 
-fn take(source: Option<&str>, limit: usize, context: &Context) -> Result<Vec<u8>, Failure> {
+fn take(source: Option<&OsStr>, limit: usize, context: &Context) -> Result<Vec<u8>, Failure> {
     let time = Time::default();
     let mut source: Box<dyn Source> = match source {
         None => {
             let stdin = std::fs::File::from(rustix::io::dup(std::io::stdin()).map_err(std::io::Error::from)?);
             Box::new(StreamSource::reader(
                 stdin,
-                "stdin",
+                b"stdin",
                 time,
-                StreamOptions { allow_empty: true, expect: Expect::Nothing, decompress: false },
+                StreamOptions { allow_empty: true, expect: Expect::Nothing, ..StreamOptions::default() },
             )?)
         }
-        Some(url) if is_url(url) => open_url(url, time, &crate::sources::url_options(context)?)?,
-        Some(path) => {
-            let options = FilesOptions::default();
-            Box::new(FilesSource::new(&[PathBuf::from(path)], options, context.console.monitor())?)
+        Some(word) => {
+            let monitor = context.console.monitor();
+            crate::sources::open(
+                vec![word.to_owned()],
+                FilesOptions::default(),
+                time,
+                false,
+                context,
+                monitor,
+            )?
         }
     };
-    Ok(context.console.during(|monitor| sample(&mut *source, limit, monitor))?)
+    Ok(context.console.during("sample", |monitor| sample(&mut *source, limit, monitor))?)
 }
 
 /// Whole backups with one setting after the other.
@@ -158,17 +165,19 @@ fn measure(
         let file = std::fs::File::open(path).map_err(failed)?;
         let mut source = StreamSource::reader(
             file,
-            "sample",
+            b"sample",
             Time::default(),
-            StreamOptions { allow_empty: true, expect: Expect::Nothing, decompress: false },
+            StreamOptions { allow_empty: true, expect: Expect::Nothing, ..StreamOptions::default() },
         )?;
         let options = BackupOptions { hostname: hostname(), sealing, ..BackupOptions::default() };
-        Ok::<_, Failure>(context.console.during(|monitor| trial.backup(&mut source, &options, monitor))?)
+        Ok::<_, Failure>(
+            context.console.during("backup", |monitor| trial.backup(&mut source, &options, monitor))?,
+        )
     };
     let one = backup(&first)?;
     let again = backup(&first)?;
     let night = next.as_deref().map(&mut backup).transpose()?;
-    let restore_seconds = context.console.during(|monitor| trial.read_back(monitor))?;
+    let restore_seconds = context.console.during("read back", |monitor| trial.read_back(monitor))?;
     Ok(Row {
         setting: String::new(),
         place: place.display().to_string(),
@@ -203,7 +212,7 @@ fn print(sample: &[u8], stages: &Stages, roofline: &Roofline, rows: &[Row]) {
         table.add_row([name.to_owned(), speed(cost)]);
     }
     let (len, cores) = (bytes(sample.len() as u64), cores());
-    output::line(format!("sample of {len}, which compresses to {:.1} %:\n{table}", 100.0 * stages.ratio));
+    output::block(format!("sample of {len}, which compresses to {:.1} %:\n{table}", 100.0 * stages.ratio));
     let mut table = output::table(&["case", "at best"]);
     for (name, limit) in [
         ("first night", roofline.first),
@@ -213,7 +222,7 @@ fn print(sample: &[u8], stages: &Stages, roofline: &Roofline, rows: &[Row]) {
     ] {
         table.add_row([name.to_owned(), format!("{:.0} MB/s", limit / 1e6)]);
     }
-    output::line(format!("what {cores} cores allow:\n{table}"));
+    output::block(format!("what {cores} cores allow:\n{table}"));
     if rows.is_empty() {
         return;
     }
@@ -246,7 +255,7 @@ fn print(sample: &[u8], stages: &Stages, roofline: &Roofline, rows: &[Row]) {
             row.place.clone(),
         ]);
     }
-    output::line(table.to_string());
+    output::block(table.to_string());
     output::line(choice(rows));
 }
 

@@ -8,7 +8,6 @@ use chunkstore::format::names;
 use chunkstore::reader::{Fetched, ReadAhead};
 use chunkstore::{ChunkId, ObjectId};
 use serde_json::json;
-use std::io::Write as _;
 
 /// Print internal records as JSON
 #[derive(clap::Args, Debug)]
@@ -33,12 +32,12 @@ enum What {
         /// Its id
         id: String,
     },
-    /// Where a chunk is
+    /// A chunk's location
     Chunk {
         /// Its id
         id: String,
     },
-    /// A chunk's content, as it is, to standard output
+    /// Write a chunk's content to standard output
     Blob {
         /// Its id
         id: String,
@@ -91,15 +90,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             while let Some(batch) = ahead.take()? {
                 for fetched in batch {
                     if let Fetched::Chunk(bytes, ()) = fetched {
-                        std::io::stdout().write_all(&bytes?)?;
+                        crate::stdout::write(&bytes?);
                     }
                 }
             }
             return Ok(Code::Done);
         }
     };
-    let text = serde_json::to_string_pretty(&value).map_err(|error| Failure::new(error.to_string()))?;
-    output::line(text);
+    match context.global.json {
+        true => output::json_line(&value),
+        false => output::json_block(&value),
+    }
     Ok(Code::Done)
 }
 
@@ -109,7 +110,7 @@ fn locate(
     context: &Context,
 ) -> Result<chunkstore::index::Location, Failure> {
     repo.sync_index(context.console.monitor())?;
-    let id = ChunkId::parse(id).ok_or_else(|| Failure::new("a chunk id has 64 hex digits"))?;
+    let id = ChunkId::parse(id).ok_or_else(|| Failure::usage("a chunk id has 64 hex digits"))?;
     let found = repo.store().index().lookup(&[id])?.pop().flatten();
     Ok(found.ok_or(chunkstore::Error::MissingChunk { id })?)
 }

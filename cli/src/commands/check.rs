@@ -1,10 +1,13 @@
 //! `esker check`
 
-use super::{parse_hours, parse_size, to_json};
+use super::{FilterArgs, parse_hours, parse_size, to_json};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use engine::verify::{CheckOptions, ReadData, check};
+use crate::places::Place;
+use chunkstore::storage::local::exposed;
+use engine::shown;
+use engine::verify::{CheckOptions, ReadData, check_some};
 use serde_json::json;
 
 /// Check the repository
@@ -13,6 +16,8 @@ use serde_json::json;
 /// of every snapshot is in the index.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
+    /// Of the snapshots, look only at these, and read only the packs that they need
+    snapshots: Vec<String>,
     /// Read all data and verify it
     #[arg(long, conflicts_with = "read_data_subset")]
     read_data: bool,
@@ -26,9 +31,14 @@ pub(crate) struct Args {
     /// reading that was interrupted
     #[arg(long, value_parser = parse_hours, value_name = "TIME")]
     not_verified_within: Option<u64>,
+    /// Nothing to do: what is checked is always read from the repository, never from a cache
+    #[arg(long)]
+    with_cache: bool,
     /// Mend what is damaged from the parity beside each pack, and parity from its pack
     #[arg(long)]
     heal: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 fn parse_subset(text: &str) -> Result<ReadData, String> {
@@ -53,19 +63,48 @@ fn primary(context: &Context) -> Result<String, Failure> {
     primary.map(|tier| tier.options.name.clone()).ok_or_else(|| Failure::new("esker.toml names no primary"))
 }
 
+/// Says what others can read of a repository in a folder.
+fn warn_of_readers(context: &Context) -> Result<(), Failure> {
+    let (Place::Folder(folder), _) = context.place()? else { return Ok(()) };
+    let exposed = exposed(&folder)?;
+    if let Some(first) = exposed.first() {
+        let keys =
+            exposed.iter().filter(|path| path.parent().is_some_and(|above| above.ends_with("keys"))).count();
+        context.console.warn(&format!(
+            "others than its owner get into {}, and can read {keys} of its key slots, on which passwords can be \
+             tried: chmod -R go= it, or make one with 'init --shared' for a group",
+            shown::path(first)
+        ));
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let read_data = if args.read_data { ReadData::All } else { args.read_data_subset.unwrap_or_default() };
     let repo = match context.uses_file() {
         // With the other tiers to mend from.
         true => context.open_named(&primary(context)?)?.repo,
-        false => context.open()?,
+        false => context.open_to_look()?,
     };
+    if args.heal {
+        context.refuse_to_write_alone()?;
+    }
+    warn_of_readers(context)?;
     let options =
         CheckOptions { read_data, not_verified_within_ms: args.not_verified_within, heal: args.heal };
     if args.heal && !repo.store().has_parity() && repo.store().storage().copies().is_empty() {
         context.console.say("this repository has neither parity nor another tier to mend from");
     }
-    let report = context.console.during(|monitor| check(&repo, options, monitor))?;
+    let some = match args.snapshots.is_empty() && args.filter.is_empty() {
+        true => None,
+        false => {
+            let all = repo.snapshots(context.console.monitor())?;
+            let chosen = args.filter.choose(all, &args.snapshots)?;
+            Some(chosen.iter().map(|listed| listed.id).collect())
+        }
+    };
+    let report =
+        context.console.during("check", |monitor| check_some(&repo, some.as_ref(), options, monitor))?;
     if context.global.json {
         let mut value = to_json(&report)?;
         if let Some(object) = value.as_object_mut() {
@@ -89,6 +128,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         }
         if report.suggest_repair_index {
             say("'esker repair index' makes the damaged segments anew".into());
+        }
+        let has_copies = context.uses_file() && context.need_file()?.copies().next().is_some();
+        if report.num_errors > 0 && has_copies {
+            say("'esker heal' mends what another tier has".into());
         }
         match report.num_errors {
             0 => say("no errors were found".into()),

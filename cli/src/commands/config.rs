@@ -2,10 +2,14 @@
 
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::file::File;
+use crate::file::{File, RunSpec};
 use crate::output;
+use crate::schedule::Schedule;
 use engine::promise::Keep;
+use engine::secrets::without_secrets;
+use jiff::tz::TimeZone;
 use serde_json::json;
+use std::os::unix::ffi::OsStrExt as _;
 
 /// Check and show esker.toml
 #[derive(clap::Args, Debug)]
@@ -16,7 +20,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Find mistakes, and name them by line
+    /// Find mistakes and report them by line
     Check,
     /// Print the prices that are used, as TOML
     Prices,
@@ -24,12 +28,19 @@ enum What {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     if let What::Prices = args.what {
-        output::line(include_str!("../../../engine/src/prices.toml"));
+        let text = include_str!("../../../engine/src/prices.toml");
+        if context.global.json {
+            let prices: serde_json::Value =
+                toml::from_str(text).map_err(|error| Failure::new(error.to_string()))?;
+            output::json_line(&json!({"message_type": "summary", "prices": prices}));
+        } else {
+            output::block(text);
+        }
         return Ok(Code::Done);
     }
     let path =
-        context.global.file().ok_or_else(|| Failure::new("there is no esker.toml; name one with -c"))?;
-    let text = crate::config::read_file(&path)?;
+        context.global.file()?.ok_or_else(|| Failure::new("there is no esker.toml; name one with -c"))?;
+    let text = crate::small::read_toml(&path)?;
     let file = match File::parse(&path, &text) {
         Ok(file) => file,
         Err(mistakes) => {
@@ -46,21 +57,24 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         }
     };
     if context.global.json {
-        output::json_line(&json!({
+        let value = json!({
             "message_type": "summary",
-            "file": path,
             "tiers": file.tiers.iter().map(|tier| &tier.options.name).collect::<Vec<_>>(),
             "sources": file.sources.iter().map(|source| &source.name).collect::<Vec<_>>(),
             "runs": file.runs.iter().map(|run| &run.name).collect::<Vec<_>>(),
+            "streams": file.streams.iter().map(|stream| &stream.name).collect::<Vec<_>>(),
+            "schedules": file.runs.iter().filter_map(schedule_json).collect::<Vec<_>>(),
             "promises": file.promises.len(),
-        }));
+        });
+        output::json_line(&output::with_names(value, &[("file", path.as_os_str().as_bytes())]));
         return Ok(Code::Done);
     }
     let say = |text: String| context.console.say(text);
     say(format!("{} is sound", path.display()));
     for tier in &file.tiers {
         let class = tier.options.class.as_deref().map(|class| format!(", {class}")).unwrap_or_default();
-        say(format!("tier '{}': {:?}{class}", tier.options.name, tier.options.role).to_lowercase());
+        let role = format!("{:?}", tier.options.role).to_lowercase();
+        say(format!("tier '{}': {role}{class}", tier.options.name));
     }
     for promise in &file.promises {
         let keep = match promise.keep {
@@ -70,21 +84,49 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         say(format!("{} is kept {keep} on {}", promise.describe(), promise.tiers.join(", ")));
     }
     for source in &file.sources {
-        let what =
-            source.command.as_ref().map_or_else(|| source.urls.join(", "), |command| command.join(" "));
-        say(format!("source '{}': {}", source.name, hide_password(&what)));
+        let what = match &source.command {
+            None => source.urls.iter().map(|url| without_secrets(url)).collect::<Vec<_>>().join(", "),
+            Some(command) => described_command(command),
+        };
+        say(format!("source '{}': {what}", source.name));
+    }
+    for run in &file.runs {
+        say(format!("run '{}': {}{}", run.name, run.sources.join(", "), described(run)));
+    }
+    for stream in &file.streams {
+        say(format!("stream '{}': {}", stream.name, without_secrets(&stream.url)));
     }
     Ok(Code::Done)
 }
 
-/// A URL's password is nobody's to read.
-fn hide_password(text: &str) -> String {
-    let words = text.split(", ").map(|word| match (word.find("://"), word.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            let user = word[scheme + 3..at].split(':').next().unwrap_or_default();
-            format!("{}{user}:***{}", &word[..scheme + 3], &word[at..])
-        }
-        _ => word.to_owned(),
-    });
-    words.collect::<Vec<_>>().join(", ")
+/// A command as records know it: its other words may be secrets.
+fn described_command(words: &[String]) -> String {
+    let program = engine::group::program(&words.iter().map(std::ffi::OsString::from).collect::<Vec<_>>());
+    match words.len() {
+        0 | 1 => format!("the command {program}"),
+        2 => format!("the command {program} and a word"),
+        count => format!("the command {program} and {} words", count - 1),
+    }
+}
+
+/// How many of a schedule's times are shown.
+const SHOWN: usize = 3;
+
+/// The next times of a run, local, as RFC 3339 has them.
+fn coming(schedule: &Schedule) -> Vec<String> {
+    let times = schedule.coming(SHOWN, crate::context::now(), &TimeZone::system());
+    times.into_iter().map(|time| time.to_zoned(TimeZone::system()).strftime("%FT%T%:z").to_string()).collect()
+}
+
+fn schedule_json(run: &RunSpec) -> Option<serde_json::Value> {
+    let schedule = run.schedule.as_ref()?;
+    let events: Vec<&str> = schedule.on_calendar().collect();
+    Some(json!({"run": run.name, "on_calendar": events, "next": coming(schedule)}))
+}
+
+fn described(run: &RunSpec) -> String {
+    let Some(schedule) = &run.schedule else { return String::new() };
+    let events: Vec<&str> = schedule.on_calendar().collect();
+    let times: Vec<String> = coming(schedule).iter().map(|time| time.replace('T', " ")).collect();
+    format!("; {}; next {}", events.join(" and "), times.join(", "))
 }

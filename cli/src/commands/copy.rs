@@ -1,19 +1,21 @@
 //! `esker copy`
 
 use super::FilterArgs;
-use crate::config::read_file;
+use super::from::FromPassword;
+use crate::config::Global;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use crate::places::Place;
+use crate::places::{Make, Place};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use chunkstore::storage::limit::Rates;
 use engine::Repository;
 use engine::backup::{BackupOptions, backup};
-use engine::snapshot::{self, Listed};
+use engine::snapshot::Listed;
 use engine::source::snapshot::SnapshotSource;
 use serde_json::json;
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Copy snapshots to another repository
@@ -23,17 +25,16 @@ use std::path::PathBuf;
 /// own keys and packs as they are, use tiers.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Snapshots to copy; all that fit the filter if none is given
+    /// Snapshots to copy [default: all that match the filter]
     snapshots: Vec<String>,
-    /// Where they come from: a folder, s3:… or azure:…
-    #[arg(long, env = "ESKER_FROM_REPOSITORY", value_name = "PLACE")]
-    from_repo: String,
-    /// Read the password of that repository from the first line of a file
-    #[arg(long, env = "ESKER_FROM_PASSWORD_FILE", value_name = "FILE")]
-    from_password_file: Option<PathBuf>,
-    /// That repository has the empty password
-    #[arg(long, conflicts_with = "from_password_file")]
-    from_insecure_no_password: bool,
+    /// The repository to copy from: a folder, s3:… or azure:… [env: ESKER_FROM_REPOSITORY]
+    #[arg(long, value_name = "PLACE", conflicts_with = "from_repository_file")]
+    from_repo: Option<OsString>,
+    /// Read that place from the first line of a file [env: ESKER_FROM_REPOSITORY_FILE]
+    #[arg(long, value_name = "FILE")]
+    from_repository_file: Option<PathBuf>,
+    #[command(flatten)]
+    password: FromPassword,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -47,14 +48,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         ));
     }
     let monitor = context.console.monitor();
-    let mut chosen: Vec<Listed> = vec![];
-    let (all, filter) = (from.snapshots(monitor)?, args.filter.filter());
-    if args.snapshots.is_empty() {
-        chosen.extend(all.iter().filter(|listed| filter.fits(&listed.snapshot)).cloned());
-    }
-    for wanted in &args.snapshots {
-        chosen.push(snapshot::find(&all, wanted, &filter)?.clone());
-    }
+    let chosen = args.filter.choose(from.snapshots(monitor)?, &args.snapshots)?;
     from.sync_index(monitor)?;
     let there: HashSet<_> =
         to.snapshots(monitor)?.iter().filter_map(|listed| listed.snapshot.original).collect();
@@ -83,12 +77,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
 }
 
 fn open_from(args: &Args, context: &Context) -> Result<Repository, Failure> {
-    let storage = Place::parse(&args.from_repo, &context.global.details()?)?.open(false, Rates::default())?;
-    let password = match &args.from_password_file {
-        Some(file) => read_file(file)?.lines().next().unwrap_or_default().to_owned(),
-        None if args.from_insecure_no_password => String::new(),
-        None => context.password(false)?,
-    };
+    let place = Global::place_of_source(args.from_repo.as_ref(), args.from_repository_file.as_deref())?;
+    let storage = Place::parse(&place, &context.global.details()?)?
+        .open(Make::No, context.global.network.rates(Rates::default()))?;
+    let password = args.password.get(context)?;
     Ok(Repository::open(context.access(storage)?, password.as_bytes())?)
 }
 
@@ -108,6 +100,10 @@ fn copy(
         description: snapshot.description.clone(),
         excludes: snapshot.excludes.clone(),
         time: snapshot.time,
+        time_given: true,
+        made_by: snapshot.made_by.clone(),
+        hold: snapshot.hold,
+        keep_until: snapshot.keep_until,
         original: Some(listed.id),
         sealing: Sealing { compression: context.global.compression, delta: to.store().storage().is_near() },
         packer: PackerOptions {
@@ -118,5 +114,5 @@ fn copy(
         ..BackupOptions::default()
     };
     let mut source = SnapshotSource::new(from, listed)?;
-    Ok(context.console.during(|monitor| backup(to, &mut source, &options, monitor))?.snapshot)
+    Ok(context.console.during("copy", |monitor| backup(to, &mut source, &options, monitor))?.snapshot)
 }

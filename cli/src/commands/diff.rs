@@ -4,23 +4,27 @@ use super::FilterArgs;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::{output, sources};
-use engine::Repository;
+use engine::connector::contents::Change as MemberChange;
+use engine::connector::{Contents, Origin};
 use engine::diff::{Change, diff};
-use engine::entry::{self, Entry, Kind};
-use engine::keyspace::compare::{KeyChange, compare};
-use engine::keyspace::{Selection, find, one};
-use engine::snapshot::{Listed, split_path};
+use engine::entry::{self, Kind};
+use engine::inside::Inside;
+use engine::names::path_text;
+use engine::snapshot::split_path;
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Show what changed between two snapshots
 ///
-/// Letters: + added, - removed, M content changed, U metadata changed, T another kind of file. The keys of Redis
-/// dumps that differ are counted; -v lists them.
+/// Letters: + added, - removed, M content changed, U metadata changed, T another kind of file. What lies in
+/// dumps that differ (keys, tables, collections) is counted; -v lists it.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// First snapshot, with :path for a part of it
+    /// First snapshot, with :path for a part of it; printed paths are relative to that part
+    #[arg(value_parser = crate::words::path())]
     first: String,
     /// Second snapshot
+    #[arg(value_parser = crate::words::path())]
     second: String,
     /// Show changes of metadata, too
     #[arg(long)]
@@ -33,10 +37,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     repo.sync_index(monitor)?;
     let side = |text: &str| -> Result<_, engine::Error> {
         let (wanted, path) = split_path(text);
-        Ok((repo.find(wanted, &FilterArgs::default().filter(), monitor)?, path.as_bytes().to_vec()))
+        let found = repo.find(wanted, &FilterArgs::default().filter(), monitor)?;
+        let inside = Inside::new(path).resolve(&repo, &found.snapshot)?;
+        Ok((found, inside))
     };
     let (first, second) = (side(&args.first)?, side(&args.second)?);
-    let mut dumps = vec![];
+    let (mut dumps, mut alone) = (BTreeMap::new(), BTreeSet::new());
     let (mut changed, mut added, mut removed) = (0u64, (0u64, 0u64), (0u64, 0u64));
     diff(
         &repo,
@@ -49,22 +55,32 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 Change::Removed => removed = (removed.0 + 1, removed.1 + size),
                 _ => changed += 1,
             }
-            if change == Change::Modified && is_dump(entry) {
-                dumps.push(entry.path.clone());
+            let path = path_text(&entry.path);
+            if change != Change::Metadata {
+                let below = |inside: &Inside| path_text(inside.join(&path).path());
+                let (old, new) = (below(&first.1), below(&second.1));
+                let from = Origin { repo: &repo, snapshot: &first.0, below: &old };
+                let to = Origin { repo: &repo, snapshot: &second.0, below: &new };
+                if let Some((contents, from)) = super::dump_of(from)
+                    && let Some((_, to)) = super::dump_of(to)
+                {
+                    dumps.insert((from, to), contents);
+                }
+                if matches!(change, Change::Added | Change::Removed) {
+                    alone.extend([old, new]);
+                }
             }
-            let slash = if entry.kind == Kind::Dir { "/" } else { "" };
-            let path = format!("{}{slash}", entry.display_path());
-            if context.global.json {
-                output::json_line(
-                    &json!({"message_type": "change", "path": path, "modifier": change.letter()}),
-                );
-            } else {
-                output::line(format!("{}    {path}", change.letter()));
-            }
+            let slash: &[u8] = if entry.kind == Kind::Dir { b"/" } else { b"" };
+            tell(change.letter(), &[&entry.path, slash].concat(), context);
         },
     )?;
-    for path in dumps {
-        keys(&repo, &first.0, &second.0, &path, context)?;
+    for ((old, new), contents) in dumps {
+        let from = Origin { repo: &repo, snapshot: &first.0, below: &old };
+        let to = Origin { repo: &repo, snapshot: &second.0, below: &new };
+        // One that is in one snapshot only has nothing to be compared with.
+        if !alone.contains(&old) && !alone.contains(&new) {
+            members(contents, from, to, context)?;
+        }
     }
     if context.global.json {
         output::json_line(&json!({
@@ -87,55 +103,45 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     Ok(Code::Done)
 }
 
-/// Whether an entry is a Redis dump, whose keys can be told apart.
-fn is_dump(entry: &Entry) -> bool {
-    entry.path.starts_with(b"redis/") && entry.path.ends_with(b".rdb")
+/// Prints a change of what lies at a path.
+fn tell(letter: &str, path: &[u8], context: &Context) {
+    if context.global.json {
+        let value = json!({"message_type": "change", "modifier": letter});
+        output::json_line(&output::with_names(value, &[("path", &entry::rooted(path))]));
+    } else {
+        output::line(format!("{letter}    {}", entry::display_path(path)));
+    }
 }
 
-/// Counts the keys of a dump that differ; with -v they are listed.
-fn keys(
-    repo: &Repository,
-    first: &Listed,
-    second: &Listed,
-    path: &[u8],
+/// Counts the members of a dump that differ; with -v they are listed.
+fn members(
+    contents: &dyn Contents,
+    first: Origin<'_>,
+    second: Origin<'_>,
     context: &Context,
 ) -> Result<(), Failure> {
     let scratch = sources::url_options(context)?.scratch;
-    let side = |listed: &Listed| one(find(repo, &listed.snapshot, path)?);
-    let (a, b) = (side(first)?, side(second)?);
-    let all = Selection::default();
-    let (mut old, mut new) = (a.in_order(repo, &all, &scratch)?, b.in_order(repo, &all, &scratch)?);
     let (mut added, mut removed, mut changed) = (0u64, 0u64, 0u64);
-    compare(&mut *old, &mut *new, 0, &mut |change, key| {
-        match change {
-            KeyChange::Added => added += 1,
-            KeyChange::Removed => removed += 1,
-            KeyChange::Changed => changed += 1,
-        }
+    contents.compare(first, second, &scratch, &mut |change, name| {
+        let (count, letter) = match change {
+            MemberChange::Added => (&mut added, "+"),
+            MemberChange::Removed => (&mut removed, "-"),
+            MemberChange::Changed => (&mut changed, "M"),
+        };
+        *count += 1;
         if context.global.verbose > 0 {
-            let path =
-                format!("/redis/{}/{}/{}", a.server(), key.database, String::from_utf8_lossy(&key.name));
-            if context.global.json {
-                output::json_line(
-                    &json!({"message_type": "change", "path": path, "modifier": change.letter()}),
-                );
-            } else {
-                output::line(format!("{}    {path}", change.letter()));
-            }
+            tell(letter, name, context);
         }
+        Ok(())
     })?;
+    let (noun, path) = (format!("{}s", contents.noun()), engine::names::path_bytes(first.below));
     if context.global.json {
-        output::json_line(&json!({
-            "message_type": "keys",
-            "path": entry::display_path(path),
-            "added": added,
-            "removed": removed,
-            "changed": changed,
-        }));
+        let value = json!({"message_type": noun, "added": added, "removed": removed, "changed": changed});
+        output::json_line(&output::with_names(value, &[("path", &entry::rooted(&path))]));
     } else {
         output::line(format!(
-            "     keys of {}: {added} added, {removed} removed, {changed} changed",
-            entry::display_path(path)
+            "     {noun} of {}: {added} added, {removed} removed, {changed} changed",
+            entry::display_path(&path)
         ));
     }
     Ok(())

@@ -4,117 +4,111 @@ use super::FilterArgs;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use engine::Repository;
-use engine::keyspace::{Place, Records as _, Selection, Want};
-use engine::rdb::value::{self, Value};
+use engine::connector::Origin;
+use engine::inside::Inside;
+use engine::restore::archive::{Format, archive};
 use engine::restore::dump;
 use engine::snapshot::{Listed, split_path};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
 
-/// Write one file, stream or Redis key of a snapshot to standard output
+/// Write one file, stream, key, table or collection of a snapshot to standard output, or a folder as an archive
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Snapshot: id, latest, latest~N, or SNAPSHOT:path
+    #[arg(value_parser = crate::words::path())]
     snapshot: String,
-    /// Path of the file in the snapshot
-    #[arg(value_name = "PATH")]
+    /// Path of the file or folder in the snapshot, or in the folder of SNAPSHOT:folder; a folder is written as an archive
+    #[arg(value_name = "PATH", value_parser = crate::words::path())]
     file: Option<String>,
     /// Write to this file instead
     #[arg(short, long, value_name = "FILE")]
     target: Option<std::path::PathBuf>,
+    /// Format for a folder; '/' is the whole snapshot
+    #[arg(short, long, value_enum, default_value = "tar", value_name = "FORMAT")]
+    archive: Archive,
     #[command(flatten)]
     filter: FilterArgs,
 }
 
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Archive {
+    /// With owners, times and attributes
+    Tar,
+    /// Without owners and attributes
+    Zip,
+}
+
+/// Whether a path of a snapshot is a folder.
+fn is_folder(repo: &Repository, found: &Listed, path: &[u8]) -> Result<bool, Failure> {
+    let mut folder = path.is_empty();
+    engine::manifest::for_each_entry(repo.store(), &found.snapshot.manifest, &mut |_| {}, &mut |listed| {
+        folder |= listed.entry.path == path && listed.entry.kind == engine::entry::Kind::Dir;
+        Ok(())
+    })?;
+    Ok(folder)
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let (wanted, inner) = split_path(&args.snapshot);
-    let path = match &args.file {
-        Some(path) => path.trim_matches('/'),
-        None => inner,
-    };
-    if path.is_empty() {
-        return Err(Failure::new("which file? Give a path: esker dump latest /path/in/snapshot"));
+    let file = Inside::new(inner).join(args.file.as_deref().unwrap_or_default());
+    if file.is_all() && args.file.is_none() {
+        return Err(Failure::usage("which file? Give a path: esker dump latest /path/in/snapshot"));
     }
     let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
-    let place = match &args.file {
-        Some(path) => Place::parse(path.trim_start_matches('/')),
-        None => Place::in_argument(&args.snapshot),
-    };
-    if let Some(place) = place {
-        return key(&opened.repo, &found, &place, args, context);
-    }
-    super::thaw::need_thawed(&opened, &found, path.as_bytes(), None, context)?;
     let repo = &opened.repo;
+    repo.sync_index(context.console.monitor())?;
+    let below = match &args.file {
+        Some(path) if inner.is_empty() => path.clone(),
+        Some(path) => format!("{inner}/{}", path.trim_start_matches('/')),
+        None => inner.to_owned(),
+    };
+    let origin = Origin { repo, snapshot: &found, below: &below };
+    if let Some(contents) = super::holder(origin)
+        && !file.is_entry(repo, &found.snapshot)?
+    {
+        super::thaw::need_thawed(&opened, &found, &contents.reads(origin), None, context)?;
+        let mut open = || output(args).map_err(|failure| std::io::Error::other(failure.message));
+        contents.read(origin, &mut open).map_err(|error| Failure::in_snapshot(error, &found))?;
+        return Ok(Code::Done);
+    }
+    let file = file.resolve(repo, &found.snapshot)?;
+    super::thaw::need_thawed(&opened, &found, file.path(), None, context)?;
+    let folder = is_folder(repo, &found, file.path())?;
     let mut out = output(args)?;
+    if folder {
+        let format = match args.archive {
+            Archive::Tar => Format::Tar,
+            Archive::Zip => Format::Zip,
+        };
+        let top = Inside::new(inner).resolve(repo, &found.snapshot)?;
+        let place = (file.path(), top.path());
+        archive(repo, &found.snapshot, place, format, &mut *out, context.console.monitor())
+            .map_err(|error| Failure::in_snapshot(error, &found))?;
+        return Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done });
+    }
     // Progress would only disturb whoever reads the stream on a terminal.
-    dump(repo, &found.snapshot, path.as_bytes(), &mut *out, context.console.monitor())?;
+    dump(repo, &found.snapshot, file.path(), &mut *out, context.console.monitor())
+        .map_err(|error| Failure::in_snapshot(error, &found))?;
+    if let Some(file) = &args.target
+        && context.global.json
+    {
+        // Without a file, standard output has the bytes themselves.
+        let value = json!({"message_type": "summary", "snapshot_id": found.id});
+        let file = file.as_os_str().as_bytes();
+        crate::output::json_line(&crate::output::with_names(value, &[("file", file)]));
+    }
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
 }
 
 fn output(args: &Args) -> Result<Box<dyn Write>, Failure> {
     Ok(match &args.target {
-        Some(file) => Box::new(std::fs::File::create_new(file)?),
+        Some(file) => {
+            let made = std::fs::File::create_new(file);
+            Box::new(made.map_err(|error| Failure::new(format!("{}: {error}", file.display())))?)
+        }
         // Unbuffered: chunks are large.
-        None => {
-            Box::new(std::fs::File::from(rustix::io::dup(std::io::stdout()).map_err(std::io::Error::from)?))
-        }
+        None => Box::new(crate::stdout::Unbuffered::open()?),
     })
-}
-
-/// One key of a Redis dump: a string as it is, everything else as JSON; bytes that are not UTF-8 are escaped.
-fn key(repo: &Repository, found: &Listed, place: &Place, args: &Args, context: &Context) -> CommandResult {
-    let Some(name) = &place.key else {
-        return Err(Failure::new("which key? SNAPSHOT:redis/DATABASE/KEY; 'esker ls' lists them"));
-    };
-    repo.sync_index(context.console.monitor())?;
-    let dump = place.dump(repo, &found.snapshot)?;
-    let selection =
-        Selection { database: place.database, names: [name.clone()].into(), ..Selection::default() };
-    let Some(record) = dump.records(repo, &selection, Want::Values).next_record()? else {
-        let path = format!("redis/{}/{}", place.database.unwrap_or_default(), String::from_utf8_lossy(name));
-        return Err(engine::Error::NoEntry { path, snapshot: found.id.short() }.into());
-    };
-    let value = value::decode(record.key.kind, &record.value)
-        .map_err(|error| Failure::new(format!("the value does not follow the format: {error}")))?;
-    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.escape_ascii().to_string(),
-    };
-    let texts = |list: &[Vec<u8>]| list.iter().map(|item| text(item)).collect::<Vec<_>>();
-    let shown = match &value {
-        Value::String(bytes) => {
-            output(args)?.write_all(bytes)?;
-            return Ok(Code::Done);
-        }
-        Value::List(items) | Value::Set(items) => json!(texts(items)),
-        Value::Hash(fields) => {
-            json!(
-                fields
-                    .iter()
-                    .map(|field| (text(&field.name), text(&field.value)))
-                    .collect::<BTreeMap<_, _>>()
-            )
-        }
-        Value::Zset(members) => {
-            json!(members.iter().map(|(name, score)| json!([text(name), score])).collect::<Vec<_>>())
-        }
-        Value::Stream(entries) => json!(
-            entries
-                .iter()
-                .map(|entry| {
-                    let fields: Vec<_> =
-                        entry.fields.iter().map(|(name, value)| json!([text(name), text(value)])).collect();
-                    json!({"id": format!("{}-{}", entry.id.0, entry.id.1), "fields": fields})
-                })
-                .collect::<Vec<_>>()
-        ),
-        Value::Module(_) => {
-            return Err(Failure::new(
-                "a module's own value, which only the module can read; 'esker restore --to' writes it back",
-            ));
-        }
-    };
-    writeln!(output(args)?, "{shown}")?;
-    Ok(Code::Done)
 }

@@ -3,8 +3,13 @@
 use super::Cli;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::{output, stdout};
 use clap::CommandFactory as _;
+use serde_json::json;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+mod systemd;
 
 /// Generate shell completions and manual pages
 #[derive(clap::Args, Debug)]
@@ -20,11 +25,8 @@ enum What {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Units of systemd for the runs of esker.toml that have a schedule, into a folder
-    Systemd {
-        /// The folder, such as /etc/systemd/system
-        folder: PathBuf,
-    },
+    /// Units of systemd for the runs of esker.toml that have a schedule and for its streams, into a folder
+    Systemd(systemd::Args),
     /// Manual pages for all commands, into a folder
     Man {
         /// The folder
@@ -32,59 +34,59 @@ enum What {
     },
 }
 
+impl Args {
+    /// Whether it only prints.
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self.what, What::Completions { .. })
+    }
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     match &args.what {
         What::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "esker", &mut std::io::stdout());
+            // Into memory first: the generator panics where it cannot write.
+            let mut script = vec![];
+            clap_complete::generate(*shell, &mut Cli::command(), "esker", &mut script);
+            if context.global.json {
+                let script = String::from_utf8_lossy(&script);
+                output::json_line(
+                    &json!({"message_type": "summary", "shell": shell.to_string(), "script": script}),
+                );
+            } else {
+                stdout::write(&script);
+            }
         }
-        What::Systemd { folder } => systemd(folder, context)?,
+        What::Systemd(args) => {
+            let written = systemd::write(args, context.need_file()?)?;
+            let text = format!(
+                "wrote {} into {}\nsystemctl daemon-reload && systemctl enable --now {}",
+                written.names.join(", "),
+                written.folder.display(),
+                written.enable.join(" ")
+            );
+            let value = json!({"written": written.names, "enable": written.enable});
+            let value = output::with_names(value, &[("folder", written.folder.as_os_str().as_bytes())]);
+            context.console.result(text, value);
+        }
         What::Man { folder } => {
             std::fs::create_dir_all(folder)?;
             clap_mangen::generate_to(Cli::command(), folder)?;
+            if context.global.json {
+                let written = written_in(folder)?;
+                let value = json!({"message_type": "summary", "written": written});
+                output::json_line(&output::with_names(value, &[("folder", folder.as_os_str().as_bytes())]));
+            }
         }
     }
     Ok(Code::Done)
 }
 
-/// A service and a timer for each run; systemd.service(5), systemd.timer(5).
-fn systemd(folder: &Path, context: &Context) -> Result<(), Failure> {
-    let file = context.need_file()?;
-    let esker = std::env::current_exe()?;
-    let config = std::fs::canonicalize(&file.path)?;
-    std::fs::create_dir_all(folder)?;
-    let mut written = 0;
-    for run in &file.runs {
-        let Some(schedule) = &run.schedule else { continue };
-        let unit = format!("esker-{}", run.name);
-        // Exit code 3: done, but something is behind. It is told by the run's report, and by a failed unit.
-        let service = format!(
-            "[Unit]\nDescription=esker run {name}\nWants=network-online.target\nAfter=network-online.target\n\n\
-             [Service]\nType=oneshot\nExecStart={esker} --config {config} run {name}\nNice=10\n\
-             IOSchedulingClass=best-effort\nIOSchedulingPriority=7\n",
-            name = run.name,
-            esker = quoted(&esker),
-            config = quoted(&config),
-        );
-        let timer = format!(
-            "[Unit]\nDescription=esker run {name}, by schedule\n\n[Timer]\nOnCalendar={schedule}\nPersistent=true\n\
-             RandomizedDelaySec=5m\n\n[Install]\nWantedBy=timers.target\n",
-            name = run.name,
-        );
-        std::fs::write(folder.join(format!("{unit}.service")), service)?;
-        std::fs::write(folder.join(format!("{unit}.timer")), timer)?;
-        context
-            .console
-            .say(format!("wrote {unit}.service and {unit}.timer: systemctl enable --now {unit}.timer"));
-        written += 1;
-    }
-    if written == 0 {
-        return Err(Failure::new(format!("no [[run]] in {} has a schedule", file.path.display())));
-    }
-    Ok(())
-}
-
-/// A path as one word of a command line of systemd: quoted, its `%` doubled (systemd.unit(5), specifiers).
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
-    format!("\"{text}\"")
+/// The names of the files of a folder.
+fn written_in(folder: &Path) -> Result<Vec<String>, Failure> {
+    let entries = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<String> =
+        entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| name.ends_with(".1"));
+    names.sort();
+    Ok(names)
 }

@@ -4,13 +4,14 @@ use super::parse_size;
 use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::places::{Make, Place};
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::{HeadMethod, Layout};
 use chunkstore::env::SystemEnv;
-use chunkstore::format::names;
 use chunkstore::keys::KdfParams;
+use chunkstore::storage::Storage;
 use chunkstore::storage::probe::{compares_and_swaps, creates_once};
-use chunkstore::storage::{ErrorKind, Storage};
+use chunkstore::store::{Found, look};
 use engine::Repository;
 
 /// Create a repository
@@ -19,6 +20,9 @@ pub(crate) struct Args {
     /// Average size of chunks, a power of two from 1k to 512k; cannot be changed later
     #[arg(long, value_parser = parse_size, default_value = "512k", value_name = "SIZE")]
     chunk_size: u64,
+    /// Nothing to do: there is one format of repositories, and each program writes its own
+    #[arg(long, value_name = "VERSION")]
+    repository_version: Option<String>,
     /// How writers are told apart: by swapping HEAD, by a chain of HEADs on stores that cannot swap, or
     /// whichever the store can do
     #[arg(long, value_enum, default_value = "auto", value_name = "METHOD", conflicts_with = "single_writer")]
@@ -26,6 +30,9 @@ pub(crate) struct Args {
     /// Use a store that can do neither: then see to it that one process at a time writes
     #[arg(long)]
     single_writer: bool,
+    /// Let the group of the folder read and write the repository, and everything that is made in it later
+    #[arg(long)]
+    shared: bool,
     /// Keep parity beside each pack, from which 'check --heal' mends damage: 3 % more. By default on local disk
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     parity: Parity,
@@ -81,13 +88,17 @@ fn probe(storage: &dyn Storage, args: &Args, context: &Context) -> Result<HeadMe
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let average = u32::try_from(args.chunk_size).unwrap_or(u32::MAX);
     if !average.is_power_of_two() || !(1 << 10..=512 << 10).contains(&average) {
-        return Err(Failure::new("--chunk-size must be a power of two from 1k to 512k"));
+        return Err(Failure::usage("--chunk-size must be a power of two from 1k to 512k"));
     }
     let params = ChunkerParams::around(average);
+    if args.shared && !matches!(context.place()?, (Place::Folder(_), _)) {
+        return Err(Failure::usage("--shared is for a folder: who may use a store, the store decides"));
+    }
+    refuse_copies(context)?;
     let repo = context.open_with(
         |access, password| {
             let storage = &*access.storage;
-            let fresh = storage.len(names::CONFIG).is_err_and(|error| error.kind == ErrorKind::NotFound);
+            let fresh = look(storage)? == Found::Nothing;
             let head = if fresh { probe(storage, args, context)? } else { HeadMethod::default() };
             let parity = match args.parity {
                 Parity::Auto => storage.is_near(),
@@ -104,9 +115,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 Layout { head, parity },
             )?)
         },
-        true,
+        if args.shared { Make::Shared } else { Make::Private },
     )?;
     let id = repo.store().config().repository_id;
+    context.made_anew(&id);
     let place = repo.store().storage().place();
     if context.global.json {
         output::json_line(&serde_json::json!({"message_type": "initialized", "id": id, "repository": place}));
@@ -114,5 +126,53 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         context.console.say(format!("created esker repository {} at {place}", id.short()));
         context.console.say("Without the password nothing in it can be read again: keep it elsewhere, too.");
     }
-    Ok(Code::Done)
+    make_tiers(&repo, context)
+}
+
+/// Refuses to make a new primary while a tier of esker.toml holds a repository: the primary was lost, and is not new.
+fn refuse_copies(context: &Context) -> Result<(), Failure> {
+    let Some(file) = context.file.as_ref().filter(|_| context.uses_file()) else { return Ok(()) };
+    for tier in file.copies() {
+        let Ok(storage) = tier.place.open(Make::No, tier.rates) else { continue };
+        if !matches!(look(&*storage), Ok(Found::Nothing | Found::Unfinished) | Err(_)) {
+            let name = &tier.options.name;
+            // One that is not ours is no copy of the primary that could be adopted.
+            context.refuse_another(tier, &*storage)?;
+            return Err(Failure::new(format!(
+                "{} holds a repository: if the primary is lost, 'esker tier adopt {name}' makes that one the primary; a \
+                 new repository needs places of its own",
+                storage.place()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the tiers of esker.toml. One that cannot be made now is made by `esker tier init` later.
+fn make_tiers(repo: &Repository, context: &Context) -> CommandResult {
+    let Some(file) = context.file.as_ref().filter(|_| context.uses_file()) else { return Ok(Code::Done) };
+    let mut code = Code::Done;
+    for tier in file.copies() {
+        let name = &tier.options.name;
+        match context.make_tier(repo, tier, false) {
+            Ok(made) if context.global.json => {
+                let place = made.repo.store().storage().place();
+                let value =
+                    serde_json::json!({"message_type": "initialized", "tier": name, "repository": place});
+                output::json_line(&value);
+            }
+            Ok(made) => {
+                let place = made.repo.store().storage().place();
+                context.console.say(format!("made tier '{name}' at {place}"));
+            }
+            Err(failure) => {
+                let why = failure.message;
+                context
+                    .console
+                    .warn(&format!("tier '{name}' was not made, 'esker tier init {name}' will: {why}"));
+                code = Code::Incomplete;
+            }
+        }
+    }
+    Ok(code)
 }

@@ -1,12 +1,13 @@
 //! `esker key`
 
-use crate::config::{ask, read_file};
 use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::passwords::Password;
+use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
-use chunkstore::keys::{KdfParams, open_slot, slot_header};
-use chunkstore::{ObjectId, store::ChunkStore};
+use chunkstore::keys::{KdfParams, SlotOwner, open_slot, slot_header};
+use chunkstore::store::{ChunkStore, describe};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -36,95 +37,167 @@ enum Action {
 
 #[derive(clap::Args, Debug)]
 struct NewPassword {
-    /// Read the new password from a file
+    /// Read the new password from the first line of a file
     #[arg(long, value_name = "FILE")]
     new_password_file: Option<PathBuf>,
+    /// The new password is empty: whoever can read the repository can read the data
+    #[arg(long, conflicts_with = "new_password_file")]
+    new_insecure_no_password: bool,
+    /// Host that the slot is said to be of, instead of this one
+    #[arg(long, value_name = "HOST", value_parser = crate::words::filled())]
+    host: Option<String>,
+    /// User that the slot is said to be of, instead of this one
+    #[arg(long, value_name = "USER", value_parser = crate::words::filled())]
+    user: Option<String>,
     /// What to call the slot
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(long, default_value = "", value_name = "TEXT", value_parser = crate::words::kept())]
     label: String,
 }
 
 impl NewPassword {
-    fn get(&self) -> Result<String, Failure> {
-        match &self.new_password_file {
-            Some(file) => match read_file(file)?.lines().next() {
-                Some(password) if !password.is_empty() => Ok(password.to_owned()),
-                _ => Err(Failure::new("the new password is empty")),
-            },
-            None => ask("new password: ", true),
+    fn owner(&self) -> SlotOwner {
+        let mut owner = owner(&self.label);
+        if let Some(host) = &self.host {
+            owner.hostname.clone_from(host);
         }
+        if let Some(user) = &self.user {
+            owner.username.clone_from(user);
+        }
+        owner
+    }
+
+    fn get(&self) -> Result<Password, Failure> {
+        match &self.new_password_file {
+            _ if self.new_insecure_no_password => Ok(Password::nothing()),
+            Some(file) => Password::in_file(file),
+            None => Password::ask("new password: ", true),
+        }
+    }
+}
+
+impl Args {
+    /// Whether it only prints.
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self.action, Action::List)
     }
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     let password = context.password(false)?;
-    let repo =
-        context.open_with(|access, _| Ok(engine::Repository::open(access, password.as_bytes())?), false)?;
+    let repo = match args.only_prints() {
+        true => context.open_to_look()?,
+        false => context.open()?,
+    };
     let store = repo.store();
     match args.action {
         Action::List => list(store, &password, context),
         Action::Add(new) => {
-            let slot = store.add_slot(new.get()?.as_bytes(), KdfParams::default(), owner(&new.label))?;
-            context.console.say(format!("added key slot {}", slot.short()));
+            let slot = store.add_slot(new.get()?.as_bytes(), KdfParams::default(), new.owner())?;
+            context
+                .console
+                .result(format!("added key slot {}", slot.short()), json!({"added": [slot], "removed": []}));
             Ok(Code::Done)
         }
         Action::Remove { id } => {
             let slot = find(store, &id)?;
-            if is_ours(store, &slot, &password)? && store.head().slots.len() > 1 {
+            if is_ours(store, &slot, &password) && store.head().slots.len() > 1 {
                 context.console.say("this is the slot of the password in use; the others remain");
             }
-            store.remove_slot(&slot)?;
-            context.console.say(format!("removed key slot {}", slot.short()));
+            if store.head().slots.contains_key(&slot) {
+                store.remove_slot(&slot)?;
+            } else {
+                store.remove_stray(&slot)?;
+            }
+            let text = format!("removed key slot {}", slot.short());
+            context.console.result(text, json!({"added": [], "removed": [slot]}));
             context.console.say("Whoever had this password may still hold a copy of the repository's keys.");
             Ok(Code::Done)
         }
         Action::Passwd(new) => {
             let mut ours = vec![];
             for slot in store.head().slots.keys() {
-                if is_ours(store, slot, &password)? {
+                if is_ours(store, slot, &password) {
                     ours.push(*slot);
                 }
             }
-            let slot = store.add_slot(new.get()?.as_bytes(), KdfParams::default(), owner(&new.label))?;
-            for old in ours {
-                store.remove_slot(&old)?;
+            let new_password = new.get()?;
+            let slot = match store.add_slot(new_password.as_bytes(), KdfParams::default(), new.owner()) {
+                Ok(slot) => slot,
+                Err(error) => return Err(told_of(error.into(), &repo, &password, &new_password, context)),
+            };
+            for old in &ours {
+                if let Err(error) = store.remove_slot(old) {
+                    return Err(told_of(error.into(), &repo, &password, &new_password, context));
+                }
             }
-            context.console.say(format!("the new password is in key slot {}", slot.short()));
+            let text = format!("the new password is in key slot {}", slot.short());
+            context.console.result(text, json!({"added": [slot], "removed": ours}));
             Ok(Code::Done)
         }
     }
 }
 
-fn is_ours(store: &ChunkStore, slot: &ObjectId, password: &str) -> Result<bool, Failure> {
-    let bytes = store.storage().get(&names::key(slot), MAX_SMALL_LEN)?;
-    Ok(open_slot(slot, &bytes, password.as_bytes())?.is_some())
+/// A failure in the midst of a change of passwords, and which of the two open the repository now: the store is asked, as whoever
+/// comes next will ask it.
+fn told_of(
+    failure: Failure,
+    repo: &engine::Repository,
+    old: &Password,
+    new: &Password,
+    context: &Context,
+) -> Failure {
+    let opens = |password: &Password| {
+        let access = context.access(repo.store().access.storage.clone()).ok()?;
+        match engine::Repository::open(access, password.as_bytes()) {
+            Ok(_) => Some(true),
+            Err(engine::Error::Store(chunkstore::Error::WrongPassword { .. })) => Some(false),
+            Err(_) => None,
+        }
+    };
+    let says = match (opens(old), opens(new)) {
+        (Some(true), Some(true)) => {
+            "both passwords open the repository now, the old one and the new one: 'esker key list' shows \
+             both slots, 'esker key remove' drops the old one"
+        }
+        (Some(true), Some(false)) => "the old password opens the repository, the new one does not",
+        (Some(false), Some(true)) => "the new password opens the repository, the old one no more",
+        _ => {
+            "it could not be found out which of the two passwords opens the repository now: try both, and keep \
+             both until one of them fails with exit code 12"
+        }
+    };
+    Failure { message: format!("{}; {says}", failure.message), ..failure }
+}
+
+/// Whether the password opens a slot; not one that is gone or damaged.
+fn is_ours(store: &ChunkStore, slot: &ObjectId, password: &Password) -> bool {
+    let bytes = store.storage().get(&names::key(slot), MAX_SMALL_LEN);
+    bytes.is_ok_and(|bytes| open_slot(slot, &bytes, password.as_bytes()).is_ok_and(|ring| ring.is_some()))
 }
 
 fn find(store: &ChunkStore, wanted: &str) -> Result<ObjectId, Failure> {
     let head = store.head();
-    let mut fitting = head.slots.keys().filter(|id| id.to_string().starts_with(wanted));
+    let all = head.slots.keys().copied().chain(store.stray_slots()?);
+    let mut fitting = all.filter(|id| id.to_string().starts_with(wanted));
     match (fitting.next(), fitting.next()) {
-        (Some(id), None) if !wanted.is_empty() => Ok(*id),
+        (Some(id), None) if !wanted.is_empty() => Ok(id),
         (Some(_), _) => Err(Failure::new(format!("'{wanted}' names several key slots; give more digits"))),
         (None, _) => Err(Failure::new(format!("no key slot '{wanted}'; see 'esker key list'"))),
     }
 }
 
-fn list(store: &ChunkStore, password: &str, context: &Context) -> CommandResult {
+fn list(store: &ChunkStore, password: &Password, context: &Context) -> CommandResult {
     let mut rows = vec![];
     for slot in store.head().slots.keys() {
-        let bytes = store.storage().get(&names::key(slot), MAX_SMALL_LEN)?;
-        let header = slot_header(slot, &bytes)?;
-        let created =
-            i64::try_from(header.created_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        rows.push(json!({
-            "id": slot,
-            "current": is_ours(store, slot, password)?,
-            "userName": header.username,
-            "hostName": header.hostname,
-            "created": super::json_time(created.unwrap_or_default()),
-            "label": header.label,
-        }));
+        rows.push(row(store, slot, password, None));
+    }
+    for slot in store.stray_slots()? {
+        rows.push(row(
+            store,
+            &slot,
+            password,
+            Some("opens nothing: it was removed, or never added; 'esker prune' removes it"),
+        ));
     }
     if context.global.json {
         output::json_line(&Value::Array(rows));
@@ -133,14 +206,47 @@ fn list(store: &ChunkStore, password: &str, context: &Context) -> CommandResult 
             let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
             let mark = if row["current"] == true { "*" } else { " " };
             let id: String = text("id").chars().take(8).collect();
-            output::line(format!(
-                "{mark} {id}  {}@{}  {}  {}",
-                text("userName"),
-                text("hostName"),
-                text("created"),
-                text("label")
-            ));
+            let problem = text("problem");
+            if problem.is_empty() {
+                output::line(format!(
+                    "{mark} {id}  {}@{}  {}  {}",
+                    text("userName"),
+                    text("hostName"),
+                    text("created"),
+                    text("label")
+                ));
+            } else {
+                output::line(format!("{mark} {id}  {problem}"));
+            }
         }
     }
     Ok(Code::Done)
+}
+
+/// One slot of the list. What is wrong with it is its `problem`.
+fn row(store: &ChunkStore, slot: &ObjectId, password: &Password, stray: Option<&str>) -> Value {
+    let header = (store.storage().get(&names::key(slot), MAX_SMALL_LEN))
+        .map_err(chunkstore::Error::from)
+        .and_then(|bytes| slot_header(slot, &bytes));
+    let mut row = json!({"id": slot, "current": stray.is_none() && is_ours(store, slot, password)});
+    let mut problem = stray.map(str::to_owned);
+    match header {
+        Ok(header) => {
+            let created = i64::try_from(header.created_ms)
+                .ok()
+                .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+            row["userName"] = json!(header.username);
+            row["hostName"] = json!(header.hostname);
+            row["created"] = json!(super::json_time(created.unwrap_or_default()));
+            row["label"] = json!(header.label);
+        }
+        Err(error) => {
+            let why = describe(&error);
+            problem.get_or_insert(format!("opens nothing: {why}; 'esker key remove' drops it"));
+        }
+    }
+    if let Some(problem) = problem {
+        row["problem"] = json!(problem);
+    }
+    row
 }

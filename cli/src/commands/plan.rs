@@ -5,21 +5,25 @@ use crate::config::{hostname, username};
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::units::duration;
+use basis::Planned;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::ingest::{PackerOptions, Sealing};
+use connector_kit::format::Expect;
+use connector_kit::stream::{StreamOptions, StreamSource};
 use engine::backup::BackupOptions;
 use engine::entry::Time;
-use engine::plan::{Measured, Night, Point, Schedule, forecast};
-use engine::policy::{Keep, Period, Policy};
+use engine::plan::{Fixed, Measured, Night, Point, Schedule, forecast};
+use engine::policy::{GroupBy, Keep, Period, Policy};
+use engine::snapshot::Listed;
 use engine::source::Source;
 use engine::source::files::{FilesOptions, FilesSource};
-use engine::source::format::Expect;
-use engine::source::stream::{StreamOptions, StreamSource};
 use engine::trial::Trial;
 use prices::Tier;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+mod basis;
 mod prices;
 mod report;
 
@@ -35,9 +39,9 @@ pub(crate) struct Args {
     /// What will be kept: hourly=N,daily=N,weekly=N,monthly=N,yearly=N,last=N; everything if not given
     #[arg(long, value_parser = parse_keep, value_delimiter = ',', value_name = "RULES")]
     keep: Vec<(Period, Keep)>,
-    /// Hours between backups
-    #[arg(long, default_value_t = 24.0, value_name = "HOURS")]
-    every: f64,
+    /// Hours between backups: 24 for --nights, else what lies between the snapshots that are planned from
+    #[arg(long, value_name = "HOURS")]
+    every: Option<f64>,
     /// Days to look ahead
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
@@ -61,23 +65,25 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    if !args.every.is_finite() || args.every < 0.1 {
-        return Err(Failure::new("--every must be at least 0.1 hours"));
+    if args.every.is_some_and(|every| !every.is_finite() || every < 0.1) {
+        return Err(Failure::usage("--every must be at least 0.1 hours"));
     }
-    let measured = match args.nights.is_empty() {
+    let planned = match args.nights.is_empty() {
         true => from_snapshots(args, context)?,
         false => from_versions(args, context)?,
     };
     let schedule = Schedule {
-        every_hours: args.every,
+        every_hours: planned.every_hours,
         policy: Policy { keep: args.keep.clone(), ..Policy::default() },
         days: args.days,
         max_unused: 0.05,
     };
-    let (model, points) = forecast(&measured, &schedule)?;
+    let measured = &planned.measured;
+    let (model, points) = forecast(measured, &schedule)?;
+    let basis = basis::lines(&planned, &model, args, context);
     let tiers = prices::tiers(&args.tier)?;
     if let Some(path) = &args.html {
-        let page = report::page("esker plan", &measured, &points, &tiers)?;
+        let page = report::page(&basis, measured, &points, &tiers)?;
         std::fs::write(path, page)
             .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     }
@@ -90,13 +96,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             })
             .collect();
         output::json_line(&json!({
-            "message_type": "plan", "measured": measured, "model": model, "points": points, "money": money,
+            "message_type": "plan", "basis": basis, "measured": measured, "model": model,
+            "points": report::spread(&points, MOST_POINTS), "money": money,
         }));
     } else {
-        print(&measured, &points, &tiers, context);
+        print(&basis, measured, &points, &tiers, context);
     }
     Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
 }
+
+/// Most points of a forecast that `--json` prints.
+const MOST_POINTS: usize = 1000;
 
 /// Storage in the last month, and storage and writes over all of it, in dollars.
 fn money(points: &[Point], last: &Point, tier: &Tier) -> (f64, f64) {
@@ -117,18 +127,14 @@ fn open_version(path: &Path, context: &Context) -> Result<Box<dyn Source>, Failu
     }
     let file = std::fs::File::open(path)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;
-    Ok(Box::new(StreamSource::reader(
-        file,
-        "version",
-        Time::default(),
-        StreamOptions { allow_empty: true, expect: Expect::Nothing, decompress: false },
-    )?))
+    let options = StreamOptions { allow_empty: true, expect: Expect::Nothing, ..StreamOptions::default() };
+    Ok(Box::new(StreamSource::reader(file, b"version", Time::default(), options)?))
 }
 
-fn from_versions(args: &Args, context: &Context) -> Result<Measured, Failure> {
+fn from_versions(args: &Args, context: &Context) -> Result<Planned, Failure> {
     let average = u32::try_from(args.chunk_size).unwrap_or(u32::MAX);
     if !average.is_power_of_two() || !(1 << 10..=512 << 10).contains(&average) {
-        return Err(Failure::new("--chunk-size must be a power of two from 1k to 512k"));
+        return Err(Failure::usage("--chunk-size must be a power of two from 1k to 512k"));
     }
     let options = BackupOptions {
         hostname: hostname(),
@@ -141,7 +147,7 @@ fn from_versions(args: &Args, context: &Context) -> Result<Measured, Failure> {
         ..BackupOptions::default()
     };
     options.packer.validate()?;
-    let trial = |versions: &[&PathBuf]| -> Result<(Vec<Night>, f64), Failure> {
+    let trial = |versions: &[&PathBuf]| -> Result<(Vec<Night>, f64, Fixed), Failure> {
         let folder = match &args.scratch {
             Some(place) => tempfile::Builder::new().prefix("esker-plan-").tempdir_in(place),
             None => tempfile::Builder::new().prefix("esker-plan-").tempdir(),
@@ -153,20 +159,34 @@ fn from_versions(args: &Args, context: &Context) -> Result<Measured, Failure> {
             let mut source = open_version(version, context)?;
             let time = jiff::Timestamp::from_second(number as i64).unwrap_or_default();
             let options = BackupOptions { time, ..options.clone() };
-            let night = context.console.during(|monitor| trial.backup(&mut *source, &options, monitor))?;
+            let night =
+                context.console.during("backup", |monitor| trial.backup(&mut *source, &options, monitor))?;
             nights.push(night);
         }
-        let seconds = context.console.during(|monitor| trial.read_back(monitor))?;
-        Ok((nights, seconds))
+        let seconds = context.console.during("read back", |monitor| trial.read_back(monitor))?;
+        let last = versions.last().ok_or_else(|| Failure::new("no version to plan from"))?;
+        let mut same = open_version(last, context)?;
+        let mut nothing = open_version(Path::new("/dev/null"), context)?;
+        let time = jiff::Timestamp::from_second(versions.len() as i64).unwrap_or_default();
+        let options = BackupOptions { time, ..options.clone() };
+        let fixed = context
+            .console
+            .during("fixed costs", |monitor| trial.fixed(&mut *same, &mut *nothing, &options, monitor))?;
+        Ok((nights, seconds, fixed))
     };
     let all: Vec<&PathBuf> = args.nights.iter().collect();
-    let (nights, restore_seconds) = trial(&all)?;
+    let (nights, restore_seconds, unchanged) = trial(&all)?;
     // How much two nights change, against twice what one does.
     let two_nights_apart = match &all[..] {
         [first, _, third] => trial(&[first, third])?.0.last().map(|night| night.stored_bytes),
         _ => None,
     };
-    Ok(Measured { nights, two_nights_apart, restore_seconds, peak_memory: peak_memory() })
+    let unchanged = Some(unchanged);
+    let measured =
+        Measured { nights, two_nights_apart, unchanged, restore_seconds, peak_memory: peak_memory() };
+    let names: Vec<_> = args.nights.iter().map(|path| path.display().to_string()).collect();
+    let from = format!("{} versions: {}", names.len(), names.join(", "));
+    Ok(Planned { measured, from, every_hours: args.every.unwrap_or(24.0) })
 }
 
 /// The most memory this process had, in bytes (proc(5)).
@@ -177,15 +197,14 @@ fn peak_memory() -> u64 {
 }
 
 /// What the snapshots of one source in the repository say of themselves.
-fn from_snapshots(args: &Args, context: &Context) -> Result<Measured, Failure> {
-    let repo = context.open()?;
-    let filter = args.filter.filter();
-    let mut all = repo.snapshots(context.console.monitor())?;
-    all.retain(|listed| filter.fits(&listed.snapshot));
+fn from_snapshots(args: &Args, context: &Context) -> Result<Planned, Failure> {
+    let repo = context.open_to_look()?;
+    let mut all = args.filter.choose(repo.snapshots(context.console.monitor())?, &[])?;
     let Some(newest) = all.last().map(|listed| listed.snapshot.clone()) else {
         return Err(Failure::new("no snapshots to plan from; give --nights with versions of the source"));
     };
-    all.retain(|listed| listed.snapshot.hostname == newest.hostname && listed.snapshot.paths == newest.paths);
+    let by = GroupBy::default();
+    all.retain(|listed| by.key(&listed.snapshot) == by.key(&newest));
     let nights: Vec<Night> = all
         .iter()
         .map(|listed| {
@@ -200,22 +219,60 @@ fn from_snapshots(args: &Args, context: &Context) -> Result<Measured, Failure> {
             }
         })
         .collect();
-    let trial = engine::trial::read_latest(&repo, &all, context.console.monitor())?;
-    Ok(Measured { nights, two_nights_apart: None, restore_seconds: trial, peak_memory: peak_memory() })
+    let (Some(first), Some(last)) = (all.first(), all.last()) else {
+        return Err(Failure::new("no snapshots to plan from; give --nights with versions of the source"));
+    };
+    let at = |listed: &Listed| super::show_time(listed.snapshot.time);
+    let from = format!(
+        "{} snapshots of {} on {}, made from {} to {}",
+        all.len(),
+        newest.paths.join(", "),
+        newest.hostname,
+        at(first),
+        at(last)
+    );
+    let between = usual_gap(&all);
+    if let (Some(every), Some(gap)) = (args.every, between)
+        && (every / gap - 1.0).abs() > 0.5
+    {
+        context.console.warn(&format!(
+            "the snapshots lie {gap:.1} hours apart, and the plan takes each for what changes in {every} hours"
+        ));
+    }
+    let restore_seconds = engine::trial::read_latest(&repo, &all, context.console.monitor())?;
+    let measured = Measured { nights, restore_seconds, peak_memory: peak_memory(), ..Measured::default() };
+    Ok(Planned { measured, from, every_hours: args.every.or(between).unwrap_or(24.0) })
 }
 
-fn print(measured: &Measured, points: &[Point], tiers: &[Tier], context: &Context) {
+/// Hours between two snapshots: the median, in quarters of an hour.
+fn usual_gap(all: &[Listed]) -> Option<f64> {
+    let mut gaps: Vec<i64> = all
+        .windows(2)
+        .filter_map(|pair| {
+            Some(pair.last()?.snapshot.time.as_second() - pair.first()?.snapshot.time.as_second())
+        })
+        .collect();
+    gaps.sort_unstable();
+    let median = *gaps.get(gaps.len() / 2)? as f64;
+    let hours = (median / 900.0).round() / 4.0;
+    (hours > 0.0).then_some(hours)
+}
+
+fn print(basis: &[String], measured: &Measured, points: &[Point], tiers: &[Tier], context: &Context) {
     let bytes = output::bytes;
+    for line in basis {
+        output::line(line);
+    }
     let mut table = output::table(&["version", "source", "stored", "backup"]);
     for (number, night) in measured.nights.iter().enumerate() {
         table.add_row([
             (number + 1).to_string(),
             bytes(night.source_bytes),
             bytes(night.stored_bytes),
-            format!("{:.2} s", night.seconds),
+            duration(night.seconds),
         ]);
     }
-    output::line(format!("measured, with at most {} of memory:\n{table}", bytes(measured.peak_memory)));
+    output::block(format!("measured, with at most {} of memory:\n{table}", bytes(measured.peak_memory)));
     let mut table = output::table(&[
         "day",
         "backups",
@@ -236,11 +293,11 @@ fn print(measured: &Measured, points: &[Point], tiers: &[Tier], context: &Contex
             bytes(point.bytes_low),
             bytes(point.bytes_high),
             point.objects.to_string(),
-            format!("{:.1} s", point.backup_seconds),
-            format!("{:.1} s", point.restore_seconds),
+            duration(point.backup_seconds),
+            duration(point.restore_seconds),
         ]);
     }
-    output::line(format!("forecast:\n{table}"));
+    output::block(format!("forecast:\n{table}"));
     let Some(last) = points.last() else { return };
     let mut table = output::table(&["tier", "$/GB month", "last month", "all of it"]);
     for tier in tiers {
@@ -252,6 +309,6 @@ fn print(measured: &Measured, points: &[Point], tiers: &[Tier], context: &Contex
             format!("${total:.2}"),
         ]);
     }
-    output::line(format!("storage and writes, without retrieval:\n{table}"));
+    output::block(format!("storage and writes, without retrieval:\n{table}"));
     context.console.say("--html FILE writes this with plots");
 }

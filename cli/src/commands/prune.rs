@@ -38,6 +38,10 @@ pub(crate) struct PruneArgs {
     /// Give up sessions that were silent for so long: hours, or 90m, 36h; 0 for never
     #[arg(long, value_parser = parse_hours, default_value = "168", value_name = "TIME")]
     fence_after: u64,
+    /// Remove what was there before HEAD was made anew ('esker repair head'), too, if nothing needs it: look at the
+    /// snapshots first
+    #[arg(long)]
+    accept_head: bool,
 }
 
 fn parse_unused(text: &str) -> Result<MaxUnused, String> {
@@ -75,9 +79,10 @@ pub(crate) fn prune_and_print(
             ..PackerOptions::default()
         },
         fence_after_ms: args.fence_after,
+        accept_head: args.accept_head,
         ..PruneOptions::default()
     };
-    let plan = context.console.during(|monitor| prune(repo, &options, monitor))?;
+    let plan = context.console.during("prune", |monitor| prune(repo, &options, monitor))?;
     if context.global.json {
         let mut value = to_json(&plan)?;
         if let Some(object) = value.as_object_mut() {
@@ -89,6 +94,29 @@ pub(crate) fn prune_and_print(
         print(&plan, dry_run, context);
     }
     Ok(Code::Done)
+}
+
+/// So many names of orphans are printed.
+const NAMED: usize = 20;
+
+/// Names what no HEAD does, and is removed for that; and says what stays because HEAD was made anew.
+pub(super) fn print_orphans(plan: &PrunePlan, tier: Option<&str>, dry_run: bool, context: &Context) {
+    let verb = if dry_run { "would remove" } else { "removes" };
+    for name in plan.orphan_names.iter().take(NAMED) {
+        context.console.say(format!("{verb} {}, which HEAD does not name", engine::shown::line(name)));
+    }
+    if plan.orphan_names.len() > NAMED {
+        let more = plan.orphan_names.len() - NAMED;
+        context.console.say(format!("{verb} {more} more objects that HEAD does not name"));
+    }
+    if plan.kept_before_head > 0 {
+        context.console.say(format!(
+            "{} objects that nothing needs, as far as HEAD says, stay: HEAD was made anew after they were written, and \
+             may not name all. When its snapshots are as they should be, '{}' removes them",
+            plan.kept_before_head,
+            crate::fleet::accepting_head(tier)
+        ));
+    }
 }
 
 fn print(plan: &PrunePlan, dry_run: bool, context: &Context) {
@@ -112,8 +140,25 @@ fn print(plan: &PrunePlan, dry_run: bool, context: &Context) {
     if plan.orphans > 0 || plan.sessions_fenced > 0 {
         say(format!("left by interrupted runs: {} objects, {} sessions", plan.orphans, plan.sessions_fenced));
     }
+    print_orphans(plan, None, dry_run, context);
     let verb = if dry_run { "would remove" } else { "removes" };
-    say(format!("{verb} {}; {} unused stay", bytes(plan.bytes_remove), bytes(plan.bytes_unused_after)));
+    say(format!("{verb} {}", bytes(plan.bytes_remove)));
+    // restic's words and order: scripts look for them.
+    let blobs = |what: &str, count: u64, len: u64| {
+        say(format!("{what:<13} {count:>10} blobs / {}", bytes(len)));
+    };
+    let gone = plan.chunks_unused + plan.chunks_repack_remove;
+    blobs("to repack:", plan.chunks_repack, plan.bytes_repack + plan.bytes_repack_remove);
+    blobs("this removes:", plan.chunks_repack_remove, plan.bytes_repack_remove);
+    blobs("to delete:", plan.chunks_unused, plan.bytes_remove.saturating_sub(plan.bytes_repack_remove));
+    blobs("total prune:", gone, plan.bytes_remove);
+    blobs("remaining:", plan.chunks_total - gone, plan.bytes_total.saturating_sub(plan.bytes_remove));
+    let remaining = plan.bytes_total.saturating_sub(plan.bytes_remove).max(1);
+    let share = plan.bytes_unused_after as f64 * 100.0 / remaining as f64;
+    say(format!(
+        "unused size after prune: {} ({share:.2}% of remaining size)",
+        bytes(plan.bytes_unused_after)
+    ));
     if plan.deferred {
         say("other sessions are running: the next prune removes what this one set aside".into());
     }

@@ -4,20 +4,26 @@ use super::to_json;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::places::Make;
 use chunkstore::PackId;
+use chunkstore::format::{MAX_SMALL_LEN, names};
+use chunkstore::head::{Elsewhere, KnownSlot, Place};
 use chunkstore::ingest::PackerOptions;
-use chunkstore::store::rebuild_head;
+use chunkstore::storage::Storage;
+use chunkstore::store::{Found, is_locked_out, look, peek, rebuild_head};
 use engine::Repository;
 use engine::repair::{
-    PacksOptions, PacksReport, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs,
-    repair_snapshots,
+    PacksOptions, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs, repair_snapshots,
 };
+use engine::tier::Role;
 use serde_json::json;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::sync::Arc;
 
 /// Make damaged parts anew from what is there; nothing readable is removed
 ///
-/// What is to be done is shown first, and asked for on a terminal. In the order of need: 'head' if the repository
+/// What is to be done is shown first, and asked for on a terminal. Without one, what gives something up ('packs', and
+/// 'snapshots --forget') is done with --yes only. In the order of need: 'head' if the repository
 /// does not open; 'index' if segments are damaged; 'packs', which mends from parity or gives up what cannot be
 /// read, so that the next backup stores it again; 'snapshots' for those that needed what is lost.
 #[derive(clap::Args, Debug)]
@@ -38,7 +44,10 @@ struct Manner {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Make the index anew from the packs' own directories, and drop the local cache
+    /// Make the index anew from the packs themselves, and drop the local cache
+    ///
+    /// Each pack that no readable segment lists is read whole: one that is sound is listed, of others what can be read
+    /// is stored again. What cannot be read is not listed, so that the next backup stores it again, if it still has it.
     Index {
         /// Read all packs, not only those that no readable segment lists
         #[arg(long)]
@@ -49,9 +58,16 @@ enum What {
     },
     /// Make HEAD anew from the snapshots and index segments that are there
     ///
-    /// For a HEAD that is gone, damaged, or older than one that this machine has seen. Nothing else may be at work
-    /// on the repository meanwhile. Snapshots that were being forgotten may come back.
+    /// For a HEAD that is gone, damaged, or older than one that this machine, or the primary, has seen. Nothing else may
+    /// be at work on the repository meanwhile. Snapshots that were being forgotten may come back. What was there before
+    /// is not pruned until 'prune --accept-head'. With esker.toml, it is the primary's HEAD unless a tier is named.
     Head {
+        /// It is the HEAD of this tier
+        #[arg(long, value_name = "NAME", conflicts_with = "primary")]
+        tier: Option<String>,
+        /// It is the primary's HEAD, although the place was made as a tier's
+        #[arg(long)]
+        primary: bool,
         #[command(flatten)]
         manner: Manner,
     },
@@ -80,7 +96,7 @@ enum What {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     match &args.what {
         What::Index { read_all_packs, dry_run } => index(context, *read_all_packs, *dry_run),
-        What::Head { manner } => head(context, *manner),
+        What::Head { tier, primary, manner } => head(context, tier.as_deref(), *primary, *manner),
         What::Packs { packs, read_data, manner } => self::packs(context, packs, *read_data, *manner),
         What::Snapshots { snapshots, forget, manner } => {
             self::snapshots(context, snapshots, *forget, *manner)
@@ -88,10 +104,28 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     }
 }
 
-/// Whether to go on after the plan was shown: yes, unless somebody is there to say no.
-fn go_on(manner: Manner) -> Result<bool, Failure> {
-    if manner.dry_run || manner.yes || !std::io::stdin().is_terminal() {
+/// What a repair does to what is there.
+#[derive(Clone, Copy, PartialEq)]
+enum Effect {
+    /// Nothing is given up.
+    Adds,
+    /// Something is taken out of the repository: nobody who was not asked has wanted that.
+    GivesUp,
+}
+
+/// Whether to go on after the plan was shown. Where nobody is there to be asked, what gives something up needs `--yes`.
+fn go_on(manner: Manner, effect: Effect) -> Result<bool, Failure> {
+    if manner.dry_run || manner.yes {
         return Ok(!manner.dry_run);
+    }
+    if !std::io::stdin().is_terminal() {
+        return match effect {
+            Effect::Adds => Ok(true),
+            Effect::GivesUp => Err(Failure::new(
+                "nothing was done: this gives up what cannot be read, and there is no terminal to ask on. With --yes it is \
+                 done",
+            )),
+        };
     }
     let mut answer = String::new();
     let asked = write!(std::io::stderr(), "go on? [y/N] ")
@@ -120,16 +154,18 @@ fn summary(context: &Context, value: &impl serde::Serialize, dry_run: bool) -> R
 
 fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResult {
     let repo = context.open()?;
-    if !dry_run && let Some(cache) = context.global.cache(context.file.as_ref()) {
+    if !dry_run && let Some(cache) = context.cache() {
         chunkstore::index::rocks::RocksIndex::clear(
             &cache.join(repo.store().config().repository_id.to_string()),
         )?;
     }
-    let report = context.console.during(|monitor| repair_index(&repo, read_all_packs, dry_run, monitor))?;
+    let report = context
+        .console
+        .during("repair index", |monitor| repair_index(&repo, read_all_packs, dry_run, monitor))?;
     if !summary(context, &report, dry_run)? {
-        let verb = if dry_run { "would list" } else { "listed" };
+        let (verb, would) = if dry_run { ("would list", "would be ") } else { ("listed", "") };
         context.console.say(format!(
-            "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read; {} \
+            "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read whole; {} \
              stay listed as they were",
             report.segments_kept,
             report.segments_lost,
@@ -138,81 +174,247 @@ fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResul
             report.packs_damaged,
             report.packs_kept
         ));
+        if report.packs_healed + report.chunks_saved + report.chunks_lost > 0 {
+            context.console.say(format!(
+                "of what was not listed, {} packs {would}made whole from parity, {} chunks {would}stored again, {} lost",
+                report.packs_healed, report.chunks_saved, report.chunks_lost
+            ));
+        }
     }
     Ok(if report.packs_damaged > 0 { Code::Failed } else { Code::Done })
 }
 
-fn head(context: &Context, manner: Manner) -> CommandResult {
-    context.open_with(
-        |access, password| {
-            let rebuild = |dry_run| rebuild_head(access.clone(), password.as_bytes(), dry_run);
-            let plan = rebuild(true)?;
-            let say = |text: String| {
-                if !context.global.json {
-                    context.console.say(text);
+/// What the other tiers of esker.toml know of the place that is to be mended.
+fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<Elsewhere, Failure> {
+    let mut known = Elsewhere { is: wanted.map(|name| Place::Tier(name.to_owned())), ..Elsewhere::default() };
+    if primary {
+        known.is = Some(Place::Primary);
+    }
+    let Some(file) = &context.file else { return Ok(known) };
+    let this = context.place()?.0.identity();
+    let this = match wanted {
+        Some(name) if context.uses_file() => file.tier(name)?.place.identity(),
+        _ => this,
+    };
+    let Some(own) = file.tiers.iter().find(|tier| tier.place.identity() == this) else { return Ok(known) };
+    let is_primary = match &known.is {
+        Some(place) => *place == Place::Primary,
+        None => own.options.role == Role::Primary,
+    };
+    if known.is.is_none() {
+        known.is = Some(if is_primary { Place::Primary } else { Place::Tier(own.options.name.clone()) });
+    }
+    let password = context.password(false)?;
+    // Complete if every place was read and one of them knew all.
+    let (mut all, mut any) = (true, false);
+    for tier in file.tiers.iter().filter(|tier| tier.place.identity() != this) {
+        let name = &tier.options.name;
+        let head = tier.place.open(Make::No, tier.rates).and_then(|storage| {
+            context.refuse_another(tier, &*storage)?;
+            let head = peek(context.access(Arc::clone(&storage))?, password.as_bytes())?;
+            Ok((storage, head))
+        });
+        let head = match head {
+            Ok((storage, head)) => {
+                for (slot, hash) in &head.slots {
+                    let bytes = storage.get(&names::key(slot), MAX_SMALL_LEN).ok();
+                    known.slots.insert(*slot, KnownSlot { hash: *hash, bytes });
                 }
-            };
-            if plan.why.is_empty() {
-                say("HEAD is fine; nothing to do".into());
-            } else {
-                say(format!("HEAD cannot be used: {}", plan.why));
-                say(format!(
-                    "a new one would list {} snapshots ({} of them not in the HEAD that is there), {} index segments \
+                head
+            }
+            Err(failure) => {
+                context.console.warn(&format!("tier '{name}': {}", failure.message));
+                all = false;
+                continue;
+            }
+        };
+        known.tiers.merge(&head.tiers);
+        known.forgotten.extend(&head.forgotten);
+        any |= head.tiers.all;
+        match &head.tier {
+            Some(name) => known.tiers.note(name, head.age()),
+            None if is_primary && !primary => {
+                return Err(Failure::new(format!(
+                    "'{name}' is the primary by itself: it was adopted. Give it the role in {}, and let this one rejoin; \
+                     --primary if this one is to be it all the same",
+                    file.path.display()
+                )));
+            }
+            None => {}
+        }
+        if is_primary || head.tier.is_none() {
+            known.incarnation = known.incarnation.max(head.incarnation);
+        }
+    }
+    known.tiers.all = all && any;
+    Ok(known)
+}
+
+/// The place whose HEAD is to be mended, opened.
+fn broken(context: &Context, tier: Option<&str>) -> Result<Arc<dyn Storage>, Failure> {
+    match (tier, &context.file) {
+        (Some(name), Some(file)) if context.uses_file() => {
+            let tier = file.tier(name)?;
+            let storage = tier.place.open(Make::No, tier.rates)?;
+            context.refuse_another(tier, &*storage)?;
+            Ok(storage)
+        }
+        (None, Some(file)) if context.uses_file() => {
+            let storage = context.storage(Make::No).map_err(|failure| context.with_ways_out(failure))?;
+            file.primary().map_or(Ok(()), |primary| context.refuse_another(primary, &*storage))?;
+            Ok(storage)
+        }
+        _ => context.storage(Make::No),
+    }
+}
+
+/// Puts back what a place needs to be opened, from another tier of esker.toml.
+fn put_back(
+    storage: &Arc<dyn Storage>,
+    known: &Elsewhere,
+    manner: Manner,
+    context: &Context,
+) -> Result<(), Failure> {
+    let what = "the configuration or the key slots";
+    let file = context.file.as_ref().filter(|_| known.is.is_some());
+    let (Some(file), Some(place)) = (file, &known.is) else {
+        return Err(Failure::new(format!(
+            "{what} of {} are gone; with an esker.toml that names a tier that has them, they are put back from there",
+            storage.place()
+        )));
+    };
+    let place_of = |tier: &crate::file::TierPlace| match place {
+        Place::Primary => tier.options.role == Role::Primary,
+        Place::Tier(name) => tier.options.name == *name,
+    };
+    let password = context.password(false)?;
+    for tier in file.tiers.iter().filter(|tier| !place_of(tier)) {
+        let donor = tier.place.open(Make::No, tier.rates).and_then(|storage| {
+            context.refuse_another(tier, &*storage)?;
+            Ok(Repository::open(context.access(storage)?, password.as_bytes())?)
+        });
+        let Ok(donor) = donor else { continue };
+        let name = &tier.options.name;
+        if manner.dry_run {
+            return Err(Failure::new(format!(
+                "{what} are gone, and would be put back from tier '{name}' first"
+            )));
+        }
+        donor.store().put_back(storage, place)?;
+        if !context.global.json {
+            context.console.say(format!("{what} were gone, and were put back from tier '{name}'"));
+        }
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{what} of {} are gone, and no tier can be opened that has them",
+        storage.place()
+    )))
+}
+
+fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) -> CommandResult {
+    let storage = broken(context, tier)?;
+    let found = look(&*storage)?;
+    if found == Found::Nothing {
+        let none: Failure = chunkstore::Error::NoRepository { place: storage.place() }.into();
+        return Err(if tier.is_none() { context.with_ways_out(none) } else { none });
+    }
+    let password = context.password(false)?;
+    let known = elsewhere(context, tier, primary)?;
+    if is_locked_out(&*storage)? {
+        put_back(&storage, &known, manner, context)?;
+    }
+    let access = context.access(storage)?;
+    let rebuild = |dry_run| rebuild_head(access.clone(), password.as_bytes(), &known, dry_run);
+    let plan = rebuild(true)?;
+    let say = |text: String| {
+        if !context.global.json {
+            context.console.say(text);
+        }
+    };
+    if plan.why.is_empty() {
+        say("HEAD is fine; nothing to do".into());
+    } else {
+        say(format!("HEAD cannot be used: {}", plan.why));
+        say(format!(
+            "a new one would list {} snapshots ({} of them not in the HEAD that is there), {} index segments \
                      with {} packs, and {} key slots",
-                    plan.snapshots, plan.snapshots_found, plan.segments, plan.packs, plan.slots
-                ));
-                if plan.packs_gone > 0 {
-                    say(format!("{} packs that segments list are gone", plan.packs_gone));
-                }
-                for (name, why) in &plan.unreadable {
-                    say(format!("left out: {name}: {why}"));
-                }
-            }
-            let wanted = !plan.why.is_empty() && go_on(manner)?;
-            if wanted {
-                rebuild(false)?;
-                say("HEAD was made anew; 'esker check' says what is missing, if anything".into());
-            }
-            let json = json!({
-                "why": plan.why, "snapshots": plan.snapshots, "snapshots_found": plan.snapshots_found,
-                "segments": plan.segments, "packs": plan.packs, "packs_gone": plan.packs_gone,
-                "slots": plan.slots, "unreadable": plan.unreadable, "rebuilt": wanted,
-            });
-            summary(context, &json, manner.dry_run)?;
-            Ok(if plan.unreadable.is_empty() && plan.packs_gone == 0 { Code::Done } else { Code::Failed })
-        },
-        false,
-    )
+            plan.snapshots, plan.snapshots_found, plan.segments, plan.packs, plan.slots
+        ));
+        if plan.packs_gone > 0 {
+            say(format!("{} packs that segments list are gone", plan.packs_gone));
+        }
+        for (name, why) in &plan.unreadable {
+            say(format!("left out: {name}: {why}"));
+        }
+        if plan.without_parity {
+            say("no pack here has parity, as in a primary that was a tier before: none is missed, and none is made".into());
+        }
+        if plan.slots_put_back > 0 {
+            say(format!("{} of the key slots are put back from another tier", plan.slots_put_back));
+        }
+        if plan.slots_left_out > 0 {
+            say(format!(
+                "{} key slots that are there stay out: no other HEAD lists them, so they were removed, or are newer than \
+                 the last sync; 'esker key add' adds a password",
+                plan.slots_left_out
+            ));
+        }
+    }
+    let wanted = !plan.why.is_empty() && go_on(manner, Effect::Adds)?;
+    if wanted {
+        rebuild(false)?;
+        say("HEAD was made anew; 'esker check' says what is missing, if anything".into());
+        let prune = crate::fleet::accepting_head(plan.tier.as_deref());
+        say(format!(
+            "prune removes nothing that was there before, until '{prune}' says that the snapshots are as they should be"
+        ));
+    }
+    let json = json!({
+        "why": plan.why, "snapshots": plan.snapshots, "snapshots_found": plan.snapshots_found,
+        "segments": plan.segments, "packs": plan.packs, "packs_gone": plan.packs_gone,
+        "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out,
+        "unreadable": plan.unreadable, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
+    });
+    summary(context, &json, manner.dry_run)?;
+    Ok(if plan.unreadable.is_empty() && plan.packs_gone == 0 { Code::Done } else { Code::Failed })
 }
 
 fn packs(context: &Context, packs: &[String], read_data: bool, manner: Manner) -> CommandResult {
     let repo = context.open()?;
     let id = |text: &String| {
         let name = text.rsplit('/').next().unwrap_or(text);
-        PackId::parse(name).ok_or_else(|| Failure::new(format!("'{text}' is not a pack's id, 64 hex digits")))
+        PackId::parse(name)
+            .ok_or_else(|| Failure::usage(format!("'{text}' is not a pack's id, 64 hex digits")))
     };
     let packs = packs.iter().map(id).collect::<Result<Vec<_>, _>>()?;
     let options = PacksOptions { packs, read_data, dry_run: true, packer: packer(context) };
     let repair = |options: &PacksOptions| {
-        context.console.during(|monitor| repair_packs(&repo, options, monitor)).map_err(Failure::from)
+        context
+            .console
+            .during("repair packs", |monitor| repair_packs(&repo, options, monitor))
+            .map_err(Failure::from)
     };
     let mut report = repair(&options)?;
-    let say = |report: &PacksReport, would: &str| {
+    let say = |what: String| {
         if !context.global.json {
-            context.console.say(format!(
-                "{} packs are damaged; {would}made {} whole from parity, given up {}, stored {} chunks again, lost {}",
-                report.packs_damaged,
-                report.packs_healed,
-                report.packs_dropped,
-                report.chunks_saved,
-                report.chunks_lost
-            ));
+            context.console.say(what);
         }
     };
-    say(&report, "would have ");
-    if report.packs_damaged > 0 && go_on(manner)? {
+    say(match report.packs_damaged {
+        0 => format!("{} packs were looked at; none is damaged", report.packs_read),
+        damaged => format!(
+            "{damaged} packs are damaged: {} can be made whole from parity, {} are to be given up; of those, {} chunks can \
+             be stored again, {} are lost",
+            report.packs_healed, report.packs_dropped, report.chunks_saved, report.chunks_lost
+        ),
+    });
+    if report.packs_damaged > 0 && go_on(manner, Effect::GivesUp)? {
         report = repair(&PacksOptions { packs: report.damaged, dry_run: false, ..options })?;
-        say(&report, "");
+        say(format!(
+            "{} packs were made whole from parity, {} given up; {} chunks were stored again, {} lost",
+            report.packs_healed, report.packs_dropped, report.chunks_saved, report.chunks_lost
+        ));
         if report.chunks_lost > 0 && !context.global.json {
             context
                 .console
@@ -230,13 +432,17 @@ fn snapshots(context: &Context, wanted: &[String], forget: bool, manner: Manner)
     let snapshots = wanted.iter().map(find).collect::<Result<Vec<_>, Failure>>()?;
     let options = SnapshotsOptions { snapshots, forget, dry_run: true, packer: packer(context) };
     let repair = |options: &SnapshotsOptions| {
-        context.console.during(|monitor| repair_snapshots(&repo, options, monitor)).map_err(Failure::from)
+        context
+            .console
+            .during("repair snapshots", |monitor| repair_snapshots(&repo, options, monitor))
+            .map_err(Failure::from)
     };
     let mut report = repair(&options)?;
     if !context.global.json {
         show_plan(context, &report);
     }
-    if !report.repaired.is_empty() && go_on(manner)? {
+    let effect = if forget { Effect::GivesUp } else { Effect::Adds };
+    if !report.repaired.is_empty() && go_on(manner, effect)? {
         report = repair(&SnapshotsOptions { dry_run: false, ..options })?;
         for repaired in report.repaired.iter().filter(|_| !context.global.json) {
             let (old, forgotten) =

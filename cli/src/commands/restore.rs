@@ -2,71 +2,151 @@
 
 use super::FilterArgs;
 use crate::context::Context;
-use crate::exit::{Code, CommandResult, Failure};
-use crate::output;
-use chunkstore::storage::tiered::Served;
-use engine::restore::{Overwrite, RestoreOptions, differences, restore, volumes};
-use engine::snapshot::split_path;
-use engine::{Counter, Monitor as _};
-use serde_json::json;
+use crate::declared::Declared;
+use crate::exit::{CommandResult, Failure};
+use crate::tiers::Opened;
+use choices::Goal;
+use engine::connector::choice::common;
+use engine::connector::{Chosen, Target};
+use engine::entry::is_beneath;
+use engine::inside::Inside;
+use engine::snapshot::{Listed, Snapshot, split_path};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-mod databases;
-mod live;
-mod vectors;
+mod choices;
+mod files;
+mod held;
+mod into;
 
-/// Between two looks at what is being thawed: it takes hours.
+/// A snapshot for a live server: `latest` is the latest that has something for it.
+fn find(args: &Args, target: &dyn Target, context: &Context) -> Result<(Opened, Listed), Failure> {
+    let (wanted, path) = split_path(&args.snapshot);
+    let fits = |snapshot: &Snapshot| target.fits(snapshot) && has_path(target, snapshot, path);
+    context.open_snapshot_that(wanted, &args.filter.filter(), &fits)
+}
+
+/// Whether a path behind `SNAPSHOT:` is of a snapshot.
+fn has_path(target: &dyn Target, snapshot: &Snapshot, path: &str) -> bool {
+    target.names_inside(path) || has_entries(snapshot, path)
+}
+
+/// Whether a path is one of the entries of a snapshot, or above or beneath those that it lists.
+fn has_entries(snapshot: &Snapshot, path: &str) -> bool {
+    let inside = Inside::new(path);
+    inside.is_all()
+        || snapshot.paths.iter().any(|own| {
+            let own = Inside::new(own);
+            is_beneath(inside.path(), own.path()) || is_beneath(own.path(), inside.path())
+        })
+}
+
+/// The longest pause between two looks at what is being thawed: that takes minutes or hours.
 const THAW_PAUSE: Duration = Duration::from_secs(60);
 
-/// Restore a snapshot or a part of it into a folder or a live server
+/// Restore a snapshot or a part of it into a folder or a running server
 ///
 /// Running it again goes on where it stopped: files that are right already are left alone.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Snapshot: id, latest, latest~N, with :path for a part of it
+    #[arg(value_parser = crate::words::path())]
     snapshot: String,
     /// Folder to restore into
     #[arg(short, long, value_name = "DIR", required_unless_present = "to", conflicts_with = "to")]
     target: Option<PathBuf>,
+    #[arg(long, value_name = "URL", value_parser = crate::words::url(), help = choices::to_help())]
+    to: Option<String>,
     #[command(flatten)]
-    live: live::LiveArgs,
-    /// With --target, of a physical backup of PostgreSQL: make a data directory that a server starts from; --time does, too
+    declared: Declared<choices::OfRestore>,
+    /// With --target, of a physical backup: make a data directory that a server can start on; --time does so,
+    /// too
     #[arg(long, conflicts_with = "to")]
     prepare: bool,
-    /// The moment to go back to, from what 'esker stream' kept. Of Redis: with --to, into an empty server, or with --whole;
-    /// of PostgreSQL: with --target
-    #[arg(long, value_parser = live::parse_moment, value_name = "TIME")]
+    /// Restore this moment of an 'esker stream': with --to, or with --target if the stream stores files
+    #[arg(long, value_parser = parse_moment, value_name = "TIME")]
     time: Option<jiff::Timestamp>,
-    /// Only what matches, as in .gitignore; with --to, keys or collections as in redis-cli's KEYS
+    /// Only paths that match, as in .gitignore, where /x is x at the top of the snapshot or of
+    /// SNAPSHOT:folder; each pattern must match something. With --to, names of keys or collections, with `*`, `?`
+    /// and `[abc]`
     #[arg(short, long, value_name = "PATTERN")]
-    include: Vec<String>,
-    /// Not what matches
+    include: Vec<OsString>,
+    /// The same, ignoring case
+    #[arg(long, value_name = "PATTERN")]
+    iinclude: Vec<OsString>,
+    /// Read patterns from a file, one per line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    include_file: Vec<PathBuf>,
+    /// The same, ignoring case
+    #[arg(long, value_name = "FILE")]
+    iinclude_file: Vec<PathBuf>,
+    /// Leave out paths that match
     #[arg(short, long, value_name = "PATTERN")]
-    exclude: Vec<String>,
-    /// What to do with files that are there
+    exclude: Vec<OsString>,
+    /// The same, ignoring case
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<OsString>,
+    /// Read patterns from a file, one per line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// The same, ignoring case
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+    /// What to do with existing files
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
     overwrite: When,
-    /// Remove files that the snapshot does not have
+    /// Remove files that the snapshot does not have: only beneath paths that were backed up, and only where
+    /// --include and --exclude apply; -n lists them
     #[arg(long)]
     delete: bool,
-    /// Write nothing, say what would be done
+    /// With --delete, also remove files that the backup left out by its excludes
+    #[arg(long)]
+    delete_excluded: bool,
+    /// Change nothing; print what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
     /// Leave holes where chunks are all zeros
     #[arg(long)]
     sparse: bool,
-    /// Read everything again afterwards and compare
+    /// Read all restored files again and compare them
     #[arg(long)]
     verify: bool,
-    /// If what is needed is frozen, wait until it is thawed ('esker thaw start' asks for it)
+    /// If needed packs are frozen, wait until they are thawed ('esker thaw start' requests that)
     #[arg(long)]
     wait_thaw: bool,
     /// Do not set owners and groups
     #[arg(long)]
     no_owner: bool,
+    /// Do not ask for confirmation: with --whole, or with --delete in /, in the home or in the folder of the
+    /// repository
+    #[arg(short, long)]
+    yes: bool,
     #[command(flatten)]
     filter: FilterArgs,
+}
+
+impl Args {
+    /// What connectors are told of it.
+    fn chosen(&self) -> Result<Chosen, Failure> {
+        let mut chosen = Chosen::at(self.time);
+        self.declared.tell(&mut chosen)?;
+        let own = [
+            (&common::INCLUDE, &self.include, !self.include.is_empty()),
+            (&common::EXCLUDE, &self.exclude, !self.exclude.is_empty()),
+            (&common::DRY_RUN, &vec![], self.dry_run),
+            (&common::NO_OWNER, &vec![], self.no_owner),
+        ];
+        for (choice, values, _) in own.into_iter().filter(|(_, _, is_given)| *is_given) {
+            chosen.give(choice.flag, values.clone());
+        }
+        Ok(chosen)
+    }
+}
+
+/// A moment: RFC 3339, or local time to the fraction of a second.
+fn parse_moment(text: &str) -> Result<jiff::Timestamp, String> {
+    text.parse().or_else(|_| super::parse_time(text))
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
@@ -85,103 +165,24 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     restored(args, context).map_err(Failure::of_restore)
 }
 
-fn restored(args: Args, context: &Context) -> CommandResult {
-    if args.live.to.is_some() {
-        return live::run(&args, context);
+/// Where it goes, for the log.
+fn destination(args: &Args) -> String {
+    match (&args.to, &args.target) {
+        (Some(server), _) => engine::source::without_password(server),
+        (None, Some(folder)) => engine::shown::path(folder),
+        (None, None) => String::new(),
     }
-    if args.dry_run && (args.prepare || args.time.is_some()) {
-        return Err(Failure::new("--prepare takes no --dry-run"));
-    }
-    if args.prepare || args.time.is_some() {
-        return databases::prepare(&args, context);
-    }
-    let (wanted, path) = split_path(&args.snapshot);
-    let (opened, found) = context.open_snapshot(wanted, &args.filter.filter())?;
-    let wait = args.wait_thaw.then_some(THAW_PAUSE);
-    super::thaw::need_thawed(&opened, &found, path.as_bytes(), wait, context)?;
-    let repo = &opened.repo;
-    let options = RestoreOptions {
-        target: args.target.unwrap_or_default(),
-        beneath: path.as_bytes().to_vec(),
-        includes: args.include,
-        excludes: args.exclude,
-        overwrite: match args.overwrite {
-            When::Always => Overwrite::Always,
-            When::IfChanged => Overwrite::IfChanged,
-            When::IfNewer => Overwrite::IfNewer,
-            When::Never => Overwrite::Never,
-        },
-        delete: args.delete,
-        dry_run: args.dry_run,
-        sparse: args.sparse,
-        no_owner: args.no_owner,
-    };
-    for note in volumes::check(repo, &found.snapshot, &options, context.console.monitor())? {
-        context.console.say(note);
-    }
-    context.console.during(|monitor| restore(repo, &found.snapshot, &options, monitor))?;
-    let console = &context.console;
-    let (files, skipped) = (console.get(Counter::FilesDone), console.get(Counter::FilesSkipped));
-    let bytes = console.get(Counter::BytesDone);
-    if args.verify && !args.dry_run {
-        verify(repo, &found.snapshot, &options, context)?;
-    }
-    let seconds = console.seconds();
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary",
-            "seconds_elapsed": seconds,
-            "total_files": files,
-            "files_restored": files - skipped,
-            "files_skipped": skipped,
-            "files_deleted": console.get(Counter::Deleted),
-            "total_bytes": found.snapshot.manifest.bytes,
-            "bytes_restored": bytes,
-            "dry_run": options.dry_run,
-            "verified": args.verify,
-            "tiers": opened.served(),
-        }));
-    } else {
-        let rate = output::bytes((bytes as f64 / seconds.max(0.001)) as u64);
-        let verb = if options.dry_run { "would restore" } else { "restored" };
-        console.say(format!(
-            "{verb} {} of {files} entries ({skipped} were right already), {} in {seconds:.1} s ({rate}/s)",
-            files - skipped,
-            output::bytes(bytes)
-        ));
-        if args.verify && console.error_count() == 0 {
-            console.say("verified: what was restored is what was backed up");
-        }
-    }
-    for served in opened.served() {
-        let Served { tier, requests, bytes, failures, error } = served;
-        let failed = match (failures, error) {
-            (0, _) => String::new(),
-            (failures, None) => format!(", {failures} failed"),
-            (failures, Some(error)) => format!(", {failures} failed: {error}"),
-        };
-        console.say(format!("from tier '{tier}': {} in {requests} reads{failed}", output::bytes(bytes)));
-    }
-    if console.error_count() == 0 {
-        return Ok(Code::Done);
-    }
-    if repo.store().has_parity() && !context.global.json {
-        console.say("if packs are damaged: 'esker check --read-data --heal', then restore again");
-    }
-    Ok(Code::Failed)
 }
 
-/// Reads the target again: what another restore would write was not restored right.
-fn verify(
-    repo: &engine::Repository,
-    snapshot: &engine::snapshot::Snapshot,
-    options: &RestoreOptions,
-    context: &Context,
-) -> Result<(), Failure> {
-    let tally = engine::monitor::Tally::default();
-    for item in differences(repo, snapshot, options, &tally)? {
-        let message = "differs from the snapshot after the restore".into();
-        context.console.monitor().error(engine::ItemError { during: "verify", item, message });
+fn restored(args: Args, context: &Context) -> CommandResult {
+    let goal = choices::check(&args).map_err(Failure::of_arguments)?;
+    let _in_it = tracing::info_span!("restore", target = destination(&args)).entered();
+    match goal {
+        Goal::Folder => files::run(&args, context),
+        Goal::Target(target) => {
+            let folder = args.target.as_deref().map(std::path::Path::as_os_str);
+            let to = args.to.as_deref().map(std::ffi::OsStr::new).or(folder).unwrap_or_default();
+            into::run(&args, target, to, context)
+        }
     }
-    Ok(())
 }

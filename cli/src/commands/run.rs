@@ -1,23 +1,33 @@
 //! `esker run`
 
-use super::to_json;
+use super::{stay, to_json};
 use crate::config::hostname;
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{File, RunSpec, SourceSpec};
-use crate::fleet::{TierOutcome, Work};
+use crate::fleet::{TierOutcome, Work, Worked};
 use crate::output::{self, Console};
+use crate::shell;
+use crate::values::Filled;
+use chunkstore::pool::locked;
+use chunkstore::threads;
+use connector_kit::command;
+use connector_kit::stream::StreamOptions;
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
 use engine::monitor::Tally;
+use engine::patterns::Patterns;
+use engine::retry::Retry;
+use engine::snapshot::MadeBy;
+use engine::source::Source;
 use engine::source::files::FilesOptions;
-use engine::source::stream::StreamOptions;
-use engine::source::{Source, command};
-use engine::{Counter, Error, ItemError, Monitor, Repository};
+use engine::tier::keep::Standing;
+use engine::{Counter, ItemError, Monitor, Repository};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+
+mod locks;
 
 /// Back up the sources of esker.toml, copy to its tiers, forget by its promises
 ///
@@ -36,6 +46,9 @@ pub(crate) struct Args {
     /// Do not copy to tiers
     #[arg(long)]
     no_sync: bool,
+    /// Let snapshots expire by this machine's clock, although it is far ahead of the last run
+    #[arg(long, conflicts_with = "no_forget")]
+    accept_clock: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
@@ -53,31 +66,42 @@ struct SourceOutcome {
     result: Result<BackupReport, Failure>,
     /// Files that could not be read.
     errors: usize,
+    /// Records of earlier snapshots that could not be read.
+    records: usize,
     /// Promises that are not kept because of it.
     behind: Vec<String>,
 }
 
-/// Memory that a backup takes: packs on their way, chunks in the pipeline (measured, README).
+/// Memory that a backup takes: packs that are uploaded, chunks in the pipeline; it is bounded also for many tiny files
+/// (measured: docs/performance.md).
 const BACKUP_BYTES: u64 = 320 << 20;
-/// Attempts, when a prune takes a session for dead.
-const ATTEMPTS: u32 = 3;
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let file = context.need_file()?;
     let (specs, chosen) = choose(&args.names, file)?;
-    let _locks = lock(args, context)?;
+    let (place, _) = context.place()?;
+    let _locks = locks::take(&args.names, &place, args.if_running, context)?;
     let start = context.console.seconds();
     let forget = !args.no_forget && chosen.iter().all(|run| run.forget);
     let prune = forget && chosen.iter().all(|run| run.prune);
     // Tiers first: one of them may know that this primary is out of date.
     let fleet = context.fleet(None)?;
-    let sources = context.console.during(|_| back_up_all(&specs, file, &fleet.primary, context));
-    let work = Work { copy: !args.no_sync, forget, prune, ..Work::default() };
-    let tiers = context.console.during(|monitor| fleet.work(&work, file, context, monitor))?;
+    // What is read before each backup is put back before.
+    if let Err(failure) = fleet.mend_records(&|name| name == fleet.name, false) {
+        context.console.warn(&failure.message);
+    }
+    let name = if args.names.is_empty() { "all".to_owned() } else { args.names.join("+") };
+    let sources =
+        context.console.during("backup", |_| back_up_all(&specs, &name, file, &fleet.primary, context));
+    let accept_clock = args.accept_clock;
+    let work = Work { copy: !args.no_sync, forget, prune, accept_clock, ..Work::default() };
+    let Worked { outcomes: tiers, standing, doubt } =
+        context.console.during("tiers", |monitor| fleet.work(&work, file, context, monitor))?;
     let failed = sources.iter().filter(|outcome| outcome.result.is_err()).count();
-    let incomplete = sources.iter().any(|outcome| outcome.errors > 0);
-    let behind = tiers.iter().any(TierOutcome::is_behind);
-    report(args, &sources, &tiers, context.console.seconds() - start, context)?;
+    let incomplete = sources.iter().any(|outcome| outcome.errors + outcome.records > 0);
+    let behind = doubt.is_some() || tiers.iter().any(TierOutcome::is_behind);
+    let worked = Worked { outcomes: tiers, standing, doubt };
+    report(args, &sources, &worked, context.console.seconds() - start, context)?;
     Ok(if context.console.monitor().interrupted() {
         Code::Interrupted
     } else if !sources.is_empty() && failed == sources.len() {
@@ -114,48 +138,10 @@ fn choose<'a>(names: &[String], file: &'a File) -> Result<(Vec<&'a SourceSpec>, 
     Ok((file.sources.iter().filter(|source| wanted.contains(&&source.name)).collect(), runs))
 }
 
-/// Keeps runs of the same names apart, for as long as the files are held.
-fn lock(args: &Args, context: &Context) -> Result<Vec<std::fs::File>, Failure> {
-    let folder = context.global.cache(context.file.as_ref()).unwrap_or_else(std::env::temp_dir);
-    std::fs::create_dir_all(&folder)?;
-    let mut names = args.names.clone();
-    if names.is_empty() {
-        names.push("all".into());
-    }
-    // In one order, so that two runs cannot wait for each other.
-    names.sort();
-    names.dedup();
-    let mut locks = vec![];
-    for name in names {
-        let place = blake3_of(&context.need_file()?.path.canonicalize()?.display().to_string());
-        let lock = std::fs::File::create(folder.join(format!("run-{place}-{name}.lock")))?;
-        match (lock.try_lock(), args.if_running) {
-            (Ok(()), _) => {}
-            (Err(std::fs::TryLockError::WouldBlock), IfRunning::Leave) => {
-                return Err(Failure {
-                    code: Code::Busy,
-                    message: format!("run '{name}' is at work; --if-running wait waits for it"),
-                });
-            }
-            (Err(std::fs::TryLockError::WouldBlock), IfRunning::Wait) => {
-                context.console.say(format!("waiting for run '{name}'"));
-                lock.lock()?;
-            }
-            (Err(std::fs::TryLockError::Error(error)), _) => return Err(error.into()),
-        }
-        locks.push(lock);
-    }
-    Ok(locks)
-}
-
-/// Tells files of configuration apart.
-fn blake3_of(text: &str) -> String {
-    chunkstore::id::to_hex(&blake3::hash(text.as_bytes()).as_bytes()[..8])
-}
-
 /// Backs up sources, several at a time.
 fn back_up_all(
     specs: &[&SourceSpec],
+    run: &str,
     file: &File,
     repo: &Repository,
     context: &Context,
@@ -164,17 +150,22 @@ fn back_up_all(
     let workers = file.parallel.min(fits).min(cores().max(2)).max(1);
     let left: Mutex<VecDeque<(usize, &SourceSpec)>> = Mutex::new(specs.iter().copied().enumerate().collect());
     let done: Mutex<Vec<(usize, SourceOutcome)>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..workers.min(specs.len()) {
-            scope.spawn(|| {
-                loop {
-                    let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    let Some((place, spec)) = next else { return };
-                    let outcome = one(spec, file, repo, context);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((place, outcome));
-                }
-            });
+    let work = || {
+        loop {
+            let next = locked(&left).pop_front();
+            let Some((place, spec)) = next else { return };
+            let outcome = one(spec, run, file, repo, context);
+            locked(&done).push((place, outcome));
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..workers.min(specs.len()) {
+            if let Err(error) = threads::start_in(scope, "source", work) {
+                tracing::warn!(%error, "fewer sources at a time");
+                break;
+            }
+        }
+        work();
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(place, _)| *place);
@@ -204,26 +195,36 @@ impl Monitor for SourceMonitor<'_> {
         self.console.error(ItemError { item, ..error.clone() });
         self.tally.error(error);
     }
-    fn current(&self, item: &str) {
-        self.console.current(item);
+    fn warning(&self, message: &str) {
+        self.console.warn(&format!("{}: {message}", self.name));
+    }
+    fn note(&self, message: &str) {
+        self.console.note(&format!("{}: {message}", self.name));
+    }
+    fn current(&self, path: &[u8]) {
+        self.console.current(path);
     }
     fn interrupted(&self) -> bool {
         self.console.interrupted()
     }
 }
 
-fn one(spec: &SourceSpec, file: &File, repo: &Repository, context: &Context) -> SourceOutcome {
+fn one(spec: &SourceSpec, run: &str, file: &File, repo: &Repository, context: &Context) -> SourceOutcome {
     let start = context.console.seconds();
     let monitor = SourceMonitor { tally: Tally::default(), console: &context.console, name: &spec.name };
-    let result = hook(spec, spec.hooks.before.as_deref(), "before", None)
-        .and_then(|()| back_up(spec, repo, context, &monitor));
+    let result = hook(spec, spec.hooks.before.as_ref(), "before", None, context)
+        .and_then(|()| back_up(spec, run, repo, context, &monitor));
     let result = match &result {
         Ok(report) => {
+            for note in &report.notes {
+                context.console.warn(&format!("{}: {note}", spec.name));
+            }
             let id = report.snapshot.map(|id| id.to_string());
-            hook(spec, spec.hooks.after.as_deref(), "after", id.as_deref()).and(result)
+            hook(spec, spec.hooks.after.as_ref(), "after", id.as_deref(), context).and(result)
         }
         Err(failure) => {
-            if let Err(second) = hook(spec, spec.hooks.failed.as_deref(), "failed", Some(&failure.message)) {
+            let told = Some(failure.message.as_str());
+            if let Err(second) = hook(spec, spec.hooks.failed.as_ref(), "failed", told, context) {
                 context.console.warn(&format!("{}: {}", spec.name, second.message));
             }
             result
@@ -238,38 +239,46 @@ fn one(spec: &SourceSpec, file: &File, repo: &Repository, context: &Context) -> 
             about.map(|promise| format!("{} on {}", promise.describe(), promise.tiers.join(", "))).collect()
         }
     };
-    let errors = monitor.tally.errors().len();
+    let (records, errors): (Vec<_>, Vec<_>) =
+        monitor.tally.errors().into_iter().partition(|error| error.during == "snapshots");
     SourceOutcome {
         name: spec.name.clone(),
         seconds: context.console.seconds() - start,
         result,
-        errors,
+        errors: errors.len(),
+        records: records.len(),
         behind,
     }
 }
 
 /// Runs a hook; it learns the source's name, and what came of it.
-fn hook(spec: &SourceSpec, command: Option<&str>, when: &str, outcome: Option<&str>) -> Result<(), Failure> {
+fn hook(
+    spec: &SourceSpec,
+    command: Option<&Filled>,
+    when: &str,
+    outcome: Option<&str>,
+    context: &Context,
+) -> Result<(), Failure> {
     let Some(command) = command else { return Ok(()) };
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", command]).env("ESKER_SOURCE", &spec.name).env("ESKER_HOOK", when);
+    let mut shell = shell::command(command.as_str().as_ref(), &context.passed());
+    shell.env("ESKER_SOURCE", &spec.name).env("ESKER_HOOK", when);
     if let Some(outcome) = outcome {
         shell.env(if when == "failed" { "ESKER_ERROR" } else { "ESKER_SNAPSHOT" }, outcome);
     }
     // What it prints is for people, the report for machines.
-    let output = shell.stdin(std::process::Stdio::null()).output()?;
+    let shell = shell.stdin(std::process::Stdio::null());
+    let output = connector_kit::child::output(shell, connector_kit::child::Role::Command)?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Failure {
-        code: Code::SourceCommand,
-        message: format!("the '{when}' hook failed: {}: {}", output.status, said.trim()),
-    })
+    let failure = Failure::new(format!("the '{when}' hook failed: {}: {}", output.status, said.trim()));
+    Err(Failure { code: Code::SourceCommand, ..failure })
 }
 
 fn back_up(
     spec: &SourceSpec,
+    run: &str,
     repo: &Repository,
     context: &Context,
     monitor: &SourceMonitor<'_>,
@@ -284,16 +293,15 @@ fn back_up(
         tags: spec.tags.clone(),
         excludes: spec.excludes.clone(),
         time: now,
+        made_by: MadeBy::Run(run.to_owned()),
+        source_name: Some(spec.name.clone()),
         ..context.backup_options(repo)
     };
-    let mut attempt = 1;
+    let mut retry = Retry::default();
     loop {
         let mut source = open(spec, stamp, context, monitor)?;
         match backup(repo, &mut *source, &options, monitor) {
-            Err(Error::Store(chunkstore::Error::Fenced { .. })) if attempt < ATTEMPTS => {
-                attempt += 1;
-                monitor.restart();
-            }
+            Err(error) if retry.again(&error).is_some() => monitor.restart(),
             done => return Ok(done?),
         }
     }
@@ -307,10 +315,16 @@ fn open(
 ) -> Result<Box<dyn Source>, Failure> {
     if let Some(words) = &spec.command {
         let words = words.iter().map(Into::into).collect();
-        return Ok(Box::new(command::source(words, &spec.filename, time, StreamOptions::default())?));
+        return Ok(Box::new(command::source(
+            words,
+            context.withheld(),
+            spec.filename.as_bytes(),
+            time,
+            StreamOptions { formats: connectors::formats(), ..StreamOptions::default() },
+        )?));
     }
     let options = FilesOptions {
-        excludes: spec.excludes.clone(),
+        excludes: Patterns::parse(&spec.excludes, "excludes", false)?,
         one_file_system: spec.one_file_system,
         ..FilesOptions::default()
     };
@@ -327,10 +341,11 @@ fn open(
 fn report(
     args: &Args,
     sources: &[SourceOutcome],
-    tiers: &[TierOutcome],
+    worked: &Worked,
     seconds: f64,
     context: &Context,
 ) -> Result<(), Failure> {
+    let Worked { outcomes: tiers, standing, doubt } = worked;
     let mut behind: Vec<String> = vec![];
     for outcome in sources {
         behind.extend(
@@ -338,50 +353,81 @@ fn report(
         );
     }
     for outcome in tiers.iter().filter(|outcome| outcome.is_behind()) {
-        let why =
-            outcome.error.clone().unwrap_or_else(|| format!("{} snapshots owed", outcome.snapshots_owed));
-        let promises = outcome.promises_behind.join("; ");
+        let why = match &outcome.error {
+            // People have read it in the tier's own line.
+            Some(_) if !context.global.json => "why, its line says".into(),
+            Some(error) => error.clone(),
+            None if outcome.snapshots_unreadable > 0 => {
+                format!("{} snapshots cannot be read", outcome.snapshots_unreadable)
+            }
+            None => format!("{} snapshots owed", outcome.snapshots_owed),
+        };
+        let promises = match outcome.promises_behind.is_empty() {
+            true => "what was promised".to_owned(),
+            false => outcome.promises_behind.join("; "),
+        };
         behind.push(format!("{promises} on {} ({why})", outcome.tier));
     }
     if context.global.json {
-        let sources: Vec<Value> = sources.iter().map(source_json).collect();
+        let sources: Vec<Value> = sources.iter().map(|outcome| source_json(outcome, standing)).collect();
         output::json_line(&json!({
             "message_type": "summary", "run": args.names, "seconds_elapsed": seconds,
-            "sources": sources, "tiers": to_json(&tiers)?, "promises_behind": behind,
+            "sources": sources, "tiers": to_json(tiers)?, "promises_behind": behind,
+            "clock_in_doubt": doubt.map(|doubt| doubt.describe()),
         }));
         return Ok(());
     }
     let say = |text: String| context.console.say(text);
     for outcome in sources {
-        let SourceOutcome { name, seconds, result, errors, .. } = outcome;
+        let SourceOutcome { name, seconds, result, errors, records, .. } = outcome;
         match result {
             Ok(report) => {
                 let summary = &report.summary;
                 let id = report.snapshot.map(|id| id.short()).unwrap_or_default();
-                let unread = if *errors > 0 { format!(", {errors} NOT READ") } else { String::new() };
+                let mut unread = if *errors > 0 { format!(", {errors} NOT READ") } else { String::new() };
+                if *records > 0 {
+                    unread += &format!(", {records} earlier snapshots cannot be read");
+                }
                 say(format!(
                     "source '{name}': snapshot {id}, {} processed, {} stored, {seconds:.1} s{unread}",
                     output::bytes(summary.total_bytes_processed),
                     output::bytes(summary.data_added_packed),
                 ));
+                if let Some(stays) = stays(report, standing) {
+                    say(format!("  stays {stays}"));
+                }
             }
-            Err(failure) => say(format!("source '{name}': FAILED: {}", failure.message)),
+            Err(failure) => {
+                let failed = format!("source '{name}': FAILED: {}", failure.message);
+                context.console.report(&failed, true);
+            }
         }
     }
-    tiers.iter().for_each(|outcome| say(outcome.describe()));
+    tiers.iter().for_each(|outcome| context.console.report(&outcome.describe(), outcome.is_behind()));
     behind.iter().for_each(|promise| say(format!("behind: {promise}")));
-    if behind.is_empty() {
-        say("all promises are kept".into());
+    if let Some(doubt) = doubt {
+        say(doubt.describe());
+    } else if behind.is_empty() {
+        // What was looked at, and no more.
+        say("all promises are kept, by what each tier says that it holds; 'esker check' reads it".into());
     }
     Ok(())
 }
 
-fn source_json(outcome: &SourceOutcome) -> Value {
-    let SourceOutcome { name, seconds, result, errors, behind } = outcome;
+/// Until when a snapshot stays where, and by which promise.
+fn stays(report: &BackupReport, standing: &Standing) -> Option<String> {
+    let verdict =
+        standing.verdicts.iter().find(|verdict| Some(verdict.known.listed.id) == report.snapshot)?;
+    Some(stay::by_promises(verdict))
+}
+
+fn source_json(outcome: &SourceOutcome, standing: &Standing) -> Value {
+    let SourceOutcome { name, seconds, result, errors, records, behind } = outcome;
+    let errors = errors + records;
     match result {
         Ok(report) => json!({
             "name": name, "ok": true, "seconds": seconds, "snapshot_id": report.snapshot,
-            "errors": errors, "summary": report.summary,
+            "errors": errors, "summary": report.summary, "stays": stays(report, standing), "notes": report.notes,
         }),
         Err(failure) => json!({
             "name": name, "ok": false, "seconds": seconds, "error": failure.message,

@@ -4,33 +4,90 @@ use super::{FilterArgs, to_json};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
 use crate::output;
-use engine::stats::stats;
+use engine::snapshot::Listed;
+use engine::stats::{modes, stats};
 
 /// Show sizes: of what would be restored, and of what is stored
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Count only these snapshots for the restored size
     snapshots: Vec<String>,
+    /// Count in one of restic's ways, and nothing else
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<Mode>,
     #[command(flatten)]
     filter: FilterArgs,
 }
 
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Mode {
+    /// What a restore of each snapshot would write, hard links once
+    RestoreSize,
+    /// Files of different content, each once
+    FilesByContents,
+    /// Chunks of files, each counted once per path
+    BlobsPerFile,
+    /// Stored data that these snapshots need
+    RawData,
+}
+
+/// Progress would stand before the one document that clients of `--json` read.
+fn quietly<T>(context: &Context, work: impl FnOnce(&dyn engine::Monitor) -> T) -> T {
+    match context.global.json {
+        true => work(context.console.monitor()),
+        false => context.console.during("count", work),
+    }
+}
+
+/// Prints what is counted in one of restic's ways.
+fn by_mode(mode: Mode, repo: &engine::Repository, all: &[Listed], context: &Context) -> CommandResult {
+    let counting = match mode {
+        Mode::RestoreSize => modes::Mode::RestoreSize,
+        Mode::FilesByContents => modes::Mode::FilesByContents,
+        Mode::BlobsPerFile => modes::Mode::BlobsPerFile,
+        Mode::RawData => modes::Mode::RawData,
+    };
+    let counted = quietly(context, |monitor| modes::count(repo, all, counting, monitor))?;
+    if context.global.json {
+        output::json_line(&to_json(&counted)?);
+    } else {
+        output::line(format!("Snapshots processed:  {}", counted.snapshots_count));
+        if counted.total_blob_count > 0 {
+            output::line(format!("   Total Blob Count:  {}", counted.total_blob_count));
+        }
+        if !matches!(mode, Mode::RawData) {
+            output::line(format!("   Total File Count:  {}", counted.total_file_count));
+        }
+        if counted.total_uncompressed_size > 0 {
+            output::line(format!(
+                " Total Uncompressed Size:  {}",
+                output::bytes(counted.total_uncompressed_size)
+            ));
+        }
+        if let Some(ratio) = counted.compression_ratio {
+            output::line(format!("      Compression Ratio:  {ratio:.2}x"));
+        }
+        output::line(format!("         Total Size:  {}", output::bytes(counted.total_size)));
+    }
+    Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
-    let filter = args.filter.filter();
-    let mut all = repo.snapshots(context.console.monitor())?;
-    if args.snapshots.is_empty() {
-        all.retain(|listed| filter.fits(&listed.snapshot));
-    } else {
-        let mut chosen = vec![];
-        for wanted in &args.snapshots {
-            chosen.push(engine::snapshot::find(&all, wanted, &filter)?.clone());
-        }
-        all = chosen;
+    let all = args.filter.choose(repo.snapshots(context.console.monitor())?, &args.snapshots)?;
+    if let Some(mode) = args.mode {
+        return by_mode(mode, &repo, &all, context);
     }
-    let stats = context.console.during(|monitor| stats(&repo, &all, monitor))?;
+    let stats = quietly(context, |monitor| stats(&repo, &all, monitor))?;
     if context.global.json {
-        output::json_line(&to_json(&stats)?);
+        let mut value = to_json(&stats)?;
+        if let Some(object) = value.as_object_mut() {
+            // restic's `total_size` is that of its default mode, of hard links once.
+            let monitor = context.console.monitor();
+            let counted = modes::count(&repo, &all, modes::Mode::RestoreSize, monitor)?;
+            object.insert("total_size".into(), counted.total_size.into());
+        }
+        output::json_line(&value);
     } else {
         let bytes = output::bytes;
         output::line(format!("snapshots:     {}", stats.snapshots_count));
@@ -53,7 +110,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         ));
         output::line(format!(
             "stored:        {} in {} packs ({:.2}x)",
-            bytes(stats.total_size),
+            bytes(stats.stored_size),
             stats.packs,
             stats.compression_ratio
         ));

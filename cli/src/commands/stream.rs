@@ -1,107 +1,150 @@
 //! `esker stream`
 
+use super::{parse_interval, show_moment};
 use crate::config::hostname;
 use crate::context::Context;
+use crate::declared::{Declared, Declares};
 use crate::exit::{Code, CommandResult, Failure};
+use crate::manager::Manager;
 use crate::{output, sources};
 use engine::Repository;
 use engine::backup::BackupOptions;
+use engine::connector::{Choice, Chosen, LiveStream};
 use engine::growing::{FollowOptions, Report, Standing};
-use engine::journal::replay::shown;
-use engine::source::redis::address::Scheme;
+use engine::moment::shown;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Stay attached to a Redis, PostgreSQL or MariaDB and keep every moment of it
+/// How far a recovery point is behind, and how old a base may be, unless it is said.
+const INTERVAL: Duration = Duration::from_secs(5);
+const BASE_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Stay connected to a server and store every change
 ///
 /// A base first, then what the server sends to its replicas: 'esker restore --time' brings any moment back. One snapshot for each base, tagged 'stream', which grows; only what is durable is acknowledged to the server.
-/// Ends with ctrl-C, and goes on where it was.
-#[derive(clap::Args, Debug)]
+/// A server that cannot be reached at first, when there is no base to go on from, ends it with code 25; later, or with a base,
+/// it says so and tries again until it is ended. Ends with ctrl-C or SIGTERM after a last checkpoint, and goes on where it was. Tells systemd that it is ready once the
+/// server is attached.
+#[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Args {
-    /// The server: redis://user:password@host:port, redis+unix:///path, postgres://user@host:port,
-    /// mysql://user@host:port, or less
+    #[arg(value_name = "URL|NAME", value_parser = crate::words::url(), help = url_help())]
     url: String,
-    /// A recovery point is at most so far behind
-    #[arg(long, value_parser = parse_duration, default_value = "5s", value_name = "DURATION")]
-    interval: Duration,
-    /// Make a new base after so long
-    #[arg(long, value_parser = parse_duration, default_value = "24h", value_name = "DURATION")]
-    base_every: Duration,
+    /// Time between commits: a recovery point is at most this old [default: 5s]
+    #[arg(long, value_parser = parse_interval, value_name = "DURATION")]
+    interval: Option<Duration>,
+    /// Make a new base backup after this time [default: 24h]
+    #[arg(long, value_parser = parse_interval, value_name = "DURATION")]
+    base_every: Option<Duration>,
     /// Tags for the snapshots, besides 'stream' (a,b or repeated)
-    #[arg(long, value_name = "TAGS")]
+    #[arg(long, value_name = "TAGS", value_parser = crate::words::kept())]
     tag: Vec<String>,
     /// Host name for the snapshots, instead of this machine's
-    #[arg(short = 'H', long, value_name = "HOST")]
+    #[arg(short = 'H', long, value_name = "HOST", value_parser = crate::words::filled())]
     host: Option<String>,
-    /// Write lag and offsets here after every commit, as Prometheus's textfile collector reads them
+    /// Write lag and offsets to this file after every commit, for Prometheus's textfile collector
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
-    /// Of PostgreSQL: the replication slot, which is made if there is none; else one of this host and repository
-    #[arg(long, value_name = "NAME")]
-    slot: Option<String>,
-    /// Of PostgreSQL: drop the slot of a stream that will not be continued, so that the server keeps no WAL for it
-    #[arg(long)]
-    drop_slot: bool,
+    #[command(flatten)]
+    declared: Declared<OfStream>,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    let duration = Duration::try_from(span).map_err(|_| "a duration is not negative".to_owned())?;
-    if duration < Duration::from_millis(200) { Err("shorter than 200ms".into()) } else { Ok(duration) }
+impl Args {
+    /// With what esker.toml says of a stream of that name; flags go before it.
+    fn with_file(&self, context: &Context) -> Result<Self, Failure> {
+        if self.url.contains("://") || connectors::is_url(&self.url) {
+            return Ok(self.clone());
+        }
+        let streams = context.file.as_ref().map(|file| file.streams.as_slice()).unwrap_or_default();
+        let Some(spec) = streams.iter().find(|spec| spec.name == self.url) else {
+            let known: Vec<&str> = streams.iter().map(|spec| spec.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Failure::new(format!(
+                "'{}' is neither a URL nor a [[stream]] of esker.toml, which has {known}",
+                engine::source::without_password(&self.url)
+            )));
+        };
+        let mut declared = self.declared.clone();
+        declared.or_give("slot", spec.slot.as_deref());
+        Ok(Self {
+            url: spec.url.clone(),
+            interval: self.interval.or(spec.interval),
+            base_every: self.base_every.or(spec.base_every),
+            tag: if self.tag.is_empty() { spec.tags.clone() } else { self.tag.clone() },
+            host: self.host.clone().or_else(|| spec.host.clone()),
+            metrics: self.metrics.clone().or_else(|| spec.metrics.clone()),
+            declared,
+        })
+    }
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
-    let is_postgres = engine::pg::conninfo::scheme(&args.url).is_some();
-    if !is_postgres && (args.slot.is_some() || args.drop_slot) {
-        return Err(Failure::new("--slot and --drop-slot are for postgres://"));
+    let args = &args.with_file(context)?;
+    let server = engine::source::without_password(&args.url);
+    let _in_it = tracing::info_span!("stream", server).entered();
+    let (_, live) = known(&args.url)?;
+    if let Some(flag) = args.declared.flags().find(|flag| live.choices().iter().all(|own| own.flag != *flag))
+    {
+        let takes = |live: &&dyn LiveStream| live.choices().iter().any(|own| own.flag == flag);
+        let schemes: Vec<String> = all().filter(takes).flat_map(schemes).collect();
+        return Err(Failure::usage(format!("--{flag} is for {}", schemes.join(", "))));
     }
     let sources = sources::url_options(context)?;
     let repo = context.open()?;
     let monitor = context.console.monitor();
     let options = FollowOptions {
-        interval: args.interval,
-        base_every: args.base_every,
+        interval: args.interval.unwrap_or(INTERVAL),
+        base_every: args.base_every.unwrap_or(BASE_EVERY),
         backup: backup_options(args, context, &repo),
         scratch: sources.scratch.clone(),
         clock: crate::context::now,
     };
-    if is_postgres {
-        let server = engine::pg::Server::parse(&args.url, &sources)?;
-        let slot = args.slot.clone().unwrap_or_else(|| slot_name(&repo));
-        if args.drop_slot {
-            engine::pg::follow::drop_slot(&server, &slot)?;
-            context.console.say(format!("replication slot {slot} dropped"));
-            return Ok(Code::Done);
-        }
-        return report_to(&server.place(), args, context, &mut |report| {
-            engine::pg::follow::follow(&repo, &server, &slot, &options, monitor, report)
-        });
+    let mut chosen = Chosen::default();
+    args.declared.tell(&mut chosen)?;
+    let mut following = live.open(&args.url, &label(&repo), &chosen, &sources)?;
+    if let Some(slot) = following.let_go()? {
+        context.console.result(format!("replication slot {slot} dropped"), json!({"slot_dropped": slot}));
+        return Ok(Code::Done);
     }
-    let shown = engine::source::without_password(&args.url);
-    let url = url::Url::parse(&args.url).map_err(|error| Failure::new(format!("{shown}: {error}")))?;
-    match url.scheme() {
-        live if Scheme::of(live).is_some_and(|scheme| !scheme.scan) => {
-            let server = engine::source::redis::Server::new(&url, &sources)?;
-            if server.database.is_some() {
-                return Err(Failure::new("what a server sends is of all databases; name none in the URL"));
-            }
-            report_to(&server.address.to_string(), args, context, &mut |report| {
-                engine::journal::follow::follow(&repo, &server, &options, monitor, report)
-            })
-        }
-        "mysql" | "mariadb" => {
-            let server = engine::mysql::Server::new(&url, &sources)?;
-            if server.database.is_some() {
-                return Err(Failure::new("the binary log is of all databases; name none in the URL"));
-            }
-            report_to(&server.place(), args, context, &mut |report| {
-                engine::mysql::follow::follow(&repo, &server, &options, monitor, report)
-            })
-        }
-        _ => Err(Failure::new(
-            "only redis://, rediss://, redis+unix://, postgres:// and mysql:// can be followed",
-        )),
+    report_to(&following.place(), args, context, &mut |report| {
+        following.follow(&repo, &options, monitor, report)
+    })
+}
+
+/// What help says of the argument.
+fn url_help() -> String {
+    let schemes: Vec<String> = all().flat_map(schemes).collect();
+    format!("The server, by its URL ({}), or the name of a stream in esker.toml", schemes.join(", "))
+}
+
+/// Everything that can be followed.
+fn all() -> impl Iterator<Item = &'static dyn LiveStream> {
+    connectors::all().iter().filter_map(|connector| connector.live_stream())
+}
+
+fn schemes(live: &dyn LiveStream) -> Vec<String> {
+    live.schemes().iter().map(|scheme| format!("{scheme}://")).collect()
+}
+
+/// What can follow a URL.
+fn known(url: &str) -> Result<(&str, &'static dyn LiveStream), Failure> {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    let live = all().find(|live| live.schemes().contains(&scheme));
+    let live = live.ok_or_else(|| {
+        let schemes: Vec<String> = all().flat_map(schemes).collect();
+        Failure::usage(format!("only {} can be followed", schemes.join(", ")))
+    })?;
+    Ok((scheme, live))
+}
+
+/// Choices of streams.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OfStream;
+
+impl Declares for OfStream {
+    const NEEDS: Option<&'static str> = None;
+    fn all() -> Vec<&'static Choice> {
+        all().flat_map(|live| live.choices()).copied().collect()
     }
 }
 
@@ -110,6 +153,7 @@ fn backup_options(args: &Args, context: &Context, repo: &Repository) -> BackupOp
     let tags = args.tag.iter().flat_map(|tags| super::split_tags(tags)).filter(|tag| !tag.is_empty());
     BackupOptions {
         hostname: args.host.clone().unwrap_or_else(hostname),
+        made_by: engine::snapshot::MadeBy::Stream,
         tags: std::iter::once("stream".to_owned()).chain(tags).collect(),
         ..context.backup_options(repo)
     }
@@ -123,22 +167,39 @@ fn report_to(
     run: &mut dyn FnMut(&mut Report<'_>) -> engine::Result<()>,
 ) -> CommandResult {
     let mut told = None;
+    let mut last: Option<Standing> = None;
+    let manager = Manager::from_environment();
     let done = run(&mut |standing, trouble| {
         if let Some(metrics) = &args.metrics
             && let Err(error) = write_metrics(metrics, standing, place)
         {
             context.console.say(format!("cannot write {}: {error}", metrics.display()));
         }
+        if standing.attached && !last.as_ref().is_some_and(|last| last.attached) {
+            manager.tell("READY=1\nSTATUS=attached");
+        } else if let Some(trouble) = trouble {
+            manager.tell(&format!("STATUS=detached: {}", trouble.replace('\n', " ")));
+        }
         tell(standing, trouble, &mut told, context);
+        last = Some(standing.clone());
     });
-    Err(match done {
-        Ok(()) => Failure::new("the server was let go"),
-        Err(error) => error.into(),
-    })
+    manager.tell("STOPPING=1");
+    match (done, last) {
+        // Somebody ended it, and what had come until then is durable.
+        (Err(engine::Error::Interrupted), Some(last)) => {
+            let until = shown(last.until_ms);
+            let value = json!({"snapshot_id": last.snapshot, "until": until, "offset": last.position});
+            let until = show_moment(last.until_ms);
+            context.console.result(format!("ended; restorable until {until}"), value);
+            Ok(Code::Done)
+        }
+        (Ok(()), _) => Err(Failure::new("the server was let go")),
+        (Err(error), _) => Err(error.into()),
+    }
 }
 
-/// A slot of this repository and host: names take lower case letters, digits and `_`, 63 of them.
-fn slot_name(repo: &Repository) -> String {
+/// A name of this repository and host, such as for a replication slot: lower case letters, digits and `_`, 63 of them.
+fn label(repo: &Repository) -> String {
     let plain = |text: &str| -> String {
         let small = text.to_ascii_lowercase();
         small.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(40).collect()
@@ -168,7 +229,7 @@ fn tell(standing: &Standing, trouble: Option<&str>, told: &mut Option<bool>, con
         context.console.say(format!("base is durable, snapshot {}", standing.snapshot.short()));
     }
     if *told != Some(standing.attached) && standing.attached {
-        context.console.say(format!("attached; restorable until {}", shown(standing.until_ms)));
+        context.console.say(format!("attached; restorable until {}", show_moment(standing.until_ms)));
     }
     *told = Some(standing.attached);
 }

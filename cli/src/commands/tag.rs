@@ -1,25 +1,35 @@
-//! `esker tag`
+//! `esker tag`: what people say about snapshots, their tags and whether they are to stay.
 
 use super::{FilterArgs, split_tags};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use chunkstore::ObjectId;
+use engine::snapshot::{Hold, Listed, Snapshot};
+use engine::{Error, Repository};
 use serde_json::json;
 
-/// Change the tags of snapshots
+/// Change the tags of snapshots, or hold them
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Which snapshots; all that fit the filter if none is given
+    /// Snapshots to change [default: all that match the filter]
     snapshots: Vec<String>,
-    /// Replace all tags by these
-    #[arg(long, value_name = "TAGS", conflicts_with_all = ["add", "remove"])]
+    /// Replace all tags with these
+    #[arg(long, value_name = "TAGS", conflicts_with_all = ["add", "remove"], value_parser = crate::words::kept())]
     set: Vec<String>,
     /// Add these
-    #[arg(long, value_name = "TAGS")]
+    #[arg(long, value_name = "TAGS", value_parser = crate::words::kept())]
     add: Vec<String>,
     /// Remove these
-    #[arg(long, value_name = "TAGS")]
+    #[arg(long, value_name = "TAGS", value_parser = crate::words::kept())]
     remove: Vec<String>,
+    /// Hold the snapshots: no rule of forget, no promise and no run removes them; 'esker forget ID' does
+    #[arg(long, conflicts_with = "release")]
+    hold: bool,
+    /// Release the snapshots: rules and promises apply to them, even if they were made by hand or with
+    /// --keep-until
+    #[arg(long)]
+    release: bool,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -29,23 +39,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         sets.iter().flat_map(|tags| split_tags(tags)).filter(|tag| !tag.is_empty()).collect()
     };
     let (set, add, remove) = (list(&args.set), list(&args.add), list(&args.remove));
-    if args.set.is_empty() && add.is_empty() && remove.is_empty() {
-        return Err(Failure::new("nothing to do: give --set, --add or --remove"));
+    let holds = args.hold || args.release;
+    if args.set.is_empty() && add.is_empty() && remove.is_empty() && !holds {
+        return Err(Failure::usage("nothing to do: give --set, --add, --remove, --hold or --release"));
     }
     let repo = context.open()?;
-    let all = repo.snapshots(context.console.monitor())?;
-    let filter = args.filter.filter();
-    let chosen = if args.snapshots.is_empty() {
-        all.iter().filter(|listed| filter.fits(&listed.snapshot)).collect()
-    } else {
-        args.snapshots
-            .iter()
-            .map(|wanted| engine::snapshot::find(&all, wanted, &filter))
-            .collect::<Result<Vec<_>, _>>()?
-    };
+    let chosen = args.filter.choose(repo.snapshots(context.console.monitor())?, &args.snapshots)?;
     let mut changed = 0u64;
-    for listed in chosen {
-        let mut snapshot = listed.snapshot.clone();
+    let changed_record = |of: &Listed| {
+        let mut snapshot = of.snapshot.clone();
         if !args.set.is_empty() {
             snapshot.tags.clone_from(&set);
         }
@@ -55,18 +57,24 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 snapshot.tags.push(tag.clone());
             }
         }
-        if snapshot.tags == listed.snapshot.tags {
-            continue;
+        if args.hold {
+            snapshot.hold = Hold::Held;
         }
-        snapshot.original.get_or_insert(listed.id);
-        let root = repo.replace_snapshot(listed, &snapshot)?;
+        if args.release {
+            (snapshot.hold, snapshot.keep_until) = (Hold::Released, None);
+        }
+        (snapshot != of.snapshot)
+            .then(|| Snapshot { original: snapshot.original.or(Some(of.id)), ..snapshot })
+    };
+    for listed in &chosen {
+        let Some((old, new)) = change(&repo, listed, &changed_record, context)? else { continue };
         changed += 1;
         if context.global.json {
             output::json_line(
-                &json!({"message_type": "changed", "old_snapshot_id": listed.id, "new_snapshot_id": root.id}),
+                &json!({"message_type": "changed", "old_snapshot_id": old, "new_snapshot_id": new}),
             );
         } else {
-            context.console.say(format!("snapshot {} is now {}", listed.id.short(), root.id.short()));
+            context.console.say(format!("snapshot {} is now {}", old.short(), new.short()));
         }
     }
     if context.global.json {
@@ -75,4 +83,31 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         context.console.say(format!("changed {changed} snapshots"));
     }
     Ok(Code::Done)
+}
+
+/// So often a snapshot is looked for again that is replaced while it is changed or removed.
+pub(super) const ATTEMPTS: u32 = 20;
+
+/// Replaces the record of a snapshot, or of what took its place meanwhile, as a live stream replaces its own every few seconds.
+/// Returns the old id and the new one, or `None` if nothing is to be changed.
+fn change(
+    repo: &Repository,
+    listed: &Listed,
+    changed: &dyn Fn(&Listed) -> Option<Snapshot>,
+    context: &Context,
+) -> Result<Option<(ObjectId, ObjectId)>, Failure> {
+    let mut old = listed.clone();
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        let Some(snapshot) = changed(&old) else { return Ok(None) };
+        match repo.replace_snapshot(&old, &snapshot) {
+            Err(Error::Store(error @ chunkstore::Error::Gone { .. }))
+                if left > 0 && !context.console.monitor().interrupted() =>
+            {
+                old = repo.present(&old.id)?.ok_or(Error::Store(error))?;
+            }
+            root => return Ok(Some((old.id, root?.id))),
+        }
+    }
 }

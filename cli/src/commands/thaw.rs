@@ -6,8 +6,10 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{TierPlace, WarmUp};
 use crate::output;
+use crate::shell;
 use crate::tiers::Opened;
 use chunkstore::storage::shelf::{Retrieval, Warmth};
+use engine::inside::Inside;
 use engine::snapshot::{Listed, split_path};
 use engine::tier::thaw::{Offer, ThawPlan, ThawState, prices_of};
 use engine::{Error, Repository};
@@ -16,7 +18,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Plan, ask for and follow the thawing of what a restore needs
+/// The pause before a wait looks at the store again; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a wait looks whether the user has had enough.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Plan, request and follow the thawing of packs that a restore needs
 ///
 /// Nothing is asked for, and nothing costs, before 'start'. Packs that a nearer tier has, or that are thawed
 /// already, are left out. Then run the restore again later, or with --wait-thaw.
@@ -28,26 +35,27 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Say what is needed: packs, bytes, requests, hours, money
+    /// Print what a thaw needs: packs, bytes, requests, hours, money
     Plan(Which),
-    /// Ask the store for it, and leave
+    /// Request the thaw from the store and return
     Start {
         #[command(flatten)]
         which: Which,
         /// How fast: expedited, standard or bulk
         #[arg(long, default_value = "standard", value_name = "WAY")]
         retrieval: Retrieval,
-        /// Say what would be asked for
+        /// Only print what would be requested
         #[arg(short = 'n', long)]
         dry_run: bool,
     },
-    /// Say how far it is; exit code 22 until a restore can begin
+    /// Print the progress; exit code 22 until a restore can begin
     Status(Which),
 }
 
 #[derive(clap::Args, Debug)]
 struct Which {
     /// Snapshot: id, latest, latest~N, with :path for a part of it
+    #[arg(value_parser = crate::words::path())]
     snapshot: String,
     /// The tier to thaw, instead of the first frozen one that has the snapshot
     #[arg(long, value_name = "NAME")]
@@ -59,13 +67,21 @@ struct Which {
     filter: FilterArgs,
 }
 
+impl Args {
+    /// Whether it only prints.
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self.what, What::Plan(_) | What::Status(_))
+    }
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let which = match &args.what {
         What::Plan(which) | What::Status(which) | What::Start { which, .. } => which,
     };
     let (opened, found) = frozen_tier(which, context)?;
     let (_, path) = split_path(&which.snapshot);
-    let plan = plan(&opened, &found, path.as_bytes(), context)?;
+    let plan =
+        plan(&opened, &found, Inside::new(path).resolve(&opened.repo, &found.snapshot)?.path(), context)?;
     let (price, hot) = prices(&opened, context)?;
     let offers = plan.offers(&price, &hot, which.days);
     match &args.what {
@@ -85,9 +101,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             let asked = match (dry_run, &tier_of(&opened)?.warm_up) {
                 (true, _) => 0,
                 (false, Some(warm_up)) => warm_up_all(&plan, warm_up, &opened, context)?,
-                (false, None) => context
-                    .console
-                    .during(|monitor| plan.start(&opened.repo, which.days, *retrieval, monitor))?,
+                (false, None) => context.console.during("ask for thawing", |monitor| {
+                    plan.start(&opened.repo, which.days, *retrieval, monitor)
+                })?,
             };
             let (packs, bytes) = asked_for(&plan);
             let state = plan.state();
@@ -178,7 +194,9 @@ fn prices(
 /// What is needed, and how it lies.
 fn plan(opened: &Opened, found: &Listed, beneath: &[u8], context: &Context) -> Result<ThawPlan, Failure> {
     let repo = &opened.repo;
-    let mut plan = context.console.during(|monitor| ThawPlan::make(repo, found, beneath, monitor))?;
+    let mut plan = context
+        .console
+        .during("plan the thawing", |monitor| ThawPlan::make(repo, found, beneath, monitor))?;
     if let Some(warm_up) = opened.tier.as_ref().and_then(|tier| tier.warm_up.as_ref()) {
         let asked = Asked::read(repo, &context.global)?;
         plan.all_by(|pack| asked.warmth(&pack.to_string(), warm_up, repo.store().now_ms()));
@@ -231,7 +249,7 @@ fn show_plan(
             format!("${:.4}", offer.dollars_fetch),
         ]);
     }
-    output::line(table.trim_fmt());
+    output::block(table.trim_fmt());
     say(format!("thawed copies for {days} days are in the price; 'esker thaw start' asks for them"));
     Ok(())
 }
@@ -248,6 +266,7 @@ pub(crate) fn need_thawed(
         return Ok(());
     }
     opened.repo.sync_index(context.console.monitor())?;
+    let mut pause = FIRST_PAUSE;
     loop {
         let state = plan(opened, found, beneath, context)?.state();
         if state.is_ready() {
@@ -264,11 +283,25 @@ pub(crate) fn need_thawed(
         if let Some(message) = message {
             return Err(Failure { code: Code::Frozen, message });
         }
+        context.console.say(said);
+        rest(pause.min(wait.unwrap_or_default()), context)?;
+        pause = pause.saturating_mul(2);
+    }
+}
+
+/// Lets time pass, unless the user has had enough.
+fn rest(pause: Duration, context: &Context) -> Result<(), Failure> {
+    let mut left = pause;
+    loop {
         if context.console.monitor().interrupted() {
             return Err(Error::Interrupted.into());
         }
-        context.console.say(said);
-        std::thread::sleep(wait.unwrap_or_default());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let step = left.min(LOOK);
+        std::thread::sleep(step);
+        left = left.saturating_sub(step);
     }
 }
 
@@ -303,7 +336,7 @@ impl Asked {
     fn write(&self, repo: &Repository, global: &Global) -> Result<(), Failure> {
         let Some(path) = Self::path(repo, global) else { return Ok(()) };
         let bytes = serde_json::to_vec(self).map_err(|error| Failure::new(error.to_string()))?;
-        Ok(std::fs::write(path, bytes)?)
+        Ok(chunkstore::private::write(&path, &bytes)?)
     }
 
     fn warmth(&self, pack: &str, warm_up: &WarmUp, now_ms: u64) -> Warmth {
@@ -329,7 +362,9 @@ fn warm_up_all(
     for needed in plan.frozen() {
         let (id, path) = (needed.pack.name.id.to_string(), needed.pack.name.object());
         let command = warm_up.command.replace("%id", &id).replace("%path", &path);
-        let status = std::process::Command::new("/bin/sh").args(["-c", &command]).status()?;
+        let mut shell = shell::command(command.as_ref(), &context.passed());
+        shell.stdin(std::process::Stdio::null());
+        let (status, _) = shell::run(shell)??;
         if !status.success() {
             asked.write(repo, &context.global)?;
             return Err(Failure::new(format!("the warm-up command failed for {path}: {status}")));

@@ -3,11 +3,14 @@
 use super::to_json;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::fleet::{Fleet, Work};
+use crate::file::File;
+use crate::fleet::{Fleet, Work, Worked};
 use crate::output;
-use engine::Repository;
+use engine::tier::keep::{Behind, GroupBehind};
 use engine::tier::status::{Holding, holding};
 use serde_json::json;
+
+mod adopt;
 
 /// Copies of the repository: how they stand, and bringing them up to date
 #[derive(clap::Args, Debug)]
@@ -18,6 +21,17 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
+    /// Make a tier of esker.toml, empty, at a place where nothing is
+    ///
+    /// No other command makes one: a place where nothing lies, as of a disk that is not mounted, is never taken for a new
+    /// tier. `esker init` makes all that can be reached.
+    Init {
+        /// The tier
+        name: String,
+        /// Make it, although it was made before: what it held is lost
+        #[arg(long)]
+        again: bool,
+    },
     /// What each tier holds, owes and costs; exit code 3 if a promise is not kept
     Status,
     /// Copy what is owed, and extend locks; exit code 3 if something is still owed
@@ -41,18 +55,32 @@ enum What {
         /// Remove what is paid for until later, too
         #[arg(long)]
         early: bool,
+        /// Remove what was there before the tier's HEAD was made anew, too, if nothing needs it: look at the tier's
+        /// snapshots first
+        #[arg(long, requires = "tiers")]
+        accept_head: bool,
     },
-    /// Make a copy the primary, after the old one was lost
+    /// Make a copy the primary, after the old one was lost, or to move it
+    ///
+    /// It says what other copies that can be reached have more. As long as the old primary can be reached, the copy must be
+    /// up to date.
     ///
     /// From then on the old primary is refused, should it come back, by this machine and by every tier that the
     /// new one was copied to.
     Adopt {
         /// The tier
         name: String,
-        /// Do it, although the old primary can still be reached
+        /// Do it, although the old primary can still be reached, and has what this one lacks
         #[arg(long)]
         force: bool,
     },
+}
+
+impl Args {
+    /// Whether it only prints.
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self.what, What::Status)
+    }
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
@@ -68,34 +96,70 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             };
             work_and_print(&work, context)
         }
-        What::Prune { tiers, dry_run, early } => prune(tiers, *dry_run, *early, context),
-        What::Adopt { name, force } => adopt(name, *force, context),
+        What::Init { name, again } => init(name, *again, context),
+        What::Prune { tiers, dry_run, early, accept_head } => {
+            prune(tiers, *dry_run, *early, *accept_head, context)
+        }
+        What::Adopt { name, force } => adopt::run(name, *force, context),
     }
 }
 
 /// Brings tiers up to date, and says how they stand.
 pub(crate) fn work_and_print(work: &Work, context: &Context) -> CommandResult {
     let file = context.need_file()?;
-    work.only.iter().try_for_each(|name| file.tier(name).map(drop))?;
+    are_copies(&work.only, file, "'esker tier sync' copies from it to the others")?;
     let fleet = context.fleet(work.rejoin.as_deref())?;
-    let outcomes = context.console.during(|monitor| fleet.work(work, file, context, monitor))?;
-    let behind = outcomes.iter().any(|outcome| outcome.is_behind());
+    let Worked { outcomes, doubt, .. } =
+        context.console.during("tiers", |monitor| fleet.work(work, file, context, monitor))?;
+    if let Some(doubt) = &doubt {
+        context.console.warn(&doubt.describe());
+    }
+    let behind = doubt.is_some() || outcomes.iter().any(|outcome| outcome.is_behind());
     if context.global.json {
-        output::json_line(
-            &json!({"message_type": "summary", "tiers": to_json(&outcomes)?, "dry_run": work.dry_run}),
-        );
+        output::json_line(&json!({
+            "message_type": "summary", "tiers": to_json(&outcomes)?, "dry_run": work.dry_run,
+            "clock_in_doubt": doubt.map(|doubt| doubt.describe()),
+        }));
     } else {
-        outcomes.iter().for_each(|outcome| context.console.say(outcome.describe()));
+        outcomes.iter().for_each(|outcome| context.console.report(&outcome.describe(), outcome.is_behind()));
     }
     Ok(if behind { Code::Incomplete } else { Code::Done })
 }
 
-fn prune(only: &[String], dry_run: bool, early: bool, context: &Context) -> CommandResult {
+fn init(name: &str, again: bool, context: &Context) -> CommandResult {
     let file = context.need_file()?;
-    only.iter().try_for_each(|name| file.tier(name).map(drop))?;
+    let tier = file.tier(name)?;
+    if file.primary().is_some_and(|primary| primary.options.name == name) {
+        return Err(Failure::new(format!("'{name}' is the primary: 'esker init' makes it")));
+    }
+    let (_, primary) = context.open_primary()?;
+    context.refuse_to_write_alone()?;
+    let made = context.make_tier(&primary, tier, again)?;
+    let place = made.repo.store().storage().place();
+    let value = json!({"message_type": "summary", "tier": name, "place": place});
+    context.console.result(format!("made tier '{name}' at {place}; 'esker tier sync' fills it"), value);
+    Ok(Code::Done)
+}
+
+/// That these are tiers, and not the primary, for which there is `instead`.
+fn are_copies(names: &[String], file: &File, instead: &str) -> Result<(), Failure> {
+    for name in names {
+        file.tier(name)?;
+        if file.primary().is_some_and(|primary| primary.options.name == *name) {
+            return Err(Failure::new(format!("'{name}' is the primary: {instead}")));
+        }
+    }
+    Ok(())
+}
+
+fn prune(only: &[String], dry_run: bool, early: bool, accept_head: bool, context: &Context) -> CommandResult {
+    let file = context.need_file()?;
+    are_copies(only, file, "'esker prune' is for it")?;
     let fleet = context.fleet(None)?;
     for tier in fleet.tiers.iter().filter(|tier| only.is_empty() || only.contains(&tier.options.name)) {
-        let plan = context.console.during(|monitor| tier.prune(early, dry_run, monitor))?;
+        let plan = context.console.during(&format!("tier '{}': prune", tier.options.name), |monitor| {
+            tier.prune(early, accept_head, dry_run, monitor)
+        })?;
         let name = &tier.options.name;
         if context.global.json {
             let mut value = to_json(&plan)?;
@@ -113,7 +177,11 @@ fn prune(only: &[String], dry_run: bool, early: bool, context: &Context) -> Comm
                 output::bytes(plan.bytes_remove),
                 output::bytes(plan.bytes_unused_after)
             ));
+            super::prune::print_orphans(&plan, Some(name), dry_run, context);
         }
+    }
+    if !dry_run {
+        engine::tier::note(&fleet.primary, &fleet.tiers, None)?;
     }
     Ok(away(&fleet, context))
 }
@@ -128,9 +196,13 @@ fn away(fleet: &Fleet, context: &Context) -> Code {
 
 fn status(context: &Context) -> CommandResult {
     let file = context.need_file()?;
-    let fleet = context.fleet(None)?;
+    let fleet = context.fleet_to_look(None).inspect_err(|failure| {
+        if !matches!(failure.code, Code::WrongPassword | Code::Interrupted) {
+            context.show_survivors(failure);
+        }
+    })?;
     let monitor = context.console.monitor();
-    let standing = fleet.standing(file, context, monitor)?;
+    let standing = fleet.standing(file, context.now(), monitor)?;
     fleet.primary.sync_index(monitor)?;
     let packs = fleet.primary.store().index().packs();
     let bytes: u64 = packs.iter().map(|pack| pack.len).sum();
@@ -158,6 +230,7 @@ fn status(context: &Context) -> CommandResult {
         "Class",
         "Snapshots",
         "Owed",
+        "Behind",
         "Packs",
         "Size",
         "Frozen",
@@ -165,11 +238,22 @@ fn status(context: &Context) -> CommandResult {
         "$/month",
         "Locked until",
     ]);
-    let mut values = vec![];
+    let (mut values, mut lines) = (vec![], vec![]);
     for (name, role, class, held) in rows {
         let owed = standing.owed(&name).len();
-        if owed > 0 || !held.hazards.is_empty() {
+        let behind = standing.behind(&name);
+        let unreadable: Vec<String> = standing.unreadable(&name).iter().map(|id| id.short()).collect();
+        if !unreadable.is_empty() {
+            let (count, ids) = (unreadable.len(), unreadable.join(", "));
+            context.console.warn(&format!(
+                "tier '{name}': {count} snapshots cannot be read ({ids}); 'esker run' says what to do"
+            ));
+        }
+        if owed > 0 || !unreadable.is_empty() || !held.hazards.is_empty() {
             code = Code::Incomplete;
+        }
+        if owed > 0 && context.global.quiet {
+            context.console.warn(&format!("tier '{name}': {owed} snapshots owed"));
         }
         for hazard in &held.hazards {
             context.console.warn(&format!(
@@ -182,14 +266,28 @@ fn status(context: &Context) -> CommandResult {
             object.insert("role".into(), json!(role));
             object.insert("class".into(), json!(class));
             object.insert("snapshots_owed".into(), json!(owed));
+            object.insert("snapshots_unreadable".into(), json!(unreadable.len()));
+            object.insert("groups_behind".into(), json!(behind.groups));
+            object.insert("seconds_behind".into(), json!(behind.longest.as_secs()));
+            let each: Vec<_> = behind.each.iter().map(group_behind).collect();
+            object.insert("behind".into(), json!(each));
         }
         values.push(value);
+        lines.extend(behind.each.iter().map(|group| {
+            let time = match group.by {
+                Some(by) => format!(", {}", crate::units::duration(by.as_secs_f64())),
+                None => ", nothing of it is there".into(),
+            };
+            let (key, snapshots) = (group.key.describe(), group.snapshots);
+            format!("tier '{name}' is behind by {snapshots} snapshots{time}: {key}")
+        }));
         table.add_row([
             name,
             role,
             class,
             held.snapshots.to_string(),
             owed.to_string(),
+            show_behind(&behind),
             held.packs.to_string(),
             output::bytes(held.bytes),
             output::bytes(held.bytes_frozen),
@@ -203,7 +301,8 @@ fn status(context: &Context) -> CommandResult {
         output::json_line(&json!({"message_type": "summary", "tiers": values, "unreachable": away}));
         return Ok(code);
     }
-    context.console.say(table.trim_fmt());
+    context.console.say_table(&table);
+    lines.into_iter().for_each(|line| context.console.say(line));
     for verdict in &standing.verdicts {
         let missing: Vec<&str> =
             verdict.promised.keys().filter(|tier| verdict.is_owed(tier)).map(String::as_str).collect();
@@ -222,6 +321,25 @@ fn status(context: &Context) -> CommandResult {
     Ok(code)
 }
 
+fn group_behind(group: &GroupBehind) -> serde_json::Value {
+    let GroupBehind { key, snapshots, by } = group;
+    json!({
+        "host": key.hostname, "paths": key.paths, "origins": key.origins, "snapshots": snapshots,
+        "seconds": by.map(|by| by.as_secs()),
+    })
+}
+
+/// By how much the newest of each group is newer than what a tier has of it.
+fn show_behind(behind: &Behind) -> String {
+    let time = crate::units::duration(behind.longest.as_secs_f64());
+    match (behind.groups, behind.missing) {
+        (0, _) => "no".into(),
+        (groups, 0) => format!("{time}, {groups} groups"),
+        (groups, missing) if groups == missing => format!("{missing} groups lacking"),
+        (groups, missing) => format!("{time}, {groups} groups, {missing} lacking"),
+    }
+}
+
 /// When anything that is locked could first be removed by anybody.
 fn locked(held: &Holding) -> String {
     let show = |seconds: Option<u64>| {
@@ -229,45 +347,4 @@ fn locked(held: &Holding) -> String {
         Some(super::show_time(time))
     };
     show(held.first_unlock_s).unwrap_or_default()
-}
-
-fn adopt(name: &str, force: bool, context: &Context) -> CommandResult {
-    let file = context.need_file()?;
-    let tier = file.tier(name)?;
-    let place = tier.place.open(false, tier.rates)?;
-    let password = context.password(false)?;
-    let repo = Repository::open(context.access(place)?, password.as_bytes())?;
-    if repo.store().tier().is_none() {
-        context.console.say(format!("'{name}' is a primary already"));
-        return Ok(Code::Done);
-    }
-    if let Some(old) = file.primary().filter(|old| old.options.name != name && !force) {
-        let alive = old
-            .place
-            .open(false, old.rates)
-            .is_ok_and(|storage| storage.read_head().is_ok_and(|head| head.is_some()));
-        if alive {
-            return Err(Failure::new(format!(
-                "the primary '{}' can still be reached: what was backed up to it since the last sync would be left \
-                 behind. Run 'esker tier sync' first; --force if it is to be given up all the same",
-                old.options.name
-            )));
-        }
-    }
-    let incarnation = repo.store().adopt()?;
-    let old = file.primary().map(|old| old.options.name.clone()).unwrap_or_default();
-    if context.global.json {
-        output::json_line(
-            &json!({"message_type": "summary", "tier": name, "incarnation": incarnation, "snapshots": repo.snapshot_roots().len()}),
-        );
-        return Ok(Code::Done);
-    }
-    let say = |text: String| context.console.say(text);
-    say(format!("'{name}' is the primary now, with {} snapshots", repo.snapshot_roots().len()));
-    say(format!(
-        "next: in {}, give '{name}' the role 'primary' and '{old}' the role 'copy'; then 'esker tier sync'",
-        file.path.display()
-    ));
-    say(format!("if '{old}' comes back with its old content: 'esker tier sync --rejoin {old}'"));
-    Ok(Code::Done)
 }

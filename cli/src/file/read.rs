@@ -1,16 +1,18 @@
 //! From what people write to what is meant, with every mistake on the way.
 
-use super::{File, Hooks, Mistake, RunSpec, SourceSpec, TierPlace, WarmUp};
+use super::{File, Hooks, Mistake, RunSpec, SourceSpec, StreamSpec, TierPlace, WarmUp};
 use crate::commands::parse_size;
 use crate::places::{Details, Place};
+use crate::values::{Connections, Filled, FilledPath, LockDays, Parallel, Retries, Seconds};
 use chunkstore::storage::HttpOptions;
 use chunkstore::storage::limit::Rates;
+use engine::patterns::{Pattern, Patterns};
 use engine::price::{Price, PriceTable};
 use engine::promise::{Keep, Promise, Select};
 use engine::tier::{Role, TierOptions};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use toml::Spanned;
 
 /// The file as people write it.
@@ -18,11 +20,14 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     repository: Option<Spanned<String>>,
-    password_file: Option<PathBuf>,
-    password_command: Option<String>,
-    cache_dir: Option<PathBuf>,
+    repository_id: Option<Spanned<String>>,
+    password_file: Option<FilledPath>,
+    password_command: Option<Filled>,
+    #[serde(default)]
+    pass_environment: Vec<Filled>,
+    cache_dir: Option<FilledPath>,
     timezone: Option<Spanned<String>>,
-    parallel: Option<usize>,
+    parallel: Option<Parallel>,
     memory: Option<Spanned<String>>,
     #[serde(default)]
     tier: Vec<RawTier>,
@@ -32,6 +37,8 @@ pub(super) struct Raw {
     promise: Vec<RawPromise>,
     #[serde(default)]
     run: Vec<RawRun>,
+    #[serde(default)]
+    stream: Vec<RawStream>,
     #[serde(default)]
     prices: BTreeMap<String, Price>,
 }
@@ -44,18 +51,18 @@ struct RawTier {
     #[serde(default)]
     role: Role,
     class: Option<Spanned<String>>,
-    endpoint: Option<String>,
-    region: Option<String>,
-    profile: Option<String>,
-    account: Option<String>,
-    connections: Option<usize>,
-    retries: Option<usize>,
-    timeout: Option<u64>,
+    endpoint: Option<Filled>,
+    region: Option<Filled>,
+    profile: Option<Filled>,
+    account: Option<Filled>,
+    connections: Option<Connections>,
+    retries: Option<Retries>,
+    timeout: Option<Seconds>,
     upload_limit: Option<Spanned<String>>,
     download_limit: Option<Spanned<String>>,
-    object_lock_days: Option<Spanned<u32>>,
+    object_lock_days: Option<Spanned<LockDays>>,
     object_lock_mode: Option<Spanned<String>>,
-    warm_up_command: Option<String>,
+    warm_up_command: Option<Filled>,
     warm_up_wait: Option<Spanned<String>>,
 }
 
@@ -64,14 +71,14 @@ struct RawTier {
 struct RawSource {
     name: Spanned<String>,
     #[serde(default)]
-    urls: Vec<String>,
-    command: Option<Vec<String>>,
-    filename: Option<String>,
+    urls: Vec<Filled>,
+    command: Option<Spanned<Vec<String>>>,
+    filename: Option<Filled>,
     #[serde(default)]
-    tags: Vec<String>,
+    tags: Vec<Filled>,
     #[serde(default)]
-    excludes: Vec<String>,
-    host: Option<String>,
+    excludes: Vec<Spanned<String>>,
+    host: Option<Filled>,
     #[serde(default)]
     one_file_system: bool,
     #[serde(default)]
@@ -83,8 +90,7 @@ struct RawSource {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPromise {
-    #[serde(default)]
-    select: Select,
+    select: Option<Spanned<Select>>,
     keep: Spanned<String>,
     tiers: Spanned<Vec<String>>,
 }
@@ -95,11 +101,25 @@ struct RawRun {
     name: Spanned<String>,
     #[serde(default)]
     sources: Option<Spanned<Vec<String>>>,
-    schedule: Option<String>,
+    schedule: Option<Spanned<String>>,
     #[serde(default = "yes")]
     forget: bool,
     #[serde(default = "yes")]
     prune: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStream {
+    name: Spanned<String>,
+    url: Spanned<String>,
+    interval: Option<Spanned<String>>,
+    base_every: Option<Spanned<String>>,
+    #[serde(default)]
+    tags: Vec<Filled>,
+    host: Option<Filled>,
+    metrics: Option<FilledPath>,
+    slot: Option<Filled>,
 }
 
 fn yes() -> bool {
@@ -109,8 +129,19 @@ fn yes() -> bool {
 /// Reads a file and notes what is wrong in it.
 pub(super) struct Reader<'a> {
     text: &'a str,
+    /// Whether all of the text is there: else what lacks may be what was taken out as a mistake.
+    is_whole: bool,
     pub(super) mistakes: Vec<Mistake>,
     prices: PriceTable,
+}
+
+fn texts(list: Vec<Filled>) -> Vec<String> {
+    list.into_iter().map(Filled::get).collect()
+}
+
+/// Why two tiers cannot lie where they do.
+fn shared(other: &str) -> String {
+    format!("tier '{other}' is at this place, in it or around it: each needs a place of its own")
 }
 
 /// Names go into file names and object names.
@@ -120,8 +151,8 @@ fn is_name(text: &str) -> bool {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(text: &'a str, raw: &Raw) -> Self {
-        Self { text, mistakes: vec![], prices: PriceTable::default().with(raw.prices.clone()) }
+    pub(super) fn new(text: &'a str, raw: &Raw, is_whole: bool) -> Self {
+        Self { text, is_whole, mistakes: vec![], prices: PriceTable::default().with(raw.prices.clone()) }
     }
 
     fn wrong<T>(&mut self, at: &Spanned<T>, message: impl Into<String>) {
@@ -149,17 +180,35 @@ impl<'a> Reader<'a> {
         self.parsed(value, parse_size(value.get_ref().trim_end_matches("/s")))
     }
 
+    /// What is missing, unless it was taken out as a mistake.
+    fn lacking<T>(&mut self, at: &Spanned<T>, message: impl Into<String>) {
+        if self.is_whole {
+            self.wrong(at, message);
+        }
+    }
+
     pub(super) fn file(&mut self, path: &Path, raw: Raw) -> Option<File> {
         let mut names = BTreeSet::new();
         let mut tiers: Vec<TierPlace> = vec![];
-        for tier in &raw.tier {
-            tiers.extend(self.tier(tier, &mut names));
+        for raw in &raw.tier {
+            let Some(tier) = self.tier(raw, &mut names) else { continue };
+            self.alone(raw, &tier, &tiers);
+            tiers.push(tier);
         }
         let primaries = raw.tier.iter().filter(|tier| tier.role == Role::Primary).count();
         match (&raw.repository, primaries) {
             (Some(repository), 0) => {
-                let place = Place::parse(repository.get_ref(), &Details::default());
+                let place = Place::parse(repository.get_ref().as_ref(), &Details::default());
                 if let Some(place) = self.parsed(repository, place.map_err(|failure| failure.message)) {
+                    if let Some(other) = tiers.iter().find(|tier| tier.place.overlaps(&place)) {
+                        self.wrong(repository, shared(&other.options.name));
+                    }
+                    if names.iter().any(|name| name.eq_ignore_ascii_case("primary")) {
+                        self.wrong(
+                            repository,
+                            "a tier is named 'primary', which is the repository's own name",
+                        );
+                    }
                     names.insert("primary".into());
                     let options =
                         TierOptions { name: "primary".into(), role: Role::Primary, ..TierOptions::default() };
@@ -180,7 +229,7 @@ impl<'a> Reader<'a> {
             }
             (None, 0) => {
                 if let Some(first) = raw.tier.first() {
-                    self.wrong(
+                    self.lacking(
                         &first.name,
                         "no tier has the role 'primary': which one are backups written to?",
                     );
@@ -199,6 +248,7 @@ impl<'a> Reader<'a> {
             raw.source.into_iter().map(|source| self.source(source, &mut seen)).collect();
         let all: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
         let runs = raw.run.into_iter().map(|run| self.run(run, &all, &mut seen)).collect();
+        let streams = raw.stream.into_iter().map(|stream| self.stream(stream, &mut seen)).collect();
         let zone = match &raw.timezone {
             None => Some(jiff::tz::TimeZone::system()),
             Some(name) => {
@@ -206,21 +256,52 @@ impl<'a> Reader<'a> {
                 self.parsed(name, zone.map_err(|_| format!("there is no time zone '{}'", name.get_ref())))
             }
         };
+        let repository_id = raw.repository_id.as_ref().map(|id| {
+            let text = id.get_ref();
+            let is_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+            if !is_hex || !(8..=32).contains(&text.len()) {
+                self.wrong(id, "a repository's id is 32 hex digits, or the first 8 of them at least");
+            }
+            text.clone()
+        });
         let memory = self.size(&raw.memory);
+        if let (Some(0), Some(text)) = (memory, &raw.memory) {
+            self.wrong(text, "nothing runs without memory; leave it out for no limit");
+        }
         Some(File {
             path: path.to_owned(),
-            password_file: raw.password_file,
-            password_command: raw.password_command,
-            cache_dir: raw.cache_dir,
+            repository_id,
+            password_file: raw.password_file.map(FilledPath::get),
+            password_command: raw.password_command.map(Filled::get),
+            pass_environment: texts(raw.pass_environment),
+            cache_dir: raw.cache_dir.map(FilledPath::get),
             zone: zone?,
-            parallel: raw.parallel.unwrap_or(2).max(1),
+            parallel: raw.parallel.map_or(2, Parallel::size),
             memory,
             tiers,
             sources,
             promises,
             runs,
+            streams,
             prices: self.prices.clone(),
         })
+    }
+
+    /// That a tier has a name and a place of its own among those before it.
+    fn alone(&mut self, raw: &RawTier, tier: &TierPlace, before: &[TierPlace]) {
+        let name = &tier.options.name;
+        let is_same =
+            |other: &&TierPlace| other.options.name != *name && other.options.name.eq_ignore_ascii_case(name);
+        if let Some(other) = before.iter().find(is_same) {
+            let other = &other.options.name;
+            self.wrong(
+                &raw.name,
+                format!("the names '{other}' and '{name}' differ by case only: who would tell them apart?"),
+            );
+        }
+        if let Some(other) = before.iter().find(|other| other.place.overlaps(&tier.place)) {
+            self.wrong(&raw.url, shared(&other.options.name));
+        }
     }
 
     fn tier(&mut self, raw: &RawTier, names: &mut BTreeSet<String>) -> Option<TierPlace> {
@@ -240,17 +321,18 @@ impl<'a> Reader<'a> {
         let details = Details {
             http: HttpOptions {
                 // Between a local disk and a distant store: more at once than one backup writes.
-                connections: raw.connections.unwrap_or(2 * defaults.connections).clamp(1, 64),
-                retries: raw.retries.unwrap_or(defaults.retries),
-                timeout_s: raw.timeout.unwrap_or(defaults.timeout_s).max(1),
+                connections: raw.connections.map_or(2 * defaults.connections, Connections::size),
+                retries: raw.retries.map_or(defaults.retries, Retries::size),
+                timeout_s: raw.timeout.map_or(defaults.timeout_s, Seconds::get),
+                ..defaults
             },
-            endpoint: raw.endpoint.clone(),
-            region: raw.region.clone(),
-            profile: raw.profile.clone(),
-            account: raw.account.clone(),
+            endpoint: raw.endpoint.clone().map(Filled::get),
+            region: raw.region.clone().map(Filled::get),
+            profile: raw.profile.clone().map(Filled::get),
+            account: raw.account.clone().map(Filled::get),
             lock_governance: governance,
         };
-        let place = Place::parse(raw.url.get_ref(), &details);
+        let place = Place::parse(raw.url.get_ref().as_ref(), &details);
         let place = self.parsed(&raw.url, place.map_err(|failure| failure.message))?;
         let mut frozen = false;
         if let Some(class) = &raw.class {
@@ -289,10 +371,13 @@ impl<'a> Reader<'a> {
             name,
             role: raw.role,
             class: raw.class.as_ref().map(|class| class.get_ref().clone()),
-            lock_days: raw.object_lock_days.as_ref().map(|days| *days.get_ref()),
+            lock_days: raw
+                .object_lock_days
+                .as_ref()
+                .and_then(|days| u32::try_from(days.get_ref().get()).ok()),
             fence_after_ms: FENCE_AFTER_MS,
         };
-        let warm_up = raw.warm_up_command.clone().map(|command| WarmUp { command, wait });
+        let warm_up = raw.warm_up_command.clone().map(|command| WarmUp { command: command.get(), wait });
         frozen |= warm_up.is_some();
         Some(TierPlace { options, place, rates, frozen, warm_up })
     }
@@ -300,37 +385,64 @@ impl<'a> Reader<'a> {
     fn promise(&mut self, raw: &RawPromise, names: &BTreeSet<String>) -> Option<Promise> {
         for tier in raw.tiers.get_ref().iter().filter(|tier| !names.contains(*tier)) {
             let known: Vec<&str> = names.iter().map(String::as_str).collect();
-            self.wrong(&raw.tiers, format!("there is no tier '{tier}'; there are {}", known.join(", ")));
+            self.lacking(&raw.tiers, format!("there is no tier '{tier}'; there are {}", known.join(", ")));
         }
         if raw.tiers.get_ref().is_empty() {
-            self.wrong(&raw.tiers, "a promise names at least one tier");
+            self.lacking(&raw.tiers, "a promise names at least one tier");
+        }
+        let select = raw.select.as_ref().map(|select| select.get_ref().clone()).unwrap_or_default();
+        let texts = [&select.tag, &select.host, &select.path];
+        if let Some(at) = raw.select.as_ref().filter(|_| texts.contains(&&Some(String::new()))) {
+            self.wrong(at, "an empty tag, host or path fits nothing: leave it out");
         }
         let keep: Keep = self.parsed(&raw.keep, raw.keep.get_ref().parse())?;
-        Some(Promise { select: raw.select.clone(), keep, tiers: raw.tiers.get_ref().clone() })
+        Some(Promise { select, keep, tiers: raw.tiers.get_ref().clone() })
     }
 
     fn source(&mut self, raw: RawSource, seen: &mut BTreeSet<String>) -> SourceSpec {
         let name = self.name(&raw.name, "source", seen);
-        let is_url = |url: &String| engine::source::is_url(url);
-        match (&raw.command, raw.urls.is_empty()) {
-            (None, true) => self.wrong(&raw.name, "what is to be backed up? Give urls, or a command"),
+        let is_url = |url: &String| connectors::is_url(url);
+        let urls = texts(raw.urls);
+        match (&raw.command, urls.is_empty()) {
+            (None, true) => self.lacking(&raw.name, "what is to be backed up? Give urls, or a command"),
             (Some(_), false) => self.wrong(&raw.name, "a source has urls or a command, not both"),
-            (Some(command), true) if command.is_empty() => {
-                self.wrong(&raw.name, "the command is empty; it is a list: [\"pg_dump\", \"shop\"]");
+            (Some(command), true) if command.get_ref().first().is_none_or(String::is_empty) => {
+                self.wrong(
+                    command,
+                    "the command is empty; it is a list of a program and its words: [\"tar\", \"-c\", \"folder\"]",
+                );
+            }
+            (Some(command), true) if command.get_ref().iter().any(|word| word.contains('\0')) => {
+                self.wrong(command, "a word of the command has a NUL in it, which no program can be given");
             }
             _ => {}
         }
-        if raw.urls.iter().any(is_url) && !raw.urls.iter().all(is_url) {
+        if urls.iter().any(is_url) && !urls.iter().all(is_url) {
             self.wrong(&raw.name, "folders and servers cannot share a snapshot; make them two sources");
         }
+        let mut patterns = vec![];
+        for text in &raw.excludes {
+            if text.get_ref().contains('\0') {
+                self.wrong(text, "a pattern with a NUL in it fits nothing");
+                continue;
+            }
+            match Pattern::parse(text.get_ref().as_bytes(), "excludes", false) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(error) => self.wrong(text, error.to_string()),
+            }
+        }
+        if let (Err(error), Some(text)) = (Patterns::new(patterns).refuse_everything(), raw.excludes.first())
+        {
+            self.wrong(text, error.to_string());
+        }
         SourceSpec {
-            filename: raw.filename.unwrap_or_else(|| name.clone()),
+            filename: raw.filename.map_or_else(|| name.clone(), Filled::get),
             name,
-            urls: raw.urls,
-            command: raw.command,
-            tags: raw.tags,
-            excludes: raw.excludes,
-            host: raw.host,
+            urls,
+            command: raw.command.map(Spanned::into_inner),
+            tags: texts(raw.tags),
+            excludes: raw.excludes.into_iter().map(Spanned::into_inner).collect(),
+            host: raw.host.map(Filled::get),
             one_file_system: raw.one_file_system,
             keep_going: raw.keep_going,
             hooks: raw.hooks,
@@ -341,11 +453,35 @@ impl<'a> Reader<'a> {
         let name = self.name(&raw.name, "source or run", seen);
         if let Some(sources) = &raw.sources {
             for source in sources.get_ref().iter().filter(|source| !all.contains(source)) {
-                self.wrong(sources, format!("there is no source '{source}'; there are {}", all.join(", ")));
+                self.lacking(sources, format!("there is no source '{source}'; there are {}", all.join(", ")));
             }
         }
         let sources = raw.sources.map_or_else(|| all.to_vec(), Spanned::into_inner);
-        RunSpec { name, sources, schedule: raw.schedule, forget: raw.forget, prune: raw.prune }
+        let schedule = raw.schedule.as_ref().and_then(|text| self.parsed(text, text.get_ref().parse()));
+        RunSpec { name, sources, schedule, forget: raw.forget, prune: raw.prune }
+    }
+
+    fn stream(&mut self, raw: RawStream, seen: &mut BTreeSet<String>) -> StreamSpec {
+        let name = self.name(&raw.name, "source, run or stream", seen);
+        if raw.url.get_ref().contains('\0') {
+            self.wrong(&raw.url, "a URL has no NUL in it");
+        } else if !connectors::is_url(raw.url.get_ref()) {
+            self.wrong(&raw.url, "a stream follows a server, by its URL");
+        }
+        let mut duration = |value: Option<Spanned<String>>| {
+            let value = value?;
+            self.parsed(&value, crate::commands::parse_interval(value.get_ref()))
+        };
+        StreamSpec {
+            name,
+            interval: duration(raw.interval),
+            base_every: duration(raw.base_every),
+            url: raw.url.into_inner(),
+            tags: texts(raw.tags),
+            host: raw.host.map(Filled::get),
+            metrics: raw.metrics.map(FilledPath::get),
+            slot: raw.slot.map(Filled::get),
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::BackupOptions;
 use crate::entry::{Entry, Kind, Time, compare_paths};
+use crate::group::{GroupBy, GroupKey, is_namesake};
 use crate::manifest::{ManifestReader, Record, Step};
-use crate::snapshot::{Filter, Listed};
+use crate::rank::{Ranked, ranked};
+use crate::snapshot::{Listed, Snapshot};
 use crate::source::Source;
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::ingest::Dedupe;
@@ -84,24 +86,80 @@ fn is_settled(time: Time, parent_start: jiff::Timestamp) -> bool {
     time_ns + grain_ns <= parent_start.as_nanosecond()
 }
 
-pub(super) fn find_parent(
+/// What there is before a backup.
+pub(super) struct Before {
+    /// What it is compared with.
+    pub(super) parent: Option<Listed>,
+    /// The newest snapshot that a person would call the same.
+    pub(super) namesake: Option<Listed>,
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// Looks at the snapshots that there are.
+pub(super) fn look_back(
     repo: &Repository,
     source: &dyn Source,
     options: &BackupOptions,
     monitor: &dyn Monitor,
-) -> Result<Option<Listed>> {
-    if let Some(id) = options.parent {
-        let root = repo.snapshot_roots().into_iter().find(|root| root.id == id);
-        let root = root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
-        return Ok(Some(Listed { id, snapshot: repo.read_snapshot(&root)? }));
-    }
-    let all = repo.snapshots(monitor)?;
-    let mut paths = source.paths();
-    paths.sort();
-    let filter = Filter { hosts: vec![options.hostname.clone()], ..Filter::default() };
-    Ok(all.into_iter().rev().find(|listed| {
-        let mut theirs = listed.snapshot.paths.clone();
-        theirs.sort();
-        filter.fits(&listed.snapshot) && theirs == paths
-    }))
+) -> Result<Before> {
+    let all = ranked(repo.snapshots(monitor)?);
+    let ours = super::probe(source, options, repo);
+    let now = super::timestamp(repo.store().now_ms());
+    let group = GroupKey::before_reading(&ours);
+    let same = |one: &&Ranked| GroupKey::before_reading(&one.listed.snapshot) == group;
+    let ahead = all.iter().filter(same).rfind(|one| one.listed.snapshot.time > now);
+    let notes = ahead.filter(|one| one.listed.snapshot.made.is_some_and(|made| !made.time_given)).map(|one| {
+        format!(
+            "snapshot {} is of {}, which is still to come: one of two clocks is wrong, and it is taken for older \
+             than this one. If this machine's clock is right, 'esker run --accept-clock' lets snapshots expire by it \
+             again, and 'esker forget {}' removes that snapshot",
+            one.listed.id.short(),
+            one.listed.snapshot.time,
+            one.listed.id.short()
+        )
+    });
+    let namesake = all.iter().rfind(|one| is_namesake(&ours, &one.listed.snapshot));
+    let parent = match (options.parent, options.parent_of) {
+        (Some(id), _) => {
+            let root = repo.snapshot_roots().into_iter().find(|root| root.id == id);
+            let root = root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
+            let snapshot = match repo.read_snapshot(&root) {
+                // Forgotten or replaced since HEAD was read.
+                Err(Error::Store(error))
+                    if error.is_damage() && !repo.store().reload()?.roots.contains(&root) =>
+                {
+                    return Err(Error::NoSnapshot { wanted: id.to_string() });
+                }
+                snapshot => snapshot?,
+            };
+            Some(Listed { id, snapshot })
+        }
+        (None, Some(by)) => {
+            all.iter().rfind(|one| fits(by, &ours, &one.listed.snapshot)).map(|one| one.listed.clone())
+        }
+        (None, None) => all.iter().rfind(same).or_else(|| like(&all, &ours)).map(|one| one.listed.clone()),
+    };
+    Ok(Before {
+        parent,
+        namesake: namesake.map(|one| one.listed.clone()),
+        notes: notes.into_iter().collect(),
+    })
+}
+
+/// Whether two snapshots are of one group that is formed by `by`.
+fn fits(by: GroupBy, ours: &Snapshot, theirs: &Snapshot) -> bool {
+    // What does not say where it came from saves reading as well.
+    let key = |snapshot| GroupKey { unknown: false, ..GroupKey::before_reading_by(by, snapshot) };
+    key(ours) == key(theirs)
+}
+
+/// What esker.toml called otherwise, or not at all, or an older version made, saves reading just as well.
+fn like<'a>(all: &'a [Ranked], ours: &Snapshot) -> Option<&'a Ranked> {
+    let group = GroupKey::before_reading_without_names(ours);
+    all.iter().rfind(|one| {
+        let theirs = GroupKey::before_reading_without_names(&one.listed.snapshot);
+        let same_paths = theirs.hostname == group.hostname && theirs.paths == group.paths;
+        theirs == group || (theirs.unknown && same_paths)
+    })
 }

@@ -1,4 +1,4 @@
-//! What a sequence of records must be to mean anything: entries in order, each with its content and its end.
+//! The grammar of a sequence of records: entries in order, each with its content and its end.
 
 use super::{Ending, Record};
 use crate::entry::{Kind, compare_paths};
@@ -8,7 +8,7 @@ pub(super) enum Grammar {
     Between,
     /// After an entry that counts as not listed: another of its path may follow.
     Dropped,
-    /// In an entry, with so many bytes of content so far.
+    /// In an entry, after so many bytes of content.
     Within {
         size: u64,
         has_content: bool,

@@ -1,4 +1,4 @@
-//! What interrupted runs leave behind: sessions of dead processes, objects that nobody can name any more.
+//! Leftovers of interrupted runs: sessions of dead processes, objects that can no longer be named.
 
 use super::process_start;
 use super::survey::Survey;
@@ -11,8 +11,11 @@ use std::collections::HashSet;
 
 pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
     let mut all = vec![];
-    for folder in [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS, names::MAPS] {
-        if folder == names::PARITY && !store.has_parity() {
+    let folders = [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS, names::MAPS, names::KEYS];
+    for folder in folders.into_iter().chain([names::COPIES]) {
+        if folder == names::PARITY && !store.has_parity()
+            || folder == names::COPIES && !store.storage().keeps_copies()
+        {
             continue;
         }
         let list = store.storage().list(folder, &mut |name, _| all.push(name.to_owned()));
@@ -61,10 +64,38 @@ pub(super) fn find_orphans(
             (Some(names::SNAPSHOTS | names::MAPS), Some(id), None) => {
                 open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !roots.contains(&id))
             }
+            // A slot that came back, or that was to be added by a process that died.
+            (Some(names::KEYS), Some(id), None) => {
+                open.is_empty()
+                    && ObjectId::parse(id).is_some_and(|id| staged || !head.slots.contains_key(&id))
+            }
+            (Some(names::COPIES), Some(_), Some(names::KEYS)) => {
+                let id = parts.next().and_then(ObjectId::parse);
+                open.is_empty() && id.is_some_and(|id| staged || !head.slots.contains_key(&id))
+            }
+            (Some(names::COPIES), ..) => staged && open.is_empty(),
             _ => false,
         }
     };
     listed.iter().filter(is_orphan).cloned().collect()
+}
+
+/// Whether an orphan may go, although HEAD was made anew since it was written: only packs say by which session they
+/// were, and key slots are listed whole.
+pub(super) fn may_remove(head: &Head, name: &str) -> bool {
+    let is_slot = name.starts_with(names::KEYS) || name.starts_with(names::COPIES);
+    if head.anew.is_none() || is_slot || name.contains('#') {
+        return true;
+    }
+    let mut parts = name.split('/');
+    let folder = parts.next();
+    let session = parts.next().and_then(SessionId::parse);
+    matches!(folder, Some(names::PACKS | names::PARITY))
+        && session.is_some_and(|session| head.may_remove(&session))
+}
+
+fn is_of_pack(name: &str) -> bool {
+    name.split('/').next().is_some_and(|folder| matches!(folder, names::PACKS | names::PARITY))
 }
 
 /// Those orphans that HEAD, read again after dead sessions were fenced, still does not name.
@@ -77,12 +108,19 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
         let head = store.reload()?;
         let mut named: HashSet<String> = head.segment_ids().iter().map(names::segment).collect();
         named.extend(head.roots.iter().flat_map(|root| [names::snapshot(&root.id), names::map(&root.id)]));
+        for slot in head.slots.keys().map(names::key) {
+            named.extend(names::copies(&slot));
+            named.insert(slot);
+        }
         for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
             // Replaced by another prune since HEAD was read: the next HEAD says by what.
             let Some(segment) = store.load_live_segment(reference)? else { continue 'head };
             named.extend(segment.packs.iter().flat_map(|pack| [pack.name.object(), pack.name.parity()]));
         }
-        return Ok(orphans.into_iter().filter(|name| !named.contains(name)).collect());
+        // A repair lists packs that HEAD does not name: while one is at work, they are not nobody's.
+        let repaired = head.sessions.iter().any(|session| session.purpose == "repair" && !session.fenced);
+        let stays = |name: &String| named.contains(name) || repaired && is_of_pack(name);
+        return Ok(orphans.into_iter().filter(|name| !stays(name)).collect());
     }
 }
 
@@ -116,7 +154,7 @@ mod tests {
     use chunkstore::keys::{KdfParams, SlotOwner};
     use chunkstore::pack::PackName;
     use chunkstore::storage::memory::MemoryStorage;
-    use chunkstore::store::Access;
+    use chunkstore::store::{Access, LostPacks};
     use std::sync::Arc;
 
     /// The session is found dead, its pack an orphan; then it checkpoints, before the fence.
@@ -151,12 +189,18 @@ mod tests {
             repack: vec![],
             rebase: vec![],
             live: HashSet::new(),
+            lost: LostPacks::none(),
         };
         let orphans = find_orphans(&listed, &store.head(), &survey, &[session], None);
         assert_eq!(orphans, listed);
         let segment = Segment { packs: vec![PackEntry { name: published, len: 4096, records: vec![] }] };
         let reference = store.write_segment(&segment).unwrap();
         store.checkpoint(&session, &[reference]).unwrap();
+        assert_eq!(unnamed(orphans.clone(), &store, &survey).unwrap(), [lost.object()]);
+        // Somebody may be about to list it: not before that is done.
+        let repair = store.open_session("repair").unwrap();
+        assert!(unnamed(orphans.clone(), &store, &survey).unwrap().is_empty());
+        store.close_session(&repair, &[]).unwrap();
         assert_eq!(unnamed(orphans, &store, &survey).unwrap(), [lost.object()]);
     }
 }

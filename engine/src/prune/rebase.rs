@@ -1,11 +1,11 @@
-//! Deltas that stand on what no snapshot needs any more: which of them are to be stored anew, and on what.
+//! Deltas whose bases no snapshot needs any more: which of them are stored again, and against which bases.
 //!
-//! Of the deltas that stood on one such chunk, the first that is stored anew takes its place: later ones are
-//! stored against it. So one night of many takes over what an older one had been there for.
+//! Of the deltas with one such base, the first that is stored again replaces it: later ones are stored against it. So
+//! one night takes over the role of an older one.
 
 use super::standing::Standing;
-use super::survey::{ShortId, short};
 use super::{MaxUnused, PruneOptions};
+use crate::reach::{ShortId, short};
 use chunkstore::ChunkId;
 use chunkstore::bases::BaseChoice;
 use chunkstore::format::MAX_BASES;
@@ -103,7 +103,7 @@ struct Base {
 }
 
 impl Moved {
-    /// This as a base of `record`, unless that would lift what stands on that.
+    /// This as a base of `record`, unless it would make chunks that depend on it deeper.
     fn below(&self, record: &Record) -> Option<Base> {
         let (depth, generation) =
             self.choice.as_ref().map_or((0, 0), |choice| (choice.depth, choice.generation));
@@ -122,7 +122,7 @@ struct Heirs<'a> {
 }
 
 impl Heirs<'_> {
-    /// Finds the bases of a chunk: of those that it has, what is needed, and the heirs of what is not.
+    /// Finds the bases of a chunk: those of its present bases that are needed, and the replacements of the others.
     fn settle(&mut self, id: ShortId, record: &Record) {
         let mut bases: Vec<Base> = vec![];
         // Bytes of what goes that nobody has taken over yet.
@@ -163,7 +163,7 @@ impl Heirs<'_> {
         self.moved.insert(id, Moved { record: record.clone(), choice, cost: then - now });
     }
 
-    /// Bytes that a chunk would take on its own, judged by what is at its bottom.
+    /// Bytes that a chunk would take if stored full, estimated from its deepest base.
     fn alone(&self, record: &Record) -> f64 {
         let mut bottom = record;
         while let Some(below) = bottom.bases.first().and_then(|base| self.standing.record(&short(base))) {
@@ -235,7 +235,7 @@ mod tests {
     /// A chunk that is stored anew, its bases, its depth.
     type Told = (u8, Vec<u8>, u8);
 
-    /// What is stored anew, and on what; and what else stays.
+    /// Which chunks are stored again, and against what; and which others stay.
     fn plan(records: Vec<Record>, needed: &[u8], max_unused: MaxUnused) -> (Vec<Told>, Vec<u8>) {
         let name =
             PackName { session: SessionId([1; 16]), id: PackId([1; 32]), kind: PackKind::Data, epoch: 1 };
@@ -243,7 +243,8 @@ mod tests {
         let packs = [&pack];
         let needed: HashSet<ShortId> = needed.iter().map(|seed| short(&id(*seed))).collect();
         let options = PruneOptions { max_unused, ..PruneOptions::default() };
-        let Rebase { chunks, keep } = Rebase::plan(&Standing::of(&packs, &needed), &needed, &options);
+        let Rebase { chunks, keep } =
+            Rebase::plan(&Standing::of(&packs, &needed, &HashSet::new()), &needed, &options);
         let told = chunks.iter().map(|moved| {
             let choice = moved.choice.as_ref();
             let bases = choice.map(|choice| choice.bases.iter().map(|base| base.0[0]).collect());

@@ -1,5 +1,5 @@
-//! What a prune stores again before it removes: used chunks of packs that are mostly unused, and deltas
-//! whose bases nobody else needs.
+//! Chunks that a prune stores again before it removes packs: used chunks of mostly unused packs, and deltas whose bases
+//! nothing else needs.
 
 use super::PruneOptions;
 use super::rebase::Moved;
@@ -27,7 +27,8 @@ pub(super) fn rewrite(
     options: &PruneOptions,
     monitor: &dyn Monitor,
 ) -> Result<Vec<SegmentRef>> {
-    let dedupe = Dedupe::new(Arc::clone(store), Sealing { compression: options.compression, delta: true });
+    let sealing = Sealing { compression: options.compression, delta: true };
+    let dedupe = Dedupe::new(Arc::clone(store), sealing, &survey.lost);
     let mut packer = Packer::new(&dedupe, *session, options.packer)?;
     let mut decompressor = Decompressor::new()?;
     let bases = BaseReader::default();
@@ -83,7 +84,7 @@ impl Mover {
         Ok(())
     }
 
-    /// Hands one batch of what was read to a worker; `false` if there is none.
+    /// Hands one batch to a worker; `false` if there is none.
     fn take(&mut self, packer: &mut Packer) -> Result<bool> {
         let Some(batch) = self.ahead.take()? else { return Ok(false) };
         let (dedupe, cpu) = (Arc::clone(&self.dedupe), &self.dedupe.store().access.cpu);

@@ -1,6 +1,7 @@
-//! Which location of each chunk counts, and what stands on what.
+//! Which location of each chunk counts, and which chunks depend on which.
 
-use super::survey::{ShortId, short};
+use crate::reach::{ShortId, short};
+use chunkstore::PackId;
 use chunkstore::index::PackEntry;
 use chunkstore::pack::Record;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,17 +18,28 @@ pub(super) struct Standing<'a> {
 impl<'a> Standing<'a> {
     /// Among locations of equal depth those come first that stand on what snapshots need, then those of
     /// earlier packs.
-    pub(super) fn of(packs: &'a [&'a PackEntry], needed: &HashSet<ShortId>) -> Self {
+    /// Packs that are `lost` are asked last, for what is nowhere else.
+    pub(super) fn of(packs: &'a [&'a PackEntry], needed: &HashSet<ShortId>, lost: &HashSet<PackId>) -> Self {
         let mut standing = Self { packs, best: HashMap::new() };
+        standing.find(needed, |pack| !lost.contains(&pack.name.id));
+        if !lost.is_empty() {
+            standing.find(needed, |_| true);
+        }
+        standing
+    }
+
+    /// Finds locations in some packs for chunks that have none yet.
+    fn find(&mut self, needed: &HashSet<ShortId>, meant: impl Fn(&PackEntry) -> bool) {
+        let packs = self.packs;
         // From the ground up: what stands on smaller depths only, once they are known. So no two deltas
         // can come to rest on each other.
         let mut deltas: BTreeMap<u8, Vec<Place>> = BTreeMap::new();
-        for (number, pack) in packs.iter().enumerate() {
+        for (number, pack) in packs.iter().enumerate().filter(|(_, pack)| meant(pack)) {
             for (position, record) in pack.records.iter().enumerate() {
                 if record.is_delta() {
                     deltas.entry(record.depth).or_default().push((number, position));
                 } else {
-                    standing.best.entry(short(&record.id)).or_insert((number, position));
+                    self.best.entry(short(&record.id)).or_insert((number, position));
                 }
             }
         }
@@ -36,7 +48,9 @@ impl<'a> Standing<'a> {
             let mut counting = vec![];
             for place in places {
                 let record = &packs[place.0].records[place.1];
-                if record.bases.iter().all(|base| standing.best.contains_key(&short(base))) {
+                let is_below =
+                    |base| self.record(&short(base)).is_some_and(|below| below.depth < record.depth);
+                if record.bases.iter().all(is_below) {
                     counting.push((short(&record.id), place));
                 }
             }
@@ -44,10 +58,9 @@ impl<'a> Standing<'a> {
                 !packs[*pack].records[*position].bases.iter().all(|base| needed.contains(&short(base)))
             });
             for (id, place) in counting {
-                standing.best.entry(id).or_insert(place);
+                self.best.entry(id).or_insert(place);
             }
         }
-        standing
     }
 
     /// Where a chunk is, if it has a location that counts.

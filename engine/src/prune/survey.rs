@@ -1,20 +1,21 @@
-//! What snapshots need, and what the packs hold: the mark of a prune, and its choice of packs.
+//! Chunks that snapshots need, and the content of packs: the mark of a prune, and its choice of packs.
 
 use super::rebase::{Moved, Rebase};
 use super::standing::Standing;
 use super::{MaxUnused, PruneOptions, PrunePlan};
 use crate::reach::for_each_chunk;
-pub(super) use crate::reach::{ShortId, short};
+use crate::reach::{ShortId, short};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::format::names;
 use chunkstore::head::{Head, Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::ChunkRef;
-use chunkstore::store::{ChunkStore, MAP_ROOT};
+use chunkstore::store::{ChunkStore, LostPacks, MAP_ROOT};
 use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The chunks that snapshots need.
 #[derive(Default)]
@@ -84,6 +85,8 @@ pub(super) struct Survey {
     /// Deltas that are to stand on something else.
     pub(super) rebase: Vec<Moved>,
     pub(super) live: HashSet<PackId>,
+    /// Packs that are not there as they should be.
+    pub(super) lost: LostPacks,
 }
 
 impl Survey {
@@ -117,12 +120,24 @@ impl Survey {
         let mut packs: Vec<&PackEntry> = segments.iter().flat_map(|(_, segment)| &segment.packs).collect();
         packs.retain(|pack| !doomed.contains(&pack.name.id) && live.insert(pack.name.id));
         packs.sort_by_key(|pack| condemned.contains(&pack.name.id));
-        let standing = Standing::of(&packs, &marks.needed);
+        let lost = store.lost_packs(Duration::ZERO)?;
+        let unsound = lost.ids();
+        if !lost.is_empty() {
+            monitor.warning(&format!(
+                "{} packs of the index are missing, or have another length than they had ({}): what is in them only stays \
+                 listed ({})",
+                lost.len(),
+                lost.names(),
+                crate::reach::way_out(store)
+            ));
+        }
+        let standing = Standing::of(&packs, &marks.needed, &unsound);
         let missing = marks.needed.iter().filter(|id| standing.record(id).is_none()).count();
         if missing > 0 {
             return Err(Error::Refused(format!(
-                "{missing} needed chunks are in no pack, or stand on others that are in none; nothing is \
-                 removed while data is missing (see 'esker check')"
+                "{missing} needed chunks are in no pack, or depend on others that are in none; nothing is \
+                    removed while data is missing ({})",
+                crate::reach::way_out(store)
             )));
         }
         let Rebase { chunks: rebase, keep } = Rebase::plan(&standing, &marks.needed, options);
@@ -132,6 +147,7 @@ impl Survey {
         for (number, pack) in packs.iter().enumerate() {
             plan.packs_total += 1;
             plan.bytes_total += pack.len;
+            plan.chunks_total += pack.records.len() as u64;
             let used: Vec<usize> = (0..pack.records.len())
                 .filter(|position| {
                     let id = short(&pack.records[*position].id);
@@ -143,17 +159,24 @@ impl Survey {
             plan.bytes_used += used_bytes;
             if at_work.contains(&pack.name.session) || options.spare.contains(&pack.name.id) {
                 // Its session is still running and will name it in its commit; or it may not go yet.
+            } else if used.len() < pack.records.len()
+                && !options.accept_head
+                && !head.may_remove(&pack.name.session)
+            {
+                // Snapshots that need the rest of it may be there, and not be named.
+                plan.kept_before_head += u64::from(used.is_empty());
             } else if used.is_empty() {
                 plan.packs_unused += 1;
+                plan.chunks_unused += pack.records.len() as u64;
                 plan.bytes_remove += pack.len;
                 remove.insert(pack.name.id);
-            } else if used.len() < pack.records.len() {
+            } else if used.len() < pack.records.len() && !unsound.contains(&pack.name.id) {
                 partial.push(((*pack).clone(), used, used_bytes));
             }
         }
         let repack = choose_repack(&mut plan, partial, options);
         remove.extend(repack.iter().map(|(pack, _)| pack.name.id));
-        Ok(Self { plan, segments, remove, repack, rebase, live })
+        Ok(Self { plan, segments, remove, repack, rebase, live, lost })
     }
 }
 
@@ -185,6 +208,9 @@ fn choose_repack(
         plan.packs_repack += 1;
         plan.bytes_repack += used;
         plan.bytes_remove += unused(&pack, used);
+        plan.bytes_repack_remove += unused(&pack, used);
+        plan.chunks_repack += pack.records.len() as u64;
+        plan.chunks_repack_remove += (pack.records.len() - positions.len()) as u64;
         chosen.push((pack, positions));
     }
     plan.bytes_unused_after = left;

@@ -1,18 +1,18 @@
-//! Packs that are damaged: made whole from their parity, or else what can be read of them is stored again, and
-//! they are no longer listed. From then on the next backup stores again what was lost with them, if it still
-//! has it, instead of building on it.
+//! Damaged packs: reconstructed from their parity, or else their readable chunks are stored again, and they are no
+//! longer listed. From then on the next backup that has the lost chunks stores them again, instead of relying on the
+//! pack.
 
+use super::found::store_again;
 use crate::prune::rewrite_segments;
 use crate::verify::packs::{PackResult, mend, read_pack};
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
-use chunkstore::format::{MAX_PACK_LEN, names};
+use chunkstore::format::names;
 use chunkstore::head::SegmentRef;
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
-use chunkstore::pack::PackReader;
 use chunkstore::storage::ErrorKind;
-use chunkstore::store::{ChunkStore, describe};
+use chunkstore::store::{ChunkStore, LostPacks, describe};
 use chunkstore::{ChunkId, PackId, SessionId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// Choices for a repair of packs.
 #[derive(Clone, Debug, Default)]
 pub struct PacksOptions {
-    /// Look at these packs; at all of them if empty.
+    /// Packs to repair; all if empty.
     pub packs: Vec<PackId>,
     /// Of all packs, read each, not only those that are missing or have another length.
     pub read_data: bool,
@@ -30,20 +30,20 @@ pub struct PacksOptions {
     pub packer: PackerOptions,
 }
 
-/// What a repair of packs did, or would do.
+/// The result of a repair of packs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PacksReport {
     /// Packs that were read.
     pub packs_read: u64,
     /// Packs that are damaged or missing.
     pub packs_damaged: u64,
-    /// Those of them that were made whole from their parity.
+    /// Those of them that were reconstructed from their parity.
     pub packs_healed: u64,
     /// Those of them that are no longer listed.
     pub packs_dropped: u64,
     /// Chunks that were stored again.
     pub chunks_saved: u64,
-    /// Chunks that could not be read. Some may lie elsewhere, too.
+    /// Chunks that could not be read. Some may have other locations.
     pub chunks_lost: u64,
     /// The damaged packs.
     pub damaged: Vec<PackId>,
@@ -114,9 +114,8 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
     Ok(report)
 }
 
-/// What is wrong with a pack, and which chunks of it cannot be read; nothing if it is sound. Looked at twice, as
-/// what is given up here is given up for good: damage on the way is gone the second time, and a store that fails
-/// is an error.
+/// The error of a pack, and which chunks of it cannot be read; none if it is sound. Reads twice, since this repair is
+/// final: damage in transit is gone the second time, and a failing store is an error.
 fn look(store: &ChunkStore, pack: &PackEntry) -> Result<Option<(chunkstore::Error, HashSet<ChunkId>)>> {
     let mut found: Option<(chunkstore::Error, HashSet<ChunkId>)> = None;
     for _ in 0..2 {
@@ -175,8 +174,8 @@ fn candidates<'a>(
     Ok(doubtful)
 }
 
-/// Stores the sound chunks of damaged packs again, and takes the packs out of the index, in one swap. A pack's
-/// object stays until the next prune finds that nobody names it.
+/// Stores the sound chunks of damaged packs again, and removes the packs from the index, in one swap. A pack's object
+/// stays until the next prune finds it unnamed.
 fn replace(
     store: &Arc<ChunkStore>,
     session: &SessionId,
@@ -184,24 +183,29 @@ fn replace(
     damaged: &[(&PackEntry, HashSet<ChunkId>)],
     packer: PackerOptions,
 ) -> Result<()> {
-    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default());
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &LostPacks::none());
     let mut packer = Packer::new(&dedupe, *session, packer)?;
     for (pack, bad) in damaged {
-        let bytes = match store.storage().get(&pack.name.object(), MAX_PACK_LEN) {
-            Err(error) if error.kind == ErrorKind::NotFound => continue,
-            bytes => bytes.map_err(chunkstore::Error::from)?,
-        };
-        let reader = PackReader::new(pack.name, store.keys())?;
-        for record in pack.records.iter().filter(|record| !bad.contains(&record.id)) {
-            let sealed = record.range().and_then(|range| bytes.get(range));
-            let changed = || chunkstore::Error::corrupt(pack.name.object(), "it changes while it is read");
-            let frame = reader.open_frame(record, sealed.ok_or_else(changed)?)?;
-            packer.push(pack.name.kind, record.clone(), &frame)?;
+        let mut sound = pack.records.iter().filter(|record| !bad.contains(&record.id)).peekable();
+        if sound.peek().is_some() {
+            store_again(store, &mut packer, &pack.name, sound)?;
         }
     }
     let fresh = packer.flush()?;
     let gone: HashSet<PackId> = damaged.iter().map(|(pack, _)| pack.name.id).collect();
-    let replaced = rewrite_segments(store, segments, &gone)?;
+    unlist(store, session, segments, &gone, &fresh)
+}
+
+/// Takes packs out of the index and lists `fresh` segments, in one swap, which closes the session. `segments` are all that
+/// there are.
+pub(super) fn unlist(
+    store: &Arc<ChunkStore>,
+    session: &SessionId,
+    segments: &[(SegmentRef, Segment)],
+    gone: &HashSet<PackId>,
+    fresh: &[SegmentRef],
+) -> Result<()> {
+    let replaced = rewrite_segments(store, segments, gone)?;
     store.update_head(|head| {
         let live: HashSet<_> = head.segment_ids().into_iter().collect();
         if !head.is_open(session) || !replaced.iter().all(|(old, _)| live.contains(old)) {
@@ -212,7 +216,7 @@ fn replace(
             head.segments.retain(|segment| segment.id != *old);
             head.segments.extend(new.clone());
         }
-        head.segments.extend_from_slice(&fresh);
+        head.segments.extend_from_slice(fresh);
         head.condemned.retain(|pack| !gone.contains(&pack.id));
         head.sessions.retain(|known| known.id != *session);
         Ok(())

@@ -1,5 +1,5 @@
-//! Snapshots of which something is lost: made anew without the entries that can no longer be restored whole. The
-//! old ones stay, unless they are to be forgotten.
+//! Snapshots with lost data: written again without the entries that can no longer be restored completely. The old ones
+//! stay, unless they are to be forgotten.
 
 use crate::entry::display_path;
 use crate::manifest::{Ending, ManifestReader, ManifestRoot, ManifestWriter, Record, Step};
@@ -11,11 +11,12 @@ use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
 use chunkstore::store::describe;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Choices for a repair of snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotsOptions {
-    /// Look at these; at all if empty.
+    /// Snapshots to repair; all if empty.
     pub snapshots: Vec<ObjectId>,
     /// Take the damaged ones out of HEAD once the new ones are in.
     pub forget: bool,
@@ -25,33 +26,33 @@ pub struct SnapshotsOptions {
     pub packer: PackerOptions,
 }
 
-/// A snapshot of which something is lost.
+/// A snapshot with lost data.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Repaired {
     /// The damaged one.
     pub snapshot: ObjectId,
-    /// The one without what was lost; none in a dry run, or if nothing is left.
+    /// The snapshot without the lost data; none in a dry run, or if nothing is left.
     pub repaired: Option<ObjectId>,
     /// Entries that are left.
     pub entries: u64,
-    /// Paths of what is lost.
+    /// Paths of lost entries.
     pub lost: Vec<String>,
-    /// Stretches of the list of entries that are lost, with all that stood there.
+    /// Gaps in the list of entries, with all entries that were there.
     pub gaps: u64,
 }
 
-/// What a repair of snapshots did, or would do.
+/// The result of a repair of snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct SnapshotsReport {
-    /// Snapshots that were looked at.
+    /// Snapshots examined.
     pub snapshots: u64,
     /// Those that cannot be read at all.
     pub unreadable: Vec<ObjectId>,
-    /// Those of which something is lost.
+    /// Those with lost data.
     pub repaired: Vec<Repaired>,
 }
 
-/// Walks through snapshots, and makes those anew of which something is lost. See the module.
+/// Examines snapshots, and writes those with lost data again. See the module.
 pub fn repair_snapshots(
     repo: &Repository,
     options: &SnapshotsOptions,
@@ -61,8 +62,22 @@ pub fn repair_snapshots(
     // A prune waits for sessions: what is found to be there stays.
     let session = store.open_session("repair")?;
     let done = (|| -> Result<SnapshotsReport> {
-        repo.sync_index(monitor)?;
-        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default());
+        if let Some((segment, why)) = store.sync_index()?.first() {
+            // What it lists counts as lost, and is not.
+            return Err(Error::Refused(format!(
+                "index/{segment} is damaged ({why}); run 'esker repair index' first"
+            )));
+        }
+        let lost = store.lost_packs(Duration::ZERO)?;
+        if !lost.is_empty() {
+            return Err(Error::Refused(format!(
+                "{} packs are missing, or have another length ({}): run 'esker heal' first, which restores \
+                    what another tier or parity has, and 'esker repair packs' for the others",
+                lost.len(),
+                lost.names()
+            )));
+        }
+        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &lost);
         let (mut report, damaged) = survey(repo, &dedupe, options, monitor)?;
         if options.dry_run || damaged.is_empty() {
             return Ok(report);
@@ -73,7 +88,7 @@ pub fn repair_snapshots(
         for (place, Listed { id, snapshot }) in damaged {
             let manifest = write_sound(&dedupe, &mut packer, &snapshot, monitor)?;
             if manifest.entries > 0 {
-                fresh.push((place, Snapshot { manifest, original: Some(id), ..snapshot }));
+                fresh.push((place, Snapshot { manifest, original: Some(id), earlier: vec![], ..snapshot }));
             }
         }
         let segments = packer.flush()?;
@@ -95,7 +110,7 @@ pub fn repair_snapshots(
     Ok(report)
 }
 
-/// Finds the snapshots of which something is lost, each with its place in the report.
+/// Finds the snapshots with lost data, each with its place in the report.
 fn survey(
     repo: &Repository,
     dedupe: &Dedupe,
@@ -143,13 +158,13 @@ fn survey(
 enum Event {
     /// A record that stays.
     Record(Record),
-    /// The entry that was begun cannot be restored whole.
+    /// The present entry cannot be restored completely.
     Lost,
-    /// A stretch of the manifest is gone, with what stood there.
+    /// A part of the manifest is lost, with its entries.
     Gap,
 }
 
-/// Goes through a manifest. Everything that stays is relied on, so that a commit can depend on it.
+/// Reads a manifest. The session relies on every chunk that stays, so that a commit can depend on it.
 fn walk(
     dedupe: &Dedupe,
     snapshot: &Snapshot,
@@ -196,7 +211,7 @@ fn walk(
     Ok(())
 }
 
-/// Writes a manifest of what is left.
+/// Writes a manifest of the remaining entries.
 fn write_sound(
     dedupe: &Arc<Dedupe>,
     packer: &mut Packer,

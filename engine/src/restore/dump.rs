@@ -4,11 +4,50 @@ use crate::entry::{Kind, display_path};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::snapshot::Snapshot;
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use chunkstore::ingest::ChunkRef;
 use chunkstore::reader::{Fetched, ReadAhead};
 use chunkstore::store::describe;
 use std::io::Write;
 
-/// Writes the content of one file of a snapshot, in order, fetched in parallel.
+/// Writes the content of one file or stream of a snapshot to `out`, in order, fetched in parallel, and returns its length in
+/// bytes. `path` is relative to the snapshot: `b"etc/hosts"`. Memory: 40 bytes for each of its chunks.
+///
+/// # Errors
+/// [`Error::NoEntry`] if the snapshot has no such path; [`Error::Invalid`] if it is no file; otherwise, after a part may have
+/// been written, what is damaged or cannot be read.
+///
+/// # Example: read one entry
+///
+/// ```
+/// use engine::{monitor::Tally, restore::dump, snapshot::Filter};
+/// # use engine::{backup::backup, source::files::{FilesOptions, FilesSource}};
+/// # fn repository() -> engine::Result<engine::Repository> {
+/// #     use chunkstore::{chunker::ChunkerParams, config::Layout, env::SystemEnv, executor::Inline};
+/// #     use chunkstore::{keys::{KdfParams, SlotOwner}, storage::memory::MemoryStorage, store::{Access, Identity}};
+/// #     use std::sync::Arc;
+/// #     let access = Access {
+/// #         storage: Arc::new(MemoryStorage::default()), env: Arc::new(SystemEnv), cpu: Arc::new(Inline),
+/// #         io: Arc::new(Inline), cache: None, identity: Identity::default(),
+/// #     };
+/// #     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+/// #     let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
+/// #     engine::Repository::init(access, params, b"passphrase", cheap, owner, Layout::default())
+/// # }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("letter");
+/// # std::fs::write(&file, "Dear reader")?;
+/// # let (repo, monitor) = (repository()?, Tally::default());
+/// # let mut source = FilesSource::new(&[file.clone()], FilesOptions::default(), &monitor)?;
+/// # backup(&repo, &mut source, &Default::default(), &monitor)?;
+/// # let file = file.display().to_string();
+/// let latest = repo.find("latest", &Filter::default(), &monitor)?;
+/// let mut out = vec![];
+/// let len = dump(&repo, &latest.snapshot, file.trim_start_matches('/').as_bytes(), &mut out, &monitor)?;
+/// assert_eq!((len, out.as_slice()), (11, &b"Dear reader"[..]));
+/// # Ok(())
+/// # }
+/// ```
 pub fn dump(
     repo: &Repository,
     snapshot: &Snapshot,
@@ -18,15 +57,13 @@ pub fn dump(
 ) -> Result<u64> {
     repo.sync_index(monitor)?;
     let mut reader = ManifestReader::new(repo.store(), &snapshot.manifest)?;
-    let mut ahead = ReadAhead::new(repo.store());
-    let mut inside = false;
-    let mut written = 0;
-    let no_entry = || Error::NoEntry { path: display_path(path), snapshot: "the snapshot".into() };
+    // What is written cannot be taken back, and an entry that was given up half way may be followed by another of its path.
+    let mut parts: Option<Vec<Piece>> = None;
     while let Some(step) = reader.next_step()? {
         match step {
             Step::Record(Record::Entry(entry)) => {
-                inside = entry.path == path;
-                if inside && entry.kind != Kind::File {
+                parts = (entry.path == path).then(Vec::new);
+                if parts.is_some() && entry.kind != Kind::File {
                     return Err(Error::Invalid(format!(
                         "{} is a {}, not a file",
                         display_path(path),
@@ -34,19 +71,15 @@ pub fn dump(
                     )));
                 }
             }
-            Step::Record(Record::Chunks(chunks)) if inside => {
-                for chunk in chunks {
-                    ahead.request(chunk, Part::Data)?;
-                    while ahead.is_full() {
-                        written += write_part(&mut ahead, out, monitor)?.unwrap_or_default();
-                    }
-                }
+            Step::Record(Record::Chunks(chunks)) => {
+                parts.iter_mut().for_each(|parts| parts.extend(chunks.iter().copied().map(Piece::Chunk)));
             }
-            Step::Record(Record::Hole(len)) if inside => ahead.token(Part::Hole(len))?,
-            Step::Record(Record::End(Ending::Complete, size)) if inside => {
-                while let Some(len) = write_part(&mut ahead, out, monitor)? {
-                    written += len;
-                }
+            Step::Record(Record::Hole(len)) => {
+                parts.iter_mut().for_each(|parts| parts.push(Piece::Hole(len)));
+            }
+            Step::Record(Record::End(Ending::Complete, size)) => {
+                let Some(parts) = parts.take() else { continue };
+                let written = write_all(repo, parts, out, monitor)?;
                 if written != size {
                     return Err(Error::Malformed {
                         what: display_path(path),
@@ -55,27 +88,51 @@ pub fn dump(
                 }
                 return out.flush().map(|()| written).map_err(output_error);
             }
-            // Dropped: another entry of this path may follow. What was asked for in vain is thrown away.
-            Step::Record(Record::End(..)) if inside => {
-                if written > 0 {
-                    return Err(no_entry());
-                }
-                ahead = ReadAhead::new(repo.store());
-                inside = false;
-            }
-            Step::Damage(damage) if inside => return Err(damage.error.into()),
+            Step::Record(Record::End(Ending::Dropped, _)) => parts = None,
+            Step::Damage(damage) if parts.is_some() => return Err(damage.error.into()),
             Step::Damage(damage) => monitor.error(ItemError {
                 during: "dump",
                 item: format!("entries after {}", damage.after),
                 message: describe(&damage.error),
             }),
-            Step::Record(_) => {}
         }
         if monitor.interrupted() {
             return Err(Error::Interrupted);
         }
     }
-    Err(no_entry())
+    Err(Error::NoEntry { path: display_path(path) })
+}
+
+/// What a file is made of, in order.
+enum Piece {
+    Chunk(ChunkRef),
+    Hole(u64),
+}
+
+fn write_all(
+    repo: &Repository,
+    parts: Vec<Piece>,
+    out: &mut dyn Write,
+    monitor: &dyn Monitor,
+) -> Result<u64> {
+    let mut ahead = ReadAhead::new(repo.store());
+    let mut written = 0;
+    for part in parts {
+        match part {
+            Piece::Chunk(chunk) => ahead.request(chunk, Part::Data)?,
+            Piece::Hole(len) => ahead.token(Part::Hole(len))?,
+        }
+        while ahead.is_full() {
+            written += write_part(&mut ahead, out, monitor)?.unwrap_or_default();
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    while let Some(len) = write_part(&mut ahead, out, monitor)? {
+        written += len;
+    }
+    Ok(written)
 }
 
 #[derive(Clone, Copy)]
@@ -88,7 +145,7 @@ fn output_error(source: std::io::Error) -> Error {
     Error::Target { op: "write to", path: "standard output".into(), source }
 }
 
-/// Writes the next part that was asked for; `None` when there is none.
+/// Writes the next requested part; `None` when there is none.
 fn write_part(
     ahead: &mut ReadAhead<Part>,
     out: &mut dyn Write,

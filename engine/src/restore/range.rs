@@ -1,4 +1,4 @@
-//! Stretches of one entry: only the chunks that they lie in are read.
+//! Ranges of one entry: only their chunks are read.
 
 use crate::entry::{Kind, display_path};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
@@ -14,7 +14,7 @@ enum Piece {
 }
 
 /// Writes stretches of an entry, from and to in bytes, one after the other.
-pub(super) fn dump_ranges(
+pub fn dump_ranges(
     repo: &Repository,
     snapshot: &Snapshot,
     path: &[u8],
@@ -56,7 +56,7 @@ pub(super) fn dump_ranges(
     Ok(written)
 }
 
-/// What of an entry any of the stretches touches, and where it begins.
+/// The pieces of an entry that any of the ranges overlaps, and their offset.
 fn pieces(
     repo: &Repository,
     snapshot: &Snapshot,
@@ -93,5 +93,5 @@ fn pieces(
             Step::Record(_) => {}
         }
     }
-    Err(Error::NoEntry { path: display_path(path), snapshot: "the snapshot".into() })
+    Err(Error::NoEntry { path: display_path(path) })
 }

@@ -1,7 +1,7 @@
-//! A snapshot of another repository as a source: read in order, with its own keys, cut and sealed anew by whoever
-//! backs it up. Both may have other keys and other chunkers.
+//! A snapshot of another repository as a source: read in order, with its own keys, then cut and sealed again by the
+//! backup. The two repositories may have different keys and chunkers.
 
-use super::{Content, Item, Opener, Piece, Source, SourceError, SourceErrorKind};
+use super::{Content, Item, Opener, Piece, Proof, Source, SourceError, SourceErrorKind};
 use crate::entry::{Entry, Kind};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::snapshot::{Listed, SourceRecord};
@@ -34,7 +34,7 @@ struct Cursor {
 }
 
 impl SnapshotSource {
-    /// Reads the manifest once, to know what was given up.
+    /// Reads the manifest once, to find dropped entries.
     pub fn new(repo: &Repository, listed: Listed) -> Result<Self> {
         let mut reader = ManifestReader::new(repo.store(), &listed.snapshot.manifest)?;
         let (mut number, mut dropped) = (0, HashSet::new());
@@ -96,6 +96,9 @@ impl Source for SnapshotSource {
     fn paths(&self) -> Vec<String> {
         self.listed.snapshot.paths.clone()
     }
+    fn may_be_empty(&self) -> bool {
+        true
+    }
     fn next_item(&mut self, _monitor: &dyn Monitor) -> Result<Option<Item>, SourceError> {
         loop {
             let Some((number, entry)) = self.cursor.borrow_mut().next_entry()? else { return Ok(None) };
@@ -110,7 +113,7 @@ impl Source for SnapshotSource {
                 });
                 open
             });
-            return Ok(Some(Item { entry, content, comparable: false }));
+            return Ok(Some(Item { entry, content, proof: Proof::Nothing, leads: false }));
         }
     }
 }
@@ -133,7 +136,7 @@ struct Copied {
 }
 
 impl Copied {
-    /// Asks for as much as may be under way.
+    /// Requests as many chunks as may be in flight.
     fn ask(&mut self) -> Result<(), SourceError> {
         let mut cursor = self.cursor.borrow_mut();
         while !self.asked_all && !self.ahead.is_full() {

@@ -1,5 +1,5 @@
-//! What a tier knows about how its packs lie: since when, in which class, locked until when. Immutable objects
-//! under its HEAD, each with what changed; when they become many, one with all of it.
+//! A tier's record of how its packs are stored: since when, in which class, locked until when. Immutable objects under
+//! its HEAD, each with changes; when they become many, one replaces them.
 
 use crate::{Error, Result};
 use chunkstore::format::names;
@@ -9,7 +9,7 @@ use chunkstore::{ObjectId, PackId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
-/// How a pack lies.
+/// How a pack is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
     /// When it was put there, in milliseconds since the Unix epoch.
@@ -35,14 +35,17 @@ impl Placed {
     }
 }
 
-/// All that a tier knows.
+/// All records of a tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TierMap {
     /// Packs.
     pub packs: BTreeMap<PackId, Placed>,
-    /// Until when everything that a snapshot needs is locked, in seconds since the Unix epoch.
+    /// Until when all packs that a snapshot needs are locked, in seconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub locked: BTreeMap<ObjectId, u64>,
+    /// A map could not be read: what it said is not known, and the next one that is written takes its place.
+    #[serde(skip)]
+    is_in_part: bool,
 }
 
 /// So many maps are read before they are made one.
@@ -54,9 +57,20 @@ impl TierMap {
         let head = store.head();
         let mut all = Self::default();
         for root in head.roots.iter().filter(|root| root.kind == MAP_ROOT) {
-            let plain = store.read_map(root)?;
-            let map: Self = serde_json::from_slice(&plain)
-                .map_err(|error| chunkstore::Error::corrupt(names::map(&root.id), error))?;
+            let read = store.read_map(root).and_then(|plain| {
+                serde_json::from_slice(&plain)
+                    .map_err(|error| chunkstore::Error::corrupt(names::map(&root.id), error))
+            });
+            let map: Self = match read {
+                Ok(map) => map,
+                Err(error) if error.is_damage() => {
+                    let why = chunkstore::store::describe(&error);
+                    tracing::warn!("{why}; its packs count as stored today");
+                    all.is_in_part = true;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
         }
@@ -73,15 +87,16 @@ impl TierMap {
     pub(super) fn write(self, changes: Self, store: &ChunkStore) -> Result<(Vec<Root>, Vec<ObjectId>)> {
         let head = store.head();
         let old: Vec<Root> = head.roots.iter().filter(|root| root.kind == MAP_ROOT).cloned().collect();
-        if changes == Self::default() {
+        if changes == Self::default() && !self.is_in_part {
             return Ok((old, vec![]));
         }
-        let whole = old.len() >= MOST_MAPS;
+        let whole = old.len() >= MOST_MAPS || self.is_in_part;
         let mut map = changes;
         if whole {
             let mut all = self;
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
+            all.is_in_part = false;
             map = all;
         }
         let plain = serde_json::to_vec(&map).map_err(|error| Error::Invalid(error.to_string()))?;

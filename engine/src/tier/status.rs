@@ -1,4 +1,4 @@
-//! How a tier stands: what it holds, what that costs, and what it owes.
+//! The state of a tier: its content, its cost, and what it lacks.
 
 use super::Tier;
 use super::map::TierMap;
@@ -7,7 +7,7 @@ use crate::price::PriceTable;
 use chunkstore::format::PackKind;
 use chunkstore::storage::shelf::Hidden;
 
-/// What a tier holds.
+/// The content of a tier.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Holding {
     /// Snapshots.
@@ -34,7 +34,7 @@ pub struct Holding {
     pub hazards: Vec<String>,
 }
 
-/// Looks at what a tier holds. `ask` the store for what only it knows, too.
+/// Examines the content of a tier. With `ask`, requests what only the store knows, too.
 pub fn holding(tier: &Tier, prices: &PriceTable, ask: bool) -> Result<Holding> {
     let store = tier.repo.store();
     store.reload()?;

@@ -5,7 +5,7 @@
 use super::Tier;
 use super::map::{Placed, TierMap};
 use crate::promise::Until;
-use crate::reach::ShortId;
+use crate::reach::{ShortId, repair_index};
 use crate::snapshot::Listed;
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::executor::{Pending, submit};
@@ -13,11 +13,13 @@ use chunkstore::format::{PackKind, SEGMENT_CHUNKS, names};
 use chunkstore::head::{Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::seal::Compression;
+use chunkstore::storage::ErrorKind;
 use chunkstore::storage::shelf::Placing;
-use chunkstore::store::{ChunkStore, MAP_ROOT, TierCommit, describe};
+use chunkstore::store::{ChunkStore, LostPacks, MAP_ROOT, TierCommit, describe};
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 mod locks;
 mod needs;
@@ -65,6 +67,9 @@ pub struct SyncReport {
     pub bytes_rewritten: u64,
     /// Packs whose lock was extended.
     pub locks_extended: u64,
+    /// Packs that are listed there, are not there as they should be, and that nothing that was copied needs: what was
+    /// copied before may need them.
+    pub packs_lost: u64,
     /// Snapshots that could not be copied, with the reason; they are still owed.
     pub failed: Vec<(ObjectId, String)>,
 }
@@ -72,33 +77,40 @@ pub struct SyncReport {
 /// Attempts, when a prune of the primary changes what there is to copy.
 const ATTEMPTS: u32 = 4;
 
-/// Copies `owed` snapshots from the primary to a tier, and extends the locks of what they and `kept` ones, which
-/// are there already, need.
+/// Copies `owed` snapshots to a tier, from the primary or from another tier that has them, and extends the locks of what
+/// they and `kept` ones, which are there already, need. What HEAD says besides, key slots among it, is the primary's.
 pub fn sync(
     primary: &Repository,
+    source: &Repository,
     tier: &Tier,
     owed: &[Owed],
     kept: &[Owed],
     options: &SyncOptions,
     monitor: &dyn Monitor,
 ) -> Result<SyncReport> {
-    let (from, to) = (primary.store(), tier.repo.store());
+    let (from, to) = (source.store(), tier.repo.store());
     if !options.dry_run {
         tier.clear()?;
     }
     let mut attempt = 1;
     loop {
+        let _in_it = tracing::info_span!("sync", tier = to.storage().place(), attempt).entered();
         let head = from.reload()?;
         for store in [from, to] {
             if let Some((segment, why)) = store.sync_index()?.first() {
                 return Err(Error::Refused(format!(
-                    "{}/index/{segment} is damaged ({why}); run 'esker repair index' there first",
-                    store.storage().place()
+                    "{}/index/{segment} is damaged ({why}); run {} first",
+                    store.storage().place(),
+                    repair_index(store)
                 )));
             }
+            segments_are_there(store)?;
         }
+        let lost_from = from.lost_packs(Duration::ZERO)?;
+        let lost = to.lost_packs(Duration::ZERO)?;
         let session = if options.dry_run { SessionId([0; 16]) } else { to.open_session("sync")? };
-        let mut work = Sync::new(primary, tier, session, options, monitor)?;
+        let mut work = Sync::new((primary, source), tier, session, options, monitor)?;
+        (work.lost_from, work.lost) = (lost_from.ids(), lost);
         let done = work.run(owed, kept);
         if done.is_err() && !options.dry_run {
             // What was copied is listed all the same, so that the next sync need not repeat it.
@@ -121,6 +133,37 @@ pub fn sync(
     }
 }
 
+/// What the local index knows it need not fetch, and so would not miss: whether the segments that HEAD names are there.
+fn segments_are_there(store: &ChunkStore) -> Result<()> {
+    let mut there: HashSet<String> = HashSet::new();
+    let list = store.storage().list(names::INDEX, &mut |name, _| {
+        there.insert(name.to_owned());
+    });
+    list.map_err(chunkstore::Error::from)?;
+    for segment in store.head().segment_ids() {
+        let name = names::segment(&segment);
+        if there.contains(&name) {
+            continue;
+        }
+        // A listing may leave things out.
+        match store.storage().len(&name) {
+            Ok(_) => {}
+            // Replaced by a prune meanwhile?
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                if store.reload()?.segment_ids().contains(&segment) {
+                    return Err(Error::Refused(format!(
+                        "{}/{name} is missing; run {} first",
+                        store.storage().place(),
+                        repair_index(store)
+                    )));
+                }
+            }
+            Err(error) => return Err(chunkstore::Error::from(error).into()),
+        }
+    }
+    Ok(())
+}
+
 /// What of a pack is needed on the tier.
 #[derive(Default)]
 struct Need {
@@ -132,6 +175,8 @@ struct Need {
 
 struct Sync<'a> {
     primary: &'a Repository,
+    /// Where it is copied from.
+    source: &'a Repository,
     tier: &'a Tier,
     session: SessionId,
     options: &'a SyncOptions,
@@ -145,6 +190,10 @@ struct Sync<'a> {
     needs: HashMap<PackId, Need>,
     /// Packs of the tier that are needed, and until when.
     locks: HashMap<PackId, u64>,
+    /// Packs of the primary that are not there as they should be.
+    lost_from: HashSet<PackId>,
+    /// Those of the tier.
+    lost: LostPacks,
     /// What lies on the tier, but no HEAD lists yet.
     finished: Segment,
     finished_bytes: u64,
@@ -152,7 +201,7 @@ struct Sync<'a> {
 
 impl<'a> Sync<'a> {
     fn new(
-        primary: &'a Repository,
+        (primary, source): (&'a Repository, &'a Repository),
         tier: &'a Tier,
         session: SessionId,
         options: &'a SyncOptions,
@@ -161,6 +210,7 @@ impl<'a> Sync<'a> {
         let report = SyncReport { tier: tier.options.name.clone(), ..SyncReport::default() };
         Ok(Self {
             primary,
+            source,
             tier,
             session,
             options,
@@ -171,13 +221,15 @@ impl<'a> Sync<'a> {
             visited: HashSet::new(),
             needs: HashMap::new(),
             locks: HashMap::new(),
+            lost_from: HashSet::new(),
+            lost: LostPacks::none(),
             finished: Segment::default(),
             finished_bytes: 0,
         })
     }
 
     fn from(&self) -> &'a Arc<ChunkStore> {
-        self.primary.store()
+        self.source.store()
     }
 
     fn to(&self) -> &'a Arc<ChunkStore> {
@@ -189,7 +241,7 @@ impl<'a> Sync<'a> {
     }
 
     fn run(&mut self, owed: &[Owed], kept: &[Owed]) -> Result<()> {
-        let roots = self.primary.snapshot_roots();
+        let roots = self.source.snapshot_roots();
         // Those that are kept longest first: a chunk is looked at once, with the longest time that it is needed.
         let mut order: Vec<&Owed> = owed.iter().collect();
         order.sort_by_key(|owed| std::cmp::Reverse(owed.until));
@@ -211,16 +263,19 @@ impl<'a> Sync<'a> {
             self.report.snapshots = going.len() as u64;
             self.report.packs = entries.len() as u64;
             self.report.bytes = entries.iter().map(|(entry, _)| entry.len).sum();
+            self.report.packs_lost = self.lost.len() as u64;
             return Ok(());
         }
         // Metadata last: what a reader meets first is there last.
         entries.sort_by_key(|(entry, _)| entry.name.kind == PackKind::Metadata);
         self.copy_packs(entries)?;
+        self.report.packs_lost = self.lost.len() as u64;
         self.checkpoint()?;
         let until = going.iter().map(|(_, until)| *until).max().unwrap_or_default();
         let segments = self.rewrite_the_rest(until)?;
-        let head = self.from().reload()?;
-        self.from().copy_slots(&head, &**self.to().storage())?;
+        self.from().reload()?;
+        let primary = self.primary.store();
+        primary.copy_slots(&*primary.reload()?, &**self.to().storage())?;
         self.extend_locks(kept)?;
         self.commit(going, segments)
     }
@@ -271,9 +326,14 @@ impl<'a> Sync<'a> {
             flying += entry.len;
             let (from, to) = (Arc::clone(self.from()), Arc::clone(self.to()));
             let (wanted, how) = (entry.clone(), placing.clone());
+            let anew = self.lost.ids().contains(&entry.name.id);
             let copy = submit(&*self.to().access.io, move || {
                 let bytes = from.read_authentic(&wanted)?;
-                to.put_pack_as(&wanted.name, bytes, &how)
+                if anew {
+                    to.replace_pack(&wanted.name, bytes)
+                } else {
+                    to.put_pack_as(&wanted.name, bytes, &how)
+                }
             });
             running.push_back((entry, placing, copy));
             if self.monitor.interrupted() {
@@ -295,12 +355,22 @@ impl<'a> Sync<'a> {
         copy.wait()??;
         self.report.packs += 1;
         self.report.bytes += len;
+        let id = entry.name.id;
+        if self.lost.ids().contains(&id) {
+            // Put in the place of what was lost, it is locked as what is there is.
+            if let Some(until) = placing.locked_until {
+                self.locks.insert(id, until);
+            }
+            self.lost.forget(&HashSet::from([id]));
+            self.note_placed(&entry, Placing { locked_until: None, ..placing });
+            return Ok(len);
+        }
         self.take(entry, placing)?;
         Ok(len)
     }
 
-    /// A pack is on the tier.
-    fn take(&mut self, entry: PackEntry, placing: Placing) -> Result<()> {
+    /// Notes how a pack lies on the tier.
+    fn note_placed(&mut self, entry: &PackEntry, placing: Placing) {
         self.monitor.count(Counter::FilesDone, 1);
         self.monitor.count(Counter::BytesDone, entry.len);
         let placed = Placed {
@@ -310,6 +380,11 @@ impl<'a> Sync<'a> {
             locked_until: placing.locked_until,
         };
         self.changes.packs.insert(entry.name.id, placed);
+    }
+
+    /// A pack is on the tier.
+    fn take(&mut self, entry: PackEntry, placing: Placing) -> Result<()> {
+        self.note_placed(&entry, placing);
         self.finished_bytes += entry.len;
         self.finished.packs.push(entry);
         if self.finished.chunk_count() >= SEGMENT_CHUNKS || self.finished_bytes >= CHECKPOINT_LEN {
@@ -352,7 +427,7 @@ impl<'a> Sync<'a> {
         roots.sort_by_key(|root| order.get(&root.id).copied().unwrap_or(usize::MAX));
         self.report.snapshots = roots.len() as u64;
         let (maps, gone) = std::mem::take(&mut self.map).write(std::mem::take(&mut self.changes), to)?;
-        to.commit_tier(&self.session, &head, &TierCommit { segments, roots, maps })?;
+        to.commit_tier(&self.session, &self.primary.store().head(), &TierCommit { segments, roots, maps })?;
         to.sync_index()?;
         for map in gone {
             to.storage().delete(&names::map(&map)).map_err(chunkstore::Error::from)?;

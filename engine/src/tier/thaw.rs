@@ -1,5 +1,5 @@
-//! What a restore needs that is frozen: planned and priced before anything is asked for, asked for once, and
-//! waited for as long as it takes, over days and over restarts.
+//! Frozen packs that a restore needs: planned and priced before any request, requested once, and awaited over days and
+//! restarts.
 
 use crate::price::{Price, PriceTable};
 use crate::reach::{ShortId, for_each_chunk_beneath, short};
@@ -15,7 +15,7 @@ use chunkstore::{ChunkId, PackId};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// A pack that a restore needs, and how it lies.
+/// A pack that a restore needs, and how it is stored.
 #[derive(Clone, Debug)]
 pub struct NeededPack {
     /// The pack.
@@ -24,7 +24,7 @@ pub struct NeededPack {
     pub warmth: Warmth,
 }
 
-/// What a restore needs.
+/// The packs that a restore needs.
 #[derive(Clone, Debug, Default)]
 pub struct ThawPlan {
     /// Packs that only frozen copies have.
@@ -37,7 +37,7 @@ pub struct ThawPlan {
     pub bytes_ready: u64,
 }
 
-/// What a way to thaw takes.
+/// Time and cost of one way to thaw.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Offer {
     /// The way.
@@ -58,9 +58,9 @@ fn by_name<S: serde::Serializer>(retrieval: &Retrieval, serializer: S) -> Result
 /// How far the thawing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ThawState {
-    /// Packs that were not asked for.
+    /// Packs that were not requested.
     pub frozen: u64,
-    /// Packs that were asked for and are not there yet.
+    /// Packs that were requested and are not readable yet.
     pub thawing: u64,
     /// Packs that can be read.
     pub ready: u64,
@@ -77,8 +77,8 @@ impl ThawState {
 }
 
 impl ThawPlan {
-    /// Finds out what a snapshot, or the part of it beneath a path, needs, and how each pack lies. `repo` is a
-    /// frozen tier's. Reads metadata only.
+    /// Finds the packs that a snapshot, or the part of it beneath a path, needs, and how each is stored. `repo` is a
+    /// frozen tier's. Reads only metadata.
     pub fn make(repo: &Repository, listed: &Listed, beneath: &[u8], monitor: &dyn Monitor) -> Result<Self> {
         let store = repo.store();
         let mut packs: BTreeMap<PackId, Arc<PackInfo>> = BTreeMap::new();
@@ -109,7 +109,7 @@ impl ThawPlan {
         Ok(plan)
     }
 
-    /// Asks the store how packs lie; those that a nearer place has are not needed from here.
+    /// Asks the store how packs are stored; those that a nearer place has are not needed from here.
     fn look_at(&mut self, repo: &Repository, packs: Vec<Arc<PackInfo>>, monitor: &dyn Monitor) -> Result<()> {
         let store = repo.store();
         let Some(_) = store.storage().shelf() else {
@@ -160,7 +160,7 @@ impl ThawPlan {
         }
     }
 
-    /// Says of every pack how it lies, where the store cannot be asked.
+    /// Sets how every pack is stored, if the store cannot be asked.
     pub fn all_by(&mut self, warmth: impl Fn(&PackId) -> Warmth) {
         self.packs.append(&mut self.ready);
         for needed in &mut self.packs {
@@ -187,7 +187,7 @@ impl ThawPlan {
         state
     }
 
-    /// Packs that must be asked for: one request each.
+    /// Packs that must be requested, one request each.
     pub fn frozen(&self) -> impl Iterator<Item = &NeededPack> {
         self.packs.iter().filter(|needed| needed.warmth == Warmth::Frozen)
     }
@@ -203,7 +203,7 @@ impl ThawPlan {
         Retrieval::ALL.into_iter().filter_map(offer).collect()
     }
 
-    /// Asks for what is frozen, each pack once; returns how many were asked for now.
+    /// Requests frozen packs, each once; returns the number of new requests.
     pub fn start(
         &self,
         repo: &Repository,
@@ -251,7 +251,7 @@ pub fn is_frozen(error: &Error) -> bool {
     matches!(error, Error::Store(chunkstore::Error::Storage(error)) if error.kind == ErrorKind::Frozen)
 }
 
-/// Prices of a class, and of the one that thawed copies lie in.
+/// Prices of a class, and of the class of its thawed copies.
 pub fn prices_of(prices: &PriceTable, class: &str) -> Result<(Price, Price)> {
     Ok((prices.of(class)?, prices.hot(class)))
 }

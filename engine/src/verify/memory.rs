@@ -1,5 +1,7 @@
-//! When each pack was last read and found sound, so that a check can take the oldest first, and one that was
-//! interrupted is gone on with. Kept beside the local index; without it all packs are equally old.
+//! When each pack was last read and found sound, so that a check can begin with the oldest, and continue after an
+//! interruption. Stored beside the local index; without it all packs are equally old.
+
+#![expect(clippy::disallowed_methods, reason = "its record is a file beside the local index")]
 
 use chunkstore::PackId;
 use chunkstore::store::ChunkStore;
@@ -35,7 +37,11 @@ impl Memory {
             millis.copy_from_slice(time);
             times.insert(PackId(pack), u64::from_le_bytes(millis));
         }
-        let file = path.as_ref().and_then(|path| File::options().create(true).append(true).open(path).ok());
+        let file = path.as_ref().and_then(|path| {
+            // Made for nobody else first, then opened to be written at its end.
+            drop(chunkstore::private::open(path).ok()?);
+            File::options().append(true).open(path).ok()
+        });
         Self { path, times, records: bytes.len() / RECORD, file }
     }
 
@@ -65,8 +71,13 @@ impl Memory {
         let records = self.times.iter();
         let bytes: Vec<u8> =
             records.flat_map(|(pack, time)| pack.0.into_iter().chain(time.to_le_bytes())).collect();
-        let fresh = path.with_extension(format!("{}", std::process::id()));
-        if std::fs::write(&fresh, &bytes).and_then(|()| std::fs::rename(&fresh, path)).is_ok() {
+        // Two processes may share the folder and have one number, in two containers.
+        let Ok(fresh) =
+            path.parent().map_or_else(tempfile::NamedTempFile::new, tempfile::NamedTempFile::new_in)
+        else {
+            return;
+        };
+        if fresh.as_file().write_all(&bytes).is_ok() && fresh.persist(path).is_ok() {
             self.records = self.times.len();
             self.file = File::options().append(true).open(path).ok();
         }

@@ -1,4 +1,4 @@
-//! Reading packs whole, and mending them from their parity.
+//! Reading whole packs, and repairing them from their parity.
 
 use super::{Check, ReadData};
 use crate::{Counter, Error, Result};
@@ -49,6 +49,9 @@ impl Check<'_> {
             let PackResult { outcome, bad, .. } = read_pack(self.store, &pack, &self.bases);
             self.memory.note(pack.name.id, 0);
             self.bad.extend(bad.into_iter().map(|chunk| (pack.name.id, chunk)));
+            if outcome.is_err() {
+                self.unsound.insert(pack.name.id);
+            }
             let mendable = self.store.has_parity() || !self.store.storage().copies().is_empty();
             self.report.suggest_heal |= mendable && !self.options.heal;
             self.note(&pack.name.object(), outcome)?;
@@ -145,7 +148,7 @@ impl Check<'_> {
         Ok(true)
     }
 
-    /// The packs that are to be read: the one that was not looked at for the longest time first.
+    /// The packs to read, beginning with the one that was verified the longest time ago.
     fn choose(&self, packs: &[PackEntry]) -> Result<Vec<PackEntry>> {
         let salt: [u8; 32] = chunkstore::env::random_array(&*self.store.access.env)?;
         let mut left: Vec<&PackEntry> =
@@ -209,7 +212,7 @@ fn is_authentic(store: &ChunkStore, entry: &PackEntry, bytes: &[u8]) -> bool {
     read.is_ok_and(|records| records == entry.records)
 }
 
-/// Everything in a pack: its tags, and each chunk's content, with what it stands on.
+/// Verifies a whole pack: its tags, and each chunk's content, with its bases.
 fn verify(store: &ChunkStore, entry: &PackEntry, bases: &BaseReader, bytes: &[u8]) -> chunkstore::Result<()> {
     if bytes.len() as u64 != entry.len {
         let why = format!("has {} bytes instead of {}", bytes.len(), entry.len);

@@ -3,12 +3,16 @@
 use super::Check;
 use crate::entry::{Entry, display_path};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
+use crate::reach::for_each_chunk;
+use crate::snapshot::Listed;
 use crate::{Error, Repository, Result};
 use chunkstore::bases::{Grounded, ground, ground_everywhere};
 use chunkstore::format::names;
+use chunkstore::head::Root;
 use chunkstore::ingest::ChunkRef;
 use chunkstore::store::{MAP_ROOT, describe};
-use chunkstore::{ChunkId, ObjectId};
+use chunkstore::{ChunkId, ObjectId, PackId};
+use std::collections::HashSet;
 
 /// Affected paths that are named for each snapshot; more are counted.
 const NAMED_PATHS: usize = 20;
@@ -25,10 +29,13 @@ impl Check<'_> {
             let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
             self.fail(root.id.to_string(), why);
         }
-        for root in repo.snapshot_roots() {
+        for root in self.roots(repo) {
             self.report.snapshots += 1;
             let name = names::snapshot(&root.id);
-            let plain = self.store.read_snapshot(&root);
+            let mut plain = self.store.read_snapshot(&root);
+            if plain.as_ref().is_err_and(chunkstore::Error::is_damage) && self.fetch_snapshot(&root) {
+                plain = self.store.read_snapshot(&root);
+            }
             let Some(plain) = self.note(&name, plain)? else { continue };
             match serde_json::from_slice::<crate::snapshot::Snapshot>(&plain) {
                 Ok(snapshot) => self.manifest(&root.id, &snapshot)?,
@@ -36,6 +43,44 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The snapshots to check.
+    fn roots(&self, repo: &Repository) -> Vec<Root> {
+        let mut roots = repo.snapshot_roots();
+        roots.retain(|root| self.some.is_none_or(|some| some.contains(&root.id)));
+        roots
+    }
+
+    /// The packs that the snapshots that are meant stand on; `None` if all are meant. What of them cannot be found is
+    /// told by the look at the snapshots.
+    pub(super) fn needed(&self, repo: &Repository) -> Result<Option<HashSet<PackId>>> {
+        if self.some.is_none() {
+            return Ok(None);
+        }
+        let mut needed = HashSet::new();
+        for root in self.roots(repo) {
+            let snapshot = match repo.read_snapshot(&root) {
+                Ok(snapshot) => snapshot,
+                Err(Error::Store(error)) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            let mut ids = vec![];
+            let walked = for_each_chunk(self.store, &Listed { id: root.id, snapshot }, &mut |chunk| {
+                ids.push(chunk.id);
+            });
+            match walked {
+                Err(Error::Store(error)) if !error.is_damage() => return Err(error.into()),
+                // What comes after the damage is not known; the packs up to there are.
+                _ => {}
+            }
+            for ids in ids.chunks(4096) {
+                for grounded in ground(&**self.store.index(), ids, &HashSet::new())?.into_iter().flatten() {
+                    needed.extend(grounded.packs);
+                }
+            }
+        }
+        Ok(Some(needed))
     }
 
     fn manifest(&mut self, id: &ObjectId, snapshot: &crate::snapshot::Snapshot) -> Result<()> {

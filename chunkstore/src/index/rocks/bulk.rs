@@ -4,6 +4,7 @@
 
 use super::{cache_error, family};
 use crate::Result;
+use crate::private;
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -86,7 +87,7 @@ impl Bulk {
     fn spill(&mut self) -> Result<()> {
         if self.spilled.is_empty() {
             for part in 0..PARTITIONS {
-                let file = File::create(self.path(part, "spill")).map_err(cache_error)?;
+                let file = private::create(&self.path(part, "spill")).map_err(cache_error)?;
                 self.spilled.push(BufWriter::with_capacity(32 << 10, file));
             }
         }

@@ -1,10 +1,18 @@
-//! The few things that a repository in a folder asks of the file system, so that a test can stand in its
-//! place: one that loses what was not synced, or fails at any of these calls.
+//! The calls that a repository in a folder makes to the file system. A test replaces them: by a file system that loses
+//! what was not synced, or fails at any of these calls.
 
-use rustix::fs::{FlockOperation, RenameFlags};
-use std::fs::{self, File};
+use crate::{patience, private};
+use rustix::fs::RenameFlags;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a reader waits for whoever swaps HEAD, which takes as long as the disk needs to write it.
+const READER: Duration = Duration::from_secs(5);
+/// How long a writer waits: others may be before it.
+const WRITER: Duration = Duration::from_secs(20);
 
 /// What a folder holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,8 +27,8 @@ pub struct Found {
 pub trait NewFile: Send {
     /// Appends.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes durable what was written, though not yet its name, and closes. A sync that failed is never tried
-    /// again: the kernel takes the pages for clean afterwards (Rebello et al., ATC 2020).
+    /// Makes the content durable, though not yet its name, and closes the file. A failed sync is never repeated: the
+    /// kernel considers the pages clean afterwards (Rebello et al., ATC 2020).
     fn sync(self: Box<Self>) -> io::Result<()>;
 }
 
@@ -37,9 +45,9 @@ pub trait Files: Send + Sync {
     fn read_at(&self, path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>>;
     /// Length of a file.
     fn len(&self, path: &Path) -> io::Result<u64>;
-    /// What a folder holds, in any order.
-    fn list(&self, path: &Path) -> io::Result<Vec<Found>>;
-    /// Gives a file another name, in one step; one that has it is replaced, or, with `keep`, left alone:
+    /// The content of a folder, in any order: at most `most` entries and one.
+    fn list(&self, path: &Path, most: u64) -> io::Result<Vec<Found>>;
+    /// Renames a file in one step; an existing one of that name is replaced or, with `keep`, left alone:
     /// [`io::ErrorKind::AlreadyExists`].
     fn rename(&self, from: &Path, to: &Path, keep: bool) -> io::Result<()>;
     /// Removes a file.
@@ -50,13 +58,28 @@ pub trait Files: Send + Sync {
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
-    /// Waits for a lock on a file, which is made if need be: for oneself, or with others who share it. A shared
-    /// one is `None` where the file cannot be opened: then nobody writes there either.
+    /// Waits for a lock on a file, which is made if need be: for oneself, or with others who share it. A shared one is
+    /// `None` where the file cannot be opened or locked, or another process held it too long.
     fn lock(&self, path: &Path, shared: bool) -> io::Result<Option<Lock>>;
 }
 
-/// The real one.
-pub struct SystemFiles;
+/// The real file system. New files are closed to others, whatever the umask, or open to a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SystemFiles {
+    /// Whether the folders' group shares new files: 2770 and 660 instead of 700 and 600.
+    pub shared: bool,
+}
+
+impl SystemFiles {
+    fn file_mode(self) -> u32 {
+        if self.shared { 0o660 } else { private::FILE }
+    }
+
+    /// The mode of folders. With the set-group-ID bit their group is that of what is made in them (mkdir(2)).
+    pub(super) fn folder_mode(self) -> u32 {
+        if self.shared { 0o2770 } else { private::FOLDER }
+    }
+}
 
 struct SystemFile(File);
 
@@ -71,13 +94,18 @@ impl NewFile for SystemFile {
 
 impl Files for SystemFiles {
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
-        Ok(Box::new(SystemFile(File::create_new(path)?)))
+        let file = File::options().write(true).create_new(true).mode(private::FILE).open(path)?;
+        if self.shared {
+            file.set_permissions(Permissions::from_mode(self.file_mode()))?;
+        }
+        Ok(Box::new(SystemFile(file)))
     }
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let file = File::open(path)?;
         let len = file.metadata()?.len();
         if len > limit {
-            return Err(io::ErrorKind::FileTooLarge.into());
+            let why = format!("it has {len} bytes, and no such file may have more than {limit}");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
         read_range(&file, 0, len)
     }
@@ -88,9 +116,9 @@ impl Files for SystemFiles {
         let metadata = fs::metadata(path)?;
         if metadata.is_file() { Ok(metadata.len()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
-    fn list(&self, path: &Path) -> io::Result<Vec<Found>> {
+    fn list(&self, path: &Path, most: u64) -> io::Result<Vec<Found>> {
         let mut found = vec![];
-        for entry in fs::read_dir(path)? {
+        for entry in fs::read_dir(path)?.take(usize::try_from(most.saturating_add(1)).unwrap_or(usize::MAX)) {
             let entry = entry?;
             // Nothing of ours has a name that is not UTF-8.
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -121,7 +149,11 @@ impl Files for SystemFiles {
         fs::remove_file(path)
     }
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)
+        fs::DirBuilder::new().mode(private::FOLDER).create(path)?;
+        if self.shared {
+            fs::set_permissions(path, Permissions::from_mode(self.folder_mode()))?;
+        }
+        Ok(())
     }
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir(path)
@@ -130,31 +162,41 @@ impl Files for SystemFiles {
         File::open(path)?.sync_all()
     }
     fn lock(&self, path: &Path, shared: bool) -> io::Result<Option<Lock>> {
-        let (file, operation) = match shared {
+        let file = match shared {
             true => match File::open(path) {
-                Ok(file) => (file, FlockOperation::LockShared),
+                Ok(file) => file,
                 Err(_) => return Ok(None),
             },
             false => {
-                let file = File::options().create(true).truncate(false).write(true).open(path)?;
-                (file, FlockOperation::LockExclusive)
+                let mut options = File::options();
+                options.create(true).truncate(false).write(true).mode(private::FILE);
+                let file = options.open(path)?;
+                let metadata = file.metadata()?;
+                let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+                // Made a moment ago, or by an older version.
+                if is_ours && metadata.mode() & 0o777 != self.file_mode() {
+                    file.set_permissions(Permissions::from_mode(self.file_mode()))?;
+                }
+                file
             }
         };
-        loop {
-            match rustix::fs::flock(&file, operation) {
-                Err(rustix::io::Errno::INTR) => {}
-                // A medium without locks can still be read.
-                Err(_) if shared => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-                Ok(()) => return Ok(Some(Box::new(file))),
+        match patience::lock(&file, path, shared, if shared { READER } else { WRITER }) {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(error) if shared => {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    tracing::warn!("{error}; HEAD is read without it");
+                }
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 }
 
 fn read_range(file: &File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    let mut bytes = Vec::with_capacity(len);
+    let mut bytes = vec![];
+    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     // Into memory that nobody cleared before: zeroing 64 MiB costs as much as copying them.
     while bytes.len() < len {
         let at = offset + bytes.len() as u64;

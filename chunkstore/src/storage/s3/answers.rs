@@ -74,7 +74,14 @@ struct Filter {
     #[serde(rename = "Prefix", default)]
     prefix: String,
     #[serde(rename = "And", default)]
-    and: Option<Box<Self>>,
+    and: And,
+}
+
+/// No filter again: answers are not nested as deep as a store likes.
+#[derive(Deserialize, Default)]
+struct And {
+    #[serde(rename = "Prefix", default)]
+    prefix: String,
 }
 
 #[derive(Deserialize)]
@@ -98,9 +105,8 @@ impl Rule {
         if self.status != "Enabled" {
             return None;
         }
-        let and = self.filter.and.as_ref().map_or("", |and| &and.prefix);
-        let prefix = [&self.prefix, &self.filter.prefix, and].into_iter().find(|prefix| !prefix.is_empty());
-        let prefix = prefix.unwrap_or_default();
+        let all = [&self.prefix, &self.filter.prefix, &self.filter.and.prefix];
+        let prefix = all.into_iter().find(|prefix| !prefix.is_empty()).map_or("", String::as_str);
         if !folder.starts_with(prefix) && !prefix.starts_with(folder) {
             return None;
         }

@@ -4,7 +4,7 @@
 
 use super::super::requests::{Answer, Ask, Requests, Sign, escape};
 use super::super::shelf::{Hidden, Lying, Placing, Retrieval, Shelf, Warmth};
-use super::super::{ErrorKind, StorageError, StorageResult};
+use super::super::{ErrorKind, StorageError, StorageResult, most_listed, too_many};
 use super::answers::{Lifecycle, Versioning, Versions, parse};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -43,13 +43,16 @@ impl S3Shelf {
         Self { requests, lock_mode, versioned: OnceLock::new() }
     }
 
-    /// Every version beneath a prefix of the bucket; each with whether it is the one that is seen.
+    /// Every version beneath a prefix of the bucket; each with whether it is the one that is seen. Pages go on behind the
+    /// last one, and have no more versions in all than a repository has objects: a store that does otherwise has no end.
     fn versions(
         &self,
         prefix: &str,
         each: &mut dyn FnMut(Version) -> StorageResult<()>,
     ) -> StorageResult<()> {
         let (mut key, mut id) = (String::new(), String::new());
+        let (mut count, most) = (0, most_listed(prefix));
+        let failed = |why: &str| self.requests.objects.failed("list versions of", "", why);
         loop {
             let mut query = format!("prefix={}", escape_all(prefix));
             if !key.is_empty() {
@@ -66,11 +69,20 @@ impl S3Shelf {
             for (found, mark) in page.versions.into_iter().map(|found| (found, false)).chain(marks) {
                 let modified = found.modified.and_then(|time| time.parse().ok());
                 let (key, id, latest) = (found.key, found.id, found.latest);
+                count += 1;
+                if count > most {
+                    return Err(failed(&too_many(most)));
+                }
                 each(Version { key, modified, id, latest, bytes: found.size.unwrap_or(0), mark })?;
             }
             if !page.truncated || page.next_key.is_empty() {
                 return Ok(());
             }
+            if page.next_key < key || (&page.next_key, &page.next_id) == (&key, &id) {
+                return Err(failed("the store's next page does not go on behind the last one"));
+            }
+            // An empty page counts, too.
+            count += 1;
             (key, id) = (page.next_key, page.next_id);
         }
     }

@@ -3,6 +3,7 @@
 use super::prices::Tier;
 use crate::exit::Failure;
 use crate::output::bytes;
+use crate::units::duration;
 use engine::plan::{Measured, Point};
 use plotters::prelude::*;
 use std::fmt::Write as _;
@@ -16,38 +17,62 @@ const STYLE: &str = "\
 padding: 0 1rem; color: light-dark(#111, #eee); background: light-dark(#fff, #16181c) }
 svg { width: 100%; height: auto } svg text { fill: currentColor } table { border-collapse: collapse; margin: 1rem 0 }
 td, th { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid light-dark(#ddd, #444) }
-td:first-child, th:first-child { text-align: left } h2 { margin-top: 2.5rem } p.note { opacity: .75 }";
+td:first-child, th:first-child { text-align: left } div.table { overflow-x: auto } li { overflow-wrap: anywhere }
+@media (max-width: 40rem) { td, th { padding: .25rem .4rem; font-size: .8rem; white-space: nowrap }
+table.forecast :is(td, th):is(:nth-child(2), :nth-child(5), :nth-child(6), :nth-child(7)) { display: none } } h2 { margin-top: 2.5rem } p.note { opacity: .75 }";
+
+/// Units of a plot of sizes, and their bytes.
+const UNITS: &[(&str, u64)] =
+    &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("PiB", 1 << 50)];
+
+/// Units of a plot of times, and their seconds.
+const TIMES: &[(&str, f64)] =
+    &[("milliseconds", 1e-3), ("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0)];
+
+/// Most points of a line in a plot: no screen shows more.
+const MOST_DRAWN: usize = 400;
+
+/// Most rows of the table.
+const MOST_ROWS: usize = 40;
 
 /// Writes the page.
 pub(crate) fn page(
-    title: &str,
+    basis: &[String],
     measured: &Measured,
     points: &[Point],
     tiers: &[Tier],
 ) -> Result<String, Failure> {
     let mut html = String::new();
-    let title = escape(title);
     let _ = write!(
         html,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
+         content=\"width=device-width\"><title>esker plan</title><style>{STYLE}</style><h1>esker plan</h1><ul>"
     );
+    for line in basis {
+        let _ = write!(html, "<li>{}</li>", escape(line));
+    }
+    html += "</ul>";
+    let drawn: Vec<Point> = spread(points, MOST_DRAWN).into_iter().copied().collect();
     let days = |point: &Point| point.day;
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let most = points.iter().map(|point| point.bytes_high).max().unwrap_or_default();
+    let (unit, size) = UNITS.iter().rfind(|(_, size)| most >= *size).unwrap_or(&UNITS[0]);
+    let of = |bytes: u64| bytes as f64 / *size as f64;
     let _ = write!(html, "<h2>Repository</h2>");
     html += &plot(
-        "GiB",
-        &points.iter().map(|point| (days(point), gib(point.bytes))).collect::<Vec<_>>(),
-        Some(&points.iter().map(|p| (days(p), gib(p.bytes_low), gib(p.bytes_high))).collect::<Vec<_>>()),
+        unit,
+        &drawn.iter().map(|point| (days(point), of(point.bytes))).collect::<Vec<_>>(),
+        Some(&drawn.iter().map(|p| (days(p), of(p.bytes_low), of(p.bytes_high))).collect::<Vec<_>>()),
     )?;
     let _ = write!(
         html,
         "<p class=\"note\">The band is the error of the forecast.</p><h2>Times</h2>\
          <p class=\"note\">Reading and decoding the latest snapshot on this machine; writing it comes on top.</p>"
     );
+    let longest = drawn.iter().map(|point| point.restore_seconds).fold(0.0, f64::max);
+    let (unit, size) = TIMES.iter().rfind(|(_, size)| longest >= *size).unwrap_or(&TIMES[0]);
     html += &plot(
-        "seconds to restore (RTO)",
-        &points.iter().map(|point| (days(point), point.restore_seconds)).collect::<Vec<_>>(),
+        &format!("{unit} to restore (RTO)"),
+        &drawn.iter().map(|point| (days(point), point.restore_seconds / size)).collect::<Vec<_>>(),
         None,
     )?;
     let _ = write!(html, "<h2>Measured</h2>{}", measured_table(measured));
@@ -56,7 +81,7 @@ pub(crate) fn page(
     if let Some(tier) = tiers.iter().max_by(|a, b| a.gb_month.total_cmp(&b.gb_month)) {
         let money = |point: &Point| point.bytes as f64 / 1e9 * tier.gb_month;
         let label = format!("US dollars a month in {}", tier.name);
-        html += &plot(&label, &points.iter().map(|p| (days(p), money(p))).collect::<Vec<_>>(), None)?;
+        html += &plot(&label, &drawn.iter().map(|p| (days(p), money(p))).collect::<Vec<_>>(), None)?;
     }
     let _ = write!(html, "{}</html>", money_table(points, tiers));
     Ok(html)
@@ -75,14 +100,14 @@ fn row(html: &mut String, tag: &str, cells: &[String]) {
     *html += "</tr>";
 }
 
-fn headings(names: &[&str]) -> String {
-    let mut html = "<table>".to_owned();
+fn headings(class: &str, names: &[&str]) -> String {
+    let mut html = format!("<div class=\"table\"><table class=\"{class}\">");
     row(&mut html, "th", &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
     html
 }
 
 fn measured_table(measured: &Measured) -> String {
-    let mut html = headings(&["version", "source", "stored", "objects", "backup"]);
+    let mut html = headings("measured", &["version", "source", "stored", "objects", "backup"]);
     for (number, night) in measured.nights.iter().enumerate() {
         row(
             &mut html,
@@ -92,38 +117,43 @@ fn measured_table(measured: &Measured) -> String {
                 bytes(night.source_bytes),
                 bytes(night.stored_bytes),
                 night.objects.to_string(),
-                format!("{:.2} s", night.seconds),
+                duration(night.seconds),
             ],
         );
     }
-    html + "</table>"
+    html + "</table></div>"
 }
 
-/// The first backups, then the ends of months.
+/// The first backups, then the ends of months, of which no more than [`MOST_ROWS`].
 pub(crate) fn milestones(points: &[Point]) -> Vec<&Point> {
-    let mut chosen: Vec<&Point> = vec![];
+    let (mut first, mut months): (Vec<&Point>, Vec<&Point>) = (vec![], vec![]);
     for (number, point) in points.iter().enumerate() {
         let next = points.get(number + 1);
         let month_ends = next.is_none_or(|next| (point.day / 30.0).floor() < (next.day / 30.0).floor());
-        if [1, 2, 7, 14].contains(&point.backup) || month_ends {
-            chosen.push(point);
+        if [1, 2, 7, 14].contains(&point.backup) {
+            first.push(point);
+        } else if month_ends {
+            months.push(point);
         }
     }
-    chosen
+    first.extend(spread(&months, MOST_ROWS - 4).into_iter().copied());
+    first
+}
+
+/// At most `most` of `all`, spread evenly, with the first and the last.
+pub(crate) fn spread<T>(all: &[T], most: usize) -> Vec<&T> {
+    if all.len() <= most {
+        return all.iter().collect();
+    }
+    let (last, most) = (all.len() - 1, most - 1);
+    (0..=most).filter_map(|number| all.get(number * last / most)).collect()
 }
 
 fn forecast_table(points: &[Point]) -> String {
-    let mut html = headings(&[
-        "day",
-        "backups",
-        "snapshots kept",
-        "repository",
-        "from",
-        "to",
-        "objects",
-        "backup",
-        "restore",
-    ]);
+    let mut html = headings(
+        "forecast",
+        &["day", "backups", "snapshots kept", "repository", "from", "to", "objects", "backup", "restore"],
+    );
     for point in milestones(points) {
         row(
             &mut html,
@@ -136,17 +166,18 @@ fn forecast_table(points: &[Point]) -> String {
                 bytes(point.bytes_low),
                 bytes(point.bytes_high),
                 point.objects.to_string(),
-                format!("{:.1} s", point.backup_seconds),
-                format!("{:.1} s", point.restore_seconds),
+                duration(point.backup_seconds),
+                duration(point.restore_seconds),
             ],
         );
     }
-    html + "</table>"
+    html + "</table></div>"
 }
 
 fn money_table(points: &[Point], tiers: &[Tier]) -> String {
     let Some(last) = points.last() else { return String::new() };
-    let mut html = headings(&["tier", "$ for a GB and month", "$ in the last month", "$ for all of it"]);
+    let mut html =
+        headings("money", &["tier", "$ for a GB and month", "$ in the last month", "$ for all of it"]);
     for tier in tiers {
         let (month, total) = super::money(points, last, tier);
         row(
@@ -160,7 +191,7 @@ fn money_table(points: &[Point], tiers: &[Tier]) -> String {
             ],
         );
     }
-    html + "</table><p class=\"note\">Storage and writes; neither retrieval nor transfer.</p>"
+    html + "</table></div><p class=\"note\">Storage and writes; neither retrieval nor transfer.</p>"
 }
 
 /// A line over days, with a band around it.

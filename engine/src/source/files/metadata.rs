@@ -1,30 +1,44 @@
-//! What lstat(2) does not tell about a file: its extended attributes, and the names of its owners.
+//! Metadata that lstat(2) does not return: extended attributes, and the names of owners.
 
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-/// All extended attributes of a path, ACLs among them, in order of name. A file system without any has
-/// none.
-pub(super) fn read_xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// An attribute: name and value.
+type Attribute = (Vec<u8>, Vec<u8>);
+
+/// All extended attributes of a path, ACLs among them, in order of name, as far as they can be read, and what could
+/// not. A file system without any has none.
+pub(super) fn read_xattrs(path: &Path) -> (Vec<Attribute>, Vec<String>) {
     let mut names = vec![0; 64 << 10];
     let len = match rustix::fs::llistxattr(path, &mut names[..]) {
         Ok(len) => len,
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(vec![]),
-        Err(error) => return Err(error.into()),
+        // Gone meanwhile: what it has is not asked any more.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOENT | Errno::NOTDIR) => return (vec![], vec![]),
+        Err(error) => {
+            let why = std::io::Error::from(error);
+            return (
+                vec![],
+                vec![format!("saved without its extended attributes, which cannot be read: {why}")],
+            );
+        }
     };
-    let mut xattrs = vec![];
+    let (mut xattrs, mut failures) = (vec![], vec![]);
     for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0; 64 << 10];
         match rustix::fs::lgetxattr(path, name, &mut value[..]) {
             Ok(len) => xattrs.push((name.to_vec(), value[..len].to_vec())),
-            // Gone meanwhile, or not for our eyes.
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {}
-            Err(error) => return Err(error.into()),
+            Err(Errno::NODATA | Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => failures.push(format!(
+                "saved without its attribute {}, which cannot be read: {}",
+                String::from_utf8_lossy(name),
+                std::io::Error::from(error)
+            )),
         }
     }
     xattrs.sort();
-    Ok(xattrs)
+    (xattrs, failures)
 }
 
 /// Names of users and groups, from /etc/passwd and /etc/group. Directory services are not asked; the

@@ -23,7 +23,7 @@ impl Sync<'_> {
         match until {
             Until::Time(_) => until.seconds().unwrap_or_default().max(least),
             Until::Forever => (self.now_s() / STEP_S * STEP_S + FOREVER_DAYS * DAY_MS / 1000).max(least),
-            Until::Open => least,
+            Until::Newest | Until::Open => least,
         }
     }
 
@@ -35,7 +35,7 @@ impl Sync<'_> {
         let to = self.to();
         for Owed { listed, until } in kept {
             let until = match until {
-                Until::Open => continue,
+                Until::Newest | Until::Open => continue,
                 _ => self.lock_until(*until),
             };
             if self.map.locked.get(&listed.id).is_some_and(|there| *there >= until) {
@@ -57,7 +57,7 @@ impl Sync<'_> {
         // Without these, nothing of it could be read.
         let longest = self.map.locked.values().chain(self.changes.locked.values()).copied();
         if let Some(until) = longest.chain(self.locks.values().copied()).max().filter(|until| *until > 0) {
-            let head = self.from().head();
+            let head = self.primary.store().head();
             for name in head.slots.keys().map(names::key).chain([names::CONFIG.to_owned()]) {
                 self.lock(&name, until)?;
             }

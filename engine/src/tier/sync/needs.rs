@@ -2,6 +2,7 @@
 
 use super::Sync;
 use crate::reach::{for_each_chunk, short};
+use crate::reseal::Wanted;
 use crate::snapshot::Listed;
 use crate::{Error, Result};
 use chunkstore::bases::{ground, ground_everywhere};
@@ -44,7 +45,8 @@ impl Sync<'_> {
             return Ok(());
         }
         let mut lacking = vec![];
-        for (id, grounded) in ids.iter().zip(ground(&**self.to().index(), ids, &HashSet::new())?) {
+        let on_tier = ground(&**self.to().index(), ids, &self.lost.ids())?;
+        for (id, grounded) in ids.iter().zip(on_tier) {
             match grounded {
                 Some(grounded) if grounded.location.record.depth < depth => {
                     for pack in grounded.packs {
@@ -55,16 +57,28 @@ impl Sync<'_> {
                 _ => lacking.push(*id),
             }
         }
-        let found = ground(&**self.from().index(), &lacking, &HashSet::new())?;
-        let lost: Vec<ChunkId> =
+        let mut found = ground(&**self.from().index(), &lacking, &self.lost_from)?;
+        let mut missing: Vec<ChunkId> =
             lacking.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| *id).collect();
-        let elsewhere = ground_everywhere(self.from(), &lost, &HashSet::new())?;
-        for (id, found) in lost.iter().zip(&elsewhere) {
-            if found.is_none() {
-                return Err(chunkstore::Error::MissingChunk { id: *id }.into());
+        // What the index says may be on its way out, or lost; a pack that the primary lost may be had from a copy.
+        let none = HashSet::new();
+        for avoid in [&self.lost_from, &none] {
+            let elsewhere = ground_everywhere(self.from(), &missing, avoid)?;
+            missing = missing
+                .into_iter()
+                .zip(&elsewhere)
+                .filter(|(_, found)| found.is_none())
+                .map(|(id, _)| id)
+                .collect();
+            found.extend(elsewhere);
+            if missing.is_empty() {
+                break;
             }
         }
-        for grounded in found.into_iter().chain(elsewhere).flatten() {
+        if let Some(id) = missing.first() {
+            return Err(chunkstore::Error::MissingChunk { id: *id }.into());
+        }
+        for grounded in found.into_iter().flatten() {
             let record = &grounded.location.record;
             let need = self.needs.entry(grounded.location.pack.name.id).or_default();
             if need.chunks.insert(record.ordinal) {
@@ -125,7 +139,9 @@ impl Sync<'_> {
 
     /// The packs that are copied whole, with until when they are needed.
     pub(super) fn whole_packs(&self) -> Result<Vec<(PackEntry, u64)>> {
-        let there: HashSet<PackId> = self.to().index().packs().iter().map(|pack| pack.name.id).collect();
+        let mut there: HashSet<PackId> = self.to().index().packs().iter().map(|pack| pack.name.id).collect();
+        let lost = self.lost.ids();
+        there.retain(|pack| !lost.contains(pack));
         let mut entries = vec![];
         let mut seen = HashSet::new();
         self.for_each_entry(&mut |entry| {
@@ -141,7 +157,7 @@ impl Sync<'_> {
     }
 
     /// Chunks without a location on the tier that counts, in the order in which they lie in the primary.
-    pub(super) fn lacking(&self) -> Result<Vec<(ChunkRef, u64, PackKind)>> {
+    pub(super) fn lacking(&self) -> Result<Vec<Wanted>> {
         let mut lacking = vec![];
         let mut ids: Vec<ChunkId> = vec![];
         self.for_each_entry(&mut |entry| {
@@ -150,24 +166,24 @@ impl Sync<'_> {
                 for record in needed {
                     ids.push(record.id);
                     let chunk = ChunkRef { id: record.id, len: record.plain_len };
-                    lacking.push((chunk, record.anchor, entry.name.kind));
+                    lacking.push(Wanted { chunk, anchor: record.anchor, kind: entry.name.kind });
                 }
             }
             Ok(())
         })?;
-        let to = self.to();
+        let (to, avoid) = (self.to(), self.lost.ids());
         let mut counts = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOOKUP) {
-            let found = ground(&**to.index(), ids, &HashSet::new())?;
+            let found = ground(&**to.index(), ids, &avoid)?;
             counts.extend(found.into_iter().map(|found| found.is_some()));
         }
         let lost: Vec<ChunkId> =
             ids.iter().zip(&counts).filter(|(_, counts)| !**counts).map(|(id, _)| *id).collect();
-        let elsewhere = ground_everywhere(to, &lost, &HashSet::new())?;
+        let elsewhere = ground_everywhere(to, &lost, &avoid)?;
         let still: HashSet<ChunkId> =
             lost.into_iter().zip(elsewhere).filter(|(_, found)| found.is_none()).map(|(id, _)| id).collect();
         let mut once = HashSet::new();
-        lacking.retain(|(chunk, _, _)| still.contains(&chunk.id) && once.insert(chunk.id));
+        lacking.retain(|one| still.contains(&one.chunk.id) && once.insert(one.chunk.id));
         Ok(lacking)
     }
 }

@@ -1,13 +1,11 @@
 //! What came to a tier with no pack, sealed anew on its own.
 
 use super::Sync;
+use crate::Result;
+use crate::reseal::reseal;
 use crate::tier::map::Placed;
-use crate::{Error, Result};
-use chunkstore::ChunkId;
-use chunkstore::format::PackKind;
 use chunkstore::head::SegmentRef;
-use chunkstore::ingest::{Again, Dedupe, Packer, PackerOptions, Sealing};
-use chunkstore::reader::{Fetched, ReadAhead};
+use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
 use std::sync::Arc;
 
 /// Packs that are sealed anew for a frozen tier: few objects, since each costs by itself to thaw.
@@ -22,34 +20,13 @@ impl Sync<'_> {
         }
         let (from, to) = (self.from(), self.to());
         let sealing = Sealing { compression: self.options.compression, delta: false };
-        let dedupe = Dedupe::new(Arc::clone(to), sealing);
+        let dedupe = Dedupe::new(Arc::clone(to), sealing, &self.lost);
         let pack_len = if self.tier.frozen { FROZEN_PACK_LEN } else { PackerOptions::default().pack_len };
         let mut packer =
             Packer::new(&dedupe, self.session, PackerOptions { pack_len, ..PackerOptions::default() })?;
-        let mut ahead: ReadAhead<(ChunkId, u64, PackKind)> = ReadAhead::new(from);
-        let mut store = |ahead: &mut ReadAhead<_>, packer: &mut Packer| -> Result<bool> {
-            let Some(batch) = ahead.take()? else { return Ok(false) };
-            let mut chunks = vec![];
-            let mut kinds = vec![];
-            for fetched in batch {
-                let Fetched::Chunk(plain, (id, anchor, kind)) = fetched else { continue };
-                chunks.push(Again { id, anchor, plain: plain?, choice: None });
-                kinds.push(kind);
-            }
-            self.report.chunks_rewritten += chunks.len() as u64;
-            for ((record, frame), kind) in dedupe.seal_again(chunks)?.into_iter().zip(kinds) {
-                packer.push(kind, record, &frame)?;
-            }
-            Ok(true)
-        };
-        for (chunk, anchor, kind) in lacking {
-            ahead.request(chunk, (chunk.id, anchor, kind))?;
-            while ahead.is_full() && store(&mut ahead, &mut packer)? {}
-            if self.monitor.interrupted() {
-                return Err(Error::Interrupted);
-            }
-        }
-        while store(&mut ahead, &mut packer)? {}
+        let mut all = |_, read: chunkstore::Result<()>| Ok(read.map(|()| true)?);
+        reseal(from, &lacking, &dedupe, &mut packer, self.monitor, &mut all)?;
+        self.report.chunks_rewritten += lacking.len() as u64;
         let segments = packer.flush()?;
         self.report.bytes_rewritten += packer.written().stored_bytes;
         for reference in &segments {

@@ -1,0 +1,200 @@
+//! Packs that the index lists, and that the store lacks or has with another length. One listing of the store finds
+//! them, for which S3 charges one request per 1000 packs (64 GB at their usual size); no content is read. Writers must
+//! not rely on them.
+
+use super::ChunkStore;
+use crate::format::names;
+use crate::id::{ObjectId, PackId};
+use crate::index::PackInfo;
+use crate::pool::locked;
+use crate::storage::ErrorKind;
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So many are named in a message.
+const NAMED: usize = 3;
+
+/// Packs that are not there as they should be.
+#[derive(Clone, Debug, Default)]
+pub struct LostPacks {
+    /// HEAD counts on them.
+    listed: BTreeMap<PackId, Arc<PackInfo>>,
+    /// A prune removed them since HEAD was read: no damage, but nothing to build on either.
+    removed: HashSet<PackId>,
+}
+
+impl LostPacks {
+    /// None, for callers that rely on no existing pack.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Whether HEAD counts on none of them.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// How many of them HEAD counts on.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.listed.len()
+    }
+
+    /// All packs that must not be relied on.
+    #[must_use]
+    pub fn ids(&self) -> HashSet<PackId> {
+        self.listed.keys().chain(&self.removed).copied().collect()
+    }
+
+    /// The first few, for messages: `packs/… and packs/…`.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let mut names: Vec<String> =
+            self.listed.values().take(NAMED).map(|pack| pack.name.object()).collect();
+        if self.len() > NAMED {
+            names.push(format!("{} more", self.len() - NAMED));
+        }
+        match names.split_last() {
+            Some((last, before)) if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+            _ => names.concat(),
+        }
+    }
+
+    /// They are there again, or no longer listed.
+    pub fn forget(&mut self, packs: &HashSet<PackId>) {
+        self.listed.retain(|id, _| !packs.contains(id));
+    }
+}
+
+impl ChunkStore {
+    /// Finds packs of the index that are missing or have another length. A result of this process that is younger than
+    /// `max_age` is reused. The index must be in step with HEAD.
+    pub fn lost_packs(&self, max_age: Duration) -> Result<LostPacks> {
+        let now_ms = self.now_ms();
+        let known: HashMap<PackId, Arc<PackInfo>> =
+            self.index.packs().into_iter().map(|pack| (pack.name.id, pack)).collect();
+        let mut seen = locked(&self.lost);
+        if let Some((at_ms, lost)) = &*seen
+            && u128::from(now_ms.abs_diff(*at_ms)) < max_age.as_millis()
+        {
+            let mut lost = lost.clone();
+            lost.listed.retain(|id, _| known.contains_key(id));
+            return Ok(lost);
+        }
+        let lost = self.look_for_lost(known)?;
+        *seen = Some((now_ms, lost.clone()));
+        Ok(lost)
+    }
+
+    fn look_for_lost(&self, mut expected: HashMap<PackId, Arc<PackInfo>>) -> Result<LostPacks> {
+        // These are on their way out.
+        for pack in &self.head().doomed {
+            expected.remove(&pack.id);
+        }
+        let mut lost = LostPacks::none();
+        if expected.is_empty() {
+            return Ok(lost);
+        }
+        self.storage().list(names::PACKS, &mut |name, len| {
+            let id = name.rsplit('/').next().and_then(PackId::parse);
+            if let Some(id) = id
+                && expected.get(&id).is_some_and(|pack| pack.len == len && pack.name.object() == name)
+            {
+                expected.remove(&id);
+            }
+        })?;
+        let unlisted: BTreeMap<PackId, Arc<PackInfo>> = expected.into_iter().collect();
+        for (id, pack) in unlisted {
+            // A listing may leave things out; whoever asks for an object by its name is told whether it is there.
+            match self.storage().len(&pack.name.object()) {
+                Ok(len) if len == pack.len => {}
+                Ok(_) => drop(lost.listed.insert(id, pack)),
+                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
+                    lost.listed.insert(id, pack);
+                }
+                Err(error) => return Err(Error::from(error)),
+            }
+        }
+        if !lost.is_empty() {
+            // Removed by a prune since HEAD was read?
+            let head = self.heads.load()?.head;
+            let live: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
+            let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+            lost.removed =
+                (lost.listed.extract_if(.., |id, pack| doomed.contains(id) || !live.contains(&pack.segment)))
+                    .map(|(id, _)| id)
+                    .collect();
+        }
+        Ok(lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::ChunkerParams;
+    use crate::config::Layout;
+    use crate::env::SeededEnv;
+    use crate::executor::Inline;
+    use crate::format::PackKind;
+    use crate::index::{PackEntry, Segment};
+    use crate::keys::{KdfParams, SlotOwner};
+    use crate::pack::PackName;
+    use crate::storage::memory::MemoryStorage;
+    use crate::store::{Access, Identity};
+    use bytes::Bytes;
+
+    #[test]
+    fn what_is_gone_or_of_another_length_is_lost_unless_a_prune_took_it() {
+        let disk = Arc::new(MemoryStorage::default());
+        let access = Access {
+            storage: Arc::clone(&disk) as _,
+            env: Arc::new(SeededEnv::new(1)),
+            cpu: Arc::new(Inline),
+            io: Arc::new(Inline),
+            cache: None,
+            identity: Identity::default(),
+        };
+        let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        let owner = SlotOwner::default();
+        let store = ChunkStore::init(access, ChunkerParams::default(), b"x", cheap, owner, Layout::default())
+            .unwrap();
+        let session = store.open_session("test").unwrap();
+        let entry = |seed| {
+            let name = PackName { session, id: PackId([seed; 32]), kind: PackKind::Data, epoch: 1 };
+            PackEntry { name, len: 100, records: vec![] }
+        };
+        let packs: Vec<PackEntry> = (1..=5).map(entry).collect();
+        let put = |pack: &PackEntry, len: usize| {
+            disk.objects().insert(pack.name.object(), Bytes::from(vec![0; len]));
+        };
+        for (pack, len) in packs.iter().zip([100, 99, 0]) {
+            put(pack, len);
+        }
+        let segment = store.write_segment(&Segment { packs: packs.clone() }).unwrap();
+        store.close_session(&session, std::slice::from_ref(&segment)).unwrap();
+        store.sync_index().unwrap();
+        let lost = store.lost_packs(Duration::ZERO).unwrap();
+        let ids: HashSet<PackId> = packs[1..].iter().map(|pack| pack.name.id).collect();
+        assert_eq!((lost.ids(), lost.len()), (ids, 4));
+        assert!(lost.names().ends_with(" and 1 more") && lost.names().contains(&packs[1].name.object()));
+        // What was found out a moment ago will do for whoever says so.
+        put(&packs[1], 100);
+        assert_eq!(store.lost_packs(Duration::from_secs(60)).unwrap().len(), 4);
+        assert_eq!(store.lost_packs(Duration::ZERO).unwrap().len(), 3);
+        // Another process replaced the segment: nothing to tell of, and nothing to build on.
+        let other = ChunkStore::open(store.access.clone(), b"x").unwrap();
+        other
+            .update_head(|head| {
+                head.segments.clear();
+                Ok(())
+            })
+            .unwrap();
+        let lost = store.lost_packs(Duration::ZERO).unwrap();
+        assert!(lost.is_empty() && lost.ids().len() == 3);
+    }
+}

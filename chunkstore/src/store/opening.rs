@@ -1,0 +1,326 @@
+//! From a place to keys: its kind, its configuration, a key slot that the password opens. A disk keeps copies of these,
+//! since one bad sector in any of them would make the repository unreadable; a missing one is named in the error.
+
+use super::{Access, describe};
+use crate::config::Config;
+use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
+use crate::id::{ObjectId, RepositoryId};
+use crate::keys::{self, KdfParams, KeyRing};
+use crate::storage::{ErrorKind, Storage};
+use crate::{Error, Result};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// The state of a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing of a repository; key slots of an interrupted `init` at most.
+    Nothing,
+    /// The making of a repository, or of a tier, was interrupted: nothing can have been written to it.
+    Unfinished,
+    /// One of the objects that make a repository is missing, and others exist.
+    Damaged {
+        /// `config` or `HEAD`.
+        lost: &'static str,
+    },
+    /// A repository, as far as can be told without a key.
+    Whole,
+}
+
+/// Whether a place lacks objects without which it cannot be opened: its configuration, or every key slot. Objects whose
+/// copies are also damaged count as missing.
+pub fn is_locked_out(storage: &dyn Storage) -> Result<bool> {
+    let config = match read_config(storage) {
+        Err(error) if error.is_damage() || matches!(error, Error::NoRepository { .. }) => return Ok(true),
+        config => config?.1,
+    };
+    for slot in slots_there(storage)? {
+        match read_kept(storage, &names::key(&slot), MAX_SLOT_LEN, |bytes| keys::slot_header(&slot, bytes)) {
+            Err(error) if error.is_damage() => {}
+            slot => {
+                if slot?.1.repository_id == config.repository_id {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// A place's own description, which can be read without a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The tier that the place was made as; none if as the primary.
+    pub made_as: Option<String>,
+}
+
+/// Reads a place's own description. `None` if it has none that can be read.
+#[must_use]
+pub fn claim(storage: &dyn Storage) -> Option<Claim> {
+    let copies = names::copies(names::CONFIG).filter(|_| storage.keeps_copies());
+    let config = std::iter::once(names::CONFIG.to_owned()).chain(copies).find_map(|name| {
+        let bytes = storage.get(&name, MAX_SMALL_LEN).ok()?;
+        Config::read(&bytes).ok()
+    })?;
+    Some(Claim { repository: config.repository_id, made_as: config.tier })
+}
+
+/// Examines a place. Folders are listed only if `config` or HEAD is missing.
+pub fn look(storage: &dyn Storage) -> Result<Found> {
+    let has_config = is_there(storage, names::CONFIG)?;
+    let has_head = storage.read_head()?.is_some() || holds_any(storage, &[names::HEADS])?;
+    if has_config && has_head {
+        return Ok(Found::Whole);
+    }
+    let contents = [names::PACKS, names::INDEX, names::SNAPSHOTS, names::MAPS];
+    Ok(match (has_config, has_head || holds_any(storage, &contents)?) {
+        (false, false) => Found::Nothing,
+        (true, false) if had_head(storage)? => Found::Damaged { lost: names::HEAD },
+        (true, false) => Found::Unfinished,
+        (false, true) => Found::Damaged { lost: names::CONFIG },
+        (true, true) => Found::Damaged { lost: names::HEAD },
+    })
+}
+
+/// Whether a place without HEAD and without content had a HEAD: a disk has copies of it, which are written after it; and a
+/// primary of several key slots got all but the first by HEAD.
+fn had_head(storage: &dyn Storage) -> Result<bool> {
+    let mut copies = names::copies(names::HEAD).filter(|_| storage.keeps_copies());
+    if copies.any(|copy| storage.len(&copy).is_ok()) {
+        return Ok(true);
+    }
+    let Ok((_, config)) = read_kept(storage, names::CONFIG, MAX_SMALL_LEN, |bytes| Config::read(bytes))
+    else {
+        return Ok(false);
+    };
+    let mut own = 0;
+    for slot in slots_there(storage)? {
+        let read = storage.get(&names::key(&slot), MAX_SLOT_LEN).map_err(Error::from);
+        let header = read.and_then(|bytes| keys::slot_header(&slot, &bytes));
+        own += usize::from(header.is_ok_and(|header| header.repository_id == config.repository_id));
+    }
+    Ok(config.tier.is_none() && own > 1)
+}
+
+fn is_there(storage: &dyn Storage, name: &str) -> Result<bool> {
+    let copies = names::copies(name).filter(|_| storage.keeps_copies());
+    for name in std::iter::once(name.to_owned()).chain(copies) {
+        // Read, rather than asked for: only an answer with a body tells a missing bucket from a missing object.
+        match storage.get(&name, MAX_SMALL_LEN) {
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+fn holds_any(storage: &dyn Storage, folders: &[&str]) -> Result<bool> {
+    let mut any = false;
+    for folder in folders {
+        storage.list(folder, &mut |_, _| any = true)?;
+    }
+    Ok(any)
+}
+
+/// Says what is wrong with a place whose `config` or HEAD cannot be had.
+pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
+    let place = storage.place();
+    match found {
+        Found::Nothing => Error::NoRepository { place },
+        Found::Unfinished => Error::Invalid(format!(
+            "the making of a repository at {place} was interrupted, and nothing was written to it yet: 'esker init' \
+             goes on with it, 'esker tier init' if it is to be a tier"
+        )),
+        Found::Damaged { lost } => Error::corrupt(
+            *lost,
+            format!(
+                "it is missing at {place}, and other objects are there: this is no place for a new repository"
+            ),
+        ),
+        Found::Whole => Error::corrupt(names::HEAD, "it was missing a moment ago"),
+    }
+}
+
+/// Reads an object of which a disk has several copies. If only a copy is sound, it replaces the object; copies that are missing
+/// are made again, as far as the place can be written to.
+fn read_kept<T>(
+    storage: &dyn Storage,
+    name: &str,
+    limit: u64,
+    read: impl Fn(&Bytes) -> Result<T>,
+) -> Result<(Bytes, T)> {
+    let attempt = |name: &str| -> Result<(Bytes, T)> {
+        let bytes = storage.get(name, limit)?;
+        let value = read(&bytes)?;
+        Ok((bytes, value))
+    };
+    let error = match attempt(name) {
+        Err(error) if storage.keeps_copies() && error.is_damage() => error,
+        done => {
+            if let (Ok((bytes, _)), true) = (&done, storage.keeps_copies()) {
+                make_copies(storage, name, bytes);
+            }
+            return done;
+        }
+    };
+    for copy in names::copies(name) {
+        if let Ok((bytes, value)) = attempt(&copy) {
+            tracing::warn!("{}: it is taken from its copy {copy}", describe(&error));
+            if let Err(error) = storage.replace(name, bytes.clone()) {
+                tracing::debug!(%error, "it could not be put back");
+            }
+            return Ok((bytes, value));
+        }
+    }
+    Err(error)
+}
+
+/// Makes the missing copies of an object that is sound.
+fn make_copies(storage: &dyn Storage, name: &str, bytes: &Bytes) {
+    for copy in names::copies(name) {
+        let is_missing = matches!(storage.len(&copy), Err(error) if error.kind == ErrorKind::NotFound);
+        if is_missing && let Err(error) = storage.replace(&copy, bytes.clone()) {
+            tracing::debug!(%error, "a copy that is missing could not be made");
+        }
+    }
+}
+
+/// Writes an object that a disk keeps several times.
+pub(super) fn put_kept(storage: &dyn Storage, name: &str, bytes: &Bytes) -> Result<()> {
+    storage.put(name, bytes.clone())?;
+    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
+        storage.replace(&copy, bytes.clone())?;
+    }
+    Ok(())
+}
+
+/// Removes an object and its copies.
+pub(super) fn delete_kept(storage: &dyn Storage, name: &str) -> Result<()> {
+    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
+        storage.delete(&copy)?;
+    }
+    Ok(storage.delete(name)?)
+}
+
+/// Reads the configuration.
+pub(super) fn read_config(storage: &dyn Storage) -> Result<(Bytes, Config)> {
+    match read_kept(storage, names::CONFIG, MAX_SMALL_LEN, |bytes| Config::read(bytes)) {
+        Err(Error::Storage(error)) if error.kind == ErrorKind::NotFound => {
+            Err(missing(storage, &look(storage)?))
+        }
+        read => read,
+    }
+}
+
+/// Ids of the key slots that are there, copies included.
+pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
+    let mut slots = BTreeSet::new();
+    let copies = names::copies(names::KEYS).filter(|_| storage.keeps_copies());
+    for folder in std::iter::once(names::KEYS.to_owned()).chain(copies) {
+        storage.list(&folder, &mut |name, _| {
+            slots.extend(name.rsplit('/').next().and_then(ObjectId::parse));
+        })?;
+    }
+    Ok(slots)
+}
+
+/// The key slots of a repository that may be tried, and those that cannot be read.
+pub(super) struct Slots {
+    readable: Vec<(ObjectId, Bytes)>,
+    damage: Option<Error>,
+    tried: usize,
+    /// What may still be spent on slots that are dearer than ours.
+    left: u64,
+}
+
+impl Slots {
+    /// Finds those that are there and belong to this repository. Those that no HEAD ever listed may be among them.
+    pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
+        let storage = &*access.storage;
+        let mut slots = Self { readable: vec![], damage: None, tried: 0, left: MAX_DEAR_COST };
+        let there = slots_there(storage)?;
+        if there.is_empty() {
+            let found = look(storage)?;
+            return Err(if found == Found::Unfinished {
+                missing(storage, &found)
+            } else {
+                Error::corrupt(
+                    names::KEYS,
+                    format!(
+                        "no key slot is left at {}, and no password opens it without one. Every other tier has them, \
+                         too",
+                        storage.place()
+                    ),
+                )
+            });
+        }
+        for slot in there {
+            let name = names::key(&slot);
+            match read_kept(storage, &name, MAX_SLOT_LEN, |bytes| keys::slot_header(&slot, bytes)) {
+                Ok((bytes, header)) if header.repository_id == config.repository_id => {
+                    slots.readable.push((slot, bytes));
+                }
+                // What an interrupted init of another repository left, or the config is another's.
+                Ok(_) if slots.damage.is_none() => {
+                    slots.damage = Some(Error::corrupt(name, "it belongs to another repository"));
+                }
+                Ok(_) => {}
+                Err(error) => slots.damage = Some(error),
+            }
+        }
+        // The dear ones last: a slot that somebody planted keeps nobody waiting whose own opens.
+        slots.readable.sort_by_key(|(slot, bytes)| (cost(slot, bytes), *slot));
+        Ok(slots)
+    }
+
+    /// Whether a slot may be tried. One that is more expensive than ours counts by its cost.
+    fn affords(&mut self, slot: &ObjectId, bytes: &Bytes) -> bool {
+        let cost = cost(slot, bytes);
+        if cost <= KdfParams::default().cost() {
+            return true;
+        }
+        match self.left.checked_sub(cost) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Opens the next one that the password fits, and returns it with the keys in it.
+    pub(super) fn open_next(&mut self, passphrase: &[u8]) -> Result<(ObjectId, KeyRing)> {
+        while !self.readable.is_empty() && self.tried < 2 * MAX_SLOTS {
+            let (slot, bytes) = self.readable.remove(0);
+            if !self.affords(&slot, &bytes) {
+                let why = "to try it costs more than all slots together may that are not esker's own";
+                self.damage = Some(Error::corrupt(names::key(&slot), why));
+                continue;
+            }
+            self.tried += 1;
+            match keys::open_slot(&slot, &bytes, passphrase) {
+                Ok(Some(ring)) => return Ok((slot, ring)),
+                Ok(None) => {}
+                Err(error) => self.damage = Some(error),
+            }
+        }
+        match self.damage.take() {
+            // Where any could be tried, that the password fits none of them says more.
+            Some(damage) if self.tried == 0 => {
+                Err(Error::corrupt(names::KEYS, format!("no key slot that is there can be used: {damage}")))
+            }
+            damage => Err(Error::WrongPassword {
+                slots: self.tried,
+                damage: damage.map(|damage| damage.to_string()),
+            }),
+        }
+    }
+}
+
+/// The cost of trying a slot.
+fn cost(slot: &ObjectId, bytes: &Bytes) -> u64 {
+    keys::slot_header(slot, bytes).map_or(u64::MAX, |header| header.kdf_params.cost())
+}

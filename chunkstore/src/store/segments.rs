@@ -1,0 +1,111 @@
+//! Segments of the index: read, written, and taken into the local index.
+
+use super::{Access, ChunkStore, Synced, describe};
+use crate::env::random_array;
+use crate::format::{MAX_SEGMENT_LEN, ObjectKind, names};
+use crate::head::SegmentRef;
+use crate::id::ObjectId;
+use crate::index::Segment;
+use crate::keys::KeyRing;
+use crate::{Error, Result, envelope};
+use std::sync::Arc;
+
+impl ChunkStore {
+    /// Brings the index up to HEAD as last read. Segments that are damaged or gone are left out and
+    /// returned: what they list is missing until `repair index`, everything else can be read.
+    pub fn sync_index(&self) -> Result<Vec<(ObjectId, String)>> {
+        self.sync_index_with(&mut |_| None)
+    }
+
+    /// As [`ChunkStore::sync_index`]; `at_hand` gives segments that need not be fetched.
+    pub(crate) fn sync_index_with(
+        &self,
+        at_hand: &mut dyn FnMut(&ObjectId) -> Option<Segment>,
+    ) -> Result<Vec<(ObjectId, String)>> {
+        let mut head = self.head();
+        let mut segments = head.segment_ids();
+        if let Some(synced) = &self.state().synced
+            && synced.segments == segments
+        {
+            return Ok(synced.damaged.clone());
+        }
+        let mut damaged = vec![];
+        loop {
+            let mut bad = None;
+            let result = self.index.sync(&segments, &mut |id| {
+                if let Some(segment) = at_hand(id) {
+                    return Ok(segment);
+                }
+                let reference = head.segments.iter().find(|segment| segment.id == *id);
+                let reference = reference.ok_or_else(|| Error::Invalid("segment not in HEAD".into()))?;
+                self.load_segment(reference).inspect_err(|error| {
+                    if error.is_damage() {
+                        bad = Some((*id, describe(error)));
+                    }
+                })
+            });
+            match (result, bad) {
+                (Ok(()), _) => break,
+                (Err(_), Some((id, why))) => {
+                    // A prune may have replaced it since HEAD was read: then that is the news, no damage.
+                    let fresh = self.reload()?;
+                    if fresh.segments.iter().all(|segment| segment.id != id) {
+                        (segments, head) = (fresh.segment_ids(), fresh);
+                        damaged.clear();
+                        continue;
+                    }
+                    segments.retain(|segment| *segment != id);
+                    damaged.push((id, why));
+                }
+                (Err(error), None) => return Err(error),
+            }
+        }
+        let synced = Synced { segments: head.segment_ids(), damaged: damaged.clone() };
+        self.state().synced = Some(Arc::new(synced));
+        Ok(damaged)
+    }
+
+    /// Reads a segment and checks it against HEAD.
+    pub fn load_segment(&self, reference: &SegmentRef) -> Result<Segment> {
+        let name = names::segment(&reference.id);
+        let sealed = self.access.storage.get(&name, MAX_SEGMENT_LEN)?;
+        if *blake3::hash(&sealed).as_bytes() != reference.hash.0 {
+            return Err(Error::corrupt(name, "is not the object that HEAD names"));
+        }
+        let plain = envelope::open(&self.keys, ObjectKind::Segment, &name, &sealed)?;
+        let segment = Segment::decode(&plain).map_err(|error| Error::corrupt(&name, error))?;
+        if segment.packs.len() != reference.packs as usize
+            || segment.chunk_count() != reference.chunks as usize
+        {
+            return Err(Error::corrupt(name, "does not hold what HEAD says"));
+        }
+        Ok(segment)
+    }
+
+    /// As [`ChunkStore::load_segment`]; `None` if it cannot be read because HEAD, read again, no longer lists
+    /// it: a prune replaced it.
+    pub fn load_live_segment(&self, reference: &SegmentRef) -> Result<Option<Segment>> {
+        match self.load_segment(reference) {
+            Err(error) if error.is_damage() => {
+                let live = self.reload()?.segments.iter().any(|known| known.id == reference.id);
+                if live { Err(error) } else { Ok(None) }
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Writes a segment. It counts for nothing until HEAD lists it.
+    pub fn write_segment(&self, segment: &Segment) -> Result<SegmentRef> {
+        write_segment(&self.access, &self.keys, segment)
+    }
+}
+
+pub(super) fn write_segment(access: &Access, keys: &KeyRing, segment: &Segment) -> Result<SegmentRef> {
+    let id = ObjectId(random_array(&*access.env)?);
+    let name = names::segment(&id);
+    let sealed = envelope::seal(keys, ObjectKind::Segment, &name, &segment.encode(), &*access.env)?;
+    let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+    access.storage.put(&name, sealed.into())?;
+    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    Ok(SegmentRef { id, hash, packs: count(segment.packs.len()), chunks: count(segment.chunk_count()) })
+}

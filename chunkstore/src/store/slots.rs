@@ -1,0 +1,76 @@
+//! Key slots: added, removed, and those that HEAD does not list.
+
+use super::ChunkStore;
+use super::opening::{delete_kept, put_kept, slots_there};
+use crate::format::{MAX_SLOTS, MAX_SMALL_LEN, names};
+use crate::head::Head;
+use crate::id::ObjectId;
+use crate::keys::{self, KdfParams, SlotOwner};
+use crate::{Error, Result};
+use std::collections::BTreeSet;
+
+impl ChunkStore {
+    /// Adds a key slot. There are so many at most as are tried with one passphrase.
+    pub fn add_slot(&self, passphrase: &[u8], kdf: KdfParams, owner: SlotOwner) -> Result<ObjectId> {
+        let may_add = |head: &Head| {
+            if head.slots.len() < MAX_SLOTS {
+                return Ok(());
+            }
+            Err(Error::Invalid(format!(
+                "there are {MAX_SLOTS} key slots, as many as can be: remove one first"
+            )))
+        };
+        may_add(&*self.reload()?)?;
+        // A prune takes what HEAD does not list for a stray, unless somebody is at work.
+        let session = self.open_session("key")?;
+        let (slot, bytes) = keys::make_slot(&self.keys, passphrase, kdf, owner, &*self.access.env)?;
+        let hash = self.keys.slot_hash(&bytes);
+        put_kept(&*self.access.storage, &names::key(&slot), &bytes.into())?;
+        self.update_head(|head| {
+            if !head.is_open(&session) {
+                return Err(Error::Fenced { why: "this session was fenced by a prune; run it again".into() });
+            }
+            may_add(head)?;
+            head.slots.insert(slot, hash);
+            head.sessions.retain(|known| known.id != session);
+            Ok(())
+        })?;
+        Ok(slot)
+    }
+
+    /// Removes a key slot, whether its object is sound or not; the last one that is stays.
+    pub fn remove_slot(&self, slot: &ObjectId) -> Result<()> {
+        let is_sound = |(slot, hash): &(&ObjectId, &ObjectId)| {
+            let bytes = self.access.storage.get(&names::key(slot), MAX_SMALL_LEN);
+            bytes.is_ok_and(|bytes| self.keys.slot_hash(&bytes) == **hash)
+        };
+        let head = self.reload()?;
+        let sound: BTreeSet<ObjectId> = head.slots.iter().filter(is_sound).map(|(slot, _)| *slot).collect();
+        self.update_head(|head| {
+            if head.slots.remove(slot).is_none() {
+                return Err(Error::Invalid(format!("no key slot {}", slot.short())));
+            }
+            if !head.slots.keys().any(|left| sound.contains(left)) {
+                return Err(Error::Invalid("the last key slot cannot be removed".into()));
+            }
+            Ok(())
+        })?;
+        delete_kept(&*self.access.storage, &names::key(slot))
+    }
+
+    /// Key slots that are there, and that HEAD does not list: removed ones that came back, and what an interrupted
+    /// `add_slot` or `remove_slot` left.
+    pub fn stray_slots(&self) -> Result<Vec<ObjectId>> {
+        let head = self.head();
+        let there = slots_there(&*self.access.storage)?;
+        Ok(there.into_iter().filter(|slot| !head.slots.contains_key(slot)).collect())
+    }
+
+    /// Removes a stray key slot; see [`ChunkStore::stray_slots`]. One that HEAD lists by now stays.
+    pub fn remove_stray(&self, slot: &ObjectId) -> Result<()> {
+        if self.reload()?.slots.contains_key(slot) {
+            return Ok(());
+        }
+        delete_kept(&*self.access.storage, &names::key(slot))
+    }
+}

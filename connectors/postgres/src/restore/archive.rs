@@ -1,0 +1,172 @@
+//! A dump as pg_restore reads it from a pipe: the custom format, made on the way of a dump in directory format, with the
+//! data of the entries that are wanted and no others.
+
+use crate::end_mark::BlockIndex;
+use crate::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
+use engine::restore::dump;
+use engine::restore::dump_ranges;
+use engine::snapshot::Snapshot;
+use engine::{Counter, Error, Monitor, Repository, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+const BLK_DATA: u8 = 1;
+const BLK_BLOBS: u8 = 3;
+
+/// The table of contents at the beginning of an entry, and its length; no more is read than it takes.
+pub(crate) fn read_toc(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    path: &str,
+    monitor: &dyn Monitor,
+) -> Result<(Toc, u64)> {
+    let bad = |why: &str| Error::Malformed { what: path.to_owned(), why: why.to_owned() };
+    let (mut bytes, mut wanted) = (vec![], 64 << 10);
+    loop {
+        let stretch = (bytes.len() as u64, wanted as u64);
+        dump_ranges(repo, snapshot, path.as_bytes(), &[stretch], &mut bytes, monitor)?;
+        match Toc::parse(&bytes) {
+            Ok((toc, len)) => return Ok((toc, len as u64)),
+            Err(Stop::Bad(why)) => return Err(bad(why)),
+            Err(Stop::More) if bytes.len() < wanted => return Err(bad("ends within its table of contents")),
+            Err(Stop::More) if wanted >= MAX_TOC => return Err(bad("its table of contents is too long")),
+            Err(Stop::More) => wanted *= 2,
+        }
+    }
+}
+
+/// Of a dump in custom format, its table of contents as it is in `toc`, which is `head` bytes long in the dump, and the
+/// data that are `chosen`: all of it where nothing is known of where they are.
+pub(super) fn write_custom(archive: &Archive<'_>, head: u64, out: &mut dyn Write) -> Result<u64> {
+    let Archive { repo, snapshot, path, toc, chosen, monitor, .. } = archive;
+    out.write_all(&toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+    let all = |out: &mut dyn Write| {
+        dump(repo, snapshot, path.as_bytes(), &mut Behind { skip: head, out }, *monitor)
+    };
+    let Some(chosen) = chosen else { return all(out) };
+    let (mut bytes, index_path) = (vec![], format!("{path}.index"));
+    match dump(repo, snapshot, index_path.as_bytes(), &mut bytes, *monitor) {
+        Ok(_) => {}
+        Err(Error::NoEntry { .. }) => return all(out),
+        Err(error) => return Err(error),
+    }
+    let index: BlockIndex = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Malformed { what: index_path, why: error.to_string() })?;
+    let wanted = index.blocks.into_iter().filter(|(id, ..)| chosen.contains(id));
+    let ranges: Vec<(u64, u64)> = wanted.map(|(_, from, to)| (from, to)).collect();
+    monitor.count(Counter::BytesTotal, ranges.iter().map(|(from, to)| to - from).sum());
+    dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, *monitor)
+}
+
+/// What comes behind the first bytes.
+struct Behind<'a> {
+    skip: u64,
+    out: &'a mut dyn Write,
+}
+
+impl Write for Behind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let skipped = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        self.skip -= skipped as u64;
+        self.out.write_all(&bytes[skipped..])?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// A dump in a snapshot.
+pub(super) struct Archive<'a> {
+    pub(super) repo: &'a Repository,
+    pub(super) snapshot: &'a Snapshot,
+    /// The folder.
+    pub(super) path: &'a str,
+    pub(super) toc: &'a Toc,
+    /// Entries that are wanted; all if not given.
+    pub(super) chosen: Option<&'a BTreeSet<i64>>,
+    /// Files that the backup left out, and why.
+    pub(super) left_out: &'a BTreeMap<String, String>,
+    pub(super) monitor: &'a dyn Monitor,
+}
+
+fn broken(error: std::io::Error) -> Error {
+    Error::Target { op: "write to", path: "pg_restore".into(), source: error }
+}
+
+impl Archive<'_> {
+    /// Writes it; returns how many bytes of data that were.
+    pub(super) fn write(&self, out: &mut dyn Write) -> Result<u64> {
+        out.write_all(&self.toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+        let mut bytes = 0;
+        for entry in self.toc.entries.iter().filter(|entry| entry.has_data) {
+            if self.chosen.is_none_or(|chosen| chosen.contains(&entry.id)) {
+                bytes += self.data(entry, out)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn data(&self, entry: &TocEntry, out: &mut dyn Write) -> Result<u64> {
+        let number = |value: i64| {
+            let mut bytes = vec![];
+            self.toc.int(&mut bytes, value);
+            bytes
+        };
+        let kind = if entry.kind == "BLOBS" { BLK_BLOBS } else { BLK_DATA };
+        let mut head = vec![kind];
+        head.extend(number(entry.id));
+        out.write_all(&head).map_err(broken)?;
+        if kind == BLK_DATA {
+            return self.file(&entry.file, out);
+        }
+        let mut list = vec![];
+        let path = format!("{}/{}", self.path, entry.file);
+        dump(self.repo, self.snapshot, path.as_bytes(), &mut list, self.monitor)?;
+        let mut bytes = 0;
+        for line in String::from_utf8_lossy(&list).lines() {
+            let oid = line.split_once(' ').and_then(|(oid, file)| Some((oid.parse().ok()?, file)));
+            let Some((oid, file)) = oid else {
+                return Err(Error::Malformed { what: path, why: format!("'{line}' names no large object") });
+            };
+            out.write_all(&number(oid)).map_err(broken)?;
+            bytes += self.file(file, out)?;
+        }
+        out.write_all(&number(0)).map_err(broken)?;
+        Ok(bytes)
+    }
+
+    /// A file's content in pieces, each with its length before it, and a length of zero at the end.
+    fn file(&self, name: &str, out: &mut dyn Write) -> Result<u64> {
+        let path = format!("{}/{name}", self.path);
+        let mut pieces = Pieces { toc: self.toc, out };
+        let bytes = match self.left_out.contains_key(&path) {
+            true => 0,
+            false => dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?,
+        };
+        let mut end = vec![];
+        self.toc.int(&mut end, 0);
+        out.write_all(&end).map_err(broken)?;
+        Ok(bytes)
+    }
+}
+
+struct Pieces<'a> {
+    toc: &'a Toc,
+    out: &'a mut dyn Write,
+}
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if !bytes.is_empty() {
+            let mut len = vec![];
+            self.toc.int(&mut len, bytes.len() as i64);
+            self.out.write_all(&len)?;
+            self.out.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

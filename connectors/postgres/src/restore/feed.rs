@@ -1,0 +1,90 @@
+//! Runs a program that reads what we write.
+
+use crate::Server;
+use chunkstore::threads;
+use connector_kit::child::{self, Role};
+use engine::source::SourceErrorKind;
+use engine::{Error, Monitor, Result};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often it is looked whether the program has ended, or shall end.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Runs `command` and gives it what `write` writes; returns how many bytes that were. It is killed if the user wants it all
+/// to stop, whatever it waits for.
+pub(super) fn feed(
+    server: &Server,
+    mut command: Command,
+    name: &'static str,
+    monitor: &dyn Monitor,
+    write: &mut dyn FnMut(&mut dyn Write) -> Result<u64>,
+) -> Result<u64> {
+    let failed = |why: String| Error::from(server.error(SourceErrorKind::Command, format!("{name}: {why}")));
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = child::spawn(&mut command, Role::Tool).map_err(|error| failed(error.to_string()))?;
+    let (Some(input), Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
+        return Err(failed("no pipe to the command".into()));
+    };
+    let listener = threads::start("esker-said", move || child::complaints(complaints));
+    let listener =
+        listener.inspect_err(|_| child::kill(&child)).map_err(|error| failed(error.to_string()))?;
+    threads::check(1).inspect_err(|_| child::kill(&child)).map_err(|error| failed(error.to_string()))?;
+    let is_stopped = AtomicBool::new(false);
+    let (written, status) = std::thread::scope(|scope| {
+        let waiter = threads::start_in(scope, "esker-watch", || {
+            loop {
+                if monitor.interrupted() || is_stopped.load(Ordering::Relaxed) {
+                    let _ = child.kill();
+                    return child.wait();
+                }
+                match child.try_wait() {
+                    Ok(None) => std::thread::sleep(PAUSE),
+                    Ok(Some(status)) => return Ok(status),
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+        .map_err(|error| failed(error.to_string()))?;
+        let mut input = std::io::BufWriter::with_capacity(256 << 10, input);
+        let written = write(&mut input);
+        // Half of a dump must not look like the end of one.
+        if written.as_ref().is_err_and(|error| !had_enough(error)) {
+            is_stopped.store(true, Ordering::Relaxed);
+            let status = waiter.join();
+            // What it does not read any more cannot be written.
+            drop(input.into_parts());
+            return Ok((written, status));
+        }
+        // What cannot be written any more, the program does not want.
+        let _ = input.flush();
+        drop(input);
+        Ok::<_, Error>((written, waiter.join()))
+    })?;
+    let status = status.unwrap_or_else(|_| Err(std::io::Error::other("nobody waited for it")));
+    let text = listener.join().unwrap_or_default();
+    let status = status.map_err(|error| failed(error.to_string()))?;
+    match written {
+        // It may have ended by itself, or by the same signal.
+        _ if monitor.interrupted() && !status.success() => Err(Error::Interrupted),
+        Err(error) if !had_enough(&error) => Err(error),
+        _ if !status.success() => Err(failed(reason(&text))),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Ok(0),
+    }
+}
+
+/// Whether the program has read what it wanted, or has failed and says why.
+fn had_enough(error: &Error) -> bool {
+    matches!(error, Error::Target { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// What a program complains of first, with its detail.
+fn reason(text: &str) -> String {
+    let first = text.lines().find(|line| line.contains("error:") || line.contains("ERROR:"));
+    let detail = text.lines().find(|line| line.starts_with("DETAIL:"));
+    let first = first.or_else(|| text.lines().next()).unwrap_or("failed without a word");
+    detail.map_or_else(|| first.to_owned(), |detail| format!("{first}; {detail}"))
+}

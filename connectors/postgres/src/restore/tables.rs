@@ -1,0 +1,403 @@
+//! What belongs to single tables, views and sequences of a dump: their rows, partitions, keys, indexes, triggers,
+//! privileges, comments; and what they are made of, if the database lacks it. pg_restore's own `--table` leaves all but the
+//! rows out.
+
+use super::partitions;
+use super::partitions::{Lost, lost, no_table};
+use super::relations::{RELATIONS, called, full_name, is_relation, quote, quoted};
+use super::there::{differs, exists, publications};
+use crate::connection::PgResult;
+use crate::sql::tokens;
+use crate::toc::{Toc, TocEntry};
+use crate::{Connection, Server};
+use engine::{Error, Result};
+use std::collections::BTreeSet;
+
+/// Entries to restore.
+pub(super) struct Chosen {
+    /// Their numbers.
+    pub(super) ids: BTreeSet<i64>,
+    /// Of these, what has to come last: a partition is attached to a table that is there when its own indexes are made,
+    /// which the server then takes for the table's.
+    pub(super) last: BTreeSet<i64>,
+    /// Whether tables that are there go first.
+    pub(super) replaces: bool,
+    /// Types that are there with another definition than the dump's, and stay as they are.
+    pub(super) different: Vec<String>,
+    /// Foreign keys and their like that are left out, since what they refer to is not there.
+    pub(super) left: Vec<String>,
+    /// Tables that go, and publications of which the dump does not know that they are in them.
+    pub(super) unpublished: Vec<(String, String)>,
+    /// What is there and is dropped first.
+    pub(super) dropped: Vec<String>,
+    /// Partitions that go with their tables, and do not come back.
+    pub(super) lost: Vec<Lost>,
+}
+
+impl Chosen {
+    /// `toc` with the commands by which pg_restore drops what is there: relations as a whole, and nothing of theirs by
+    /// itself, since what a partition has from its table cannot be dropped so.
+    pub(super) fn with_drops(&self, toc: &Toc) -> Toc {
+        let mut own = toc.clone();
+        let chosen: Vec<&TocEntry> =
+            toc.entries.iter().filter(|entry| self.ids.contains(&entry.id)).collect();
+        // What is made last may need the rest; a sequence may be needed by a default of its table.
+        let (sequences, others): (Vec<&TocEntry>, Vec<&TocEntry>) = chosen
+            .iter()
+            .rev()
+            .copied()
+            .filter(|entry| is_relation(entry))
+            .partition(|entry| entry.kind == "SEQUENCE");
+        let mut commands = vec![];
+        for entry in others.iter().chain(&sequences) {
+            commands.extend(format!("DROP {} IF EXISTS ", entry.kind).into_bytes());
+            quote(&entry.bytes.namespace, &mut commands);
+            commands.push(b'.');
+            quote(&entry.bytes.tag, &mut commands);
+            commands.extend(b";\n");
+        }
+        chosen.iter().for_each(|entry| own.set_drop(entry.id, b""));
+        if let Some(entry) = others.first().or(sequences.first()) {
+            own.set_drop(entry.id, &commands);
+        }
+        own
+    }
+}
+
+/// Kinds that belong to what they need.
+const PARTS: &[&str] = &[
+    "TABLE DATA",
+    "MATERIALIZED VIEW DATA",
+    "CONSTRAINT",
+    "CHECK CONSTRAINT",
+    "INDEX",
+    "ACL",
+    "COMMENT",
+    "SECURITY LABEL",
+    "STATISTICS",
+    "STATISTICS DATA",
+    "ROW SECURITY",
+    "SEQUENCE",
+    "SEQUENCE SET",
+];
+/// Kinds that belong to it if whatever else they need is there.
+const BONDS: &[&str] = &[
+    "DEFAULT",
+    "INDEX ATTACH",
+    "FK CONSTRAINT",
+    "TRIGGER",
+    "RULE",
+    "POLICY",
+    "TABLE ATTACH",
+    "SEQUENCE OWNED BY",
+    "PUBLICATION TABLE",
+];
+/// Kinds that others are made of: they come along if the database lacks them.
+pub(crate) const GROUNDS: &[&str] = &[
+    "TABLE",
+    "VIEW",
+    "MATERIALIZED VIEW",
+    "FOREIGN TABLE",
+    "SEQUENCE",
+    "TYPE",
+    "SHELL TYPE",
+    "DOMAIN",
+    "FUNCTION",
+    "PROCEDURE",
+    "AGGREGATE",
+    "OPERATOR",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "COLLATION",
+    "EXTENSION",
+    "SERVER",
+    "FOREIGN DATA WRAPPER",
+    "PROCEDURAL LANGUAGE",
+    "ACCESS METHOD",
+    "TEXT SEARCH CONFIGURATION",
+    "TEXT SEARCH DICTIONARY",
+    "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE",
+];
+/// The entries of `names` and what belongs to them, for a database that `session` is in.
+pub(super) fn choose(
+    toc: &Toc,
+    names: &[String],
+    session: &mut Connection,
+    server: &Server,
+    replace: bool,
+) -> Result<Chosen> {
+    let (mut wanted, mut others): (Vec<&TocEntry>, Vec<&String>) = (vec![], vec![]);
+    for name in names {
+        let relations = toc.entries.iter().filter(|entry| is_relation(entry));
+        let found =
+            called(relations.map(|entry| (entry.namespace.as_str(), entry.tag.as_str(), entry)), name);
+        match found.as_slice() {
+            [one] => wanted.push(one),
+            // It may be a partition that goes with its table.
+            [] if replace => others.push(name),
+            [] => return Err(no_table(name)),
+            several => {
+                let all: Vec<String> = several
+                    .iter()
+                    .map(|entry| format!("'{}'", String::from_utf8_lossy(&quoted(entry))))
+                    .collect();
+                return Err(Error::Invalid(format!("'{name}' may be {}: name one so", all.join(" or "))));
+            }
+        }
+    }
+    let failed = |error| Error::from(server.failed(&error));
+    let own = parts(toc, &wanted.iter().map(|entry| entry.id).collect(), true);
+    let mut there = vec![];
+    // A sequence that belongs to a table goes and comes with it.
+    let counts = |entry: &&TocEntry| {
+        let is_wanted = wanted.iter().any(|wanted| wanted.id == entry.id);
+        is_relation(entry) && own.contains(&entry.id) && (is_wanted || entry.kind != "SEQUENCE")
+    };
+    for entry in toc.entries.iter().filter(counts) {
+        if exists(session, entry).map_err(failed)? {
+            there.push(entry);
+        }
+    }
+    if !there.is_empty() && !replace {
+        return Err(Error::Refused(format!(
+            "there already: {}; --replace drops them first, another database in the URL leaves them alone",
+            there.into_iter().map(full_name).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    let lost = lost(session, toc, &there, &own).map_err(failed)?;
+    partitions::check(&lost, &others)?;
+    let dropped = there.iter().map(|entry| full_name(entry)).chain(lost.iter().map(Lost::name)).collect();
+    let (known, grounds, left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut closure = Closure { toc, session, ids: own, known, there: grounds, left };
+    closure.complete().map_err(failed)?;
+    let Closure { mut ids, there: grounds, left, .. } = closure;
+    let mut unpublished = vec![];
+    for table in there {
+        for publication in publications(session, table).map_err(failed)? {
+            let is_it =
+                |id: &i64| toc.get(*id).is_some_and(|it| it.kind == "PUBLICATION" && it.tag == publication);
+            let comes_back = toc.entries.iter().any(|entry| {
+                entry.kind == "PUBLICATION TABLE"
+                    && ids.contains(&entry.id)
+                    && entry.needs.contains(&table.id)
+                    && entry.needs.iter().any(is_it)
+            });
+            if !comes_back {
+                unpublished.push((full_name(table), publication));
+            }
+        }
+    }
+    let to_others = |kind: &str| -> BTreeSet<i64> {
+        let chosen = toc.entries.iter().filter(|entry| entry.kind == kind && ids.contains(&entry.id));
+        let is_other = |id: &i64| {
+            let counts = |needed: &TocEntry| {
+                is_relation(needed) || matches!(needed.kind.as_str(), "INDEX" | "CONSTRAINT")
+            };
+            !ids.contains(id) && toc.get(*id).is_some_and(counts)
+        };
+        chosen.filter(|entry| entry.needs.iter().any(is_other)).map(|entry| entry.id).collect()
+    };
+    let (last, follows) = (to_others("TABLE ATTACH"), to_others("INDEX ATTACH"));
+    ids.retain(|id| !follows.contains(id));
+    let left = left.into_iter().filter_map(|id| toc.get(id));
+    let left = left.map(|entry| format!("{} {}", entry.kind, full_name(entry))).collect();
+    let mut different = vec![];
+    for id in grounds {
+        let Some(entry) = toc.get(id).filter(|entry| matches!(entry.kind.as_str(), "TYPE" | "DOMAIN")) else {
+            continue;
+        };
+        if differs(session, entry).map_err(failed)? {
+            different.push(full_name(entry));
+        }
+    }
+    Ok(Chosen { ids, last, replaces: replace, different, left, unpublished, dropped, lost })
+}
+
+/// `ids`, and everything that is a part of them; of tables, `partitions`, too.
+pub(crate) fn parts(toc: &Toc, ids: &BTreeSet<i64>, partitions: bool) -> BTreeSet<i64> {
+    let mut ids = ids.clone();
+    loop {
+        let before = ids.len();
+        for entry in &toc.entries {
+            let kind = entry.kind.as_str();
+            if ids.contains(&entry.id) || !entry.needs.iter().any(|id| ids.contains(id)) {
+                continue;
+            }
+            match kind {
+                "TABLE ATTACH" if partitions => {
+                    let child = partition(toc, entry);
+                    if entry.needs.iter().any(|id| ids.contains(id) && Some(*id) != child) {
+                        ids.extend(child);
+                        ids.insert(entry.id);
+                    }
+                }
+                "SEQUENCE OWNED BY" => {
+                    let is_sequence = |id: &i64| toc.get(*id).is_some_and(|needed| needed.kind == "SEQUENCE");
+                    // A sequence is a part of its table; the table is none of the sequence.
+                    if entry.needs.iter().any(|id| ids.contains(id) && !is_sequence(id)) {
+                        ids.extend(entry.needs.iter().filter(|id| is_sequence(id)));
+                        ids.insert(entry.id);
+                    }
+                }
+                kind if PARTS.contains(&kind) && is_of_one(toc, entry, &ids) => {
+                    ids.insert(entry.id);
+                }
+                _ => {}
+            }
+        }
+        if ids.len() == before {
+            return ids;
+        }
+    }
+}
+
+/// Whether an entry that needs a table, or several, needs one of `ids`: an index of a partition needs its table's, too,
+/// but is not that one's.
+fn is_of_one(toc: &Toc, entry: &TocEntry, ids: &BTreeSet<i64>) -> bool {
+    let mut tables =
+        entry.needs.iter().filter_map(|id| toc.get(*id)).filter(|needed| is_relation(needed)).peekable();
+    tables.peek().is_none() || tables.any(|table| ids.contains(&table.id))
+}
+
+/// The partition that an entry attaches; the entry bears its name.
+fn partition(toc: &Toc, attach: &TocEntry) -> Option<i64> {
+    let needed = attach.needs.iter().filter_map(|id| toc.get(*id));
+    let mut children =
+        needed.filter(|needed| needed.tag == attach.tag && needed.namespace == attach.namespace);
+    children.find(|needed| matches!(needed.kind.as_str(), "TABLE" | "FOREIGN TABLE")).map(|child| child.id)
+}
+
+/// Everything that is needed to make what was chosen.
+struct Closure<'a> {
+    toc: &'a Toc,
+    session: &'a mut Connection,
+    ids: BTreeSet<i64>,
+    /// Whose needs were looked at.
+    known: BTreeSet<i64>,
+    /// Grounds that the database has.
+    there: BTreeSet<i64>,
+    /// Bonds that are not possible.
+    left: BTreeSet<i64>,
+}
+
+impl Closure<'_> {
+    fn complete(&mut self) -> PgResult<()> {
+        loop {
+            let before = self.ids.len();
+            self.grounds()?;
+            self.bonds()?;
+            if self.ids.len() == before {
+                break;
+            }
+        }
+        self.schemas()
+    }
+
+    /// Adds what is missing of what others are made of, with its parts.
+    fn grounds(&mut self) -> PgResult<()> {
+        while let Some(id) = self.ids.difference(&self.known).next().copied() {
+            self.known.insert(id);
+            let toc = self.toc;
+            let Some(entry) = toc.get(id) else { continue };
+            let mut needs = entry.needs.clone();
+            // The table of a partition is needed by the entry that attaches it.
+            let attaches = toc
+                .entries
+                .iter()
+                .filter(|attach| attach.kind == "TABLE ATTACH" && partition(toc, attach) == Some(id));
+            needs.extend(attaches.flat_map(|attach| attach.needs.clone()));
+            for needed in needs.iter().filter_map(|id| toc.get(*id)) {
+                let is_ground = GROUNDS.contains(&needed.kind.as_str());
+                if !is_ground || self.ids.contains(&needed.id) || self.there.contains(&needed.id) {
+                    continue;
+                }
+                if exists(self.session, needed)? {
+                    self.there.insert(needed.id);
+                } else {
+                    self.ids.extend(parts(toc, &BTreeSet::from([needed.id]), false));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what ties them to each other and to what is there; tables that are not there do not come along for that.
+    fn bonds(&mut self) -> PgResult<()> {
+        let toc = self.toc;
+        for entry in toc.entries.iter().filter(|entry| BONDS.contains(&entry.kind.as_str())) {
+            if self.ids.contains(&entry.id) || !entry.needs.iter().any(|id| self.ids.contains(id)) {
+                continue;
+            }
+            // A foreign key of another table that points here is that table's; so is a partition that is not wanted.
+            let owner = match entry.kind.as_str() {
+                "TABLE ATTACH" => partition(toc, entry),
+                _ => table_of(toc, entry),
+            };
+            if owner.is_some_and(|table| !self.ids.contains(&table)) {
+                continue;
+            }
+            let mut is_possible = true;
+            for needed in entry.needs.iter().filter(|id| !self.ids.contains(id)).filter_map(|id| toc.get(*id))
+            {
+                is_possible &= match needed.kind.as_str() {
+                    // What makes a view is the view.
+                    _ if entry.kind == "RULE" => true,
+                    // Of which the table must be there.
+                    "CONSTRAINT" => match table_of(toc, needed).and_then(|id| toc.get(id)) {
+                        Some(table) => exists(self.session, table)?,
+                        None => true,
+                    },
+                    "INDEX" | "PUBLICATION" => exists(self.session, needed)?,
+                    kind if RELATIONS.contains(&kind) && kind != "SEQUENCE" => exists(self.session, needed)?,
+                    _ => true,
+                };
+            }
+            if is_possible {
+                self.left.remove(&entry.id);
+                self.ids.extend(parts(toc, &BTreeSet::from([entry.id]), false));
+            } else if !entry.kind.ends_with("ATTACH") {
+                self.left.insert(entry.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what no entry says that it needs: schemas, and the users of foreign servers.
+    fn schemas(&mut self) -> PgResult<()> {
+        let toc = self.toc;
+        let mappings = toc.entries.iter().filter(|entry| entry.kind == "USER MAPPING").filter(|entry| {
+            let server = server_of(&entry.definition);
+            let mut chosen = self.ids.iter().filter_map(|id| toc.get(*id));
+            chosen.any(|chosen| chosen.kind == "SERVER" && server.as_ref() == Some(&chosen.tag))
+        });
+        let mappings: Vec<i64> = mappings.map(|entry| entry.id).collect();
+        self.ids.extend(mappings);
+        let chosen = toc.entries.iter().filter(|entry| self.ids.contains(&entry.id));
+        let namespaces: BTreeSet<&str> = chosen.map(|entry| entry.namespace.as_str()).collect();
+        for schema in toc.entries.iter().filter(|entry| entry.kind == "SCHEMA") {
+            if namespaces.contains(schema.tag.as_str()) && !exists(self.session, schema)? {
+                self.ids.extend(parts(toc, &BTreeSet::from([schema.id]), false));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The server that `CREATE USER MAPPING FOR role SERVER name` is for.
+fn server_of(definition: &str) -> Option<String> {
+    let all = tokens(definition);
+    let at = all.iter().skip(5).position(|token| token.is("SERVER"))? + 5;
+    all.get(at + 1)?.name()
+}
+
+/// The table that a constraint, trigger, rule or policy is of: its name is `table name`.
+fn table_of(toc: &Toc, entry: &TocEntry) -> Option<i64> {
+    let is_of = |table: &&TocEntry| {
+        is_relation(table)
+            && table.namespace == entry.namespace
+            && entry.tag.strip_prefix(&table.tag).is_some_and(|rest| rest.starts_with(' '))
+    };
+    let needed = entry.needs.iter().filter_map(|id| toc.get(*id));
+    needed.filter(is_of).max_by_key(|table| table.tag.len()).map(|table| table.id)
+}

@@ -1,0 +1,89 @@
+//! `esker restore --to postgres://…`: databases and tables into a running server.
+
+use crate::Server;
+use crate::restore::{PostgresOptions, prepare};
+use connector_kit::databases::{Selection, not_several_into_one};
+use engine::connector::choice::common::{
+    DATABASE, DRY_RUN, NO_OWNER, NO_TABLESPACES, REPLACE, TABLE, WAIT_THAW,
+};
+use engine::connector::{Choice, Chosen, Context, Origin, RestorePlan, Target};
+use engine::snapshot::Snapshot;
+use engine::{Error, Monitor, Result};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
+/// Databases and tables into a server.
+pub(crate) struct Databases;
+
+/// Tablespaces of other names.
+const TABLESPACE_MAP: Choice = Choice::many(
+    "tablespace-map",
+    "OLD=NEW",
+    "Of PostgreSQL: put the objects of the tablespace OLD into the server's tablespace NEW",
+)
+.text()
+.without(&["no-tablespaces"]);
+/// A role instead of a superuser.
+const AS_OWNER: Choice = Choice::switch(
+    "as-owner",
+    "Of PostgreSQL: restore as a temporary role that has the rights of the dump's owner instead of a superuser's",
+)
+.without(&["no-owner"]);
+
+impl Target for Databases {
+    fn title(&self) -> &'static str {
+        "PostgreSQL"
+    }
+    fn choices(&self) -> &'static [&'static Choice] {
+        &[
+            &DRY_RUN,
+            &WAIT_THAW,
+            &NO_OWNER,
+            &REPLACE,
+            &DATABASE,
+            &TABLE,
+            &TABLESPACE_MAP,
+            &AS_OWNER,
+            &NO_TABLESPACES,
+        ]
+    }
+    fn fits(&self, snapshot: &Snapshot) -> bool {
+        snapshot.sources.iter().any(|record| record.kind == "postgres")
+    }
+    fn refusal(&self, flag: &str) -> Option<&'static str> {
+        (flag == "time")
+            .then_some("a moment of PostgreSQL is restored as a data directory: --target DIR --time TIME")
+    }
+    fn check(&self, to: &OsStr, chosen: &Chosen) -> Result<()> {
+        not_several_into_one(to, chosen)
+    }
+    fn plan<'a>(
+        &self,
+        from: Origin<'a>,
+        to: &OsStr,
+        chosen: &Chosen,
+        context: &Context,
+        monitor: &dyn Monitor,
+    ) -> Result<Box<dyn RestorePlan + 'a>> {
+        let server = Server::parse(to.to_str().unwrap_or_default(), context)?;
+        let mut tablespace_map = BTreeMap::new();
+        for (old, new) in chosen.pairs(&TABLESPACE_MAP)? {
+            if old.is_empty() || new.is_empty() {
+                return Err(Error::Invalid(format!("--tablespace-map '{old}={new}' is not OLD=NEW")));
+            }
+            if tablespace_map.insert(old.clone(), new).is_some() {
+                return Err(Error::Invalid(format!("--tablespace-map names '{old}' twice")));
+            }
+        }
+        let options = PostgresOptions {
+            selection: Selection::new(chosen, server.database.clone())?,
+            replace: chosen.has(&REPLACE),
+            no_owner: chosen.has(&NO_OWNER),
+            as_owner: chosen.has(&AS_OWNER),
+            no_tablespaces: chosen.has(&NO_TABLESPACES),
+            tablespace_map,
+            path: context.environment.get("PATH").cloned(),
+        };
+        Ok(Box::new(prepare(from, server, options, chosen.has(&DRY_RUN), monitor)?))
+    }
+}

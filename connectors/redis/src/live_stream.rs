@@ -1,0 +1,48 @@
+//! `esker stream redis://…`: every command that a server sends to its replicas.
+
+use crate::server::Server;
+use crate::server::address::Scheme;
+use crate::stream::follow::follow;
+use engine::connector::{Chosen, Context, Following, LiveStream};
+use engine::growing::{FollowOptions, Report};
+use engine::{Error, Monitor, Repository, Result};
+
+/// The changes of a server.
+pub(crate) struct Changes;
+
+impl LiveStream for Changes {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["redis", "rediss", "valkey", "valkeys", "redis+unix", "valkey+unix"]
+    }
+    fn open(&self, url: &str, _: &str, _: &Chosen, context: &Context) -> Result<Box<dyn Following>> {
+        let shown = engine::source::without_password(url);
+        let url =
+            engine::source::parsed_url(url).map_err(|error| Error::Invalid(format!("{shown}: {error}")))?;
+        if Scheme::of(url.scheme()).is_none_or(|scheme| scheme.scan) {
+            return Err(Error::Invalid(format!("{}:// cannot be followed", url.scheme())));
+        }
+        let server = Server::new(&url, context)?;
+        if server.database.is_some() {
+            let why = "what a server sends is of all databases; name none in the URL";
+            return Err(Error::Invalid(why.into()));
+        }
+        Ok(Box::new(Followed(server)))
+    }
+}
+
+struct Followed(Server);
+
+impl Following for Followed {
+    fn place(&self) -> String {
+        self.0.address.to_string()
+    }
+    fn follow(
+        &mut self,
+        repo: &Repository,
+        options: &FollowOptions,
+        monitor: &dyn Monitor,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
+        follow(repo, &self.0, options, monitor, report)
+    }
+}

@@ -1,0 +1,358 @@
+//! Whether a value holds together: what a server finds out that is told to sanitize what it loads
+//! (`sanitize-dump-payload yes`), before anybody needs the value. Sources: `rdb.c` (`rdbLoadObject`), `t_stream.c`.
+//!
+//! A checksum proves that a dump is what its writer wrote, not that a server can load it: memory fails, and old
+//! servers had faults.
+
+pub use super::flaw::Flaw;
+use super::packed;
+use super::packed::{Element, intset, listpack, ziplist, zipmap};
+use super::parse::{Key, Part, Walk};
+use super::written::Written;
+use super::{RdbError, kind};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::Read;
+
+mod stream;
+
+/// Largest value that is held in memory to be looked into.
+const MAX_CHECKED: usize = 64 << 20;
+
+/// Gathers a value that comes in parts, as far as memory allows.
+#[derive(Default)]
+pub(super) struct Checker {
+    bytes: Vec<u8>,
+    found: Option<Result<(), Flaw>>,
+    too_large: bool,
+}
+
+impl Checker {
+    /// All of a value.
+    pub(super) fn whole(&mut self, kind: u8, bytes: &[u8]) {
+        self.found = Some(check(kind, bytes));
+    }
+
+    /// The next part of a large one.
+    pub(super) fn part(&mut self, bytes: &[u8]) {
+        self.too_large |= self.bytes.len() + bytes.len() > MAX_CHECKED;
+        if !self.too_large {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// What was found; ready for the next value.
+    pub(super) fn finish(&mut self, kind: u8) -> Result<(), Flaw> {
+        let (found, too_large) = (self.found.take(), std::mem::take(&mut self.too_large));
+        let done = match found {
+            Some(found) => found,
+            // There is nothing in them to look into.
+            None if too_large && matches!(kind, kind::STRING | kind::MODULE_2) => Ok(()),
+            None if too_large => Err(Flaw::Unchecked),
+            None => check(kind, &self.bytes),
+        };
+        self.bytes = vec![];
+        done
+    }
+}
+
+/// Looks into a value as it is written in a dump.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(kind: u8, bytes: &[u8]) -> Result<(), Flaw> {
+    let mut value = Written::new(bytes);
+    let count = elements(kind, &mut value)?;
+    if !value.is_at_end() {
+        return Err(Flaw::Corrupt("something stands behind it"));
+    }
+    if count == Some(0) { Err(Flaw::Empty) } else { Ok(()) }
+}
+
+/// Looks into a value as `DUMP` gives it: type, bytes, version, CRC-64 (`cluster.c`, `verifyDumpPayload`).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_payload(payload: &[u8]) -> Result<(), Flaw> {
+    let Some((proved, sum)) = payload.split_last_chunk::<8>() else {
+        return Err(Flaw::Corrupt("it is too short"));
+    };
+    let mut digest = super::crc64();
+    digest.update(proved);
+    if digest.finalize() != u64::from_le_bytes(*sum) {
+        return Err(Flaw::Corrupt("its checksum is of other bytes"));
+    }
+    match proved.split_last_chunk::<2>() {
+        Some(([kind, value @ ..], version)) => {
+            // As Valkey numbers its versions.
+            let is_of_redis = u16::from_le_bytes(*version) < 80;
+            let is_candidate = *kind == kind::VALKEY_HASH_2 && is_of_redis;
+            check(if is_candidate { kind::HASH_METADATA_RC } else { *kind }, value)
+        }
+        _ => Err(Flaw::Corrupt("it is too short")),
+    }
+}
+
+/// Checks a value; how many elements it has, of a collection that must have some.
+fn elements(kind: u8, value: &mut Written<'_>) -> Result<Option<usize>, Flaw> {
+    let corrupt = Flaw::Corrupt;
+    Ok(Some(match kind {
+        kind::STRING => {
+            value.skip_string()?;
+            return Ok(None);
+        }
+        // Only its module knows.
+        kind::MODULE_2 => {
+            value.len()?;
+            value.skip_all();
+            return Ok(None);
+        }
+        kind::STREAM_LISTPACKS | kind::STREAM_LISTPACKS_2 | kind::STREAM_LISTPACKS_3 => {
+            stream::check(kind, value)?;
+            return Ok(None);
+        }
+        kind::LIST => value.each(|value, _| value.skip_string())?,
+        kind::LIST_ZIPLIST => packed(value, ziplist, BAD_NODE)?,
+        kind::LIST_QUICKLIST => {
+            let mut all = 0;
+            value.each(|value, _| {
+                all += packed(value, ziplist, BAD_NODE)?;
+                Ok(())
+            })?;
+            all
+        }
+        kind::LIST_QUICKLIST_2 => {
+            let mut all = 0;
+            value.each(|value, _| {
+                all += match value.len()? {
+                    // A node without bytes makes the list count as empty.
+                    1 => {
+                        value.string().and_then(|node| if node.is_empty() { Err(Flaw::Empty) } else { Ok(1) })
+                    }
+                    2 => packed(value, listpack, BAD_NODE),
+                    _ => Err(corrupt("a node of the list of an unknown kind")),
+                }?;
+                Ok(())
+            })?;
+            all
+        }
+        kind::SET => unique(value, |value| value.string())?,
+        kind::SET_INTSET => packed(value, intset, "its packed integers do not hold together")?,
+        kind::SET_LISTPACK => tuples(value, listpack, 1, |_| true)?,
+        kind::ZSET | kind::ZSET_2 => unique(value, |value| {
+            let member = value.string()?;
+            let score = if kind == kind::ZSET {
+                value.text_score()?
+            } else {
+                value.array().map(f64::from_le_bytes)?
+            };
+            if score.is_nan() { Err(corrupt("a score is not a number")) } else { Ok(member) }
+        })?,
+        kind::ZSET_ZIPLIST => tuples(value, ziplist, 2, |pair| is_score(&pair[1]))?,
+        kind::ZSET_LISTPACK => tuples(value, listpack, 2, |pair| is_score(&pair[1]))?,
+        kind::HASH => unique(value, |value| named(value))?,
+        kind::HASH_ZIPMAP => tuples(value, zipmap, 2, |_| true)?,
+        kind::HASH_ZIPLIST => tuples(value, ziplist, 2, |_| true)?,
+        kind::HASH_LISTPACK => tuples(value, listpack, 2, |_| true)?,
+        kind::VALKEY_HASH_2 => unique(value, |value| {
+            let name = named(value)?;
+            // -1: it does not expire.
+            if i64::from_le_bytes(value.array()?) < -1 { Err(corrupt(BAD_EXPIRY)) } else { Ok(name) }
+        })?,
+        kind::HASH_METADATA | kind::HASH_METADATA_RC => {
+            let first = if kind == kind::HASH_METADATA { u64::from_le_bytes(value.array()?) } else { 1 };
+            if first > MAX_EXPIRY + 1 {
+                return Err(corrupt(BAD_EXPIRY));
+            }
+            unique(value, |value| {
+                let added = value.len()?;
+                if added > 0 && first.saturating_add(added - 1) > MAX_EXPIRY {
+                    return Err(corrupt(BAD_EXPIRY));
+                }
+                named(value)
+            })?
+        }
+        kind::HASH_LISTPACK_EX | kind::HASH_LISTPACK_EX_RC => {
+            let first = if kind == kind::HASH_LISTPACK_EX { u64::from_le_bytes(value.array()?) } else { 0 };
+            if first > MAX_EXPIRY + 1 {
+                return Err(corrupt(BAD_EXPIRY));
+            }
+            // The fields stand by their moments; those that do not expire have 0, and stand last.
+            let mut last = 0;
+            let mut is_in_order = |element: &Element<'_>| {
+                let moment = match element {
+                    Element::Number(0) => Some(u64::MAX),
+                    Element::Number(ms) => u64::try_from(*ms).ok().filter(|ms| *ms <= MAX_EXPIRY),
+                    Element::Bytes(_) => None,
+                };
+                moment.is_some_and(|moment| std::mem::replace(&mut last, moment) <= moment)
+            };
+            tuples(value, listpack, 3, |triple| is_in_order(&triple[2]))?
+        }
+        _ => return Err(corrupt("its type is unknown")),
+    }))
+}
+
+/// Moments of expiry have 48 bits in a hash; the largest two mean something else (`EB_EXPIRE_TIME_MAX`).
+const MAX_EXPIRY: u64 = 0xffff_ffff_fffe;
+const BAD_NODE: &str = "a node of the list does not hold together";
+const BAD_EXPIRY: &str = "a field expires at no moment that there is";
+
+/// A field and its value; the field.
+fn named<'a>(value: &mut Written<'a>) -> Result<Cow<'a, [u8]>, Flaw> {
+    let name = value.string()?;
+    value.skip_string()?;
+    Ok(name)
+}
+
+/// Elements that each have a name of their own; how many.
+fn unique<'a>(
+    value: &mut Written<'a>,
+    mut name: impl FnMut(&mut Written<'a>) -> Result<Cow<'a, [u8]>, Flaw>,
+) -> Result<usize, Flaw> {
+    // Their hashes say the same in a fraction of the memory; two of 64 bits that are equal by chance are not met with.
+    let (hasher, mut seen) = (RandomState::new(), vec![]);
+    let count = value.each(|value, _| {
+        seen.push(hasher.hash_one(name(value)?));
+        Ok(())
+    })?;
+    seen.sort_unstable();
+    if seen.windows(2).any(|two| two[0] == two[1]) {
+        return Err(Flaw::Corrupt("an element is there twice"));
+    }
+    Ok(count)
+}
+
+/// How many elements a packed collection has that holds together.
+fn packed(value: &mut Written<'_>, decode: packed::Decode, why: &'static str) -> Result<usize, Flaw> {
+    let bytes = value.string()?;
+    decode(&bytes).map(|all| all.len()).ok_or(Flaw::Corrupt(why))
+}
+
+/// A packed collection of tuples, of which the first elements are names and differ; how many tuples.
+fn tuples(
+    value: &mut Written<'_>,
+    decode: packed::Decode,
+    len: usize,
+    mut is_right: impl FnMut(&[Element<'_>]) -> bool,
+) -> Result<usize, Flaw> {
+    let bytes = value.string()?;
+    let all = decode(&bytes).ok_or(Flaw::Corrupt("its packed elements do not hold together"))?;
+    if all.len() % len != 0 {
+        return Err(Flaw::Corrupt("its packed elements do not come out even"));
+    }
+    let mut names = HashSet::with_capacity(all.len() / len);
+    for tuple in all.chunks(len) {
+        if !names.insert(tuple[0].normal()) {
+            return Err(Flaw::Corrupt("an element is there twice"));
+        }
+        if !is_right(tuple) {
+            return Err(Flaw::Corrupt(if len == 2 { "a score is not a number" } else { BAD_EXPIRY }));
+        }
+    }
+    Ok(names.len())
+}
+
+fn is_score(element: &Element<'_>) -> bool {
+    match element {
+        Element::Number(_) => true,
+        Element::Bytes(bytes) => std::str::from_utf8(bytes)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .is_some_and(|score: f64| !score.is_nan()),
+    }
+}
+
+/// What was found wrong in a dump, key by key.
+#[derive(Clone, Debug, Default)]
+pub struct Flaws {
+    /// Database, key and flaw of the first of them.
+    pub told: Vec<(u32, Vec<u8>, Flaw)>,
+    /// Values that servers refuse.
+    pub corrupt: u64,
+    /// Collections without elements.
+    pub empty: u64,
+    /// Values too large to be looked into.
+    pub unchecked: u64,
+    /// Why no checksum proves the dump.
+    pub unproved: Option<String>,
+    /// What made it impossible to take all of the dump apart.
+    pub unreadable: Option<String>,
+}
+
+/// More corrupt values than these are counted only.
+const TOLD: usize = 100;
+
+impl Flaws {
+    /// Reads past the value of the key that was just met, and looks into it.
+    pub(crate) fn look<R: Read>(&mut self, walk: &mut Walk<R>, key: &Key) -> Result<(), RdbError> {
+        let mut checker = Checker::default();
+        walk.value(key.kind, &mut |part| {
+            match part {
+                Part::Whole(bytes) => checker.whole(key.kind, bytes),
+                Part::Piece(bytes) | Part::Member(_, bytes) => checker.part(bytes),
+            }
+            Ok(())
+        })?;
+        if let Err(flaw) = checker.finish(key.kind) {
+            self.add(key.database, &key.name, flaw);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add(&mut self, database: u32, name: &[u8], flaw: Flaw) {
+        let count = match flaw {
+            Flaw::Corrupt(_) => &mut self.corrupt,
+            Flaw::Empty => &mut self.empty,
+            Flaw::Unchecked => &mut self.unchecked,
+        };
+        *count += 1;
+        if matches!(flaw, Flaw::Corrupt(_)) && self.told.len() < TOLD {
+            self.told.push((database, name.to_vec(), flaw));
+        }
+    }
+
+    /// What they count together with others, for one record.
+    pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            corrupt: sum.corrupt + one.corrupt,
+            empty: sum.empty + one.empty,
+            unchecked: sum.unchecked + one.unchecked,
+            unproved: sum.unproved.or_else(|| one.unproved.clone()),
+            ..sum
+        })
+    }
+}
+
+impl engine::source::end_mark::Flaws for Flaws {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("corrupt-values", self.corrupt),
+            ("empty-values", self.empty),
+            ("values-not-looked-into", self.unchecked),
+        ];
+        let counts =
+            all.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name, count.to_string()));
+        counts.chain(self.unproved.clone().map(|why| ("checksum", why))).collect()
+    }
+
+    /// Tells of the corrupt ones; `dump` is their dump's path.
+    fn tell(&self, dump: &str, monitor: &dyn engine::Monitor) {
+        let during = "archival";
+        for (database, name, flaw) in &self.told {
+            let name = engine::names::encoded_bytes(name, "");
+            let message = format!("{flaw}; it is stored as it is, and a server that checks will not load it");
+            monitor.error(engine::ItemError { during, item: format!("{dump}: {database}/{name}"), message });
+        }
+        if let Some(why) = &self.unreadable {
+            let message = format!("{why}: stored unchanged, so single keys cannot be read from it");
+            monitor.error(engine::ItemError { during, item: dump.to_owned(), message });
+        }
+        let more = self.corrupt - self.told.len() as u64;
+        if more > 0 {
+            let message = format!("{more} more values are corrupt");
+            monitor.error(engine::ItemError { during, item: dump.to_owned(), message });
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Clocks that jump, between runs and during one: nothing expires by a clock that is far ahead of the last run.
+
+use crate::harness::{Repo, expect, noise};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A week of nights here; the vault keeps each for a month.
+const TOML: &str = r#"
+timezone = "UTC"
+
+[[tier]]
+name = "local"
+url = "file:DIR/repo"
+role = "primary"
+
+[[tier]]
+name = "vault"
+url = "file:DIR/vault"
+role = "vault"
+
+[[source]]
+name = "data"
+urls = ["DIR/data"]
+hooks = { before = "test ! -e DIR/jump || mv DIR/jump DIR/now" }
+
+[[promise]]
+keep = "7d"
+tiers = ["local"]
+
+[[promise]]
+keep = "30d"
+tiers = ["vault"]
+
+[[run]]
+name = "nightly"
+schedule = "*-*-* 02:00"
+"#;
+
+/// The library that shows programs another time. Debian and others have it as a package of this name.
+fn faketime() -> Option<PathBuf> {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let found = folders.iter().map(|folder| PathBuf::from(folder).join("faketime/libfaketime.so.1"));
+    let found = found.into_iter().find(|path| path.exists());
+    if found.is_none() {
+        println!("skipped: there is no libfaketime here");
+    }
+    found
+}
+
+struct World {
+    repo: Repo,
+    library: PathBuf,
+}
+
+impl World {
+    /// Nights from the first to the tenth of November.
+    fn new() -> Option<Self> {
+        let library = faketime()?;
+        let world = Self { repo: Repo::with_tiers(TOML, &[], false), library };
+        std::fs::create_dir(world.repo.path("data")).unwrap();
+        world.at("2026-11-01 01:00:00", &["init"], 0);
+        for day in 1..=10 {
+            world.run(&format!("2026-11-{day:02} 02:00:00"), &[], 0);
+        }
+        // One is older than seven days by now, and so are two others.
+        assert_eq!(world.counts(), (7, 10));
+        world.shell("cp -a repo sound-repo && cp -a vault sound-vault && cp -a cache sound-cache");
+        Some(world)
+    }
+
+    fn again(&self) {
+        self.shell("rm -rf repo vault cache && cp -a sound-repo repo && cp -a sound-vault vault");
+        self.shell("cp -a sound-cache cache");
+    }
+
+    fn shell(&self, script: &str) {
+        let status = Command::new("sh").args(["-ec", script]).current_dir(self.repo.dir.path()).status();
+        assert!(status.unwrap().success(), "{script}");
+    }
+
+    /// Runs a command at a time, as the file `now` says while it runs.
+    fn at(&self, time: &str, args: &[&str], code: i32) -> String {
+        std::fs::write(self.repo.path("now"), time).unwrap();
+        let mut command = self.repo.command(args);
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("FAKETIME_TIMESTAMP_FILE", self.repo.path("now"))
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let output = command.output().unwrap();
+        expect(&output, code) + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    fn run(&self, time: &str, more: &[&str], code: i32) -> String {
+        std::fs::write(self.repo.path("data/file"), noise(time.len() as u64, 20_000)).unwrap();
+        self.at(time, &[&["run", "nightly"], more].concat(), code)
+    }
+
+    /// Snapshots of the primary and of the vault.
+    fn counts(&self) -> (usize, usize) {
+        let count = |place: &str| {
+            let place = self.repo.path(place).display().to_string();
+            self.repo.json(["-r", &place, "--no-cache", "snapshots"]).as_array().unwrap().len()
+        };
+        (count("repo"), count("vault"))
+    }
+}
+
+#[test]
+fn a_clock_that_leaps_ahead_expires_nothing_until_it_is_accepted() {
+    let Some(world) = World::new() else { return };
+    for (time, is_doubted, left) in [
+        // An hour, and forty days, and ten years, ahead and behind.
+        ("2026-11-10 03:00:00", false, (8, 11)),
+        ("2026-12-20 02:00:00", true, (8, 11)),
+        ("2036-11-10 02:00:00", true, (8, 11)),
+        ("2026-11-10 01:00:00", false, (8, 11)),
+        ("2026-10-01 02:00:00", false, (8, 11)),
+        ("2016-11-10 02:00:00", false, (8, 11)),
+        // Off for a week: that is no leap.
+        ("2026-11-18 02:00:00", false, (1, 11)),
+    ] {
+        world.again();
+        let said = world.run(time, &[], if is_doubted { 3 } else { 0 });
+        assert_eq!(world.counts(), left, "{time}: {said}");
+        assert_eq!(said.contains("goes on by it"), is_doubted, "{time}: {said}");
+        assert_eq!(said.contains("all promises are kept"), !is_doubted, "{time}: {said}");
+        if is_doubted {
+            // Nor by another command, nor once more at that time.
+            world.at(time, &["forget", "--prune"], 3);
+            world.run(time, &[], 3);
+            assert_eq!(world.counts(), (left.0 + 1, left.1 + 1), "{time}");
+            // Right again, nobody is asked, and what expires is what is due.
+            let said = world.run("2026-11-11 02:00:00", &[], 0);
+            assert_eq!(world.counts(), (left.0 + 1, left.1 + 2), "{said}");
+        }
+        // The next night is as any other.
+        world.again();
+        world.run("2026-11-11 02:00:00", &[], 0);
+        assert_eq!(world.counts(), (7, 11), "{time}");
+    }
+    // Accepted, it is believed from then on.
+    world.again();
+    world.run("2036-11-10 02:00:00", &[], 3);
+    let said = world.run("2036-11-10 03:00:00", &["--accept-clock"], 0);
+    assert_eq!(world.counts(), (2, 2), "{said}");
+    world.run("2036-11-11 02:00:00", &[], 0);
+    // A promise that is made shorter is no leap of the clock.
+    world.again();
+    let toml = std::fs::read_to_string(world.repo.path("esker.toml")).unwrap();
+    std::fs::write(world.repo.path("esker.toml"), toml.replace("\"7d\"", "\"1d\"")).unwrap();
+    world.run("2026-11-10 04:00:00", &[], 0);
+    assert_eq!(world.counts(), (2, 11));
+}
+
+#[test]
+fn a_clock_that_leaps_while_a_run_is_at_work_expires_nothing() {
+    let Some(world) = World::new() else { return };
+    for jump in ["2026-12-20 02:00:00", "2036-11-10 02:00:00"] {
+        world.again();
+        std::fs::write(world.repo.path("jump"), jump).unwrap();
+        let said = world.run("2026-11-10 03:00:00", &[], 3);
+        assert!(said.contains("--accept-clock"), "{said}");
+        assert_eq!(world.counts(), (8, 11), "{jump}: {said}");
+    }
+    for jump in ["2026-11-10 04:00:00", "2026-10-01 02:00:00", "2016-11-10 02:00:00"] {
+        world.again();
+        std::fs::write(world.repo.path("jump"), jump).unwrap();
+        let said = world.run("2026-11-10 03:00:00", &[], 0);
+        assert_eq!(world.counts(), (8, 11), "{jump}: {said}");
+    }
+}
+
+/// The first run was made by a clock that was wrong: each later one says so and what to do, and nothing goes by that clock.
+#[test]
+fn a_first_run_in_2036_is_told_of() {
+    let Some(library) = faketime() else { return };
+    let world = World { repo: Repo::with_tiers(TOML, &[], false), library };
+    std::fs::create_dir(world.repo.path("data")).unwrap();
+    world.at("2036-11-01 01:00:00", &["init"], 0);
+    world.run("2036-11-01 02:00:00", &[], 0);
+    let id = world.repo.json(["snapshots"])[0]["short_id"].as_str().unwrap().to_owned();
+    for day in 1..=10 {
+        let said = world.run(&format!("2026-11-{day:02} 02:00:00"), &[], 0);
+        assert!(said.contains(&format!("snapshot {id} is of 2036-11-01")), "{said}");
+        assert!(said.contains("'esker run --accept-clock'"), "{said}");
+        assert!(said.contains(&format!("'esker forget {id}'")), "{said}");
+        println!("{day}: {:?}", world.counts());
+    }
+    assert_eq!(world.counts(), (11, 11), "nothing has expired by a clock that was wrong");
+    // Both ways that are named lead out.
+    let said = world.run("2026-11-11 02:00:00", &["--accept-clock"], 0);
+    assert_eq!(world.counts().1, 12, "{said}");
+    world.at("2026-11-11 03:00:00", &["forget", &id], 0);
+    let said = world.run("2026-11-12 02:00:00", &[], 0);
+    assert!(!said.contains("2036") && said.contains("all promises are kept"), "{said}");
+    assert_eq!(world.counts(), (7, 12));
+}
+
+/// A store tells the time with every object: a clock that has not leapt by HEAD may be ahead of that.
+#[test]
+fn a_clock_ahead_of_a_stores_own_expires_nothing() {
+    let Some(library) = faketime() else { return };
+    // It is always the 26th there.
+    let bucket = crate::bucket::Bucket::start();
+    let toml = TOML.replace("file:DIR/vault", &bucket.place());
+    let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
+    let world = World { repo: Repo::with_tiers(&toml, &keys, false), library };
+    std::fs::create_dir(world.repo.path("data")).unwrap();
+    world.at("2026-11-20 01:00:00", &["init"], 0);
+    for day in 20..=25 {
+        world.run(&format!("2026-11-{day} 02:00:00"), &[], 0);
+    }
+    let before = world.repo.snapshot_count();
+    // Five days: no leap by HEAD, one by the store.
+    let said = world.run("2026-12-01 02:00:00", &[], 3);
+    assert!(said.contains("a store's own clock") && said.contains("--accept-clock"), "{said}");
+    assert_eq!(world.repo.snapshot_count(), before + 1);
+    world.run("2026-12-01 03:00:00", &["--accept-clock"], 0);
+    assert!(world.repo.snapshot_count() < before + 2);
+}

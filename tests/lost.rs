@@ -1,0 +1,243 @@
+//! Objects of tiers that are lost: what a run says then, what stays, and whether each way out that is named leads out.
+
+use crate::tiered::{DATA, Place, Tiered, places, promise};
+
+/// Snapshots in the vault.
+pub(crate) const NIGHTS: u64 = 3;
+
+/// Three nights, of which only the vault has all, for ever; the primary keeps the last.
+pub(crate) fn three_nights() -> Tiered {
+    let vault = Place { name: "vault", folder: "disk/vault", role: "vault" };
+    let all = places("repo", []).into_iter().chain([vault]).collect();
+    let world = Tiered::new(all, &(DATA.to_owned() + &promise("forever", &["vault"])));
+    (0..NIGHTS).for_each(|night| assert!(world.night(night).contains("all promises are kept")));
+    assert_eq!((world.snapshots("repo"), world.snapshots("disk/vault")), (1, 3));
+    world.keep();
+    world
+}
+
+/// What is lost, what a run says then, and what brings it back.
+struct Loss {
+    /// Shell, from the folder that holds `repo` and `disk/vault`.
+    lose: &'static str,
+    /// Exit code of the run after it.
+    code: i32,
+    /// What it says; empty if nothing need be said.
+    said: &'static str,
+    /// The commands that it names, after which a run ends with 0.
+    out: &'static [&'static str],
+}
+
+const LOSSES: &[Loss] = &[
+    Loss {
+        lose: "rm disk/vault/HEAD",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
+    Loss {
+        lose: "rm -r disk/vault/HEAD disk/vault/copies",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
+    Loss {
+        lose: "printf x > disk/vault/HEAD",
+        code: 3,
+        said: "HEAD is damaged",
+        out: &["repair head --tier vault"],
+    },
+    // A HEAD of another place, whose name is right: the primary's.
+    Loss {
+        lose: "cp repo/HEAD disk/vault/HEAD",
+        code: 3,
+        said: "it is that of the primary",
+        out: &["repair head --tier vault"],
+    },
+    Loss { lose: "rm disk/vault/config", code: 0, said: "", out: &[] },
+    Loss { lose: "printf x > disk/vault/config", code: 0, said: "", out: &[] },
+    Loss {
+        lose: "rm -r disk/vault/config disk/vault/copies",
+        code: 3,
+        said: "config is damaged: it is missing",
+        out: &["repair head --tier vault"],
+    },
+    Loss {
+        lose: "rm -r disk/vault/copies && printf x > disk/vault/config",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
+    Loss {
+        lose: "rm disk/vault/HEAD && cp disk/vault/config disk/vault/HEAD",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
+    Loss { lose: "rm -r disk/vault/keys", code: 0, said: "", out: &[] },
+    Loss { lose: "rm -r disk/vault/keys disk/vault/copies", code: 0, said: "", out: &[] },
+    Loss { lose: "rm -r disk/vault/maps", code: 0, said: "", out: &[] },
+    Loss {
+        lose: "rm -r disk/vault/index",
+        code: 3,
+        said: "repair index",
+        out: &["-r disk/vault repair index"],
+    },
+    // One record: that of the newest is in the primary, too; that of the oldest nowhere else.
+    Loss { lose: "rm disk/vault/snapshots/$(ls repo/snapshots)", code: 0, said: "", out: &[] },
+    Loss { lose: "printf x > disk/vault/snapshots/$(ls repo/snapshots)", code: 0, said: "", out: &[] },
+    Loss { lose: "mv disk/vault disk/away", code: 3, said: "Is its disk mounted?", out: &[] },
+    Loss { lose: "mv disk/vault away && mkdir disk/vault", code: 3, said: "is its disk mounted", out: &[] },
+    Loss { lose: "rm repo/HEAD", code: 1, said: "esker repair head", out: &["repair head", "tier sync"] },
+    Loss {
+        lose: "rm -r repo/HEAD repo/copies",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "tier sync"],
+    },
+    Loss {
+        lose: "cp disk/vault/HEAD repo/HEAD",
+        code: 1,
+        said: "it is that of tier 'vault'",
+        out: &["repair head", "tier sync"],
+    },
+    Loss { lose: "rm repo/config", code: 0, said: "", out: &[] },
+    Loss {
+        lose: "rm -r repo/config repo/copies",
+        code: 1,
+        said: "config is damaged: it is missing",
+        out: &["repair head", "tier sync"],
+    },
+    Loss {
+        lose: "rm -r repo/copies && printf x > repo/config",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "tier sync"],
+    },
+    Loss {
+        lose: "rm -r repo/copies && for slot in repo/keys/*; do printf x > $slot; done",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "tier sync"],
+    },
+    // Records that the vault has, too, with and without HEAD.
+    Loss { lose: "rm repo/snapshots/*", code: 0, said: "", out: &[] },
+    Loss {
+        lose: "rm -r repo/snapshots/* repo/HEAD repo/copies",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "tier sync"],
+    },
+    Loss { lose: "rm -r repo/keys", code: 0, said: "", out: &[] },
+    Loss {
+        lose: "rm -r repo/keys repo/copies",
+        code: 1,
+        said: "no key slot is left",
+        out: &["repair head", "tier sync"],
+    },
+    Loss {
+        lose: "rm -r repo/HEAD disk/vault/HEAD",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head --tier vault", "repair head", "tier sync"],
+    },
+    Loss {
+        lose: "rm -r repo/HEAD disk/vault/HEAD repo/copies disk/vault/copies",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "repair head --tier vault", "tier sync"],
+    },
+];
+
+#[test]
+fn a_vault_without_its_head_is_not_taken_for_a_new_one() {
+    walk_through("disk/vault/HEAD");
+}
+
+#[test]
+fn what_a_vault_lost_besides_its_head_comes_back() {
+    walk_through("disk");
+}
+
+#[test]
+fn what_the_primary_lost_comes_back() {
+    walk_through("repo");
+}
+
+/// Loses what is listed, of the losses whose first path begins so; the vault's HEAD has a test of its own.
+fn walk_through(what: &str) {
+    let world = three_nights();
+    for loss in LOSSES {
+        let path = loss.lose.split(' ').find(|word| word.contains('/')).unwrap();
+        let is_head = loss.lose.contains("vault/HEAD") && path.starts_with("disk");
+        if !path.starts_with(what) || is_head != what.contains("HEAD") {
+            continue;
+        }
+        // What this machine has seen before matters to HEAD, and to what is not there at all.
+        let matters = loss.lose.contains("HEAD") || loss.lose.starts_with("mv");
+        for known in if matters { &[true, false][..] } else { &[true] } {
+            lose(&world, loss, *known);
+        }
+    }
+}
+
+fn lose(world: &Tiered, loss: &Loss, known: bool) {
+    let case = format!("{} (machine known: {known})", loss.lose);
+    world.again();
+    world.shell(loss.lose);
+    if !known {
+        world.shell("rm -rf cache");
+    }
+    let before = world.objects("disk/vault");
+    let (code, said) = world.say(&["run"]);
+    // Of one place alone, nobody who saw none of them before can tell whose it is.
+    let expected = match loss.lose.starts_with("mv") && !known {
+        true => (1, "repository_id"),
+        false => (loss.code, loss.said),
+    };
+    assert_eq!(code, expected.0, "{case}: {said}");
+    assert!(said.contains(expected.1), "{case}: {said}");
+    assert_eq!(said.contains("all promises are kept"), code == 0, "{case}: {said}");
+    for command in [&["tier", "prune"][..], &["prune"]] {
+        let (_, said) = world.say(command);
+        let after = world.objects("disk/vault");
+        assert!(after.is_superset(&before), "{case}: {command:?} removed something: {said}");
+    }
+    if loss.lose.starts_with("mv") {
+        let made = std::fs::read_dir(world.repo.path("disk/vault")).map_or(0, Iterator::count);
+        assert_eq!(made, 0, "{case}: nothing is made in its place");
+        world.shell("rm -rf disk && cp -a sound/disk disk");
+    }
+    world.walk_out(loss.out);
+    let after = world.night(7);
+    assert!(after.contains("all promises are kept"), "{case}: {after}");
+    world.walk_out(&["tier prune", "prune"]);
+    let after = world.objects("disk/vault");
+    assert!(after.is_superset(&before), "{case}: the way out removed something");
+    let sound = world.snapshots("disk/vault");
+    world.is_whole("disk/vault", sound);
+    assert!(sound > NIGHTS as usize, "{case}: {sound}");
+}
+
+/// What nobody has any more is told of each time, until somebody gives it up.
+#[test]
+fn a_record_that_is_nowhere_is_not_kept() {
+    let world = three_nights();
+    let vault = world.repo.path("disk/vault/snapshots");
+    let here = world.repo.path("repo/snapshots");
+    let names = std::fs::read_dir(&vault).unwrap().map(|entry| entry.unwrap().file_name());
+    let only = names.map(|name| name.into_string().unwrap()).find(|name| !here.join(name).exists()).unwrap();
+    std::fs::remove_file(vault.join(&only)).unwrap();
+    for _ in 0..2 {
+        let (code, said) = world.say(&["run"]);
+        let way = format!("'esker forget {}'", &only[..8]);
+        assert!(code == 3 && said.contains("CANNOT BE READ") && said.contains(&way), "{code}: {said}");
+        assert!(!said.contains("all promises are kept") && !said.contains("NOT READ"), "{said}");
+    }
+    let (code, said) = world.say(&["tier", "status"]);
+    assert!(code == 3 && said.contains(&format!("1 snapshots cannot be read ({})", &only[..8])), "{said}");
+    assert_eq!(said.matches("error: ").count(), 1, "told once: {said}");
+    world.repo.fails(1, ["forget", &"ab".repeat(32)]);
+    world.walk_out(&[&format!("forget {}", &only[..8]), "run"]);
+    world.is_whole("disk/vault", world.snapshots("disk/vault"));
+}

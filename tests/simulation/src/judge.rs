@@ -1,0 +1,221 @@
+//! Watches every swap and every deletion, and says at the end whether anything was lost.
+
+use crate::coverage::{Coverage, Sometimes};
+use crate::storage::{Disk, Witness};
+use bytes::Bytes;
+use chunkstore::ObjectId;
+use chunkstore::envelope;
+use chunkstore::format::{ObjectKind, names};
+use chunkstore::head::Head;
+use chunkstore::index::Segment;
+use chunkstore::keys::KeyRing;
+use chunkstore::{PackId, SessionId};
+use engine::Repository;
+use engine::monitor::Tally;
+use engine::prune::{MaxUnused, PruneOptions, prune};
+use engine::restore::dump;
+use engine::snapshot::Filter;
+use engine::verify::{ReadData, check};
+use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Snapshots that were acknowledged and that nobody asked to forget, with what they hold.
+pub(crate) type Truth = BTreeMap<ObjectId, (String, Vec<u8>)>;
+
+/// The witness that knows the keys.
+pub(crate) struct Judge {
+    keys: Arc<KeyRing>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    ever_doomed: HashSet<PackId>,
+    condemned: u64,
+    resurrected: u64,
+    doomed: u64,
+    checkpointed: u64,
+    /// What must never be, but was.
+    violation: Option<String>,
+}
+
+impl Judge {
+    pub(crate) fn new(keys: Arc<KeyRing>) -> Self {
+        Self { keys, seen: Mutex::default() }
+    }
+
+    fn head(&self, sealed: &[u8]) -> Head {
+        let plain = envelope::open(&self.keys, ObjectKind::Head, names::HEAD, sealed).expect("HEAD opens");
+        serde_json::from_slice(&plain).expect("HEAD reads")
+    }
+
+    /// The packs that HEAD's segments list. Those must be there, and whole.
+    fn listed(&self, disk: &Disk, head: &Head) -> HashSet<PackId> {
+        let objects = disk.objects();
+        let mut packs = HashSet::new();
+        for reference in &head.segments {
+            let name = names::segment(&reference.id);
+            let sealed = objects.get(&name).unwrap_or_else(|| panic!("HEAD names {name}, which is gone"));
+            let plain =
+                envelope::open(&self.keys, ObjectKind::Segment, &name, sealed).expect("segments open");
+            let segment = Segment::decode(&plain).expect("segments read");
+            packs.extend(segment.packs.iter().map(|pack| pack.name.id));
+        }
+        packs
+    }
+
+    /// What was seen of HEAD.
+    pub(crate) fn report(&self, coverage: &Coverage) {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        coverage.add(Sometimes::Condemned, seen.condemned);
+        coverage.add(Sometimes::Resurrected, seen.resurrected);
+        coverage.add(Sometimes::Doomed, seen.doomed);
+        coverage.add(Sometimes::Checkpointed, seen.checkpointed);
+    }
+
+    /// Everything that was acknowledged is there; everything that is there is whole; and two prunes later
+    /// nothing is left that nobody needs.
+    pub(crate) fn judge(&self, seed: u64, disk: &Disk, open: &dyn Fn(&str) -> Repository, truth: &Truth) {
+        let violation = self.seen.lock().unwrap_or_else(PoisonError::into_inner).violation.clone();
+        assert!(violation.is_none(), "seed {seed}: {violation:?}");
+        let everything_restores = |repo: &Repository| {
+            for (id, (name, expected)) in truth {
+                let listed = repo.find(&id.to_string(), &Filter::default(), &Tally::default());
+                let listed = listed
+                    .unwrap_or_else(|error| panic!("seed {seed}: snapshot {id} of {name} is lost: {error}"));
+                let mut bytes = vec![];
+                let read = dump(repo, &listed.snapshot, name.as_bytes(), &mut bytes, &Tally::default());
+                assert!(
+                    read.is_ok() && bytes == *expected,
+                    "seed {seed}: snapshot {id} of {name} does not restore: {read:?}"
+                );
+            }
+        };
+        let repo = open("judge");
+        everything_restores(&repo);
+        let tally = Tally::default();
+        let report = check(&repo, ReadData::All, &tally).expect("check runs");
+        assert_eq!(report.num_errors, 0, "seed {seed}: check finds {:?}", tally.errors());
+        // One fences the dead and condemns, one more dooms what they had held back.
+        for name in ["cleaner-1", "cleaner-2"] {
+            let options = PruneOptions {
+                max_unused: MaxUnused::Percent(0.0),
+                fence_after_ms: 1,
+                ..PruneOptions::default()
+            };
+            let plan = prune(&open(name), &options, &Tally::default());
+            let plan = plan.unwrap_or_else(|error| panic!("seed {seed}: the last prune fails: {error:?}"));
+            assert!(!plan.deferred, "seed {seed}: nobody else is at work, yet prune waits");
+        }
+        let repo = open("judge again");
+        everything_restores(&repo);
+        let head = repo.store().head();
+        assert!(
+            head.sessions.is_empty() && head.doomed.is_empty() && head.condemned.is_empty(),
+            "seed {seed}: HEAD is not clean: sessions {:?}, condemned {:?}, doomed {:?}",
+            head.sessions,
+            head.condemned,
+            head.doomed
+        );
+        let packs = self.listed(disk, &head);
+        let named: BTreeSet<String> = head
+            .segment_ids()
+            .iter()
+            .map(names::segment)
+            .chain(head.roots.iter().map(|root| names::snapshot(&root.id)))
+            .collect();
+        for name in disk.objects().keys() {
+            let needed = match name.rsplit('/').next().and_then(PackId::parse) {
+                Some(pack) if name.starts_with(names::PACKS) || name.starts_with(names::PARITY) => {
+                    packs.contains(&pack)
+                }
+                _ => {
+                    let always = [names::KEYS, names::HEADS].iter().any(|folder| name.starts_with(folder));
+                    named.contains(name) || always || !name.contains('/')
+                }
+            };
+            assert!(needed, "seed {seed}: {name} is left behind");
+        }
+    }
+}
+
+impl Witness for Judge {
+    fn deleting(&self, disk: &Disk, name: &str) {
+        self.insist(|| self.look_at_deletion(disk, name));
+    }
+
+    fn swapped(&self, disk: &Disk, old: Option<&Bytes>, new: &Bytes) {
+        self.insist(|| self.look_at_swap(disk, old, new));
+    }
+}
+
+impl Judge {
+    /// A panic in a worker is an error to whoever waits for it, and might be excused: it is kept for the verdict.
+    fn insist(&self, look: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(look)) {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.violation.get_or_insert(text.unwrap_or_default());
+            drop(seen);
+            resume_unwind(panic);
+        }
+    }
+
+    /// A pack goes only if HEAD calls it doomed, or if its writer can no longer publish it and HEAD does
+    /// not list it.
+    fn look_at_deletion(&self, disk: &Disk, name: &str) {
+        let sealed = disk.head().expect("there is a HEAD");
+        let head = self.head(&sealed);
+        let mut parts = name.split('/');
+        let folder = parts.next();
+        if folder == Some(names::HEADS) {
+            let last = disk
+                .objects()
+                .range(format!("{}/", names::HEADS)..format!("{}0", names::HEADS))
+                .next_back()
+                .map(|(name, _)| name.clone());
+            assert!(last.is_some_and(|last| *name < *last), "the last HEAD is deleted");
+        } else if matches!(folder, Some(names::PACKS | names::PARITY)) {
+            let session = parts.next().and_then(SessionId::parse).expect("packs lie under their session");
+            let pack = parts.next().and_then(PackId::parse).expect("packs have names");
+            let ever_doomed =
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).ever_doomed.contains(&pack);
+            if !ever_doomed {
+                assert!(!head.is_open(&session), "{name} is deleted while its writer is at work");
+                assert!(!self.listed(disk, &head).contains(&pack), "{name} is deleted while HEAD lists it");
+            }
+        } else {
+            let named = head.segment_ids().iter().any(|id| names::segment(id) == name)
+                || head.roots.iter().any(|root| names::snapshot(&root.id) == name);
+            assert!(!named, "{name} is deleted while HEAD names it");
+        }
+    }
+
+    fn look_at_swap(&self, disk: &Disk, old: Option<&Bytes>, new: &Bytes) {
+        let Some(old) = old.map(|old| self.head(old)) else { return };
+        let new = self.head(new);
+        assert_eq!(new.generation, old.generation + 1);
+        let condemned_in =
+            |head: &Head| -> HashSet<PackId> { head.condemned.iter().map(|pack| pack.id).collect() };
+        let doomed_in = |head: &Head| -> HashSet<PackId> { head.doomed.iter().map(|pack| pack.id).collect() };
+        let (condemned, doomed) = (condemned_in(&new), doomed_in(&new));
+        let listed = self.listed(disk, &new);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.ever_doomed.extend(&doomed);
+        let back: Vec<&PackId> = listed.intersection(&seen.ever_doomed).collect();
+        assert!(back.is_empty(), "doomed packs are listed again: {back:?}");
+        seen.condemned += condemned.difference(&condemned_in(&old)).count() as u64;
+        seen.doomed += doomed.difference(&doomed_in(&old)).count() as u64;
+        if new.roots.len() > old.roots.len() {
+            seen.resurrected += condemned_in(&old).difference(&condemned).count() as u64;
+        } else if new.segments.len() > old.segments.len()
+            && new.sessions.len() == old.sessions.len()
+            && new.condemned == old.condemned
+        {
+            seen.checkpointed += 1;
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A stream that is backed up night after night, and what must be found of it whatever happened.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails must say where")]
+#![allow(dead_code, reason = "each test uses its part")]
+
+use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
+use chunkstore::env::{Env, SeededEnv};
+use chunkstore::executor::Inline;
+use chunkstore::ingest::PackerOptions;
+use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::storage::Storage;
+use chunkstore::store::{Access, Identity};
+use engine::backup::{BackupOptions, backup};
+use engine::entry::Time;
+use engine::monitor::Tally;
+use engine::prune::{MaxUnused, PruneOptions, prune};
+use engine::restore::dump;
+use engine::snapshot::{Filter, SourceRecord};
+use engine::source::{Content, Item, Piece, Source, SourceError};
+use engine::verify::{ReadData, check};
+use engine::{Repository, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub(crate) mod mortal;
+
+static PROCESSES: AtomicU64 = AtomicU64::new(0);
+static CLOCK: AtomicU64 = AtomicU64::new(1_700_000_000_000);
+
+/// Seeded, with one clock for all processes, which moves on with every look at it.
+struct OneClock(SeededEnv);
+
+impl Env for OneClock {
+    fn now(&self) -> Duration {
+        Duration::from_millis(CLOCK.fetch_add(1000, Ordering::Relaxed))
+    }
+    fn random(&self, bytes: &mut [u8]) -> chunkstore::Result<()> {
+        self.0.random(bytes)
+    }
+    fn sleep(&self, _: Duration) {}
+}
+
+pub(crate) fn access(storage: Arc<dyn Storage>) -> Access {
+    let env = Arc::new(OneClock(SeededEnv::new(PROCESSES.fetch_add(1, Ordering::Relaxed))));
+    let identity = Identity::default();
+    Access { storage, env, cpu: Arc::new(Inline), io: Arc::new(Inline), cache: None, identity }
+}
+
+pub(crate) fn open(disk: &Arc<impl Storage + 'static>) -> Repository {
+    Repository::open(access(Arc::clone(disk) as _), b"x").unwrap()
+}
+
+pub(crate) fn init(disk: &Arc<impl Storage + 'static>) -> Result<Repository> {
+    let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let (access, owner) = (access(Arc::clone(disk) as _), SlotOwner::default());
+    let layout = Layout { parity: true, ..Layout::default() };
+    Repository::init(access, ChunkerParams::around(1 << 10), b"x", cheap, owner, layout)
+}
+
+struct Text(Option<Item>);
+
+struct TextContent(Vec<u8>);
+
+impl Content for TextContent {
+    fn read(&mut self, buffer: &mut [u8]) -> std::result::Result<Piece, SourceError> {
+        let len = self.0.len().min(buffer.len()).min(3000);
+        buffer[..len].copy_from_slice(&self.0[..len]);
+        self.0.drain(..len);
+        Ok(if len == 0 { Piece::End } else { Piece::Data(len) })
+    }
+}
+
+impl Source for Text {
+    fn records(&self) -> Vec<SourceRecord> {
+        vec![SourceRecord::new("stdin", "text", true)]
+    }
+    fn paths(&self) -> Vec<String> {
+        vec!["/text".into()]
+    }
+    fn next_item(&mut self, _: &dyn engine::Monitor) -> std::result::Result<Option<Item>, SourceError> {
+        Ok(self.0.take())
+    }
+}
+
+/// Night n of a stream: changed here and there, a third of it new.
+pub(crate) fn night(number: u64) -> Vec<u8> {
+    let noise = |seed: u64, len| {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    let mut bytes = noise(0, 40_000);
+    for change in 0..number {
+        let at = (change * 7919 % 30_000) as usize;
+        bytes.splice(at..at + 40, noise(change + 100, 60));
+    }
+    bytes.extend(noise(number + 1000, 20_000));
+    bytes
+}
+
+pub(crate) fn packs() -> PackerOptions {
+    PackerOptions { pack_len: 16 << 10, checkpoint_len: 24 << 10, ..PackerOptions::default() }
+}
+
+pub(crate) fn back_up(repo: &Repository, number: u64) -> Result<()> {
+    let content = TextContent(night(number));
+    let item = Item::stream("text", Time::default(), Box::new(move || Ok(Box::new(content))));
+    let time = jiff::Timestamp::from_second(number as i64).unwrap();
+    let options = BackupOptions { packer: packs(), time, ..BackupOptions::default() };
+    backup(repo, &mut Text(Some(item)), &options, &Tally::default()).map(drop)
+}
+
+pub(crate) fn clean(repo: &Repository) -> Result<()> {
+    let options = PruneOptions {
+        max_unused: MaxUnused::Percent(0.0),
+        fence_after_ms: 1,
+        packer: packs(),
+        ..PruneOptions::default()
+    };
+    prune(repo, &options, &Tally::default()).map(drop)
+}
+
+pub(crate) fn forget_first(repo: &Repository) -> Result<()> {
+    let first = repo.snapshots_strict()?.first().map(|listed| listed.id);
+    repo.forget(first.as_slice()).map(drop)
+}
+
+/// What every snapshot holds, by its time; each must restore.
+pub(crate) fn nights(disk: &Arc<impl Storage + 'static>) -> Vec<u64> {
+    let repo = open(disk);
+    let listed = repo.snapshots(&Tally::default()).unwrap();
+    let numbers: Vec<u64> = listed.iter().map(|listed| listed.snapshot.time.as_second() as u64).collect();
+    for (listed, number) in listed.iter().zip(&numbers) {
+        let mut bytes = vec![];
+        let found = repo.find(&listed.id.to_string(), &Filter::default(), &Tally::default()).unwrap();
+        dump(&repo, &found.snapshot, b"text", &mut bytes, &Tally::default()).unwrap();
+        assert!(bytes == night(*number), "night {number}");
+    }
+    let tally = Tally::default();
+    assert_eq!(check(&repo, ReadData::All, &tally).unwrap().num_errors, 0, "{:?}", tally.errors());
+    numbers
+}

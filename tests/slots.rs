@@ -1,0 +1,229 @@
+//! Key slots: many of them, removed ones that come back, ones that are lost or damaged.
+
+use crate::harness::{Repo, expect};
+use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
+use chunkstore::env::SystemEnv;
+use chunkstore::executor::Inline;
+use chunkstore::format::{MAX_SLOTS, names};
+use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::store::{Access, ChunkStore, Identity};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+
+fn access(storage: &Arc<MemoryStorage>) -> Access {
+    Access {
+        storage: Arc::clone(storage) as _,
+        env: Arc::new(SystemEnv),
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity: Identity::default(),
+    }
+}
+
+#[test]
+fn every_password_that_could_be_added_opens() {
+    let storage = Arc::new(MemoryStorage::default());
+    let (params, layout) = (ChunkerParams::default(), Layout::default());
+    let store =
+        ChunkStore::init(access(&storage), params, b"0", CHEAP, SlotOwner::default(), layout).unwrap();
+    let add = |number: usize| store.add_slot(number.to_string().as_bytes(), CHEAP, SlotOwner::default());
+    for number in 1..MAX_SLOTS {
+        add(number).unwrap();
+    }
+    let refused = add(MAX_SLOTS).unwrap_err();
+    assert!(refused.to_string().contains("remove one first"), "{refused}");
+    // And as many that HEAD does not list: the store's own, of which a hostile one may add any number.
+    let elsewhere = Arc::new(MemoryStorage::default());
+    let other =
+        ChunkStore::init(access(&elsewhere), params, b"x", CHEAP, SlotOwner::default(), layout).unwrap();
+    for _ in 0..40 {
+        other.add_slot(b"y", CHEAP, SlotOwner::default()).unwrap();
+    }
+    let planted: Vec<_> = elsewhere.objects().clone().into_iter().collect();
+    let planted = planted.into_iter().filter(|(name, _)| name.starts_with(names::KEYS));
+    storage.objects().extend(planted);
+    for number in 0..MAX_SLOTS {
+        let opened = ChunkStore::open(access(&storage), number.to_string().as_bytes());
+        assert!(opened.is_ok(), "password {number}: {:?}", opened.err());
+    }
+    let wrong = ChunkStore::open(access(&storage), b"nobody's").err().unwrap();
+    assert!(matches!(wrong, chunkstore::Error::WrongPassword { slots: MAX_SLOTS, .. }), "{wrong}");
+    let slot = *store.head().slots.keys().next().unwrap();
+    store.remove_slot(&slot).unwrap();
+    add(MAX_SLOTS).unwrap();
+}
+
+struct Keys {
+    repo: Repo,
+}
+
+impl Keys {
+    /// A repository with the password in use and another, `second`.
+    fn new() -> Self {
+        let repo = Repo::new();
+        std::fs::write(repo.path("second"), "second\n").unwrap();
+        repo.ok(["key", "add", "--new-password-file", "second"]);
+        Self { repo }
+    }
+
+    /// Runs a command with the second password.
+    fn second(&self, args: &[&str], code: i32) -> String {
+        let mut command = self.repo.command(args);
+        let output = command.env("ESKER_PASSWORD", "second").output().unwrap();
+        expect(&output, code) + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// The id of the slot that is, or is not, the one in use.
+    fn slot(&self, current: bool) -> String {
+        let list = self.repo.json(["key", "list"]);
+        let all = list.as_array().unwrap();
+        let found = all.iter().find(|slot| slot["current"] == current && slot["problem"].is_null());
+        found.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A slot's file and its copies.
+    fn files(&self, slot: &str) -> Vec<PathBuf> {
+        let name = format!("keys/{slot}");
+        let all = [name.clone(), format!("copies/1/{name}"), format!("copies/2/{name}")];
+        all.iter().map(|name| self.repo.folder().join(name)).collect()
+    }
+}
+
+#[test]
+fn a_slot_that_came_back_opens_nothing() {
+    for file in 0..3 {
+        let keys = Keys::new();
+        let slot = keys.slot(false);
+        let files = keys.files(&slot);
+        let bytes = std::fs::read(&files[0]).unwrap();
+        keys.second(&["snapshots"], 0);
+        keys.repo.ok(["key", "remove", &slot]);
+        assert!(files.iter().all(|file| !file.exists()));
+        keys.second(&["snapshots"], 12);
+        // From a backup of the store; or its removal was interrupted. It may be a copy, too.
+        std::fs::write(&files[file], &bytes).unwrap();
+        keys.second(&["snapshots"], 12);
+        let list = keys.repo.ok(["key", "list"]);
+        assert!(list.contains("opens nothing"), "{list}");
+        if file == 0 {
+            keys.repo.fails(1, ["check"]);
+        }
+        let said = keys.repo.ok(["prune"]);
+        assert!(said.contains(&slot), "it is named: {said}");
+        assert!(files.iter().all(|file| !file.exists()), "{said}");
+        keys.repo.ok(["check"]);
+        // By its id it can be dropped, too.
+        std::fs::write(&files[file], &bytes).unwrap();
+        keys.repo.ok(["key", "remove", &slot]);
+        assert!(files.iter().all(|file| !file.exists()));
+        keys.repo.ok(["snapshots"]);
+    }
+}
+
+#[test]
+fn a_password_change_that_was_killed_is_finished_by_hand() {
+    let keys = Keys::new();
+    std::fs::write(keys.repo.path("new"), "new\n").unwrap();
+    let old = keys.slot(true);
+    let files = keys.files(&old);
+    let bytes = std::fs::read(&files[0]).unwrap();
+    keys.repo.ok(["key", "passwd", "--new-password-file", "new"]);
+    // Killed before the file was removed.
+    std::fs::write(&files[0], bytes).unwrap();
+    keys.repo.fails(12, ["snapshots"]);
+    keys.second(&["key", "remove", &old], 0);
+    keys.second(&["check"], 0);
+}
+
+#[test]
+fn slots_that_are_lost_or_damaged_stop_no_command() {
+    for damaged in [false, true] {
+        let keys = Keys::new();
+        let (ours, lost) = (keys.slot(true), keys.slot(false));
+        for file in keys.files(&lost) {
+            match damaged {
+                true => std::fs::write(file, "x").unwrap(),
+                false => std::fs::remove_file(file).unwrap(),
+            }
+        }
+        let list = keys.repo.ok(["key", "list"]);
+        assert!(list.contains(&ours[..8]) && list.contains("key remove"), "{list}");
+        keys.second(&["snapshots"], 12);
+        std::fs::write(keys.repo.path("new"), "correct horse\n").unwrap();
+        keys.repo.ok(["key", "passwd", "--new-password-file", "new"]);
+        let last = keys.slot(true);
+        let refused = keys.repo.fails(1, ["key", "remove", &last]);
+        assert!(refused.contains("the last key slot"), "{refused}");
+        keys.repo.ok(["key", "remove", &lost]);
+        keys.repo.ok(["check"]);
+        assert_eq!(keys.repo.json(["key", "list"]).as_array().unwrap().len(), 1);
+    }
+}
+
+/// One bad sector is not everything.
+#[test]
+fn what_everything_hangs_on_is_kept_several_times() {
+    let keys = Keys::new();
+    let mut names: Vec<PathBuf> = keys.files(&keys.slot(true));
+    names.truncate(1);
+    names.push(keys.repo.folder().join("config"));
+    for path in &names {
+        let sound = std::fs::read(path).unwrap();
+        for damaged in [None, Some(&b"x"[..]), Some(b"")] {
+            std::fs::remove_file(path).unwrap();
+            if let Some(bytes) = damaged {
+                std::fs::write(path, bytes).unwrap();
+            }
+            let output = keys.repo.run(["snapshots"]);
+            expect(&output, 0);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains("copies/1"), "{said}");
+            assert!(std::fs::read(path).unwrap() == sound, "it is put back");
+        }
+    }
+    keys.repo.ok(["check"]);
+}
+
+/// Copies of HEAD on a disk, and several key slots anywhere, tell that there was one: an `init` that was interrupted is another
+/// thing.
+#[test]
+fn a_lost_head_of_an_empty_repository_is_no_interrupted_init() {
+    for keeps_copies in [true, false] {
+        let keys = Keys::new();
+        std::fs::remove_file(keys.repo.folder().join("HEAD")).unwrap();
+        std::fs::remove_dir_all(keys.repo.path("cache")).unwrap();
+        if !keeps_copies {
+            std::fs::remove_dir_all(keys.repo.folder().join("copies")).unwrap();
+        }
+        let said = keys.repo.fails(1, ["snapshots"]);
+        assert!(!said.contains("interrupted") && said.contains("repair head"), "{said}");
+        keys.repo.fails(1, ["init"]);
+        keys.repo.ok(["repair", "head", "-y"]);
+        keys.second(&["snapshots"], 0);
+    }
+}
+
+#[test]
+fn copies_that_are_lost_or_damaged_are_told_and_made_again() {
+    let keys = Keys::new();
+    let slot = keys.slot(true);
+    for name in ["config".to_owned(), format!("keys/{slot}")] {
+        let sound = std::fs::read(keys.repo.folder().join(&name)).unwrap();
+        let copy = keys.repo.folder().join("copies/2").join(&name);
+        // One that is missing is made by whoever opens the repository; what is in its place is looked at by a check.
+        std::fs::remove_file(&copy).unwrap();
+        keys.repo.ok(["check"]);
+        assert!(std::fs::read(&copy).unwrap() == sound);
+        std::fs::write(&copy, "x").unwrap();
+        let said = keys.repo.fails(1, ["check"]);
+        assert!(said.contains(&format!("copies/2/{name}")), "{said}");
+        keys.repo.ok(["heal"]);
+        assert!(std::fs::read(&copy).unwrap() == sound);
+        keys.repo.ok(["check"]);
+    }
+}
