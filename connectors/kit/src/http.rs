@@ -36,6 +36,8 @@ pub enum Wait {
     For(Duration),
     /// As long as the server works.
     Work,
+    /// The same for a change whose outcome must be known: once the user has had enough, what is left of `FAREWELL`.
+    Change,
     /// So long, even if the user has had enough: this puts in order what was begun. What is left of `FAREWELL` then.
     InOrder(Duration),
 }
@@ -88,7 +90,7 @@ impl Line {
             let mut coming = pin!(coming);
             loop {
                 if self.is_stopped() {
-                    let Wait::InOrder(_) = wait else { return Err(Halt::Interrupted) };
+                    let (Wait::InOrder(_) | Wait::Change) = wait else { return Err(Halt::Interrupted) };
                     if Instant::now() >= *self.end.get_or_init(|| Instant::now() + FAREWELL) {
                         return Err(Halt::Interrupted);
                     }

@@ -121,7 +121,10 @@ impl Restore<'_> {
     /// Removes a collection that this restore made.
     fn discard(&self, name: &str) {
         if let Err(failed) = self.server.discard_collection(name) {
-            self.tell(name, format!("made by this restore, and it stays: {}", failed.error.why));
+            self.tell(
+                name,
+                format!("this restore made it or began to, and could not remove it: {}", failed.error.why),
+            );
         }
     }
 
@@ -131,6 +134,9 @@ impl Restore<'_> {
 
     /// A collection under its own name; `removed` says whether what was there is.
     fn step(&self, step: &Step, removed: &mut bool, report: &mut QdrantReport) -> Result<()> {
+        if self.monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
         if step.beside.is_some() {
             let done = self.server.delete_collection(&step.target);
             // One that was heard of no more may be done.
@@ -166,7 +172,13 @@ impl Restore<'_> {
             return Err(Error::Interrupted);
         }
         self.begin(step, name);
-        self.server.create_collection(name, &step.stored.description.config)?;
+        if let Err(failed) = self.server.create_collection(name, &step.stored.description.config) {
+            // A request without an answer may be done.
+            if failed.status.is_none() {
+                self.discard(name);
+            }
+            return Err(failed.into());
+        }
         self.fill(step, name).inspect_err(|_| self.discard(name))
     }
 

@@ -104,7 +104,7 @@ impl Qdrant {
     /// [`Self::complete_configuration`] sets come afterwards.
     pub fn create_collection(&self, name: &str, config: &Value) -> Result<(), Failed> {
         let request = self.client.put(self.url(&["collections", name])).json(&creation(config));
-        self.result(request, Wait::Work, "create the collection").map(drop)
+        self.result(request, Wait::Change, "create the collection").map(drop)
     }
 
     /// Sets of the same configuration what the server takes only for a collection that is there.
@@ -152,7 +152,7 @@ impl Qdrant {
     /// Removes a collection.
     pub fn delete_collection(&self, name: &str) -> Result<(), Failed> {
         let request = self.client.delete(self.url(&["collections", name]));
-        self.result(request, Wait::Work, "remove the collection").map(drop)
+        self.result(request, Wait::Change, "remove the collection").map(drop)
     }
 
     /// The same for what a restore that failed has made.
