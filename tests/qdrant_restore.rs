@@ -265,6 +265,34 @@ fn an_upload_ends_at_once_when_the_user_had_enough() {
 }
 
 #[test]
+fn what_the_server_still_makes_when_the_user_had_enough_is_removed_or_named() {
+    let repo = Repo::new();
+    let source = Qdrant::start(&repo.path("source"), None);
+    source.client("fill('things', 50, size=4)");
+    repo.ok(["backup", &source.url()]);
+    let target = Qdrant::start(&repo.path("target"), None);
+    // One that is soon made is removed; of one that takes longer than anybody waits for, the name is told.
+    for (pause, is_removed) in [("0.8", true), ("6", false)] {
+        target.fault("late_create", Some(pause));
+        let asked = || target.log().matches("PUT /collections/things").count();
+        let before = asked();
+        let mut command = repo.command(["restore", "latest", "--to", &target.url()]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("the request", 60, || asked() > before);
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        expect(&output, 130);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let is_named = said.contains("collection 'things': this restore made it or began to");
+        let is_there = target.everything()[0].get("things").is_some();
+        assert!(!is_there || is_named, "{said}");
+        assert_eq!(is_there, !is_removed, "{said}");
+        target.client("client.delete_collection('things')");
+    }
+}
+
+#[test]
 fn each_collection_has_progress_of_its_own() {
     let repo = Repo::new();
     let source = Qdrant::start(&repo.path("source"), None);

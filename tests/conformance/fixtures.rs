@@ -277,7 +277,8 @@ impl Fixture for Qdrant {
         let mut now = self.everything();
         let beside = now[0].as_object_mut().unwrap().remove("shop.esker-1");
         self.client("client.delete_collection('shop.esker-1')");
-        let stays = said.contains("collection 'shop.esker-1': this restore made it or began to, and could not remove it");
+        let stays = said
+            .contains("collection 'shop.esker-1': this restore made it or began to, and could not remove it");
         let is_way_back = said.contains("all of its data is in collection 'shop.esker-1'")
             && beside.is_some_and(|beside| beside["points"] == saved[0]["shop"]["points"]);
         is_way_back || stays && (now == before || now == saved)

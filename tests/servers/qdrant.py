@@ -11,6 +11,7 @@ cluster of one. KEY-ro is a key that may only read. Files in FOLDER make faults:
   slow      bodies take a second, or as many as it says, for each MiB      refuse uploads are refused when half of them has come
   dead      holds `COLLECTION SHARD PORT STATE` lines: states of replicas
   late      a snapshot on disk takes three seconds
+  late_create  holds for how many seconds the answer about a new collection is missing
   version   holds the version that is told             log    (written) one line for each request
   tls.pem   certificate and key: the server speaks TLS   elsewhere  holds a URL that every request is sent to
 """
@@ -446,6 +447,8 @@ class Handler(BaseHTTPRequestHandler):
                 if name in aliases:
                     raise Refused(400, f"Bad request: Can't create collection with name {name}. Alias with the same name already exists")
                 collections[name] = Collection(name, wanted)
+                if (pause := fault("late_create")) is not None:
+                    time.sleep(float(pause))
                 return [True]
             case "PATCH", ["collections", name]:
                 of(name).change(self.body())
