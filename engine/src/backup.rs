@@ -280,7 +280,7 @@ fn rehearse(
     Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id), notes: vec![] })
 }
 
-fn timestamp(now_ms: u64) -> jiff::Timestamp {
+pub(crate) fn timestamp(now_ms: u64) -> jiff::Timestamp {
     jiff::Timestamp::from_millisecond(i64::try_from(now_ms).unwrap_or_default()).unwrap_or_default()
 }
 

@@ -156,7 +156,7 @@ proptest! {
         };
         live(&events, |there, now| {
             let plans =
-                plan(&policy, GroupBy::default(), &ranked(there.to_vec()), now, &zone(hours), false).unwrap();
+                plan(&policy, GroupBy::default(), &ranked(there.to_vec(), now), now, &zone(hours), false).unwrap();
             let gone = plans.iter().flat_map(|group| &group.verdicts).filter(|verdict| !verdict.is_kept());
             gone.map(|verdict| verdict.listed.id).collect()
         }, false);

@@ -343,7 +343,7 @@ mod tests {
                 .unwrap(),
             })
             .collect();
-        crate::rank::ranked(all)
+        crate::rank::ranked(all, Timestamp::MAX)
     }
 
     const TIMES: &[&str] = &[

@@ -251,7 +251,7 @@ pub fn judge(
             }
         }
     }
-    let order = in_order(known);
+    let order = in_order(known, now);
     let to_come: BTreeSet<usize> =
         order.iter().filter(|(_, time)| *time > now).map(|(place, _)| *place).collect();
     // They are not the last of anything, unless there is nothing else.
@@ -270,10 +270,10 @@ pub fn judge(
 }
 
 /// The places of snapshots, oldest first, with the times that they are ranked by.
-fn in_order(known: &[Known]) -> Vec<(usize, Timestamp)> {
+fn in_order(known: &[Known], now: Timestamp) -> Vec<(usize, Timestamp)> {
     let place_of: HashMap<_, _> =
         known.iter().enumerate().map(|(place, known)| (known.listed.id, place)).collect();
-    let ranked = crate::rank::ranked(known.iter().map(|known| known.listed.clone()).collect());
+    let ranked = crate::rank::ranked(known.iter().map(|known| known.listed.clone()).collect(), now);
     ranked.iter().filter_map(|one| Some((*place_of.get(&one.listed.id)?, one.time))).collect()
 }
 

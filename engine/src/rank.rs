@@ -1,8 +1,9 @@
 //! The order of snapshots. They are ordered by their times, but clocks may be wrong: one run with a clock in 2031 must
 //! not be `latest` until 2031. HEADs have an order that does not depend on clocks ([`crate::snapshot::Made`]), and each
-//! has the clock of its writer. The smallest set of clocks that contradicts this order counts as wrong; of several such
-//! sets, the earlier ones. A snapshot of a wrong clock is ranked by its place in the order of HEADs, as if it had the
-//! time of the last right one before it.
+//! has the clock of its writer. A clock that is ahead of the present one contradicts it, however many snapshots were made
+//! by it, unless nothing was made before the present. Of the others, the smallest set of clocks that contradicts the order
+//! counts as wrong; of several such sets, the earlier ones. A snapshot of a wrong clock is ranked by its place in the order
+//! of HEADs, as if it had the time of the last right one before it.
 //!
 //! Times that were given (`--time`, copies, imports) and those of older versions, which lack their HEAD, are used
 //! unchanged.
@@ -27,10 +28,11 @@ impl Ranked {
     }
 }
 
-/// Snapshots, oldest first. Needs all of a repository; otherwise right and wrong clocks cannot be distinguished.
+/// Snapshots, oldest first; `now` is the present. Needs all of a repository; otherwise right and wrong clocks cannot be
+/// distinguished.
 #[must_use]
-pub fn ranked(all: Vec<Listed>) -> Vec<Ranked> {
-    let times = times(&all);
+pub fn ranked(all: Vec<Listed>, now: Timestamp) -> Vec<Ranked> {
+    let times = times(&all, now);
     let mut ranked: Vec<Ranked> =
         all.into_iter().zip(times).map(|(listed, time)| Ranked { listed, time }).collect();
     // Equal times: those that have a place in the order go by it.
@@ -39,12 +41,15 @@ pub fn ranked(all: Vec<Listed>) -> Vec<Ranked> {
 }
 
 /// Puts snapshots into that order.
-pub fn rank(all: &mut Vec<Listed>) {
-    *all = ranked(std::mem::take(all)).into_iter().map(|one| one.listed).collect();
+pub fn rank(all: &mut Vec<Listed>, now: Timestamp) {
+    *all = ranked(std::mem::take(all), now).into_iter().map(|one| one.listed).collect();
 }
 
 /// No clock was right that stood before: nothing noted where it was made then. 2025-01-01.
 const EARLIEST: Timestamp = Timestamp::constant(1_735_689_600, 0);
+
+/// Clocks of machines that are right may differ by so much.
+const SKEW: SignedDuration = SignedDuration::from_hours(1);
 
 fn place(made: &Made) -> (u64, u64) {
     (made.incarnation, made.generation)
@@ -52,13 +57,13 @@ fn place(made: &Made) -> (u64, u64) {
 
 /// The time that each snapshot is ranked by.
 #[must_use]
-pub fn times(all: &[Listed]) -> Vec<Timestamp> {
+pub fn times(all: &[Listed], now: Timestamp) -> Vec<Timestamp> {
     let mut times: Vec<Timestamp> = all.iter().map(|listed| listed.snapshot.time).collect();
     let mut order: Vec<(usize, Made)> =
         all.iter().enumerate().filter_map(|(at, listed)| Some((at, listed.snapshot.made?))).collect();
     order.sort_by_key(|(_, made)| place(made));
     let clocks: Vec<Timestamp> = order.iter().map(|(_, made)| made.clock).collect();
-    let right = longest_rise(&clocks);
+    let right = longest_rise(&clocks, now.saturating_add(SKEW).unwrap_or(now));
     // The earliest clock after each, and the latest time before it: what speaks against it.
     let mut after = vec![Timestamp::MAX; order.len()];
     for at in (1..order.len()).rev() {
@@ -79,7 +84,9 @@ pub fn times(all: &[Listed]) -> Vec<Timestamp> {
                 let next = (at..order.len()).find(|at| right[*at])?;
                 Some(if order[next].1.time_given { clocks[next] } else { own(next) })
             };
-            if contradicted && let Some(time) = last_right.or_else(next) {
+            if !contradicted {
+                last_right = last_right.max(Some(own(at)));
+            } else if let Some(time) = last_right.or_else(next) {
                 moved.push((*listed, time));
             }
         }
@@ -120,12 +127,14 @@ pub fn believed<'a>(all: impl Iterator<Item = &'a Listed>, now: Timestamp) -> Ti
 }
 
 /// Which of `clocks` are of a longest sequence that never goes back; of several of one length the one that ends last, and
-/// so on from there.
-fn longest_rise(clocks: &[Timestamp]) -> Vec<bool> {
+/// so on from there. Those after `end` count only if there are no others.
+fn longest_rise(clocks: &[Timestamp], end: Timestamp) -> Vec<bool> {
+    let counts = |clock: &Timestamp| (EARLIEST..=end).contains(clock);
+    let end = if clocks.iter().any(counts) { end } else { Timestamp::MAX };
     // Patience: `ends[n]` is where the sequence of n + 1 that ends earliest ends. Later ones of equal length replace it.
     let (mut ends, mut before): (Vec<usize>, Vec<Option<usize>>) = (vec![], vec![]);
     for (at, clock) in clocks.iter().enumerate() {
-        if *clock < EARLIEST {
+        if !(EARLIEST..=end).contains(clock) {
             before.push(None);
             continue;
         }
@@ -193,10 +202,14 @@ mod tests {
     }
 
     fn order(made: &[(i64, i64, bool)]) -> Vec<u8> {
+        order_at(made, 1_000_000)
+    }
+
+    fn order_at(made: &[(i64, i64, bool)], now: i64) -> Vec<u8> {
         let mut all = all(made);
         // HEAD may name them in any order.
         all.reverse();
-        rank(&mut all);
+        rank(&mut all, Timestamp::from_second(1_800_000_000 + now).unwrap());
         all.iter().map(|listed| listed.id.0[0]).collect()
     }
 
@@ -218,6 +231,32 @@ mod tests {
         }
         // As long as nobody contradicts it, a clock is believed.
         assert_eq!(order(&plain(&[100, 9000])), [0, 1]);
+    }
+
+    #[test]
+    fn the_present_speaks_against_clocks_ahead_of_it_however_many_they_are() {
+        let (hour, years) = (3600, 86_400 * 3650);
+        let mut made: Vec<(i64, i64, bool)> = vec![];
+        for clock in [0, hour].into_iter().chain((0..9).map(|number| years + number)) {
+            made.push((clock, clock, false));
+        }
+        for night in 1..5 {
+            let clock = night * 24 * hour;
+            made.push((clock, clock, false));
+            let all = all(&made);
+            let times = times(&all, Timestamp::from_second(1_800_000_000 + clock).unwrap());
+            let is_own = |at: usize| times[at] == all[at].snapshot.time;
+            assert!((0..2).chain(11..made.len()).all(is_own), "night {night}: {times:?}");
+            assert!((2..11).all(|at| times[at] == times[1]), "night {night}: {times:?}");
+            let expected: Vec<u8> = (0..made.len() as u8).collect();
+            assert_eq!(order_at(&made, clock), expected);
+        }
+        // Another machine's clock that is a little ahead is right.
+        let both = [(0, 0, false), (400, 400, false), (100, 100, false)];
+        assert_eq!(
+            times(&all(&both), Timestamp::from_second(1_800_000_100).unwrap())[0],
+            all(&both)[0].snapshot.time
+        );
     }
 
     #[test]
@@ -243,10 +282,13 @@ mod tests {
     proptest! {
         /// Whatever the clocks say: what lies ahead of a later commit's clock comes before it.
         #[test]
-        fn nothing_is_newer_than_what_came_after_it(clocks in proptest::collection::vec(0i64..40, 1..12)) {
-            let made: Vec<_> = clocks.iter().map(|clock| (*clock, *clock, false)).collect();
+        fn nothing_is_newer_than_what_came_after_it(
+            clocks in proptest::collection::vec(0i64..40, 1..12),
+            now in -1i64..45,
+        ) {
+            let made: Vec<_> = clocks.iter().map(|clock| (clock * 3600, clock * 3600, false)).collect();
             let expected: Vec<u8> = (0..clocks.len() as u8).collect();
-            prop_assert_eq!(order(&made), expected);
+            prop_assert_eq!(order_at(&made, now * 3600), expected);
         }
 
         /// Clocks that are right change nothing.
@@ -257,7 +299,8 @@ mod tests {
             let made: Vec<_> = clocks.iter().zip(backs).map(|(clock, back)| (*clock - back, *clock, false)).collect();
             let listed = all(&made);
             let own: Vec<_> = listed.iter().map(|listed| listed.snapshot.time).collect();
-            prop_assert_eq!(times(&listed), own);
+            let now = Timestamp::from_second(1_800_000_000 + 1000).unwrap();
+            prop_assert_eq!(times(&listed, now), own);
         }
     }
 }

@@ -100,7 +100,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        crate::rank::rank(&mut all);
+        crate::rank::rank(&mut all, crate::backup::timestamp(self.store.now_ms()));
         Ok((all, damaged, is_old))
     }
 
@@ -121,7 +121,7 @@ impl Repository {
                 }
                 all => {
                     let mut all = all?;
-                    crate::rank::rank(&mut all);
+                    crate::rank::rank(&mut all, crate::backup::timestamp(self.store.now_ms()));
                     return Ok(all);
                 }
             }

@@ -115,8 +115,10 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         }
         // Which clocks were right is told from all of them.
         let meant: HashSet<_> = filter.choose(&all)?.iter().map(|listed| listed.id).collect();
-        let ranked: Vec<Ranked> =
-            ranked(all.clone()).into_iter().filter(|one| meant.contains(&one.listed.id)).collect();
+        let ranked: Vec<Ranked> = ranked(all.clone(), context.now())
+            .into_iter()
+            .filter(|one| meant.contains(&one.listed.id))
+            .collect();
         let zone = jiff::tz::TimeZone::system();
         let allow = args.unsafe_allow_remove_all;
         let plans = plan(&policy, args.group_by, &ranked, context.now(), &zone, allow)?;

@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
-    let ranked = rank::ranked(repo.snapshots(context.console.monitor())?);
+    let ranked = rank::ranked(repo.snapshots(context.console.monitor())?, context.now());
     let times: HashMap<_, _> = ranked.iter().map(|one| (one.listed.id, one.time)).collect();
     let ranked = ranked.into_iter().map(|one| one.listed).collect();
     let mut all = args.filter.choose(ranked, &args.snapshots)?;

@@ -103,9 +103,9 @@ pub(super) fn look_back(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<Before> {
-    let all = ranked(repo.snapshots(monitor)?);
-    let ours = super::probe(source, options, repo);
     let now = super::timestamp(repo.store().now_ms());
+    let all = ranked(repo.snapshots(monitor)?, now);
+    let ours = super::probe(source, options, repo);
     let group = GroupKey::before_reading(&ours);
     let same = |one: &&Ranked| GroupKey::before_reading(&one.listed.snapshot) == group;
     let ahead = all.iter().filter(same).rfind(|one| one.listed.snapshot.time > now);

@@ -17,6 +17,8 @@ pub struct Standing {
     pub verdicts: Vec<Verdict>,
     /// The primary's name.
     primary: String,
+    /// The present, by which it was judged.
+    now: Timestamp,
     /// The snapshots that each tier names and that cannot be read.
     unreadable: BTreeMap<String, Vec<ObjectId>>,
 }
@@ -59,7 +61,7 @@ impl Standing {
         let tiers: BTreeMap<ObjectId, &BTreeSet<String>> =
             known.clone().map(|known| (known.listed.id, &known.tiers)).collect();
         let mut groups: BTreeMap<GroupKey, (Timestamp, Option<Timestamp>, u64)> = BTreeMap::new();
-        for one in ranked(known.map(|known| known.listed.clone()).collect()) {
+        for one in ranked(known.map(|known| known.listed.clone()).collect(), self.now) {
             let there = tiers.get(&one.listed.id).is_some_and(|tiers| tiers.contains(tier));
             let key = GroupBy::default().key(&one.listed.snapshot);
             let (newest, has, newer) = groups.entry(key).or_insert((one.time, None, 0));
@@ -134,7 +136,7 @@ impl Standing {
                 verdict.promised.entry(name.to_owned()).or_insert(Until::Open);
             }
         }
-        Ok(Self { verdicts, primary: name.to_owned(), unreadable })
+        Ok(Self { verdicts, primary: name.to_owned(), now, unreadable })
     }
 
     /// The snapshots that a tier lacks.

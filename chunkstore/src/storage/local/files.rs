@@ -92,6 +92,16 @@ impl NewFile for SystemFile {
     }
 }
 
+/// Opens a file to read it. What is no file is refused: a pipe would be waited for without end.
+fn open(path: &Path) -> io::Result<File> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file")),
+    }
+}
+
 impl Files for SystemFiles {
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
         let file = File::options().write(true).create_new(true).mode(private::FILE).open(path)?;
@@ -101,7 +111,7 @@ impl Files for SystemFiles {
         Ok(Box::new(SystemFile(file)))
     }
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let file = File::open(path)?;
+        let file = open(path)?;
         let len = file.metadata()?.len();
         if len > limit {
             let why = format!("it has {len} bytes, and no such file may have more than {limit}");
@@ -110,7 +120,7 @@ impl Files for SystemFiles {
         read_range(&file, 0, len)
     }
     fn read_at(&self, path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        read_range(&File::open(path)?, offset, len as u64)
+        read_range(&open(path)?, offset, len as u64)
     }
     fn len(&self, path: &Path) -> io::Result<u64> {
         let metadata = fs::metadata(path)?;
