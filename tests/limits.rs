@@ -1,8 +1,16 @@
 //! What the machine refuses: a lock that another process keeps, and memory.
 
 use crate::harness::{Process, Repo, expect, noise};
+use chunkstore::chunker::ChunkerParams;
+use chunkstore::config::Layout;
+use chunkstore::env::SystemEnv;
+use chunkstore::executor::Inline;
+use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::storage::local::LocalStorage;
+use chunkstore::store::{Access, ChunkStore, Identity};
 use std::fs::File;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn said(output: &Output) -> String {
@@ -139,4 +147,35 @@ fn little_address_space_ends_nothing_by_a_signal() {
         expect(&limited(3_000_000, args), 0);
     }
     assert!(said(&limited(3_000_000, &["snapshots"])).contains("limit on address space"));
+}
+
+/// A key slot that takes more memory than there is: that is no wrong password, no damage and no end by a signal.
+#[test]
+fn a_password_that_there_is_no_memory_to_try_is_not_called_wrong() {
+    let repo = Repo::empty();
+    let access = Access {
+        storage: Arc::new(LocalStorage::create(repo.folder(), false).unwrap()),
+        env: Arc::new(SystemEnv),
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity: Identity::default(),
+    };
+    let half_a_gibibyte = KdfParams { memory_kib: 512 << 10, passes: 1, lanes: 1 };
+    let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
+    ChunkStore::init(access, params, b"correct horse", half_a_gibibyte, owner, Layout::default()).unwrap();
+    std::fs::write(repo.path("data"), "data").unwrap();
+    for args in
+        [&["snapshots"][..], &["backup", "data"], &["check"], &["key", "list"], &["--json", "snapshots"]]
+    {
+        let output = limited(&repo, 600_000, "2000000", args);
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {told}");
+        assert!(
+            told.contains("no memory for 536870912 bytes") && told.contains("ulimit -v"),
+            "{args:?}: {told}"
+        );
+        assert!(!told.contains("wrong password") && !told.contains("damaged"), "{args:?}: {told}");
+    }
+    repo.ok(["backup", "data"]);
 }

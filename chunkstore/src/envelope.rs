@@ -8,7 +8,7 @@ use crate::format::{
     Decoder, ENVELOPE_HEADER_LEN, ENVELOPE_MAGIC, Encoder, FORMAT_VERSION, ObjectKind, TAG_LEN,
 };
 use crate::keys::KeyRing;
-use crate::{Error, Result, error::InObject as _};
+use crate::{Error, Result, error::InObject as _, memory};
 
 fn aad(header: &[u8], keys: &KeyRing, name: &str) -> Vec<u8> {
     let mut aad = Encoder::default();
@@ -23,7 +23,7 @@ pub fn seal(keys: &KeyRing, kind: ObjectKind, name: &str, plain: &[u8], env: &dy
     let key = keys
         .object_key(kind, epoch, &salt)
         .ok_or_else(|| Error::Invalid("keyring without a current epoch".into()))?;
-    let mut out = Encoder { bytes: Vec::with_capacity(ENVELOPE_HEADER_LEN + plain.len() + TAG_LEN) };
+    let mut out = Encoder { bytes: memory::room(ENVELOPE_HEADER_LEN + plain.len() + TAG_LEN)? };
     out.raw(ENVELOPE_MAGIC).u8(kind as u8).u8(FORMAT_VERSION).u32(epoch).raw(&salt).raw(&key.commitment);
     let aad = aad(&out.bytes, keys, name);
     out.raw(plain);
@@ -58,7 +58,7 @@ pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Resu
         .remaining()
         .checked_sub(TAG_LEN)
         .ok_or_else(|| Error::corrupt(name, "shorter than its tag"))?;
-    let mut plain = decoder.raw(body_len).in_object(name)?.to_vec();
+    let mut plain = memory::copy(decoder.raw(body_len).in_object(name)?)?;
     let tag = decoder.raw(TAG_LEN).in_object(name)?;
     let header = sealed.get(..ENVELOPE_HEADER_LEN).unwrap_or_default();
     key.cipher

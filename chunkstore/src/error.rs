@@ -90,7 +90,7 @@ pub enum Error {
     /// A parameter is outside its range.
     #[error("{0}")]
     Invalid(String),
-    /// There is no memory for a pack.
+    /// There is no memory for a buffer.
     #[error(
         "no memory for {bytes} bytes more: a limit (ulimit -v, a container's) is too low, or --pack-size too high"
     )]

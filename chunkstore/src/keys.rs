@@ -209,9 +209,10 @@ fn slot_key(passphrase: &[u8], header: &SlotHeader, slot: &ObjectId) -> Result<C
         .map_err(|error| Error::corrupt(format::names::key(slot), error))?;
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     let mut kek = Zeroizing::new([0u8; 32]);
-    argon
-        .hash_password_into(passphrase, header.salt.as_bytes(), &mut *kek)
-        .map_err(|error| Error::corrupt(format::names::key(slot), error))?;
+    argon.hash_password_into(passphrase, header.salt.as_bytes(), &mut *kek).map_err(|error| match error {
+        argon2::Error::OutOfMemory => Error::Memory { bytes: memory_kib as usize * 1024 },
+        error => Error::corrupt(format::names::key(slot), error),
+    })?;
     Ok(committed(&derive(&kek, "slot", &[header.repository_id.as_bytes(), slot.as_bytes()])))
 }
 

@@ -79,6 +79,7 @@ pub mod index;
 pub mod ingest;
 pub mod keys;
 pub mod log;
+pub mod memory;
 pub mod pack;
 pub mod parity;
 pub mod patch;

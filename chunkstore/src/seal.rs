@@ -4,7 +4,7 @@
 use crate::format::Codec;
 use crate::patch::{self, Differ};
 use crate::rope::Rope;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::borrow::Cow;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, Strategy};
 
@@ -298,6 +298,17 @@ fn decompress_delta(frame: &[u8], prefix: &[u8], plain: &mut Vec<u8>) -> Result<
     context.decompress(plain, frame).map(|_| ())
 }
 
+/// Bytes of the buffer that a frame is decompressed into: a chunk of `plain_len` bytes, or the patch that makes it.
+pub(crate) fn first_len(codec: Codec, plain_len: usize) -> usize {
+    match codec {
+        Codec::Patch | Codec::PrefixedPatch => plain_len / PATCH_SHARE + PATCH_SLACK,
+        Codec::Raw | Codec::Zstd | Codec::ZstdDelta => plain_len,
+    }
+}
+
+/// About what a context of zstd takes, for messages.
+const CONTEXT_LEN: usize = 160 << 10;
+
 const NO_PATCH: &str = "is no patch of its bases";
 
 /// Decompresses chunks one after the other.
@@ -311,7 +322,20 @@ pub struct Decompressor {
 impl Decompressor {
     /// Prepares a context.
     pub fn new() -> Result<Self> {
-        Ok(Self { context: DCtx::create(), frame: vec![], patch: vec![] })
+        let context = DCtx::try_create().ok_or(Error::Memory { bytes: CONTEXT_LEN })?;
+        Ok(Self { context, frame: vec![], patch: vec![] })
+    }
+
+    /// Makes room for what a chunk of `plain_len` bytes needs besides its own buffer. Without memory for it, the chunk
+    /// would be taken for damaged.
+    pub(crate) fn make_room(&mut self, codec: Codec, plain_len: usize) -> Result<()> {
+        self.patch.clear();
+        match codec {
+            Codec::Patch | Codec::PrefixedPatch => {
+                memory::reserve(&mut self.patch, first_len(codec, plain_len))
+            }
+            Codec::Raw | Codec::Zstd | Codec::ZstdDelta => Ok(()),
+        }
     }
 
     /// Turns a frame into exactly `plain_len` bytes, which the caller has bounded. `prefix` holds the
@@ -370,7 +394,7 @@ impl Decompressor {
         patch: &mut Vec<u8>,
     ) -> Result<(), String> {
         patch.clear();
-        patch.reserve(plain_len / PATCH_SHARE + PATCH_SLACK);
+        patch.reserve(first_len(Codec::Patch, plain_len));
         let read = match head {
             Some(head) => decompress_delta(frame, head, patch),
             None => self.context.decompress(patch, frame).map(|_| ()),

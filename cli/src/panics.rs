@@ -24,9 +24,10 @@ pub(crate) fn told_as_errors(json: bool) {
 /// by [`chunkstore::threads`], which tells it as an error.
 fn refused(panic: &std::panic::PanicHookInfo<'_>) -> Option<String> {
     let why = panic.payload_as_str()?;
-    // Of std, and of tokio.
-    let is_refusal =
-        ["failed to spawn thread", "can't spawn worker thread"].iter().any(|words| why.contains(words));
+    // Of std, of tokio, and of rayon, whose pool Argon2 starts.
+    let words =
+        ["failed to spawn thread", "can't spawn worker thread", "thread pool has not been initialized"];
+    let is_refusal = words.iter().any(|words| why.contains(words));
     is_refusal.then(|| format!("cannot start a thread: {}", chunkstore::threads::ADVICE))
 }
 
@@ -54,8 +55,49 @@ mod tests {
             told.lock().unwrap().clone()
         };
         let (floor, thread) = (told("floor"), told("failed to spawn thread"));
+        let pool = told("The global thread pool has not been initialized.: ThreadPoolBuildError");
         std::panic::set_hook(usual);
         assert!(floor.starts_with("internal error at ") && floor.ends_with(": the floor is gone"), "{floor}");
-        assert!(thread.starts_with("cannot start a thread") && thread.contains("ulimit"), "{thread}");
+        for thread in [thread, pool] {
+            assert!(thread.starts_with("cannot start a thread") && thread.contains("ulimit"), "{thread}");
+        }
+    }
+
+    /// Set in the process that panics.
+    const PANICS: &str = "ESKER_TEST_PANICS";
+
+    /// Of a process of its own, by the test below.
+    #[test]
+    fn panics_as_the_command_does() {
+        if let Some(json) = std::env::var_os(PANICS) {
+            told_as_errors(json == "json");
+            panic!("the floor\nis gone");
+        }
+    }
+
+    #[test]
+    fn a_panic_under_json_is_an_error_line() {
+        for mode in ["json", "text"] {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "--nocapture", "panics::tests::panics_as_the_command_does"]);
+            let output = command.env(PANICS, mode).output().unwrap();
+            assert!(!output.status.success());
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            let lines: Vec<serde_json::Value> =
+                told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            if mode == "text" {
+                assert!(lines.is_empty() && told.contains("panicked at"), "{told}");
+                continue;
+            }
+            assert_eq!(lines.len(), 1, "{told}");
+            let (kind, code, message) = (&lines[0]["message_type"], &lines[0]["code"], &lines[0]["message"]);
+            assert!(kind == "exit_error" && code == 101, "{told}");
+            let message = message.as_str().unwrap();
+            assert!(
+                message.starts_with("internal error at ") && message.ends_with("the floor\nis gone"),
+                "{told}"
+            );
+            assert!(!told.contains("panicked at"), "{told}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::pool::locked;
 use crate::rope::Rope;
 use crate::seal::Decompressor;
 use crate::store::ChunkStore;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use bytes::Bytes;
 use lru::LruCache;
 use std::collections::{HashMap, HashSet};
@@ -121,7 +121,7 @@ const SPARE_LEAST: usize = 32 << 10;
 
 impl Buffers {
     /// The smallest that has room for `len` bytes and is not much too large; or a new one.
-    fn take(&mut self, len: usize) -> Vec<u8> {
+    fn take(&mut self, len: usize) -> Result<Vec<u8>> {
         let fits = |buffer: &Vec<u8>| (len..=2 * len + 4096).contains(&buffer.capacity());
         let sizes = self.spare.iter().enumerate().filter(|(_, buffer)| fits(buffer));
         let best = sizes.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place);
@@ -129,11 +129,11 @@ impl Buffers {
             Some(place) => {
                 let buffer = self.spare.swap_remove(place);
                 self.bytes -= buffer.capacity();
-                buffer
+                Ok(buffer)
             }
             // Few sizes: allocators keep those of each thread and size apart, and buffers wander between threads.
-            None if len >= SPARE_LEAST => Vec::with_capacity(len.next_power_of_two()),
-            None => Vec::with_capacity(len),
+            None if len >= SPARE_LEAST => memory::room(len.next_power_of_two()),
+            None => memory::room(len),
         }
     }
 
@@ -177,7 +177,7 @@ impl BaseReader {
             }
             below => below?,
         };
-        Ok(if below.is_empty() { Prefix::Empty } else { self.join(below) })
+        Ok(if below.is_empty() { Prefix::Empty } else { self.join(below)? })
     }
 
     /// Opens one sealed chunk, with everything below it. Its id is for the caller to check.
@@ -191,13 +191,13 @@ impl BaseReader {
     ) -> Result<Vec<u8>> {
         let (len, below) = (record.plain_len as usize, self.below(store, record)?);
         if below.is_empty() {
-            let mut plain = self.buffer(len);
+            let mut plain = self.buffer(len)?;
             reader.open_into(record, sealed, &[], decompressor, &mut plain)?;
             return Ok(plain);
         }
         let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
         let rope = reader.open_rope(record, sealed, &bases, decompressor, vec![])?;
-        let mut plain = self.buffer(len);
+        let mut plain = self.buffer(len)?;
         rope.write_to(&mut plain);
         Ok(plain)
     }
@@ -261,7 +261,7 @@ impl BaseReader {
             objects.push(location.pack.name.object());
         }
         let lens: Vec<usize> = bases.iter().map(|base| base.rope.len()).collect();
-        let prefix = self.join(bases);
+        let prefix = self.join(bases)?;
         let mut rest = prefix.bytes();
         for ((id, len), object) in ids.iter().zip(lens).zip(objects) {
             let (bytes, after) = rest.split_at(len);
@@ -286,7 +286,7 @@ impl BaseReader {
         let mut decompressor = store.decompressor()?;
         let bases = Rope::concat(below.iter().map(|chunk| &chunk.rope));
         let in_pieces = matches!(record.codec, Codec::Patch | Codec::PrefixedPatch);
-        let buffer = if in_pieces { vec![] } else { self.buffer(record.plain_len as usize) };
+        let buffer = if in_pieces { vec![] } else { self.buffer(record.plain_len as usize)? };
         let opened = self
             .sealed(store, location)
             .and_then(|sealed| reader.open_rope(record, &sealed, &bases, &mut decompressor, buffer));
@@ -324,7 +324,7 @@ impl BaseReader {
     }
 
     /// A buffer with room for `len` bytes, used before if there is one.
-    pub fn buffer(&self, len: usize) -> Vec<u8> {
+    pub fn buffer(&self, len: usize) -> Result<Vec<u8>> {
         locked(&self.buffers).take(len)
     }
 
@@ -343,16 +343,16 @@ impl BaseReader {
         buffer.into_iter().for_each(|buffer| self.recycle(buffer));
     }
 
-    fn join(&self, bases: Vec<Arc<Chunk>>) -> Prefix {
+    fn join(&self, bases: Vec<Arc<Chunk>>) -> Result<Prefix> {
         let ratio = bases.iter().map(|base| base.ratio).sum::<f32>() / bases.len().max(1) as f32;
         if let [one] = &bases[..]
             && let Some(bytes) = one.rope.as_whole()
         {
-            return Prefix::One(Arc::clone(bytes), ratio);
+            return Ok(Prefix::One(Arc::clone(bytes), ratio));
         }
-        let mut bytes = self.buffer(bases.iter().map(|base| base.rope.len()).sum());
+        let mut bytes = self.buffer(bases.iter().map(|base| base.rope.len()).sum())?;
         bases.iter().for_each(|base| base.rope.write_to(&mut bytes));
-        Prefix::Joined(Plain { bytes, ratio })
+        Ok(Prefix::Joined(Plain { bytes, ratio }))
     }
 
     /// The sealed bytes of a chunk.

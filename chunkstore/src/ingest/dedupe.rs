@@ -11,7 +11,7 @@ use crate::pack::Record;
 use crate::pool::{Pool, locked};
 use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
 use crate::store::{ChunkStore, LostPacks};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -248,7 +248,10 @@ impl Dedupe {
         let mut out = Vec::with_capacity(chunks.len());
         if wanted.contains(&true) {
             // Reused like slabs, and large enough from the start: growing would copy.
-            frames = self.arenas.take().unwrap_or_else(|| Vec::with_capacity(slab.len()));
+            frames = match self.arenas.take() {
+                Some(arena) => arena,
+                None => memory::room(slab.len())?,
+            };
             let reused = self.compressors.take();
             let mut compressor = match reused {
                 Some(compressor) => compressor,
@@ -261,7 +264,7 @@ impl Dedupe {
             let reused = self.patchers.take();
             let mut deltas = DeltaCompressor::new(reused.unwrap_or_default())?;
             let largest = chunks.iter().map(|chunk| chunk.range.len()).max().unwrap_or_default();
-            let mut again = (self.store.decompressor()?, self.bases.buffer(largest));
+            let mut again = (self.store.decompressor()?, self.bases.buffer(largest)?);
             let mut tried = attempts.iter();
             for ((id, chunk), wanted) in ids.iter().zip(&chunks).zip(&wanted) {
                 let attempt = tried.next().and_then(Option::as_ref);

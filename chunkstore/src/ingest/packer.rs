@@ -16,7 +16,7 @@ use crate::parity;
 use crate::pool::Pool;
 use crate::storage::ErrorKind;
 use crate::store::ChunkStore;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,13 +92,6 @@ pub struct Packer {
     packs_made: u64,
 }
 
-/// An empty buffer with room for `room` bytes.
-fn reserve(room: usize) -> Result<Vec<u8>> {
-    let mut buffer = vec![];
-    buffer.try_reserve_exact(room).map_err(|_| Error::Memory { bytes: room })?;
-    Ok(buffer)
-}
-
 impl Packer {
     /// Starts for `session`.
     pub fn new(dedupe: &Arc<Dedupe>, session: SessionId, options: PackerOptions) -> Result<Self> {
@@ -162,7 +155,7 @@ impl Packer {
                 let buffer = self.buffers.take();
                 // Room for all of it from the start: growing would copy, and hold both at once.
                 let room = self.size.bytes() + PACK_MARGIN;
-                let buffer = buffer.map_or_else(|| reserve(room), Ok)?;
+                let buffer = buffer.map_or_else(|| memory::room(room), Ok)?;
                 PackBuilder::new(self.fresh_name(kind)?, buffer)
             }
         };

@@ -11,8 +11,8 @@ use crate::format::{
 use crate::id::{PackId, RepositoryId, SessionId};
 use crate::keys::{CommittedKey, KeyRing};
 use crate::rope::Rope;
-use crate::seal::Decompressor;
-use crate::{Error, Result, error::InObject as _};
+use crate::seal::{self, Decompressor};
+use crate::{Error, Result, error::InObject as _, memory};
 
 /// Opens chunks of one pack.
 pub struct PackReader {
@@ -42,6 +42,7 @@ impl PackReader {
             .and_then(|len| sealed.split_at_checked(len))
             .ok_or_else(|| damaged(&"shorter than its tag"))?;
         frame.clear();
+        memory::reserve(frame, body.len())?;
         frame.extend_from_slice(body);
         let aad = self.name.chunk_aad(&self.repository, record);
         self.key
@@ -95,6 +96,9 @@ impl PackReader {
         let mut frame = std::mem::take(&mut decompressor.frame);
         let opened = self.open_frame_into(record, sealed, &mut frame).and_then(|()| {
             let len = record.plain_len as usize;
+            plain.clear();
+            memory::reserve(plain, len)?;
+            decompressor.make_room(record.codec, len)?;
             decompressor
                 .decompress_into(record.codec, &frame, prefix, len, plain)
                 .map_err(|why| self.damaged(record, &why))
@@ -110,11 +114,13 @@ impl PackReader {
         sealed: &[u8],
         bases: &Rope,
         decompressor: &mut Decompressor,
-        buffer: Vec<u8>,
+        mut buffer: Vec<u8>,
     ) -> Result<Rope> {
         let mut frame = std::mem::take(&mut decompressor.frame);
         let opened = self.open_frame_into(record, sealed, &mut frame).and_then(|()| {
             let len = record.plain_len as usize;
+            buffer.clear();
+            memory::reserve(&mut buffer, seal::first_len(record.codec, len))?;
             decompressor
                 .decompress_rope(record.codec, &frame, bases, len, buffer)
                 .map_err(|why| self.damaged(record, &why))
@@ -158,7 +164,7 @@ impl PackReader {
             .checked_sub(TAG_LEN)
             .and_then(|len| sealed.split_at_checked(len))
             .ok_or_else(|| Error::corrupt(&name, "directory shorter than its tag"))?;
-        let mut body = body.to_vec();
+        let mut body = memory::copy(body)?;
         let header = self.name.header(&self.key.commitment);
         let aad = self.name.directory_aad(&self.repository, &header, pack_len, offset);
         self.key

@@ -5,7 +5,7 @@ use super::http::{Explained, explain};
 use super::line::{Driver, Line};
 use super::shelf::Placing;
 use super::{ErrorKind, StorageError, StorageResult, most_listed};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::{
@@ -276,14 +276,21 @@ impl Objects {
 /// The bytes of an answer; more than `len` by one part at most.
 async fn collect(found: GetResult, len: u64) -> Result<Bytes, ObjectError> {
     let mut stream = found.into_stream();
-    let mut body = BytesMut::with_capacity(usize::try_from(len.min(FIRST)).unwrap_or_default());
+    let no_memory = |source: std::collections::TryReserveError| ObjectError::Generic {
+        store: "memory",
+        source: source.into(),
+    };
+    let mut body: Vec<u8> = vec![];
+    body.try_reserve_exact(usize::try_from(len.min(FIRST)).unwrap_or_default()).map_err(no_memory)?;
     while let Some(part) = stream.next().await {
-        body.extend_from_slice(&part?);
+        let part = part?;
+        body.try_reserve(part.len()).map_err(no_memory)?;
+        body.extend_from_slice(&part);
         if body.len() as u64 > len {
             break;
         }
     }
-    Ok(body.freeze())
+    Ok(body.into())
 }
 
 /// Whether an answer came and broke off in its body, which no attempt below this repeats.

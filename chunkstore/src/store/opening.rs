@@ -231,6 +231,8 @@ pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
 pub(super) struct Slots {
     readable: Vec<(ObjectId, Bytes)>,
     damage: Option<Error>,
+    /// That there was no memory to try a slot.
+    memory: Option<Error>,
     tried: usize,
     /// What may still be spent on slots that are dearer than ours.
     left: u64,
@@ -240,7 +242,7 @@ impl Slots {
     /// Finds those that are there and belong to this repository. Those that no HEAD ever listed may be among them.
     pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
         let storage = &*access.storage;
-        let mut slots = Self { readable: vec![], damage: None, tried: 0, left: MAX_DEAR_COST };
+        let mut slots = Self { readable: vec![], damage: None, memory: None, tried: 0, left: MAX_DEAR_COST };
         let there = slots_there(storage)?;
         if there.is_empty() {
             let found = look(storage)?;
@@ -304,8 +306,14 @@ impl Slots {
             match keys::open_slot(&slot, &bytes, passphrase) {
                 Ok(Some(ring)) => return Ok((slot, ring)),
                 Ok(None) => {}
+                // Another one may take less.
+                Err(error @ Error::Memory { .. }) => self.memory = Some(error),
                 Err(error) => self.damage = Some(error),
             }
+        }
+        // Whether the password fits a slot that was not tried is not known.
+        if let Some(error) = self.memory.take() {
+            return Err(error);
         }
         match self.damage.take() {
             // Where any could be tried, that the password fits none of them says more.
