@@ -216,3 +216,70 @@ fn an_older_head_is_noticed() {
     std::fs::write(&head, old).unwrap();
     assert!(repo.fails(1, ["snapshots"]).contains("rolled back"));
 }
+
+/// The notes of the highest HEAD that was seen.
+fn notes(repo: &Repo) -> Vec<std::path::PathBuf> {
+    let all = files_under(&repo.path("cache"));
+    all.into_iter().filter(|path| path.extension().is_some_and(|end| end == "head")).collect()
+}
+
+/// Without the note a rollback is not noticed: garbage in it is told of, once, and a sound one takes its place.
+#[test]
+fn garbage_in_the_note_of_the_highest_head_is_told() {
+    let repo = Repo::new();
+    expect(&repo.feed(["backup", "--stdin"], b"one"), 0);
+    let head = repo.folder().join("HEAD");
+    let old = std::fs::read(&head).unwrap();
+    expect(&repo.feed(["backup", "--stdin"], b"two"), 0);
+    let [note]: [std::path::PathBuf; 1] = notes(&repo).try_into().unwrap();
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    for garbage in [&b""[..], b"\0\0\0\0", b"{\"incarnation\":1", b"{\"incarnation\":-1,\"generation\":2}"] {
+        std::fs::write(&note, garbage).unwrap();
+        let output = repo.run(["snapshots"]);
+        expect(&output, 0);
+        let told = said(&output);
+        assert_eq!(
+            told.matches("the note of the highest HEAD that was seen cannot be read").count(),
+            1,
+            "{told}"
+        );
+        assert!(told.contains(note.to_str().unwrap()), "{told}");
+        // It was made anew.
+        let output = repo.run(["snapshots"]);
+        expect(&output, 0);
+        assert!(!said(&output).contains("the note of"), "{}", said(&output));
+    }
+    std::fs::write(&head, old).unwrap();
+    assert!(repo.fails(1, ["snapshots"]).contains("rolled back"));
+}
+
+/// A power cut leaves the note as it was or as it is to be: its bytes are synced before it is renamed, its folder after.
+#[test]
+fn the_note_of_the_highest_head_is_synced() {
+    let repo = Repo::new();
+    let like = repo.command(["backup", "--stdin-from-command", "--", "echo", "one"]);
+    let mut command = std::process::Command::new("strace");
+    command.args(["-f", "-y", "-qq", "-s", "4096", "-o", "trace"]);
+    command.args(["-e", "trace=fsync,fdatasync,rename,renameat,renameat2"]);
+    command.arg(crate::harness::esker_binary()).args(like.get_args()).env_clear();
+    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.current_dir(repo.dir.path()).output().expect("strace is needed");
+    expect(&output, 0);
+    let [note]: [std::path::PathBuf; 1] = notes(&repo).try_into().unwrap();
+    let trace = std::fs::read_to_string(repo.path("trace")).unwrap();
+    let lines: Vec<&str> = trace.lines().collect();
+    let (folder, note) = (note.parent().unwrap().display().to_string(), note.display().to_string());
+    let renames: Vec<usize> = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.contains("rename") && line.contains(&format!("\"{note}\"")))
+        .map(|(number, _)| number)
+        .collect();
+    assert!(renames.len() > 1, "one for each swap of HEAD: {trace}");
+    for number in renames {
+        let beside = lines[number].split('"').nth(1).unwrap();
+        let is_sync = |line: &&str, path: &str| line.contains("sync(") && line.contains(&format!("<{path}>"));
+        assert!(lines[..number].iter().any(|line| is_sync(line, beside)), "{beside} is not synced: {trace}");
+        assert!(lines[number..].iter().any(|line| is_sync(line, &folder)), "{folder} is not synced: {trace}");
+    }
+}
