@@ -8,7 +8,8 @@ use chunkstore::executor::Inline;
 use chunkstore::format::{MAX_SLOTS, names};
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
-use chunkstore::store::{Access, ChunkStore, Identity};
+use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult};
+use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,6 +57,53 @@ fn every_password_that_could_be_added_opens() {
     let slot = *store.head().slots.keys().next().unwrap();
     store.remove_slot(&slot).unwrap();
     add(MAX_SLOTS).unwrap();
+}
+
+/// A bucket with object lock: key slots cannot be removed.
+struct Locked(MemoryStorage);
+
+impl Storage for Locked {
+    fn delete(&self, name: &str) -> StorageResult<()> {
+        if name.starts_with(names::KEYS) {
+            let (object, source) = (name.to_owned(), "the object is protected by object lock".into());
+            return Err(StorageError { kind: ErrorKind::Denied, op: "delete", object, source });
+        }
+        self.0.delete(name)
+    }
+    chunkstore::forward!(self => self.0; place put replace get get_range stream_range len list leftovers read_versioned
+        swap connections is_near keeps_copies written_ms copies shelf);
+}
+
+/// A slot that was removed stays in a locked tier. It stops no sync, and its password opens nothing there.
+#[test]
+fn a_removed_slot_under_a_lock_opens_nothing_and_stops_no_sync() {
+    let (storage, locked) = (Arc::new(MemoryStorage::default()), Arc::new(Locked(MemoryStorage::default())));
+    let (params, layout) = (ChunkerParams::default(), Layout::default());
+    let store =
+        ChunkStore::init(access(&storage), params, b"ours", CHEAP, SlotOwner::default(), layout).unwrap();
+    let stray = store.add_slot(b"theirs", CHEAP, SlotOwner::default()).unwrap();
+    let there = || Access { storage: Arc::clone(&locked) as _, ..access(&storage) };
+    let opens = |password: &[u8]| match ChunkStore::open(there(), password) {
+        Ok(_) => true,
+        Err(chunkstore::Error::WrongPassword { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
+    store.create_tier(there(), "vault", false).unwrap();
+    assert!(opens(b"ours") && opens(b"theirs"));
+    store.remove_slot(&stray).unwrap();
+    for _ in 0..2 {
+        let vault = store.open_tier(there(), "vault", false).unwrap();
+        let session = vault.open_session("sync").unwrap();
+        store.copy_slots(&store.head(), &*locked).unwrap();
+        vault.commit_tier(&session, &store.head(), &TierCommit::default()).unwrap();
+        assert!(locked.0.objects().contains_key(&names::key(&stray)), "the lock holds");
+        assert_eq!(vault.stray_slots().unwrap(), [stray]);
+        assert!(opens(b"ours") && !opens(b"theirs"));
+    }
+    // A person who wants it removed there is told why it stays.
+    let vault = ChunkStore::open(there(), b"ours").unwrap();
+    let told = chunkstore::store::describe(&vault.remove_stray(&stray).unwrap_err());
+    assert!(told.contains("object lock"), "{told}");
 }
 
 struct Keys {
