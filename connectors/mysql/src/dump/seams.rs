@@ -285,6 +285,9 @@ impl Seams {
             }
             self.is_chosen = true;
         } else if let Some(table) = TABLES.iter().find_map(|drop| text.strip_prefix(*drop)) {
+            if self.index.body == 0 {
+                return Some(no_dump("a table of a database that it does not choose first"));
+            }
             let table = name(table).map(|(table, _)| table);
             self.end_table();
             self.is_dropped = table.as_ref().is_some_and(|table| self.stubs.contains(table));
@@ -460,6 +463,15 @@ mod tests {
         // Others than those that were asked for.
         for names in [&["a", "c"][..], &["b", "c"], &["a", "b"], &["a", "b", "c", "d"]] {
             assert!(take(&dump, names, 4096).is_err(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_before_its_database_is_chosen_is_none() {
+        let early = section("a", "").replace("\nUSE", &format!("{}\nUSE", table("t", 1)));
+        for (part, body) in [(13, &early), (1 << 20, &early)] {
+            let why = take(&[HEAD, body, FOOT].concat(), &["a"], part).unwrap_err();
+            assert!(why.contains("does not choose first"), "{why}");
         }
     }
 
