@@ -1,5 +1,5 @@
 //! A small S3 of our own, in memory, that can be told to behave badly: it keeps objects, compares and swaps, lists, and
-//! knows no call for many deletes. What its tricks do is what a broken or hostile store does.
+//! knows no call for many deletes. It notes locks, and refuses those that are over by its own clock, which stands still. What its tricks do is what a broken or hostile store does.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -33,6 +33,10 @@ pub(crate) enum Trick {
 #[derive(Default)]
 struct Shared {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Until when objects are locked.
+    locks: Mutex<BTreeMap<String, jiff::Timestamp>>,
+    /// Whether it says that it was made with object lock.
+    has_locks: Mutex<bool>,
     /// Method, a part of the target, and what is done then.
     trick: Mutex<Option<(&'static str, &'static str, Trick)>>,
     /// Requests that a trick was played on, and all requests for deletion of many.
@@ -88,6 +92,23 @@ impl Bucket {
     /// How many requests were for the deletion of many.
     pub(crate) fn bulk(&self) -> u64 {
         *self.shared.bulk.lock().unwrap()
+    }
+
+    /// One that was made with object lock.
+    pub(crate) fn with_locks() -> Self {
+        let bucket = Self::start();
+        *bucket.shared.has_locks.lock().unwrap() = true;
+        bucket
+    }
+
+    /// What its clock says, always.
+    pub(crate) fn now() -> jiff::Timestamp {
+        "2026-11-26T08:00:00Z".parse().unwrap()
+    }
+
+    /// Until when objects are locked, by their names.
+    pub(crate) fn locks(&self) -> BTreeMap<String, jiff::Timestamp> {
+        self.shared.locks.lock().unwrap().clone()
     }
 
     /// Names of all objects.
@@ -204,7 +225,27 @@ fn serve(client: &TcpStream, shared: &Shared) -> std::io::Result<bool> {
     let name = path.splitn(3, '/').nth(2).unwrap_or_default().to_owned();
     let mut objects = shared.objects.lock().unwrap();
     let found = objects.get(&name).cloned();
+    let sent = String::from_utf8_lossy(&body).into_owned();
+    let retention = sent.split("<RetainUntilDate>").nth(1).and_then(|rest| rest.split('<').next());
+    let until = retention.map(str::to_owned).or_else(|| header("x-amz-object-lock-retain-until-date"));
+    let until = until.map(|until| until.parse::<jiff::Timestamp>().unwrap());
+    if until.is_some_and(|until| until <= Bucket::now()) {
+        let why = b"<Error><Code>InvalidArgument</Code><Message>The retain until date must be in the future!</Message></Error>";
+        answer(client, "400 Bad Request", "", why)?;
+        return Ok(true);
+    }
+    let mut locks = shared.locks.lock().unwrap();
+    let locked = locks.get(&name).map(|until| format!("x-amz-object-lock-retain-until-date: {until}\r\n"));
+    let locked = locked.unwrap_or_default();
     match (method, query) {
+        ("GET", "versioning=") if *shared.has_locks.lock().unwrap() => {
+            let status = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+            answer(client, "200 OK", "", status)?;
+        }
+        ("PUT", "retention=") => {
+            locks.extend(until.filter(|_| found.is_some()).map(|until| (name, until)));
+            answer(client, "200 OK", "", b"")?;
+        }
         ("GET", query) if query.contains("list-type=2") => {
             let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix="));
             let prefix = prefix.unwrap_or_default().replace("%2F", "/");
@@ -243,6 +284,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> std::io::Result<bool> {
             };
             if stands {
                 let headers = format!("ETag: {}\r\n", tag(&body));
+                locks.extend(until.map(|until| (name.clone(), until)));
                 objects.insert(name, body);
                 answer(client, "200 OK", &headers, b"")?;
             } else {
@@ -270,7 +312,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> std::io::Result<bool> {
                 match range {
                     _ if method == "HEAD" => write!(
                         &mut &*client,
-                        "HTTP/1.1 200 OK\r\nLast-Modified: Thu, 26 Nov 2026 08:00:00 GMT\r\n{whole}\
+                        "HTTP/1.1 200 OK\r\nLast-Modified: Thu, 26 Nov 2026 08:00:00 GMT\r\n{whole}{locked}\
                          Content-Length: {}\r\n\r\n",
                         body.len()
                     )?,

@@ -219,3 +219,70 @@ fn a_clock_ahead_of_a_stores_own_expires_nothing() {
     world.run("2026-12-01 03:00:00", &["--accept-clock"], 0);
     assert!(world.repo.snapshot_count() < before + 2);
 }
+
+/// A machine whose vault is a bucket with locks, and with this many days as the least.
+fn locked(bucket: &crate::bucket::Bucket, days: u32, library: PathBuf) -> World {
+    let toml = TOML.replace("file:DIR/vault", &bucket.place());
+    let toml = toml.replace("role = \"vault\"", &format!("role = \"vault\"\nobject_lock_days = {days}"));
+    let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
+    let world = World { repo: Repo::with_tiers(&toml, &keys, false), library };
+    std::fs::create_dir(world.repo.path("data")).unwrap();
+    world
+}
+
+/// A lock that a clock ahead of the store's sets cannot be taken back: none is set until a person accepts the clock.
+#[test]
+fn a_clock_ahead_of_a_stores_own_locks_nothing() {
+    let Some(library) = faketime() else { return };
+    let (bucket, day) = (crate::bucket::Bucket::with_locks(), jiff::SignedDuration::from_hours(24));
+    let world = locked(&bucket, 7, library);
+    world.at("2026-11-26 01:00:00", &["init"], 0);
+    world.run("2026-11-26 02:00:00", &[], 0);
+    let before = bucket.locks();
+    for part in ["/packs/", "/snapshots/", "/keys/", "/config"] {
+        assert!(before.keys().any(|name| name.contains(part)), "{part}: {before:?}");
+    }
+    let now = crate::bucket::Bucket::now();
+    assert!(before.values().all(|until| (now + day * 29..now + day * 31).contains(until)), "{before:?}");
+    let locks_nothing = |time: &str, before: &std::collections::BTreeMap<String, jiff::Timestamp>| {
+        let said = world.run(time, &[], 3);
+        assert!(said.contains("nothing is locked by a clock that may be wrong"), "{time}: {said}");
+        assert_eq!(bucket.locks(), *before, "{time}");
+    };
+    locks_nothing("2026-12-01 02:00:00", &before);
+    world.run("2026-12-01 03:00:00", &["--accept-clock"], 0);
+    let after = bucket.locks();
+    assert!(after.values().max() > before.values().max() && after.len() > before.len(), "{after:?}");
+    locks_nothing("2036-11-26 02:00:00", &after);
+}
+
+/// Locks end by the store's clock. One that is behind it sets none that are shorter than they should be, or over.
+#[test]
+fn a_clock_behind_a_stores_own_sets_no_short_locks() {
+    let Some(library) = faketime() else { return };
+    let (now, day) = (crate::bucket::Bucket::now(), jiff::SignedDuration::from_hours(24));
+    // Half a day is no reason to wait.
+    let bucket = crate::bucket::Bucket::with_locks();
+    let world = locked(&bucket, 40, library.clone());
+    world.at("2026-11-25 19:00:00", &["init"], 0);
+    world.run("2026-11-25 20:00:00", &[], 0);
+    let locks = bucket.locks();
+    assert!(!locks.is_empty() && locks.values().all(|until| *until >= now + day * 40), "{locks:?}");
+    for (time, shown) in
+        [("2026-11-20 02:00:00", "2026-11-20T02:00"), ("2026-09-01 02:00:00", "2026-09-01T02:00")]
+    {
+        let bucket = crate::bucket::Bucket::with_locks();
+        let world = locked(&bucket, 40, library.clone());
+        world.at(time, &["init"], 0);
+        let said = world.run(time, &[], 3);
+        assert!(said.contains(&format!("the clock here says {shown}")), "{time}: {said}");
+        assert!(!said.contains("all promises are kept") && bucket.locks().is_empty(), "{time}: {said}");
+        assert!(bucket.names().iter().all(|name| !name.contains("/packs/")), "{time}");
+        if time.starts_with("2026-11") {
+            // Right again, what was owed is copied and locked.
+            world.run("2026-11-26 08:00:00", &[], 0);
+            let locks = bucket.locks();
+            assert!(!locks.is_empty() && locks.values().all(|until| *until >= now + day * 40), "{locks:?}");
+        }
+    }
+}

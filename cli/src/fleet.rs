@@ -318,7 +318,6 @@ pub(crate) fn accepting_head(tier: Option<&str>) -> String {
     }
 }
 
-/// What is over on a tier.
 /// Whether the clock is far ahead of a store's own, which wrote something at `written_ms` a moment ago.
 fn doubt_of(written_ms: u64, now: Timestamp) -> Option<Doubt> {
     doubt_by_store(Timestamp::from_millisecond(i64::try_from(written_ms).ok()?).ok()?, now)
@@ -332,6 +331,7 @@ fn store_doubt(tier: &Tier, now: Timestamp) -> Result<Option<Doubt>, Failure> {
     Ok(written.and_then(|written| doubt_of(written, now)))
 }
 
+/// Lets go what is over on a tier.
 fn forget(
     tier: &Tier,
     standing: &Standing,

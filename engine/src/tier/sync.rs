@@ -111,7 +111,7 @@ pub fn sync(
         let session = if options.dry_run { SessionId([0; 16]) } else { to.open_session("sync")? };
         let mut work = Sync::new((primary, source), tier, session, options, monitor)?;
         (work.lost_from, work.lost) = (lost_from.ids(), lost);
-        let done = work.run(owed, kept);
+        let done = work.compare_clocks().and_then(|()| work.run(owed, kept));
         if done.is_err() && !options.dry_run {
             // What was copied is listed all the same, so that the next sync need not repeat it.
             // The first error is the one to tell.
@@ -194,6 +194,8 @@ struct Sync<'a> {
     lost_from: HashSet<PackId>,
     /// Those of the tier.
     lost: LostPacks,
+    /// By how many seconds this machine's clock is behind the store's, by which locks end.
+    behind_s: u64,
     /// What lies on the tier, but no HEAD lists yet.
     finished: Segment,
     finished_bytes: u64,
@@ -223,6 +225,7 @@ impl<'a> Sync<'a> {
             locks: HashMap::new(),
             lost_from: HashSet::new(),
             lost: LostPacks::none(),
+            behind_s: 0,
             finished: Segment::default(),
             finished_bytes: 0,
         })
@@ -237,7 +240,7 @@ impl<'a> Sync<'a> {
     }
 
     fn now_s(&self) -> u64 {
-        self.to().now_ms() / 1000
+        self.to().now_ms() / 1000 + self.behind_s
     }
 
     fn run(&mut self, owed: &[Owed], kept: &[Owed]) -> Result<()> {

@@ -2,10 +2,10 @@
 
 use super::needs::LOOKUP;
 use super::{Owed, Sync};
-use crate::Result;
 use crate::promise::Until;
 use crate::reach::for_each_chunk;
 use crate::tier::map::{DAY_MS, Placed};
+use crate::{Error, Result};
 use chunkstore::bases::ground;
 use chunkstore::format::names;
 use chunkstore::{ChunkId, PackId};
@@ -15,7 +15,36 @@ use std::collections::{HashMap, HashSet};
 const FOREVER_DAYS: u64 = 365;
 const STEP_S: u64 = 30 * DAY_MS / 1000;
 
+/// A store's clock is believed so far ahead of this machine's.
+const BEHIND_S: u64 = DAY_MS / 1000;
+
 impl Sync<'_> {
+    /// Compares this machine's clock with the store's, which wrote HEAD for this session. Locks end by the store's
+    /// clock: those that a clock behind it counts are shorter than they should be, or over when they are set.
+    pub(super) fn compare_clocks(&mut self) -> Result<()> {
+        if self.options.dry_run || self.tier.options.lock_days.is_none() {
+            return Ok(());
+        }
+        let (to, now_s) = (self.to(), self.now_s());
+        let written = to.storage().written_ms(names::HEAD).map_err(chunkstore::Error::from)?;
+        let there_s = written.map_or(now_s, |ms| ms / 1000);
+        self.behind_s = there_s.saturating_sub(now_s);
+        if self.behind_s > BEHIND_S {
+            let shown = |seconds: u64| {
+                let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+                time.map_or_else(|| "another time".to_owned(), |time| time.to_string())
+            };
+            return Err(Error::Refused(format!(
+                "the clock here says {}, and the one of {} {}: nothing is locked by a clock that may be wrong, and so \
+                 nothing copied. Set the clock that is wrong",
+                shown(now_s),
+                to.storage().place(),
+                shown(there_s)
+            )));
+        }
+        Ok(())
+    }
+
     /// Until when what a snapshot needs is to be locked, in seconds since the Unix epoch; 0 for not at all.
     pub(super) fn lock_until(&self, until: Until) -> u64 {
         let Some(days) = self.tier.options.lock_days else { return 0 };
