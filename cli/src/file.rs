@@ -249,6 +249,13 @@ name = "nightly"
             ("role = \"vault\"", "role = \"vault\"\nconnections = 0"),
             ("role = \"vault\"", "role = \"vault\"\nconnections = 65"),
             ("role = \"vault\"", "role = \"vault\"\ntimeout = 0"),
+            ("role = \"vault\"", "role = \"vault\"\ntimeout = 86401"),
+            ("role = \"vault\"", "role = \"vault\"\nobject_lock_days = 36501"),
+            ("role = \"vault\"", "role = \"vault\"\nwarm_up_wait = \"-5h\""),
+            ("role = \"vault\"", "role = \"vault\"\nwarm_up_wait = \"soon\""),
+            ("role = \"vault\"", "role = \"vault\"\nupload_limit = \"0\""),
+            ("role = \"vault\"", "role = \"vault\"\ndownload_limit = \"0k/s\""),
+            ("role = \"vault\"", "role = \"vault\"\nupload_limit = \"-1\""),
             ("role = \"vault\"", "role = \"vault\"\nobject_lock_days = 0"),
             ("role = \"vault\"", "role = \"vault\"\nendpoint = \"\""),
             ("role = \"vault\"", "role = \"vault\"\nregion = \"\""),
@@ -258,6 +265,18 @@ name = "nightly"
         ];
         for (from, to) in all {
             assert_eq!(mistakes(&SOUND.replace(from, to)).len(), 1, "{to}");
+        }
+        // The last that can be.
+        for line in [
+            "timeout = 86400",
+            "object_lock_days = 36500",
+            "warm_up_wait = \"0s\"",
+            "upload_limit = \"1\"",
+            "retries = 100",
+            "connections = 64",
+        ] {
+            let text = SOUND.replace("role = \"vault\"", &format!("role = \"vault\"\n{line}"));
+            assert!(mistakes(&text).is_empty(), "{line}");
         }
         for top in [
             "parallel = 0",
@@ -276,7 +295,17 @@ name = "nightly"
             assert_eq!(mistakes(&format!("{top}\n{SOUND}")).len(), 1, "{top}");
         }
         let stream = "[[stream]]\nname = \"s\"\nurl = \"redis://h\"\n";
-        for (line, count) in [("", 0), ("host = \"\"", 1), ("metrics = \"\"", 1), ("slot = \"\"", 1)] {
+        for (line, count) in [
+            ("", 0),
+            ("host = \"\"", 1),
+            ("metrics = \"\"", 1),
+            ("slot = \"\"", 1),
+            ("interval = \"0s\"", 1),
+            ("interval = \"-1s\"", 1),
+            ("interval = \"200ms\"", 0),
+            ("base_every = \"1ms\"", 1),
+            ("base_every = \"200ms\"", 0),
+        ] {
             assert_eq!(mistakes(&format!("{SOUND}\n{stream}{line}")).len(), count, "{line}");
         }
     }

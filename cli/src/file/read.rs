@@ -180,6 +180,15 @@ impl<'a> Reader<'a> {
         self.parsed(value, parse_size(value.get_ref().trim_end_matches("/s")))
     }
 
+    /// A size that is not 0.
+    fn some_size(&mut self, value: &Option<Spanned<String>>, why: &str) -> Option<u64> {
+        let size = self.size(value);
+        if let (Some(0), Some(text)) = (size, value) {
+            self.wrong(text, format!("{why}; leave it out for no limit"));
+        }
+        size
+    }
+
     /// What is missing, unless it was taken out as a mistake.
     fn lacking<T>(&mut self, at: &Spanned<T>, message: impl Into<String>) {
         if self.is_whole {
@@ -264,10 +273,7 @@ impl<'a> Reader<'a> {
             }
             text.clone()
         });
-        let memory = self.size(&raw.memory);
-        if let (Some(0), Some(text)) = (memory, &raw.memory) {
-            self.wrong(text, "nothing runs without memory; leave it out for no limit");
-        }
+        let memory = self.some_size(&raw.memory, "nothing runs without memory");
         Some(File {
             path: path.to_owned(),
             repository_id,
@@ -317,7 +323,11 @@ impl<'a> Reader<'a> {
             }
         };
         let defaults = HttpOptions::default();
-        let rates = Rates { up: self.size(&raw.upload_limit), down: self.size(&raw.download_limit) };
+        let why = "nothing is ever transferred at 0 bytes a second";
+        let rates = Rates {
+            up: self.some_size(&raw.upload_limit, why),
+            down: self.some_size(&raw.download_limit, why),
+        };
         let details = Details {
             http: HttpOptions {
                 // Between a local disk and a distant store: more at once than one backup writes.
