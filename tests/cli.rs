@@ -23,6 +23,47 @@ fn exit_codes() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("ESKER_PASSWORD_FILE"));
 }
 
+/// Values that cannot be read are wrong arguments, wherever they stand and whenever they are used.
+#[test]
+fn values_that_cannot_be_read_are_usage_errors() {
+    let repo = Repo::new();
+    std::fs::write(repo.path("data"), "data").unwrap();
+    repo.ok(["backup", "data"]);
+    std::fs::write(repo.path("bad"), "[a\n").unwrap();
+    std::fs::write(repo.path("none"), "# nothing\n").unwrap();
+    let restore = "restore latest --target out";
+    let postgres = "restore latest --to postgres://127.0.0.1:1";
+    for (line, said) in [
+        (format!("{restore} --include [a"), "pattern '[a'"),
+        (format!("{restore} --iinclude a/.."), "pattern 'a/..'"),
+        (format!("{restore} --exclude [a"), "pattern '[a'"),
+        (format!("{restore} --exclude-file bad"), "bad:1: pattern '[a'"),
+        (format!("{restore} --include-file none"), "hold no pattern"),
+        ("backup data --exclude [a".into(), "pattern '[a'"),
+        ("backup data --iexclude-file bad".into(), "bad:1: pattern '[a'"),
+        ("backup data --exclude-if-present a/b".into(), "--exclude-if-present 'a/b'"),
+        ("backup --files-from bad".into(), "bad:1: [a"),
+        ("backup --files-from none".into(), "nothing to back up"),
+        ("backup mongo://127.0.0.1".into(), "no source has this scheme"),
+        ("bench mongo://127.0.0.1".into(), "no source has this scheme"),
+        ("find [a".into(), "pattern '[a'"),
+        ("rewrite latest --exclude [a".into(), "pattern '[a'"),
+        ("stream nothing".into(), "is neither a URL nor"),
+        (format!("{postgres} --tablespace-map fast"), "--tablespace-map 'fast' is not OLD=NEW"),
+        (format!("{postgres} --tablespace-map fast="), "--tablespace-map 'fast=' is not OLD=NEW"),
+        (format!("{postgres} --tablespace-map a=b --tablespace-map a=c"), "names 'a' twice"),
+        (
+            "restore latest --to qdrant+http://127.0.0.1:1 --rename old".into(),
+            "--rename 'old' is not OLD=NEW",
+        ),
+    ] {
+        let text = repo.fails(2, line.split(' '));
+        assert!(text.contains(said), "{line}: {text}");
+    }
+    assert_eq!(repo.snapshot_count(), 1);
+    assert!(!repo.path("out").exists());
+}
+
 #[test]
 fn newer_repositories_are_refused_and_left_alone() {
     for (from, to) in [

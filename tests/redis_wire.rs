@@ -170,7 +170,7 @@ fn over_unix_sockets() {
     assert!(text.contains("'dbb'"), "{text}");
     // Schemes that there are not are not taken for paths.
     for wrong in ["unix:///x", "rediss+unix:///x", "redis+scam://h"] {
-        let text = stranger.fails(1, ["backup", wrong]);
+        let text = stranger.fails(2, ["backup", wrong]);
         assert!(text.contains("no source has this scheme") && text.contains("redis+unix://"), "{text}");
     }
 }

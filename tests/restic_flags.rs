@@ -213,7 +213,7 @@ fn patterns_of_restores() {
         assert!(ours.status.success() || files(&b).is_empty(), "{words:?}");
     }
     std::fs::write(both.repo.path("wanted"), "# nothing\n").unwrap();
-    let said = both.repo.fails(1, ["restore", "latest", "--target", "none", "--include-file", "wanted"]);
+    let said = both.repo.fails(2, ["restore", "latest", "--target", "none", "--include-file", "wanted"]);
     assert!(said.contains("hold no pattern"), "{said}");
 }
 

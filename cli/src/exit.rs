@@ -175,7 +175,7 @@ impl From<engine::source::SourceError> for Failure {
 
 impl From<engine::patterns::PatternError> for Failure {
     fn from(error: engine::patterns::PatternError) -> Self {
-        Self::new(error.to_string())
+        Self::usage(error.to_string())
     }
 }
 

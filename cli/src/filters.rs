@@ -32,7 +32,7 @@ pub(crate) fn excludes(
 /// What marks folders whose content is left out.
 pub(crate) fn markers(names: &[OsString], caches: bool) -> Result<Vec<Marker>, Failure> {
     let parse = |name: &OsString| {
-        let wrong = |why| Failure::new(format!("--exclude-if-present {why}"));
+        let wrong = |why| Failure::usage(format!("--exclude-if-present {why}"));
         Marker::parse(name.as_bytes()).map_err(wrong)
     };
     let mut markers = names.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
@@ -52,7 +52,7 @@ pub(crate) fn listed(file: &Path) -> Result<Vec<OsString>, Failure> {
             continue;
         }
         let found = expand_paths(line).map_err(|why| {
-            Failure::new(format!("{}:{number}: {}: {why}", file.display(), text().display()))
+            Failure::usage(format!("{}:{number}: {}: {why}", file.display(), text().display()))
         })?;
         match found.is_empty() {
             true => paths.push(text()),

@@ -32,7 +32,7 @@ pub(crate) fn open(
         }
     }
     if let Some(unknown) = paths.iter().find(|path| is_unknown_url(path)) {
-        return Err(Failure::new(format!(
+        return Err(Failure::usage(format!(
             "{}: no source has this scheme; there are {}",
             without_password(&escaped_url(unknown.as_bytes())),
             connectors::schemes().join(", ")
@@ -44,7 +44,7 @@ pub(crate) fn open(
         sources.push(stamped(Box::new(FilesSource::new(&paths, files, monitor)?)));
     }
     match (sources.pop(), sources.is_empty()) {
-        (None, _) => Err(Failure::new(
+        (None, _) => Err(Failure::usage(
             "nothing to back up: give paths, URLs, --stdin or --stdin-from-command -- COMMAND",
         )),
         (Some(one), true) => Ok(one),

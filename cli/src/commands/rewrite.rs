@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use chunkstore::ingest::PackerOptions;
-use engine::patterns::{Pattern, PatternError, Patterns};
+use engine::patterns::{Pattern, Patterns};
 use engine::rewrite::{RewriteOptions, rewrite};
 use serde_json::json;
 use std::ffi::OsString;
@@ -68,16 +68,13 @@ fn patterns(name: &str, flags: [(&[OsString], &[PathBuf], bool); 2]) -> Result<P
     let mut list = vec![];
     for (words, files, ignore_case) in flags {
         let place = format!("--{}{name}", if ignore_case { "i" } else { "" });
-        let wrong = |error: PatternError| Failure::usage(error.to_string());
         for word in words {
-            list.push(Pattern::parse(word.as_bytes(), &place, ignore_case).map_err(wrong)?);
+            list.push(Pattern::parse(word.as_bytes(), &place, ignore_case)?);
         }
         for file in files {
             let variable = |name: &str| std::env::var_os(name).map(OsString::into_vec);
             let shown = file.display().to_string();
-            list.extend(
-                Pattern::parse_file(&lists::read(file)?, &shown, ignore_case, &variable).map_err(wrong)?,
-            );
+            list.extend(Pattern::parse_file(&lists::read(file)?, &shown, ignore_case, &variable)?);
         }
     }
     Ok(Patterns::new(list))

@@ -59,7 +59,7 @@ impl Args {
         let Some(spec) = streams.iter().find(|spec| spec.name == self.url) else {
             let known: Vec<&str> = streams.iter().map(|spec| spec.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(Failure::new(format!(
+            return Err(Failure::usage(format!(
                 "'{}' is neither a URL nor a [[stream]] of esker.toml, which has {known}",
                 engine::source::without_password(&self.url)
             )));

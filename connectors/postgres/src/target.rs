@@ -30,6 +30,20 @@ const AS_OWNER: Choice = Choice::switch(
 )
 .without(&["no-owner"]);
 
+/// The tablespaces of other names.
+fn tablespace_map(chosen: &Chosen) -> Result<BTreeMap<String, String>> {
+    let mut map = BTreeMap::new();
+    for (old, new) in chosen.pairs(&TABLESPACE_MAP)? {
+        if old.is_empty() || new.is_empty() {
+            return Err(Error::Invalid(format!("--tablespace-map '{old}={new}' is not OLD=NEW")));
+        }
+        if map.insert(old.clone(), new).is_some() {
+            return Err(Error::Invalid(format!("--tablespace-map names '{old}' twice")));
+        }
+    }
+    Ok(map)
+}
+
 impl Target for Databases {
     fn title(&self) -> &'static str {
         "PostgreSQL"
@@ -55,6 +69,7 @@ impl Target for Databases {
             .then_some("a moment of PostgreSQL is restored as a data directory: --target DIR --time TIME")
     }
     fn check(&self, to: &OsStr, chosen: &Chosen) -> Result<()> {
+        tablespace_map(chosen)?;
         not_several_into_one(to, chosen)
     }
     fn plan<'a>(
@@ -66,22 +81,13 @@ impl Target for Databases {
         monitor: &dyn Monitor,
     ) -> Result<Box<dyn RestorePlan + 'a>> {
         let server = Server::parse(to.to_str().unwrap_or_default(), context)?;
-        let mut tablespace_map = BTreeMap::new();
-        for (old, new) in chosen.pairs(&TABLESPACE_MAP)? {
-            if old.is_empty() || new.is_empty() {
-                return Err(Error::Invalid(format!("--tablespace-map '{old}={new}' is not OLD=NEW")));
-            }
-            if tablespace_map.insert(old.clone(), new).is_some() {
-                return Err(Error::Invalid(format!("--tablespace-map names '{old}' twice")));
-            }
-        }
         let options = PostgresOptions {
             selection: Selection::new(chosen, server.database.clone())?,
             replace: chosen.has(&REPLACE),
             no_owner: chosen.has(&NO_OWNER),
             as_owner: chosen.has(&AS_OWNER),
             no_tablespaces: chosen.has(&NO_TABLESPACES),
-            tablespace_map,
+            tablespace_map: tablespace_map(chosen)?,
             path: context.environment.get("PATH").cloned(),
         };
         Ok(Box::new(prepare(from, server, options, chosen.has(&DRY_RUN), monitor)?))

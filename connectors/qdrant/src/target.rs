@@ -42,6 +42,9 @@ impl Target for Collections {
     fn fits(&self, snapshot: &Snapshot) -> bool {
         snapshot.sources.iter().any(|record| record.kind == "qdrant")
     }
+    fn check(&self, _to: &OsStr, chosen: &Chosen) -> Result<()> {
+        chosen.pairs(&RENAME).map(drop)
+    }
     fn plan<'a>(
         &self,
         from: Origin<'a>,

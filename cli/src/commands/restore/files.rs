@@ -8,7 +8,7 @@ use crate::places::Place;
 use crate::small;
 use chunkstore::storage::tiered::Served;
 use engine::inside::Inside;
-use engine::patterns::{Pattern, PatternError, Patterns};
+use engine::patterns::{Pattern, Patterns};
 use engine::restore::{Overwrite, Report, RestoreOptions, differences, restore};
 use engine::snapshot::{Listed, split_path};
 use engine::{Counter, Monitor as _};
@@ -19,24 +19,23 @@ use std::path::PathBuf;
 
 /// The patterns of a flag and of its file's form, in each of which letters are told from one another or not.
 fn patterns(name: &str, words: [&[OsString]; 2], files: [&[PathBuf]; 2]) -> Result<Patterns, Failure> {
-    let wrong = |error: PatternError| Failure::new(error.to_string());
     let mut list = vec![];
     for (number, (words, files)) in words.into_iter().zip(files).enumerate() {
         let (ignore_case, letter) = (number == 1, if number == 1 { "i" } else { "" });
         for word in words {
             let place = format!("--{letter}{name}");
-            list.push(Pattern::parse(word.as_bytes(), &place, ignore_case).map_err(wrong)?);
+            list.push(Pattern::parse(word.as_bytes(), &place, ignore_case)?);
         }
         for file in files {
             let shown = file.display().to_string();
             let bytes = small::read(file, small::LIST)?;
             let variable = |name: &str| std::env::var_os(name).map(OsString::into_vec);
-            list.extend(Pattern::parse_file(&bytes, &shown, ignore_case, &variable).map_err(wrong)?);
+            list.extend(Pattern::parse_file(&bytes, &shown, ignore_case, &variable)?);
         }
     }
     // Without a pattern everything would be meant, which nobody asked for.
     if name == "include" && list.is_empty() && files.iter().any(|files| !files.is_empty()) {
-        return Err(Failure::new("the files of --include-file and --iinclude-file hold no pattern"));
+        return Err(Failure::usage("the files of --include-file and --iinclude-file hold no pattern"));
     }
     Ok(Patterns::new(list))
 }
