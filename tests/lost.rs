@@ -1,5 +1,6 @@
 //! Objects of tiers that are lost: what a run says then, what stays, and whether each way out that is named leads out.
 
+use crate::harness::expect;
 use crate::tiered::{DATA, Place, Tiered, places, promise};
 
 /// Snapshots in the vault.
@@ -217,6 +218,65 @@ fn lose(world: &Tiered, loss: &Loss, known: bool) {
     let sound = world.snapshots("disk/vault");
     world.is_whole("disk/vault", sound);
     assert!(sound > NIGHTS as usize, "{case}: {sound}");
+}
+
+/// The config of another place is named as such, `repair head` does not build on it, and the way out that is named puts
+/// the right one back.
+#[test]
+fn the_config_of_another_place_is_refused() {
+    let world = three_nights();
+    for (from, to, without, code, named, repair) in [
+        (
+            "disk/vault",
+            "repo",
+            "true",
+            1,
+            "config of tier 'vault', and this is the place of the primary",
+            "repair head",
+        ),
+        ("disk/vault", "repo", "rm -r repo/copies", 1, "this is the place of the primary", "repair head"),
+        ("disk/vault", "repo", "rm repo/HEAD", 1, "this is the place of the primary", "repair head"),
+        (
+            "repo",
+            "disk/vault",
+            "rm -r disk/vault/copies",
+            3,
+            "config of the primary, and this is the place of tier 'vault'",
+            "repair head --tier vault",
+        ),
+    ] {
+        world.again();
+        let case = format!("{to}, {without}");
+        world.shell(&format!("{without}; cp {from}/config {to}/config"));
+        let kept = || std::fs::read(world.repo.path(to).join("HEAD")).ok();
+        let before = kept();
+        let words: Vec<&str> = repair.split(' ').collect();
+        let has_head = before.is_some();
+        let (found, told) = world.say(&words);
+        assert!(found == 1 && told.contains(named) && kept() == before, "{case}: {found}: {told}");
+        if has_head {
+            let (found, told) = world.say(&["run"]);
+            assert!(found == code && told.contains(named), "{case}: {found}: {told}");
+            assert!(
+                told.contains(&format!("'esker {repair}'")) && !told.contains("all promises are kept"),
+                "{case}: {told}"
+            );
+            expect(&world.at(to, &["check"]), 1);
+        }
+        // What is named is moved away.
+        let (_, list) = told.split_once("Move ").unwrap();
+        let list = list.split_once(" out of ").unwrap().0.replace(',', "");
+        world.shell(&format!("cd {to}; rm {list}"));
+        world.walk_out(&[repair]);
+        if !has_head {
+            world.walk_out(&["tier sync"]);
+        }
+        assert!(world.night(7).contains("all promises are kept"), "{case}");
+        world.is_whole(to, world.snapshots(to));
+        let sound = world.snapshots("disk/vault");
+        assert!(sound > NIGHTS as usize, "{case}: {sound}");
+        world.is_whole("disk/vault", sound);
+    }
 }
 
 /// What nobody has any more is told of each time, until somebody gives it up.

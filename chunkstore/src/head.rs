@@ -14,6 +14,7 @@ mod seen;
 mod swap;
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
 pub use made::{Age, Anew, Tiers};
+pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 
 /// So many snapshots that were forgotten are remembered: they make 70 kB of each HEAD.

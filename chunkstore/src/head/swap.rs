@@ -17,6 +17,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+mod home;
+pub(crate) use home::called;
+
 /// How many recent nonces HEAD carries: more swaps than this between a lost answer and its read-back
 /// are taken for a failed swap, which is the safe side.
 const RECENT_NONCES: usize = 64;
@@ -248,12 +251,14 @@ impl HeadStore {
             return Err(Error::Unsupported { why: format!("required feature '{feature}'") });
         }
         if head.home != self.home {
-            let of = |home: &Option<String>| match home {
-                Some(tier) => format!("tier '{tier}'"),
-                None => "the primary".into(),
-            };
-            let why =
-                format!("it is that of {}, and this is the place of {}", of(&head.home), of(&self.home));
+            if self.is_of_this_place(&head)? {
+                return Err(self.foreign_config(&head));
+            }
+            let why = format!(
+                "it is that of {}, and this is the place of {}",
+                called(head.home.as_deref()),
+                called(self.home.as_deref())
+            );
             return Err(Error::corrupt(names::HEAD, why));
         }
         Ok(head)

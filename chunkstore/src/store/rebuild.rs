@@ -5,7 +5,7 @@ use super::opening::{Slots, put_kept, read_config, slots_there};
 use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Elsewhere, Head, HeadStore, Place, Root, SegmentRef, rolled_back};
+use crate::head::{Elsewhere, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::keys::KeyRing;
@@ -69,6 +69,7 @@ pub fn rebuild_head(
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
     let heads = ChunkStore::head_store(&access, &keys, &config);
+    heads.refuse_foreign_config()?;
     // One that was put back from an older copy knows things that lie nowhere else.
     let old = heads.latest_copy();
     let place = which(&access, &config, old.as_ref(), elsewhere)?;
@@ -103,10 +104,6 @@ pub fn rebuild_head(
         heads.force(&head)?;
     }
     Ok(rebuild.plan)
-}
-
-fn called(tier: Option<&str>) -> String {
-    tier.map_or_else(|| "the primary".to_owned(), |tier| format!("tier '{tier}'"))
 }
 
 /// Whether the primary or a tier is at a place: as the user said, as a copy of the last HEAD says, or as the place was
