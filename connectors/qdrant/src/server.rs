@@ -205,7 +205,13 @@ impl Qdrant {
 
     /// What an answer holds under `result`.
     fn result(&self, request: RequestBuilder, wait: Wait, what: &str) -> Result<Value, Failed> {
-        Ok(self.json(request, wait, what)?["result"].take())
+        self.result_of(self.json(request, wait, what)?, what)
+    }
+
+    /// The same of an answer that has come. One without it, such as a proxy gives, is none of Qdrant's.
+    fn result_of(&self, mut answer: Value, what: &str) -> Result<Value, Failed> {
+        let result = answer.get_mut("result").map(Value::take);
+        result.ok_or_else(|| self.silent(format!("{what}: the answer has no result")))
     }
 
     /// The same of a question, which a server answers soon.

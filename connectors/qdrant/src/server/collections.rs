@@ -48,7 +48,9 @@ impl Qdrant {
     /// Names of collections, in order. Other than [`Self::collection`], it also knows those that are broken.
     pub fn collections(&self) -> Result<BTreeSet<String>, Failed> {
         let found = self.ask(self.client.get(self.url(&["collections"])), "collections")?;
-        let list = found["collections"].as_array().into_iter().flatten();
+        // Without a list, it is not known that there are none.
+        let list = found["collections"].as_array();
+        let list = list.ok_or_else(|| self.silent("collections: the answer has no list of them"))?.iter();
         Ok(list.filter_map(|collection| Some(collection["name"].as_str()?.to_owned())).collect())
     }
 

@@ -106,8 +106,7 @@ impl Qdrant {
         let response = self.send(self.client.get(url), wait, what)?;
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         let time = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
-        let mut found = self.read_json(response, wait, what)?;
-        let list = found["result"].take();
+        let list = self.result_of(self.read_json(response, wait, what)?, what)?;
         let list = list.as_array().into_iter().flatten();
         Ok((list.filter_map(|snapshot| Some(snapshot["name"].as_str()?.to_owned())).collect(), time))
     }
