@@ -14,7 +14,7 @@ use engine::restore::dump;
 use engine::snapshot::{Listed, Snapshot, SourceRecord};
 use engine::{Error, ItemError, Monitor, Repository, Result, lost_of};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Choices for it.
@@ -196,6 +196,27 @@ struct Work<'a> {
     owner: Option<Owner>,
 }
 
+/// A segment of WAL in memory, of a length that has a bound.
+struct Segment {
+    bytes: Vec<u8>,
+    most: usize,
+    is_longer: bool,
+}
+
+impl Write for Segment {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if part.len() > self.most - self.bytes.len() {
+            self.is_longer = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The number of the tablespace that a tar has.
 fn space_of(path: &str) -> Option<&str> {
     let name = path.rsplit_once('-')?.1.strip_suffix(".tar")?;
@@ -352,14 +373,16 @@ impl Work<'_> {
                 return Err(malformed("does not follow"));
             }
             next = Some(start.saturating_add(segment_len));
-            let mut bytes = vec![];
-            dump(self.repo, self.snapshot, path.as_bytes(), &mut bytes, self.monitor)?;
+            let mut segment = Segment { bytes: vec![], most: segment_len as usize, is_longer: false };
+            let dumped = dump(self.repo, self.snapshot, path.as_bytes(), &mut segment, self.monitor);
+            if segment.is_longer {
+                return Err(malformed("is longer than a segment"));
+            }
+            dumped?;
+            let mut bytes = segment.bytes;
             found.read(&bytes);
             is_after |= time.is_some_and(|time| found.last_us.is_some_and(|us| us > time.as_microsecond()));
             self.bytes += bytes.len() as u64;
-            if bytes.len() as u64 > segment_len {
-                return Err(malformed("is longer than a segment"));
-            }
             bytes.resize(segment_len as usize, 0);
             // The base backup has the first ones, too.
             data.replace(&format!("pg_wal/{own}"), &bytes)?;
@@ -389,21 +412,4 @@ fn recovery(data: &DataDirectory, time: Option<jiff::Timestamp>, has_wal: bool) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_prepared_is_no_standby() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = DataDirectory::make(folder.path()).unwrap();
-        for has_wal in [false, true] {
-            data.replace("standby.signal", b"").unwrap();
-            data.replace("postgresql.auto.conf", b"port = 1\n").unwrap();
-            recovery(&data, None, has_wal).unwrap();
-            assert!(!folder.path().join("standby.signal").exists());
-            assert_eq!(folder.path().join("recovery.signal").exists(), has_wal);
-        }
-        let conf = std::fs::read_to_string(folder.path().join("postgresql.auto.conf")).unwrap();
-        assert!(conf.starts_with("port = 1\n") && conf.contains("\nrestore_command = 'false'\n"), "{conf}");
-    }
-}
+mod tests;
