@@ -69,6 +69,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--tablespace-mapping",
         ],
     ),
+    ("panics::tests::", &["--exact", "--nocapture"]),
     (
         "mariadb",
         &[
