@@ -92,13 +92,13 @@ impl NewFile for SystemFile {
     }
 }
 
-/// Opens a file to read it. What is no file is refused: a pipe would be waited for without end.
+/// Opens a file to read it. What is no file counts as missing: a pipe would be waited for without end.
 fn open(path: &Path) -> io::Result<File> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file")),
+        false => Err(io::Error::new(io::ErrorKind::NotFound, "it is no file")),
     }
 }
 
