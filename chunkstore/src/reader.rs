@@ -4,15 +4,17 @@
 
 use crate::bases::BaseReader;
 use crate::executor::{Pending, submit};
-use crate::id::{ChunkId, PackId};
+use crate::id::ChunkId;
 use crate::index::Location;
 use crate::ingest::ChunkRef;
-use crate::pack::PackReader;
-use crate::seal::Decompressor;
 use crate::store::ChunkStore;
 use crate::{Error, Result};
-use std::collections::{HashSet, VecDeque};
+use range::{RunResult, all_fail, extends, read_run};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+mod elsewhere;
+mod range;
 
 /// How far and how much at a time is read.
 #[derive(Clone, Copy)]
@@ -33,8 +35,6 @@ const FAR: Reach = Reach { ahead: 64 << 20, run: 16 << 20, run_plain: 16 << 20 }
 
 /// Chunks and tokens that may wait, so that a million empty files take no memory either.
 const AHEAD_ITEMS: usize = 16_384;
-/// Neighbours closer than this are read in one go, with what lies between.
-const GAP_BYTES: u64 = 256 << 10;
 /// Ids looked up at a time.
 const LOOKUP: usize = 128;
 
@@ -43,9 +43,6 @@ enum Request<T> {
     Chunk(ChunkRef, T),
     Token(T),
 }
-
-/// Chunks of one range read, each on its own.
-type RunResult = Vec<Result<Vec<u8>>>;
 
 struct Run<T> {
     work: Pending<RunResult>,
@@ -196,182 +193,6 @@ impl<T> ReadAhead<T> {
     }
 }
 
-/// Whether a chunk is shortly after the last of a run.
-fn extends(run: &[Location], next: &Location, reach: Reach) -> bool {
-    let (Some(first), Some(last)) = (run.first(), run.last()) else { return false };
-    let (start, end) = (u64::from(first.record.offset), last.record.end());
-    let offset = u64::from(next.record.offset);
-    let plain: usize = run.iter().chain([next]).map(|place| place.record.plain_len as usize).sum();
-    first.pack.name == next.pack.name
-        && plain <= reach.run_plain
-        && offset >= end
-        && offset - end <= GAP_BYTES
-        && next.record.end() - start <= reach.run
-}
-
-/// One reason for every chunk of a run.
-fn all_fail(places: &[Location], error: &Error) -> RunResult {
-    let why = crate::store::describe(error);
-    places.iter().map(|place| Err(Error::corrupt(place.pack.name.object(), &why))).collect()
-}
-
-/// Reads one range and opens its chunks. If the range cannot be read completely, each chunk is tried alone.
-fn read_run(
-    store: &ChunkStore,
-    places: &[Location],
-    bases: &BaseReader,
-    decompressor: &mut Decompressor,
-) -> RunResult {
-    let (Some(first), Some(last)) = (places.first(), places.last()) else { return vec![] };
-    let object = first.pack.name.object();
-    let start = u64::from(first.record.offset);
-    let reader = match PackReader::new(first.pack.name, store.keys()) {
-        Ok(reader) => reader,
-        Err(error) => return all_fail(places, &error),
-    };
-    let mut run =
-        Opening { store, reader: &reader, bases, places, chunks: vec![], window: vec![], from: start };
-    let len = last.record.end() - start;
-    let streamed =
-        store.storage().stream_range(&object, start, len, &mut |part| run.feed(part, decompressor));
-    let otherwise = |(place, read): (&Location, Result<Vec<u8>>)| {
-        read.or_else(|error| read_otherwise(store, place, bases, decompressor, error))
-    };
-    let mut chunks: RunResult = places.iter().zip(run.chunks).map(otherwise).collect();
-    match streamed {
-        Ok(()) => {}
-        Err(error) if places.len() == 1 && chunks.is_empty() => {
-            chunks.push(read_otherwise(store, first, bases, decompressor, error.into()));
-        }
-        Err(_) => {
-            let rest = places.iter().skip(chunks.len());
-            let alone =
-                rest.flat_map(|place| read_run(store, std::slice::from_ref(place), bases, decompressor));
-            let alone: RunResult = alone.collect();
-            chunks.extend(alone);
-        }
-    }
-    chunks
-}
-
-/// Opens the chunks of a run while its bytes come.
-struct Opening<'a> {
-    store: &'a ChunkStore,
-    reader: &'a PackReader,
-    bases: &'a BaseReader,
-    places: &'a [Location],
-    /// Of the first so many places.
-    chunks: RunResult,
-    /// Bytes that came and were not used, and the offset in the pack at which they begin.
-    window: Vec<u8>,
-    from: u64,
-}
-
-impl Opening<'_> {
-    fn feed(&mut self, part: &[u8], decompressor: &mut Decompressor) {
-        self.window.extend_from_slice(part);
-        let mut used = 0;
-        while let Some(place) = self.places.get(self.chunks.len()) {
-            let start = (u64::from(place.record.offset) - self.from) as usize;
-            let Some(sealed) = self.window.get(start..start + place.record.stored_len as usize) else {
-                break;
-            };
-            let read =
-                self.bases.open(self.store, self.reader, &place.record, sealed, decompressor).and_then(
-                    |plain| self.reader.check_id(self.store.keys(), &place.record, &plain).map(|()| plain),
-                );
-            self.chunks.push(read);
-            used = start + place.record.stored_len as usize;
-        }
-        self.window.drain(..used);
-        self.from += used as u64;
-    }
-}
-
-/// Reads a chunk that could not be read: from a copy of its pack, or from where it was moved.
-fn read_otherwise(
-    store: &ChunkStore,
-    place: &Location,
-    bases: &BaseReader,
-    decompressor: &mut Decompressor,
-    error: Error,
-) -> Result<Vec<u8>> {
-    match store.read_copy(place, bases, decompressor) {
-        Some(plain) => Ok(plain),
-        None => read_moved(store, place, bases, decompressor, error),
-    }
-}
-
-/// Reads a chunk that could not be read at the location of the index: a prune may have moved it since, or another
-/// location is sound. It is damaged only if it still cannot be read under a HEAD that did not change.
-fn read_moved(
-    store: &ChunkStore,
-    place: &Location,
-    bases: &BaseReader,
-    decompressor: &mut Decompressor,
-    error: Error,
-) -> Result<Vec<u8>> {
-    if !error.is_damage() {
-        return Err(error);
-    }
-    let mut last = error;
-    // Without the packs that were not there, or not sound: each look goes through all segments.
-    let mut avoid = HashSet::new();
-    let mut known = None;
-    for _ in 0..ROUNDS {
-        let generation = store.reload()?.generation;
-        if known.replace(generation) == Some(generation) {
-            break;
-        }
-        store.sync_index()?;
-        let mut place = store.index().lookup(&[place.record.id])?.pop().flatten();
-        for _ in 0..ELSEWHERE {
-            let Some(found) = place else { break };
-            match read_at(store, &found, bases, decompressor) {
-                Err(error) if error.is_damage() => last = error,
-                done => return done,
-            }
-            if let Some(pack) = pack_of(&last)
-                && !avoid.insert(pack)
-            {
-                break;
-            }
-            place = bases.look_everywhere(store, &found.record.id, &avoid)?;
-        }
-    }
-    Err(last)
-}
-
-/// Times that a read starts over because HEAD moved on while it was at it.
-const ROUNDS: u32 = 8;
-/// Other places that are tried for a chunk that cannot be read.
-const ELSEWHERE: u32 = 4;
-
-/// The pack that an error is about.
-fn pack_of(error: &Error) -> Option<PackId> {
-    let object = match error {
-        Error::Corrupt { object, .. } => object,
-        Error::Storage(error) => &error.object,
-        _ => return None,
-    };
-    PackId::parse(object.rsplit('/').next()?)
-}
-
-fn read_at(
-    store: &ChunkStore,
-    place: &Location,
-    bases: &BaseReader,
-    decompressor: &mut Decompressor,
-) -> Result<Vec<u8>> {
-    let (object, record) = (place.pack.name.object(), &place.record);
-    let reader = PackReader::new(place.pack.name, store.keys())?;
-    let sealed =
-        store.storage().get_range(&object, u64::from(record.offset), u64::from(record.stored_len))?;
-    let plain = bases.open(store, &reader, record, &sealed, decompressor)?;
-    reader.check_id(store.keys(), record, &plain)?;
-    Ok(plain)
-}
-
 /// Reads a few chunks, all or an error.
 pub fn read_all(store: &Arc<ChunkStore>, chunks: &[ChunkRef]) -> Result<Vec<u8>> {
     let mut ahead = ReadAhead::new(store);
@@ -405,12 +226,14 @@ mod tests {
     use crate::executor::Inline;
     use crate::format::{Codec, PackKind};
     use crate::head::SegmentRef;
+    use crate::id::PackId;
     use crate::index::{PackEntry, Segment, short_key};
     use crate::keys::{KdfParams, SlotOwner};
     use crate::pack::{PackBuilder, PackName, Record};
     use crate::storage::memory::MemoryStorage;
     use crate::store::{Access, Identity};
     use bytes::Bytes;
+    use std::collections::HashSet;
 
     const PLAIN: &[u8] = b"what is to be read, wherever it lies";
 
