@@ -3,27 +3,30 @@
 //! A sorted dump has a seek index beside it, so that reading a key or a prefix reads only its chunks. A raw dump is
 //! read from beginning to end: slower, with the same result.
 
-use crate::rdb::canonical::{Canonical, USAGE_LEN, gather, read_usage};
+use crate::rdb::canonical::USAGE_LEN;
 use crate::rdb::index::{Counts, SeekIndex, after_prefix};
-use crate::rdb::parse::{Global, Key, Order, Part, Step, Usage, Walk};
+use crate::rdb::parse::{Global, Key, Order, Step, Usage, Walk};
 use crate::rdb::{RdbError, Version};
 use chunkstore::ingest::ChunkRef;
-use connector_kit::glob::Glob;
-use engine::snapshot::Snapshot;
 use engine::{Error, Repository, Result};
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::io::Read;
+use std::collections::BTreeMap;
 
 mod bytes;
 pub mod compare;
 mod find;
 pub mod load;
+mod place;
 pub mod proof;
+mod records;
+mod selection;
 pub mod taken;
 mod unmet;
 
 use bytes::Bytes;
 pub use find::{Commands, find, has_keys, is_dump};
+pub use place::{Place, one};
+pub use records::{Live, Records, Stored};
+pub use selection::Selection;
 
 /// A dump in a snapshot.
 pub struct Dump {
@@ -39,67 +42,6 @@ pub struct Dump {
 
 /// What belongs to no key, each with its bytes in the dump.
 pub type Globals = Vec<(Global, Vec<u8>)>;
-
-/// Which keys are meant.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// Only this database.
-    pub database: Option<u32>,
-    /// Keys that fit any of these; all if both lists are empty.
-    pub patterns: Vec<Glob>,
-    /// Keys of these names.
-    pub names: HashSet<Vec<u8>>,
-}
-
-impl Selection {
-    /// A selection by patterns; those without wildcards are names.
-    #[must_use]
-    pub fn new(database: Option<u32>, patterns: &[Vec<u8>]) -> Self {
-        let mut selection = Self { database, ..Self::default() };
-        for pattern in patterns {
-            let glob = Glob::new(pattern.clone());
-            match glob.literal() {
-                (name, true) => {
-                    selection.names.insert(name);
-                }
-                _ => selection.patterns.push(glob),
-            }
-        }
-        selection
-    }
-
-    /// Whether a key is meant.
-    #[must_use]
-    pub fn fits(&self, database: u32, name: &[u8]) -> bool {
-        self.database.is_none_or(|wanted| wanted == database)
-            && (self.is_open()
-                || self.names.contains(name)
-                || self.patterns.iter().any(|pattern| pattern.fits(name)))
-    }
-
-    fn is_open(&self) -> bool {
-        self.names.is_empty() && self.patterns.is_empty()
-    }
-}
-
-/// For people: "keys 'user:*', 3 names, database 0". Single names are counted, since there may be many.
-impl std::fmt::Display for Selection {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let patterns =
-            self.patterns.iter().map(|pattern| format!("'{}'", engine::shown::name(pattern.as_bytes())));
-        let mut all: Vec<String> = patterns.collect();
-        match (self.names.len(), self.names.iter().next()) {
-            (0, _) | (_, None) => {}
-            (1, Some(name)) => all.push(format!("'{}'", engine::shown::name(name))),
-            (count, _) => all.push(format!("{count} names")),
-        }
-        match all.is_empty() {
-            true => write!(out, "all keys of the snapshot")?,
-            false => write!(out, "keys {}", all.join(", "))?,
-        }
-        self.database.map_or(Ok(()), |database| write!(out, ", database {database}"))
-    }
-}
 
 /// A key and what is known of its value.
 pub struct Record {
@@ -298,225 +240,5 @@ fn read_error(path: &str, error: std::io::Error) -> Error {
     match error.downcast::<chunkstore::Error>() {
         Ok(error) => error.into(),
         Err(error) => Error::Malformed { what: format!("/{path}"), why: error.to_string() },
-    }
-}
-
-/// Keys one after the other.
-pub trait Records {
-    /// The next; `None` at the end.
-    fn next_record(&mut self) -> Result<Option<Record>>;
-}
-
-/// Keys of a dump in a snapshot.
-pub struct Stored<'a> {
-    dump: &'a Dump,
-    selection: &'a Selection,
-    want: Want,
-    stretches: VecDeque<Stretch>,
-    plan: bytes::Plan<'a>,
-    usage: Option<bytes::Plan<'a>>,
-    current: Option<Current<'a>>,
-}
-
-/// The stretch that is being walked through, and its uses.
-struct Current<'a> {
-    walk: Walk<bytes::Stretch<'a>>,
-    usage: Option<std::io::BufReader<bytes::Stretch<'a>>>,
-}
-
-impl Records for Stored<'_> {
-    fn next_record(&mut self) -> Result<Option<Record>> {
-        let told = |error: RdbError| self.dump.told(error);
-        loop {
-            let Some(current) = &mut self.current else {
-                let Some(stretch) = self.stretches.pop_front() else { return Ok(None) };
-                let reader = self.plan.next_stretch();
-                let walk = match &self.dump.index {
-                    Some(index) => Walk::resume(reader, index.version, stretch.from, stretch.database),
-                    None => Walk::new(reader, Order::AsIs).map_err(told)?,
-                };
-                let usage = self.usage.as_mut().map(|plan| std::io::BufReader::new(plan.next_stretch()));
-                self.current = Some(Current { walk, usage });
-                continue;
-            };
-            let over = self.dump.index.is_some() && current.walk.is_at_end().map_err(told)?;
-            let step = if over { Step::End } else { current.walk.next_step().map_err(told)? };
-            let key = match step {
-                Step::Global(..) => continue,
-                Step::Key(key) => key,
-                Step::End => {
-                    self.current = None;
-                    continue;
-                }
-            };
-            let mut usage = key.usage;
-            if let Some(uses) = &mut current.usage {
-                let mut bytes = [0; USAGE_LEN as usize];
-                uses.read_exact(&mut bytes).map_err(|error| told(error.into()))?;
-                usage = read_usage(bytes);
-            }
-            let fits = self.selection.fits(key.database, &key.name);
-            let (len, value) =
-                read_value(&mut current.walk, key.kind, fits && self.want == Want::Values).map_err(told)?;
-            if fits {
-                return Ok(Some(Record { key, len, value, usage }));
-            }
-        }
-    }
-}
-
-/// Reads past a value; its bytes come along if they are wanted.
-fn read_value<R: Read>(walk: &mut Walk<R>, kind: u8, wanted: bool) -> Result<(u64, Vec<u8>), RdbError> {
-    let (mut len, mut value) = (0, vec![]);
-    walk.value(kind, &mut |part| {
-        let (Part::Whole(bytes) | Part::Piece(bytes) | Part::Member(_, bytes)) = part;
-        len += bytes.len() as u64;
-        if wanted {
-            value.extend_from_slice(bytes);
-        }
-        Ok(())
-    })?;
-    Ok((len, value))
-}
-
-/// All keys of a dump that comes from elsewhere, in order.
-pub struct Live<R> {
-    walk: Walk<R>,
-    shown: String,
-}
-
-impl Live<Canonical> {
-    /// Gathers a dump; spill files go into `scratch`.
-    pub fn gather(reader: impl Read, shown: &str, scratch: &std::path::Path) -> Result<Self> {
-        let told = |error| crate::dump::told(error, shown);
-        let canonical = Canonical::new(gather(reader, scratch).map_err(told)?, scratch, [0; 2]);
-        Ok(Self { walk: Walk::new(canonical, Order::AsIs).map_err(told)?, shown: shown.to_owned() })
-    }
-}
-
-impl<R: Read> Records for Live<R> {
-    fn next_record(&mut self) -> Result<Option<Record>> {
-        let told = |error| crate::dump::told(error, &self.shown);
-        loop {
-            match self.walk.next_step().map_err(told)? {
-                Step::End => return Ok(None),
-                Step::Global(..) => {}
-                Step::Key(key) => {
-                    let (len, value) = read_value(&mut self.walk, key.kind, true).map_err(told)?;
-                    let usage = key.usage;
-                    return Ok(Some(Record { key, len, value, usage }));
-                }
-            }
-        }
-    }
-}
-
-/// A place among the keys of a snapshot: `redis/[SERVER/]DATABASE[/KEY]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The server's folder, if it is named, as [`engine::names::path_text`] has it.
-    pub server: Option<String>,
-    /// The database, if it is named.
-    pub database: Option<u32>,
-    /// The key, if it is named; keys may have slashes.
-    pub key: Option<Vec<u8>>,
-}
-
-impl Place {
-    /// Reads a path, as [`engine::names::path_text`] has it; `None` if it is that of an entry rather than of keys.
-    #[must_use]
-    pub fn parse(path: &str) -> Option<Self> {
-        let rest = path.strip_prefix("redis/")?;
-        let (server, rest) = match rest.split_once('/') {
-            Some((server, rest)) if server.parse::<u32>().is_err() => (Some(server.to_owned()), rest),
-            None if rest.parse::<u32>().is_err() => return None,
-            _ => (None, rest),
-        };
-        let (database, key) = match rest.split_once('/') {
-            Some((database, key)) => (database, Some(key)),
-            None => (rest, None),
-        };
-        let database = Some(database.parse().ok()?);
-        let key = key.filter(|key| !key.is_empty()).map(engine::names::path_bytes);
-        Some(Self { server, database, key })
-    }
-
-    /// The names that a key in a path may have: that itself, or of which it is the reversible form, as for paths.
-    #[must_use]
-    pub fn names(&self) -> HashSet<Vec<u8>> {
-        let decoded =
-            |key: &Vec<u8>| std::str::from_utf8(key).map_or_else(|_| key.clone(), engine::names::path_bytes);
-        self.key.iter().flat_map(|key| [key.clone(), decoded(key)]).collect()
-    }
-
-    /// The name of the one key that is meant; `None` if the dump has none of this name.
-    ///
-    /// # Errors
-    /// That it is the name of one key and the reversible form of another.
-    pub fn name(&self, repo: &Repository, dump: &Dump) -> Result<Option<Vec<u8>>> {
-        let selection = Selection { database: self.database, names: self.names(), ..Selection::default() };
-        let mut records = dump.records(repo, &selection, Want::Names);
-        let found = records.next_record()?;
-        if records.next_record()?.is_some() {
-            return Err(Error::Invalid(
-                "this is the name of one key and the reversible form of another: give its bytes".into(),
-            ));
-        }
-        Ok(found.map(|record| record.key.name))
-    }
-
-    /// The place that `SNAPSHOT:path` names, if it does. Slashes at the end of a key belong to it.
-    #[must_use]
-    pub fn in_argument(argument: &str) -> Option<Self> {
-        Self::parse(argument.split_once(':')?.1.trim_start_matches('/'))
-    }
-
-    /// The one dump of the snapshot that is meant.
-    pub fn dump(&self, repo: &Repository, snapshot: &Snapshot) -> Result<Dump> {
-        let mut beneath = b"redis".to_vec();
-        if let Some(server) = &self.server {
-            beneath.push(b'/');
-            beneath.extend(engine::names::path_bytes(server));
-        }
-        let dump = one(find(repo, snapshot, &beneath)?)?;
-        dump.has_keys()?;
-        Ok(dump)
-    }
-}
-
-/// The only one of some dumps.
-pub fn one(mut dumps: Vec<Dump>) -> Result<Dump> {
-    match (dumps.pop(), dumps.len()) {
-        (Some(dump), 0) => Ok(dump),
-        (None, _) => Err(Error::Invalid("there is no Redis dump in this snapshot".into())),
-        (Some(last), _) => {
-            let mut paths: Vec<String> = dumps.iter().map(|dump| dump.path.clone()).collect();
-            paths.push(last.path);
-            Err(Error::Invalid(format!(
-                "the snapshot holds several Redis dumps; name one, as SNAP:redis/SERVER: {}",
-                paths.join(", ")
-            )))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places() {
-        let place = |server: Option<&str>, database, key: Option<&str>| Place {
-            server: server.map(str::to_owned),
-            database: Some(database),
-            key: key.map(|key| key.as_bytes().to_vec()),
-        };
-        assert_eq!(Place::parse("redis/0"), Some(place(None, 0, None)));
-        assert_eq!(Place::parse("redis/0/"), Some(place(None, 0, None)));
-        assert_eq!(Place::parse("redis/3/user:1/x"), Some(place(None, 3, Some("user:1/x"))));
-        assert_eq!(Place::parse("redis/h:6379/3/a"), Some(place(Some("h:6379"), 3, Some("a"))));
-        for entry in ["redis", "redis/h:6379", "redis/h:6379/dump.rdb", "etc/0", ""] {
-            assert_eq!(Place::parse(entry), None, "{entry}");
-        }
     }
 }
