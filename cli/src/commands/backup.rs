@@ -5,26 +5,25 @@ use crate::config::{hostname, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
-use crate::{filters, output, sources};
+use crate::{filters, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use connector_kit::command;
 use connector_kit::format::Expect;
 use connector_kit::stream::{StreamOptions, StreamSource};
-use engine::Counter;
-use engine::backup::{BackupOptions, BackupReport, backup};
-use engine::connector::Format;
+use engine::backup::{BackupOptions, backup};
 use engine::entry::Time;
 use engine::group::FROM;
 use engine::group::GroupBy;
 use engine::retry::Retry;
-use engine::snapshot::{Hold, MadeBy, SAFETY, SourceRecord, skew};
+use engine::snapshot::{Hold, MadeBy, SAFETY};
 use engine::source::Source;
 use engine::source::files::FilesOptions;
-use serde_json::json;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod report;
 
 /// Back up paths, streams, commands and databases
 #[derive(clap::Args, Debug)]
@@ -244,7 +243,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             false => open_source(&args, &files, stamp, context)?,
         };
     };
-    print(&report, &source.records(), &args, context);
+    context.console.summary(&report::summary(&report, &source.records(), args.dry_run, context)?);
     for note in &report.notes {
         context.console.warn(note);
     }
@@ -437,77 +436,4 @@ fn open_source(
     paths.extend(lists::verbatim(&args.files_from_verbatim)?);
     paths.extend(lists::raw(&args.files_from_raw)?);
     sources::open(paths, files.clone(), time, args.keep_going, context, context.console.monitor())
-}
-
-fn print(report: &BackupReport, sources: &[SourceRecord], args: &Args, context: &Context) {
-    let summary = &report.summary;
-    let seconds = context.console.seconds();
-    let vanished = context.console.monitor().get(Counter::Vanished);
-    if context.global.json {
-        let mut value = serde_json::to_value(summary).unwrap_or_default();
-        if let Some(object) = value.as_object_mut() {
-            object.insert("message_type".into(), json!("summary"));
-            object.insert("total_duration".into(), json!(seconds));
-            object.insert("dry_run".into(), json!(args.dry_run));
-            object.insert("files_vanished".into(), json!(vanished));
-            if let Some(id) = report.snapshot {
-                object.insert("snapshot_id".into(), json!(id));
-            }
-            if let Some(skew) = skew(sources) {
-                object.insert("skew_seconds".into(), json!(skew.as_secs_f64()));
-            }
-        }
-        output::json_line(&value);
-        return;
-    }
-    let say = |text: String| context.console.say(text);
-    if let Some(parent) = report.parent {
-        say(format!("compared with snapshot {}", parent.short()));
-    }
-    // The words are restic's: scripts look for them.
-    say(format!(
-        "Files:       {:>5} new, {:>5} changed, {:>5} unmodified",
-        summary.files_new, summary.files_changed, summary.files_unmodified
-    ));
-    say(format!(
-        "Dirs:        {:>5} new, {:>5} changed, {:>5} unmodified",
-        summary.dirs_new, summary.dirs_changed, summary.dirs_unmodified
-    ));
-    if vanished > 0 {
-        say(format!("Gone before they were read: {vanished}"));
-    }
-    say(format!(
-        "Added to the repository: {} ({} stored)",
-        output::bytes(summary.data_added),
-        output::bytes(summary.data_added_packed)
-    ));
-    let rate = (summary.total_bytes_processed as f64 / seconds.max(0.001)) as u64;
-    say(format!(
-        "processed {} files, {} in {} ({}/s)",
-        summary.total_files_processed,
-        output::bytes(summary.total_bytes_processed),
-        output::duration(seconds),
-        output::bytes(rate)
-    ));
-    if let Some(skew) = skew(sources) {
-        say(format!("{} sources, skew {:.3} s", sources.len(), skew.as_secs_f64()));
-    }
-    let is_packed = |source: &&SourceRecord| {
-        source
-            .details
-            .get("format")
-            .and_then(|name| connectors::format(name))
-            .is_some_and(Format::is_compressed)
-    };
-    for source in sources.iter().filter(is_packed) {
-        say(format!(
-            "{} is compressed: nothing of it will be found again in the next backup; --decompress stores what is in it",
-            source.origin
-        ));
-    }
-    match report.snapshot {
-        Some(id) => say(format!("snapshot {} saved", id.short())),
-        None if args.dry_run => say("dry run: no snapshot was made".into()),
-        None => say("nothing changed: no snapshot was made".into()),
-    }
 }

@@ -1,14 +1,13 @@
 //! `esker check`
 
-use super::{FilterArgs, parse_hours, parse_size, to_json};
+use super::{FilterArgs, parse_hours, parse_size};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::output;
+use crate::output::{self, Summary};
 use crate::places::Place;
 use chunkstore::storage::local::exposed;
 use engine::shown;
-use engine::verify::{CheckOptions, ReadData, check_some};
-use serde_json::json;
+use engine::verify::{CheckOptions, CheckReport, ReadData, check_some};
 
 /// Check the repository
 ///
@@ -105,38 +104,36 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     };
     let report =
         context.console.during("check", |monitor| check_some(&repo, some.as_ref(), options, monitor))?;
-    if context.global.json {
-        let mut value = to_json(&report)?;
-        if let Some(object) = value.as_object_mut() {
-            object.insert("message_type".into(), json!("summary"));
-        }
-        output::json_line(&value);
-    } else {
-        let say = |text: String| context.console.say(text);
-        say(format!(
-            "{} snapshots, {} index segments, {} packs",
-            report.snapshots, report.segments, report.packs
-        ));
-        if report.packs_read > 0 {
-            say(format!("read {} packs, {}", report.packs_read, output::bytes(report.bytes_read)));
-        }
-        for healed in &report.healed {
-            say(format!("healed {healed}"));
-        }
-        if report.suggest_heal {
-            say("'esker check --read-data --heal' mends what parity makes up for".into());
-        }
-        if report.suggest_repair_index {
-            say("'esker repair index' makes the damaged segments anew".into());
-        }
-        let has_copies = context.uses_file() && context.need_file()?.copies().next().is_some();
-        if report.num_errors > 0 && has_copies {
-            say("'esker heal' mends what another tier has".into());
-        }
-        match report.num_errors {
-            0 => say("no errors were found".into()),
-            errors => say(format!("{errors} errors were found")),
-        }
-    }
+    context.console.summary(&summary(&report, context)?);
     Ok(if report.num_errors > 0 { Code::Failed } else { Code::Done })
+}
+
+fn summary(report: &CheckReport, context: &Context) -> Result<Summary, Failure> {
+    let mut summary = Summary::of(report)?;
+    let mut say = |text: String| summary.line(text);
+    say(format!(
+        "{} snapshots, {} index segments, {} packs",
+        report.snapshots, report.segments, report.packs
+    ));
+    if report.packs_read > 0 {
+        say(format!("read {} packs, {}", report.packs_read, output::bytes(report.bytes_read)));
+    }
+    for healed in &report.healed {
+        say(format!("healed {healed}"));
+    }
+    if report.suggest_heal {
+        say("'esker check --read-data --heal' mends what parity makes up for".into());
+    }
+    if report.suggest_repair_index {
+        say("'esker repair index' makes the damaged segments anew".into());
+    }
+    let has_copies = context.uses_file() && context.need_file()?.copies().next().is_some();
+    if report.num_errors > 0 && has_copies {
+        say("'esker heal' mends what another tier has".into());
+    }
+    match report.num_errors {
+        0 => say("no errors were found".into()),
+        errors => say(format!("{errors} errors were found")),
+    }
+    Ok(summary)
 }

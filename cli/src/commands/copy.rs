@@ -68,11 +68,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             context.console.say(format!("snapshot {} is {id} there", listed.id.short()));
         }
     }
-    if context.global.json {
-        output::json_line(&json!({"message_type": "summary", "copied": copied, "skipped": skipped}));
-    } else {
-        context.console.say(format!("copied {copied} snapshots; {skipped} were there"));
-    }
+    context.console.result(
+        format!("copied {copied} snapshots; {skipped} were there"),
+        json!({"copied": copied, "skipped": skipped}),
+    );
     Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
 }
 

@@ -5,12 +5,13 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::File;
 use crate::fleet::TierOutcome;
-use crate::output;
+use crate::output::{self, Summary};
 use crate::places::Make;
 use crate::tiers::Opened;
 use chunkstore::storage::Storage;
+use chunkstore::storage::tiered::Served;
 use chunkstore::store::ChunkStore;
-use engine::verify::ReadData;
+use engine::verify::{CheckReport, ReadData};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -125,43 +126,7 @@ fn heal(
     let report = context
         .console
         .during(&phase, |monitor| engine::verify::heal(&opened.repo, others, read_data, monitor))?;
-    if context.global.json {
-        let mut value = to_json(&report)?;
-        if let Some(object) = value.as_object_mut() {
-            object.insert("message_type".into(), json!("summary"));
-            object.insert("tier".into(), json!(name));
-            object.insert("brought_back".into(), json!(back));
-            object.insert("sources".into(), json!(opened.served()));
-        }
-        output::json_line(&value);
-    } else {
-        let back = if back > 0 {
-            format!("; {back} objects brought back from under later versions")
-        } else {
-            String::new()
-        };
-        let anew = match (report.packs_replaced, report.chunks_supplied) {
-            (0, 0) => String::new(),
-            (packs, chunks) => {
-                format!(
-                    "; {packs} replaced by others ({chunks} chunks read from other tiers and sealed anew)"
-                )
-            }
-        };
-        let records = match report.snapshots_fetched {
-            0 => String::new(),
-            records => format!("; {records} records of snapshots copied from other tiers"),
-        };
-        context.console.say(format!(
-            "tier '{name}': {} packs, {} read; {} copied from other tiers ({}), {} mended from parity{anew}{records}{back}; {} errors left",
-            report.packs,
-            report.packs_read,
-            report.packs_fetched,
-            output::bytes(report.bytes_fetched),
-            report.packs_healed + report.parity_healed,
-            report.num_errors
-        ));
-    }
+    context.console.summary(&summary(name, &report, back, &opened.served())?);
     if report.suggest_repair_index {
         let command = engine::repair_index(opened.repo.store());
         context.console.warn(&format!("{command} makes the index of '{name}' anew; then heal again"));
@@ -176,4 +141,33 @@ fn heal(
         ));
     }
     Ok(if report.num_errors > 0 { Code::Failed } else { Code::Done })
+}
+
+fn summary(name: &str, report: &CheckReport, back: u64, served: &[Served]) -> Result<Summary, Failure> {
+    let brought = match back {
+        0 => String::new(),
+        back => format!("; {back} objects brought back from under later versions"),
+    };
+    let anew = match (report.packs_replaced, report.chunks_supplied) {
+        (0, 0) => String::new(),
+        (packs, chunks) => {
+            format!("; {packs} replaced by others ({chunks} chunks read from other tiers and sealed anew)")
+        }
+    };
+    let records = match report.snapshots_fetched {
+        0 => String::new(),
+        records => format!("; {records} records of snapshots copied from other tiers"),
+    };
+    let mut summary =
+        Summary::of(report)?.with("tier", name).with("brought_back", back).with("sources", to_json(&served)?);
+    summary.line(format!(
+        "tier '{name}': {} packs, {} read; {} copied from other tiers ({}), {} mended from parity{anew}{records}{brought}; {} errors left",
+            report.packs,
+            report.packs_read,
+            report.packs_fetched,
+            output::bytes(report.bytes_fetched),
+            report.packs_healed + report.parity_healed,
+            report.num_errors
+    ));
+    Ok(summary)
 }

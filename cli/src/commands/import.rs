@@ -4,7 +4,7 @@ use super::from::FromPassword;
 use super::{FilterArgs, show_time};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::output;
+use crate::output::{self, Summary};
 use crate::places::{Make, Place};
 use chunkstore::ObjectId;
 use chunkstore::storage::limit::Rates;
@@ -107,26 +107,21 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             Err(failure) => return Err(failure),
         }
     }
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary", "imported": imported, "skipped": skipped, "failed": failed,
-            "lacking": lacking,
-            "dry_run": args.dry_run,
-        }));
-    } else {
-        let verb = if args.dry_run { "would import" } else { "imported" };
-        say(context, &format!("{verb} {imported} snapshots; {skipped} were here"));
-        if failed > 0 {
-            let left =
-                "snapshots are damaged and were left out; --keep-going imports what can be read of them";
-            say(context, &format!("{failed} {left}"));
-        }
+    let mut summary = Summary::new(json!({
+        "imported": imported, "skipped": skipped, "failed": failed, "lacking": lacking, "dry_run": args.dry_run,
+    }));
+    let verb = if args.dry_run { "would import" } else { "imported" };
+    summary.line(format!("{verb} {imported} snapshots; {skipped} were here"));
+    if failed > 0 {
+        let left = "snapshots are damaged and were left out; --keep-going imports what can be read of them";
+        summary.line(format!("{failed} {left}"));
     }
     if lacking > 0 {
         let left = "snapshots that were imported before lack the damaged data; without --keep-going they are imported \
             again, completely";
-        say(context, &format!("{lacking} {left}"));
+        summary.line(format!("{lacking} {left}"));
     }
+    context.console.summary(&summary);
     let complete = failed == 0 && lacking == 0 && context.console.error_count() == 0;
     Ok(if complete { Code::Done } else { Code::Incomplete })
 }

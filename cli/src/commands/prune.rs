@@ -1,13 +1,12 @@
 //! `esker prune`
 
-use super::{parse_hours, parse_size, to_json};
+use super::{parse_hours, parse_size};
 use crate::context::Context;
-use crate::exit::{Code, CommandResult};
-use crate::output;
+use crate::exit::{Code, CommandResult, Failure};
+use crate::output::{self, Summary};
 use chunkstore::ingest::PackerOptions;
 use engine::Repository;
 use engine::prune::{MaxUnused, PruneOptions, PrunePlan, prune};
-use serde_json::json;
 
 /// Remove data that no snapshot needs
 ///
@@ -83,16 +82,7 @@ pub(crate) fn prune_and_print(
         ..PruneOptions::default()
     };
     let plan = context.console.during("prune", |monitor| prune(repo, &options, monitor))?;
-    if context.global.json {
-        let mut value = to_json(&plan)?;
-        if let Some(object) = value.as_object_mut() {
-            object.insert("message_type".into(), json!("summary"));
-            object.insert("dry_run".into(), json!(dry_run));
-        }
-        output::json_line(&value);
-    } else {
-        print(&plan, dry_run, context);
-    }
+    context.console.summary(&summary(&plan, dry_run)?);
     Ok(Code::Done)
 }
 
@@ -100,17 +90,17 @@ pub(crate) fn prune_and_print(
 const NAMED: usize = 20;
 
 /// Names what no HEAD does, and is removed for that; and says what stays because HEAD was made anew.
-pub(super) fn print_orphans(plan: &PrunePlan, tier: Option<&str>, dry_run: bool, context: &Context) {
+pub(super) fn add_orphans(plan: &PrunePlan, tier: Option<&str>, dry_run: bool, summary: &mut Summary) {
     let verb = if dry_run { "would remove" } else { "removes" };
     for name in plan.orphan_names.iter().take(NAMED) {
-        context.console.say(format!("{verb} {}, which HEAD does not name", engine::shown::line(name)));
+        summary.line(format!("{verb} {}, which HEAD does not name", engine::shown::line(name)));
     }
     if plan.orphan_names.len() > NAMED {
         let more = plan.orphan_names.len() - NAMED;
-        context.console.say(format!("{verb} {more} more objects that HEAD does not name"));
+        summary.line(format!("{verb} {more} more objects that HEAD does not name"));
     }
     if plan.kept_before_head > 0 {
-        context.console.say(format!(
+        summary.line(format!(
             "{} objects that nothing needs, as far as HEAD says, stay: HEAD was made anew after they were written, and \
              may not name all. When its snapshots are as they should be, '{}' removes them",
             plan.kept_before_head,
@@ -119,8 +109,9 @@ pub(super) fn print_orphans(plan: &PrunePlan, tier: Option<&str>, dry_run: bool,
     }
 }
 
-fn print(plan: &PrunePlan, dry_run: bool, context: &Context) {
-    let say = |text: String| context.console.say(text);
+fn summary(plan: &PrunePlan, dry_run: bool) -> Result<Summary, Failure> {
+    let mut summary = Summary::of(plan)?.with("dry_run", dry_run);
+    let mut say = |text: String| summary.line(text);
     let bytes = output::bytes;
     say(format!(
         "packs: {} with {}, {} of it used",
@@ -140,11 +131,12 @@ fn print(plan: &PrunePlan, dry_run: bool, context: &Context) {
     if plan.orphans > 0 || plan.sessions_fenced > 0 {
         say(format!("left by interrupted runs: {} objects, {} sessions", plan.orphans, plan.sessions_fenced));
     }
-    print_orphans(plan, None, dry_run, context);
+    add_orphans(plan, None, dry_run, &mut summary);
+    let mut say = |text: String| summary.line(text);
     let verb = if dry_run { "would remove" } else { "removes" };
     say(format!("{verb} {}", bytes(plan.bytes_remove)));
     // restic's words and order: scripts look for them.
-    let blobs = |what: &str, count: u64, len: u64| {
+    let mut blobs = |what: &str, count: u64, len: u64| {
         say(format!("{what:<13} {count:>10} blobs / {}", bytes(len)));
     };
     let gone = plan.chunks_unused + plan.chunks_repack_remove;
@@ -162,4 +154,5 @@ fn print(plan: &PrunePlan, dry_run: bool, context: &Context) {
     if plan.deferred {
         say("other sessions are running: the next prune removes what this one set aside".into());
     }
+    Ok(summary)
 }

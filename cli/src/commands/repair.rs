@@ -1,9 +1,8 @@
 //! `esker repair`
 
-use super::to_json;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::output;
+use crate::output::Summary;
 use crate::places::Make;
 use chunkstore::PackId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
@@ -140,16 +139,8 @@ fn packer(context: &Context) -> PackerOptions {
 }
 
 fn summary(context: &Context, value: &impl serde::Serialize, dry_run: bool) -> Result<bool, Failure> {
-    if !context.global.json {
-        return Ok(false);
-    }
-    let mut value = to_json(value)?;
-    if let Some(object) = value.as_object_mut() {
-        object.insert("message_type".into(), json!("summary"));
-        object.insert("dry_run".into(), json!(dry_run));
-    }
-    output::json_line(&value);
-    Ok(true)
+    context.console.summary(&Summary::of(value)?.with("dry_run", dry_run));
+    Ok(context.global.json)
 }
 
 fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResult {

@@ -144,13 +144,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     {
         context.console.warn(&format!("'{}' fitted nothing", pattern.text()));
     }
-    if context.global.json {
-        output::json_line(
-            &json!({"message_type": "summary", "changed_snapshots": changed, "dry_run": args.dry_run}),
-        );
-    } else {
-        let verb = if args.dry_run { "would change" } else { "changed" };
-        context.console.say(format!("{verb} {changed} snapshots"));
-    }
+    let verb = if args.dry_run { "would change" } else { "changed" };
+    context.console.result(
+        format!("{verb} {changed} snapshots"),
+        json!({"changed_snapshots": changed, "dry_run": args.dry_run}),
+    );
     Ok(Code::Done)
 }

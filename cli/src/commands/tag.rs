@@ -77,11 +77,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             context.console.say(format!("snapshot {} is now {}", old.short(), new.short()));
         }
     }
-    if context.global.json {
-        output::json_line(&json!({"message_type": "summary", "changed_snapshots": changed}));
-    } else {
-        context.console.say(format!("changed {changed} snapshots"));
-    }
+    context.console.result(format!("changed {changed} snapshots"), json!({"changed_snapshots": changed}));
     Ok(Code::Done)
 }
 

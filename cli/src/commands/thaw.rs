@@ -107,33 +107,24 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             };
             let (packs, bytes) = asked_for(&plan);
             let state = plan.state();
-            if context.global.json {
-                output::json_line(&json!({
-                    "message_type": "summary", "packs_asked": asked, "packs": packs, "bytes": bytes,
-                    "already_thawing": state.thawing, "already_thawed": state.ready - plan.packs_ready,
-                    "retrieval": retrieval.name(), "days": which.days, "dry_run": dry_run,
-                }));
-            } else {
-                let verb = if *dry_run { "would ask for" } else { "asked for" };
-                context.console.say(format!(
+            let verb = if *dry_run { "would ask for" } else { "asked for" };
+            context.console.result(
+                format!(
                     "{verb} {packs} packs, {}; {} were asked for before, {} can be read",
                     output::bytes(bytes),
                     state.thawing,
                     state.ready
-                ));
-            }
+                ),
+                json!({
+                    "packs_asked": asked, "packs": packs, "bytes": bytes,
+                    "already_thawing": state.thawing, "already_thawed": state.ready - plan.packs_ready,
+                    "retrieval": retrieval.name(), "days": which.days, "dry_run": dry_run,
+                }),
+            );
         }
         What::Status(_) => {
             let state = plan.state();
-            if context.global.json {
-                let mut value = to_json(&state)?;
-                if let Some(object) = value.as_object_mut() {
-                    object.insert("message_type".into(), json!("summary"));
-                }
-                output::json_line(&value);
-            } else {
-                context.console.say(describe(&state));
-            }
+            context.console.result(describe(&state), to_json(&state)?);
             return Ok(if state.is_ready() { Code::Done } else { Code::Frozen });
         }
     }

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::File;
 use crate::fleet::{Fleet, Work, Worked};
-use crate::output;
+use crate::output::{self, Summary};
 use engine::tier::keep::{Behind, GroupBehind};
 use engine::tier::status::{Holding, holding};
 use serde_json::json;
@@ -136,7 +136,7 @@ fn init(name: &str, again: bool, context: &Context) -> CommandResult {
     context.refuse_to_write_alone()?;
     let made = context.make_tier(&primary, tier, again)?;
     let place = made.repo.store().storage().place();
-    let value = json!({"message_type": "summary", "tier": name, "place": place});
+    let value = json!({"tier": name, "place": place});
     context.console.result(format!("made tier '{name}' at {place}; 'esker tier sync' fills it"), value);
     Ok(Code::Done)
 }
@@ -161,24 +161,16 @@ fn prune(only: &[String], dry_run: bool, early: bool, accept_head: bool, context
             tier.prune(early, accept_head, dry_run, monitor)
         })?;
         let name = &tier.options.name;
-        if context.global.json {
-            let mut value = to_json(&plan)?;
-            if let Some(object) = value.as_object_mut() {
-                object.insert("message_type".into(), json!("summary"));
-                object.insert("tier".into(), json!(name));
-                object.insert("dry_run".into(), json!(dry_run));
-            }
-            output::json_line(&value);
-        } else {
-            let verb = if dry_run { "would remove" } else { "removes" };
-            context.console.say(format!(
-                "tier '{name}': {verb} {} packs, {}; {} unused stay",
-                plan.packs_unused,
-                output::bytes(plan.bytes_remove),
-                output::bytes(plan.bytes_unused_after)
-            ));
-            super::prune::print_orphans(&plan, Some(name), dry_run, context);
-        }
+        let mut summary = Summary::of(&plan)?.with("tier", name.as_str()).with("dry_run", dry_run);
+        let verb = if dry_run { "would remove" } else { "removes" };
+        summary.line(format!(
+            "tier '{name}': {verb} {} packs, {}; {} unused stay",
+            plan.packs_unused,
+            output::bytes(plan.bytes_remove),
+            output::bytes(plan.bytes_unused_after)
+        ));
+        super::prune::add_orphans(&plan, Some(name), dry_run, &mut summary);
+        context.console.summary(&summary);
     }
     if !dry_run {
         engine::tier::note(&fleet.primary, &fleet.tiers, None)?;

@@ -2,7 +2,8 @@
 //! only on a terminal, or one JSON object. What servers and stores say comes through here, so it is shown as everything
 //! of others is, and without secrets.
 
-use super::{failed_log, harmless};
+use super::failed_log;
+use super::json::harmless;
 use crate::config::Global;
 use crate::exit::Failure;
 use connector_kit::child::SAID;

@@ -3,7 +3,7 @@
 use super::{Args, THAW_PAUSE, When};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::output;
+use crate::output::{self, Summary};
 use crate::places::Place;
 use crate::small;
 use chunkstore::storage::tiered::Served;
@@ -117,7 +117,7 @@ pub(super) fn run(args: &Args, context: &Context) -> CommandResult {
     if args.verify && !args.dry_run {
         verify(repo, &found, &options, context)?;
     }
-    print(args, &found, &report, &opened.served(), context);
+    console.summary(&summary(args, &found, &report, &opened.served(), context));
     if console.error_count() == 0 {
         return Ok(Code::Done);
     }
@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args, context: &Context) -> CommandResult {
     Ok(Code::Failed)
 }
 
-fn print(args: &Args, found: &Listed, report: &Report, served: &[Served], context: &Context) {
+fn summary(args: &Args, found: &Listed, report: &Report, served: &[Served], context: &Context) -> Summary {
     let Report { notes, left_out, .. } = report;
     let console = &context.console;
     let (done, skipped) = (console.get(Counter::FilesDone), console.get(Counter::FilesSkipped));
@@ -135,52 +135,48 @@ fn print(args: &Args, found: &Listed, report: &Report, served: &[Served], contex
     let files = done + failed;
     let (bytes, deleted) = (console.get(Counter::BytesDone), console.get(Counter::Deleted));
     let seconds = console.seconds();
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary",
-            "snapshot_id": found.id,
-            "seconds_elapsed": seconds,
-            "total_files": files,
-            "files_restored": done - skipped,
-            "files_skipped": skipped,
-            "files_failed": failed,
-            "files_deleted": deleted,
-            "files_kept": left_out,
-            "total_bytes": found.snapshot.manifest.bytes,
-            "bytes_restored": bytes,
-            "dry_run": args.dry_run,
-            "verified": args.verify,
-            "notes": notes,
-            "tiers": served,
-        }));
-    } else {
-        let rate = output::bytes((bytes as f64 / seconds.max(0.001)) as u64);
-        let verb = if args.dry_run { "would restore" } else { "restored" };
-        // By --overwrite, what is left alone need not be right.
-        let left = match args.overwrite {
-            When::Always => "were right already",
-            _ => "were left as they were",
-        };
-        let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-        console.say(format!(
-            "{verb} {} of {files} entries ({skipped} {left}{failures}), {} in {seconds:.1} s ({rate}/s)",
-            done - skipped,
-            output::bytes(bytes)
-        ));
-        if args.delete {
-            let verb = if args.dry_run { "would remove" } else { "removed" };
-            console.say(format!("{verb} {deleted} that the snapshot does not have"));
-            if *left_out > 0 {
-                let verb = if args.dry_run { "would keep" } else { "kept" };
-                console.say(format!(
+    let mut summary = Summary::new(json!({
+        "snapshot_id": found.id,
+        "seconds_elapsed": seconds,
+        "total_files": files,
+        "files_restored": done - skipped,
+        "files_skipped": skipped,
+        "files_failed": failed,
+        "files_deleted": deleted,
+        "files_kept": left_out,
+        "total_bytes": found.snapshot.manifest.bytes,
+        "bytes_restored": bytes,
+        "dry_run": args.dry_run,
+        "verified": args.verify,
+        "notes": notes,
+        "tiers": served,
+    }));
+    let rate = output::bytes((bytes as f64 / seconds.max(0.001)) as u64);
+    let verb = if args.dry_run { "would restore" } else { "restored" };
+    // By --overwrite, what is left alone need not be right.
+    let left = match args.overwrite {
+        When::Always => "were right already",
+        _ => "were left as they were",
+    };
+    let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    summary.line(format!(
+        "{verb} {} of {files} entries ({skipped} {left}{failures}), {} in {seconds:.1} s ({rate}/s)",
+        done - skipped,
+        output::bytes(bytes)
+    ));
+    if args.delete {
+        let verb = if args.dry_run { "would remove" } else { "removed" };
+        summary.line(format!("{verb} {deleted} that the snapshot does not have"));
+        if *left_out > 0 {
+            let verb = if args.dry_run { "would keep" } else { "kept" };
+            summary.line(format!(
                     "{verb} {left_out} that the backup left out by its filters; --delete-excluded removes them, too"
                 ));
-            }
         }
-        notes.iter().for_each(|note| console.say(note));
-        if args.verify && !args.dry_run && console.error_count() == 0 {
-            console.say("verified: what was restored is what was backed up");
-        }
+    }
+    notes.iter().for_each(|note| summary.line(note.as_str()));
+    if args.verify && !args.dry_run && console.error_count() == 0 {
+        summary.line("verified: what was restored is what was backed up");
     }
     for served in served {
         let Served { tier, requests, bytes, failures, error } = served;
@@ -189,8 +185,9 @@ fn print(args: &Args, found: &Listed, report: &Report, served: &[Served], contex
             (failures, None) => format!(", {failures} failed"),
             (failures, Some(error)) => format!(", {failures} failed: {error}"),
         };
-        console.say(format!("from tier '{tier}': {} in {requests} reads{failed}", output::bytes(*bytes)));
+        summary.line(format!("from tier '{tier}': {} in {requests} reads{failed}", output::bytes(*bytes)));
     }
+    summary
 }
 
 /// Reads the target again: what another restore would write was not restored right.

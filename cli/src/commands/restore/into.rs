@@ -2,13 +2,14 @@
 
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::output::{self, Summary};
 use crate::tiers::Opened;
-use crate::{commands, output, sources};
+use crate::{commands, sources};
 use chunkstore::ObjectId;
 use engine::connector::{Extent, Origin, RestorePlan, Restored, Target};
 use engine::snapshot::{Filter, Listed, split_path};
 use engine::{Error, shown};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -148,40 +149,30 @@ fn tell(
 ) -> Code {
     let console = &context.console;
     let seconds = console.seconds();
-    if context.global.json {
-        let mut summary = json!({
-            "message_type": "summary",
-            "snapshot_id": found.id,
-            "seconds_elapsed": seconds,
-            "bytes_restored": restored.bytes,
-            "dry_run": args.dry_run,
-        });
-        if let Value::Object(summary) = &mut summary {
-            if let Some(saved) = saved {
-                summary.insert("safety_snapshot_id".into(), json!(saved));
-            }
-            if !steps.is_empty() {
-                summary.insert("plan".into(), json!(steps));
-            }
-            if !restored.notes.is_empty() {
-                summary.insert("notes".into(), json!(restored.notes));
-            }
-            summary.extend(restored.fields.clone());
-        }
-        output::json_line(&summary);
-    } else {
-        for (line, bytes) in &restored.parts {
-            let bytes = bytes.map(|bytes| format!(", {}", output::bytes(bytes))).unwrap_or_default();
-            console.say(format!("{line}{bytes}"));
-        }
-        if !restored.total.is_empty() && (!args.dry_run || restored.parts.is_empty()) {
-            let mut line = format!("{}, {} in {seconds:.1} s", restored.total, output::bytes(restored.bytes));
-            restored.remarks.iter().for_each(|remark| line += &format!("; {remark}"));
-            console.say(line);
-        }
-        restored.lines.iter().for_each(|line| console.say(line));
-        restored.notes.iter().for_each(|note| console.say(format!("note: {}", shown::line(note))));
+    let mut summary = Summary::new(json!({
+        "snapshot_id": found.id,
+        "seconds_elapsed": seconds,
+        "bytes_restored": restored.bytes,
+        "dry_run": args.dry_run,
+    }))
+    .with_some("safety_snapshot_id", saved.map(ObjectId::to_string))
+    .with_some("plan", Some(steps).filter(|steps| !steps.is_empty()))
+    .with_some("notes", Some(restored.notes.as_slice()).filter(|notes| !notes.is_empty()));
+    for (name, value) in &restored.fields {
+        summary = summary.with(name, value.clone());
     }
+    for (line, bytes) in &restored.parts {
+        let bytes = bytes.map(|bytes| format!(", {}", output::bytes(bytes))).unwrap_or_default();
+        summary.line(format!("{line}{bytes}"));
+    }
+    if !restored.total.is_empty() && (!args.dry_run || restored.parts.is_empty()) {
+        let mut line = format!("{}, {} in {seconds:.1} s", restored.total, output::bytes(restored.bytes));
+        restored.remarks.iter().for_each(|remark| line += &format!("; {remark}"));
+        summary.line(line);
+    }
+    restored.lines.iter().for_each(|line| summary.line(line.as_str()));
+    restored.notes.iter().for_each(|note| summary.line(format!("note: {}", shown::line(note))));
+    console.summary(&summary);
     match restored.extent {
         Extent::Nothing => Code::Failed,
         Extent::Whole if console.error_count() == 0 => Code::Done,

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::context::in_place;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::File;
-use crate::output;
+use crate::output::Summary;
 use crate::places::Make;
 use chunkstore::ObjectId;
 use chunkstore::store::{Found, another_tier, look};
@@ -44,13 +44,10 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
     // Whoever names a place to be the primary has said which repository is meant.
     context.saw(tier, &repo.store().config().repository_id);
     let snapshots = repo.snapshot_roots().len();
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary", "tier": name, "incarnation": incarnation, "snapshots": snapshots, "others": more,
-        }));
-        return Ok(Code::Done);
-    }
-    let say = |text: String| context.console.say(text);
+    let mut summary = Summary::new(json!({
+        "tier": name, "incarnation": incarnation, "snapshots": snapshots, "others": more,
+    }));
+    let mut say = |text: String| summary.line(text);
     say(format!("'{name}' is the primary now, with {snapshots} snapshots"));
     for More { tier, snapshots, newest } in &more {
         let newest = newest.map(super::super::show_time).unwrap_or_default();
@@ -72,6 +69,7 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
         ));
         say(format!("if '{old}' comes back with its old content: 'esker tier sync --rejoin {old}'"));
     }
+    context.console.summary(&summary);
     Ok(Code::Done)
 }
 
