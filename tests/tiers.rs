@@ -6,6 +6,8 @@ use crate::seaweed::{Cluster, Weed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+mod azure;
+
 /// A local primary, S3 and Glacier; everything is promised everywhere.
 const THREE: &str = r#"
 [[tier]]
@@ -432,55 +434,6 @@ for version in s3.list_object_versions(Bucket='locked', Prefix='esker/packs/')['
     except botocore.exceptions.ClientError as error:
         print('refused', error.response['Error']['Code'])
 ";
-
-/// Azure as a copy, and its archive as a vault.
-#[test]
-fn azure_holds_a_copy_and_a_vault() {
-    let azurite = crate::azurite::Azurite::start();
-    azurite.python("service.create_container('vault')").unwrap();
-    let toml = r#"
-[[tier]]
-name = "local"
-url = "file:DIR/repo"
-role = "primary"
-
-[[tier]]
-name = "azure"
-url = "azure://backup/esker"
-class = "Cool"
-
-[[tier]]
-name = "vault"
-url = "azure://vault/esker"
-role = "vault"
-class = "Archive"
-
-[[source]]
-name = "data"
-urls = ["DIR/data"]
-
-[[promise]]
-keep = "30d"
-tiers = ["local", "azure", "vault"]
-"#;
-    let environment = azurite.environment();
-    let environment: Vec<(&str, &str)> =
-        environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let repo = Repo::with_tiers(toml, &environment, true);
-    fill(&repo.path("data"), 800, 4, 1_000_000);
-    repo.ok(["run"]);
-    std::fs::rename(repo.path("repo"), repo.path("lost")).unwrap();
-    repo.ok(["restore", "latest", "--target", "from-copy"]);
-    same(&repo, "from-copy");
-    azurite.python("service.delete_container('backup')").unwrap();
-    repo.fails(22, ["restore", "latest", "--target", "too-early"]);
-    let plan = repo.json(["thaw", "plan", "latest"]);
-    let asked = repo.json(["thaw", "start", "latest"]);
-    assert_eq!(asked["packs_asked"], plan["packs"]);
-    wait_for("rehydrated", 20, || repo.run(["thaw", "status", "latest"]).status.success());
-    repo.ok(["restore", "latest", "--target", "from-vault"]);
-    same(&repo, "from-vault");
-}
 
 /// Promises end tier by tier, as a dry run says beforehand; what is named goes everywhere.
 #[test]
