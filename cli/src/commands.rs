@@ -34,6 +34,7 @@ mod ls;
 mod plan;
 mod prune;
 mod repair;
+mod replaced;
 mod restore;
 mod rewrite;
 mod run;

@@ -1,7 +1,7 @@
 //! `esker forget`
 
 use super::prune::{PruneArgs, prune_and_print};
-use super::tag::ATTEMPTS;
+use super::replaced::Replaced;
 use super::{FilterArgs, split_tags};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -256,8 +256,8 @@ fn beginning(wanted: &str, repo: &Repository) -> BTreeSet<ObjectId> {
     ids.filter(|id| id.to_string().starts_with(wanted)).collect()
 }
 
-/// Removes snapshots that a person named. Where one was replaced since it was listed, as a live stream replaces its own every
-/// few seconds, what took its place is meant, and is added to `ids`.
+/// Removes snapshots that a person named. Where one was replaced since it was listed, what took its place is meant, and is
+/// added to `ids`.
 fn forget_named(
     repo: &Repository,
     ids: &mut Vec<ObjectId>,
@@ -266,17 +266,13 @@ fn forget_named(
 ) -> Result<(), Failure> {
     let absent = repo.forget_everywhere(ids)?;
     for listed in all.iter().filter(|listed| absent.contains(&listed.id)) {
-        let (mut id, mut left) = (listed.id, ATTEMPTS);
-        while let Some(present) = repo.present(&id)? {
-            left -= 1;
-            if left == 0 || context.console.monitor().interrupted() {
-                return Err(Error::Store(chunkstore::Error::Gone { id }).into());
-            }
-            id = present.id;
-            ids.push(id);
-            if repo.forget_everywhere(&[id])?.is_empty() {
+        let (mut last, mut replaced) = (listed.clone(), Replaced::new(repo, context));
+        while let Some(present) = replaced.now(&last)? {
+            ids.push(present.id);
+            if repo.forget_everywhere(&[present.id])?.is_empty() {
                 break;
             }
+            last = present;
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! `esker tag`: what people say about snapshots, their tags and whether they are to stay.
 
+use super::replaced::Replaced;
 use super::{FilterArgs, split_tags};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -81,11 +82,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     Ok(Code::Done)
 }
 
-/// So often a snapshot is looked for again that is replaced while it is changed or removed.
-pub(super) const ATTEMPTS: u32 = 20;
-
-/// Replaces the record of a snapshot, or of what took its place meanwhile, as a live stream replaces its own every few seconds.
-/// Returns the old id and the new one, or `None` if nothing is to be changed.
+/// Replaces the record of a snapshot, or of what took its place meanwhile. Returns the old id and the new one, or `None` if
+/// nothing is to be changed.
 fn change(
     repo: &Repository,
     listed: &Listed,
@@ -93,15 +91,12 @@ fn change(
     context: &Context,
 ) -> Result<Option<(ObjectId, ObjectId)>, Failure> {
     let mut old = listed.clone();
-    let mut left = ATTEMPTS;
+    let mut replaced = Replaced::new(repo, context);
     loop {
-        left -= 1;
         let Some(snapshot) = changed(&old) else { return Ok(None) };
         match repo.replace_snapshot(&old, &snapshot) {
-            Err(Error::Store(error @ chunkstore::Error::Gone { .. }))
-                if left > 0 && !context.console.monitor().interrupted() =>
-            {
-                old = repo.present(&old.id)?.ok_or(Error::Store(error))?;
+            Err(Error::Store(error @ chunkstore::Error::Gone { .. })) => {
+                old = replaced.now(&old)?.ok_or(Error::Store(error))?;
             }
             root => return Ok(Some((old.id, root?.id))),
         }
