@@ -1,7 +1,8 @@
 //! Damage of real repositories, found, named, mended and repaired by the real command. `tests/simulation/tests/damage.rs` does
 //! it to every byte.
 
-use crate::harness::{Repo, expect, noise};
+use crate::harness::{Repo, expect, noise, wait_for};
+use std::process::Stdio;
 
 fn files_under(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = vec![];
@@ -72,7 +73,6 @@ fn the_index_comes_back_from_the_packs() {
 #[test]
 fn packs_and_snapshots_are_repaired() {
     let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
     for number in 0..12 {
         let folder = repo.path(&format!("source/{number}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -282,4 +282,36 @@ fn the_note_of_the_highest_head_is_synced() {
         assert!(lines[..number].iter().any(|line| is_sync(line, beside)), "{beside} is not synced: {trace}");
         assert!(lines[number..].iter().any(|line| is_sync(line, &folder)), "{folder} is not synced: {trace}");
     }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
+    let repo = Repo::new();
+    std::fs::write(repo.path("data"), noise(1, 300_000)).unwrap();
+    repo.ok(["backup", "data"]);
+    let mut tried = 0;
+    for object in files_under(repo.folder()) {
+        let aside = repo.path("aside");
+        std::fs::rename(&object, &aside).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &object, mode).unwrap();
+        for (number, words) in
+            [&["snapshots"][..], &["check", "--read-data"], &["restore", "latest", "--target", "out"]]
+                .into_iter()
+                .enumerate()
+        {
+            // On a machine that never saw the repository, so that nothing is had from its index.
+            let cache = repo.path(&format!("cache-{tried}-{number}"));
+            let mut command = repo.command(words);
+            command.env("ESKER_CACHE_DIR", &cache).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = command.spawn().unwrap();
+            wait_for("an end", 120, || child.try_wait().unwrap().is_some());
+            assert!(child.wait().unwrap().code().is_some(), "{object:?}: {words:?}");
+        }
+        std::fs::remove_file(&object).unwrap();
+        std::fs::rename(&aside, &object).unwrap();
+        tried += 1;
+    }
+    assert!(tried >= 5, "{tried}");
+    repo.ok(["check", "--read-data"]);
 }

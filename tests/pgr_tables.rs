@@ -156,3 +156,31 @@ fn what_is_there_is_left_and_what_differs_is_said() {
     }
     repo.ok(["restore", "latest", "--to", &format!("{}/rich", server.url()), "--table", "kept", "--replace"]);
 }
+
+#[test]
+fn a_partition_with_partitions_comes_back_by_itself() {
+    let repo = Repo::new();
+    let server = Postgres::version(&repo, 15, "server", &[]);
+    server.sql("postgres", "CREATE DATABASE deep");
+    server.each(
+        "deep",
+        &[
+            "CREATE TABLE o (id int, at date, v int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)",
+            "CREATE INDEX \"Of V\" ON o (v)",
+            "CREATE TABLE o25 PARTITION OF o FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY HASH (id)",
+            "CREATE TABLE o25_0 PARTITION OF o25 FOR VALUES WITH (modulus 1, remainder 0)",
+            "INSERT INTO o VALUES (1, '2025-02-02', 3)",
+        ],
+    );
+    let before = server.dumped("deep");
+    repo.ok(["backup", &format!("{}/deep", server.url())]);
+    let into = format!("{}/deep", server.url());
+    repo.ok(["restore", "latest", "--to", &into, "--table", "o25", "--replace"]);
+    assert_eq!(server.dumped("deep"), before);
+    for lost in ["o25", "o25_0"] {
+        server.sql("deep", &format!("DROP TABLE {lost}"));
+        repo.ok(["restore", "latest", "--to", &into, "--table", lost]);
+        assert_eq!(server.dumped("deep"), before, "{lost}");
+        assert_eq!(server.sql("deep", "SELECT count(*) FROM pg_index WHERE NOT indisvalid"), "0");
+    }
+}

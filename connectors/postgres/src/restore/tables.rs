@@ -7,7 +7,7 @@ use super::partitions::{Lost, lost, no_table};
 use super::relations::{RELATIONS, called, full_name, is_relation, quote, quoted};
 use super::there::{differs, exists, publications};
 use crate::connection::PgResult;
-use crate::sql::tokens;
+use crate::sql::{Token, tokens};
 use crate::toc::{Toc, TocEntry};
 use crate::{Connection, Server};
 use engine::{Error, Result};
@@ -188,17 +188,16 @@ pub(super) fn choose(
             }
         }
     }
-    let to_others = |kind: &str| -> BTreeSet<i64> {
-        let chosen = toc.entries.iter().filter(|entry| entry.kind == kind && ids.contains(&entry.id));
-        let is_other = |id: &i64| {
-            let counts = |needed: &TocEntry| {
-                is_relation(needed) || matches!(needed.kind.as_str(), "INDEX" | "CONSTRAINT")
-            };
-            !ids.contains(id) && toc.get(*id).is_some_and(counts)
-        };
-        chosen.filter(|entry| entry.needs.iter().any(is_other)).map(|entry| entry.id).collect()
+    let chosen = |kind: &'static str| {
+        let ids = &ids;
+        toc.entries.iter().filter(move |entry| entry.kind == kind && ids.contains(&entry.id))
     };
-    let (last, follows) = (to_others("TABLE ATTACH"), to_others("INDEX ATTACH"));
+    let is_other = |id: &i64| !ids.contains(id) && toc.get(*id).is_some_and(is_relation);
+    let last = chosen("TABLE ATTACH").filter(|entry| entry.needs.iter().any(is_other));
+    let last = last.map(|entry| entry.id).collect();
+    // An index of a partition follows its table to the index of a table that is there.
+    let follows = chosen("INDEX ATTACH").filter(|entry| !is_made(toc, &ids, entry)).map(|entry| entry.id);
+    let follows: BTreeSet<i64> = follows.collect();
     ids.retain(|id| !follows.contains(id));
     let left = left.into_iter().filter_map(|id| toc.get(id));
     let left = left.map(|entry| format!("{} {}", entry.kind, full_name(entry))).collect();
@@ -258,6 +257,27 @@ fn is_of_one(toc: &Toc, entry: &TocEntry, ids: &BTreeSet<i64>) -> bool {
     let mut tables =
         entry.needs.iter().filter_map(|id| toc.get(*id)).filter(|needed| is_relation(needed)).peekable();
     tables.peek().is_none() || tables.any(|table| ids.contains(&table.id))
+}
+
+/// Whether the index that an entry attaches another to is among those that `ids` make. What the entry needs does not tell:
+/// pg_dump names the tables, also those above, instead of an index that a constraint makes.
+fn is_made(toc: &Toc, ids: &BTreeSet<i64>, attach: &TocEntry) -> bool {
+    let tokens = tokens(&attach.definition);
+    let names: Vec<String> =
+        tokens.iter().skip(2).filter(|token| !token.is_char('.')).map_while(Token::name).collect();
+    let [namespace, index, attaches, ..] = names.as_slice() else { return false };
+    attaches == "attach"
+        && toc.entries.iter().any(|entry| {
+            let is_it = match entry.kind.as_str() {
+                "INDEX" => entry.tag == *index,
+                // Its tag is `table constraint`.
+                "CONSTRAINT" => {
+                    entry.tag.strip_suffix(index.as_str()).is_some_and(|table| table.ends_with(' '))
+                }
+                _ => false,
+            };
+            is_it && entry.namespace == *namespace && ids.contains(&entry.id)
+        })
 }
 
 /// The partition that an entry attaches; the entry bears its name.
