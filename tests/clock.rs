@@ -53,11 +53,17 @@ struct World {
 }
 
 impl World {
+    /// Nothing yet.
+    fn empty(toml: &str) -> Option<Self> {
+        let library = faketime()?;
+        let world = Self { repo: Repo::with_tiers(toml, &[], false), library };
+        std::fs::create_dir(world.repo.path("data")).unwrap();
+        Some(world)
+    }
+
     /// Nights from the first to the tenth of November.
     fn new() -> Option<Self> {
-        let library = faketime()?;
-        let world = Self { repo: Repo::with_tiers(TOML, &[], false), library };
-        std::fs::create_dir(world.repo.path("data")).unwrap();
+        let world = Self::empty(TOML)?;
         world.at("2026-11-01 01:00:00", &["init"], 0);
         for day in 1..=10 {
             world.run(&format!("2026-11-{day:02} 02:00:00"), &[], 0);
@@ -284,5 +290,36 @@ fn a_clock_behind_a_stores_own_sets_no_short_locks() {
             let locks = bucket.locks();
             assert!(!locks.is_empty() && locks.values().all(|until| *until >= now + day * 40), "{locks:?}");
         }
+    }
+}
+
+#[test]
+fn nights_of_a_wrong_clock_keep_none_of_the_right_one_from_the_copy() {
+    let toml = TOML.replace("role = \"vault\"", "role = \"copy\"").replace(
+        "keep = \"30d\"\ntiers = [\"vault\"]",
+        "select = { class = \"monthly\" }\nkeep = \"90d\"\ntiers = [\"local\"]",
+    );
+    let Some(world) = World::empty(&toml) else { return };
+    world.at("2026-11-01 01:00:00", &["init"], 0);
+    world.run("2026-11-01 02:00:00", &[], 0);
+    world.run("2026-11-02 02:00:00", &[], 0);
+    for minute in 10..16 {
+        world.run(&format!("2036-11-02 02:{minute}:00"), &[], 3);
+    }
+    let newest = |place: &str, time: &str| {
+        let place = world.repo.path(place).display().to_string();
+        let said = world.at(time, &["-r", &place, "--no-cache", "--json", "snapshots", "--latest", "1"], 0);
+        let json: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        json[0]["id"].as_str().unwrap().to_owned()
+    };
+    for day in 3..7 {
+        let time = format!("2026-11-{day:02} 02:00:00");
+        let said = world.run(&time, &[], 0);
+        assert!(!said.contains("from the future; ") && !said.contains("; from the future"), "{said}");
+        assert_eq!(newest("repo", &time), newest("vault", &time), "{time}: {said}");
+        let shown = world.at(&time, &["snapshots"], 0);
+        assert!(!shown.contains("as of 2036"), "{shown}");
+        let made = world.at(&time, &["--json", "snapshots", &newest("vault", &time)], 0);
+        assert!(made.contains(&format!("2026-11-{day:02}")), "{made}");
     }
 }

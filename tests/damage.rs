@@ -73,6 +73,7 @@ fn the_index_comes_back_from_the_packs() {
 #[test]
 fn packs_and_snapshots_are_repaired() {
     let repo = Repo::empty();
+    repo.ok(["init", "--parity", "off"]);
     for number in 0..12 {
         let folder = repo.path(&format!("source/{number}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -286,7 +287,8 @@ fn the_note_of_the_highest_head_is_synced() {
 
 #[test]
 fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
-    let repo = Repo::new();
+    let repo = Repo::empty();
+    repo.ok(["init", "--parity", "off"]);
     std::fs::write(repo.path("data"), noise(1, 300_000)).unwrap();
     repo.ok(["backup", "data"]);
     let mut tried = 0;
@@ -300,6 +302,7 @@ fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
                 .into_iter()
                 .enumerate()
         {
+            println!("{}: {words:?}", object.display());
             // On a machine that never saw the repository, so that nothing is had from its index.
             let cache = repo.path(&format!("cache-{tried}-{number}"));
             let mut command = repo.command(words);

@@ -7,7 +7,7 @@ use rustix::process::{Gid, Uid};
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 /// The user: nobody.
@@ -173,6 +173,95 @@ fn who_exchanges_what_is_restored_for_him_gets_nothing_of_roots() {
         }
     }
     assert!(user.end() > 1000);
+}
+
+/// What else of a file of root's could change: how many names it has, and its extended attributes.
+fn marks(path: &Path) -> (u64, Vec<u8>) {
+    let mut names = vec![0; 4096];
+    let len = rustix::fs::listxattr(path, &mut names[..]).unwrap();
+    names.truncate(len);
+    (path.metadata().unwrap().nlink(), names)
+}
+
+/// The same of a restore that removes what the snapshot does not have, sets extended attributes and makes hard links.
+#[test]
+fn who_exchanges_what_is_removed_linked_and_marked_gets_nothing_of_roots() {
+    if !is_root() {
+        return;
+    }
+    let repo = Repo::new();
+    let (secret, home) = stage(&repo);
+    for number in 0..NAMES {
+        let file = home.join(format!("f{number}"));
+        std::fs::write(&file, "a file").unwrap();
+        rustix::fs::setxattr(&file, "user.note", b"the user's", rustix::fs::XattrFlags::empty()).unwrap();
+        std::fs::hard_link(&file, home.join(format!("h{number}"))).unwrap();
+        give(&file);
+    }
+    repo.ok(["backup", "home"]);
+    let outside = [secret.clone(), secret.join("d"), secret.join("key"), secret.join("d/key")];
+    let look = || outside.clone().map(|path| (state(&path), marks(&path)));
+    let before = look();
+    // His links, and folders that the snapshot does not have, in which are the names that root's folder has.
+    let links = repo.path("links");
+    std::fs::create_dir(&links).unwrap();
+    give(&links);
+    let mut pairs = vec![];
+    for number in 0..NAMES {
+        for (letter, target) in [("f", "key"), ("h", "key"), ("x", "."), ("y", "d")] {
+            let link = links.join(format!("{letter}{number}"));
+            symlink(secret.join(target), &link).unwrap();
+            give(&link);
+            pairs.push((letter, home.join(format!("{letter}{number}")), link));
+        }
+    }
+    let (mut next, made) = (0, std::sync::Arc::new(AtomicUsize::new(0)));
+    let count = std::sync::Arc::clone(&made);
+    let user = User::at_work(move || {
+        next = (next + 1) % pairs.len();
+        let (letter, name, link) = &pairs[next];
+        match (*letter, statat(CWD, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()) {
+            // Without one of its names, a file has to be linked again.
+            ("h", true) if next % 3 == 0 => {
+                let _ = std::fs::remove_file(name);
+                0
+            }
+            ("x" | "y", false) => {
+                count.fetch_add(1, Ordering::Relaxed);
+                let _ = std::fs::create_dir_all(name.join("d"));
+                let _ = std::fs::write(name.join("key"), "a key of the user");
+                let _ = std::fs::write(name.join("d/key"), "a key of the user");
+                exchange(name, link)
+            }
+            (_, true) => exchange(name, link),
+            (_, false) => 0,
+        }
+    });
+    let target = repo.path("");
+    let target = target.to_str().unwrap();
+    let words = ["restore", "latest", "--target", target, "--include", "home", "--delete", "--yes"];
+    // At least until he had to make again what was removed.
+    let mut round = 0;
+    while round < 12 || made.load(Ordering::Relaxed) <= 2 * NAMES {
+        let output = repo.run(words);
+        assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{output:?}");
+        assert_eq!(look(), before, "round {round}: {output:?}");
+        round += 1;
+        assert!(round < 500, "nothing was removed and made again");
+    }
+    assert!(user.end() > 1000);
+    // Nobody is at work any more: all is as it was, and what is not in the snapshot is gone.
+    repo.ok(words);
+    for number in 0..NAMES {
+        let (file, link) = (home.join(format!("f{number}")), home.join(format!("h{number}")));
+        assert_eq!(file.symlink_metadata().unwrap().ino(), link.symlink_metadata().unwrap().ino());
+        // Others of its names may be among the user's links.
+        assert_eq!(marks(&file).1, b"user.note\0");
+        for letter in ["x", "y"] {
+            assert!(home.join(format!("{letter}{number}")).symlink_metadata().is_err());
+        }
+    }
+    assert_eq!(look(), before);
 }
 
 #[test]

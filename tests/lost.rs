@@ -84,6 +84,25 @@ const LOSSES: &[Loss] = &[
         said: "repair index",
         out: &["-r disk/vault repair index"],
     },
+    // Several at once.
+    Loss {
+        lose: "rm -r disk/vault/maps disk/vault/HEAD disk/vault/copies",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
+    Loss {
+        lose: "rm -r disk/vault/keys disk/vault/HEAD disk/vault/copies",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
+    Loss {
+        lose: "rm -r disk/vault/config disk/vault/keys disk/vault/HEAD disk/vault/copies",
+        code: 3,
+        said: "esker repair head --tier vault",
+        out: &["repair head --tier vault"],
+    },
     // One record: that of the newest is in the primary, too; that of the oldest nowhere else.
     Loss { lose: "rm disk/vault/snapshots/$(ls repo/snapshots)", code: 0, said: "", out: &[] },
     Loss { lose: "printf x > disk/vault/snapshots/$(ls repo/snapshots)", code: 0, said: "", out: &[] },
@@ -119,6 +138,27 @@ const LOSSES: &[Loss] = &[
         lose: "rm -r repo/copies && for slot in repo/keys/*; do printf x > $slot; done",
         code: 1,
         said: "esker repair head",
+        out: &["repair head", "tier sync"],
+    },
+    Loss { lose: "rm -r repo/index", code: 3, said: "esker repair index", out: &["repair index"] },
+    Loss {
+        lose: "rm -r repo/index repo/HEAD repo/copies",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "repair index", "tier sync"],
+    },
+    Loss {
+        lose: "rm -r repo/keys repo/HEAD repo/copies",
+        code: 1,
+        said: "esker repair head",
+        out: &["repair head", "tier sync"],
+    },
+    // The config of both, as long as one has a copy of it.
+    Loss { lose: "rm repo/config disk/vault/config", code: 0, said: "", out: &[] },
+    Loss {
+        lose: "rm -r repo/config repo/copies disk/vault/config",
+        code: 1,
+        said: "config is damaged: it is missing",
         out: &["repair head", "tier sync"],
     },
     // Records that the vault has, too, with and without HEAD.
@@ -218,6 +258,30 @@ fn lose(world: &Tiered, loss: &Loss, known: bool) {
     let sound = world.snapshots("disk/vault");
     world.is_whole("disk/vault", sound);
     assert!(sound > NIGHTS as usize, "{case}: {sound}");
+}
+
+/// The config of both, with all copies of it: no command can make one, each says so and touches nothing, and a config
+/// that somebody kept leads out.
+#[test]
+fn a_config_that_is_lost_everywhere_is_said_to_be() {
+    let world = three_nights();
+    world.shell("rm -r repo/config repo/copies disk/vault/config disk/vault/copies");
+    let all = || ["repo", "disk/vault"].map(|place| world.objects(place));
+    let before = all();
+    for command in [&["run"][..], &["tier", "sync"], &["prune"], &["repair", "head"], &["init"]] {
+        let (code, said) = world.say(command);
+        let named = if command[0] == "init" { "holds a repository" } else { "config" };
+        assert!(code == 1 && said.contains(named), "{command:?}: {code}: {said}");
+        assert!(!said.contains("all promises are kept"), "{command:?}: {said}");
+    }
+    let (code, said) = world.say(&["repair", "head", "--tier", "vault"]);
+    assert!(code == 1 && said.contains("no tier can be opened that has them"), "{code}: {said}");
+    assert!(all() == before && !world.repo.path("repo/config").exists());
+    world.shell("cp sound/disk/vault/config disk/vault/config");
+    world.walk_out(&["repair head", "tier sync"]);
+    assert!(world.night(7).contains("all promises are kept"));
+    world.is_whole("disk/vault", NIGHTS as usize + 1);
+    world.is_whole("repo", world.snapshots("repo"));
 }
 
 /// The config of another place is named as such, `repair head` does not build on it, and the way out that is named puts

@@ -306,7 +306,10 @@ fn what_a_copy_on_s3_held_comes_back() {
     let gone = |names: &[String]| names.iter().for_each(|name| store.delete(name).unwrap());
     let largest = || list("packs").pop().unwrap();
     let repair_index = format!("-r {place} repair index");
-    let losses: [Far<'_>; 6] = [
+    let repair = &["repair head --tier far"][..];
+    let named = "'esker repair head --tier far'";
+    let head = || store.delete("HEAD").unwrap();
+    let losses: [Far<'_>; 12] = [
         ("a pack", &|| gone(&[largest()]), 3, "'esker heal far'", &["heal far"]),
         (
             "a pack that was cut",
@@ -322,12 +325,40 @@ fn what_a_copy_on_s3_held_comes_back() {
         ("a list of files", &|| gone(&list("packs")[..1]), 3, "'esker heal far'", &["heal far"]),
         ("the index", &|| gone(&list("index")), 3, "repair index'", &[&repair_index]),
         ("a record", &|| gone(&list("snapshots")[..1]), 0, "all promises are kept", &[]),
+        ("HEAD", &head, 3, named, repair),
+        ("config", &|| store.delete("config").unwrap(), 3, named, repair),
+        ("the key slots", &|| gone(&list("keys")), 0, "all promises are kept", &[]),
+        ("the maps", &|| gone(&list("maps")), 0, "all promises are kept", &[]),
         (
-            "HEAD",
-            &|| store.delete("HEAD").unwrap(),
+            "the maps and HEAD",
+            &|| {
+                gone(&list("maps"));
+                head();
+            },
             3,
-            "'esker repair head --tier far'",
-            &["repair head --tier far"],
+            named,
+            repair,
+        ),
+        (
+            "the key slots and HEAD",
+            &|| {
+                gone(&list("keys"));
+                head();
+            },
+            3,
+            named,
+            repair,
+        ),
+        (
+            "config, the key slots and HEAD",
+            &|| {
+                gone(&list("keys"));
+                store.delete("config").unwrap();
+                head();
+            },
+            3,
+            named,
+            repair,
         ),
     ];
     for (number, (what, lose, code, named, out)) in losses.into_iter().enumerate() {

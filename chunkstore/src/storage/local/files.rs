@@ -92,10 +92,14 @@ impl NewFile for SystemFile {
     }
 }
 
+/// The flag by which a pipe is not waited for.
+fn no_waiting() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
+}
+
 /// Opens a file to read it. What is no file counts as missing: a pipe would be waited for without end.
 fn open(path: &Path) -> io::Result<File> {
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    let file = File::options().read(true).custom_flags(no_waiting()).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(io::ErrorKind::NotFound, "it is no file")),
@@ -173,14 +177,14 @@ impl Files for SystemFiles {
     }
     fn lock(&self, path: &Path, shared: bool) -> io::Result<Option<Lock>> {
         let file = match shared {
-            true => match File::open(path) {
+            true => match open(path) {
                 Ok(file) => file,
                 Err(_) => return Ok(None),
             },
             false => {
                 let mut options = File::options();
                 options.create(true).truncate(false).write(true).mode(private::FILE);
-                let file = options.open(path)?;
+                let file = options.custom_flags(no_waiting()).open(path)?;
                 let metadata = file.metadata()?;
                 let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
                 // Made a moment ago, or by an older version.
