@@ -183,7 +183,7 @@ fn patterns_mean_what_they_say_or_are_refused() {
     fs::write(repo.path("ex/list"), text).unwrap();
     let list = repo.path("ex/list").display().to_string();
     let told = repo.run(["backup", "s", "--exclude-file", &list]);
-    expect(&told, 1);
+    expect(&told, 2);
     assert!(
         stderr(&told).contains(&format!("{list}:3: pattern '$HERE/s/d': the variable 'HERE' is not set"))
     );
@@ -254,7 +254,7 @@ fn files_that_list_paths_are_read_as_people_write_them() {
     fs::write(repo.path("list"), "s/a.txt\ns/*.nope\n").unwrap();
     assert!(repo.fails(3, ["backup", "--files-from", "list"]).contains("s/*.nope"));
     fs::write(repo.path("list"), "s/a.txt\n\ns/[a\n").unwrap();
-    assert!(repo.fails(1, ["backup", "--files-from", "list"]).contains("list:3: s/[a: '[' has no ']'"));
+    assert!(repo.fails(2, ["backup", "--files-from", "list"]).contains("list:3: s/[a: '[' has no ']'"));
     assert!(repo.fails(3, ["backup", "s", ""]).contains("an empty path names nothing"));
 }
 
