@@ -140,7 +140,7 @@ const LOSSES: &[Loss] = &[
         said: "esker repair head",
         out: &["repair head", "tier sync"],
     },
-    Loss { lose: "rm -r repo/index", code: 3, said: "esker repair index", out: &["repair index"] },
+    Loss { lose: "rm -r repo/index", code: 1, said: "esker repair index", out: &["repair index"] },
     Loss {
         lose: "rm -r repo/index repo/HEAD repo/copies",
         code: 1,

@@ -56,18 +56,25 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
              over those that belong on the primary; the others stay there as promised"
         ));
     }
-    let old =
-        file.primary().map(|old| old.options.name.clone()).filter(|old| old != name).unwrap_or_default();
     let path = file.path.display();
-    let roles = format!("next: in {path}, give '{name}' the role 'primary' and '{old}' the role 'copy'");
-    let again = if repo.store().head().tiers.was_made(&old) { "--again " } else { "" };
-    if is_moved {
-        say(format!("{roles}; then 'esker tier sync --rejoin {old}' makes that one a copy"));
-    } else {
-        say(format!(
-            "{roles}; then 'esker tier init {again}{old}' if its place is empty, and 'esker tier sync'"
-        ));
-        say(format!("if '{old}' comes back with its old content: 'esker tier sync --rejoin {old}'"));
+    match file.primary().map(|old| &old.options.name).filter(|old| *old != name) {
+        Some(old) => {
+            let roles =
+                format!("next: in {path}, give '{name}' the role 'primary' and '{old}' the role 'copy'");
+            let again = if repo.store().head().tiers.was_made(old) { "--again " } else { "" };
+            if is_moved {
+                say(format!("{roles}; then 'esker tier sync --rejoin {old}' makes that one a copy"));
+            } else {
+                say(format!(
+                    "{roles}; then 'esker tier init {again}{old}' if its place is empty, and 'esker tier sync'"
+                ));
+                say(format!("if '{old}' comes back with its old content: 'esker tier sync --rejoin {old}'"));
+            }
+        }
+        None => say(format!(
+            "'{name}' has the role 'primary' in {path} already; next: 'esker tier sync', with --rejoin and the name of \
+             a tier that was the primary meanwhile"
+        )),
     }
     context.console.summary(&summary);
     Ok(Code::Done)
