@@ -268,12 +268,15 @@ fn a_clock_behind_a_stores_own_sets_no_short_locks() {
     let Some(library) = faketime() else { return };
     let (now, day) = (crate::bucket::Bucket::now(), jiff::SignedDuration::from_hours(24));
     // Half a day is no reason to wait.
-    let bucket = crate::bucket::Bucket::with_locks();
-    let world = locked(&bucket, 40, library.clone());
-    world.at("2026-11-25 19:00:00", &["init"], 0);
-    world.run("2026-11-25 20:00:00", &[], 0);
-    let locks = bucket.locks();
-    assert!(!locks.is_empty() && locks.values().all(|until| *until >= now + day * 40), "{locks:?}");
+    // The least that a tier locks for, and the end of a promise of 30 days.
+    for (least, days) in [(40, 40), (7, 30)] {
+        let bucket = crate::bucket::Bucket::with_locks();
+        let world = locked(&bucket, least, library.clone());
+        world.at("2026-11-25 19:00:00", &["init"], 0);
+        world.run("2026-11-25 20:00:00", &[], 0);
+        let (locks, end) = (bucket.locks(), now + day * days - jiff::SignedDuration::from_mins(1));
+        assert!(!locks.is_empty() && locks.values().all(|until| *until >= end), "{least}: {locks:?}");
+    }
     for (time, shown) in
         [("2026-11-20 02:00:00", "2026-11-20T02:00"), ("2026-09-01 02:00:00", "2026-09-01T02:00")]
     {

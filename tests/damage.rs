@@ -289,7 +289,8 @@ fn the_note_of_the_highest_head_is_synced() {
 fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
     let repo = Repo::empty();
     repo.ok(["init", "--parity", "off"]);
-    std::fs::write(repo.path("data"), noise(1, 300_000)).unwrap();
+    let data = noise(1, 300_000);
+    std::fs::write(repo.path("data"), &data).unwrap();
     repo.ok(["backup", "data"]);
     let mut tried = 0;
     for object in files_under(repo.folder()) {
@@ -297,10 +298,14 @@ fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
         std::fs::rename(&object, &aside).unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mkfifoat(rustix::fs::CWD, &object, mode).unwrap();
-        for (number, words) in
-            [&["snapshots"][..], &["check", "--read-data"], &["restore", "latest", "--target", "out"]]
-                .into_iter()
-                .enumerate()
+        for (number, words) in [
+            &["snapshots"][..],
+            &["check", "--read-data"],
+            &["restore", "latest", "--target", "out"],
+            &["backup", "data"],
+        ]
+        .into_iter()
+        .enumerate()
         {
             println!("{}: {words:?}", object.display());
             // On a machine that never saw the repository, so that nothing is had from its index.
@@ -309,7 +314,13 @@ fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
             command.env("ESKER_CACHE_DIR", &cache).stdout(Stdio::null()).stderr(Stdio::null());
             let mut child = command.spawn().unwrap();
             wait_for("an end", 120, || child.try_wait().unwrap().is_some());
-            assert!(child.wait().unwrap().code().is_some(), "{object:?}: {words:?}");
+            let code = child.wait().unwrap().code();
+            assert!(code.is_some(), "{object:?}: {words:?}");
+            if words[0] == "restore" {
+                let restored = std::fs::read(repo.path("out/data")).is_ok_and(|bytes| bytes == data);
+                assert!(code != Some(0) || restored, "{object:?}: {code:?}");
+                let _ = std::fs::remove_dir_all(repo.path("out"));
+            }
         }
         std::fs::remove_file(&object).unwrap();
         std::fs::rename(&aside, &object).unwrap();

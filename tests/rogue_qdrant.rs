@@ -148,15 +148,18 @@ fn descriptions_have_a_bound_together() {
     assert!(told.contains("descriptions of its collections") && told.contains("127.0.0.1"), "{told}");
 }
 
-/// JSON that is no object, as a proxy may say it.
+/// JSON that is no object, as a proxy may say it, or lacks what was asked for.
 #[test]
-fn an_answer_that_is_no_object_is_an_error() {
+fn an_answer_that_is_another_is_an_error() {
     let repo = Repo::new();
-    for place in ["GET / ", "GET /collections ", "GET /collections/a ", "GET /collections/a/cluster "] {
+    for place in
+        ["GET / ", "GET /collections ", "GET /aliases ", "GET /collections/a ", "GET /collections/a/cluster "]
+    {
         for act in [
             (|s| s.say(format!("{JSON}Content-Length: 1\r\n\r\n3"))) as Act,
             |s| s.say(format!("{JSON}Content-Length: 4\r\n\r\n\"ok\"")),
             |s| s.say(format!("{JSON}Content-Length: 4\r\n\r\n[{{}}]")),
+            |s| s.say(format!("{JSON}Content-Length: 13\r\n\r\n{{\"result\":{{}}}}")),
         ] {
             let output = repo.run(["backup", &url(&at(place, act))]);
             let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -41,6 +41,8 @@ struct Event {
     after: i64,
     /// Minutes that the clock is wrong by.
     wrong: i64,
+    /// Whether what goes is decided by this clock.
+    judged_by_it: bool,
     /// A time that was given instead, in minutes from long ago: an import.
     given: Option<i64>,
 }
@@ -53,9 +55,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => -3000i64..3000,
     ];
     let given = prop_oneof![8 => Just(None), 1 => (0i64..100_000).prop_map(Some)];
-    let flags = (any::<bool>(), proptest::bool::weighted(0.1), any::<bool>());
+    let flags = (any::<bool>(), proptest::bool::weighted(0.1), any::<bool>(), any::<bool>());
     (0..THINGS.len(), 0u8..2, flags, 1i64..4000, wrong, given).prop_map(
-        |(thing, host, (by_hand, held, tagged), after, wrong, given)| Event {
+        |(thing, host, (by_hand, held, tagged, judged_by_it), after, wrong, given)| Event {
             thing,
             host,
             by_hand,
@@ -63,6 +65,7 @@ fn event() -> impl Strategy<Value = Event> {
             tagged,
             after,
             wrong,
+            judged_by_it,
             given,
         },
     )
@@ -118,8 +121,11 @@ fn live(
             last.insert((event.host, event.thing), listed.id);
         }
         there.push(listed);
-        let gone = act(&there, now);
+        // By the right clock, and by the one of the machine that made this.
+        let by = if event.judged_by_it { now + event.wrong.minutes() } else { now };
+        let gone = act(&there, by);
         for listed in there.iter().filter(|listed| gone.contains(&listed.id)) {
+            assert!(listed.snapshot.time <= by, "{:?} is still to come at {by}", listed.snapshot.time);
             assert_ne!(listed.snapshot.hold, Hold::Held);
             assert!(!by_hand_stays || listed.snapshot.made_by != MadeBy::Hand);
         }

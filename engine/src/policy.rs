@@ -281,7 +281,9 @@ fn judge(
     for (number, member) in members.iter().enumerate() {
         let (time, snapshot) = (member.time, &member.listed.snapshot);
         let (mut reasons, mut goes_after, mut stays) = (vec![], vec![], false);
-        if time > now {
+        // By its own time, too: to a clock that is behind, all that was made since looks as if a wrong clock had made it,
+        // and is ranked as of one moment.
+        if time > now || snapshot.time > now {
             reasons.push("from the future".to_owned());
             verdicts.push(Verdict { listed: member.listed.clone(), reasons, goes_after });
             continue;
@@ -325,6 +327,7 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{Made, Snapshot, SourceRecord};
     use chunkstore::ObjectId;
 
     fn snapshots(times: &[&str]) -> Vec<Ranked> {
@@ -344,6 +347,33 @@ mod tests {
             })
             .collect();
         crate::rank::ranked(all, Timestamp::MAX)
+    }
+
+    /// Nights by a right clock, then one by a clock that is behind them, which also applies the rules.
+    #[test]
+    fn a_clock_that_is_behind_removes_nothing_that_was_made_after_it() {
+        let day = |number: i64| Timestamp::from_second(1_800_000_000 + number * 86_400).unwrap();
+        let days: Vec<i64> = (0..40).chain([9]).collect();
+        let one = |(number, day_of): (usize, &i64)| {
+            let clock = day(*day_of);
+            let made = Made { incarnation: 1, generation: number as u64, clock, time_given: false };
+            let sources = vec![SourceRecord::new("files", "/p", true)];
+            let snapshot = Snapshot { time: clock, sources, made: Some(made), ..Snapshot::default() };
+            Listed { id: ObjectId([number as u8; 32]), snapshot }
+        };
+        let all: Vec<Listed> = days.iter().enumerate().map(one).collect();
+        let kept = |now: i64| -> Vec<i64> {
+            let policy = Policy { keep: vec![(Period::Day, Keep::Count(3))], ..Policy::default() };
+            let ranked = crate::rank::ranked(all.clone(), day(now));
+            let plans = plan(&policy, GroupBy::default(), &ranked, day(now), &TimeZone::UTC, false).unwrap();
+            let verdicts = plans.iter().flat_map(|group| &group.verdicts).filter(|verdict| verdict.is_kept());
+            let mut kept: Vec<i64> = verdicts.map(|verdict| days[verdict.listed.id.0[0] as usize]).collect();
+            kept.sort_unstable();
+            kept
+        };
+        assert!((10..40).all(|number| kept(9).contains(&number)), "{:?}", kept(9));
+        // By the right clock, the rules go on: the last is ranked as of the 39th day, by its commit.
+        assert_eq!(kept(40), [9, 37, 38]);
     }
 
     const TIMES: &[&str] = &[

@@ -85,6 +85,12 @@ impl QdrantSource {
         peers: &BTreeSet<u64>,
     ) -> Result<Option<Description>, Failed> {
         let Some(found) = self.server.collection(name)? else { return Ok(None) };
+        if !found["config"].is_object() {
+            let why = format!(
+                "collection '{name}': the answer has no configuration, and nothing can be made by it"
+            );
+            return Err(Failed { status: None, error: self.server.error(why) });
+        }
         let cluster = match self.server.cluster(name) {
             Err(Failed { status: Some(404), .. }) => return Ok(None),
             cluster => cluster?,

@@ -92,18 +92,28 @@ impl NewFile for SystemFile {
     }
 }
 
-/// The flag by which a pipe is not waited for.
-fn no_waiting() -> i32 {
-    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
+/// Opens what has to be a file. A pipe, which would be waited for without end, and whatever else is no file, count as
+/// missing.
+fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+    let no_file = || io::Error::new(io::ErrorKind::NotFound, "there is something that is no file");
+    let no_waiting = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = match options.custom_flags(no_waiting).open(path) {
+        // A pipe that nobody reads.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(no_file());
+        }
+        // Somebody has a lease of it, which the system ends for those who wait.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && fs::metadata(path)?.is_file() => {
+            options.custom_flags(0).open(path)?
+        }
+        opened => opened?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
 }
 
-/// Opens a file to read it. What is no file counts as missing: a pipe would be waited for without end.
-fn open(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(no_waiting()).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::NotFound, "it is no file")),
-    }
+/// The same to read it.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    open(path, File::options().read(true))
 }
 
 impl Files for SystemFiles {
@@ -115,7 +125,7 @@ impl Files for SystemFiles {
         Ok(Box::new(SystemFile(file)))
     }
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let file = open(path)?;
+        let file = open_to_read(path)?;
         let len = file.metadata()?.len();
         if len > limit {
             let why = format!("it has {len} bytes, and no such file may have more than {limit}");
@@ -124,7 +134,7 @@ impl Files for SystemFiles {
         read_range(&file, 0, len)
     }
     fn read_at(&self, path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        read_range(&open(path)?, offset, len as u64)
+        read_range(&open_to_read(path)?, offset, len as u64)
     }
     fn len(&self, path: &Path) -> io::Result<u64> {
         let metadata = fs::metadata(path)?;
@@ -177,14 +187,14 @@ impl Files for SystemFiles {
     }
     fn lock(&self, path: &Path, shared: bool) -> io::Result<Option<Lock>> {
         let file = match shared {
-            true => match open(path) {
+            true => match open_to_read(path) {
                 Ok(file) => file,
                 Err(_) => return Ok(None),
             },
             false => {
                 let mut options = File::options();
                 options.create(true).truncate(false).write(true).mode(private::FILE);
-                let file = options.custom_flags(no_waiting()).open(path)?;
+                let file = open(path, &mut options)?;
                 let metadata = file.metadata()?;
                 let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
                 // Made a moment ago, or by an older version.

@@ -48,10 +48,19 @@ impl Qdrant {
     /// Names of collections, in order. Other than [`Self::collection`], it also knows those that are broken.
     pub fn collections(&self) -> Result<BTreeSet<String>, Failed> {
         let found = self.ask(self.client.get(self.url(&["collections"])), "collections")?;
-        // Without a list, it is not known that there are none.
-        let list = found["collections"].as_array();
-        let list = list.ok_or_else(|| self.silent("collections: the answer has no list of them"))?.iter();
-        Ok(list.filter_map(|collection| Some(collection["name"].as_str()?.to_owned())).collect())
+        let list = self.list(&found, "collections", "collections")?.iter();
+        list.map(|collection| self.text(collection, "name", "collections")).collect()
+    }
+
+    /// A list of an answer: without it, it is not known that there are none.
+    fn list<'a>(&self, answer: &'a Value, key: &str, what: &str) -> Result<&'a Vec<Value>, Failed> {
+        answer[key].as_array().ok_or_else(|| self.silent(format!("{what}: the answer has no list '{key}'")))
+    }
+
+    /// A text of an element of a list.
+    fn text(&self, element: &Value, key: &str, what: &str) -> Result<String, Failed> {
+        let text = element[key].as_str().map(str::to_owned);
+        text.ok_or_else(|| self.silent(format!("{what}: an element of the list has no '{key}'")))
     }
 
     /// What the server says of a collection; `None` if there is none of that name.
@@ -66,9 +75,9 @@ impl Qdrant {
     pub fn cluster(&self, name: &str) -> Result<Cluster, Failed> {
         let found = self.ask(self.client.get(self.url(&["collections", name, "cluster"])), "shards")?;
         let peer_id = found["peer_id"].as_u64().unwrap_or_default();
-        let list = |key: &str| found[key].as_array().cloned().unwrap_or_default();
         let mut replicas = vec![];
-        for replica in list("local_shards").into_iter().chain(list("remote_shards")) {
+        let local = self.list(&found, "local_shards", "shards")?;
+        for replica in local.iter().chain(self.list(&found, "remote_shards", "shards")?) {
             replicas.push(Replica {
                 shard_id: replica["shard_id"]
                     .as_u64()
@@ -95,11 +104,9 @@ impl Qdrant {
     /// Aliases and their collections.
     pub fn aliases(&self) -> Result<BTreeMap<String, String>, Failed> {
         let found = self.ask(self.client.get(self.url(&["aliases"])), "aliases")?;
-        let list = found["aliases"].as_array().into_iter().flatten();
-        let text = |alias: &Value, key: &str| alias[key].as_str().map(str::to_owned);
-        Ok(list
-            .filter_map(|alias| Some((text(alias, "alias_name")?, text(alias, "collection_name")?)))
-            .collect())
+        let text = |alias: &Value, key: &str| self.text(alias, key, "aliases");
+        let list = self.list(&found, "aliases", "aliases")?.iter();
+        list.map(|alias| Ok((text(alias, "alias_name")?, text(alias, "collection_name")?))).collect()
     }
 
     /// Creates a collection as one that was backed up was configured; its shard keys, its indexes and what

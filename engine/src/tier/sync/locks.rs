@@ -50,7 +50,7 @@ impl Sync<'_> {
         let Some(days) = self.tier.options.lock_days else { return 0 };
         let least = self.now_s() + u64::from(days) * DAY_MS / 1000;
         match until {
-            Until::Time(_) => until.seconds().unwrap_or_default().max(least),
+            Until::Time(_) => (until.seconds().unwrap_or_default() + self.behind_s).max(least),
             Until::Forever => (self.now_s() / STEP_S * STEP_S + FOREVER_DAYS * DAY_MS / 1000).max(least),
             Until::Newest | Until::Open => least,
         }
