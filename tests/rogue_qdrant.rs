@@ -110,7 +110,7 @@ fn what_has_no_end_has_a_bound() {
         ("GET /collections ", |s| s.full(["{\"result\":", ""], "[[[[[[[["), "collections"),
         (
             "GET /collections/a/cluster ",
-            |s| s.full(["{\"result\":{\"local_shards\":[", "]}}"], "{}"),
+            |s| s.full(["{\"result\":{\"remote_shards\":[],\"local_shards\":[", "]}}"], "{}"),
             "one has no number",
         ),
     ];
@@ -136,10 +136,14 @@ fn descriptions_have_a_bound_together() {
             "/collections" => format!("{{\"result\":{{\"collections\":[{names}]}}}}"),
             "/aliases" => r#"{"result":{"aliases":[]}}"#.to_owned(),
             "/cluster" => r#"{"result":{"peers":{}}}"#.to_owned(),
-            path if path.ends_with("/cluster") => r#"{"result":{"peer_id":1}}"#.to_owned(),
+            path if path.ends_with("/cluster") => {
+                r#"{"result":{"peer_id":1,"local_shards":[],"remote_shards":[]}}"#.to_owned()
+            }
             path if path.ends_with("/count") => r#"{"result":{"count":1}}"#.to_owned(),
             _ => CONFIG
-                .get_or_init(|| format!("{{\"result\":{{\"config\":[{}0]}}}}", "0,".repeat(6 << 20)))
+                .get_or_init(|| {
+                    format!("{{\"result\":{{\"config\":{{\"x\":[{}0]}}}}}}", "0,".repeat(6 << 20))
+                })
                 .clone(),
         };
         session.say(format!("{JSON}Content-Length: {}\r\n\r\n{body}", body.len()))
