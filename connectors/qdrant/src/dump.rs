@@ -86,9 +86,7 @@ impl QdrantSource {
     ) -> Result<Option<Description>, Failed> {
         let Some(found) = self.server.collection(name)? else { return Ok(None) };
         if !found["config"].is_object() {
-            let why = format!(
-                "collection '{name}': the answer has no configuration, and nothing can be made by it"
-            );
+            let why = "the answer has no configuration, by which it could be made again";
             return Err(Failed { status: None, error: self.server.error(why) });
         }
         let cluster = match self.server.cluster(name) {
