@@ -1,8 +1,9 @@
 //! Redis and Valkey, real ones of several versions, with data of every type.
 
 use crate::harness::{Process, Repo, certificates, free_port, server, wait_for};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 pub(crate) struct Redis {
     _process: Process,
@@ -42,6 +43,17 @@ impl Redis {
 
     pub(crate) fn cli(&self, args: &[&str]) -> String {
         self.try_cli(args).unwrap()
+    }
+
+    /// Writes, and waits on the same connection until a replica says that it has it: `WAIT` counts nothing for a connection
+    /// that wrote nothing. Returns how many said so.
+    pub(crate) fn acknowledged(&self, write: &str) -> String {
+        let mut command = Command::new("redis-cli");
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{write}\nWAIT 1 20000\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned()
     }
 
     pub(crate) fn port(&self) -> u16 {

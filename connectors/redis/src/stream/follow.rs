@@ -176,7 +176,10 @@ impl<'a> Journal<'a> {
                 self.segments.clear();
                 shared.renew.store(true, Ordering::Relaxed);
             }
-            shared.durable.store(self.offset, Ordering::Relaxed);
+            // What the server hears of can be restored by its moment: not what has no proven one yet.
+            if self.dated_ms <= self.growing.until_ms {
+                shared.durable.store(self.offset, Ordering::Relaxed);
+            }
             let since_base = self.offset.saturating_sub(self.growing.number("base-offset"));
             if let Some(standing) = self.growing.standing(self.offset, since_base, self.options) {
                 report(&Standing { attached, new_base, ..standing }, trouble.as_deref());

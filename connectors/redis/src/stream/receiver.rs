@@ -24,7 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// Between two questions where the server is.
 const POLL: Duration = Duration::from_millis(100);
-/// A server hears of our offset at least so often; `repl-timeout` is a minute by default.
+/// A server hears of our offset when it changes, and at least so often; `repl-timeout` is a minute by default.
 const ACK_EVERY: Duration = Duration::from_secs(1);
 /// A server that says nothing for so long is gone: it pings every ten seconds (`repl-ping-replica-period`).
 const SILENCE: Duration = Duration::from_secs(60);
@@ -231,7 +231,7 @@ impl Receiver {
         let mut database = database;
         let mut buffer = vec![0; 256 << 10];
         let attached_ms = self.shared.now_ms();
-        let (mut acknowledged_ms, mut heard_ms) = (0, attached_ms);
+        let (mut acknowledged, mut acknowledged_ms, mut heard_ms) = (0, 0, attached_ms);
         loop {
             if self.shared.stopped() {
                 return Ok(());
@@ -241,10 +241,11 @@ impl Receiver {
                 return Ok(());
             }
             let now_ms = self.shared.now_ms();
-            if now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64 {
-                acknowledged_ms = now_ms;
-                let durable = self.shared.durable.load(Ordering::Relaxed).to_string();
-                link.send(&[b"REPLCONF", b"ACK", durable.as_bytes()])?;
+            let durable = self.shared.durable.load(Ordering::Relaxed);
+            if durable != acknowledged || now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64
+            {
+                (acknowledged, acknowledged_ms) = (durable, now_ms);
+                link.send(&[b"REPLCONF", b"ACK", durable.to_string().as_bytes()])?;
                 if self.shared.times().has_left(attached_ms) {
                     let why = "the server has another replication id now";
                     return Err(self.server.error(SourceErrorKind::Unavailable, why));
