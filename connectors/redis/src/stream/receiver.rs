@@ -245,7 +245,8 @@ impl Receiver {
             if durable != acknowledged || now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64
             {
                 (acknowledged, acknowledged_ms) = (durable, now_ms);
-                link.send(&[b"REPLCONF", b"ACK", durable.to_string().as_bytes()])?;
+                // A connection that has ended refuses it. What the server sent before is read first; then reading says so.
+                let _ = link.send(&[b"REPLCONF", b"ACK", durable.to_string().as_bytes()]);
                 if self.shared.times().has_left(attached_ms) {
                     let why = "the server has another replication id now";
                     return Err(self.server.error(SourceErrorKind::Unavailable, why));
