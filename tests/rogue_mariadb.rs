@@ -153,7 +153,7 @@ fn what_has_no_end_has_a_bound() {
         (
             "SELECT VERSION()",
             |s, number| s.endless_rows(number, &"x".repeat(20_000)),
-            700,
+            800,
             "prints more rows than fit",
         ),
         ("SELECT VERSION()", |s, number| s.endless_rows(number, ""), 1100, "prints more rows than fit"),

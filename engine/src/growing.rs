@@ -15,10 +15,16 @@ use chunkstore::ObjectId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+mod follow;
+
+pub use follow::{Feed, Left, follow};
 
 /// Commits come every few seconds; so often they look whether the packs are there that they build on.
 const LOOK_EVERY: Duration = Duration::from_secs(900);
+/// What is said where somebody forgot the snapshot that grows.
+const FORGOTTEN: &str = "the snapshot of the stream was forgotten";
 
 /// Choices for a stream.
 #[derive(Clone)]
@@ -130,16 +136,6 @@ pub fn time_of(ms: u64) -> Time {
     Time { seconds: (ms / 1000) as i64, nanoseconds: (ms % 1000) as u32 * 1_000_000 + 1 }
 }
 
-/// Waits, unless interrupted.
-#[expect(clippy::disallowed_methods, reason = "a live stream waits for a server, in real time")]
-pub fn pause(long: Duration, monitor: &dyn Monitor) {
-    const TICK: Duration = Duration::from_millis(100);
-    let until = Instant::now() + long;
-    while Instant::now() < until && !monitor.interrupted() {
-        std::thread::sleep(TICK);
-    }
-}
-
 /// The snapshot.
 pub struct Growing {
     /// How it is laid down.
@@ -210,6 +206,14 @@ impl Growing {
         self.snapshot = None;
     }
 
+    /// Leaves the snapshot as it is, because what the server has does not go on from it, and says so.
+    pub fn leave(&mut self, why: &str, monitor: &dyn Monitor) {
+        let message = format!("{why}; a new base follows");
+        let item = self.layout.origin.clone();
+        monitor.error(crate::ItemError { during: "stream", item, message });
+        self.end();
+    }
+
     /// What the record says under this name.
     pub fn detail(&self, name: &str) -> &str {
         self.details.get(name).map_or("", String::as_str)
@@ -274,18 +278,10 @@ impl Growing {
         match self.present(repo)? {
             Some(last) => self.load(repo, &last),
             None => {
-                self.was_forgotten(monitor);
+                self.leave(FORGOTTEN, monitor);
                 Ok(vec![])
             }
         }
-    }
-
-    /// Somebody forgot the snapshot: the next base begins another.
-    fn was_forgotten(&mut self, monitor: &dyn Monitor) {
-        let message = "the snapshot of the stream was forgotten: a new base follows".to_owned();
-        let item = self.layout.origin.clone();
-        monitor.error(crate::ItemError { during: "stream", item, message });
-        self.end();
     }
 
     /// The snapshot as the repository has it now: whoever tags or holds it gives it another record, and so another id. `None`
@@ -311,7 +307,7 @@ impl Growing {
         self.until_ms = self.until_ms.max(until_ms);
         let made = loop {
             let Some(before) = self.present(repo)? else {
-                self.was_forgotten(monitor);
+                self.leave(FORGOTTEN, monitor);
                 return Ok(());
             };
             self.details.insert("until-ms".into(), self.until_ms.to_string());
@@ -390,7 +386,7 @@ fn is_longer(new: &Snapshot, old: &Snapshot) -> bool {
 }
 
 fn forgotten() -> Error {
-    Error::Refused("the snapshot of the stream was forgotten".into())
+    Error::Refused(FORGOTTEN.into())
 }
 
 fn timestamp(ms: u64) -> jiff::Timestamp {

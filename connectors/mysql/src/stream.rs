@@ -11,7 +11,7 @@ use crate::server::Server;
 use chunkstore::threads;
 use connector_kit::child::{self, Role, Running};
 use engine::entry::Time;
-use engine::growing::{FollowOptions, Growing, Layout, Part, Report, Standing, pause, time_of};
+use engine::growing::{self, Feed, FollowOptions, Growing, Layout, Left, Part, Report, Standing, time_of};
 use engine::source::at_hand::AtHand;
 use engine::source::{Item, SourceError, SourceErrorKind};
 use engine::{Error, Monitor, Repository, Result};
@@ -30,7 +30,6 @@ mod same;
 /// Kind in a snapshot's record.
 pub const KIND: &str = "mysql+binlog";
 const TICK: Duration = Duration::from_millis(100);
-const PAUSE: Duration = Duration::from_secs(1);
 /// If nothing comes for so long of a log that has more, the line is dead, or the log is another one.
 const STALL: Duration = Duration::from_secs(30);
 /// What the file of a log is called here, before the name that the server gives it. mariadb-binlog writes wherever that
@@ -68,6 +67,8 @@ struct Fetching {
     /// What it complains of, once it has ended.
     complaints: Option<JoinHandle<String>>,
     folder: TempDir,
+    /// Bytes that were there at the last look, and when there were more than before.
+    grown: (u64, Instant),
 }
 
 impl Drop for Fetching {
@@ -96,32 +97,10 @@ pub fn follow(
     let mut log = Binlog { repo, server, options, monitor, growing, logs: vec![] };
     log.take_over(parts);
     if log.growing.has_base() && log.logs.is_empty() {
-        log.leave("the stream so far has no binary log by which the server's could be known again");
+        let why = "the stream so far has no binary log by which the server's could be known again";
+        log.growing.leave(why, monitor);
     }
-    loop {
-        while !log.growing.has_base() {
-            log.new_base()?;
-            if let Some(standing) = log.standing() {
-                report(&Standing { new_base: true, ..standing }, None);
-            }
-        }
-        log.logs.iter_mut().for_each(|log| log.seam = None);
-        let why = match log.fetch() {
-            Ok(mut fetching) => log.take(&mut fetching, report)?,
-            Err(error) => error.to_string(),
-        };
-        if monitor.interrupted() {
-            return Err(Error::Interrupted);
-        }
-        if !log.growing.has_base() || log.is_purged() {
-            log.leave(&why);
-            continue;
-        }
-        if let Some(standing) = log.standing() {
-            report(&Standing { attached: false, ..standing }, Some(&why));
-        }
-        pause(PAUSE, monitor);
-    }
+    growing::follow(&mut log, options, monitor, report)
 }
 
 /// How many bytes of a log, which has `len` now, are whole events.
@@ -148,14 +127,6 @@ pub fn whole_len(log: &mut (impl Read + Seek), len: u64) -> std::io::Result<u64>
 }
 
 impl Binlog<'_> {
-    /// Leaves the snapshot as it is.
-    fn leave(&mut self, why: &str) {
-        let message = format!("{why}; a new base follows");
-        let item = self.server.shown.clone();
-        self.monitor.error(engine::ItemError { during: "stream", item, message });
-        self.growing.end();
-    }
-
     /// Goes on from what the last snapshot has.
     fn take_over(&mut self, mut parts: Vec<Part>) {
         parts.sort_by(|a, b| place(&a.name).cmp(&place(&b.name)));
@@ -171,28 +142,15 @@ impl Binlog<'_> {
         self.logs = parts.into_iter().enumerate().map(log).collect();
     }
 
-    fn standing(&self) -> Option<Standing> {
-        let position = self.logs.last().map_or(0, |log| log.durable);
-        self.growing.standing(position, self.logs.iter().map(|log| log.durable).sum(), self.options)
-    }
-
-    fn new_base(&mut self) -> Result<()> {
-        let now_ms = self.options.now_ms();
-        let mut dump = MysqlSource::new(self.server.clone(), time_of(now_ms), true);
-        let parts = self.growing.begin(self.repo, &mut dump, now_ms, self.options, self.monitor)?;
-        self.take_over(parts);
-        Ok(())
-    }
-
     /// The file of the log to go on from.
     fn first(&self) -> Option<&str> {
         let last = self.logs.last().map(|log| log.name.as_str());
         last.or_else(|| self.growing.details.get("binlog").map(String::as_str))
     }
 
-    /// Whether the server has removed that file, so that nothing leads on from what there is. A server that does not answer has not.
-    fn is_purged(&self) -> bool {
-        let Some(first) = self.first() else { return false };
+    /// Whether the server has removed that file, so that nothing leads on from what there is. A server that does not answer
+    /// has not.
+    fn is_purged(&self, first: &str) -> bool {
         let there = self.server.query("SHOW BINARY LOGS");
         there.is_ok_and(|rows| !rows.iter().any(|row| row.first().is_some_and(|name| name == first)))
     }
@@ -213,68 +171,11 @@ impl Binlog<'_> {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = child::spawn(&mut command, Role::Tool).map_err(failed)?;
         let said = child.stderr.take();
-        let mut fetching = Fetching { child, complaints: None, folder };
+        let grown = (0, Instant::now());
+        let mut fetching = Fetching { child, complaints: None, folder, grown };
         let listener = said.map(|said| threads::start("esker-said", move || child::complaints(said)));
         fetching.complaints = listener.transpose().map_err(failed)?;
         Ok(fetching)
-    }
-
-    /// Commits what is fetched until that ends; returns why.
-    fn take(&mut self, fetching: &mut Fetching, report: &mut Report<'_>) -> Result<String> {
-        let wait = self.options.interval / 2;
-        let mut last = Instant::now();
-        let (mut grown, mut grown_at) = (0, Instant::now());
-        loop {
-            std::thread::sleep(TICK);
-            let ended = fetching.child.try_wait().ok().flatten();
-            let over = self.monitor.interrupted() || ended.is_some();
-            if !over && last.elapsed() < wait {
-                continue;
-            }
-            last = Instant::now();
-            // Where the server was before we look at what is here, by its own clock, which its events have, too.
-            let there = self.there();
-            let came = self.look(fetching.folder.path(), self.options.now_ms())?;
-            if let Some(why) = self.is_another(there.as_ref(), &came, fetching.folder.path())? {
-                self.growing.end();
-                return Ok(why);
-            }
-            let is_complete = |(_, file, position): &(u64, String, u64)| {
-                came.last().is_some_and(|(log, len)| (place(&log.name), *len) >= (place(file), *position))
-            };
-            let until_ms = there.as_ref().filter(|there| is_complete(there)).map_or(0, |(ms, ..)| *ms);
-            let size = came.iter().map(|(_, len)| len).sum();
-            if size != grown || until_ms > 0 || there.is_none() {
-                (grown, grown_at) = (size, Instant::now());
-            }
-            let grew = came.iter().any(|(log, len)| *len > log.durable);
-            let is_stale = self.growing.is_stale(until_ms, self.options);
-            // After an interruption the log is fetched again: not less than there was.
-            let is_behind = came.len() < self.logs.len()
-                || came.iter().any(|(log, len)| *len < log.durable)
-                || self.logs.last().is_some_and(|log| log.seam.is_none());
-            if !is_behind && (grew || is_stale) {
-                self.commit(came, fetching.folder.path(), until_ms)?;
-            }
-            if !self.growing.has_base() {
-                return Ok("there is nothing to go on from".into());
-            }
-            if let Some(standing) = self.standing() {
-                report(&Standing { attached: !over, ..standing }, None);
-            }
-            if over {
-                let said = fetching.complaints.take().filter(|_| ended.is_some());
-                let text = said.and_then(|said| said.join().ok()).unwrap_or_default();
-                return Ok(text.lines().last().unwrap_or("the server hung up").to_owned());
-            }
-            if self.growing.is_old(self.options) {
-                self.growing.end();
-                return Ok("it is time".into());
-            }
-            if grown_at.elapsed() > STALL {
-                return Ok("the server sends nothing of its binary log, which goes on".into());
-            }
-        }
     }
 
     /// The server's time, in milliseconds since 1970, and where its log was then or later.
@@ -362,7 +263,7 @@ impl Binlog<'_> {
     }
 
     /// Makes durable what `came` into the folder `spool`.
-    fn commit(&mut self, came: Vec<(Log, u64)>, spool: &Path, until_ms: u64) -> Result<()> {
+    fn store(&mut self, came: Vec<(Log, u64)>, spool: &Path, until_ms: u64) -> Result<()> {
         let item = |layout: &Layout, (log, len): &(Log, u64)| {
             let path = layout.part(&log.name);
             if log.is_closed {
@@ -395,5 +296,73 @@ impl Binlog<'_> {
             })
             .collect();
         Ok(())
+    }
+}
+
+impl Feed for Binlog<'_> {
+    type Session = Fetching;
+
+    fn growing(&mut self) -> &mut Growing {
+        &mut self.growing
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let position = self.logs.last().map_or(0, |log| log.durable);
+        self.growing.standing(position, self.logs.iter().map(|log| log.durable).sum(), self.options)
+    }
+
+    fn new_base(&mut self) -> Result<()> {
+        let now_ms = self.options.now_ms();
+        let mut dump = MysqlSource::new(self.server.clone(), time_of(now_ms), true);
+        let parts = self.growing.begin(self.repo, &mut dump, now_ms, self.options, self.monitor)?;
+        self.take_over(parts);
+        Ok(())
+    }
+
+    fn attach(&mut self) -> std::result::Result<Fetching, Left> {
+        if let Some(first) = self.first().filter(|first| self.is_purged(first)) {
+            return Err(Left::NeedsBase(format!("the server has removed {first} of its binary log")));
+        }
+        self.logs.iter_mut().for_each(|log| log.seam = None);
+        self.fetch().map_err(|error| Left::Trouble(error.to_string()))
+    }
+
+    fn take(&mut self, fetching: &mut Fetching) -> std::result::Result<bool, Left> {
+        std::thread::sleep(TICK);
+        if !matches!(fetching.child.try_wait(), Ok(Some(_))) {
+            return Ok(false);
+        }
+        let said = fetching.complaints.take().and_then(|said| said.join().ok()).unwrap_or_default();
+        Err(Left::Trouble(said.lines().last().unwrap_or("the server hung up").to_owned()))
+    }
+
+    fn commit(&mut self, fetching: &mut Fetching) -> Result<Option<Left>> {
+        let folder = fetching.folder.path();
+        // Where the server was before we look at what is here, by its own clock, which its events have, too.
+        let there = self.there();
+        let came = self.look(folder, self.options.now_ms())?;
+        if let Some(why) = self.is_another(there.as_ref(), &came, folder)? {
+            return Ok(Some(Left::NeedsBase(why)));
+        }
+        let is_complete = |(_, file, position): &(u64, String, u64)| {
+            came.last().is_some_and(|(log, len)| (place(&log.name), *len) >= (place(file), *position))
+        };
+        let until_ms = there.as_ref().filter(|there| is_complete(there)).map_or(0, |(ms, ..)| *ms);
+        let size = came.iter().map(|(_, len)| len).sum();
+        if size != fetching.grown.0 || until_ms > 0 || there.is_none() {
+            fetching.grown = (size, Instant::now());
+        }
+        let grew = came.iter().any(|(log, len)| *len > log.durable);
+        let is_stale = self.growing.is_stale(until_ms, self.options);
+        // After an interruption the log is fetched again: not less than there was.
+        let is_behind = came.len() < self.logs.len()
+            || came.iter().any(|(log, len)| *len < log.durable)
+            || self.logs.last().is_some_and(|log| log.seam.is_none());
+        if !is_behind && (grew || is_stale) {
+            self.store(came, fetching.folder.path(), until_ms)?;
+        }
+        let is_stalled = fetching.grown.1.elapsed() > STALL;
+        let why = || "the server sends nothing of its binary log, which goes on".to_owned();
+        Ok(is_stalled.then(|| Left::Trouble(why())))
     }
 }

@@ -14,9 +14,11 @@ use super::wal;
 use super::wal::segment_name;
 use super::{Connection, Server};
 use crate::physical::{Cluster, PhysicalSource, folder, replication};
-use engine::growing::{FollowOptions, Growing, Layout, Part, Report, Standing, Tail, pause, time_of};
+use engine::growing::{
+    self, Feed, FollowOptions, Growing, Layout, Left, Part, Report, Standing, Tail, time_of,
+};
 use engine::source::{Item, SourceError, SourceErrorKind};
-use engine::{Error, Monitor, Repository, Result};
+use engine::{Monitor, Repository, Result};
 use flushed::Flushed;
 use received::Segment;
 use std::time::{Duration, Instant};
@@ -30,8 +32,6 @@ pub use received::Received;
 pub const KIND: &str = "postgres+wal";
 /// How long to wait for the server to say something.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Between two attempts to attach.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The server is asked where it is, and told where we are, so often.
 const STATUS: Duration = Duration::from_secs(1);
 /// Bytes of WAL that are taken in before they are committed, whatever the interval.
@@ -57,14 +57,14 @@ struct Wal<'a> {
     has_warned: bool,
 }
 
-/// Why the server was left.
-enum Left {
-    /// The user has had enough.
-    Interrupted,
-    /// Something is wrong that may pass.
-    Trouble(String),
-    /// What is there cannot be continued.
-    NeedsBase(String),
+/// The server sends its WAL.
+struct Session {
+    connection: Connection,
+    flushed: Flushed,
+    /// When the server was told where we are.
+    told: Option<Instant>,
+    /// Bytes that came since the last commit.
+    came: usize,
 }
 
 /// Follows `server` by the replication slot `slot` until interrupted; `report` hears of every commit.
@@ -99,38 +99,9 @@ pub fn follow(
         has_warned: false,
     };
     if let Err(error) = wal.take_over(parts) {
-        wal.leave(&format!("the last WAL of the stream cannot be read: {error}"));
+        wal.growing.leave(&format!("the last WAL of the stream cannot be read: {error}"), monitor);
     }
-    loop {
-        while !wal.growing.has_base() {
-            wal.new_base()?;
-            if let Some(standing) = wal.standing() {
-                report(&Standing { new_base: true, ..standing }, None);
-            }
-        }
-        let left = match wal.attach() {
-            Ok(mut session) => wal.take(&mut session, report)?,
-            Err(left) => left,
-        };
-        match left {
-            Left::Interrupted => {
-                wal.commit()?;
-                return Err(Error::Interrupted);
-            }
-            Left::NeedsBase(why) => {
-                wal.leave(&why);
-            }
-            Left::Trouble(why) => {
-                if let Some(standing) = wal.standing() {
-                    report(&Standing { attached: false, ..standing }, Some(&why));
-                }
-                pause(PAUSE, monitor);
-                if monitor.interrupted() {
-                    return Err(Error::Interrupted);
-                }
-            }
-        }
-    }
+    growing::follow(&mut wal, options, monitor, report)
 }
 
 /// Makes the slot; `false` if there is one already.
@@ -150,14 +121,6 @@ pub fn drop_slot(server: &Server, slot: &str) -> Result<()> {
 }
 
 impl Wal<'_> {
-    /// Leaves the snapshot as it is.
-    fn leave(&mut self, why: &str) {
-        let message = format!("{why}; a new base follows");
-        let item = self.server.shown.clone();
-        self.monitor.error(engine::ItemError { during: "stream", item, message });
-        self.growing.end();
-    }
-
     /// Goes on from what the last snapshot has.
     fn take_over(&mut self, parts: Vec<Part>) -> Result<()> {
         let growing = &self.growing;
@@ -193,6 +156,45 @@ impl Wal<'_> {
         Ok(())
     }
 
+    /// Learns up to when all has come.
+    fn ask(&mut self, flushed: &Flushed) {
+        flushed.told(self.came.server_ms);
+        if let Some(complete_ms) = flushed.complete(self.came.position) {
+            self.complete_ms = self.complete_ms.max(complete_ms);
+            self.is_known = true;
+        }
+        if let Some(why) = flushed.trouble().filter(|_| !self.has_warned) {
+            self.has_warned = true;
+            let why =
+                format!("{}: {why}; moments are complete up to the last transaction only", self.server.shown);
+            self.monitor.warning(&why);
+        }
+    }
+
+    /// A standby's status: written as far as it came, flushed as far as it is durable.
+    #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
+    fn status(&self) -> Vec<u8> {
+        let mut message = vec![b'r'];
+        // A byte less at a segment's end: the server keeps that segment, with which the next session begins.
+        let is_at_border = self.durable.is_multiple_of(self.came.cluster.segment_len);
+        let flushed = self.durable - u64::from(is_at_border && self.durable > 0);
+        for position in [self.came.position, flushed, flushed] {
+            message.extend_from_slice(&position.to_be_bytes());
+        }
+        // Our clock is of no interest to it; and an answer is wanted.
+        message.extend_from_slice(&0i64.to_be_bytes());
+        message.push(1);
+        message
+    }
+}
+
+impl Feed for Wal<'_> {
+    type Session = Session;
+
+    fn growing(&mut self) -> &mut Growing {
+        &mut self.growing
+    }
+
     fn standing(&self) -> Option<Standing> {
         self.growing.standing(self.durable, self.durable.saturating_sub(self.base_start), self.options)
     }
@@ -220,18 +222,18 @@ impl Wal<'_> {
     }
 
     /// A session in which the server sends its WAL from where we are.
-    fn attach(&mut self) -> std::result::Result<Connection, Left> {
+    fn attach(&mut self) -> std::result::Result<Session, Left> {
         let trouble = |error: SourceError| Left::Trouble(error.why);
-        let mut session = replication(self.server).map_err(trouble)?;
+        let mut connection = replication(self.server).map_err(trouble)?;
         let lost = |error: PgError| Left::Trouble(error.to_string());
-        let cluster = Cluster::identify(&mut session).map_err(lost)?;
+        let cluster = Cluster::identify(&mut connection).map_err(lost)?;
         if cluster.system != self.came.cluster.system {
             return Err(Left::NeedsBase("this is another cluster than before".into()));
         }
         if cluster.timeline != self.came.cluster.timeline {
             return Err(Left::NeedsBase(format!("the server is on timeline {} now", cluster.timeline)));
         }
-        let is_standby = session.value("SHOW in_hot_standby").map_err(lost)? == "on";
+        let is_standby = connection.value("SHOW in_hot_standby").map_err(lost)? == "on";
         if cluster.end < self.came.position && !is_standby {
             return Err(Left::NeedsBase(format!(
                 "the server's WAL ends at {}, before {}, up to which the stream has it: it is another history of the cluster",
@@ -239,7 +241,7 @@ impl Wal<'_> {
                 wal::shown(self.came.position)
             )));
         }
-        make_slot(&mut session, self.slot).map_err(lost)?;
+        make_slot(&mut connection, self.slot).map_err(lost)?;
         let from = self.came.begin();
         let command = format!(
             "START_REPLICATION SLOT {} PHYSICAL {} TIMELINE {}",
@@ -247,7 +249,7 @@ impl Wal<'_> {
             wal::shown(from),
             self.came.cluster.timeline
         );
-        session.begin_copy(&command).map_err(|error| match error.code() {
+        connection.begin_copy(&command).map_err(|error| match error.code() {
             "58P01" | "55000" => {
                 // The WAL that we need is gone, and the slot may have been invalidated with it: the base makes another.
                 let _ = drop_slot(self.server, self.slot);
@@ -255,99 +257,37 @@ impl Wal<'_> {
             }
             _ => Left::Trouble(error.to_string()),
         })?;
-        session.set_patience(Some(PATIENCE)).map_err(lost)?;
-        Ok(session)
-    }
-
-    /// Takes WAL and commits it until something ends that.
-    fn take(&mut self, session: &mut Connection, report: &mut Report<'_>) -> Result<Left> {
-        let wait = self.options.interval / 2;
+        connection.set_patience(Some(PATIENCE)).map_err(lost)?;
         let flushed = Flushed::ask(self.server, &self.came.cluster)
-            .map_err(|error| self.server.error(SourceErrorKind::Command, error))?;
-        let (mut last_commit, mut last_status) = (Instant::now(), None::<Instant>);
-        let mut came = 0;
-        loop {
-            if self.monitor.interrupted() {
-                return Ok(Left::Interrupted);
-            }
-            if last_status.is_none_or(|at| at.elapsed() >= STATUS) {
-                if let Err(error) = session.send_data(&self.status()) {
-                    return self.commit_and(error.to_string());
-                }
-                last_status = Some(Instant::now());
-            }
-            let taken = match session.replication_data() {
-                Ok(None) => Ok(0),
-                Ok(Some(message)) => self.came.take(message),
-                Err(error) => Err(error.to_string()),
-            };
-            match taken {
-                Ok(bytes) => came += bytes,
-                Err(why) if self.came.differs => return Ok(Left::NeedsBase(why)),
-                // What came before is kept.
-                Err(why) => return self.commit_and(why),
-            }
-            self.ask(&flushed);
-            if last_commit.elapsed() >= wait || came >= AT_ONCE {
-                if self.came.position > self.durable || self.growing.is_stale(self.complete_ms, self.options)
-                {
-                    self.commit()?;
-                    last_status = None;
-                }
-                if !self.growing.has_base() {
-                    return Ok(Left::NeedsBase("there is nothing to go on from".into()));
-                }
-                (last_commit, came) = (Instant::now(), 0);
-                if let Some(standing) = self.standing() {
-                    report(&standing, None);
-                }
-                if self.growing.is_old(self.options) {
-                    return Ok(Left::NeedsBase("it is time".into()));
-                }
-            }
-        }
+            .map_err(|error| Left::Trouble(error.to_string()))?;
+        Ok(Session { connection, flushed, told: None, came: 0 })
     }
 
-    /// Learns up to when all has come.
-    fn ask(&mut self, flushed: &Flushed) {
-        flushed.told(self.came.server_ms);
-        if let Some(complete_ms) = flushed.complete(self.came.position) {
-            self.complete_ms = self.complete_ms.max(complete_ms);
-            self.is_known = true;
+    fn take(&mut self, session: &mut Session) -> std::result::Result<bool, Left> {
+        if session.told.is_none_or(|at| at.elapsed() >= STATUS) {
+            let told = session.connection.send_data(&self.status());
+            told.map_err(|error| Left::Trouble(error.to_string()))?;
+            session.told = Some(Instant::now());
         }
-        if let Some(why) = flushed.trouble().filter(|_| !self.has_warned) {
-            self.has_warned = true;
-            let why =
-                format!("{}: {why}; moments are complete up to the last transaction only", self.server.shown);
-            self.monitor.warning(&why);
-        }
+        let message = session.connection.replication_data();
+        let message = message.map_err(|error| Left::Trouble(error.to_string()))?;
+        session.came += message.map_or(Ok(0), |message| self.came.take(message)).map_err(|why| match self
+            .came
+            .differs
+        {
+            true => Left::NeedsBase(why),
+            false => Left::Trouble(why),
+        })?;
+        self.ask(&session.flushed);
+        Ok(session.came >= AT_ONCE)
     }
 
-    fn commit_and(&mut self, why: String) -> Result<Left> {
-        if self.came.position > self.durable {
-            self.commit()?;
+    fn commit(&mut self, session: &mut Session) -> Result<Option<Left>> {
+        session.came = 0;
+        if self.came.position == self.durable && !self.growing.is_stale(self.complete_ms, self.options) {
+            return Ok(None);
         }
-        Ok(Left::Trouble(why))
-    }
-
-    /// A standby's status: written as far as it came, flushed as far as it is durable.
-    #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
-    fn status(&self) -> Vec<u8> {
-        let mut message = vec![b'r'];
-        // A byte less at a segment's end: the server keeps that segment, with which the next session begins.
-        let is_at_border = self.durable.is_multiple_of(self.came.cluster.segment_len);
-        let flushed = self.durable - u64::from(is_at_border && self.durable > 0);
-        for position in [self.came.position, flushed, flushed] {
-            message.extend_from_slice(&position.to_be_bytes());
-        }
-        // Our clock is of no interest to it; and an answer is wanted.
-        message.extend_from_slice(&0i64.to_be_bytes());
-        message.push(1);
-        message
-    }
-
-    /// Makes durable what came.
-    fn commit(&mut self) -> Result<()> {
+        session.told = None;
         if !std::mem::take(&mut self.is_known) {
             self.complete_ms = self.complete_ms.max(self.came.last_transaction_ms());
         }
@@ -373,6 +313,6 @@ impl Wal<'_> {
         let earlier = self.came.segments.len().saturating_sub(1);
         let earlier = self.came.segments.iter_mut().take(earlier);
         earlier.filter(closed).for_each(|segment| segment.bytes = None);
-        Ok(())
+        Ok(None)
     }
 }

@@ -242,7 +242,8 @@ impl Receiver {
             }
             let now_ms = self.shared.now_ms();
             let durable = self.shared.durable.load(Ordering::Relaxed);
-            if durable != acknowledged || now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64
+            if durable != acknowledged
+                || now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64
             {
                 (acknowledged, acknowledged_ms) = (durable, now_ms);
                 // A connection that has ended refuses it. What the server sent before is read first; then reading says so.
