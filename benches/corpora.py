@@ -77,7 +77,8 @@ EVENT = """jsonb_build_object('session', md5(({n} * 7)::text), 'trace', md5(({n}
 
 
 def make_pg(out, nights, scale):
-    folder = tempfile.mkdtemp(prefix="corpus-pg-", dir=out)
+    # The user postgres may be kept out of a folder of root's.
+    folder = tempfile.mkdtemp(prefix="corpus-pg-", dir=None if os.geteuid() == 0 else out)
     server = Postgres(folder)
     try:
         server.client("pgbench", "-i", "-q", "-s", scale, "postgres")
