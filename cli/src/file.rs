@@ -262,6 +262,13 @@ name = "nightly"
             ("role = \"vault\"", "role = \"vault\"\nprofile = \"\""),
             ("role = \"vault\"", "role = \"vault\"\nwarm_up_command = \"\""),
             ("class = \"monthly\"", "tag = \"\""),
+            ("keep = \"1y\"", "keep = \"0d\""),
+            ("keep = \"1y\"", "keep = \"0y0h\""),
+            ("tiers = [\"glacier\"]", "tiers = [\"glacier\", \"local\", \"glacier\"]"),
+            ("tiers = [\"glacier\"]", "tiers = []"),
+            ("urls = [\"/etc\"]", "urls = [\"/etc\", \"/srv\", \"/etc\"]"),
+            ("name = \"nightly\"", "name = \"nightly\"\nsources = []"),
+            ("name = \"nightly\"", "name = \"nightly\"\nsources = [\"etc\", \"etc\"]"),
         ];
         for (from, to) in all {
             assert_eq!(mistakes(&SOUND.replace(from, to)).len(), 1, "{to}");
@@ -308,6 +315,24 @@ name = "nightly"
         ] {
             assert_eq!(mistakes(&format!("{SOUND}\n{stream}{line}")).len(), count, "{line}");
         }
+    }
+
+    /// A list may have a line for each of its values.
+    #[test]
+    fn a_value_of_a_list_is_named_by_its_own_line() {
+        let text =
+            SOUND.replace("tiers = [\"glacier\"]", "tiers = [\n\"glacier\",\n\"moon\",\n\"glacier\",\n]");
+        let first = text.lines().position(|line| line.starts_with("tiers")).unwrap() + 1;
+        let told = mistakes(&text);
+        let expected = [(first + 2, "there is no tier 'moon'"), (first + 3, "'glacier' is named twice")];
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for ((line, message), (expected_line, words)) in told.iter().zip(expected) {
+            assert!(*line == expected_line && message.contains(words), "{told:?}");
+        }
+        // A URL in a message has no password.
+        let url = "redis://u:hunter2@h";
+        let told = mistakes(&SOUND.replace("urls = [\"/etc\"]", &format!("urls = [\"{url}\", \"{url}\"]")));
+        assert!(told.len() == 1 && !told[0].1.contains("hunter2"), "{told:?}");
     }
 
     #[test]

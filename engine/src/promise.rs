@@ -103,6 +103,9 @@ impl std::str::FromStr for Keep {
         }
         let span: Within =
             text.parse().map_err(|_| "expected a span such as 7d, 12w, 3m or 1y, or 'forever'")?;
+        if span.0.is_zero() {
+            return Err("a span of nothing keeps nothing: leave the promise out".into());
+        }
         // What is made until then can be counted on from: calendars of computers end with the year 9999.
         let late = jiff::civil::date(2300, 1, 1);
         late.checked_add(span.0).map_err(|_| "a span that long is 'forever'")?;

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{File, RunSpec};
-use crate::output;
+use crate::output::{self, Summary};
 use crate::schedule::Schedule;
 use engine::promise::Keep;
 use engine::secrets::without_secrets;
@@ -56,21 +56,23 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             return Ok(Code::Failed);
         }
     };
-    if context.global.json {
-        let value = json!({
-            "message_type": "summary",
-            "tiers": file.tiers.iter().map(|tier| &tier.options.name).collect::<Vec<_>>(),
-            "sources": file.sources.iter().map(|source| &source.name).collect::<Vec<_>>(),
-            "runs": file.runs.iter().map(|run| &run.name).collect::<Vec<_>>(),
-            "streams": file.streams.iter().map(|stream| &stream.name).collect::<Vec<_>>(),
-            "schedules": file.runs.iter().filter_map(schedule_json).collect::<Vec<_>>(),
-            "promises": file.promises.len(),
-        });
-        output::json_line(&output::with_names(value, &[("file", path.as_os_str().as_bytes())]));
-        return Ok(Code::Done);
-    }
-    let say = |text: String| context.console.say(text);
-    say(format!("{} is sound", path.display()));
+    context.console.summary(&summary(&file));
+    Ok(Code::Done)
+}
+
+/// What a sound file says.
+fn summary(file: &File) -> Summary {
+    let mut summary = Summary::new(json!({
+        "tiers": file.tiers.iter().map(|tier| &tier.options.name).collect::<Vec<_>>(),
+        "sources": file.sources.iter().map(|source| &source.name).collect::<Vec<_>>(),
+        "runs": file.runs.iter().map(|run| &run.name).collect::<Vec<_>>(),
+        "streams": file.streams.iter().map(|stream| &stream.name).collect::<Vec<_>>(),
+        "schedules": file.runs.iter().filter_map(schedule_json).collect::<Vec<_>>(),
+        "promises": file.promises.len(),
+    }))
+    .with_name("file", file.path.as_os_str().as_bytes());
+    let mut say = |text: String| summary.line(text);
+    say(format!("{} is sound", file.path.display()));
     for tier in &file.tiers {
         let class = tier.options.class.as_deref().map(|class| format!(", {class}")).unwrap_or_default();
         let role = format!("{:?}", tier.options.role).to_lowercase();
@@ -96,7 +98,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     for stream in &file.streams {
         say(format!("stream '{}': {}", stream.name, without_secrets(&stream.url)));
     }
-    Ok(Code::Done)
+    summary
 }
 
 /// A command as records know it: its other words may be secrets.

@@ -3,6 +3,7 @@
 use super::FilterArgs;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::output::Summary;
 use engine::Repository;
 use engine::connector::Origin;
 use engine::inside::Inside;
@@ -71,6 +72,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         super::thaw::need_thawed(&opened, &found, &contents.reads(origin), None, context)?;
         let mut open = || output(args).map_err(|failure| std::io::Error::other(failure.message));
         contents.read(origin, &mut open).map_err(|error| Failure::in_snapshot(error, &found))?;
+        tell(args, &found, &below, context);
         return Ok(Code::Done);
     }
     let file = file.resolve(repo, &found.snapshot)?;
@@ -86,20 +88,22 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         let place = (file.path(), top.path());
         archive(repo, &found.snapshot, place, format, &mut *out, context.console.monitor())
             .map_err(|error| Failure::in_snapshot(error, &found))?;
-        return Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done });
+    } else {
+        // Progress would only disturb whoever reads the stream on a terminal.
+        dump(repo, &found.snapshot, file.path(), &mut *out, context.console.monitor())
+            .map_err(|error| Failure::in_snapshot(error, &found))?;
     }
-    // Progress would only disturb whoever reads the stream on a terminal.
-    dump(repo, &found.snapshot, file.path(), &mut *out, context.console.monitor())
-        .map_err(|error| Failure::in_snapshot(error, &found))?;
-    if let Some(file) = &args.target
-        && context.global.json
-    {
-        // Without a file, standard output has the bytes themselves.
-        let value = json!({"message_type": "summary", "snapshot_id": found.id});
-        let file = file.as_os_str().as_bytes();
-        crate::output::json_line(&crate::output::with_names(value, &[("file", file)]));
-    }
+    tell(args, &found, &below, context);
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
+}
+
+/// Reports a dump into a file. Without one, standard output has the bytes themselves.
+fn tell(args: &Args, found: &Listed, below: &str, context: &Context) {
+    let Some(file) = &args.target else { return };
+    let mut summary =
+        Summary::new(json!({"snapshot_id": found.id})).with_name("file", file.as_os_str().as_bytes());
+    summary.line(format!("wrote {below} of snapshot {} to {}", found.id.short(), file.display()));
+    context.console.summary(&summary);
 }
 
 fn output(args: &Args) -> Result<Box<dyn Write>, Failure> {

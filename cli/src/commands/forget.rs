@@ -6,7 +6,7 @@ use super::{FilterArgs, split_tags};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
-use crate::output;
+use crate::output::{self, Summary};
 use chunkstore::ObjectId;
 use chunkstore::format::names;
 use engine::monitor::Tally;
@@ -146,8 +146,9 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         .into_iter()
         .filter(|error| !given_up.contains(&error.item))
         .for_each(|error| monitor.error(error));
+    let mut text = None;
     if args.dry_run {
-        context.console.say(format!("dry run: {} snapshots would be removed", remove.len()));
+        text = Some(format!("dry run: {} snapshots would be removed", remove.len()));
     } else if !remove.is_empty() {
         let mut removed = remove.len();
         match args.snapshots.is_empty() {
@@ -157,12 +158,13 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         if !args.snapshots.is_empty() && context.uses_file() {
             forget_on_tiers(&remove, context)?;
         }
-        if !context.global.json {
-            context.console.say(format!("removed {removed} snapshots"));
-        }
+        text = Some(format!("removed {removed} snapshots"));
     }
-    if context.global.json && !args.snapshots.is_empty() {
-        output::json_line(&json!({"message_type": "summary", "removed": remove, "dry_run": args.dry_run}));
+    // By rules, the array of groups is all the JSON, as restic has it.
+    if !context.global.json || !args.snapshots.is_empty() {
+        let mut summary = Summary::new(json!({"removed": remove, "dry_run": args.dry_run}));
+        text.into_iter().for_each(|text| summary.line(text));
+        context.console.summary(&summary);
     }
     if args.prune {
         return prune_and_print(&repo, &args.prune_args, args.dry_run, context);
@@ -185,20 +187,15 @@ fn by_promises(args: &Args, context: &Context) -> CommandResult {
         let over = |tier: &str| -> Vec<String> {
             standing.over(tier).iter().map(|verdict| verdict.known.listed.id.to_string()).collect()
         };
-        if context.global.json {
-            let tiers: Vec<Value> =
-                names.iter().map(|tier| json!({"tier": tier, "remove": over(tier)})).collect();
-            let stays: Vec<Value> = (standing.verdicts.iter())
-                .map(|verdict| {
-                    let id = verdict.known.listed.id;
-                    json!({"snapshot_id": id, "stays": super::stay::by_promises(verdict)})
-                })
-                .collect();
-            output::json_line(
-                &json!({"message_type": "summary", "dry_run": true, "tiers": tiers, "snapshots": stays}),
-            );
-            return Ok(Code::Done);
-        }
+        let tiers: Vec<Value> =
+            names.iter().map(|tier| json!({"tier": tier, "remove": over(tier)})).collect();
+        let stays: Vec<Value> = (standing.verdicts.iter())
+            .map(|verdict| {
+                let id = verdict.known.listed.id;
+                json!({"snapshot_id": id, "stays": super::stay::by_promises(verdict)})
+            })
+            .collect();
+        let mut summary = Summary::new(json!({"dry_run": true, "tiers": tiers, "snapshots": stays}));
         let mut table = output::table(&["ID", "Time", "Goes from", "Stays"]);
         for verdict in &standing.verdicts {
             let listed = &verdict.known.listed;
@@ -211,7 +208,8 @@ fn by_promises(args: &Args, context: &Context) -> CommandResult {
                 super::stay::by_promises(verdict),
             ]);
         }
-        context.console.say_table(&table);
+        summary.table(table);
+        context.console.summary(&summary);
         return Ok(Code::Done);
     }
     let work = Work { forget: true, prune: args.prune, ..Work::default() };

@@ -3,7 +3,8 @@
 use super::Cli;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::{output, stdout};
+use crate::output::{self, Summary};
+use crate::stdout;
 use clap::CommandFactory as _;
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt as _;
@@ -58,24 +59,22 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         }
         What::Systemd(args) => {
             let written = systemd::write(args, context.need_file()?)?;
-            let text = format!(
-                "wrote {} into {}\nsystemctl daemon-reload && systemctl enable --now {}",
-                written.names.join(", "),
-                written.folder.display(),
-                written.enable.join(" ")
-            );
-            let value = json!({"written": written.names, "enable": written.enable});
-            let value = output::with_names(value, &[("folder", written.folder.as_os_str().as_bytes())]);
-            context.console.result(text, value);
+            let mut summary = Summary::new(json!({"written": written.names, "enable": written.enable}))
+                .with_name("folder", written.folder.as_os_str().as_bytes());
+            summary.line(format!("wrote {} into {}", written.names.join(", "), written.folder.display()));
+            let enable = written.enable.join(" ");
+            summary.line(format!("systemctl daemon-reload && systemctl enable --now {enable}"));
+            context.console.summary(&summary);
         }
         What::Man { folder } => {
             std::fs::create_dir_all(folder)?;
             clap_mangen::generate_to(Cli::command(), folder)?;
-            if context.global.json {
-                let written = written_in(folder)?;
-                let value = json!({"message_type": "summary", "written": written});
-                output::json_line(&output::with_names(value, &[("folder", folder.as_os_str().as_bytes())]));
-            }
+            let written = written_in(folder)?;
+            let text = format!("wrote {} manual pages into {}", written.len(), folder.display());
+            let mut summary =
+                Summary::new(json!({"written": written})).with_name("folder", folder.as_os_str().as_bytes());
+            summary.line(text);
+            context.console.summary(&summary);
         }
     }
     Ok(Code::Done)

@@ -2,7 +2,7 @@
 
 use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
-use crate::output;
+use crate::output::{self, Summary};
 use crate::passwords::Password;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
@@ -100,17 +100,18 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         }
         Action::Remove { id } => {
             let slot = find(store, &id)?;
+            let mut summary = Summary::new(json!({"added": [], "removed": [slot]}));
             if is_ours(store, &slot, &password) && store.head().slots.len() > 1 {
-                context.console.say("this is the slot of the password in use; the others remain");
+                summary.line("this is the slot of the password in use; the others remain");
             }
             if store.head().slots.contains_key(&slot) {
                 store.remove_slot(&slot)?;
             } else {
                 store.remove_stray(&slot)?;
             }
-            let text = format!("removed key slot {}", slot.short());
-            context.console.result(text, json!({"added": [], "removed": [slot]}));
-            context.console.say("Whoever had this password may still hold a copy of the repository's keys.");
+            summary.line(format!("removed key slot {}", slot.short()));
+            summary.line("Whoever had this password may still hold a copy of the repository's keys.");
+            context.console.summary(&summary);
             Ok(Code::Done)
         }
         Action::Passwd(new) => {

@@ -138,9 +138,10 @@ fn packer(context: &Context) -> PackerOptions {
     PackerOptions { pack_len, ..PackerOptions::default() }
 }
 
-fn summary(context: &Context, value: &impl serde::Serialize, dry_run: bool) -> Result<bool, Failure> {
+/// The object of a command that tells people its plan before it asks them, and so has no text left for its end.
+fn told(context: &Context, value: &impl serde::Serialize, dry_run: bool) -> Result<(), Failure> {
     context.console.summary(&Summary::of(value)?.with("dry_run", dry_run));
-    Ok(context.global.json)
+    Ok(())
 }
 
 fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResult {
@@ -153,25 +154,25 @@ fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResul
     let report = context
         .console
         .during("repair index", |monitor| repair_index(&repo, read_all_packs, dry_run, monitor))?;
-    if !summary(context, &report, dry_run)? {
-        let (verb, would) = if dry_run { ("would list", "would be ") } else { ("listed", "") };
-        context.console.say(format!(
-            "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read whole; {} \
-             stay listed as they were",
-            report.segments_kept,
-            report.segments_lost,
-            report.chunks_found,
-            report.packs_read,
-            report.packs_damaged,
-            report.packs_kept
+    let mut summary = Summary::of(&report)?.with("dry_run", dry_run);
+    let (verb, would) = if dry_run { ("would list", "would be ") } else { ("listed", "") };
+    summary.line(format!(
+        "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read whole; {} \
+         stay listed as they were",
+        report.segments_kept,
+        report.segments_lost,
+        report.chunks_found,
+        report.packs_read,
+        report.packs_damaged,
+        report.packs_kept
+    ));
+    if report.packs_healed + report.chunks_saved + report.chunks_lost > 0 {
+        summary.line(format!(
+            "of what was not listed, {} packs {would}made whole from parity, {} chunks {would}stored again, {} lost",
+            report.packs_healed, report.chunks_saved, report.chunks_lost
         ));
-        if report.packs_healed + report.chunks_saved + report.chunks_lost > 0 {
-            context.console.say(format!(
-                "of what was not listed, {} packs {would}made whole from parity, {} chunks {would}stored again, {} lost",
-                report.packs_healed, report.chunks_saved, report.chunks_lost
-            ));
-        }
     }
+    context.console.summary(&summary);
     Ok(if report.packs_damaged > 0 { Code::Failed } else { Code::Done })
 }
 
@@ -367,7 +368,7 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
         "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out,
         "unreadable": plan.unreadable, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
     });
-    summary(context, &json, manner.dry_run)?;
+    told(context, &json, manner.dry_run)?;
     Ok(if plan.unreadable.is_empty() && plan.packs_gone == 0 { Code::Done } else { Code::Failed })
 }
 
@@ -412,7 +413,7 @@ fn packs(context: &Context, packs: &[String], read_data: bool, manner: Manner) -
                 .say("back up again to store what is still at hand; then 'esker repair snapshots'");
         }
     }
-    summary(context, &report, manner.dry_run)?;
+    told(context, &report, manner.dry_run)?;
     Ok(if report.chunks_lost > 0 { Code::Failed } else { Code::Done })
 }
 
@@ -444,7 +445,7 @@ fn snapshots(context: &Context, wanted: &[String], forget: bool, manner: Manner)
             });
         }
     }
-    summary(context, &report, manner.dry_run)?;
+    told(context, &report, manner.dry_run)?;
     Ok(if report.unreadable.is_empty() && report.repaired.is_empty() { Code::Done } else { Code::Failed })
 }
 

@@ -94,7 +94,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     }
     if excludes.is_empty() && includes.is_empty() && args.new_host.is_none() && args.new_time.is_none() {
         if args.snapshot_summary {
-            context.console.say("nothing to do: every snapshot has its summary");
+            context.console.result(
+                "nothing to do: every snapshot has its summary",
+                json!({"changed_snapshots": 0, "dry_run": args.dry_run}),
+            );
             return Ok(Code::Done);
         }
         return Err(Failure::usage("what is to change? Give --exclude, --include, --new-host or --new-time"));

@@ -6,7 +6,7 @@ use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{File, RunSpec, SourceSpec};
 use crate::fleet::{TierOutcome, Work, Worked};
-use crate::output::{self, Console};
+use crate::output::{self, Console, Summary};
 use crate::shell;
 use crate::values::Filled;
 use chunkstore::pool::locked;
@@ -101,7 +101,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let incomplete = sources.iter().any(|outcome| outcome.errors + outcome.records > 0);
     let behind = doubt.is_some() || tiers.iter().any(TierOutcome::is_behind);
     let worked = Worked { outcomes: tiers, standing, doubt };
-    report(args, &sources, &worked, context.console.seconds() - start, context)?;
+    let seconds = context.console.seconds() - start;
+    context.console.summary(&summary(&args.names, &sources, &worked, seconds)?);
     Ok(if context.console.monitor().interrupted() {
         Code::Interrupted
     } else if !sources.is_empty() && failed == sources.len() {
@@ -338,25 +339,16 @@ fn open(
     )
 }
 
-fn report(
-    args: &Args,
-    sources: &[SourceOutcome],
-    worked: &Worked,
-    seconds: f64,
-    context: &Context,
-) -> Result<(), Failure> {
-    let Worked { outcomes: tiers, standing, doubt } = worked;
-    let mut behind: Vec<String> = vec![];
-    for outcome in sources {
-        behind.extend(
-            outcome.behind.iter().map(|promise| format!("{promise} (source '{}' failed)", outcome.name)),
-        );
-    }
+/// Which promises are not kept, and why; `error` shows that of a tier.
+fn behind(sources: &[SourceOutcome], tiers: &[TierOutcome], error: impl Fn(&str) -> String) -> Vec<String> {
+    let failed = |outcome: &SourceOutcome| -> Vec<String> {
+        let promises = outcome.behind.iter();
+        promises.map(|promise| format!("{promise} (source '{}' failed)", outcome.name)).collect()
+    };
+    let mut behind: Vec<String> = sources.iter().flat_map(failed).collect();
     for outcome in tiers.iter().filter(|outcome| outcome.is_behind()) {
         let why = match &outcome.error {
-            // People have read it in the tier's own line.
-            Some(_) if !context.global.json => "why, its line says".into(),
-            Some(error) => error.clone(),
+            Some(why) => error(why),
             None if outcome.snapshots_unreadable > 0 => {
                 format!("{} snapshots cannot be read", outcome.snapshots_unreadable)
             }
@@ -368,50 +360,58 @@ fn report(
         };
         behind.push(format!("{promises} on {} ({why})", outcome.tier));
     }
-    if context.global.json {
-        let sources: Vec<Value> = sources.iter().map(|outcome| source_json(outcome, standing)).collect();
-        output::json_line(&json!({
-            "message_type": "summary", "run": args.names, "seconds_elapsed": seconds,
-            "sources": sources, "tiers": to_json(tiers)?, "promises_behind": behind,
-            "clock_in_doubt": doubt.map(|doubt| doubt.describe()),
-        }));
-        return Ok(());
-    }
-    let say = |text: String| context.console.say(text);
+    behind
+}
+
+/// What a run reports at its end.
+fn summary(
+    names: &[String],
+    sources: &[SourceOutcome],
+    worked: &Worked,
+    seconds: f64,
+) -> Result<Summary, Failure> {
+    let Worked { outcomes: tiers, standing, doubt } = worked;
+    let mut summary = Summary::new(json!({
+        "run": names, "seconds_elapsed": seconds,
+        "sources": sources.iter().map(|outcome| source_json(outcome, standing)).collect::<Vec<_>>(),
+        "tiers": to_json(tiers)?, "promises_behind": behind(sources, tiers, str::to_owned),
+        "clock_in_doubt": doubt.as_ref().map(|doubt| doubt.describe()),
+    }));
     for outcome in sources {
         let SourceOutcome { name, seconds, result, errors, records, .. } = outcome;
         match result {
             Ok(report) => {
-                let summary = &report.summary;
+                let done = &report.summary;
                 let id = report.snapshot.map(|id| id.short()).unwrap_or_default();
                 let mut unread = if *errors > 0 { format!(", {errors} NOT READ") } else { String::new() };
                 if *records > 0 {
                     unread += &format!(", {records} earlier snapshots cannot be read");
                 }
-                say(format!(
+                summary.line(format!(
                     "source '{name}': snapshot {id}, {} processed, {} stored, {seconds:.1} s{unread}",
-                    output::bytes(summary.total_bytes_processed),
-                    output::bytes(summary.data_added_packed),
+                    output::bytes(done.total_bytes_processed),
+                    output::bytes(done.data_added_packed),
                 ));
                 if let Some(stays) = stays(report, standing) {
-                    say(format!("  stays {stays}"));
+                    summary.line(format!("  stays {stays}"));
                 }
             }
             Err(failure) => {
-                let failed = format!("source '{name}': FAILED: {}", failure.message);
-                context.console.report(&failed, true);
+                summary.outcome(format!("source '{name}': FAILED: {}", failure.message), true);
             }
         }
     }
-    tiers.iter().for_each(|outcome| context.console.report(&outcome.describe(), outcome.is_behind()));
-    behind.iter().for_each(|promise| say(format!("behind: {promise}")));
+    tiers.iter().for_each(|outcome| summary.outcome(outcome.describe(), outcome.is_behind()));
+    // People have read of an error in the tier's own line.
+    let behind = behind(sources, tiers, |_| "why, its line says".into());
+    behind.iter().for_each(|promise| summary.line(format!("behind: {promise}")));
     if let Some(doubt) = doubt {
-        say(doubt.describe());
+        summary.line(doubt.describe());
     } else if behind.is_empty() {
         // What was looked at, and no more.
-        say("all promises are kept, by what each tier says that it holds; 'esker check' reads it".into());
+        summary.line("all promises are kept, by what each tier says that it holds; 'esker check' reads it");
     }
-    Ok(())
+    Ok(summary)
 }
 
 /// Until when a snapshot stays where, and by which promise.

@@ -5,7 +5,7 @@ use crate::config::Global;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{TierPlace, WarmUp};
-use crate::output;
+use crate::output::{self, Summary};
 use crate::shell;
 use crate::tiers::Opened;
 use chunkstore::storage::shelf::{Retrieval, Warmth};
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let (price, hot) = prices(&opened, context)?;
     let offers = plan.offers(&price, &hot, which.days);
     match &args.what {
-        What::Plan(_) => show_plan(&plan, &offers, &opened, which.days, context)?,
+        What::Plan(_) => context.console.summary(&summary(&plan, &offers, &opened, which.days)?),
         What::Start { retrieval, dry_run, .. } => {
             if plan.frozen().next().is_some()
                 && tier_of(&opened)?.warm_up.is_none()
@@ -195,28 +195,19 @@ fn plan(opened: &Opened, found: &Listed, beneath: &[u8], context: &Context) -> R
     Ok(plan)
 }
 
-fn show_plan(
-    plan: &ThawPlan,
-    offers: &[Offer],
-    opened: &Opened,
-    days: u32,
-    context: &Context,
-) -> Result<(), Failure> {
+/// What a thaw takes.
+fn summary(plan: &ThawPlan, offers: &[Offer], opened: &Opened, days: u32) -> Result<Summary, Failure> {
     let tier = &tier_of(opened)?.options;
     let (packs, bytes) = asked_for(plan);
     let state = plan.state();
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary", "tier": tier.name, "class": tier.class,
-            "packs": packs, "bytes": bytes, "requests": packs,
-            "packs_thawing": state.thawing, "packs_ready": state.ready,
-            "days": days, "offers": to_json(&offers)?,
-            "pack_ids": plan.frozen().map(|needed| needed.pack.name.object()).collect::<Vec<_>>(),
-        }));
-        return Ok(());
-    }
-    let say = |text: String| context.console.say(text);
-    say(format!(
+    let mut summary = Summary::new(json!({
+        "tier": tier.name, "class": tier.class,
+        "packs": packs, "bytes": bytes, "requests": packs,
+        "packs_thawing": state.thawing, "packs_ready": state.ready,
+        "days": days, "offers": to_json(&offers)?,
+        "pack_ids": plan.frozen().map(|needed| needed.pack.name.object()).collect::<Vec<_>>(),
+    }));
+    summary.line(format!(
         "tier '{}': {packs} packs to thaw, {}, {packs} requests; {} are thawing, {} can be read",
         tier.name,
         output::bytes(bytes),
@@ -224,7 +215,7 @@ fn show_plan(
         state.ready
     ));
     if packs == 0 {
-        return Ok(());
+        return Ok(summary);
     }
     let mut table = output::table(&["Retrieval", "At most", "Thawing", "Reading it"]);
     for offer in offers {
@@ -240,9 +231,9 @@ fn show_plan(
             format!("${:.4}", offer.dollars_fetch),
         ]);
     }
-    output::block(table.trim_fmt());
-    say(format!("thawed copies for {days} days are in the price; 'esker thaw start' asks for them"));
-    Ok(())
+    summary.table(table);
+    summary.line(format!("thawed copies for {days} days are in the price; 'esker thaw start' asks for them"));
+    Ok(summary)
 }
 
 /// Before a restore: what it needs can be read, or it is said what to do; or waited for.

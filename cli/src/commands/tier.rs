@@ -115,14 +115,12 @@ pub(crate) fn work_and_print(work: &Work, context: &Context) -> CommandResult {
         context.console.warn(&doubt.describe());
     }
     let behind = doubt.is_some() || outcomes.iter().any(|outcome| outcome.is_behind());
-    if context.global.json {
-        output::json_line(&json!({
-            "message_type": "summary", "tiers": to_json(&outcomes)?, "dry_run": work.dry_run,
-            "clock_in_doubt": doubt.map(|doubt| doubt.describe()),
-        }));
-    } else {
-        outcomes.iter().for_each(|outcome| context.console.report(&outcome.describe(), outcome.is_behind()));
-    }
+    let mut summary = Summary::new(json!({
+        "tiers": to_json(&outcomes)?, "dry_run": work.dry_run,
+        "clock_in_doubt": doubt.map(|doubt| doubt.describe()),
+    }));
+    outcomes.iter().for_each(|outcome| summary.outcome(outcome.describe(), outcome.is_behind()));
+    context.console.summary(&summary);
     Ok(if behind { Code::Incomplete } else { Code::Done })
 }
 
@@ -288,20 +286,17 @@ fn status(context: &Context) -> CommandResult {
             locked(&held),
         ]);
     }
-    if context.global.json {
-        let away: Vec<_> = fleet.away.iter().map(|(name, why)| json!({"tier": name, "error": why})).collect();
-        output::json_line(&json!({"message_type": "summary", "tiers": values, "unreachable": away}));
-        return Ok(code);
-    }
-    context.console.say_table(&table);
-    lines.into_iter().for_each(|line| context.console.say(line));
+    let away: Vec<_> = fleet.away.iter().map(|(name, why)| json!({"tier": name, "error": why})).collect();
+    let mut summary = Summary::new(json!({"tiers": values, "unreachable": away}));
+    summary.table(table);
+    lines.into_iter().for_each(|line| summary.line(line));
     for verdict in &standing.verdicts {
         let missing: Vec<&str> =
             verdict.promised.keys().filter(|tier| verdict.is_owed(tier)).map(String::as_str).collect();
         if !missing.is_empty() {
             let listed = &verdict.known.listed;
             let why: Vec<&str> = verdict.reasons.iter().map(String::as_str).collect();
-            context.console.say(format!(
+            summary.line(format!(
                 "snapshot {} of {} is owed to {} ({})",
                 listed.id.short(),
                 super::show_time(listed.snapshot.time),
@@ -310,6 +305,7 @@ fn status(context: &Context) -> CommandResult {
             ));
         }
     }
+    context.console.summary(&summary);
     Ok(code)
 }
 

@@ -2,7 +2,6 @@
 
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
-use crate::output;
 use serde_json::json;
 
 /// Nothing to do: esker locks nothing
@@ -18,10 +17,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(_args: &Args, context: &Context) -> CommandResult {
     context.open_to_look()?;
-    if context.global.json {
-        output::json_line(&json!({"message_type": "summary", "removed_locks": 0}));
-    } else {
-        context.console.say("nothing to unlock: esker locks nothing");
-    }
+    context.console.result("nothing to unlock: esker locks nothing", json!({"removed_locks": 0}));
     Ok(Code::Done)
 }

@@ -9,6 +9,7 @@ use chunkstore::storage::limit::Rates;
 use engine::patterns::{Pattern, Patterns};
 use engine::price::{Price, PriceTable};
 use engine::promise::{Keep, Promise, Select};
+use engine::secrets::without_secrets;
 use engine::tier::{Role, TierOptions};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +72,7 @@ struct RawTier {
 struct RawSource {
     name: Spanned<String>,
     #[serde(default)]
-    urls: Vec<Filled>,
+    urls: Vec<Spanned<Filled>>,
     command: Option<Spanned<Vec<String>>>,
     filename: Option<Filled>,
     #[serde(default)]
@@ -92,7 +93,7 @@ struct RawSource {
 struct RawPromise {
     select: Option<Spanned<Select>>,
     keep: Spanned<String>,
-    tiers: Spanned<Vec<String>>,
+    tiers: Spanned<Vec<Spanned<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +101,7 @@ struct RawPromise {
 struct RawRun {
     name: Spanned<String>,
     #[serde(default)]
-    sources: Option<Spanned<Vec<String>>>,
+    sources: Option<Spanned<Vec<Spanned<String>>>>,
     schedule: Option<Spanned<String>>,
     #[serde(default = "yes")]
     forget: bool,
@@ -139,6 +140,11 @@ fn texts(list: Vec<Filled>) -> Vec<String> {
     list.into_iter().map(Filled::get).collect()
 }
 
+/// The values of a list, without where they are.
+fn values<T>(list: Vec<Spanned<T>>) -> Vec<T> {
+    list.into_iter().map(Spanned::into_inner).collect()
+}
+
 /// Why two tiers cannot lie where they do.
 fn shared(other: &str) -> String {
     format!("tier '{other}' is at this place, in it or around it: each needs a place of its own")
@@ -173,6 +179,15 @@ impl<'a> Reader<'a> {
             self.wrong(name, format!("there are two {what}s named '{text}'"));
         }
         text
+    }
+
+    /// That a list has each of its values once.
+    fn each_once<T: PartialEq>(&mut self, list: &[Spanned<T>], shown: impl Fn(&T) -> String) {
+        for (number, item) in list.iter().enumerate() {
+            if list.iter().take(number).any(|earlier| earlier.get_ref() == item.get_ref()) {
+                self.wrong(item, format!("'{}' is named twice in this list", shown(item.get_ref())));
+            }
+        }
     }
 
     fn size(&mut self, value: &Option<Spanned<String>>) -> Option<u64> {
@@ -393,11 +408,13 @@ impl<'a> Reader<'a> {
     }
 
     fn promise(&mut self, raw: &RawPromise, names: &BTreeSet<String>) -> Option<Promise> {
-        for tier in raw.tiers.get_ref().iter().filter(|tier| !names.contains(*tier)) {
-            let known: Vec<&str> = names.iter().map(String::as_str).collect();
-            self.lacking(&raw.tiers, format!("there is no tier '{tier}'; there are {}", known.join(", ")));
+        let tiers = raw.tiers.get_ref();
+        for tier in tiers.iter().filter(|tier| !names.contains(tier.get_ref())) {
+            let (name, known) = (tier.get_ref(), names.iter().map(String::as_str).collect::<Vec<_>>());
+            self.lacking(tier, format!("there is no tier '{name}'; there are {}", known.join(", ")));
         }
-        if raw.tiers.get_ref().is_empty() {
+        self.each_once(tiers, String::clone);
+        if tiers.is_empty() {
             self.lacking(&raw.tiers, "a promise names at least one tier");
         }
         let select = raw.select.as_ref().map(|select| select.get_ref().clone()).unwrap_or_default();
@@ -406,13 +423,14 @@ impl<'a> Reader<'a> {
             self.wrong(at, "an empty tag, host or path fits nothing: leave it out");
         }
         let keep: Keep = self.parsed(&raw.keep, raw.keep.get_ref().parse())?;
-        Some(Promise { select, keep, tiers: raw.tiers.get_ref().clone() })
+        Some(Promise { select, keep, tiers: values(tiers.clone()) })
     }
 
     fn source(&mut self, raw: RawSource, seen: &mut BTreeSet<String>) -> SourceSpec {
         let name = self.name(&raw.name, "source", seen);
         let is_url = |url: &String| connectors::is_url(url);
-        let urls = texts(raw.urls);
+        self.each_once(&raw.urls, |url| without_secrets(url.as_str()));
+        let urls = texts(values(raw.urls));
         match (&raw.command, urls.is_empty()) {
             (None, true) => self.lacking(&raw.name, "what is to be backed up? Give urls, or a command"),
             (Some(_), false) => self.wrong(&raw.name, "a source has urls or a command, not both"),
@@ -462,11 +480,16 @@ impl<'a> Reader<'a> {
     fn run(&mut self, raw: RawRun, all: &[String], seen: &mut BTreeSet<String>) -> RunSpec {
         let name = self.name(&raw.name, "source or run", seen);
         if let Some(sources) = &raw.sources {
-            for source in sources.get_ref().iter().filter(|source| !all.contains(source)) {
-                self.lacking(sources, format!("there is no source '{source}'; there are {}", all.join(", ")));
+            for source in sources.get_ref().iter().filter(|source| !all.contains(source.get_ref())) {
+                let name = source.get_ref();
+                self.lacking(source, format!("there is no source '{name}'; there are {}", all.join(", ")));
+            }
+            self.each_once(sources.get_ref(), String::clone);
+            if sources.get_ref().is_empty() {
+                self.lacking(sources, "a run names at least one source; without 'sources' it backs up all");
             }
         }
-        let sources = raw.sources.map_or_else(|| all.to_vec(), Spanned::into_inner);
+        let sources = raw.sources.map_or_else(|| all.to_vec(), |sources| values(sources.into_inner()));
         let schedule = raw.schedule.as_ref().and_then(|text| self.parsed(text, text.get_ref().parse()));
         RunSpec { name, sources, schedule, forget: raw.forget, prune: raw.prune }
     }

@@ -1,7 +1,7 @@
 //! The monitor of a run: what it tallies, shows on the way and says at its end.
 
 use super::progress::{self, Phase, SHOWN};
-use super::summary::Summary;
+use super::summary::{Part, Summary};
 use super::{block, error_line, indented, json_error_line, json_line, line, with_names};
 use crate::config::Global;
 use crate::exit::Failure;
@@ -219,12 +219,18 @@ impl Console {
         self.summary(&summary);
     }
 
-    /// What a command reports at its end: lines for people, or an object.
+    /// What a command reports at its end: a text for people, or an object.
     pub(crate) fn summary(&self, summary: &Summary) {
         if self.json {
             json_line(&summary.object());
-        } else {
-            summary.lines().iter().for_each(|text| self.say(text));
+            return;
+        }
+        for part in summary.text() {
+            match part {
+                Part::Line(text) => self.say(text),
+                Part::Outcome { text, is_bad } => self.report(text, *is_bad),
+                Part::Table(table) => self.say_table(table),
+            }
         }
     }
 

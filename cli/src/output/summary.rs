@@ -1,20 +1,32 @@
 //! What a command reports at its end: one value with two renderings.
 
+use super::with_names;
 use crate::exit::Failure;
+use comfy_table::Table;
 use serde_json::{Map, Value};
 
-/// The report of a command: lines for people, and the fields of an object for programs.
+/// The report of a command: a text for people, and the fields of an object for programs.
 #[derive(Default)]
 pub(crate) struct Summary {
-    lines: Vec<String>,
+    text: Vec<Part>,
     fields: Map<String, Value>,
+}
+
+/// A part of what people read.
+pub(super) enum Part {
+    /// One line.
+    Line(String),
+    /// What came of one thing, maybe in several lines; if it is bad, even a quiet command says it.
+    Outcome { text: String, is_bad: bool },
+    /// Rows.
+    Table(Box<Table>),
 }
 
 impl Summary {
     /// With the fields of `value`, which is an object.
     pub(crate) fn new(value: Value) -> Self {
         match value {
-            Value::Object(fields) => Self { lines: vec![], fields },
+            Value::Object(fields) => Self { text: vec![], fields },
             value => Self::default().with("value", value),
         }
     }
@@ -43,14 +55,30 @@ impl Summary {
         }
     }
 
+    /// Adds a field that is a name, which may be bytes of any kind; see [`with_names`].
+    #[must_use]
+    pub(crate) fn with_name(self, field: &str, name: &[u8]) -> Self {
+        Self { text: self.text, ..Self::new(with_names(self.fields.into(), &[(field, name)])) }
+    }
+
     /// Adds a line for people.
     pub(crate) fn line(&mut self, text: impl Into<String>) {
-        self.lines.push(text.into());
+        self.text.push(Part::Line(text.into()));
+    }
+
+    /// Adds for people what came of one thing; if it is bad, even a quiet command says it.
+    pub(crate) fn outcome(&mut self, text: impl Into<String>, is_bad: bool) {
+        self.text.push(Part::Outcome { text: text.into(), is_bad });
+    }
+
+    /// Adds a table for people.
+    pub(crate) fn table(&mut self, table: Table) {
+        self.text.push(Part::Table(Box::new(table)));
     }
 
     /// For people.
-    pub(super) fn lines(&self) -> &[String] {
-        &self.lines
+    pub(super) fn text(&self) -> &[Part] {
+        &self.text
     }
 
     /// For programs.
@@ -63,6 +91,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::names::path_text;
     use serde_json::json;
 
     #[test]
@@ -70,13 +99,18 @@ mod tests {
         let mut summary = Summary::new(json!({"packs": 2}))
             .with("dry_run", true)
             .with_some("saved", None::<u64>)
-            .with_some("id", Some("a"));
+            .with_some("id", Some("a"))
+            .with_name("file", b"b\xff");
         summary.line("2 packs");
-        summary.line("dry run");
-        assert_eq!(summary.lines(), ["2 packs", "dry run"]);
+        summary.outcome("one is lost", true);
+        let [Part::Line(line), Part::Outcome { text, is_bad: true }] = summary.text() else { panic!() };
+        assert_eq!((line.as_str(), text.as_str()), ("2 packs", "one is lost"));
         assert_eq!(
             summary.object(),
-            json!({"message_type": "summary", "packs": 2, "dry_run": true, "id": "a"})
+            json!({
+                "message_type": "summary", "packs": 2, "dry_run": true, "id": "a", "file": "b\u{fffd}",
+                "file_exact": path_text(b"b\xff"),
+            })
         );
     }
 }
