@@ -72,6 +72,7 @@ mod pg_rights;
 mod pg_switch;
 mod pg_together;
 mod pgr_databases;
+mod pgr_dependents;
 mod pgr_hostile;
 mod pgr_needs;
 mod pgr_tables;

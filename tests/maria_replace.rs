@@ -419,3 +419,40 @@ fn an_interrupted_replacement_leaves_what_was_there() {
     assert_eq!(server.root("SELECT count(*) FROM live.aa"), "0");
     assert_eq!(databases(&server), "");
 }
+
+/// `--table` restores tables: what is none is called what it is, everywhere, and the way that the message gives brings it.
+#[test]
+fn what_is_no_table_is_called_what_it_is() {
+    let repo = Repo::new();
+    let server = Maria::start(&repo, "my");
+    server.root(&format!(
+        "SET GLOBAL log_bin_trust_function_creators = 1; CREATE DATABASE live; USE live; CREATE TABLE aa (a int); INSERT INTO aa VALUES (1); {CODE}"
+    ));
+    repo.ok(["backup", &server.url()]);
+    let into = format!("{}/live", server.url());
+    for (name, what) in [
+        ("v", "is a view"),
+        ("touched", "is a trigger: it comes with its table"),
+        ("p", "is a routine"),
+        ("f", "is a routine"),
+        ("e", "is an event"),
+        ("nothing", "there is no table 'nothing'"),
+    ] {
+        for more in [&[][..], &["--replace"], &["--dry-run"]] {
+            let args = ["restore", "latest", "--to", &into, "--database", "live", "--table", name];
+            let text = repo.fails(1, [&args[..], more].concat());
+            assert!(text.contains(what) && text.contains(&format!("'{name}'")), "{text}");
+        }
+    }
+    let text = repo.fails(1, ["restore", "latest:mysql/live/v", "--to", &into]);
+    assert!(text.contains("'esker dump SNAPSHOT:mysql/live/v'"), "{text}");
+    // All say that it is one.
+    for listed in [repo.ok(["ls", "latest:mysql/live/"]), repo.ok(["find", "-l", "v"])] {
+        let is_it = |line: &str| line.contains("view") && line.ends_with('v');
+        assert!(listed.lines().any(is_it), "{listed}");
+    }
+    server.root("DROP VIEW live.v");
+    let sql = repo.ok(["dump", "latest:mysql/live/v"]);
+    server.root(&format!("USE live; {sql}"));
+    assert_eq!(server.root("SELECT a FROM live.v"), "1");
+}

@@ -147,3 +147,82 @@ fn a_server_without_functions_or_databases_is_asked_and_not_changed() {
     assert!(told.contains("no database 9") && told.contains("is as it was"), "{told}");
     assert_eq!(changes(), before);
 }
+
+/// A restore of keys brings no functions: it says so, once, and so does its plan.
+#[test]
+fn function_libraries_that_stay_out_are_counted() {
+    let repo = Repo::new();
+    let new =
+        |name: &str| Redis::start(&server("redis-8"), &repo.path(name), &["--repl-diskless-sync-delay", "0"]);
+    let (redis, live) = (new("redis"), new("live"));
+    redis.cli(&["MSET", "a", "1", "b", "2"]);
+    repo.ok(["backup", &redis.url()]);
+    for name in ["one", "two"] {
+        let code = format!("#!lua name={name}\nredis.register_function('{name}', function() return 1 end)");
+        redis.cli(&["FUNCTION", "LOAD", &code]);
+    }
+    let said = "2 function libraries of the dump";
+    for order in ["canonical", "raw"] {
+        repo.ok(["backup", &redis.url(), "-o", &format!("redis.order={order}")]);
+        for from in ["latest", "latest:redis/0/a"] {
+            let restore = ["restore", from, "--to", &live.url(), "--replace"];
+            let dry = repo.ok(restore.iter().copied().chain(["--dry-run"]));
+            assert_eq!(dry.matches(&format!("leave out {said}")).count(), 1, "{dry}");
+            let done = repo.json(restore);
+            assert_eq!(done["functions_left_out"], 2, "{done}");
+            assert!(done["notes"].to_string().contains(&format!("left out {said}")), "{done}");
+        }
+        live.cli(&["FLUSHALL"]);
+        let text = repo.ok(["restore", "latest", "--to", &live.url()]);
+        assert_eq!(text.matches(&format!("left out {said}")).count(), 1, "{text}");
+        assert_eq!(live.cli(&["FUNCTION", "LIST"]).trim(), "");
+    }
+    // None, nothing said; and all of a server has them.
+    redis.cli(&["FUNCTION", "FLUSH"]);
+    redis.cli(&["SET", "c", "3"]);
+    repo.ok(["backup", &redis.url()]);
+    let done = repo.json(["restore", "latest", "--to", &live.url(), "--replace"]);
+    assert_eq!((&done["functions_left_out"], done.get("notes")), (&0.into(), None), "{done}");
+}
+
+/// The key without a name is `%` in a path, as elsewhere; one that is called `%` beside it is `%25`.
+#[test]
+fn the_key_without_a_name_has_a_path() {
+    let repo = Repo::new();
+    let redis = start(&repo, "redis");
+    redis.cli(&["MSET", "", "nameless", "a", "plain"]);
+    let live = start(&repo, "live");
+    for order in ["canonical", "raw"] {
+        repo.ok(["backup", &redis.url(), "-o", &format!("redis.order={order}")]);
+        for path in ["latest:redis/0", "latest:redis/0/%"] {
+            let listed = repo.ok(["ls", path]);
+            assert!(listed.lines().any(|line| line.ends_with(" \"\"")), "{listed}");
+            assert_eq!(listed.lines().any(|line| line.ends_with(" a")), path == "latest:redis/0", "{listed}");
+        }
+        assert_eq!(repo.ok(["dump", "latest:redis/0/%"]), "nameless");
+        assert!(repo.ok(["find", "*"]).contains("/0/%"));
+        for more in [&["latest:redis/0/%"][..], &["latest", "--include", ""]] {
+            live.cli(&["FLUSHALL"]);
+            let done = repo.json([&["restore", "--to", &live.url()][..], more].concat());
+            assert_eq!(
+                (&done["keys_restored"], &done["missing"]),
+                (&1.into(), &0.into()),
+                "{more:?}: {done}"
+            );
+            assert_eq!(live.cli(&["GET", ""]).trim(), "nameless");
+        }
+    }
+    // Without it, `%` is the key of this name; beside it, `%25` is.
+    redis.cli(&["SET", "%", "percent"]);
+    let before = repo.json(["backup", &redis.url()])["snapshot_id"].as_str().unwrap().to_owned();
+    redis.cli(&["SET", "", "another"]);
+    repo.ok(["backup", &redis.url()]);
+    assert_eq!(repo.ok(["dump", "latest:redis/0/%"]), "another");
+    assert_eq!(repo.ok(["dump", "latest:redis/0/%25"]), "percent");
+    assert!(repo.ok(["diff", "-v", &before, "latest"]).lines().any(|line| line.ends_with("/0/%")));
+    redis.cli(&["DEL", ""]);
+    repo.ok(["backup", &redis.url()]);
+    assert_eq!(repo.ok(["dump", "latest:redis/0/%"]), "percent");
+    let told = repo.fails(1, ["restore", "latest:redis/0/%00", "--to", &live.url()]);
+    assert!(told.contains("no key of the snapshot"), "{told}");
+}

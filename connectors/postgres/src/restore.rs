@@ -6,8 +6,10 @@
 pub(crate) mod archive;
 pub(crate) mod contents;
 mod database;
+mod dependents;
 mod feed;
 mod fill;
+mod fitted;
 mod globals;
 mod lock;
 mod made;

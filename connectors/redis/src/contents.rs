@@ -1,7 +1,9 @@
 //! The keys of a dump in a snapshot, for `ls`, `find`, `dump` and `diff`.
 
 use crate::keys::compare::{KeyChange, compare};
-use crate::keys::{Dump, Place, Record, Records as _, Selection, Want, find, has_keys, is_dump, one};
+use crate::keys::{
+    Dump, Place, Record, Records as _, Selection, Want, component, find, has_keys, is_dump, one,
+};
 use crate::rdb::type_name;
 use crate::rdb::value::{self, Value};
 use connector_kit::members::{unwritten, written};
@@ -55,15 +57,14 @@ impl Contents for Keys {
         each: &mut dyn FnMut(Member) -> Result<()>,
     ) -> Result<()> {
         let (place, dump) = dump(from)?;
-        let patterns: Vec<Vec<u8>> = patterns.iter().cloned().chain(place.key.clone()).collect();
-        let selection = Selection::new(place.database, &patterns);
+        let selection = place.selection(patterns);
         let mut records = dump.records(from.repo, &selection, Want::Names);
         while let Some(Record { key, len, .. }) = records.next_record()? {
             let expires =
                 key.expires_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms.try_into().ok()?).ok());
             let path = format!("{}{}/", dump.folder(), key.database);
             each(Member {
-                path: [path.as_bytes(), &key.name].concat(),
+                path: [path.as_bytes(), component(&key.name)].concat(),
                 name: key.name,
                 kind: type_name(key.kind).to_owned(),
                 size: Some(len),
@@ -128,7 +129,7 @@ impl Contents for Keys {
             };
             let folder = format!("{}{}/", a.folder(), key.database);
             if done.is_ok() {
-                done = each(change, &[folder.as_bytes(), &key.name].concat());
+                done = each(change, &[folder.as_bytes(), component(&key.name)].concat());
             }
         })?;
         done

@@ -24,7 +24,7 @@ mod unmet;
 
 use bytes::Bytes;
 pub use find::{Commands, find, has_keys, is_dump};
-pub use place::{Place, one};
+pub use place::{Place, component, one};
 pub use records::{Live, Records, Stored};
 pub use selection::Selection;
 

@@ -5,16 +5,18 @@ use crate::keys::load::{Existing, LoadOptions, LoadReport, count_keys, load_coun
 use crate::keys::proof::prove;
 use crate::keys::{Dump, Place, Selection, find, has_keys, one};
 use crate::loaded::{loaded, now_ms};
+use crate::rdb::parse::Global;
 use crate::server::Server;
 use crate::server::address::Scheme;
 use crate::stream::replay;
 use crate::whole::Whole;
 use engine::connector::choice::common::{BASE_ONLY, DRY_RUN, INCLUDE, REPLACE, TIME, WAIT_THAW, YES};
 use engine::connector::{
-    Choice, Chosen, Context, Extent, Origin, RestorePlan, Restored, Span, Steps, Target, Way, url_of,
+    Choice, Chosen, Context, Extent, Origin, RestorePlan, Restored, Span, Steps, Target, Way, fields, url_of,
 };
 use engine::snapshot::Snapshot;
 use engine::{Error, Monitor, Repository, Result};
+use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -101,7 +103,8 @@ impl Target for Keys {
         }
         let options = asked.options(from.repo, &dump, &server, context)?;
         let (unproven, done) = (chosen.has(&UNPROVEN), LoadReport::default());
-        Ok(Box::new(SomeKeys { from, server, dump, options, unproven, done }))
+        let libraries = libraries(from.repo, &dump)?;
+        Ok(Box::new(SomeKeys { from, server, dump, options, unproven, libraries, done }))
     }
 }
 
@@ -256,6 +259,15 @@ fn prefixes(list: &[OsString]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     list.iter().map(parse).collect()
 }
 
+/// The function libraries of a dump.
+fn libraries(repo: &Repository, dump: &Dump) -> Result<usize> {
+    if dump.is_empty() {
+        return Ok(0);
+    }
+    let (_, globals) = dump.head(repo)?;
+    Ok(globals.iter().filter(|(global, _)| *global == Global::Function).count())
+}
+
 /// Keys that are chosen.
 struct SomeKeys<'a> {
     from: Origin<'a>,
@@ -263,15 +275,33 @@ struct SomeKeys<'a> {
     dump: Dump,
     options: LoadOptions,
     unproven: bool,
+    /// Function libraries of the dump, which are no keys and stay out.
+    libraries: usize,
     /// What was done, of what ended early, too.
     done: LoadReport,
 }
 
 impl SomeKeys<'_> {
+    /// What of the dump is no key, for people.
+    fn left_out(&self) -> Option<String> {
+        let libraries = match self.libraries {
+            0 => return None,
+            1 => "1 function library".to_owned(),
+            count => format!("{count} function libraries"),
+        };
+        Some(format!(
+            "leave out {libraries} of the dump: a restore of keys changes no function; --whole restores them, in place of all that the server has"
+        ))
+    }
+
     fn load(&self, dry_run: bool, monitor: &dyn Monitor, report: &mut LoadReport) -> Result<Restored> {
         let options = LoadOptions { dry_run, ..self.options.clone() };
         load_counted(self.from.repo, &self.dump, &self.server, &options, monitor, report)?;
         let mut restored = loaded(report, dry_run);
+        restored.fields.extend(fields(json!({"functions_left_out": self.libraries})));
+        // The plan says it as well.
+        let note = self.left_out().filter(|_| !dry_run);
+        restored.notes.extend(note.map(|what| what.replacen("leave", "left", 1)));
         let refuses = report.existing > 0 && options.existing == Existing::Refuse;
         restored.extent = match report.refused + report.missing > 0 || refuses {
             _ if report.missing > 0 && report.found() == 0 => Extent::Nothing,
@@ -315,6 +345,7 @@ impl RestorePlan for SomeKeys<'_> {
                 "every other key, and those of these names that are there, which are reported"
             }
         });
+        self.left_out().into_iter().for_each(|what| steps.with(what));
         steps.leaves("the keys that were written before it, if it fails");
         steps.lines()
     }

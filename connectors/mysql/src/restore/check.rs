@@ -3,7 +3,7 @@
 use super::Work;
 use super::leftovers::MARKER;
 use super::stored::Goal;
-use crate::dump::SYSTEM;
+use crate::dump::{Kind, Object, SYSTEM};
 use crate::server::is_named;
 use engine::{Error, Result};
 
@@ -94,7 +94,8 @@ impl Work<'_> {
         }
         for table in &self.options.selection.tables {
             if !index.tables.iter().any(|(known, ..)| known == table) {
-                return Err(Error::Invalid(format!("there is no table '{table}' in the dump of '{name}'")));
+                let object = index.objects.iter().find(|object| object.name == *table);
+                return Err(Error::Invalid(no_table(table, name, object)));
             }
         }
         let sql =
@@ -118,4 +119,26 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// What a name that is no table's is, and what brings it back: a client makes a view of what `esker dump` writes.
+fn no_table(name: &str, database: &str, object: Option<&Object>) -> String {
+    let restores = format!(
+        "--table restores tables; a restore of all of the database brings it, also under another name: --database {database}, and that name in the URL"
+    );
+    let what = match object.map(|object| object.kind) {
+        None => return format!("there is no table '{name}' in the dump of '{database}'"),
+        Some(Kind::View) => {
+            let [folder, view] = [database, name].map(engine::names::encoded);
+            return format!(
+                "'{name}' of database '{database}' is a view, and --table restores tables: give the output of 'esker dump SNAPSHOT:mysql/{folder}/{view}' to the client mariadb, which creates the view"
+            );
+        }
+        Some(Kind::Trigger) => {
+            return format!("'{name}' of database '{database}' is a trigger: it comes with its table");
+        }
+        Some(Kind::Routine) => "a routine",
+        Some(Kind::Event) => "an event",
+    };
+    format!("'{name}' of database '{database}' is {what}: {restores}")
 }

@@ -115,9 +115,8 @@ impl Work<'_> {
         if self.options.no_tablespaces {
             command.arg("--no-tablespaces");
         }
-        let (mut list, with_drops) = (None, plan.chosen.as_ref().filter(|chosen| chosen.replaces));
-        let with_drops = with_drops.map(|chosen| chosen.with_drops(toc));
-        let toc = with_drops.as_ref().unwrap_or(toc);
+        let (mut list, applied) = (None, plan.chosen.as_ref().map(|chosen| chosen.applied(toc)));
+        let toc = applied.as_ref().unwrap_or(toc);
         if let Some(chosen) = &plan.chosen {
             // All of it or nothing.
             command.arg("--single-transaction");

@@ -61,6 +61,13 @@ impl Intent<'_> {
                 let dropped = chosen.iter().flat_map(|chosen| &chosen.dropped);
                 dropped.for_each(|name| steps.with(format_args!("  drop {name}")));
                 steps.with(format_args!("  create and fill what was chosen ({content})"));
+                for name in chosen.iter().flat_map(|chosen| &chosen.set) {
+                    steps.with(format_args!("  set sequence {name} where it is, since other objects use it"));
+                }
+                for (name, constraints) in chosen.iter().flat_map(|chosen| &chosen.constrained) {
+                    let constraints = constraints.join(", ");
+                    steps.with(format_args!("  give {name} constraints of its table: {constraints}"));
+                }
                 steps.stays("everything else in the database; all of it, if the transaction fails");
                 steps.leaves("nothing");
             }

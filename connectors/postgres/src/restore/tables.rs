@@ -2,9 +2,11 @@
 //! privileges, comments; and what they are made of, if the database lacks it. pg_restore's own `--table` leaves all but the
 //! rows out.
 
+use super::dependents::{check, check_kinds, dependents};
+use super::fitted::{Fitted, constrain, lacking, redefine};
 use super::partitions;
 use super::partitions::{Lost, lost, no_table};
-use super::relations::{RELATIONS, called, full_name, is_relation, quote, quoted};
+use super::relations::{RELATIONS, called, full_name, is_relation, quoted};
 use super::there::{differs, exists, publications};
 use crate::connection::PgResult;
 use crate::sql::{Token, tokens};
@@ -32,12 +34,30 @@ pub(super) struct Chosen {
     pub(super) dropped: Vec<String>,
     /// Partitions that go with their tables, and do not come back.
     pub(super) lost: Vec<Lost>,
+    /// Sequences that stay, since others use them, and are set to what the dump says.
+    pub(super) set: Vec<String>,
+    /// Partitions, and constraints of their tables that they get before they are attached.
+    pub(super) constrained: Vec<(String, Vec<String>)>,
+    /// The commands for both.
+    fitted: Fitted,
 }
 
 impl Chosen {
+    /// `toc` as pg_restore gets it: with the commands that drop what is there, and those that fit its entries to it.
+    pub(super) fn applied(&self, toc: &Toc) -> Toc {
+        let mut own = if self.replaces { self.with_drops(toc) } else { toc.clone() };
+        for (id, before) in &self.fitted {
+            let Some(entry) = toc.get(*id) else { continue };
+            let raw = &entry.bytes.definition;
+            let definition = if raw.is_empty() { entry.definition.as_bytes() } else { raw };
+            own.set_definition(*id, &[before, definition].concat());
+        }
+        own
+    }
+
     /// `toc` with the commands by which pg_restore drops what is there: relations as a whole, and nothing of theirs by
     /// itself, since what a partition has from its table cannot be dropped so.
-    pub(super) fn with_drops(&self, toc: &Toc) -> Toc {
+    fn with_drops(&self, toc: &Toc) -> Toc {
         let mut own = toc.clone();
         let chosen: Vec<&TocEntry> =
             toc.entries.iter().filter(|entry| self.ids.contains(&entry.id)).collect();
@@ -48,13 +68,18 @@ impl Chosen {
             .copied()
             .filter(|entry| is_relation(entry))
             .partition(|entry| entry.kind == "SEQUENCE");
+        // Tables go by one command, since the foreign keys between them may point both ways.
+        let is_table = |entry: &&TocEntry| entry.kind == "TABLE";
+        let tables: Vec<&TocEntry> = others.iter().copied().filter(is_table).collect();
         let mut commands = vec![];
         for entry in others.iter().chain(&sequences) {
-            commands.extend(format!("DROP {} IF EXISTS ", entry.kind).into_bytes());
-            quote(&entry.bytes.namespace, &mut commands);
-            commands.push(b'.');
-            quote(&entry.bytes.tag, &mut commands);
-            commands.extend(b";\n");
+            let together = if is_table(entry) { tables.as_slice() } else { std::slice::from_ref(entry) };
+            if together.last().is_some_and(|last| last.id == entry.id) {
+                commands.extend(format!("DROP {} IF EXISTS ", entry.kind).into_bytes());
+                let names: Vec<Vec<u8>> = together.iter().map(|entry| quoted(entry)).collect();
+                commands.extend(names.join(&b", "[..]));
+                commands.extend(b";\n");
+            }
         }
         chosen.iter().for_each(|entry| own.set_drop(entry.id, b""));
         if let Some(entry) = others.first().or(sequences.first()) {
@@ -167,11 +192,17 @@ pub(super) fn choose(
     }
     let lost = lost(session, toc, &there, &own).map_err(failed)?;
     partitions::check(&lost, &others)?;
-    let dropped = there.iter().map(|entry| full_name(entry)).chain(lost.iter().map(Lost::name)).collect();
     let (known, grounds, left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut closure = Closure { toc, session, ids: own, known, there: grounds, left };
     closure.complete().map_err(failed)?;
     let Closure { mut ids, there: grounds, left, .. } = closure;
+    let mut fitted = vec![];
+    let set = match replace {
+        true => stays(toc, &wanted, &mut ids, &mut fitted, session).map_err(failed)??,
+        false => vec![],
+    };
+    there.retain(|entry| ids.contains(&entry.id));
+    let dropped = there.iter().map(|entry| full_name(entry)).chain(lost.iter().map(Lost::name)).collect();
     let mut unpublished = vec![];
     for table in there {
         for publication in publications(session, table).map_err(failed)? {
@@ -194,7 +225,18 @@ pub(super) fn choose(
     };
     let is_other = |id: &i64| !ids.contains(id) && toc.get(*id).is_some_and(is_relation);
     let last = chosen("TABLE ATTACH").filter(|entry| entry.needs.iter().any(is_other));
-    let last = last.map(|entry| entry.id).collect();
+    let last: BTreeSet<i64> = last.map(|entry| entry.id).collect();
+    let mut constrained = vec![];
+    for attach in last.iter().filter_map(|id| toc.get(*id)) {
+        let Some(child) = partition(toc, attach).and_then(|id| toc.get(id)) else { continue };
+        for table in attach.needs.iter().filter(|id| is_other(id)).filter_map(|id| toc.get(*id)) {
+            let names = lacking(session, table, child).map_err(failed)?;
+            if !names.is_empty() {
+                fitted.push((attach.id, constrain(table, child)));
+                constrained.push((full_name(child), names));
+            }
+        }
+    }
     // An index of a partition follows its table to the index of a table that is there.
     let follows = chosen("INDEX ATTACH").filter(|entry| !is_made(toc, &ids, entry)).map(|entry| entry.id);
     let follows: BTreeSet<i64> = follows.collect();
@@ -210,7 +252,44 @@ pub(super) fn choose(
             different.push(full_name(entry));
         }
     }
-    Ok(Chosen { ids, last, replaces: replace, different, left, unpublished, dropped, lost })
+    let replaces = replace;
+    Ok(Chosen { ids, last, replaces, different, left, unpublished, dropped, lost, set, constrained, fitted })
+}
+
+/// That all relations of `ids` that are there can be dropped. Sequences among those that are `wanted` stay where others
+/// use them: of these, only what sets them remains in `ids`. Returns their names.
+fn stays(
+    toc: &Toc,
+    wanted: &[&TocEntry],
+    ids: &mut BTreeSet<i64>,
+    fitted: &mut Fitted,
+    session: &mut Connection,
+) -> PgResult<Result<Vec<String>>> {
+    let relations = |ids: &BTreeSet<i64>| -> Vec<&TocEntry> {
+        toc.entries.iter().filter(|entry| ids.contains(&entry.id) && is_relation(entry)).collect()
+    };
+    let gone = relations(ids);
+    if let Err(error) = check_kinds(session, &gone)? {
+        return Ok(Err(error));
+    }
+    let found = dependents(session, &gone)?;
+    let mut set = vec![];
+    for sequence in wanted.iter().filter(|entry| entry.kind == "SEQUENCE") {
+        let value =
+            toc.entries.iter().find(|it| it.kind == "SEQUENCE SET" && it.needs.contains(&sequence.id));
+        let is_used = found.iter().any(|one| one.of == sequence.id);
+        let (true, Some(value), Some(command)) = (is_used, value, redefine(sequence)) else { continue };
+        let is_own = |entry: &TocEntry| {
+            let kinds = ["ACL", "COMMENT", "SECURITY LABEL", "SEQUENCE OWNED BY"];
+            kinds.contains(&entry.kind.as_str()) && entry.needs.contains(&sequence.id)
+        };
+        ids.retain(|id| *id != sequence.id && !toc.get(*id).is_some_and(is_own));
+        fitted.push((value.id, command));
+        set.push(full_name(sequence));
+    }
+    let gone = relations(ids);
+    let found: Vec<_> = found.into_iter().filter(|one| ids.contains(&one.of)).collect();
+    Ok(check(&found, &gone).map(|()| set))
 }
 
 /// `ids`, and everything that is a part of them; of tables, `partitions`, too.

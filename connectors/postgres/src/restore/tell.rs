@@ -53,6 +53,11 @@ impl Work<'_> {
         notes.extend(chosen.unpublished.iter().map(|(table, publication)| {
             format!("table {table} is no longer in the publication '{publication}': the dump does not put it there")
         }));
+        notes.extend(chosen.set.iter().map(|name| {
+            format!(
+                "sequence {name} is used by other objects: its definition and value are set; its owner, privileges and comment stay as they are"
+            )
+        }));
         notes.extend(chosen.lost.iter().map(|lost| {
             format!("partition {} goes with table {}: the dump does not have it", lost.name(), lost.table)
         }));

@@ -5,6 +5,15 @@ use engine::snapshot::Snapshot;
 use engine::{Error, Repository, Result};
 use std::collections::HashSet;
 
+/// What a path says for the key without a name: as [`engine::names::encoded`] has it.
+const NO_NAME: &[u8] = b"%";
+
+/// The component of a path that a key is: its name, or what stands for no name.
+#[must_use]
+pub fn component(name: &[u8]) -> &[u8] {
+    if name.is_empty() { NO_NAME } else { name }
+}
+
 /// A place among the keys of a snapshot: `redis/[SERVER/]DATABASE[/KEY]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -40,7 +49,22 @@ impl Place {
     pub fn names(&self) -> HashSet<Vec<u8>> {
         let decoded =
             |key: &Vec<u8>| std::str::from_utf8(key).map_or_else(|_| key.clone(), engine::names::path_bytes);
-        self.key.iter().flat_map(|key| [key.clone(), decoded(key)]).collect()
+        let empty = self.is_empty_name().then(Vec::new);
+        self.key.iter().flat_map(|key| [key.clone(), decoded(key)]).chain(empty).collect()
+    }
+
+    /// Whether a path names the key without a name, as [`engine::names::encoded`] does; the key `%` may be meant, too.
+    fn is_empty_name(&self) -> bool {
+        self.key.as_deref() == Some(NO_NAME)
+    }
+
+    /// The keys of a listing: of patterns, and of the one that the path names, which may be a pattern as well.
+    #[must_use]
+    pub fn selection(&self, patterns: &[Vec<u8>]) -> Selection {
+        let patterns: Vec<Vec<u8>> = patterns.iter().cloned().chain(self.key.clone()).collect();
+        let mut selection = Selection::new(self.database, &patterns);
+        selection.names.extend(self.is_empty_name().then(Vec::new));
+        selection
     }
 
     /// The name of the one key that is meant; `None` if the dump has none of this name.
@@ -51,7 +75,10 @@ impl Place {
         let selection = Selection { database: self.database, names: self.names(), ..Selection::default() };
         let mut records = dump.records(repo, &selection, Want::Names);
         let found = records.next_record()?;
-        if records.next_record()?.is_some() {
+        // A lone `%` is the key without a name if there is one, and that called `%` has its own reversible form.
+        let is_clear =
+            self.is_empty_name() && found.as_ref().is_some_and(|record| record.key.name.is_empty());
+        if !is_clear && records.next_record()?.is_some() {
             return Err(Error::Invalid(
                 "this is the name of one key and the reversible form of another: give its bytes".into(),
             ));
