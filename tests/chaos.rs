@@ -286,8 +286,8 @@ impl Chaos {
         }
         for Kept { name, recipe, .. } in present.iter().filter_map(|id| kept.get(id)) {
             let backup = ["backup", "--stdin", "--stdin-filename", name, "--host", name];
-            for (repo, choice) in [(fresh, "--delta"), (whole, "--no-delta")] {
-                expect(&repo.feed(backup.into_iter().chain([choice]), &recipe.bytes()), 0);
+            for (repo, choice) in [(fresh, None), (whole, Some("--no-delta"))] {
+                expect(&repo.feed(backup.into_iter().chain(choice), &recipe.bytes()), 0);
             }
         }
         let [size, least, most] = sizes();
@@ -299,8 +299,12 @@ impl Chaos {
         );
         assert!(backups > seconds / 4 && prunes > 0 && kills > seconds / 4, "{counts:?}");
         // What stands on chunks that only serve as bases is stored anew where that is smaller. So all of it is no larger
-        // than it would be without deltas. How much larger than a fresh repository it is, is a matter of chance.
-        assert!(size < most + 4 * (512 << 10), "{size} bytes, fresh {least}, without deltas {most}");
+        // than it would be without deltas, but for where chunks are cut, which a repository's key says. How much larger
+        // than a fresh repository it is, is a matter of chance.
+        assert!(
+            size < most + most / 10 + 4 * (512 << 10),
+            "{size} bytes, fresh {least}, without deltas {most}"
+        );
     }
 }
 

@@ -224,7 +224,7 @@ fn members(contents: &dyn Contents, from: Origin<'_>, args: &Args, context: &Con
             output::json_line(&self::member(noun, &member));
         } else {
             let about = if member.about.is_empty() { String::new() } else { format!("  {}", member.about) };
-            // A key of Redis may have no name, and a line that ends early shows none.
+            // A member may have no name, and a line that ends early shows none.
             let name = if member.name.is_empty() { "\"\"".to_owned() } else { shown::name(&member.name) };
             output::line(format!("{} {name}{about}", columns(&member)));
         }

@@ -59,6 +59,8 @@ struct Binlog<'a> {
     monitor: &'a dyn Monitor,
     growing: Growing,
     logs: Vec<Log>,
+    /// Whether the last session ended by itself: the server may lack the log that it was to send.
+    has_ended: bool,
 }
 
 /// mariadb-binlog at work; ends with its owner.
@@ -94,7 +96,7 @@ pub fn follow(
         stream: "binlog",
     };
     let (growing, parts) = Growing::resume(repo, layout, options, monitor)?;
-    let mut log = Binlog { repo, server, options, monitor, growing, logs: vec![] };
+    let mut log = Binlog { repo, server, options, monitor, growing, logs: vec![], has_ended: false };
     log.take_over(parts);
     if log.growing.has_base() && log.logs.is_empty() {
         let why = "the stream so far has no binary log by which the server's could be known again";
@@ -320,7 +322,8 @@ impl Feed for Binlog<'_> {
     }
 
     fn attach(&mut self) -> std::result::Result<Fetching, Left> {
-        if let Some(first) = self.first().filter(|first| self.is_purged(first)) {
+        let has_ended = std::mem::take(&mut self.has_ended);
+        if let Some(first) = self.first().filter(|first| has_ended && self.is_purged(first)) {
             return Err(Left::NeedsBase(format!("the server has removed {first} of its binary log")));
         }
         self.logs.iter_mut().for_each(|log| log.seam = None);
@@ -332,11 +335,12 @@ impl Feed for Binlog<'_> {
         if !matches!(fetching.child.try_wait(), Ok(Some(_))) {
             return Ok(false);
         }
+        self.has_ended = true;
         let said = fetching.complaints.take().and_then(|said| said.join().ok()).unwrap_or_default();
         Err(Left::Trouble(said.lines().last().unwrap_or("the server hung up").to_owned()))
     }
 
-    fn commit(&mut self, fetching: &mut Fetching) -> Result<Option<Left>> {
+    fn commit(&mut self, fetching: &mut Fetching, last: bool) -> Result<Option<Left>> {
         let folder = fetching.folder.path();
         // Where the server was before we look at what is here, by its own clock, which its events have, too.
         let there = self.there();
@@ -353,12 +357,13 @@ impl Feed for Binlog<'_> {
             fetching.grown = (size, Instant::now());
         }
         let grew = came.iter().any(|(log, len)| *len > log.durable);
-        let is_stale = self.growing.is_stale(until_ms, self.options);
+        let is_known =
+            self.growing.is_stale(until_ms, self.options) || last && until_ms > self.growing.until_ms;
         // After an interruption the log is fetched again: not less than there was.
         let is_behind = came.len() < self.logs.len()
             || came.iter().any(|(log, len)| *len < log.durable)
             || self.logs.last().is_some_and(|log| log.seam.is_none());
-        if !is_behind && (grew || is_stale) {
+        if !is_behind && (grew || is_known) {
             self.store(came, fetching.folder.path(), until_ms)?;
         }
         let is_stalled = fetching.grown.1.elapsed() > STALL;

@@ -282,9 +282,11 @@ impl Feed for Wal<'_> {
         Ok(session.came >= AT_ONCE)
     }
 
-    fn commit(&mut self, session: &mut Session) -> Result<Option<Left>> {
+    fn commit(&mut self, session: &mut Session, last: bool) -> Result<Option<Left>> {
         session.came = 0;
-        if self.came.position == self.durable && !self.growing.is_stale(self.complete_ms, self.options) {
+        let is_known = self.growing.is_stale(self.complete_ms, self.options)
+            || last && self.complete_ms > self.growing.until_ms;
+        if self.came.position == self.durable && !is_known {
             return Ok(None);
         }
         session.told = None;

@@ -252,8 +252,19 @@ pub(super) fn choose(
             different.push(full_name(entry));
         }
     }
-    let replaces = replace;
-    Ok(Chosen { ids, last, replaces, different, left, unpublished, dropped, lost, set, constrained, fitted })
+    Ok(Chosen {
+        ids,
+        last,
+        replaces: replace,
+        different,
+        left,
+        unpublished,
+        dropped,
+        lost,
+        set,
+        constrained,
+        fitted,
+    })
 }
 
 /// That all relations of `ids` that are there can be dropped. Sequences among those that are `wanted` stay where others

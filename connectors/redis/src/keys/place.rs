@@ -8,10 +8,15 @@ use std::collections::HashSet;
 /// What a path says for the key without a name: as [`engine::names::encoded`] has it.
 const NO_NAME: &[u8] = b"%";
 
-/// The component of a path that a key is: its name, or what stands for no name.
+/// The component of a path that a key is: its name, or what stands for no name; and of the key that is called like that, its
+/// reversible form.
 #[must_use]
 pub fn component(name: &[u8]) -> &[u8] {
-    if name.is_empty() { NO_NAME } else { name }
+    match name {
+        b"" => NO_NAME,
+        NO_NAME => b"%25",
+        name => name,
+    }
 }
 
 /// A place among the keys of a snapshot: `redis/[SERVER/]DATABASE[/KEY]`.
@@ -74,16 +79,15 @@ impl Place {
     pub fn name(&self, repo: &Repository, dump: &Dump) -> Result<Option<Vec<u8>>> {
         let selection = Selection { database: self.database, names: self.names(), ..Selection::default() };
         let mut records = dump.records(repo, &selection, Want::Names);
-        let found = records.next_record()?;
-        // A lone `%` is the key without a name if there is one, and that called `%` has its own reversible form.
-        let is_clear =
-            self.is_empty_name() && found.as_ref().is_some_and(|record| record.key.name.is_empty());
-        if !is_clear && records.next_record()?.is_some() {
-            return Err(Error::Invalid(
+        let mut next = || Ok::<_, Error>(records.next_record()?.map(|record| record.key.name));
+        match (next()?, next()?) {
+            // A lone `%` is the key without a name if there is one, and that called `%` has its own reversible form.
+            (Some(_), Some(_)) if self.is_empty_name() => Ok(Some(vec![])),
+            (Some(_), Some(_)) => Err(Error::Invalid(
                 "this is the name of one key and the reversible form of another: give its bytes".into(),
-            ));
+            )),
+            (found, _) => Ok(found),
         }
-        Ok(found.map(|record| record.key.name))
     }
 
     /// The place that `SNAPSHOT:path` names, if it does. Slashes at the end of a key belong to it.

@@ -1,20 +1,21 @@
 //! Staying attached: one thread receives the server's commands, another requests its offset, and the caller's commits
 //! them every few seconds.
 
-use super::receiver::{NewBase, Receiver, Shared, TICK, ask_where};
+use super::receiver::{NewBase, Proven, Receiver, Shared, TICK, ask_where};
 use super::segment::{Frame, number_of};
 use super::source::{BaseSource, DUMP};
 use super::times::NEAR;
 use crate::resp::Resp;
 use crate::server::Server;
 use crate::server::link::Stop;
+use chunkstore::pool::locked;
 use chunkstore::threads;
 use engine::entry::Time;
 use engine::growing::{FollowOptions, Growing, Layout, Part, Report, Standing, Tail, time_of};
 use engine::source::{Item, SourceErrorKind};
 use engine::{Error, ItemError, Monitor, Repository, Result};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// What the record calls the latest time of a frame.
@@ -53,7 +54,7 @@ pub fn follow(
         inbox: Mutex::default(),
         taken: Condvar::new(),
         times: Mutex::default(),
-        durable: AtomicU64::new(journal.offset),
+        proven: Mutex::new(journal.proven().unwrap_or_default()),
         stop: AtomicBool::new(false),
         renew: AtomicBool::new(false),
         hang_up: Stop::default(),
@@ -69,7 +70,8 @@ pub fn follow(
     std::thread::scope(|scope| {
         let (theirs, asked, scratch) = (Arc::clone(&shared), server.clone(), options.scratch.clone());
         let receiver = threads::start_in(scope, "esker-redis", move || {
-            Receiver { shared: theirs, server: asked, scratch, position, has_connected: false }.run();
+            Receiver { shared: theirs, server: asked, scratch, position, has_connected: false, base: 0 }
+                .run();
         });
         let (theirs, asked) = (Arc::clone(&shared), server.clone());
         let both = receiver
@@ -99,6 +101,8 @@ struct Journal<'a> {
     dated_ms: u64,
     /// When a new base was asked for last.
     renewed_ms: u64,
+    /// The base that all of this stands on, see [`Proven`].
+    base: u64,
 }
 
 impl<'a> Journal<'a> {
@@ -121,6 +125,7 @@ impl<'a> Journal<'a> {
             segments: parts.into_iter().filter_map(segment).collect(),
             dated_ms: growing.number(LAST).max(growing.until_ms),
             renewed_ms: 0,
+            base: 0,
             growing,
         }
     }
@@ -176,9 +181,8 @@ impl<'a> Journal<'a> {
                 self.segments.clear();
                 shared.renew.store(true, Ordering::Relaxed);
             }
-            // What the server hears of can be restored by its moment: not what has no proven one yet.
-            if self.dated_ms <= self.growing.until_ms {
-                shared.durable.store(self.offset, Ordering::Relaxed);
+            if let Some(proven) = self.proven() {
+                *locked(&shared.proven) = proven;
             }
             let since_base = self.offset.saturating_sub(self.growing.number("base-offset"));
             if let Some(standing) = self.growing.standing(self.offset, since_base, self.options) {
@@ -196,6 +200,13 @@ impl<'a> Journal<'a> {
                 return Err(Error::Interrupted);
             }
         }
+    }
+
+    /// What the server may be told of, if all that is here can be restored by its moment: not what has no proven one yet, or
+    /// belongs to a snapshot that was forgotten.
+    fn proven(&self) -> Option<Proven> {
+        let is_proven = self.growing.has_base() && self.dated_ms <= self.growing.until_ms;
+        is_proven.then_some(Proven { base: self.base, offset: self.offset })
     }
 
     /// Gives frames the time of their execution, as far as it is known; returns up to when all has come that was executed.
@@ -243,6 +254,7 @@ impl<'a> Journal<'a> {
         self.growing.begin(self.repo, &mut source, base.time_ms, self.options, self.monitor)?;
         self.segments.clear();
         (self.offset, self.database, self.dated_ms) = (base.offset, 0, base.time_ms);
+        self.base = base.number;
         Ok(())
     }
 

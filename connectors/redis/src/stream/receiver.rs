@@ -13,7 +13,7 @@ use chunkstore::pool::locked;
 use engine::source::{Clock, SourceError, SourceErrorKind, Status};
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +50,18 @@ pub(super) struct NewBase {
     pub(super) time_ms: u64,
     pub(super) replication_id: String,
     pub(super) offset: u64,
+    /// Which one it is, see [`Proven`].
+    pub(super) number: u64,
     /// Why the server began anew, if there was something to go on from.
     pub(super) why: Option<String>,
+}
+
+/// Up to which offset of which base's history everything is durable, and belongs to a moment that can be restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Proven {
+    /// Counts the bases that came in this process; 0 is what an earlier one left.
+    pub(super) base: u64,
+    pub(super) offset: u64,
 }
 
 /// What the threads share.
@@ -59,7 +69,8 @@ pub(super) struct Shared {
     pub(super) inbox: Mutex<Inbox>,
     pub(super) taken: Condvar,
     pub(super) times: Mutex<Times>,
-    pub(super) durable: AtomicU64,
+    /// What the server may be told of.
+    pub(super) proven: Mutex<Proven>,
     pub(super) stop: AtomicBool,
     /// Asks for a new base.
     pub(super) renew: AtomicBool,
@@ -101,6 +112,7 @@ pub(super) fn ask_where(shared: &Shared, server: &Server) {
         while !shared.stopped() && ask_once(shared, &mut connection) {
             shared.sleep(POLL);
         }
+        shared.sleep(RETRY_MIN);
     }
 }
 
@@ -127,6 +139,8 @@ pub(super) struct Receiver {
     pub(super) position: Option<(String, u64, u32)>,
     /// Whether the server was there once.
     pub(super) has_connected: bool,
+    /// Which base `position` stands on, see [`Proven`].
+    pub(super) base: u64,
 }
 
 impl Receiver {
@@ -208,6 +222,7 @@ impl Receiver {
             gather(&mut checked, &self.scratch).map_err(|error| told(error, &self.server.shown))?;
         checked.finish(&self.server.shown).map_err(|error| told(error, &self.server.shown))?;
         self.position = Some((id.clone(), offset, 0));
+        self.base += 1;
         let mut inbox = self.shared.inbox();
         // What came before belongs to the base before, and is committed with it.
         while inbox.base.is_some() || !inbox.frames.is_empty() {
@@ -218,7 +233,8 @@ impl Receiver {
             inbox = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
         inbox.received = offset;
-        inbox.base = Some(NewBase { gathered: Box::new(gathered), time_ms, replication_id: id, offset, why });
+        let (gathered, number) = (Box::new(gathered), self.base);
+        inbox.base = Some(NewBase { gathered, time_ms, replication_id: id, offset, number, why });
         Ok(transfer.into_link())
     }
 
@@ -241,7 +257,9 @@ impl Receiver {
                 return Ok(());
             }
             let now_ms = self.shared.now_ms();
-            let durable = self.shared.durable.load(Ordering::Relaxed);
+            // Of another history it says nothing; the server believes the highest that it was told.
+            let proven = *locked(&self.shared.proven);
+            let durable = if proven.base == self.base { proven.offset } else { 0 };
             if durable != acknowledged
                 || now_ms.saturating_sub(acknowledged_ms) >= ACK_EVERY.as_millis() as u64
             {
