@@ -299,12 +299,10 @@ impl Chaos {
         );
         assert!(backups > seconds / 4 && prunes > 0 && kills > seconds / 4, "{counts:?}");
         // What stands on chunks that only serve as bases is stored anew where that is smaller. So all of it is no larger
-        // than it would be without deltas, but for where chunks are cut, which a repository's key says. How much larger
-        // than a fresh repository it is, is a matter of chance.
-        assert!(
-            size < most + most / 10 + 4 * (512 << 10),
-            "{size} bytes, fresh {least}, without deltas {most}"
-        );
+        // than it would be without deltas, but for where chunks are cut, which a repository's key says: of so few
+        // chunks, the sizes of two repositories differ by up to an eighth. How much larger than a fresh repository with
+        // deltas it is, is a matter of chance.
+        assert!(size < most + most / 4, "{size} bytes, fresh {least}, without deltas {most}");
     }
 }
 
