@@ -357,13 +357,13 @@ impl Feed for Binlog<'_> {
             fetching.grown = (size, Instant::now());
         }
         let grew = came.iter().any(|(log, len)| *len > log.durable);
-        let is_known =
+        let has_moments =
             self.growing.is_stale(until_ms, self.options) || last && until_ms > self.growing.until_ms;
         // After an interruption the log is fetched again: not less than there was.
         let is_behind = came.len() < self.logs.len()
             || came.iter().any(|(log, len)| *len < log.durable)
             || self.logs.last().is_some_and(|log| log.seam.is_none());
-        if !is_behind && (grew || is_known) {
+        if !is_behind && (grew || has_moments) {
             self.store(came, fetching.folder.path(), until_ms)?;
         }
         let is_stalled = fetching.grown.1.elapsed() > STALL;

@@ -271,12 +271,10 @@ impl Feed for Wal<'_> {
         }
         let message = session.connection.replication_data();
         let message = message.map_err(|error| Left::Trouble(error.to_string()))?;
-        session.came += message.map_or(Ok(0), |message| self.came.take(message)).map_err(|why| match self
-            .came
-            .differs
-        {
-            true => Left::NeedsBase(why),
-            false => Left::Trouble(why),
+        let taken = message.map_or(Ok(0), |message| self.came.take(message));
+        session.came += taken.map_err(match self.came.differs {
+            true => Left::NeedsBase,
+            false => Left::Trouble,
         })?;
         self.ask(&session.flushed);
         Ok(session.came >= AT_ONCE)
@@ -284,9 +282,9 @@ impl Feed for Wal<'_> {
 
     fn commit(&mut self, session: &mut Session, last: bool) -> Result<Option<Left>> {
         session.came = 0;
-        let is_known = self.growing.is_stale(self.complete_ms, self.options)
+        let has_moments = self.growing.is_stale(self.complete_ms, self.options)
             || last && self.complete_ms > self.growing.until_ms;
-        if self.came.position == self.durable && !is_known {
+        if self.came.position == self.durable && !has_moments {
             return Ok(None);
         }
         session.told = None;
