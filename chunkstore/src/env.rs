@@ -12,6 +12,10 @@ pub trait Env: Send + Sync {
     fn random(&self, bytes: &mut [u8]) -> Result<()>;
     /// Lets time pass before an attempt is repeated.
     fn sleep(&self, time: Duration);
+    /// Bytes that HEAD's longest list may take in HEAD itself. A simulation has short lists and a low bound.
+    fn head_inline(&self) -> usize {
+        16 << 10
+    }
 }
 
 /// The machine's own clock and random numbers.

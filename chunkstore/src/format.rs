@@ -51,6 +51,8 @@ pub const MAX_SEGMENT_LEN: u64 = 256 << 20;
 pub const SEGMENT_CHUNKS: usize = 1 << 18;
 /// Largest HEAD, snapshot, configuration or key slot in bytes.
 pub const MAX_SMALL_LEN: u64 = 64 << 20;
+/// Largest leaf of HEAD in bytes, and the most that the bodies in one decompress to.
+pub const MAX_LEAF_LEN: u64 = 256 << 20;
 /// Most base chunks of one delta.
 pub const MAX_BASES: usize = 4;
 /// Deepest delta: so many decompressions stand between it and plaintext at most. Bounds recursion.
@@ -82,6 +84,8 @@ pub enum ObjectKind {
     Snapshot = 3,
     /// `maps/<id>`.
     TierMap = 4,
+    /// `sets/<incarnation>.<generation>.<id>`.
+    Leaf = 5,
 }
 
 impl ObjectKind {
@@ -93,6 +97,7 @@ impl ObjectKind {
             Self::Segment => "segment",
             Self::Snapshot => "snapshot",
             Self::TierMap => "tier-map",
+            Self::Leaf => "leaf",
         }
     }
 }
@@ -167,6 +172,7 @@ impl Codec {
 
 /// Names of objects. Every name in a repository is made here.
 pub mod names {
+    use crate::head::Age;
     use crate::id::{ObjectId, PackId, SessionId};
 
     /// The only mutable object.
@@ -187,6 +193,8 @@ pub mod names {
     pub const SNAPSHOTS: &str = "snapshots";
     /// Folder of the tier maps: how a tier's packs are stored.
     pub const MAPS: &str = "maps";
+    /// Folder of the leaves of HEAD.
+    pub const SETS: &str = "sets";
 
     /// Folder of further copies of the objects that everything hangs on.
     pub const COPIES: &str = "copies";
@@ -225,6 +233,19 @@ pub mod names {
     #[must_use]
     pub fn map(id: &ObjectId) -> String {
         format!("{MAPS}/{id}")
+    }
+    /// `sets/<incarnation>.<generation>.<id>`: a leaf that a HEAD of this age may name first.
+    #[must_use]
+    pub fn leaf(age: Age, id: &ObjectId) -> String {
+        format!("{SETS}/{}.{}.{id}", age.incarnation, age.generation)
+    }
+    /// The age in the name of a leaf.
+    #[must_use]
+    pub fn leaf_age(name: &str) -> Option<Age> {
+        let mut parts = name.strip_prefix(SETS)?.strip_prefix('/')?.splitn(3, '.');
+        let (incarnation, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        ObjectId::parse(parts.next()?)?;
+        Some(Age { incarnation, generation })
     }
     /// `snapshots/<id>`.
     #[must_use]

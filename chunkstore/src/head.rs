@@ -5,15 +5,24 @@
 
 use crate::id::{ObjectId, PackId, SessionId};
 use crate::{Error, Result};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 mod elsewhere;
+mod items;
+mod leaf;
+mod list;
 mod made;
 mod seen;
 mod swap;
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
+pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef};
+pub use list::List;
 pub use made::{Age, Anew, Tiers};
+use leaf::Leaves;
 pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 
@@ -21,7 +30,7 @@ pub use swap::{HeadStore, LoadedHead, rolled_back};
 pub const MOST_FORGOTTEN: usize = 1024;
 
 /// The content of HEAD.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Head {
     /// Counts swaps.
     pub generation: u64,
@@ -43,11 +52,11 @@ pub struct Head {
     pub clock_ms: Option<u64>,
     /// Snapshots that somebody took out of the primary on purpose, and that a copy may still have: they do not come back.
     /// Oldest first; what no copy has any more is dropped, and of more than [`MOST_FORGOTTEN`] the oldest.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub forgotten: Vec<ObjectId>,
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub forgotten: List<ObjectId>,
     /// Those of them that a person named, and that are to go from every copy, as soon as it can be reached.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub forgotten_everywhere: Vec<ObjectId>,
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub forgotten_everywhere: List<ObjectId>,
     /// Set in a HEAD that was made anew from objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anew: Option<Anew>,
@@ -61,15 +70,15 @@ pub struct Head {
     /// Features without which this HEAD cannot be handled correctly.
     pub required_features: Vec<String>,
     /// What is kept: everything that can be reached from here.
-    pub roots: Vec<Root>,
+    pub roots: List<Root>,
     /// The live index segments; the packs that they list are live.
-    pub segments: Vec<SegmentRef>,
+    pub segments: List<SegmentRef>,
     /// Writers at work, and fenced ones whose packs still await removal.
-    pub sessions: Vec<Session>,
+    pub sessions: List<Session>,
     /// Live packs that a pruner found unneeded; writers no longer build on them.
-    pub condemned: Vec<Condemned>,
+    pub condemned: List<Condemned>,
     /// Packs that will be deleted, for ever unusable.
-    pub doomed: Vec<PackRef>,
+    pub doomed: List<PackRef>,
     /// Every key slot with a keyed hash of its bytes.
     pub slots: BTreeMap<ObjectId, ObjectId>,
     /// Fields of later versions, kept as they are.
@@ -78,15 +87,48 @@ pub struct Head {
 }
 
 /// Something that keeps data alive.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Root {
-    /// `snapshot` or `tier-map`; `stream` has its place.
+    /// [`Root::SNAPSHOT`], `tier-map`, or what a later version knows.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// Name of the object.
     pub id: ObjectId,
     /// BLAKE3 of its sealed bytes.
     pub hash: ObjectId,
+    /// What whoever wrote the object says of it, so that roots are compared and ordered without their records; empty where
+    /// nobody said anything. At most 1024 bytes.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty", with = "items::hex")]
+    pub columns: Bytes,
+    /// The plaintext of the object, so that it need not be read one by one; the object has it, too.
+    #[serde(default, skip_serializing_if = "Body::is_none")]
+    pub record: Body,
+}
+
+/// The object decides.
+impl PartialEq for Root {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.kind, self.id, self.hash) == (&other.kind, other.id, other.hash)
+    }
+}
+
+impl Eq for Root {}
+
+impl Root {
+    /// The kind of a snapshot's root.
+    pub const SNAPSHOT: &str = "snapshot";
+
+    /// One of which only the object is known.
+    #[must_use]
+    pub fn new(kind: &'static str, id: ObjectId, hash: ObjectId) -> Self {
+        Self { kind: Cow::Borrowed(kind), id, hash, columns: Bytes::new(), record: Body::None }
+    }
+
+    /// Whether it is a snapshot's.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        self.kind == Self::SNAPSHOT
+    }
 }
 
 /// An index segment.
@@ -168,18 +210,18 @@ impl Head {
             home: None,
             tiers: Tiers::none_yet(),
             clock_ms: None,
-            forgotten: vec![],
-            forgotten_everywhere: vec![],
+            forgotten: List::default(),
+            forgotten_everywhere: List::default(),
             anew: None,
             without_parity: false,
             nonce,
             recent_nonces: vec![nonce],
             required_features: vec![],
-            roots: vec![],
-            segments: vec![],
-            sessions: vec![],
-            condemned: vec![],
-            doomed: vec![],
+            roots: List::default(),
+            segments: List::default(),
+            sessions: List::default(),
+            condemned: List::default(),
+            doomed: List::default(),
             slots,
             other: BTreeMap::new(),
         }
@@ -197,56 +239,125 @@ impl Head {
     ///
     /// [`Error::Gone`] if there is no such root.
     pub fn replace(&mut self, old: ObjectId, new: &Root) -> Result<()> {
-        let place = self.roots.iter_mut().find(|root| root.id == old).ok_or(Error::Gone { id: old })?;
+        let place = self.roots.find_mut(|root| root.id == old)?.ok_or(Error::Gone { id: old })?;
         place.clone_from(new);
-        self.forget(old);
-        Ok(())
+        self.forget(old)
     }
 
     /// Notes that a snapshot was taken out on purpose, where copies may have it.
-    pub fn forget(&mut self, id: ObjectId) {
+    ///
+    /// # Errors
+    ///
+    /// A list of HEAD cannot be read, as with all that follow.
+    pub fn forget(&mut self, id: ObjectId) -> Result<()> {
         let has_copies = !self.tiers.all || !self.tiers.made.is_empty();
-        if self.tier.is_none() && has_copies && !self.forgotten.contains(&id) {
+        if self.tier.is_none() && has_copies && !self.forgotten.contains(&id)? {
             self.forgotten.push(id);
-            let surplus = self.forgotten.len().saturating_sub(MOST_FORGOTTEN);
-            self.forgotten.drain(..surplus);
+            self.forgotten.keep_last(MOST_FORGOTTEN)?;
         }
+        Ok(())
     }
 
     /// The same of one that a person named: it is to go from the copies, too.
-    pub fn forget_everywhere(&mut self, id: ObjectId) {
-        self.forget(id);
-        if self.forgotten.contains(&id) && !self.forgotten_everywhere.contains(&id) {
+    ///
+    /// # Errors
+    ///
+    /// As [`Head::forget`].
+    pub fn forget_everywhere(&mut self, id: ObjectId) -> Result<()> {
+        self.forget(id)?;
+        if self.forgotten.contains(&id)? && !self.forgotten_everywhere.contains(&id)? {
             self.forgotten_everywhere.push(id);
         }
-        self.forgotten_everywhere.retain(|id| self.forgotten.contains(id));
+        let known: HashSet<ObjectId> = self.forgotten.iter()?.copied().collect();
+        self.forgotten_everywhere.retain(|id| known.contains(id))
     }
 
     /// Whether a prune may remove what a session wrote. Of a HEAD that was made anew, nobody knows whether it names
     /// all that older sessions wrote and that is needed.
-    #[must_use]
-    pub fn may_remove(&self, session: &SessionId) -> bool {
-        self.anew.as_ref().is_none_or(|anew| anew.knows(session))
+    ///
+    /// # Errors
+    ///
+    /// As [`Head::forget`].
+    pub fn may_remove(&self, session: &SessionId) -> Result<bool> {
+        self.anew.as_ref().map_or(Ok(true), |anew| anew.knows(session))
     }
 
     /// Whether a session may still commit.
-    #[must_use]
-    pub fn is_open(&self, session: &SessionId) -> bool {
-        self.sessions.iter().any(|known| known.id == *session && !known.fenced)
+    ///
+    /// # Errors
+    ///
+    /// As [`Head::forget`].
+    pub fn is_open(&self, session: &SessionId) -> Result<bool> {
+        Ok(self.sessions.find(|known| known.id == *session && !known.fenced)?.is_some())
     }
 
     /// Packs condemned before this HEAD's generation `since` are known for that to every session at work but
     /// `own`: none of them chose to build on one.
-    #[must_use]
-    pub fn known_since(&self, own: &SessionId) -> u64 {
-        let others = self.sessions.iter().filter(|other| !other.fenced && other.id != *own);
-        others.map(|other| other.opened).min().unwrap_or(u64::MAX)
+    ///
+    /// # Errors
+    ///
+    /// As [`Head::forget`].
+    pub fn known_since(&self, own: &SessionId) -> Result<u64> {
+        let others = self.sessions.iter()?.filter(|other| !other.fenced && other.id != *own);
+        Ok(others.map(|other| other.opened).min().unwrap_or(u64::MAX))
     }
 
     /// The ids of the live segments.
-    #[must_use]
-    pub fn segment_ids(&self) -> Vec<ObjectId> {
-        self.segments.iter().map(|segment| segment.id).collect()
+    ///
+    /// # Errors
+    ///
+    /// As [`Head::forget`].
+    pub fn segment_ids(&self) -> Result<Vec<ObjectId>> {
+        Ok(self.segments.iter()?.map(|segment| segment.id).collect())
+    }
+
+    /// Its leaves.
+    pub fn leaves(&self) -> impl Iterator<Item = &LeafRef> {
+        let anew = self.anew.iter().flat_map(|anew| anew.sessions.leaves());
+        let packs = self.condemned.leaves().chain(self.doomed.leaves());
+        let forgotten = self.forgotten.leaves().chain(self.forgotten_everywhere.leaves());
+        let lists = self.roots.leaves().chain(self.segments.leaves()).chain(self.sessions.leaves());
+        lists.chain(packs).chain(forgotten).chain(anew)
+    }
+
+    fn attach(&self, leaves: &Arc<Leaves>) {
+        self.roots.attach(leaves);
+        self.segments.attach(leaves);
+        self.sessions.attach(leaves);
+        self.condemned.attach(leaves);
+        self.doomed.attach(leaves);
+        self.forgotten.attach(leaves);
+        self.forgotten_everywhere.attach(leaves);
+        self.anew.iter().for_each(|anew| anew.sessions.attach(leaves));
+    }
+
+    /// Writes what HEAD itself shall not hold to leaves, which are noted in `written`.
+    fn settle(&mut self, leaves: &Arc<Leaves>, written: &mut Vec<LeafRef>) -> Result<()> {
+        let age = self.age();
+        self.roots.settle(leaves, age, written)?;
+        self.segments.settle(leaves, age, written)?;
+        self.sessions.settle(leaves, age, written)?;
+        self.condemned.settle(leaves, age, written)?;
+        self.doomed.settle(leaves, age, written)?;
+        self.forgotten.settle(leaves, age, written)?;
+        self.forgotten_everywhere.settle(leaves, age, written)?;
+        self.anew.iter_mut().try_for_each(|anew| anew.sessions.settle(leaves, age, written))
+    }
+
+    /// Reads all lists, which are otherwise read when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// A leaf is damaged or gone.
+    pub fn read_all(&self) -> Result<()> {
+        self.roots.read()?;
+        self.segments.read()?;
+        self.sessions.read()?;
+        self.condemned.read()?;
+        self.doomed.read()?;
+        self.forgotten.read()?;
+        self.forgotten_everywhere.read()?;
+        self.anew.iter().try_for_each(|anew| anew.sessions.read())
     }
 }
 
@@ -270,10 +381,10 @@ mod tests {
             opened_ms: 0,
             seen_ms: 0,
         };
-        assert_eq!(head.known_since(&SessionId([1; 16])), u64::MAX);
-        head.sessions = vec![session(1, 3, false), session(2, 7, false), session(3, 2, true)];
-        assert_eq!(head.known_since(&SessionId([1; 16])), 7, "one's own and the fenced do not count");
-        assert_eq!(head.known_since(&SessionId([2; 16])), 3);
-        assert!(head.is_open(&SessionId([2; 16])) && !head.is_open(&SessionId([3; 16])));
+        assert_eq!(head.known_since(&SessionId([1; 16])).unwrap(), u64::MAX);
+        head.sessions = vec![session(1, 3, false), session(2, 7, false), session(3, 2, true)].into();
+        assert_eq!(head.known_since(&SessionId([1; 16])).unwrap(), 7, "one's own and the fenced do not count");
+        assert_eq!(head.known_since(&SessionId([2; 16])).unwrap(), 3);
+        assert!(head.is_open(&SessionId([2; 16])).unwrap() && !head.is_open(&SessionId([3; 16])).unwrap());
     }
 }

@@ -43,7 +43,7 @@
 //!
 //! // A session protects what it writes from prunes until its commit.
 //! let session = store.open_session("example")?;
-//! let dedupe = Dedupe::new(Arc::clone(&store), Sealing::default(), &LostPacks::default());
+//! let dedupe = Dedupe::new(Arc::clone(&store), Sealing::default(), &LostPacks::default())?;
 //! let mut packer = Packer::new(&dedupe, session, PackerOptions::default())?;
 //! let mut lane: Lane<()> = Lane::new(&dedupe, PackKind::Data)?;
 //! lane.write(b"Dear reader");

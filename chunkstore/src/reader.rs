@@ -341,8 +341,7 @@ mod tests {
         let behind = std::mem::replace(&mut packs.store, other);
         packs.add(7, Record::full(packs.id, PLAIN.len() as u32, 0, Codec::Raw));
         let forget = |head: &mut crate::head::Head| {
-            head.segments.retain(|segment| segment.id != old.id);
-            Ok(())
+            head.segments.retain(|segment| segment.id != old.id)
         };
         packs.store.update_head(forget).unwrap();
         packs.disk.objects().remove(&name);

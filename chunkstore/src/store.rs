@@ -6,7 +6,7 @@ use crate::config::{Config, HeadMethod, Layout};
 use crate::env::{Env, random_array};
 use crate::executor::Executor;
 use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Head, HeadStore, PackRef, Root};
+use crate::head::{Body, Head, HeadStore, PackRef, Root};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
@@ -16,6 +16,7 @@ use crate::storage::chain::ChainedHead;
 use crate::storage::shelf::Placing;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -325,13 +326,16 @@ impl ChunkStore {
     }
 
     /// Writes the object of a snapshot. It counts for nothing until HEAD lists it.
-    pub fn write_snapshot(&self, plain: &[u8]) -> Result<Root> {
+    ///
+    /// `columns` is what the root says of it, see [`Root::columns`].
+    pub fn write_snapshot(&self, plain: &[u8], columns: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
         let name = names::snapshot(&id);
         let sealed = envelope::seal(&self.keys, ObjectKind::Snapshot, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.access.storage.put(&name, sealed.into())?;
-        Ok(Root { kind: "snapshot".into(), id, hash })
+        let (columns, record) = (Bytes::copy_from_slice(columns), Body::Here(Bytes::copy_from_slice(plain)));
+        Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash) })
     }
 
     /// For whoever restores: what cannot be read here of records of snapshots is read from the store's copies. Whoever mends
@@ -340,6 +344,17 @@ impl ChunkStore {
     pub fn with_records_from_copies(mut self) -> Self {
         self.records_from_copies = true;
         self
+    }
+
+    /// The record of a snapshot: from HEAD's leaves, or else from its object.
+    pub fn snapshot_record(&self, root: &Root) -> Result<Bytes> {
+        match root.record.read() {
+            Ok(Some(record)) => Ok(record),
+            // An older HEAD's leaf may be gone, and so may one of this HEAD: the object says the same.
+            Ok(None) => self.read_snapshot(root).map(Bytes::from),
+            Err(error) if error.is_damage() => self.read_snapshot(root).map(Bytes::from),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the object of a snapshot and checks it against HEAD.

@@ -139,7 +139,7 @@ fn run(
         repo.sync_index(monitor)?;
         let parent = look_back(repo, source, options, monitor)?.parent;
         let lost = store.lost_packs(options.packs_seen_within)?;
-        let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost);
+        let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost)?;
         about_lost(&lost, monitor);
         return rehearse(&dedupe, source, parent.as_ref(), options, start, monitor);
     }
@@ -163,7 +163,7 @@ fn run(
         monitor.count(Counter::BytesTotal, last.total_bytes_processed);
     }
     about_lost(&lost, monitor);
-    let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost);
+    let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost)?;
     let mut packer = Packer::new(&dedupe, session, options.packer)?;
 
     let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {

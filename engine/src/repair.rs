@@ -176,7 +176,7 @@ fn list(
     replaced: &[ObjectId],
     news: &News,
 ) -> Result<()> {
-    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &LostPacks::none());
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &LostPacks::none())?;
     // No checkpoint: this swap is the only one.
     let options = PackerOptions { checkpoint_len: u64::MAX, ..PackerOptions::default() };
     let mut packer = Packer::new(&dedupe, *session, options)?;

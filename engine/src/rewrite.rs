@@ -78,7 +78,7 @@ pub fn rewrite(
             return Ok(done);
         }
         let lost = store.lost_packs(Duration::ZERO)?;
-        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &lost);
+        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &lost)?;
         let mut packer = Packer::new(&dedupe, session, options.packer)?;
         let manifest = write(&dedupe, &mut packer, old, &chosen, monitor)?;
         let segments = packer.flush()?;

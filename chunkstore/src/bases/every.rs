@@ -19,13 +19,14 @@ pub fn find_everywhere(
     avoid: &HashSet<PackId>,
 ) -> Result<HashMap<Key, Location>> {
     let head = store.head();
-    let gone: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).chain(avoid.iter().copied()).collect();
+    let doomed = head.doomed.iter()?.map(|pack| pack.id);
+    let gone: HashSet<PackId> = doomed.chain(avoid.iter().copied()).collect();
     let mut wanted: HashSet<Key> = ids.iter().map(short_key).collect();
     let mut asked: HashSet<Key> = HashSet::new();
     let mut all: Vec<Location> = vec![];
     while !wanted.is_empty() {
         let mut below = HashSet::new();
-        for reference in &head.segments {
+        for reference in head.segments.iter()? {
             let segment = match store.load_segment(reference) {
                 Ok(segment) => segment,
                 Err(error) if error.is_damage() => continue,

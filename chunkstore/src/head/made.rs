@@ -1,5 +1,7 @@
 //! What HEAD says of the tiers that were made, and of its own making.
 
+use super::List;
+use crate::Result;
 use crate::id::SessionId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,26 +57,28 @@ const SESSIONS: usize = 4096;
 
 /// A mark of a HEAD that was rebuilt from existing objects. It may lack some, so until a person confirms it, a prune
 /// removes only objects of sessions that were opened since.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Anew {
     /// When it was made, in milliseconds since the Unix epoch; for people.
     pub since_ms: u64,
     /// Sessions that were opened since.
-    pub sessions: Vec<SessionId>,
+    pub sessions: List<SessionId>,
 }
 
 impl Anew {
     /// Whether a session was opened since.
-    #[must_use]
-    pub fn knows(&self, session: &SessionId) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// The list cannot be read.
+    pub fn knows(&self, session: &SessionId) -> Result<bool> {
         self.sessions.contains(session)
     }
 
     /// Notes a session that is opened now.
-    pub(crate) fn enter(&mut self, session: SessionId) {
+    pub(crate) fn enter(&mut self, session: SessionId) -> Result<()> {
         self.sessions.push(session);
-        let surplus = self.sessions.len().saturating_sub(SESSIONS);
-        self.sessions.drain(..surplus);
+        self.sessions.keep_last(SESSIONS)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Reading HEAD and replacing it: one compare-and-swap, tried again where others were faster, and never taken for failed
 //! because an answer was lost.
 
+use super::leaf::{LeafRef, Leaves};
 use super::seen::{Notes, Seen};
-use super::{Age, Anew, Elsewhere, Head, Root, SegmentRef};
+use super::{Age, Anew, Elsewhere, Head, List, Root, SegmentRef};
 use crate::env::{Env, random_array};
 use crate::format::{KNOWN_FEATURES, MAX_SEGMENT_LEN, ObjectKind, names};
 use crate::id::ObjectId;
@@ -12,7 +13,7 @@ use crate::pool::locked;
 use crate::storage::{ErrorKind, Storage, Version};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct HeadStore {
     env: Arc<dyn Env>,
     /// The tier that the place was made as.
     home: Option<String>,
+    /// Where HEAD's long lists lie.
+    leaves: Arc<Leaves>,
     /// Where the highest HEAD seen is remembered.
     notes: Notes,
     seen_lock: Mutex<()>,
@@ -57,7 +60,11 @@ impl HeadStore {
         home: Option<String>,
         seen: Option<PathBuf>,
     ) -> Self {
-        Self { storage, keys, env, home, notes: Notes::new(seen), seen_lock: Mutex::new(()) }
+        // Leaves have random names: those of a repository and of its tiers lie side by side.
+        let cache = seen.as_ref().map(|seen| seen.with_extension("sets"));
+        let leaves = Leaves::new(Arc::clone(&storage), Arc::clone(&keys), Arc::clone(&env), cache);
+        let (leaves, notes) = (Arc::new(leaves), Notes::new(seen));
+        Self { storage, keys, env, home, leaves, notes, seen_lock: Mutex::new(()) }
     }
 
     /// Writes the first HEAD of a repository.
@@ -83,8 +90,9 @@ impl HeadStore {
         self.create_as(first)
     }
 
-    fn create_as(&self, head: Head) -> Result<()> {
+    fn create_as(&self, mut head: Head) -> Result<()> {
         let nonce = head.nonce;
+        head.settle(&self.leaves, &mut vec![])?;
         let sealed = Bytes::from(self.seal(&head)?);
         match self.storage.swap_head(None, sealed.clone()) {
             Ok(()) => {
@@ -137,25 +145,27 @@ impl HeadStore {
         let without_parity = old.as_ref().is_some_and(|head| head.without_parity);
         let clock_ms = old.as_ref().and_then(|head| head.clock_ms);
         let mut forgotten = elsewhere.forgotten.clone();
-        forgotten.extend(old.iter().flat_map(|head| &head.forgotten));
-        let forgotten_everywhere =
-            old.as_ref().map(|head| head.forgotten_everywhere.clone()).unwrap_or_default();
+        forgotten.extend(old.iter().flat_map(|head| head.forgotten.readable()));
+        let everywhere = old.iter().flat_map(|head| head.forgotten_everywhere.readable());
+        let forgotten_everywhere: List<ObjectId> = everywhere.copied().collect();
         let (required_features, other) =
             old.map(|head| (head.required_features, head.other)).unwrap_or_default();
         let since_ms = u64::try_from(self.env.now().as_millis()).unwrap_or_default();
-        let anew = Some(Anew { since_ms, sessions: vec![] });
+        let anew = Some(Anew { since_ms, sessions: List::default() });
         let Age { incarnation, generation } = age;
         let home = self.home.clone();
         let first = Head { incarnation, generation, tier, home, tiers, anew, ..first };
         let forgotten = forgotten.into_iter().collect();
         let first = Head { clock_ms, without_parity, forgotten, forgotten_everywhere, ..first };
+        let (roots, segments) = (roots.into(), segments.into());
         Ok(Head { roots, segments, required_features, other, ..first })
     }
 
     /// Puts `head` in the place of whatever is there.
-    pub(crate) fn force(&self, head: &Head) -> Result<()> {
+    pub(crate) fn force(&self, mut head: Head) -> Result<()> {
         let there = self.storage.read_head()?.map(|(_, version)| version);
-        let sealed = Bytes::from(self.seal(head)?);
+        head.settle(&self.leaves, &mut vec![])?;
+        let sealed = Bytes::from(self.seal(&head)?);
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         match self.storage.swap_head(there.as_ref(), sealed.clone()) {
             Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
@@ -166,7 +176,7 @@ impl HeadStore {
             result => result?,
         }
         self.copy(&sealed);
-        self.remember(head, hash)
+        self.remember(&head, hash)
     }
 
     /// Keeps copies of HEAD beside it, where a bad sector could take it. They are read to make HEAD anew, and never
@@ -223,12 +233,26 @@ impl HeadStore {
         }
     }
 
+    /// Reads HEAD, and the leaves that would be missed if others swapped them out.
     fn load_any(&self) -> Result<LoadedHead> {
-        let (sealed, version) =
-            self.storage.read_head()?.ok_or_else(|| Error::corrupt(names::HEAD, "it is missing"))?;
-        let head = self.unseal(&sealed)?;
-        let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
-        Ok(LoadedHead { head, version, hash })
+        let mut failed: Option<(ObjectId, Error)> = None;
+        loop {
+            let (sealed, version) =
+                self.storage.read_head()?.ok_or_else(|| Error::corrupt(names::HEAD, "it is missing"))?;
+            let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+            if let Some((before, error)) = failed.take()
+                && before == hash
+            {
+                return Err(error);
+            }
+            let head = self.unseal(&sealed)?;
+            match self.leaves.fetch(head.leaves()) {
+                Ok(()) => return Ok(LoadedHead { head, version, hash }),
+                // HEAD may have moved on, and a leaf of the old one may be gone.
+                Err(error) if error.is_damage() => failed = Some((hash, error)),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// What HEAD says that its place was made as, if it can be read.
@@ -261,6 +285,7 @@ impl HeadStore {
             );
             return Err(Error::corrupt(names::HEAD, why));
         }
+        head.attach(&self.leaves);
         Ok(head)
     }
 
@@ -291,18 +316,24 @@ impl HeadStore {
         };
         for attempt in 0..ATTEMPTS {
             let LoadedHead { mut head, version, hash } = self.load()?;
-            let result = match change(&mut head) {
+            let before: Vec<LeafRef> = head.leaves().copied().collect();
+            let nonce = ObjectId(random_array(&*self.env)?);
+            let mut written = vec![];
+            let changed = change(&mut head).and_then(|result| {
+                head.generation += 1;
+                head.previous = hash;
+                head.nonce = nonce;
+                head.recent_nonces.push(nonce);
+                let surplus = head.recent_nonces.len().saturating_sub(RECENT_NONCES);
+                head.recent_nonces.drain(..surplus);
+                head.settle(&self.leaves, &mut written)?;
+                Ok(result)
+            });
+            let result = match changed {
                 // What cannot be read may be gone because HEAD has moved on; then the swap would have failed.
                 Err(error) if error.is_damage() && self.load()?.hash != hash => continue,
                 result => result?,
             };
-            let nonce = ObjectId(random_array(&*self.env)?);
-            head.generation += 1;
-            head.previous = hash;
-            head.nonce = nonce;
-            head.recent_nonces.push(nonce);
-            let surplus = head.recent_nonces.len().saturating_sub(RECENT_NONCES);
-            head.recent_nonces.drain(..surplus);
             let sealed = Bytes::from(self.seal(&head)?);
             let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
             match self.storage.swap_head(Some(&version), sealed.clone()) {
@@ -311,6 +342,7 @@ impl HeadStore {
                     // Another process may already have seen a later one; that is not a rollback.
                     let _ = self.remember(&head, hash);
                     swapped(&head, attempt);
+                    self.clear_up(&before, &head, !written.is_empty());
                     return Ok((head, result));
                 }
                 Err(error) if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Ambiguous) => {
@@ -318,7 +350,12 @@ impl HeadStore {
                     let current = self.load()?.head;
                     if current.recent_nonces.contains(&nonce) {
                         swapped(&head, attempt);
+                        self.clear_up(&before, &head, !written.is_empty());
                         return Ok((current, result));
+                    }
+                    // A swap in doubt may still come to pass, as long as HEAD is not of that age.
+                    if current.age() >= head.age() {
+                        self.clear_up(&written, &current, false);
                     }
                     self.env.sleep(self.backoff(attempt)?);
                 }
@@ -328,6 +365,16 @@ impl HeadStore {
         Err(Error::Fenced {
             why: format!("HEAD changed {ATTEMPTS} times while it was to be swapped; try again"),
         })
+    }
+
+    /// Removes those of `leaves` that `head`, of their age or later, does not name; and lets the cache go of others, if
+    /// leaves were `written`.
+    fn clear_up(&self, leaves: &[LeafRef], head: &Head, written: bool) {
+        let named: HashSet<ObjectId> = head.leaves().map(|leaf| leaf.object.id).collect();
+        self.leaves.remove(leaves.iter().filter(|leaf| !named.contains(&leaf.object.id)));
+        if written {
+            self.leaves.keep_only(head.leaves());
+        }
     }
 
     /// A random wait below 10 ms × 2^attempt, at most about a second.
@@ -408,8 +455,9 @@ mod tests {
         let (before, _) = storage.read_head().unwrap().unwrap();
         let anew =
             heads.successor(None, vec![], vec![], BTreeMap::new(), &Elsewhere::default(), None).unwrap();
-        heads.force(&anew).unwrap();
-        assert_eq!(heads.load().unwrap().head.age(), anew.age());
+        let age = anew.age();
+        heads.force(anew).unwrap();
+        assert_eq!(heads.load().unwrap().head.age(), age);
         storage.replace(names::HEAD, before).unwrap();
         assert!(matches!(heads.load(), Err(Error::Rollback { .. })));
     }

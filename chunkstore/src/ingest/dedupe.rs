@@ -102,12 +102,15 @@ pub(super) struct Attempt {
 
 impl Dedupe {
     /// Starts a session's bookkeeping; the index must be in step with HEAD. Chunks of `lost` packs count as missing.
-    #[must_use]
-    pub fn new(store: Arc<ChunkStore>, sealing: Sealing, lost: &LostPacks) -> Arc<Self> {
+    ///
+    /// # Errors
+    ///
+    /// The lists of HEAD cannot be read.
+    pub fn new(store: Arc<ChunkStore>, sealing: Sealing, lost: &LostPacks) -> Result<Arc<Self>> {
         let lost = lost.ids();
-        let mut avoid = store.avoided_packs();
+        let mut avoid = store.avoided_packs()?;
         avoid.extend(&lost);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             avoid,
             lost,
             store,
@@ -120,7 +123,7 @@ impl Dedupe {
             slabs: Pool::default(),
             arenas: Pool::default(),
             unshrunk: AtomicU32::default(),
-        })
+        }))
     }
 
     /// The store that is written to.

@@ -7,7 +7,7 @@ use crate::bases::BaseReader;
 use crate::config::Config;
 use crate::env::random_array;
 use crate::format::{MAX_PACK_LEN, MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, PackKind, names};
-use crate::head::{Age, Head, Place, Root, SegmentRef, rolled_back};
+use crate::head::{Age, Head, List, Place, Root, SegmentRef, rolled_back};
 use crate::id::{ObjectId, SessionId};
 use crate::index::{Location, PackEntry};
 use crate::log::ms;
@@ -17,6 +17,7 @@ use crate::storage::shelf::Placing;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -76,7 +77,8 @@ impl ChunkStore {
             let known = ours.tiers.made.get(name).map_or(0, |known| known.generation);
             let generation = (there.generation.max(known) + 1).max(self.now_ms() / 1000);
             let (incarnation, tiers) = (ours.incarnation, ours.tiers.clone());
-            heads.force(&Head { tier, generation, incarnation, tiers, sessions: vec![], ..there })?;
+            let sessions = List::default();
+            heads.force(Head { tier, generation, incarnation, tiers, sessions, ..there })?;
         }
         Self::assemble(access, config, Arc::clone(&self.keys), heads)
     }
@@ -181,7 +183,7 @@ impl ChunkStore {
         let before = self.head();
         let mut after = Head::clone(&before);
         change(&mut after);
-        if after == *before {
+        if (&after.tiers, after.clock_ms) == (&before.tiers, before.clock_ms) {
             return Ok(());
         }
         self.update_head(|head| {
@@ -331,7 +333,7 @@ impl ChunkStore {
         let sealed = envelope::seal(&self.keys, ObjectKind::TierMap, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.storage().put(&name, sealed.into())?;
-        Ok(Root { kind: MAP_ROOT.into(), id, hash })
+        Ok(Root::new(MAP_ROOT, id, hash))
     }
 
     /// Reads a map and checks it against HEAD.
@@ -347,7 +349,7 @@ impl ChunkStore {
     /// The end of a sync from a primary whose HEAD is `primary`: all of it in one swap.
     pub fn commit_tier(&self, session: &SessionId, primary: &Head, commit: &TierCommit) -> Result<()> {
         self.update_head(|head| {
-            if !head.is_open(session) {
+            if !head.is_open(session)? {
                 let why = "this sync was taken for dead by another one; run it again".into();
                 return Err(Error::Fenced { why });
             }
@@ -358,18 +360,12 @@ impl ChunkStore {
             head.clock_ms = primary.clock_ms;
             head.forgotten.clone_from(&primary.forgotten);
             head.forgotten_everywhere.clone_from(&primary.forgotten_everywhere);
-            let fresh = |known: &[SegmentRef], new: &SegmentRef| known.iter().all(|there| there.id != new.id);
-            for segment in &commit.segments {
-                if fresh(&head.segments, segment) {
-                    head.segments.push(segment.clone());
-                }
-            }
-            head.roots
-                .retain(|root| root.kind != MAP_ROOT && commit.roots.iter().all(|new| new.id != root.id));
-            head.roots.extend_from_slice(&commit.roots);
-            head.roots.extend_from_slice(&commit.maps);
-            head.sessions.retain(|known| known.id != *session);
-            Ok(())
+            let known: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
+            head.segments.extend(commit.segments.iter().filter(|new| !known.contains(&new.id)).cloned());
+            let replaced: HashSet<ObjectId> = commit.roots.iter().map(|root| root.id).collect();
+            head.roots.retain(|root| root.kind != MAP_ROOT && !replaced.contains(&root.id))?;
+            head.roots.extend(commit.roots.iter().chain(&commit.maps).cloned());
+            head.sessions.retain(|known| known.id != *session)
         })
     }
 

@@ -92,7 +92,7 @@ impl ChunkStore {
 
     fn look_for_lost(&self, mut expected: HashMap<PackId, Arc<PackInfo>>) -> Result<LostPacks> {
         // These are on their way out.
-        for pack in &self.head().doomed {
+        for pack in self.head().doomed.iter()? {
             expected.remove(&pack.id);
         }
         let mut lost = LostPacks::none();
@@ -122,8 +122,8 @@ impl ChunkStore {
         if !lost.is_empty() {
             // Removed by a prune since HEAD was read?
             let head = self.heads.load()?.head;
-            let live: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
-            let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+            let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
+            let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
             lost.removed =
                 (lost.listed.extract_if(.., |id, pack| doomed.contains(id) || !live.contains(&pack.segment)))
                     .map(|(id, _)| id)

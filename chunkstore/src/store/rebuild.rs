@@ -101,7 +101,7 @@ pub fn rebuild_head(
     let mut rebuild = Rebuild { access: &access, keys: &keys, own, config_has_parity: config.parity, plan };
     let head = rebuild.head(&heads, old, elsewhere, tier, dry_run)?;
     if !dry_run {
-        heads.force(&head)?;
+        heads.force(head)?;
     }
     Ok(rebuild.plan)
 }
@@ -147,27 +147,24 @@ impl Rebuild<'_> {
         tier: Option<String>,
         dry_run: bool,
     ) -> Result<Head> {
-        let listed: HashSet<ObjectId> = old.iter().flat_map(|head| &head.roots).map(|root| root.id).collect();
+        // Of leaves that cannot be read, nothing is known; the objects have it.
+        let old_roots: Vec<Root> = old.iter().flat_map(|head| head.roots.readable()).cloned().collect();
+        let listed: HashSet<ObjectId> = old_roots.iter().map(|root| root.id).collect();
         let mut roots =
             self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |id, hash, _| {
-                Ok(Root { kind: "snapshot".into(), id, hash })
+                Ok(Root::new(Root::SNAPSHOT, id, hash))
             })?;
         // In the order of their commits, as far as it is known: it decides about ages.
-        let order: HashMap<ObjectId, usize> = old
-            .iter()
-            .flat_map(|head| &head.roots)
-            .enumerate()
-            .map(|(place, root)| (root.id, place))
-            .collect();
+        let order: HashMap<ObjectId, usize> =
+            old_roots.iter().enumerate().map(|(place, root)| (root.id, place)).collect();
         roots.sort_by_key(|root| order.get(&root.id).copied().unwrap_or(usize::MAX));
         self.plan.snapshots = roots.len() as u64;
         self.plan.snapshots_found = roots.iter().filter(|root| !listed.contains(&root.id)).count() as u64;
         let maps = self.read_all(names::MAPS, ObjectKind::TierMap, MAX_SEGMENT_LEN, |id, hash, _| {
-            Ok(Root { kind: MAP_ROOT.into(), id, hash })
+            Ok(Root::new(MAP_ROOT, id, hash))
         })?;
         roots.extend(maps);
-        let other = old.iter().flat_map(|head| &head.roots);
-        roots.extend(other.filter(|root| !["snapshot", MAP_ROOT].contains(&&*root.kind)).cloned());
+        roots.extend(old_roots.into_iter().filter(|root| !root.is_snapshot() && root.kind != MAP_ROOT));
         let segments =
             self.read_all(names::INDEX, ObjectKind::Segment, MAX_SEGMENT_LEN, |id, hash, plain| {
                 let segment =

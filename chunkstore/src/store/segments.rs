@@ -23,7 +23,7 @@ impl ChunkStore {
         at_hand: &mut dyn FnMut(&ObjectId) -> Option<Segment>,
     ) -> Result<Vec<(ObjectId, String)>> {
         let mut head = self.head();
-        let mut segments = head.segment_ids();
+        let mut segments = head.segment_ids()?;
         if let Some(synced) = &self.state().synced
             && synced.segments == segments
         {
@@ -36,7 +36,7 @@ impl ChunkStore {
                 if let Some(segment) = at_hand(id) {
                     return Ok(segment);
                 }
-                let reference = head.segments.iter().find(|segment| segment.id == *id);
+                let reference = head.segments.find(|segment| segment.id == *id)?;
                 let reference = reference.ok_or_else(|| Error::Invalid("segment not in HEAD".into()))?;
                 self.load_segment(reference).inspect_err(|error| {
                     if error.is_damage() {
@@ -49,8 +49,8 @@ impl ChunkStore {
                 (Err(_), Some((id, why))) => {
                     // A prune may have replaced it since HEAD was read: then that is the news, no damage.
                     let fresh = self.reload()?;
-                    if fresh.segments.iter().all(|segment| segment.id != id) {
-                        (segments, head) = (fresh.segment_ids(), fresh);
+                    if fresh.segments.find(|segment| segment.id == id)?.is_none() {
+                        (segments, head) = (fresh.segment_ids()?, fresh);
                         damaged.clear();
                         continue;
                     }
@@ -60,7 +60,7 @@ impl ChunkStore {
                 (Err(error), None) => return Err(error),
             }
         }
-        let synced = Synced { segments: head.segment_ids(), damaged: damaged.clone() };
+        let synced = Synced { segments: head.segment_ids()?, damaged: damaged.clone() };
         self.state().synced = Some(Arc::new(synced));
         Ok(damaged)
     }
@@ -87,7 +87,7 @@ impl ChunkStore {
     pub fn load_live_segment(&self, reference: &SegmentRef) -> Result<Option<Segment>> {
         match self.load_segment(reference) {
             Err(error) if error.is_damage() => {
-                let live = self.reload()?.segments.iter().any(|known| known.id == reference.id);
+                let live = self.reload()?.segments.find(|known| known.id == reference.id)?.is_some();
                 if live { Err(error) } else { Ok(None) }
             }
             result => result.map(Some),

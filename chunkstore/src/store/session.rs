@@ -22,9 +22,9 @@ impl ChunkStore {
     ///
     /// [`Error::Fenced`] if HEAD no longer lists the snapshot.
     pub fn open_session_on(&self, purpose: &str, snapshot: &ObjectId) -> Result<SessionId> {
-        self.open_session_if(purpose, |head| match head.roots.iter().any(|root| root.id == *snapshot) {
-            true => Ok(()),
-            false => Err(Error::Fenced {
+        self.open_session_if(purpose, |head| match head.roots.find(|root| root.id == *snapshot)? {
+            Some(_) => Ok(()),
+            None => Err(Error::Fenced {
                 why: format!("snapshot {} was forgotten meanwhile; nothing was touched", snapshot.short()),
             }),
         })
@@ -50,7 +50,7 @@ impl ChunkStore {
             may(head)?;
             head.sessions.push(Session { opened: head.generation + 1, ..session.clone() });
             if let Some(anew) = &mut head.anew {
-                anew.enter(id);
+                anew.enter(id)?;
             }
             Ok(())
         })?;
@@ -82,11 +82,13 @@ impl ChunkStore {
         relied: &HashSet<PackId>,
     ) -> Result<()> {
         self.commit_with(session, segments, relied, |head| {
-            for (root, before) in
-                roots.iter().filter(|(root, _)| !head.roots.contains(root)).collect::<Vec<_>>()
-            {
-                let place = head.roots.iter().position(|known| Some(known.id) == *before);
-                head.roots.insert(place.unwrap_or(head.roots.len()), root.clone());
+            for (root, before) in roots {
+                match before {
+                    // A snapshot of this session: nobody else can have committed it.
+                    None => head.roots.push(root.clone()),
+                    Some(_) if head.roots.contains(root)? => {}
+                    Some(before) => head.roots.insert_before(root.clone(), |known| known.id == *before)?,
+                }
             }
             Ok(())
         })?;
@@ -122,17 +124,16 @@ impl ChunkStore {
     ) -> Result<()> {
         let known = self.packs_by_segment();
         self.update_head(|head| {
-            if !head.is_open(session) {
+            if !head.is_open(session)? {
                 return Err(Error::Fenced {
                     why: "this session was fenced by a prune; run the command again, what was uploaded is reused".into(),
                 });
             }
             self.check_relied(head, &known, relied)?;
-            head.condemned.retain(|pack| !relied.contains(&pack.id));
-            head.segments.extend_from_slice(segments);
+            head.condemned.retain(|pack| !relied.contains(&pack.id))?;
+            head.segments.extend(segments.iter().cloned());
             place(head)?;
-            head.sessions.retain(|known| known.id != *session);
-            Ok(())
+            head.sessions.retain(|known| known.id != *session)
         })
     }
 
@@ -140,12 +141,12 @@ impl ChunkStore {
     pub fn checkpoint(&self, session: &SessionId, segments: &[SegmentRef]) -> Result<()> {
         let now_ms = self.now_ms();
         self.update_head(|head| {
-            let open = head.sessions.iter_mut().find(|known| known.id == *session && !known.fenced);
+            let open = head.sessions.find_mut(|known| known.id == *session && !known.fenced)?;
             let open = open.ok_or_else(|| Error::Fenced {
                 why: "this session was fenced by a prune; run the command again".into(),
             })?;
             open.seen_ms = now_ms;
-            head.segments.extend_from_slice(segments);
+            head.segments.extend(segments.iter().cloned());
             Ok(())
         })?;
         tracing::info!(session = %session.short(), segments = segments.len(), "checkpoint");
@@ -155,11 +156,11 @@ impl ChunkStore {
     /// Takes a session out of HEAD without a commit; `segments` are kept for the next run.
     pub fn close_session(&self, session: &SessionId, segments: &[SegmentRef]) -> Result<()> {
         self.update_head(|head| {
-            if head.is_open(session) {
-                head.segments.extend_from_slice(segments);
-                head.sessions.retain(|known| known.id != *session);
+            if !head.is_open(session)? {
+                return Ok(());
             }
-            Ok(())
+            head.segments.extend(segments.iter().cloned());
+            head.sessions.retain(|known| known.id != *session)
         })?;
         tracing::info!(session = %session.short(), segments = segments.len(), "session closed");
         Ok(())
@@ -183,16 +184,16 @@ impl ChunkStore {
         let gone = |what: &str| Error::Fenced {
             why: format!("a prune removed a pack that this run built on ({what}); run it again"),
         };
-        if head.doomed.iter().any(|pack| relied.contains(&pack.id)) {
+        if head.doomed.iter()?.any(|pack| relied.contains(&pack.id)) {
             return Err(gone("doomed"));
         }
         // The common case: all segments that the index knows are still there, so are their packs.
-        let live: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
+        let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
         if known.keys().all(|segment| live.contains(segment)) {
             return Ok(());
         }
         let mut packs: HashSet<PackId> = HashSet::new();
-        for reference in &head.segments {
+        for reference in head.segments.iter()? {
             match known.get(&reference.id) {
                 Some(list) => packs.extend(list.iter().map(|pack| pack.name.id)),
                 None => packs.extend(self.load_segment(reference)?.packs.iter().map(|pack| pack.name.id)),
@@ -202,11 +203,14 @@ impl ChunkStore {
     }
 
     /// Packs that must not be built on: condemned or doomed.
-    #[must_use]
-    pub fn avoided_packs(&self) -> HashSet<PackId> {
+    ///
+    /// # Errors
+    ///
+    /// The lists of HEAD cannot be read.
+    pub fn avoided_packs(&self) -> Result<HashSet<PackId>> {
         let head = self.head();
-        let condemned = head.condemned.iter().map(|pack| pack.id);
-        condemned.chain(head.doomed.iter().map(|pack| pack.id)).collect()
+        let condemned = head.condemned.iter()?.map(|pack| pack.id);
+        Ok(condemned.chain(head.doomed.iter()?.map(|pack| pack.id)).collect())
     }
 }
 
@@ -220,7 +224,7 @@ fn may_open(head: &Head, purpose: &str) -> Result<()> {
         )));
     }
     // Those that restore from it write nothing to it.
-    match head.sessions.iter().find(|session| !session.fenced && session.purpose != "restore") {
+    match head.sessions.find(|session| !session.fenced && session.purpose != "restore")? {
         Some(other) => Err(Error::Fenced {
             why: format!(
                 "a {} by process {} on {} is at work on tier '{tier}'; try again when it is done. If that machine is gone, it is given up after a day",

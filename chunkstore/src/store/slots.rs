@@ -27,13 +27,12 @@ impl ChunkStore {
         let hash = self.keys.slot_hash(&bytes);
         put_kept(&*self.access.storage, &names::key(&slot), &bytes.into())?;
         self.update_head(|head| {
-            if !head.is_open(&session) {
+            if !head.is_open(&session)? {
                 return Err(Error::Fenced { why: "this session was fenced by a prune; run it again".into() });
             }
             may_add(head)?;
             head.slots.insert(slot, hash);
-            head.sessions.retain(|known| known.id != session);
-            Ok(())
+            head.sessions.retain(|known| known.id != session)
         })?;
         Ok(slot)
     }

@@ -28,7 +28,7 @@ pub(super) fn rewrite(
     monitor: &dyn Monitor,
 ) -> Result<Vec<SegmentRef>> {
     let sealing = Sealing { compression: options.compression, delta: true };
-    let dedupe = Dedupe::new(Arc::clone(store), sealing, &survey.lost);
+    let dedupe = Dedupe::new(Arc::clone(store), sealing, &survey.lost)?;
     let mut packer = Packer::new(&dedupe, *session, options.packer)?;
     let mut decompressor = Decompressor::new()?;
     let bases = BaseReader::default();

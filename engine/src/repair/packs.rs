@@ -183,7 +183,7 @@ fn replace(
     damaged: &[(&PackEntry, HashSet<ChunkId>)],
     packer: PackerOptions,
 ) -> Result<()> {
-    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &LostPacks::none());
+    let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &LostPacks::none())?;
     let mut packer = Packer::new(&dedupe, *session, packer)?;
     for (pack, bad) in damaged {
         let mut sound = pack.records.iter().filter(|record| !bad.contains(&record.id)).peekable();

@@ -77,7 +77,7 @@ pub fn repair_snapshots(
                 lost.names()
             )));
         }
-        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &lost);
+        let dedupe = Dedupe::new(Arc::clone(store), Sealing::default(), &lost)?;
         let (mut report, damaged) = survey(repo, &dedupe, options, monitor)?;
         if options.dry_run || damaged.is_empty() {
             return Ok(report);

@@ -44,7 +44,7 @@ pub(crate) fn supply(
     let session = store.open_session("repair")?;
     let done = (|| -> Result<()> {
         let sealing = Sealing { delta: false, ..Sealing::default() };
-        let dedupe = Dedupe::new(Arc::clone(store), sealing, &LostPacks::none());
+        let dedupe = Dedupe::new(Arc::clone(store), sealing, &LostPacks::none())?;
         // No checkpoint: the swap below is the only one.
         let options = PackerOptions { checkpoint_len: u64::MAX, ..PackerOptions::default() };
         let mut packer = Packer::new(&dedupe, session, options)?;

@@ -156,7 +156,7 @@ impl Back<'_> {
     /// Stores what is lacking, each chunk on its own.
     fn store(&self, session: &SessionId, compression: Compression) -> Result<(Vec<SegmentRef>, u64)> {
         let sealing = Sealing { compression, delta: false };
-        let dedupe = Dedupe::new(Arc::clone(self.primary.store()), sealing, &self.lost);
+        let dedupe = Dedupe::new(Arc::clone(self.primary.store()), sealing, &self.lost)?;
         let mut packer = Packer::new(&dedupe, *session, PackerOptions::default())?;
         let mut all = |_, read: chunkstore::Result<()>| Ok(read.map(|()| true)?);
         reseal(self.from.store(), &self.lacking, &dedupe, &mut packer, self.monitor, &mut all)?;

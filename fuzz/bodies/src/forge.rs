@@ -54,7 +54,7 @@ impl Forge {
         let store = Arc::new(store);
         let session = store.open_session("backup")?;
         store.sync_index()?;
-        let dedupe = Dedupe::new(Arc::clone(&store), Sealing::default(), &LostPacks::none());
+        let dedupe = Dedupe::new(Arc::clone(&store), Sealing::default(), &LostPacks::none())?;
         let packer = Packer::new(&dedupe, session, PackerOptions::default())?;
         Ok(Self { storage, store, session, dedupe, packer })
     }

@@ -4,16 +4,17 @@
 use super::HeadStore;
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, names};
-use crate::head::Head;
+use crate::head::{Head, LeafRef};
 use crate::storage::ErrorKind;
 use crate::{Error, Result};
 
 impl HeadStore {
-    /// Whether a HEAD belongs to this place: any of its index segments is here. Each place writes segments of its own,
-    /// so those of another place are not.
+    /// Whether a HEAD belongs to this place: any of its leaves or index segments is here. Each place writes leaves and
+    /// segments of its own, so those of another place are not.
     pub(super) fn is_of_this_place(&self, head: &Head) -> Result<bool> {
-        for segment in &head.segments {
-            match self.storage.len(&names::segment(&segment.id)) {
+        let segments = head.segments.readable().map(|segment| names::segment(&segment.id));
+        for name in head.leaves().flat_map(LeafRef::names).chain(segments) {
+            match self.storage.len(&name) {
                 Ok(_) => return Ok(true),
                 Err(error) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),

@@ -20,7 +20,7 @@ impl Sync<'_> {
         }
         let (from, to) = (self.from(), self.to());
         let sealing = Sealing { compression: self.options.compression, delta: false };
-        let dedupe = Dedupe::new(Arc::clone(to), sealing, &self.lost);
+        let dedupe = Dedupe::new(Arc::clone(to), sealing, &self.lost)?;
         let pack_len = if self.tier.frozen { FROZEN_PACK_LEN } else { PackerOptions::default().pack_len };
         let mut packer =
             Packer::new(&dedupe, self.session, PackerOptions { pack_len, ..PackerOptions::default() })?;
