@@ -17,7 +17,7 @@ use chunkstore::seal::Compression;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ObjectId, PackId, SessionId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub(crate) mod orphans;
 mod rebase;
@@ -164,14 +164,20 @@ impl Prepared {
         let mut marks = Marks::default();
         marks.mark_all(repo, &head, monitor)?;
         let survey = Survey::take(store, &head, &marks, options, monitor)?;
-        let mut dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms);
+        let mut dead = dead_sessions(&head, &store.access.identity, store.now_ms(), options.fence_after_ms)?;
         // Whoever asks is alive, however long the look took.
         dead.retain(|session| own != Some(session));
-        let mut orphans = find_orphans(&listed, &head, &survey, &dead, own);
+        let mut orphans = find_orphans(&listed, &head, &survey, &dead, own)?;
         let mut survey = survey;
         if !options.accept_head {
             let before = orphans.len();
-            orphans.retain(|name| may_remove(&head, name));
+            let mut removable = vec![];
+            for name in orphans {
+                if may_remove(&head, &name)? {
+                    removable.push(name);
+                }
+            }
+            orphans = removable;
             survey.plan.kept_before_head += (before - orphans.len()) as u64;
         }
         Ok(Self { marks, survey, dead, orphans })
@@ -227,7 +233,7 @@ impl Prepared {
                 Ok(())
             })?;
         }
-        let deferred = store.head().condemned.iter().any(|pack| remove.contains(&pack.id));
+        let deferred = store.head().condemned.iter()?.any(|pack| remove.contains(&pack.id));
         Ok(PrunePlan { deferred, ..plan })
     }
 
@@ -250,13 +256,13 @@ impl Prepared {
         swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
             at_work(head, session)?;
             unchanged(head, survey)?;
-            head.sessions.retain(|known| !dead.contains(&known.id));
-            if head.segments.iter().all(|segment| fresh.iter().all(|new| new.id != segment.id)) {
-                head.segments.extend_from_slice(fresh);
+            head.sessions.retain(|known| !dead.contains(&known.id))?;
+            if head.segments.iter()?.all(|segment| fresh.iter().all(|new| new.id != segment.id)) {
+                head.segments.extend(fresh.iter().cloned());
             }
             // What somebody needs again is no longer condemned.
-            head.condemned.retain(|pack| remove.contains(&pack.id));
-            let known: HashSet<PackId> = head.condemned.iter().map(|pack| pack.id).collect();
+            head.condemned.retain(|pack| remove.contains(&pack.id))?;
+            let known: HashSet<PackId> = head.condemned.iter()?.map(|pack| pack.id).collect();
             let since = head.generation + 1;
             let more =
                 places.values().filter(|place| remove.contains(&place.id) && !known.contains(&place.id));
@@ -280,10 +286,10 @@ impl Prepared {
     ) -> Result<()> {
         let store = repo.store();
         let head = store.head();
-        let known_since = head.known_since(session);
+        let known_since = head.known_since(session)?;
         let ready: HashSet<PackId> = head
             .condemned
-            .iter()
+            .iter()?
             .filter(|pack| remove.contains(&pack.id) && pack.since < known_since)
             .map(|pack| pack.id)
             .collect();
@@ -292,23 +298,19 @@ impl Prepared {
         }
         let Self { marks, survey, .. } = self;
         let replaced = rewrite_segments(store, &survey.segments, &ready)?;
+        let by_id: HashMap<ObjectId, &Option<SegmentRef>> = replaced.iter().map(|(old, new)| (*old, new)).collect();
         let swapped = swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
             at_work(head, session)?;
             unchanged(head, survey)?;
-            let condemned = |id: &PackId| head.condemned.iter().any(|pack| pack.id == *id);
-            if !ready.iter().all(|id| remove.contains(id) && condemned(id)) {
+            let condemned: HashSet<PackId> = head.condemned.iter()?.map(|pack| pack.id).collect();
+            if !ready.iter().all(|id| remove.contains(id) && condemned.contains(id)) {
                 // Somebody needs one of them again; what is condemned stays so, and the next prune goes on.
                 return Ok(false);
             }
-            for (old, new) in &replaced {
-                match (head.segments.iter().position(|segment| segment.id == *old), new) {
-                    (Some(place), Some(new)) => head.segments[place] = new.clone(),
-                    (Some(place), None) => drop(head.segments.remove(place)),
-                    (None, _) => {}
-                }
-            }
-            let doomed = head.condemned.extract_if(.., |pack| ready.contains(&pack.id));
-            head.doomed.extend(doomed.map(|pack| pack.pack()));
+            let by = |old: &SegmentRef| by_id.get(&old.id).map(|new| new.iter().cloned().collect());
+            head.segments.replace(by)?;
+            let doomed = head.condemned.take(|pack| ready.contains(&pack.id))?;
+            head.doomed.extend(doomed.iter().map(Condemned::pack));
             Ok(true)
         })?;
         let unused = replaced.iter().filter_map(|(old, new)| match (swapped, new) {
@@ -325,7 +327,7 @@ impl Prepared {
 
 /// Refuses to continue a prune that was fenced: another may have removed its objects as orphans.
 fn at_work(head: &Head, session: &SessionId) -> chunkstore::Result<()> {
-    if head.is_open(session) {
+    if head.is_open(session)? {
         return Ok(());
     }
     Err(chunkstore::Error::Fenced { why: "another prune took this one for dead; run it again".into() })
@@ -334,7 +336,7 @@ fn at_work(head: &Head, session: &SessionId) -> chunkstore::Result<()> {
 /// Every pack that the survey counts on must still be live: a pack leaves HEAD only with the segment that
 /// lists it.
 fn unchanged(head: &Head, survey: &Survey) -> chunkstore::Result<()> {
-    let live: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
+    let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
     if survey.segments.iter().all(|(reference, _)| live.contains(&reference.id)) {
         return Ok(());
     }
@@ -347,13 +349,12 @@ pub(crate) fn delete_doomed(store: &ChunkStore) -> Result<()> {
     if head.doomed.is_empty() {
         return Ok(());
     }
-    for pack in &head.doomed {
+    for pack in head.doomed.iter()? {
         store.delete_pack(&pack.session, &pack.id)?;
     }
-    let gone: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+    let gone: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
     store.update_head(|head| {
-        head.doomed.retain(|pack| !gone.contains(&pack.id));
-        Ok(())
+        head.doomed.retain(|pack| !gone.contains(&pack.id))
     })?;
     Ok(())
 }
@@ -370,7 +371,7 @@ fn swap_marked<R>(
     loop {
         let store = repo.store();
         let done = store.update_head(|head| {
-            if head.roots.iter().any(|root| !marks.roots.contains(&root.id)) {
+            if head.roots.iter()?.any(|root| !marks.roots.contains(&root.id)) {
                 return Err(chunkstore::Error::Invalid(NEW_ROOTS.into()));
             }
             change(head, remove)

@@ -75,10 +75,10 @@ pub fn repair_index(
 /// listed.
 fn nobody_prunes(store: &ChunkStore) -> Result<()> {
     let head = store.reload()?;
-    let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), GIVEN_UP_MS);
+    let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), GIVEN_UP_MS)?;
     match head
         .sessions
-        .iter()
+        .iter()?
         .find(|session| session.purpose == "prune" && !session.fenced && !dead.contains(&session.id))
     {
         None => Ok(()),
@@ -103,7 +103,7 @@ fn list_anew(
     let (mut known, mut replaced) = (HashSet::new(), vec![]);
     // What is to be read again, as it was listed so far.
     let mut listed: BTreeMap<PackId, PackEntry> = BTreeMap::new();
-    for reference in &head.segments {
+    for reference in head.segments.iter()? {
         match readable(store, reference, monitor)? {
             Some(segment) if read_all => {
                 replaced.push(reference.id);
@@ -119,7 +119,7 @@ fn list_anew(
             }
         }
     }
-    let skip: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+    let skip: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
     let mut unlisted = vec![];
     store
         .storage()
@@ -157,7 +157,7 @@ fn list_anew(
     report.packs_kept = listed.len() as u64;
     news.found.packs.extend(listed.into_values());
     let kept: Vec<SegmentRef> =
-        head.segments.iter().filter(|segment| !replaced.contains(&segment.id)).cloned().collect();
+        head.segments.iter()?.filter(|segment| !replaced.contains(&segment.id)).cloned().collect();
     report.chunks_lost = news.leave_what_is_elsewhere(store, &kept)?;
     report.chunks_saved = news.partly.iter().map(|(_, sound)| sound.len() as u64).sum();
     if let Some(session) = session
@@ -187,17 +187,17 @@ fn list(
     if !news.found.packs.is_empty() {
         fresh.push(store.write_segment(&news.found)?);
     }
-    let before = head.segment_ids();
+    let before = head.segment_ids()?;
     store.update_head(|head| {
         // What was found in the store may have been removed meanwhile, and must not be listed again.
-        if !head.is_open(session) || head.segment_ids() != before {
+        if !head.is_open(session)? || head.segment_ids()? != before {
             return Err(chunkstore::Error::Fenced {
                 why: "HEAD changed during the repair; run it again".into(),
             });
         }
-        head.segments.retain(|segment| !replaced.contains(&segment.id));
-        head.segments.extend_from_slice(&fresh);
-        head.sessions.retain(|known| known.id != *session);
+        head.segments.retain(|segment| !replaced.contains(&segment.id))?;
+        head.segments.extend(fresh.iter().cloned());
+        head.sessions.retain(|known| known.id != *session)?;
         Ok(())
     })?;
     Ok(())

@@ -64,9 +64,12 @@ impl Repository {
     }
 
     /// The roots of snapshots.
-    #[must_use]
-    pub fn snapshot_roots(&self) -> Vec<Root> {
-        self.store.head().roots.iter().filter(|root| root.kind == "snapshot").cloned().collect()
+    ///
+    /// # Errors
+    ///
+    /// HEAD's list of them cannot be read.
+    pub fn snapshot_roots(&self) -> Result<Vec<Root>> {
+        Ok(self.store.head().roots.iter()?.filter(|root| root.is_snapshot()).cloned().collect())
     }
 
     /// All snapshots, oldest first as [`crate::rank`] has it. One that cannot be read is reported and left out.
@@ -86,11 +89,11 @@ impl Repository {
     /// All snapshots of HEAD, those that cannot be read, and whether some were forgotten since HEAD was read.
     fn listed(&self) -> Result<(Vec<Listed>, Vec<ItemError>, bool)> {
         let (mut all, mut damaged, mut is_old) = (vec![], vec![], false);
-        for root in self.snapshot_roots() {
+        for root in self.snapshot_roots()? {
             match self.read_snapshot(&root) {
                 Ok(snapshot) => all.push(Listed { id: root.id, snapshot }),
                 Err(Error::Store(error)) if error.is_damage() => {
-                    if self.store.reload()?.roots.contains(&root) {
+                    if self.store.reload()?.roots.contains(&root)? {
                         let item = format!("snapshots/{}", root.id);
                         damaged.push(ItemError { during: "snapshots", item, message: describe(&error) });
                     } else {
@@ -109,13 +112,14 @@ impl Repository {
         let mut left = LOOKS;
         loop {
             left -= 1;
-            let roots = self.snapshot_roots();
+            let roots = self.snapshot_roots()?;
             let all =
                 roots.iter().map(|root| Ok(Listed { id: root.id, snapshot: self.read_snapshot(root)? }));
             match all.collect::<Result<Vec<_>>>() {
                 Err(Error::Store(error)) if error.is_damage() && left > 0 => {
                     let now = self.store.reload()?;
-                    if roots.iter().all(|root| now.roots.contains(root)) {
+                    let now: HashSet<ObjectId> = now.roots.iter()?.map(|root| root.id).collect();
+                    if roots.iter().all(|root| now.contains(&root.id)) {
                         return Err(error.into());
                     }
                 }
@@ -129,7 +133,7 @@ impl Repository {
     }
 
     pub(crate) fn read_snapshot(&self, root: &Root) -> Result<Snapshot> {
-        let plain = self.store.read_snapshot(root)?;
+        let plain = self.store.snapshot_record(root)?;
         serde_json::from_slice(&plain)
             .map_err(|error| chunkstore::Error::corrupt(format!("snapshots/{}", root.id), error).into())
     }
@@ -142,7 +146,7 @@ impl Repository {
     /// Writes a snapshot's object and returns the root for HEAD.
     pub fn write_snapshot(&self, snapshot: &Snapshot) -> Result<Root> {
         let plain = serde_json::to_vec(snapshot).map_err(|error| Error::Invalid(error.to_string()))?;
-        Ok(self.store.write_snapshot(&plain)?)
+        Ok(self.store.write_snapshot(&plain, &[])?)
     }
 
     /// Takes snapshots out of HEAD for good, then removes their objects. Their chunks stay until `prune`. Returns those that
@@ -158,15 +162,14 @@ impl Repository {
 
     /// The same of snapshots that promises no longer ask for here: one that is asked for again comes back from a copy.
     pub fn let_expire(&self, ids: &[ObjectId]) -> Result<Vec<ObjectId>> {
-        self.take_out(ids, &|_, _| {})
+        self.take_out(ids, &|_, _| Ok(()))
     }
 
-    fn take_out(&self, ids: &[ObjectId], note: &dyn Fn(&mut Head, ObjectId)) -> Result<Vec<ObjectId>> {
+    fn take_out(&self, ids: &[ObjectId], note: &dyn Fn(&mut Head, ObjectId) -> chunkstore::Result<()>) -> Result<Vec<ObjectId>> {
         let absent = self.store.update_head(|head| {
-            let is_absent = |id: &&ObjectId| head.roots.iter().all(|root| root.id != **id);
-            let absent = ids.iter().filter(is_absent).copied().collect();
-            head.roots.retain(|root| !ids.contains(&root.id));
-            ids.iter().for_each(|id| note(head, *id));
+            let taken = head.roots.take(|root| ids.contains(&root.id))?;
+            let absent = ids.iter().filter(|id| taken.iter().all(|root| root.id != **id)).copied().collect();
+            ids.iter().try_for_each(|id| note(head, *id))?;
             Ok(absent)
         })?;
         ids.iter().try_for_each(|id| self.remove_record(id))?;
@@ -201,7 +204,7 @@ impl Repository {
 
     /// The same of HEAD as it was read, the latest first.
     fn in_place_of(&self, id: &ObjectId) -> Result<Option<Listed>> {
-        let roots = self.snapshot_roots();
+        let roots = self.snapshot_roots()?;
         if let Some(root) = roots.iter().find(|root| root.id == *id) {
             return Ok(Some(Listed { id: *id, snapshot: self.read_snapshot(root)? }));
         }

@@ -59,7 +59,7 @@ pub fn stats(repo: &Repository, snapshots: &[Listed], monitor: &dyn Monitor) -> 
         )?;
     }
     let mut seen = HashSet::new();
-    for reference in &repo.store().head().segments {
+    for reference in repo.store().head().segments.iter()? {
         // One that a prune replaced meanwhile holds nothing that counts any more.
         let Some(segment) = repo.store().load_live_segment(reference)? else { continue };
         stats.segments += 1;

@@ -152,11 +152,10 @@ impl Tier {
     pub fn clear(&self) -> Result<()> {
         let store = self.repo.store();
         let head = store.reload()?;
-        let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), self.options.fence_after_ms);
+        let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), self.options.fence_after_ms)?;
         if !dead.is_empty() {
             store.update_head(|head| {
-                head.sessions.retain(|session| !dead.contains(&session.id));
-                Ok(())
+                head.sessions.retain(|session| !dead.contains(&session.id))
             })?;
         }
         delete_doomed(store)
@@ -214,11 +213,18 @@ impl Tier {
 pub fn take_out_forgotten(primary: &Repository, tiers: &[Tier]) -> Result<Vec<(String, u64)>> {
     let mut taken = vec![];
     let heads = tiers.iter().map(|tier| tier.repo.store().head()).chain([primary.store().head()]);
-    let listed: HashSet<ObjectId> = primary.snapshot_roots().iter().map(|root| root.id).collect();
-    let named: HashSet<ObjectId> =
-        heads.flat_map(|head| head.forgotten_everywhere.clone()).filter(|id| !listed.contains(id)).collect();
+    let mut named: HashSet<ObjectId> = HashSet::new();
+    for head in heads {
+        named.extend(head.forgotten_everywhere.iter()?);
+    }
+    if named.is_empty() {
+        return Ok(taken);
+    }
+    for root in primary.snapshot_roots()? {
+        named.remove(&root.id);
+    }
     for tier in tiers.iter().filter(|_| !named.is_empty()) {
-        let there = tier.repo.snapshot_roots().into_iter().map(|root| root.id);
+        let there = tier.repo.snapshot_roots()?.into_iter().map(|root| root.id);
         let gone: Vec<ObjectId> = there.filter(|id| named.contains(id)).collect();
         tier.forget(&gone)?;
         if !gone.is_empty() {
@@ -265,26 +271,32 @@ fn note_forgotten(primary: &Repository, tiers: &[Tier]) -> Result<()> {
     let here = store.head();
     let reached = |name: &String| tiers.iter().any(|tier| tier.options.name == *name);
     let all_reached = here.tiers.all && here.tiers.made.keys().all(reached);
-    let is_there = |id: &ObjectId| heads.iter().any(|head| head.roots.iter().any(|root| root.id == *id));
-    let told: Vec<ObjectId> = heads.iter().flat_map(|head| head.forgotten.iter().copied()).collect();
-    let named: Vec<ObjectId> =
-        heads.iter().flat_map(|head| head.forgotten_everywhere.iter().copied()).collect();
-    let change = |head: &mut Head| {
-        // What is listed again here is not forgotten.
-        let listed: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
-        told.iter().filter(|id| !listed.contains(id)).for_each(|id| head.forget(*id));
-        named.iter().filter(|id| !listed.contains(id)).for_each(|id| head.forget_everywhere(*id));
-        head.forgotten.retain(|id| !all_reached || is_there(id));
-        let forgotten = &head.forgotten;
-        head.forgotten_everywhere.retain(|id| forgotten.contains(id));
-    };
-    let mut after = Head::clone(&here);
-    change(&mut after);
-    if after == *here {
+    let (mut told, mut named, mut there) = (vec![], vec![], HashSet::new());
+    for head in &heads {
+        told.extend(head.forgotten.to_vec()?);
+        named.extend(head.forgotten_everywhere.to_vec()?);
+    }
+    if told.is_empty() && named.is_empty() && here.forgotten.is_empty() {
         return Ok(());
     }
-    Ok(store.update_head(|head| {
-        change(head);
-        Ok(())
-    })?)
+    for head in &heads {
+        there.extend(head.roots.iter()?.map(|root| root.id));
+    }
+    let change = |head: &mut Head| {
+        // What is listed again here is not forgotten.
+        let listed: HashSet<ObjectId> = head.roots.iter()?.map(|root| root.id).collect();
+        let is_away = |id: &&ObjectId| !listed.contains(*id);
+        told.iter().filter(is_away).try_for_each(|id| head.forget(*id))?;
+        named.iter().filter(is_away).try_for_each(|id| head.forget_everywhere(*id))?;
+        head.forgotten.retain(|id| !all_reached || there.contains(id))?;
+        let forgotten: HashSet<ObjectId> = head.forgotten.iter()?.copied().collect();
+        head.forgotten_everywhere.retain(|id| forgotten.contains(id))
+    };
+    let mut after = Head::clone(&here);
+    change(&mut after)?;
+    let lists = |head: &Head| -> Result<_> { Ok((head.forgotten.to_vec()?, head.forgotten_everywhere.to_vec()?)) };
+    if lists(&after)? == lists(&here)? {
+        return Ok(());
+    }
+    Ok(store.update_head(change)?)
 }

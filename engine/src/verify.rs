@@ -326,7 +326,7 @@ impl Check<'_> {
     fn segments(&mut self) -> Result<Vec<PackEntry>> {
         let head = self.store.head();
         let mut packs = vec![];
-        for reference in &head.segments {
+        for reference in head.segments.iter()? {
             self.report.segments += 1;
             let loaded = self.store.load_segment(reference);
             match self.note(&names::segment(&reference.id), loaded)? {
@@ -335,7 +335,7 @@ impl Check<'_> {
             }
         }
         self.store.sync_index()?;
-        let doomed: HashSet<_> = head.doomed.iter().map(|pack| pack.id).collect();
+        let doomed: HashSet<_> = head.doomed.iter()?.map(|pack| pack.id).collect();
         packs.retain(|pack| !doomed.contains(&pack.name.id));
         Ok(packs)
     }

@@ -62,10 +62,10 @@ fn plaintexts(repo: &Repo) -> Vec<(String, Vec<u8>)> {
     opened.sync_index(&Tally::default()).unwrap();
     let (store, head) = (opened.store(), opened.store().head());
     let mut all = vec![("HEAD".to_owned(), serde_json::to_vec(&*head).unwrap())];
-    for root in &head.roots {
+    for root in head.roots.iter().unwrap() {
         all.push((format!("snapshot {}", root.id), store.read_snapshot(root).unwrap()));
     }
-    for segment in &head.segments {
+    for segment in head.segments.iter().unwrap() {
         for pack in store.load_segment(segment).unwrap().packs {
             for record in pack.records {
                 let chunk = ChunkRef { id: record.id, len: record.plain_len };

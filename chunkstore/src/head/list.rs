@@ -240,6 +240,23 @@ impl<T: Item> List<T> {
         Ok(None)
     }
 
+    /// Puts other items in the place of each one that `by` has something for.
+    ///
+    /// # Errors
+    ///
+    /// As [`List::iter`].
+    pub fn replace(&mut self, mut by: impl FnMut(&T) -> Option<Vec<T>>) -> Result<()> {
+        for part in &mut self.0 {
+            let new: Vec<Option<Vec<T>>> = part.items()?.into_iter().map(&mut by).collect();
+            if new.iter().any(Option::is_some) {
+                let items = part.loosened()?;
+                let old = std::mem::take(items);
+                items.extend(old.into_iter().zip(new).flat_map(|(old, new)| new.unwrap_or_else(|| vec![old])));
+            }
+        }
+        Ok(())
+    }
+
     /// Leaves out the items that do not fit.
     ///
     /// # Errors

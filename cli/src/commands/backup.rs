@@ -352,7 +352,7 @@ fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> bool {
         return args.delta;
     }
     let near = repo.store().storage().is_near();
-    if !near && !repo.snapshot_roots().is_empty() {
+    if !near && !repo.snapshot_roots()?.is_empty() {
         context.console.say(
             "changed chunks are stored whole: their last versions would have to be read over the network; \
              --delta does it all the same",

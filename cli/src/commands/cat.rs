@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         )?,
         What::Index { id } => {
             let head = store.head();
-            let reference = head.segments.iter().find(|segment| ObjectId::parse(id) == Some(segment.id));
+            let reference = head.segments.iter()?.find(|segment| ObjectId::parse(id) == Some(segment.id));
             let reference = reference.ok_or_else(|| Failure::new(format!("HEAD lists no segment {id}")))?;
             let segment = store.load_segment(reference)?;
             let packs: Vec<_> = segment

@@ -250,7 +250,7 @@ fn named(
 
 /// The snapshots that HEAD names whose ids begin so.
 fn beginning(wanted: &str, repo: &Repository) -> BTreeSet<ObjectId> {
-    let ids = repo.snapshot_roots().into_iter().map(|root| root.id);
+    let ids = repo.snapshot_roots()?.into_iter().map(|root| root.id);
     ids.filter(|id| id.to_string().starts_with(wanted)).collect()
 }
 
@@ -280,7 +280,7 @@ fn forget_named(
 fn forget_on_tiers(ids: &[chunkstore::ObjectId], context: &Context) -> Result<(), Failure> {
     let fleet = context.fleet(None)?;
     for tier in &fleet.tiers {
-        let there: Vec<_> = tier.repo.snapshot_roots().iter().map(|root| root.id).collect();
+        let there: Vec<_> = tier.repo.snapshot_roots()?.iter().map(|root| root.id).collect();
         let gone: Vec<_> = ids.iter().copied().filter(|id| there.contains(id)).collect();
         tier.forget(&gone)?;
     }

@@ -37,11 +37,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let mut lines: Vec<String> = match args.what {
         What::Locks => vec![],
         What::Keys => head.slots.keys().map(ToString::to_string).collect(),
-        What::Snapshots => repo.snapshot_roots().iter().map(|root| root.id.to_string()).collect(),
-        What::Index => head.segments.iter().map(|segment| segment.id.to_string()).collect(),
+        What::Snapshots => repo.snapshot_roots()?.iter().map(|root| root.id.to_string()).collect(),
+        What::Index => head.segments.iter()?.map(|segment| segment.id.to_string()).collect(),
         What::Blobs | What::Packs => {
             let mut found = BTreeSet::new();
-            for reference in &head.segments {
+            for reference in head.segments.iter()? {
                 let Some(segment) = store.load_live_segment(reference)? else { continue };
                 for pack in segment.packs {
                     if matches!(args.what, What::Packs) {

@@ -201,7 +201,7 @@ fn status(context: &Context) -> CommandResult {
     let class = options.class_name(near);
     let (price, hot) = (file.prices.of(class)?, file.prices.hot(class));
     let own = Holding {
-        snapshots: fleet.primary.snapshot_roots().len() as u64,
+        snapshots: fleet.primary.snapshot_roots()?.len() as u64,
         packs: packs.len() as u64,
         bytes,
         dollars_month: price.month(packs.len() as u64, bytes, &hot),

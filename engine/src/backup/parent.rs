@@ -122,12 +122,12 @@ pub(super) fn look_back(
     let namesake = all.iter().rfind(|one| is_namesake(&ours, &one.listed.snapshot));
     let parent = match (options.parent, options.parent_of) {
         (Some(id), _) => {
-            let root = repo.snapshot_roots().into_iter().find(|root| root.id == id);
+            let root = repo.snapshot_roots()?.into_iter().find(|root| root.id == id);
             let root = root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
             let snapshot = match repo.read_snapshot(&root) {
                 // Forgotten or replaced since HEAD was read.
                 Err(Error::Store(error))
-                    if error.is_damage() && !repo.store().reload()?.roots.contains(&root) =>
+                    if error.is_damage() && !repo.store().reload()?.roots.contains(&root)? =>
                 {
                     return Err(Error::NoSnapshot { wanted: id.to_string() });
                 }

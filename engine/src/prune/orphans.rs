@@ -4,7 +4,7 @@ use super::process_start;
 use super::survey::Survey;
 use crate::Result;
 use chunkstore::format::names;
-use chunkstore::head::{Head, Session};
+use chunkstore::head::{Head, LeafRef, Session};
 use chunkstore::store::{ChunkStore, Identity};
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
     let mut all = vec![];
     let folders = [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS, names::MAPS, names::KEYS];
-    for folder in folders.into_iter().chain([names::COPIES]) {
+    for folder in folders.into_iter().chain([names::SETS, names::COPIES]) {
         if folder == names::PARITY && !store.has_parity()
             || folder == names::COPIES && !store.storage().keeps_copies()
         {
@@ -33,16 +33,17 @@ pub(super) fn find_orphans(
     survey: &Survey,
     dead: &[SessionId],
     own: Option<&SessionId>,
-) -> Vec<String> {
+) -> Result<Vec<String>> {
     let open: HashSet<SessionId> = head
         .sessions
-        .iter()
+        .iter()?
         .filter(|session| !session.fenced && !dead.contains(&session.id) && own != Some(&session.id))
         .map(|session| session.id)
         .collect();
-    let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
-    let segments: HashSet<ObjectId> = head.segment_ids().into_iter().collect();
-    let roots: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
+    let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
+    let segments: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
+    let roots: HashSet<ObjectId> = head.roots.iter()?.map(|root| root.id).collect();
+    let leaves: HashSet<String> = head.leaves().flat_map(LeafRef::names).collect();
     let is_orphan = |name: &&String| {
         // What an interrupted put left belongs to whom the object would have belonged to.
         let (name, staged) = name.split_once('#').map_or((name.as_str(), false), |(name, _)| (name, true));
@@ -74,24 +75,32 @@ pub(super) fn find_orphans(
                 open.is_empty() && id.is_some_and(|id| staged || !head.slots.contains_key(&id))
             }
             (Some(names::COPIES), ..) => staged && open.is_empty(),
+            // No HEAD of a later age names a leaf for the first time. A swap may be about to name one of a later age.
+            (Some(names::SETS), Some(_), None) => {
+                names::leaf_age(name).is_some_and(|age| age <= head.age() && (staged || !leaves.contains(name)))
+            }
             _ => false,
         }
     };
-    listed.iter().filter(is_orphan).cloned().collect()
+    Ok(listed.iter().filter(is_orphan).cloned().collect())
 }
 
 /// Whether an orphan may go, although HEAD was made anew since it was written: only packs say by which session they
 /// were, and key slots are listed whole.
-pub(super) fn may_remove(head: &Head, name: &str) -> bool {
+pub(super) fn may_remove(head: &Head, name: &str) -> Result<bool> {
     let is_slot = name.starts_with(names::KEYS) || name.starts_with(names::COPIES);
     if head.anew.is_none() || is_slot || name.contains('#') {
-        return true;
+        return Ok(true);
     }
     let mut parts = name.split('/');
     let folder = parts.next();
     let session = parts.next().and_then(SessionId::parse);
-    matches!(folder, Some(names::PACKS | names::PARITY))
-        && session.is_some_and(|session| head.may_remove(&session))
+    match (folder, session) {
+        // Whether HEAD names a leaf, now or ever, its name says.
+        (Some(names::SETS), _) => Ok(true),
+        (Some(names::PACKS | names::PARITY), Some(session)) => Ok(head.may_remove(&session)?),
+        _ => Ok(false),
+    }
 }
 
 fn is_of_pack(name: &str) -> bool {
@@ -106,19 +115,20 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
     let surveyed: HashSet<ObjectId> = survey.segments.iter().map(|(reference, _)| reference.id).collect();
     'head: loop {
         let head = store.reload()?;
-        let mut named: HashSet<String> = head.segment_ids().iter().map(names::segment).collect();
-        named.extend(head.roots.iter().flat_map(|root| [names::snapshot(&root.id), names::map(&root.id)]));
+        let mut named: HashSet<String> = head.segment_ids()?.iter().map(names::segment).collect();
+        named.extend(head.roots.iter()?.flat_map(|root| [names::snapshot(&root.id), names::map(&root.id)]));
+        named.extend(head.leaves().flat_map(LeafRef::names));
         for slot in head.slots.keys().map(names::key) {
             named.extend(names::copies(&slot));
             named.insert(slot);
         }
-        for reference in head.segments.iter().filter(|reference| !surveyed.contains(&reference.id)) {
+        for reference in head.segments.iter()?.filter(|reference| !surveyed.contains(&reference.id)) {
             // Replaced by another prune since HEAD was read: the next HEAD says by what.
             let Some(segment) = store.load_live_segment(reference)? else { continue 'head };
             named.extend(segment.packs.iter().flat_map(|pack| [pack.name.object(), pack.name.parity()]));
         }
         // A repair lists packs that HEAD does not name: while one is at work, they are not nobody's.
-        let repaired = head.sessions.iter().any(|session| session.purpose == "repair" && !session.fenced);
+        let repaired = head.sessions.iter()?.any(|session| session.purpose == "repair" && !session.fenced);
         let stays = |name: &String| named.contains(name) || repaired && is_of_pack(name);
         return Ok(orphans.into_iter().filter(|name| !stays(name)).collect());
     }
@@ -131,14 +141,14 @@ pub(crate) fn dead_sessions(
     identity: &Identity,
     now_ms: u64,
     fence_after_ms: u64,
-) -> Vec<SessionId> {
+) -> Result<Vec<SessionId>> {
     let is_dead = |session: &&Session| {
         let here = !identity.machine.is_empty() && session.machine == identity.machine;
         let gone = here && process_start(session.pid) != Some(session.process_started);
         let silent = fence_after_ms > 0 && now_ms.abs_diff(session.seen_ms) > fence_after_ms;
         gone || silent
     };
-    head.sessions.iter().filter(is_dead).map(|session| session.id).collect()
+    Ok(head.sessions.iter()?.filter(is_dead).map(|session| session.id).collect())
 }
 
 #[cfg(test)]
@@ -191,7 +201,7 @@ mod tests {
             live: HashSet::new(),
             lost: LostPacks::none(),
         };
-        let orphans = find_orphans(&listed, &store.head(), &survey, &[session], None);
+        let orphans = find_orphans(&listed, &store.head(), &survey, &[session], None).unwrap();
         assert_eq!(orphans, listed);
         let segment = Segment { packs: vec![PackEntry { name: published, len: 4096, records: vec![] }] };
         let reference = store.write_segment(&segment).unwrap();

@@ -33,7 +33,7 @@ impl Marks {
         monitor: &dyn Monitor,
     ) -> Result<Vec<ChunkId>> {
         let mut fresh = vec![];
-        for root in &head.roots {
+        for root in head.roots.iter()? {
             if root.kind == MAP_ROOT {
                 // Says how packs lie; needs none.
                 self.roots.insert(root.id);
@@ -56,7 +56,7 @@ impl Marks {
             if let Err(error) = marked {
                 self.roots.remove(&root.id);
                 // Forgotten since HEAD was read, and on its way out: that it cannot be read is no damage.
-                if repo.store().reload()?.roots.iter().any(|known| known.id == root.id) {
+                if repo.store().reload()?.roots.iter()?.any(|known| known.id == root.id) {
                     return Err(error);
                 }
             }
@@ -97,13 +97,13 @@ impl Survey {
         options: &PruneOptions,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
-        let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
-        let condemned: HashSet<PackId> = head.condemned.iter().map(|pack| pack.id).collect();
+        let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
+        let condemned: HashSet<PackId> = head.condemned.iter()?.map(|pack| pack.id).collect();
         let at_work: HashSet<SessionId> =
-            head.sessions.iter().filter(|session| !session.fenced).map(|session| session.id).collect();
+            head.sessions.iter()?.filter(|session| !session.fenced).map(|session| session.id).collect();
         let mut plan = PrunePlan::default();
         let mut segments = vec![];
-        for reference in &head.segments {
+        for reference in head.segments.iter()? {
             let Some(segment) = store.load_live_segment(reference)? else {
                 return Err(
                     chunkstore::Error::Fenced { why: "another prune changed the index".into() }.into()
@@ -161,7 +161,7 @@ impl Survey {
                 // Its session is still running and will name it in its commit; or it may not go yet.
             } else if used.len() < pack.records.len()
                 && !options.accept_head
-                && !head.may_remove(&pack.name.session)
+                && !head.may_remove(&pack.name.session)?
             {
                 // Snapshots that need the rest of it may be there, and not be named.
                 plan.kept_before_head += u64::from(used.is_empty());

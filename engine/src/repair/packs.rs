@@ -60,10 +60,10 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
         )));
     }
     let mut segments: Vec<(SegmentRef, Segment)> = vec![];
-    for reference in &head.segments {
+    for reference in head.segments.iter()? {
         segments.push((reference.clone(), store.load_segment(reference)?));
     }
-    let doomed: HashSet<PackId> = head.doomed.iter().map(|pack| pack.id).collect();
+    let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
     let live = segments.iter().flat_map(|(_, segment)| &segment.packs);
     let live: Vec<&PackEntry> = live.filter(|pack| !doomed.contains(&pack.name.id)).collect();
     let candidates = candidates(store, &live, options)?;
@@ -207,18 +207,18 @@ pub(super) fn unlist(
 ) -> Result<()> {
     let replaced = rewrite_segments(store, segments, gone)?;
     store.update_head(|head| {
-        let live: HashSet<_> = head.segment_ids().into_iter().collect();
-        if !head.is_open(session) || !replaced.iter().all(|(old, _)| live.contains(old)) {
+        let live: HashSet<_> = head.segment_ids()?.into_iter().collect();
+        if !head.is_open(session)? || !replaced.iter().all(|(old, _)| live.contains(old)) {
             let why = "a prune changed the index during the repair; run it again".into();
             return Err(chunkstore::Error::Fenced { why });
         }
         for (old, new) in &replaced {
-            head.segments.retain(|segment| segment.id != *old);
+            head.segments.retain(|segment| segment.id != *old)?;
             head.segments.extend(new.clone());
         }
-        head.segments.extend_from_slice(fresh);
-        head.condemned.retain(|pack| !gone.contains(&pack.id));
-        head.sessions.retain(|known| known.id != *session);
+        head.segments.extend(fresh.iter().cloned());
+        head.condemned.retain(|pack| !gone.contains(&pack.id))?;
+        head.sessions.retain(|known| known.id != *session)?;
         Ok(())
     })?;
     for (old, _) in &replaced {

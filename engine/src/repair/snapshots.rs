@@ -119,7 +119,7 @@ fn survey(
 ) -> Result<(SnapshotsReport, Vec<(usize, Listed)>)> {
     let (mut report, mut damaged) = (SnapshotsReport::default(), vec![]);
     let wanted: HashSet<ObjectId> = options.snapshots.iter().copied().collect();
-    let roots = repo.snapshot_roots();
+    let roots = repo.snapshot_roots()?;
     for root in roots.iter().filter(|root| wanted.is_empty() || wanted.contains(&root.id)) {
         report.snapshots += 1;
         let plain = repo.store().read_snapshot(root);

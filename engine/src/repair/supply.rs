@@ -92,7 +92,7 @@ fn list(
 ) -> Result<()> {
     let head = store.reload()?;
     let mut segments: Vec<(SegmentRef, Segment)> = vec![];
-    for reference in &head.segments {
+    for reference in head.segments.iter()? {
         segments.push((reference.clone(), store.load_segment(reference)?));
     }
     unlist(store, session, &segments, gone, fresh)
@@ -148,7 +148,7 @@ impl Lacking {
     /// Whether no snapshot here needs what could be read nowhere, and no other pack stands on it.
     fn is_needless(&self, repo: &Repository, gone: &HashSet<PackId>) -> Result<bool> {
         let store = repo.store();
-        for reference in &store.head().segments {
+        for reference in store.head().segments.iter()? {
             for pack in
                 store.load_segment(reference)?.packs.iter().filter(|pack| !gone.contains(&pack.name.id))
             {
@@ -162,7 +162,7 @@ impl Lacking {
                 }
             }
         }
-        for root in repo.snapshot_roots() {
+        for root in repo.snapshot_roots()? {
             let snapshot = match repo.read_snapshot(&root) {
                 Ok(snapshot) => snapshot,
                 Err(Error::Store(error)) if !error.is_damage() => return Err(error.into()),

@@ -53,9 +53,12 @@ impl Held {
 
 impl Held {
     /// Whether HEAD, as last read, has the session.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.store.head().is_open(&self.session)
+    ///
+    /// # Errors
+    ///
+    /// HEAD's list of sessions cannot be read.
+    pub fn is_open(&self) -> Result<bool> {
+        Ok(self.store.head().is_open(&self.session)?)
     }
 }
 

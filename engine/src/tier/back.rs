@@ -59,7 +59,7 @@ pub fn bring_back(
         primary,
         from,
         monitor,
-        avoided: here.avoided_packs().into_iter().chain(lost.ids()).collect(),
+        avoided: here.avoided_packs()?.into_iter().chain(lost.ids()).collect(),
         lost,
         lost_there: there.lost_packs(Duration::ZERO)?.ids(),
         visited: HashSet::new(),
@@ -167,7 +167,7 @@ impl Back<'_> {
     /// The roots as the copy names them, each with the one of the primary that it goes before: ages count from the order
     /// of commits (promise.rs).
     fn roots(&self, going: &[&Listed]) -> Result<Vec<(Root, Option<ObjectId>)>> {
-        let theirs = self.from.snapshot_roots();
+        let theirs = self.from.snapshot_roots()?;
         let place: HashMap<ObjectId, usize> =
             theirs.iter().enumerate().map(|(place, root)| (root.id, place)).collect();
         let times: HashMap<ObjectId, jiff::Timestamp> = self
@@ -176,7 +176,7 @@ impl Back<'_> {
             .into_iter()
             .map(|listed| (listed.id, listed.snapshot.time))
             .collect();
-        let ours = self.primary.snapshot_roots();
+        let ours = self.primary.snapshot_roots()?;
         let mut roots = vec![];
         for root in &theirs {
             let Some(listed) = going.iter().find(|listed| listed.id == root.id) else { continue };
@@ -193,7 +193,7 @@ impl Back<'_> {
 /// Puts records of snapshots back that HEAD of `repo` names and that are lost or damaged there, from `others` whose HEADs
 /// name the same. Returns how many. Only those whose objects are gone are found, unless `all` are to be read.
 pub fn mend_records(repo: &Repository, others: &[&Repository], all: bool) -> Result<u64> {
-    let (store, roots) = (repo.store(), repo.snapshot_roots());
+    let (store, roots) = (repo.store(), repo.snapshot_roots()?);
     let mut there: HashSet<ObjectId> = HashSet::new();
     if !all {
         let list = store.storage().list(names::SNAPSHOTS, &mut |name, _| {
@@ -208,7 +208,10 @@ pub fn mend_records(repo: &Repository, others: &[&Repository], all: bool) -> Res
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error.into()),
         }
-        for other in others.iter().filter(|other| other.store().head().roots.contains(root)) {
+        for other in others {
+            if !other.store().head().roots.contains(root)? {
+                continue;
+            }
             match store.copy_snapshot(root, other.store(), None) {
                 Ok(()) => {
                     mended += 1;

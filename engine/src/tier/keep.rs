@@ -100,8 +100,10 @@ impl Standing {
             .filter(|tier| tier.options.role == Role::Copy && !tier.frozen)
             .map(|tier| tier.options.name.clone())
             .collect();
-        let heads = tiers.iter().map(|tier| tier.repo.store()).chain([primary.store()]);
-        let forgotten: HashSet<ObjectId> = heads.flat_map(|store| store.head().forgotten.clone()).collect();
+        let mut forgotten: HashSet<ObjectId> = HashSet::new();
+        for store in tiers.iter().map(|tier| tier.repo.store()).chain([primary.store()]) {
+            forgotten.extend(store.head().forgotten.iter()?);
+        }
         let tiers = tiers.iter().map(|tier| (tier.options.name.as_str(), &tier.repo));
         for (tier, repo) in [(name, primary)].into_iter().chain(tiers) {
             repo.store().reload()?;
@@ -109,7 +111,7 @@ impl Standing {
                 repo.snapshots(monitor)?.into_iter().map(|listed| (listed.id, listed)).collect();
             // HEAD names them in the order in which they came.
             let mut order = vec![];
-            for root in repo.snapshot_roots() {
+            for root in repo.snapshot_roots()? {
                 let Some(listed) = found.remove(&root.id) else {
                     unreadable.entry(tier.to_owned()).or_default().push(root.id);
                     continue;

@@ -56,7 +56,7 @@ impl TierMap {
     pub fn read(store: &ChunkStore) -> Result<Self> {
         let head = store.head();
         let mut all = Self::default();
-        for root in head.roots.iter().filter(|root| root.kind == MAP_ROOT) {
+        for root in head.roots.iter()?.filter(|root| root.kind == MAP_ROOT) {
             let read = store.read_map(root).and_then(|plain| {
                 serde_json::from_slice(&plain)
                     .map_err(|error| chunkstore::Error::corrupt(names::map(&root.id), error))
@@ -78,7 +78,7 @@ impl TierMap {
         if !live.is_empty() {
             all.packs.retain(|id, _| live.contains(id));
         }
-        let roots: HashSet<ObjectId> = head.roots.iter().map(|root| root.id).collect();
+        let roots: HashSet<ObjectId> = head.roots.iter()?.map(|root| root.id).collect();
         all.locked.retain(|id, _| roots.contains(id));
         Ok(all)
     }
@@ -86,7 +86,7 @@ impl TierMap {
     /// Writes what changed; returns the maps that HEAD is to name, and those that it no longer needs.
     pub(super) fn write(self, changes: Self, store: &ChunkStore) -> Result<(Vec<Root>, Vec<ObjectId>)> {
         let head = store.head();
-        let old: Vec<Root> = head.roots.iter().filter(|root| root.kind == MAP_ROOT).cloned().collect();
+        let old: Vec<Root> = head.roots.iter()?.filter(|root| root.kind == MAP_ROOT).cloned().collect();
         if changes == Self::default() && !self.is_in_part {
             return Ok((old, vec![]));
         }

@@ -43,7 +43,7 @@ pub fn holding(tier: &Tier, prices: &PriceTable, ask: bool) -> Result<Holding> {
     let near = store.storage().is_near();
     let class = tier.options.class_name(near);
     let (price, hot) = (prices.of(class)?, prices.hot(class));
-    let mut held = Holding { snapshots: tier.repo.snapshot_roots().len() as u64, ..Holding::default() };
+    let mut held = Holding { snapshots: tier.repo.snapshot_roots()?.len() as u64, ..Holding::default() };
     let (mut data, mut metadata) = ((0, 0), (0, 0));
     for pack in store.index().packs() {
         let sum = if pack.name.kind == PackKind::Data { &mut data } else { &mut metadata };

@@ -15,7 +15,7 @@ use chunkstore::index::{PackEntry, Segment};
 use chunkstore::seal::Compression;
 use chunkstore::storage::ErrorKind;
 use chunkstore::storage::shelf::Placing;
-use chunkstore::store::{ChunkStore, LostPacks, MAP_ROOT, TierCommit, describe};
+use chunkstore::store::{ChunkStore, LostPacks, TierCommit, describe};
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -140,7 +140,7 @@ fn segments_are_there(store: &ChunkStore) -> Result<()> {
         there.insert(name.to_owned());
     });
     list.map_err(chunkstore::Error::from)?;
-    for segment in store.head().segment_ids() {
+    for segment in store.head().segment_ids()? {
         let name = names::segment(&segment);
         if there.contains(&name) {
             continue;
@@ -150,7 +150,7 @@ fn segments_are_there(store: &ChunkStore) -> Result<()> {
             Ok(_) => {}
             // Replaced by a prune meanwhile?
             Err(error) if error.kind == ErrorKind::NotFound => {
-                if store.reload()?.segment_ids().contains(&segment) {
+                if store.reload()?.segment_ids()?.contains(&segment) {
                     return Err(Error::Refused(format!(
                         "{}/{name} is missing; run {} first",
                         store.storage().place(),
@@ -244,7 +244,7 @@ impl<'a> Sync<'a> {
     }
 
     fn run(&mut self, owed: &[Owed], kept: &[Owed]) -> Result<()> {
-        let roots = self.source.snapshot_roots();
+        let roots = self.source.snapshot_roots()?;
         // Those that are kept longest first: a chunk is looked at once, with the longest time that it is needed.
         let mut order: Vec<&Owed> = owed.iter().collect();
         order.sort_by_key(|owed| std::cmp::Reverse(owed.until));
@@ -425,7 +425,7 @@ impl<'a> Sync<'a> {
         }
         // In the order of their commits, which decides about ages (promise.rs).
         let order: HashMap<ObjectId, usize> =
-            head.roots.iter().enumerate().map(|(place, root)| (root.id, place)).collect();
+            head.roots.iter()?.enumerate().map(|(place, root)| (root.id, place)).collect();
         let mut roots: Vec<Root> = going.into_iter().map(|(root, _)| root).collect();
         roots.sort_by_key(|root| order.get(&root.id).copied().unwrap_or(usize::MAX));
         self.report.snapshots = roots.len() as u64;
@@ -435,7 +435,6 @@ impl<'a> Sync<'a> {
         for map in gone {
             to.storage().delete(&names::map(&map)).map_err(chunkstore::Error::from)?;
         }
-        debug_assert!(to.head().roots.iter().all(|root| root.kind == MAP_ROOT || root.kind == "snapshot"));
         // Every swap leaves an old HEAD where the store keeps versions.
         if let Some(shelf) = to.storage().shelf()
             && self.tier.options.lock_days.is_some()

@@ -20,7 +20,9 @@ const NAMED_PATHS: usize = 20;
 impl Check<'_> {
     /// Every snapshot can be read, every manifest be walked through, every chunk be found.
     pub(super) fn snapshots(&mut self, repo: &Repository) -> Result<()> {
-        for root in self.store.head().roots.iter().filter(|root| root.kind != "snapshot") {
+        let lists = self.store.head().read_all();
+        self.note(names::HEAD, lists)?;
+        for root in self.store.head().roots.iter()?.filter(|root| root.kind != "snapshot") {
             if root.kind == MAP_ROOT {
                 let map = self.store.read_map(root);
                 self.note(&names::map(&root.id), map)?;
@@ -29,7 +31,7 @@ impl Check<'_> {
             let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
             self.fail(root.id.to_string(), why);
         }
-        for root in self.roots(repo) {
+        for root in self.roots(repo)? {
             self.report.snapshots += 1;
             let name = names::snapshot(&root.id);
             let mut plain = self.store.read_snapshot(&root);
@@ -37,6 +39,9 @@ impl Check<'_> {
                 plain = self.store.read_snapshot(&root);
             }
             let Some(plain) = self.note(&name, plain)? else { continue };
+            if root.record.read().ok().flatten().is_some_and(|record| record[..] != plain[..]) {
+                self.fail(name.clone(), "HEAD's copy of the record is another one");
+            }
             match serde_json::from_slice::<crate::snapshot::Snapshot>(&plain) {
                 Ok(snapshot) => self.manifest(&root.id, &snapshot)?,
                 Err(error) => self.fail(name, error.to_string()),
@@ -46,10 +51,10 @@ impl Check<'_> {
     }
 
     /// The snapshots to check.
-    fn roots(&self, repo: &Repository) -> Vec<Root> {
-        let mut roots = repo.snapshot_roots();
+    fn roots(&self, repo: &Repository) -> Result<Vec<Root>> {
+        let mut roots = repo.snapshot_roots()?;
         roots.retain(|root| self.some.is_none_or(|some| some.contains(&root.id)));
-        roots
+        Ok(roots)
     }
 
     /// The packs that the snapshots that are meant stand on; `None` if all are meant. What of them cannot be found is
@@ -59,7 +64,7 @@ impl Check<'_> {
             return Ok(None);
         }
         let mut needed = HashSet::new();
-        for root in self.roots(repo) {
+        for root in self.roots(repo)? {
             let snapshot = match repo.read_snapshot(&root) {
                 Ok(snapshot) => snapshot,
                 Err(Error::Store(error)) if error.is_damage() => continue,

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use chunkstore::ObjectId;
 use chunkstore::envelope;
 use chunkstore::format::{ObjectKind, names};
-use chunkstore::head::Head;
+use chunkstore::head::{Head, LeafRef};
 use chunkstore::index::Segment;
 use chunkstore::keys::KeyRing;
+use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::{PackId, SessionId};
 use engine::Repository;
 use engine::monitor::Tally;
@@ -46,16 +47,23 @@ impl Judge {
         Self { keys, seen: Mutex::default() }
     }
 
-    fn head(&self, sealed: &[u8]) -> Head {
-        let plain = envelope::open(&self.keys, ObjectKind::Head, names::HEAD, sealed).expect("HEAD opens");
-        serde_json::from_slice(&plain).expect("HEAD reads")
+    fn head(&self, disk: &Disk, sealed: &[u8]) -> Head {
+        let sets = MemoryStorage::default();
+        let is_leaf = |(name, _): &(&String, &Bytes)| name.starts_with(names::SETS);
+        let objects = disk.objects();
+        let leaves = objects.iter().filter(is_leaf).map(|(name, body)| (name.clone(), body.clone()));
+        sets.objects().extend(leaves);
+        drop(objects);
+        let head = Head::open(sealed, &self.keys, Arc::new(sets)).expect("HEAD opens");
+        head.read_all().expect("HEAD names leaves that are there, and whole");
+        head
     }
 
     /// The packs that HEAD's segments list. Those must be there, and whole.
     fn listed(&self, disk: &Disk, head: &Head) -> HashSet<PackId> {
         let objects = disk.objects();
         let mut packs = HashSet::new();
-        for reference in &head.segments {
+        for reference in head.segments.iter().expect("it was read") {
             let name = names::segment(&reference.id);
             let sealed = objects.get(&name).unwrap_or_else(|| panic!("HEAD names {name}, which is gone"));
             let plain =
@@ -120,12 +128,7 @@ impl Judge {
             head.doomed
         );
         let packs = self.listed(disk, &head);
-        let named: BTreeSet<String> = head
-            .segment_ids()
-            .iter()
-            .map(names::segment)
-            .chain(head.roots.iter().map(|root| names::snapshot(&root.id)))
-            .collect();
+        let named = names_of(&head);
         for name in disk.objects().keys() {
             let needed = match name.rsplit('/').next().and_then(PackId::parse) {
                 Some(pack) if name.starts_with(names::PACKS) || name.starts_with(names::PARITY) => {
@@ -139,6 +142,13 @@ impl Judge {
             assert!(needed, "seed {seed}: {name} is left behind");
         }
     }
+}
+
+/// The segments, snapshots and leaves that HEAD names.
+fn names_of(head: &Head) -> BTreeSet<String> {
+    let segments = head.segments.iter().expect("it was read").map(|segment| names::segment(&segment.id));
+    let snapshots = head.roots.iter().expect("it was read").map(|root| names::snapshot(&root.id));
+    segments.chain(snapshots).chain(head.leaves().flat_map(LeafRef::names)).collect()
 }
 
 impl Witness for Judge {
@@ -168,7 +178,7 @@ impl Judge {
     /// not list it.
     fn look_at_deletion(&self, disk: &Disk, name: &str) {
         let sealed = disk.head().expect("there is a HEAD");
-        let head = self.head(&sealed);
+        let head = self.head(disk, &sealed);
         let mut parts = name.split('/');
         let folder = parts.next();
         if folder == Some(names::HEADS) {
@@ -184,23 +194,27 @@ impl Judge {
             let ever_doomed =
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).ever_doomed.contains(&pack);
             if !ever_doomed {
-                assert!(!head.is_open(&session), "{name} is deleted while its writer is at work");
+                assert!(!head.is_open(&session).expect("it was read"), "{name} is deleted while its writer is at work");
                 assert!(!self.listed(disk, &head).contains(&pack), "{name} is deleted while HEAD lists it");
             }
         } else {
-            let named = head.segment_ids().iter().any(|id| names::segment(id) == name)
-                || head.roots.iter().any(|root| names::snapshot(&root.id) == name);
-            assert!(!named, "{name} is deleted while HEAD names it");
+            assert!(!names_of(&head).contains(name), "{name} is deleted while HEAD names it");
+            if let Some(age) = names::leaf_age(name) {
+                assert!(age <= head.age(), "{name} is deleted while a swap may be about to name it");
+            }
         }
     }
 
     fn look_at_swap(&self, disk: &Disk, old: Option<&Bytes>, new: &Bytes) {
-        let Some(old) = old.map(|old| self.head(old)) else { return };
-        let new = self.head(new);
+        let Some(old) = old.map(|old| self.head(disk, old)) else { return };
+        let new = self.head(disk, new);
         assert_eq!(new.generation, old.generation + 1);
-        let condemned_in =
-            |head: &Head| -> HashSet<PackId> { head.condemned.iter().map(|pack| pack.id).collect() };
-        let doomed_in = |head: &Head| -> HashSet<PackId> { head.doomed.iter().map(|pack| pack.id).collect() };
+        let condemned_in = |head: &Head| -> HashSet<PackId> {
+            head.condemned.iter().expect("it was read").map(|pack| pack.id).collect()
+        };
+        let doomed_in = |head: &Head| -> HashSet<PackId> {
+            head.doomed.iter().expect("it was read").map(|pack| pack.id).collect()
+        };
         let (condemned, doomed) = (condemned_in(&new), doomed_in(&new));
         let listed = self.listed(disk, &new);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,7 +227,7 @@ impl Judge {
             seen.resurrected += condemned_in(&old).difference(&condemned).count() as u64;
         } else if new.segments.len() > old.segments.len()
             && new.sessions.len() == old.sessions.len()
-            && new.condemned == old.condemned
+            && condemned == condemned_in(&old)
         {
             seen.checkpointed += 1;
         }

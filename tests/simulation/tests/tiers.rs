@@ -37,7 +37,7 @@ fn tier(primary: &Repository, storage: Arc<dyn Storage>) -> Result<Tier> {
 /// Copies every other night, so that packs are needed in part, too.
 fn bring_up(primary: &Repository, storage: Arc<dyn Storage>) -> Result<SyncReport> {
     let tier = tier(primary, storage)?;
-    let there: Vec<_> = tier.repo.snapshot_roots().iter().map(|root| root.id).collect();
+    let there: Vec<_> = tier.repo.snapshot_roots().unwrap().iter().map(|root| root.id).collect();
     let owed: Vec<Owed> = primary
         .snapshots_strict()?
         .into_iter()

@@ -30,7 +30,7 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
     let repo = Repository::open(context.access(storage)?, password.as_bytes());
     let repo = repo.map_err(|error| in_place(error, tier))?;
     if repo.store().tier().is_none() {
-        let head = repo.snapshot_roots().len();
+        let head = repo.snapshot_roots()?.len();
         let value = json!({"tier": name, "was_primary": true, "snapshots": head});
         context.console.result(format!("'{name}' is a primary already"), value);
         return Ok(Code::Done);
@@ -43,7 +43,7 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
     let incarnation = repo.store().adopt()?;
     // Whoever names a place to be the primary has said which repository is meant.
     context.saw(tier, &repo.store().config().repository_id);
-    let snapshots = repo.snapshot_roots().len();
+    let snapshots = repo.snapshot_roots()?.len();
     let mut summary = Summary::new(json!({
         "tier": name, "incarnation": incarnation, "snapshots": snapshots, "others": more,
     }));
@@ -116,7 +116,7 @@ fn may_move(name: &str, file: &File, context: &Context) -> Result<bool, Failure>
 
 /// What other copies that can be reached have more.
 fn what_others_have(name: &str, repo: &Repository, context: &Context) -> Vec<More> {
-    let mut there: HashSet<ObjectId> = repo.snapshot_roots().iter().map(|root| root.id).collect();
+    let mut there: HashSet<ObjectId> = repo.snapshot_roots()?.iter().map(|root| root.id).collect();
     there.extend(&repo.store().head().forgotten);
     let mut all = vec![];
     for (tier, other) in context.copies_in_reach().into_iter().filter(|(tier, _)| tier != name) {

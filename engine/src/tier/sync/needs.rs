@@ -101,7 +101,7 @@ impl Sync<'_> {
 
     /// Every segment of the primary, one at a time.
     pub(super) fn for_each_entry(&self, each: &mut dyn FnMut(PackEntry) -> Result<()>) -> Result<()> {
-        for reference in &self.from().head().segments {
+        for reference in self.from().head().segments.iter()? {
             let Some(segment) = self.from().load_live_segment(reference)? else {
                 let why = format!("index segment {} was replaced", reference.id.short());
                 return Err(chunkstore::Error::corrupt(names::segment(&reference.id), why).into());

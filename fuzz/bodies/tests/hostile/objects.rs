@@ -61,10 +61,10 @@ pub(crate) fn heads() -> Vec<Case> {
     };
     vec![
         with("a root that is not there", "not found", |head| {
-            head.roots.push(Root { kind: "snapshot".into(), id: ObjectId([5; 32]), hash: ObjectId([6; 32]) });
+            head.roots.push(Root::new("snapshot", ObjectId([5; 32]), ObjectId([6; 32])));
         }),
         with("a root of unknown kind", "kind 'trap'", |head| {
-            head.roots.push(Root { kind: "trap".into(), id: ObjectId([5; 32]), hash: ObjectId([6; 32]) });
+            head.roots.push(Root::new("trap", ObjectId([5; 32]), ObjectId([6; 32])));
         }),
         with("a segment that is not there", "not found", |head| {
             let (id, hash) = (ObjectId([5; 32]), ObjectId([6; 32]));
