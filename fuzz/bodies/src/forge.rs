@@ -97,7 +97,7 @@ impl Forge {
         let chunks = chunks.iter().map(|chunk| (chunk.id, chunk.len)).collect();
         let manifest = ManifestRoot { level: 0, chunks, entries, bytes };
         let snapshot = Snapshot { hostname: "forge".into(), manifest, ..Snapshot::default() };
-        self.store.write_snapshot(&serde_json::to_vec(&snapshot).expect("a snapshot can be written"))
+        self.store.write_snapshot(&serde_json::to_vec(&snapshot).expect("a snapshot can be written"), &[])
     }
 
     /// A snapshot of these records.
