@@ -221,7 +221,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         ignore_ctime: args.ignore_ctime,
         dry_run: args.dry_run,
         skip_if_unchanged: args.skip_if_unchanged,
-        sealing: Sealing { compression: context.global.compression, delta: delta(&args, &repo, context) },
+        sealing: Sealing { compression: context.global.compression, delta: delta(&args, &repo, context)? },
         packer,
         program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
         packs_seen_within: Duration::ZERO,
@@ -347,18 +347,18 @@ fn has_tiers(context: &Context) -> bool {
 
 /// Whether to store changed chunks against their last version: to read that over a network may cost more than
 /// it saves, so there it must be asked for.
-fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> bool {
+fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> Result<bool, Failure> {
     if args.no_delta || args.delta {
-        return args.delta;
+        return Ok(args.delta);
     }
     let near = repo.store().storage().is_near();
-    if !near && !repo.snapshot_roots()?.is_empty() {
+    if !near && repo.store().head().roots.len() > 0 {
         context.console.say(
             "changed chunks are stored whole: their last versions would have to be read over the network; \
              --delta does it all the same",
         );
     }
-    near
+    Ok(near)
 }
 
 /// What the flags say about files.

@@ -225,7 +225,7 @@ fn named(
     repo: &Repository,
     context: &Context,
 ) -> Result<ObjectId, Failure> {
-    let mut ids = beginning(wanted, repo);
+    let mut ids = beginning(wanted, repo)?;
     let mut had = None;
     match snapshot::find(all, wanted, filter) {
         Ok(found) if wanted.starts_with("latest") || ids.iter().eq([&found.id]) => return Ok(found.id),
@@ -235,7 +235,9 @@ fn named(
         Err(error) => return Err(error.into()),
     }
     if ids.is_empty() && context.uses_file() {
-        ids.extend(context.fleet(None)?.tiers.iter().flat_map(|tier| beginning(wanted, &tier.repo)));
+        for tier in &context.fleet(None)?.tiers {
+            ids.extend(beginning(wanted, &tier.repo)?);
+        }
     }
     if ids.is_empty() {
         ids.extend(had);
@@ -249,9 +251,9 @@ fn named(
 }
 
 /// The snapshots that HEAD names whose ids begin so.
-fn beginning(wanted: &str, repo: &Repository) -> BTreeSet<ObjectId> {
+fn beginning(wanted: &str, repo: &Repository) -> Result<BTreeSet<ObjectId>, Failure> {
     let ids = repo.snapshot_roots()?.into_iter().map(|root| root.id);
-    ids.filter(|id| id.to_string().starts_with(wanted)).collect()
+    Ok(ids.filter(|id| id.to_string().starts_with(wanted)).collect())
 }
 
 /// Removes snapshots that a person named. Where one was replaced since it was listed, what took its place is meant, and is

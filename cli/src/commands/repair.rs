@@ -221,7 +221,7 @@ fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<E
             }
         };
         known.tiers.merge(&head.tiers);
-        known.forgotten.extend(&head.forgotten);
+        known.forgotten.extend(head.forgotten.iter()?);
         any |= head.tiers.all;
         match &head.tier {
             Some(name) => known.tiers.note(name, head.age()),

@@ -76,10 +76,10 @@ impl Context {
             .map(|survivor| {
                 let tier = &survivor.tier.options.name;
                 match &survivor.repo {
-                    Ok(repo) => {
-                        format!("'esker tier adopt {tier}' ({} snapshots)", repo.snapshot_roots().len())
+                    Ok(repo) if let Ok(roots) = repo.snapshot_roots() => {
+                        format!("'esker tier adopt {tier}' ({} snapshots)", roots.len())
                     }
-                    Err(_) => format!("'esker tier adopt {tier}'"),
+                    _ => format!("'esker tier adopt {tier}'"),
                 }
             })
             .collect();
@@ -103,7 +103,7 @@ impl Context {
             let (name, role) = (&tier.options.name, format!("{:?}", tier.options.role).to_lowercase());
             let snapshots = repo.as_ref().ok().and_then(|repo| repo.snapshots(&Tally::default()).ok());
             let newest = snapshots.iter().flatten().map(|listed| listed.snapshot.time).max();
-            let count = repo.as_ref().ok().map(|repo| repo.snapshot_roots().len());
+            let count = repo.as_ref().ok().and_then(|repo| Some(repo.snapshot_roots().ok()?.len()));
             let problem = repo.as_ref().err().map(|failure| failure.message.clone());
             values.push(json!({
                 "tier": name, "role": role, "snapshots": count, "newest": newest.map(|time| time.to_string()),

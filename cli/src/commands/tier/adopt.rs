@@ -39,7 +39,7 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
         return Err(another_tier(&**repo.store().storage(), found.as_str(), name).into());
     }
     let is_moved = !force && may_move(name, file, context)?;
-    let more = what_others_have(name, &repo, context);
+    let more = what_others_have(name, &repo, context)?;
     let incarnation = repo.store().adopt()?;
     // Whoever names a place to be the primary has said which repository is meant.
     context.saw(tier, &repo.store().config().repository_id);
@@ -115,9 +115,9 @@ fn may_move(name: &str, file: &File, context: &Context) -> Result<bool, Failure>
 }
 
 /// What other copies that can be reached have more.
-fn what_others_have(name: &str, repo: &Repository, context: &Context) -> Vec<More> {
+fn what_others_have(name: &str, repo: &Repository, context: &Context) -> Result<Vec<More>, Failure> {
     let mut there: HashSet<ObjectId> = repo.snapshot_roots()?.iter().map(|root| root.id).collect();
-    there.extend(&repo.store().head().forgotten);
+    there.extend(repo.store().head().forgotten.iter()?);
     let mut all = vec![];
     for (tier, other) in context.copies_in_reach().into_iter().filter(|(tier, _)| tier != name) {
         let Ok(mut listed) = other.snapshots(&Tally::default()) else { continue };
@@ -127,5 +127,5 @@ fn what_others_have(name: &str, repo: &Repository, context: &Context) -> Vec<Mor
             all.push(More { tier, snapshots: listed.len(), newest });
         }
     }
-    all
+    Ok(all)
 }

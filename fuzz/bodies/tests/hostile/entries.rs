@@ -111,7 +111,7 @@ pub(crate) fn references() -> Vec<Case> {
             let manifest = change(manifest, forge);
             let snapshot = Snapshot { hostname: "forge".into(), manifest, ..Snapshot::default() };
             let plain = serde_json::to_vec(&snapshot).expect("a snapshot");
-            Ok(vec![forge.store.write_snapshot(&plain)?])
+            Ok(vec![forge.store.write_snapshot(&plain, &[])?])
         })
     };
     vec![

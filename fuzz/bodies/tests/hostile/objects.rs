@@ -41,7 +41,7 @@ pub(crate) fn snapshots() -> Vec<Case> {
         .into_iter()
         .map(|(name, says, text)| {
             case(format!("snapshot: {name}"), says, move |forge| {
-                Ok(vec![forge.store.write_snapshot(text.as_bytes())?])
+                Ok(vec![forge.store.write_snapshot(text.as_bytes(), &[])?])
             })
         })
         .collect()
