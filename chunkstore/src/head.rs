@@ -23,10 +23,10 @@ mod made;
 mod seen;
 mod swap;
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
+use leaf::Leaves;
 pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef};
 pub use list::List;
 pub use made::{Age, Anew, Tiers};
-use leaf::Leaves;
 pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 
@@ -355,7 +355,8 @@ impl Head {
     /// It is damaged. Damage to leaves shows when they are read.
     pub fn open(sealed: &[u8], keys: &Arc<KeyRing>, storage: Arc<dyn Storage>) -> Result<Self> {
         let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
-        let head: Self = serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
+        let head: Self =
+            serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
         head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None)));
         Ok(head)
     }
@@ -376,6 +377,10 @@ impl Head {
         self.anew.iter().try_for_each(|anew| anew.sessions.read())
     }
 }
+
+#[cfg(test)]
+#[path = "head/tests.rs"]
+mod long_lists;
 
 #[cfg(test)]
 mod tests {
@@ -399,7 +404,11 @@ mod tests {
         };
         assert_eq!(head.known_since(&SessionId([1; 16])).unwrap(), u64::MAX);
         head.sessions = vec![session(1, 3, false), session(2, 7, false), session(3, 2, true)].into();
-        assert_eq!(head.known_since(&SessionId([1; 16])).unwrap(), 7, "one's own and the fenced do not count");
+        assert_eq!(
+            head.known_since(&SessionId([1; 16])).unwrap(),
+            7,
+            "one's own and the fenced do not count"
+        );
         assert_eq!(head.known_since(&SessionId([2; 16])).unwrap(), 3);
         assert!(head.is_open(&SessionId([2; 16])).unwrap() && !head.is_open(&SessionId([3; 16])).unwrap());
     }
