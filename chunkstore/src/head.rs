@@ -20,13 +20,17 @@ mod items;
 mod leaf;
 mod list;
 mod made;
+mod outline;
 mod seen;
 mod swap;
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
+use leaf::Leaves;
 pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef};
 pub use list::List;
 pub use made::{Age, Anew, Tiers};
-use leaf::Leaves;
+pub use outline::Outline;
+#[cfg(test)]
+pub(crate) use outline::tests as outline_tests;
 pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 
@@ -355,7 +359,8 @@ impl Head {
     /// It is damaged. Damage to leaves shows when they are read.
     pub fn open(sealed: &[u8], keys: &Arc<KeyRing>, storage: Arc<dyn Storage>) -> Result<Self> {
         let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
-        let head: Self = serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
+        let head: Self =
+            serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
         head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None)));
         Ok(head)
     }
@@ -399,7 +404,11 @@ mod tests {
         };
         assert_eq!(head.known_since(&SessionId([1; 16])).unwrap(), u64::MAX);
         head.sessions = vec![session(1, 3, false), session(2, 7, false), session(3, 2, true)].into();
-        assert_eq!(head.known_since(&SessionId([1; 16])).unwrap(), 7, "one's own and the fenced do not count");
+        assert_eq!(
+            head.known_since(&SessionId([1; 16])).unwrap(),
+            7,
+            "one's own and the fenced do not count"
+        );
         assert_eq!(head.known_since(&SessionId([2; 16])).unwrap(), 3);
         assert!(head.is_open(&SessionId([2; 16])).unwrap() && !head.is_open(&SessionId([3; 16])).unwrap());
     }

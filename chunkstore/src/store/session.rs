@@ -4,10 +4,8 @@ use super::{ChunkStore, Identity};
 use crate::env::random_array;
 use crate::head::{Head, Root, SegmentRef, Session};
 use crate::id::{ObjectId, PackId, SessionId};
-use crate::index::PackInfo;
 use crate::{Error, Result};
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 
 impl ChunkStore {
     /// Enters a new session into HEAD.
@@ -122,14 +120,13 @@ impl ChunkStore {
         relied: &HashSet<PackId>,
         place: impl Fn(&mut Head) -> Result<()>,
     ) -> Result<()> {
-        let known = self.packs_by_segment();
         self.update_head(|head| {
             if !head.is_open(session)? {
                 return Err(Error::Fenced {
                     why: "this session was fenced by a prune; run the command again, what was uploaded is reused".into(),
                 });
             }
-            self.check_relied(head, &known, relied)?;
+            self.check_relied(head, relied)?;
             head.condemned.retain(|pack| !relied.contains(&pack.id))?;
             head.segments.extend(segments.iter().cloned());
             place(head)?;
@@ -166,40 +163,43 @@ impl ChunkStore {
         Ok(())
     }
 
-    fn packs_by_segment(&self) -> BTreeMap<ObjectId, Vec<Arc<PackInfo>>> {
-        let mut map: BTreeMap<ObjectId, Vec<Arc<PackInfo>>> = BTreeMap::new();
-        for pack in self.index.packs() {
-            map.entry(pack.segment).or_default().push(pack);
-        }
-        map
-    }
-
     /// Every relied pack must be listed by a segment of `head` and not be doomed there.
-    fn check_relied(
-        &self,
-        head: &Head,
-        known: &BTreeMap<ObjectId, Vec<Arc<PackInfo>>>,
-        relied: &HashSet<PackId>,
-    ) -> Result<()> {
+    fn check_relied(&self, head: &Head, relied: &HashSet<PackId>) -> Result<()> {
         let gone = |what: &str| Error::Fenced {
             why: format!("a prune removed a pack that this run built on ({what}); run it again"),
         };
+        if relied.is_empty() {
+            return Ok(());
+        }
         if head.doomed.iter()?.any(|pack| relied.contains(&pack.id)) {
             return Err(gone("doomed"));
         }
-        // The common case: all segments that the index knows are still there, so are their packs.
-        let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
-        if known.keys().all(|segment| live.contains(segment)) {
+        // The common case: all segments that the index has are still there, so are their packs.
+        if self.index.outline()?.is_some_and(|outline| outline.is_within(&head.segments)) {
             return Ok(());
         }
-        let mut packs: HashSet<PackId> = HashSet::new();
-        for reference in head.segments.iter()? {
-            match known.get(&reference.id) {
-                Some(list) => packs.extend(list.iter().map(|pack| pack.name.id)),
-                None => packs.extend(self.load_segment(reference)?.packs.iter().map(|pack| pack.name.id)),
+        let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
+        let (mut known, mut unlisted) = (HashSet::new(), relied.clone());
+        for pack in self.index.packs()? {
+            known.insert(pack.segment);
+            if live.contains(&pack.segment) {
+                unlisted.remove(&pack.name.id);
             }
         }
-        if relied.is_subset(&packs) { Ok(()) } else { Err(gone("no longer indexed")) }
+        // All segments are still there, in other leaves.
+        if unlisted.is_empty() || known.is_subset(&live) {
+            return Ok(());
+        }
+        // A prune that replaces segments lists the packs that stay in new ones.
+        for reference in head.segments.iter()?.filter(|reference| !known.contains(&reference.id)) {
+            self.load_segment(reference)?.packs.iter().for_each(|pack| {
+                unlisted.remove(&pack.name.id);
+            });
+            if unlisted.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(gone("no longer indexed"))
     }
 
     /// Packs that must not be built on: condemned or doomed.
