@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::format::{Codec, PackKind};
     use crate::head::outline_tests::segment_ref;
-    use crate::id::{ObjectId, SessionId};
+    use crate::id::SessionId;
     use crate::index::{MemoryIndex, PackEntry, Segment};
     use crate::pack::PackName;
 

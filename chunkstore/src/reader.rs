@@ -340,7 +340,9 @@ mod tests {
         let other = Arc::new(ChunkStore::open(packs.store.access.clone(), b"x").unwrap());
         let behind = std::mem::replace(&mut packs.store, other);
         packs.add(7, Record::full(packs.id, PLAIN.len() as u32, 0, Codec::Raw));
-        let forget = |head: &mut crate::head::Head| head.segments.retain(|segment| segment.id != old.id);
+        let forget = |head: &mut crate::head::Head| {
+            head.segments.retain(|segment| segment.id != old.id)
+        };
         packs.store.update_head(forget).unwrap();
         packs.disk.objects().remove(&name);
         packs.store = behind;

@@ -298,8 +298,7 @@ impl Prepared {
         }
         let Self { marks, survey, .. } = self;
         let replaced = rewrite_segments(store, &survey.segments, &ready)?;
-        let by_id: HashMap<ObjectId, &Option<SegmentRef>> =
-            replaced.iter().map(|(old, new)| (*old, new)).collect();
+        let by_id: HashMap<ObjectId, &Option<SegmentRef>> = replaced.iter().map(|(old, new)| (*old, new)).collect();
         let swapped = swap_marked(repo, marks, remove, monitor, &mut |head, remove| {
             at_work(head, session)?;
             unchanged(head, survey)?;
@@ -354,7 +353,9 @@ pub(crate) fn delete_doomed(store: &ChunkStore) -> Result<()> {
         store.delete_pack(&pack.session, &pack.id)?;
     }
     let gone: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
-    store.update_head(|head| head.doomed.retain(|pack| !gone.contains(&pack.id)))?;
+    store.update_head(|head| {
+        head.doomed.retain(|pack| !gone.contains(&pack.id))
+    })?;
     Ok(())
 }
 

@@ -165,11 +165,7 @@ impl Repository {
         self.take_out(ids, &|_, _| Ok(()))
     }
 
-    fn take_out(
-        &self,
-        ids: &[ObjectId],
-        note: &dyn Fn(&mut Head, ObjectId) -> chunkstore::Result<()>,
-    ) -> Result<Vec<ObjectId>> {
+    fn take_out(&self, ids: &[ObjectId], note: &dyn Fn(&mut Head, ObjectId) -> chunkstore::Result<()>) -> Result<Vec<ObjectId>> {
         let absent = self.store.update_head(|head| {
             let taken = head.roots.take(|root| ids.contains(&root.id))?;
             let absent = ids.iter().filter(|id| taken.iter().all(|root| root.id != **id)).copied().collect();

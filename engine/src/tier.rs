@@ -154,7 +154,9 @@ impl Tier {
         let head = store.reload()?;
         let dead = dead_sessions(&head, &store.access.identity, store.now_ms(), self.options.fence_after_ms)?;
         if !dead.is_empty() {
-            store.update_head(|head| head.sessions.retain(|session| !dead.contains(&session.id)))?;
+            store.update_head(|head| {
+                head.sessions.retain(|session| !dead.contains(&session.id))
+            })?;
         }
         delete_doomed(store)
     }
@@ -292,8 +294,7 @@ fn note_forgotten(primary: &Repository, tiers: &[Tier]) -> Result<()> {
     };
     let mut after = Head::clone(&here);
     change(&mut after)?;
-    let lists =
-        |head: &Head| -> Result<_> { Ok((head.forgotten.to_vec()?, head.forgotten_everywhere.to_vec()?)) };
+    let lists = |head: &Head| -> Result<_> { Ok((head.forgotten.to_vec()?, head.forgotten_everywhere.to_vec()?)) };
     if lists(&after)? == lists(&here)? {
         return Ok(());
     }

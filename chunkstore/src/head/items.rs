@@ -21,9 +21,7 @@ pub(super) mod hex {
         serializer.serialize_str(&to_hex(bytes))
     }
 
-    pub(in crate::head) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Bytes, D::Error> {
+    pub(in crate::head) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
         from_hex(&text).map(Bytes::from).ok_or_else(|| D::Error::custom("columns are hex"))
     }

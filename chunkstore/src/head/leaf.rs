@@ -128,8 +128,7 @@ impl<T: Item> Leaf<T> {
 
     fn read(&self) -> Result<Vec<T>> {
         let name = names::leaf(self.reference.age, &self.reference.object.id);
-        let leaves =
-            self.leaves.get().ok_or_else(|| Error::corrupt(&name, "HEAD was not read from a store"))?;
+        let leaves = self.leaves.get().ok_or_else(|| Error::corrupt(&name, "HEAD was not read from a store"))?;
         let plain = leaves.get(self.reference.age, self.reference.object)?;
         let object = self.reference.bodies;
         let bodies = object.map(|object| (Arc::clone(leaves), self.reference.age, object));

@@ -423,7 +423,7 @@ mod tests {
         let mut list: List<SegmentRef> = (1..=5).map(segment_ref).collect();
         shelf.settle(&mut list);
         assert_eq!(synced(&open(), &list), [1, 2, 3, 4, 5]);
-        assert_eq!(synced(&open(), &unreadable(&list)), []);
+        assert!(synced(&open(), &unreadable(&list)).is_empty());
         let mut more = unreadable(&list);
         more.push(segment_ref(6));
         assert_eq!(synced(&open(), &more), [6]);
@@ -433,8 +433,9 @@ mod tests {
         assert_eq!((synced(&first, &more), synced(&second, &more)), (vec![7], vec![]));
         list.extend([segment_ref(6), segment_ref(7)]);
         shelf.settle(&mut list);
-        assert_eq!((list.leaves().count(), synced(&first, &list)), (1, vec![]));
-        assert_eq!(synced(&open(), &unreadable(&list)), []);
+        assert_eq!(list.leaves().count(), 1);
+        assert!(synced(&first, &list).is_empty());
+        assert!(synced(&open(), &unreadable(&list)).is_empty());
         // State and data disagree: it is built anew.
         fs::remove_file(folder.path().join("state.json")).unwrap();
         assert_eq!(synced(&open(), &list), [1, 2, 3, 4, 5, 6, 7]);

@@ -197,7 +197,6 @@ mod tests {
     use super::*;
     use crate::format::Codec;
     use crate::head::outline_tests::segment_ref;
-    use crate::id::ObjectId;
     use crate::index::tests::segment;
     use crate::index::{MemoryIndex, PackInfo};
 

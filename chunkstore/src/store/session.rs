@@ -234,3 +234,81 @@ fn may_open(head: &Head, purpose: &str) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::ChunkerParams;
+    use crate::config::Layout;
+    use crate::env::SeededEnv;
+    use crate::executor::Inline;
+    use crate::format::PackKind;
+    use crate::index::{PackEntry, Segment};
+    use crate::keys::{KdfParams, SlotOwner};
+    use crate::pack::PackName;
+    use crate::storage::memory::MemoryStorage;
+    use crate::store::Access;
+    use std::sync::Arc;
+
+    fn store() -> ChunkStore {
+        let access = Access {
+            storage: Arc::new(MemoryStorage::default()),
+            env: Arc::new(SeededEnv::new(1)),
+            cpu: Arc::new(Inline),
+            io: Arc::new(Inline),
+            cache: None,
+            identity: Identity::default(),
+        };
+        let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
+        ChunkStore::init(access, params, b"x", cheap, owner, Layout::default()).unwrap()
+    }
+
+    fn entry(seed: u8) -> PackEntry {
+        let (session, id) = (SessionId([9; 16]), PackId([seed; 32]));
+        let name = PackName { session, id, kind: PackKind::Data, epoch: 1 };
+        PackEntry { name, len: 100, records: vec![] }
+    }
+
+    #[test]
+    fn a_commit_relies_on_what_the_head_that_it_replaces_lists() {
+        let store = store();
+        let commit = |relied: u8| {
+            let session = store.open_session("test").unwrap();
+            store.commit(&session, &[], &[], &HashSet::from([PackId([relied; 32])]))
+        };
+        let old = store.write_segment(&Segment { packs: vec![entry(1), entry(2)] }).unwrap();
+        let session = store.open_session("test").unwrap();
+        store.commit(&session, std::slice::from_ref(&old), &[], &HashSet::new()).unwrap();
+        store.sync_index().unwrap();
+        commit(1).unwrap();
+
+        // Others' segments take the one that is relied on to a leaf. They need not be read.
+        let other = ChunkStore::open(store.access.clone(), b"x").unwrap();
+        let name = |n: u8| ObjectId([n; 32]);
+        let others = (0..200).map(|n| SegmentRef { id: name(n), hash: name(n), packs: 1, chunks: 0 });
+        let others: Vec<SegmentRef> = others.collect();
+        let session = other.open_session("test").unwrap();
+        other.close_session(&session, &others).unwrap();
+        assert_eq!(other.head().segments.leaves().count(), 1);
+        commit(1).unwrap();
+
+        // A prune lists in another segment what stays.
+        let new = other.write_segment(&Segment { packs: vec![entry(1)] }).unwrap();
+        other
+            .update_head(|head| {
+                head.segments = vec![new.clone()].into();
+                Ok(())
+            })
+            .unwrap();
+        commit(1).unwrap();
+        assert!(matches!(commit(2), Err(Error::Fenced { .. })));
+        other
+            .update_head(|head| {
+                head.doomed.push(crate::head::PackRef { session: SessionId([9; 16]), id: PackId([1; 32]) });
+                Ok(())
+            })
+            .unwrap();
+        assert!(matches!(commit(1), Err(Error::Fenced { .. })));
+    }
+}

@@ -194,10 +194,7 @@ impl Judge {
             let ever_doomed =
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).ever_doomed.contains(&pack);
             if !ever_doomed {
-                assert!(
-                    !head.is_open(&session).expect("it was read"),
-                    "{name} is deleted while its writer is at work"
-                );
+                assert!(!head.is_open(&session).expect("it was read"), "{name} is deleted while its writer is at work");
                 assert!(!self.listed(disk, &head).contains(&pack), "{name} is deleted while HEAD lists it");
             }
         } else {

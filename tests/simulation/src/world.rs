@@ -282,13 +282,8 @@ impl<'a> Host<'a> {
         for run in 0..1 + self.below(3) {
             self.turn.get().sleep(self.below(4000));
             let Ok(repo) = self.open(run).inspect_err(|error| self.excuse(error)) else { continue };
-            let forget: Vec<ObjectId> = repo
-                .snapshot_roots()
-                .expect("HEAD's leaves are there")
-                .iter()
-                .map(|root| root.id)
-                .filter(|_| self.below(3) == 0)
-                .collect();
+            let forget: Vec<ObjectId> =
+                repo.snapshot_roots().expect("HEAD's leaves are there").iter().map(|root| root.id).filter(|_| self.below(3) == 0).collect();
             locked(&self.world.forgotten).extend(&forget);
             locked(&self.world.truth).retain(|id, _| !forget.contains(id));
             if let Err(error) = repo.forget(&forget) {
