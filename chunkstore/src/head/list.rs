@@ -1,7 +1,7 @@
 //! A long list of HEAD: parts of it lie in leaves, the rest in HEAD itself. Its items keep their order.
 
-use super::Age;
 use super::leaf::{Item, Leaf, LeafRef, Leaves};
+use super::Age;
 use crate::Result;
 use crate::id::ObjectId;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -38,8 +38,7 @@ impl<T: Item> Part<T> {
             Self::Loose(items) => all.extend(items),
             Self::Leaf(leaf, gone) => {
                 let mut gone = gone.iter().peekable();
-                let is_there =
-                    |(place, _): &(usize, &T)| gone.next_if(|gone| **gone as usize == *place).is_none();
+                let is_there = |(place, _): &(usize, &T)| gone.next_if(|gone| **gone as usize == *place).is_none();
                 all.extend(leaf.items()?.iter().enumerate().filter(is_there).map(|(_, item)| item));
             }
         }
@@ -252,8 +251,7 @@ impl<T: Item> List<T> {
             if new.iter().any(Option::is_some) {
                 let items = part.loosened()?;
                 let old = std::mem::take(items);
-                items
-                    .extend(old.into_iter().zip(new).flat_map(|(old, new)| new.unwrap_or_else(|| vec![old])));
+                items.extend(old.into_iter().zip(new).flat_map(|(old, new)| new.unwrap_or_else(|| vec![old])));
             }
         }
         Ok(())
@@ -338,12 +336,7 @@ impl<T: Item> List<T> {
     /// # Errors
     ///
     /// A leaf cannot be written, or one that is to be changed cannot be read.
-    pub(super) fn settle(
-        &mut self,
-        leaves: &Arc<Leaves>,
-        age: Age,
-        written: &mut Vec<LeafRef>,
-    ) -> Result<()> {
+    pub(super) fn settle(&mut self, leaves: &Arc<Leaves>, age: Age, written: &mut Vec<LeafRef>) -> Result<()> {
         let inline = leaves.inline(T::SHARE);
         self.0.retain(|part| part.len() > 0);
         // What was taken over from another place's HEAD is written here.

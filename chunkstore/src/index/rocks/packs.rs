@@ -32,11 +32,11 @@ impl Packs {
         }
         let first = page * PAGE;
         let mut packs = vec![None; PAGE as usize];
-        let from = first.to_be_bytes();
+        let from = key(first);
         let mode = IteratorMode::From(&from, Direction::Forward);
         for item in db.iterator_cf_opt(family(db, PACKS)?, read_options(), mode) {
             let (key, value) = item.map_err(cache_error)?;
-            let number = u32::from_be_bytes(key.as_ref().try_into().map_err(cache_error)?);
+            let number = number(key.as_ref().try_into().map_err(cache_error)?);
             let Some(slot) = packs.get_mut((number - first) as usize) else { break };
             *slot = Some(Arc::new(decode(&value).in_object("local index")?));
         }
@@ -60,12 +60,22 @@ impl Packs {
     }
 }
 
-/// The entry of a pack that `segment` lists: its key has the order of the numbers.
+#[expect(clippy::big_endian_bytes, reason = "RocksDB orders keys by their bytes")]
+fn key(number: u32) -> [u8; 4] {
+    number.to_be_bytes()
+}
+
+#[expect(clippy::big_endian_bytes, reason = "as above")]
+fn number(key: [u8; 4]) -> u32 {
+    u32::from_be_bytes(key)
+}
+
+/// The entry of a pack that `segment` lists.
 pub(super) fn encode(number: u32, pack: &PackEntry, segment: &ObjectId) -> ([u8; 4], Vec<u8>) {
     let mut info = Encoder::default();
     encode_pack_name(&mut info, &pack.name, pack.len);
     info.raw(segment.as_bytes());
-    (number.to_be_bytes(), info.bytes)
+    (key(number), info.bytes)
 }
 
 fn decode(bytes: &[u8]) -> std::result::Result<PackInfo, Malformed> {
