@@ -9,6 +9,7 @@ use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Pool;
 use chunkstore::format::{Codec, PackKind};
+use chunkstore::head::SegmentRef;
 use chunkstore::id::{ObjectId, PackId, RepositoryId, SessionId};
 use chunkstore::index::{ChunkIndex, PackEntry, Segment, rocks::RocksIndex};
 use chunkstore::keys::{KdfParams, KeyRing, SlotOwner};
@@ -145,7 +146,9 @@ fn index(criterion: &mut Criterion) {
     let name = PackName { session: SessionId([1; 16]), id: PackId([2; 32]), kind: PackKind::Data, epoch: 1 };
     let segment = Segment { packs: vec![PackEntry { name, len: 1 << 28, records }] };
     let index = RocksIndex::open(folder.path()).expect("index");
-    index.sync(&[ObjectId([1; 32])], &mut |_| Ok(segment.clone())).expect("filled");
+    let name = ObjectId([1; 32]);
+    let segments = vec![SegmentRef { id: name, hash: name, packs: 1, chunks: 1 }].into();
+    index.sync(&segments, &mut |_| Ok(segment.clone())).expect("filled");
     let known: Vec<ChunkId> = (0..CHUNKS).step_by(7919).take(64).map(id).collect();
     let unknown: Vec<ChunkId> = (CHUNKS..CHUNKS + 64).map(id).collect();
     let mut group = criterion.benchmark_group("index");

@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "a bench that fails must say where")]
 
 use chunkstore::format::{Codec, PackKind};
+use chunkstore::head::{List, SegmentRef};
 use chunkstore::id::{ObjectId, PackId, SessionId};
 use chunkstore::index::{ChunkIndex, PackEntry, Segment, rocks::RocksIndex};
 use chunkstore::pack::{PackName, Record};
@@ -75,15 +76,17 @@ fn main() {
     let folder = arguments.next().unwrap_or_else(|| "index-bench".into());
     let folder = std::path::Path::new(&folder);
     let _ = std::fs::remove_dir_all(folder);
-    let ids: Vec<ObjectId> =
-        (0..chunks.div_ceil(PER_SEGMENT)).map(|number| ObjectId(hash(b's', number))).collect();
+    let segments: List<SegmentRef> = (0..chunks.div_ceil(PER_SEGMENT))
+        .map(|number| ObjectId(hash(b's', number)))
+        .map(|id| SegmentRef { id, hash: id, packs: 0, chunks: 0 })
+        .collect();
 
     let index = RocksIndex::open(folder).expect("index");
     let start = Instant::now();
     let mut making = std::time::Duration::ZERO;
     let mut next = 0;
     index
-        .sync(&ids, &mut |_| {
+        .sync(&segments, &mut |_| {
             let start = Instant::now();
             let made = segment(next, chunks);
             next += 1;

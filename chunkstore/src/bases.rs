@@ -164,7 +164,8 @@ pub fn choose(
 mod tests {
     use super::*;
     use crate::format::{Codec, PackKind};
-    use crate::id::{ObjectId, SessionId};
+    use crate::head::outline_tests::segment_ref;
+    use crate::id::SessionId;
     use crate::index::{MemoryIndex, PackEntry, Segment};
     use crate::pack::PackName;
 
@@ -198,7 +199,7 @@ mod tests {
         let mut records = vec![Record::full(id(0), 100, 0, Codec::Raw)];
         for n in 1..=100u8 {
             let packs = vec![PackEntry { name, len: 4096, records: records.clone() }];
-            index.sync(&[ObjectId([n; 32])], &mut |_| Ok(Segment { packs: packs.clone() })).unwrap();
+            index.sync(&vec![segment_ref(n)].into(), &mut |_| Ok(Segment { packs: packs.clone() })).unwrap();
             let around = ground(&index, &[id(n - 1)], &HashSet::new()).unwrap().pop().flatten().unwrap();
             let choice = choose(&index, &[Arc::new(around)], &HashSet::new()).unwrap().unwrap();
             let digits: u32 = (0..4).map(|place| u32::from(n) / 4u32.pow(place) % 4).sum();

@@ -20,6 +20,7 @@ mod items;
 mod leaf;
 mod list;
 mod made;
+mod outline;
 mod seen;
 mod swap;
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
@@ -27,6 +28,9 @@ use leaf::Leaves;
 pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef};
 pub use list::List;
 pub use made::{Age, Anew, Tiers};
+pub use outline::Outline;
+#[cfg(test)]
+pub(crate) use outline::tests as outline_tests;
 pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 

@@ -2,10 +2,11 @@
 //! whole packs. An index over them is a cache: in memory here, in RocksDB in `index/rocks.rs`.
 
 use crate::format::{Decoder, Encoder, MAX_SEGMENT_LEN, Malformed, PackKind};
+use crate::head::{List, Outline, SegmentRef};
 use crate::id::{ChunkId, ObjectId, PackId, SessionId};
 use crate::pack::{PackName, Record};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 #[cfg(feature = "rocksdb")]
@@ -120,6 +121,9 @@ pub struct Cut {
     pub after: Option<ChunkId>,
 }
 
+/// Fetches a segment.
+pub type Load<'a> = dyn FnMut(&SegmentRef) -> Result<Segment> + 'a;
+
 /// Finds chunks. Implementations are shared by all worker threads.
 pub trait ChunkIndex: Send + Sync {
     /// Looks many chunks up at once; the answers are in the order of `ids`.
@@ -128,15 +132,46 @@ pub trait ChunkIndex: Send + Sync {
     /// be gone, and other chunks may have the same anchor.
     fn cuts(&self, anchors: &[u64]) -> Result<Vec<Option<Cut>>>;
     /// Every pack in the index.
-    fn packs(&self) -> Vec<Arc<PackInfo>>;
-    /// Takes up segments that are not in it yet, and forgets those that are not in `segments`.
-    /// `load` fetches one.
-    fn sync(&self, segments: &[ObjectId], load: &mut dyn FnMut(&ObjectId) -> Result<Segment>) -> Result<()>;
+    fn packs(&self) -> Result<Vec<Arc<PackInfo>>>;
+    /// Takes up segments that are not in it yet, and forgets those that are not in `segments`. `load` fetches one. The
+    /// leaves of the list are read only if its outline does not say what is missing.
+    fn sync(&self, segments: &List<SegmentRef>, load: &mut Load<'_>) -> Result<()>;
+    /// The outline of the list that it was last brought up to. `None` if it holds a part of a list.
+    fn outline(&self) -> Result<Option<Outline>>;
     /// Number of chunk entries, for statistics.
     fn len(&self) -> Result<u64>;
     /// Whether it holds nothing.
     fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
+    }
+}
+
+/// Segments that an index lacks.
+struct Missing<'a> {
+    segments: Vec<&'a SegmentRef>,
+    /// The index has segments that are not wanted: it is built anew, of `segments`, which are all.
+    anew: bool,
+}
+
+impl<'a> Missing<'a> {
+    /// Compares a list with an index that has the segments of `outline`, and these are `known`.
+    fn find(
+        list: &'a List<SegmentRef>,
+        outline: Option<&Outline>,
+        known: impl FnOnce() -> Result<HashSet<ObjectId>>,
+    ) -> Result<Self> {
+        if let Some(segments) = outline.and_then(|outline| outline.added(list)) {
+            return Ok(Self { segments, anew: false });
+        }
+        let mut segments: Vec<&SegmentRef> = list.iter()?.collect();
+        let wanted: HashSet<ObjectId> = segments.iter().map(|segment| segment.id).collect();
+        let mut known = known()?;
+        let anew = !known.is_subset(&wanted);
+        if anew {
+            known.clear();
+        }
+        segments.retain(|segment| known.insert(segment.id));
+        Ok(Self { segments, anew })
     }
 }
 
@@ -161,10 +196,26 @@ pub struct MemoryIndex(RwLock<MemoryState>);
 
 #[derive(Default)]
 struct MemoryState {
-    segments: Vec<ObjectId>,
+    segments: HashSet<ObjectId>,
+    outline: Option<Outline>,
     chunks: HashMap<[u8; 16], Location>,
     cuts: HashMap<u64, Cut>,
     packs: HashMap<PackId, Arc<PackInfo>>,
+}
+
+impl MemoryState {
+    fn add(&mut self, id: ObjectId, segment: Segment) {
+        for pack in segment.packs {
+            let info = Arc::new(PackInfo { name: pack.name, len: pack.len, segment: id });
+            self.packs.insert(pack.name.id, Arc::clone(&info));
+            self.cuts.extend(cuts_of(&pack.records));
+            for record in pack.records {
+                let location = Location { pack: Arc::clone(&info), record };
+                self.chunks.insert(short_key(&location.record.id), location);
+            }
+        }
+        self.segments.insert(id);
+    }
 }
 
 impl MemoryIndex {
@@ -184,31 +235,27 @@ impl ChunkIndex for MemoryIndex {
         Ok(anchors.iter().map(|anchor| state.cuts.get(anchor).copied()).collect())
     }
 
-    fn packs(&self) -> Vec<Arc<PackInfo>> {
-        self.0.read().map(|state| state.packs.values().cloned().collect()).unwrap_or_default()
+    fn packs(&self) -> Result<Vec<Arc<PackInfo>>> {
+        Ok(self.0.read().map_err(Self::poisoned)?.packs.values().cloned().collect())
     }
 
-    fn sync(&self, segments: &[ObjectId], load: &mut dyn FnMut(&ObjectId) -> Result<Segment>) -> Result<()> {
+    fn sync(&self, segments: &List<SegmentRef>, load: &mut Load<'_>) -> Result<()> {
         let mut state = self.0.write().map_err(Self::poisoned)?;
-        if state.segments.iter().any(|known| !segments.contains(known)) {
+        let missing = Missing::find(segments, state.outline.as_ref(), || Ok(state.segments.clone()))?;
+        if missing.anew {
             *state = MemoryState::default();
         }
-        for id in segments {
-            if state.segments.contains(id) {
-                continue;
-            }
-            for pack in load(id)?.packs {
-                let info = Arc::new(PackInfo { name: pack.name, len: pack.len, segment: *id });
-                state.packs.insert(pack.name.id, Arc::clone(&info));
-                state.cuts.extend(cuts_of(&pack.records));
-                for record in pack.records {
-                    let location = Location { pack: Arc::clone(&info), record };
-                    state.chunks.insert(short_key(&location.record.id), location);
-                }
-            }
-            state.segments.push(*id);
+        for reference in missing.segments {
+            let segment = load(reference)?;
+            state.outline = None;
+            state.add(reference.id, segment);
         }
+        state.outline = Some(Outline::of(segments));
         Ok(())
+    }
+
+    fn outline(&self) -> Result<Option<Outline>> {
+        Ok(self.0.read().map_err(Self::poisoned)?.outline.clone())
     }
 
     fn len(&self) -> Result<u64> {
@@ -220,6 +267,7 @@ impl ChunkIndex for MemoryIndex {
 pub(crate) mod tests {
     use super::*;
     use crate::format::Codec;
+    use crate::head::outline_tests::{Shelf, segment_ref, unreadable};
 
     pub(crate) fn segment(seed: u8, chunks: u32) -> Segment {
         let records = (0..chunks)
@@ -259,27 +307,85 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn conformance(index: &dyn ChunkIndex) {
-        let (a, b) = (ObjectId([0xa; 32]), ObjectId([0xb; 32]));
-        let mut load = |id: &ObjectId| Ok(segment(id.0[0], 50));
+        let (a, b) = (segment_ref(0xa), segment_ref(0xb));
+        let mut load = |reference: &SegmentRef| Ok(segment(reference.id.0[0], 50));
         let in_a = segment(0xa, 50).packs[0].records[7].clone();
         let in_b = segment(0xb, 50).packs[0].records[49].clone();
-        index.sync(&[a], &mut load).unwrap();
+        index.sync(&vec![a.clone()].into(), &mut load).unwrap();
         let found = index.lookup(&[in_a.id, in_b.id]).unwrap();
         assert_eq!(found[0].as_ref().unwrap().record, in_a);
-        assert_eq!(found[0].as_ref().unwrap().pack.segment, a);
+        assert_eq!(found[0].as_ref().unwrap().pack.segment, a.id);
         assert!(found[1].is_none());
-        index.sync(&[a, b], &mut load).unwrap();
+        index.sync(&vec![a, b.clone()].into(), &mut load).unwrap();
         assert_eq!(index.lookup(&[in_b.id]).unwrap()[0].as_ref().unwrap().record, in_b);
         let next = segment(0xa, 50).packs[0].records[8].id;
         let cuts = index.cuts(&[in_a.anchor, 99, in_b.anchor]).unwrap();
         let expected = [Some((in_a.id, Some(next))), None, Some((in_b.id, None))];
         assert_eq!(cuts, expected.map(|cut| cut.map(|(before, after)| Cut { before, after })));
-        assert_eq!(index.packs().len(), 2);
-        index.sync(&[b], &mut load).unwrap();
+        assert_eq!(index.packs().unwrap().len(), 2);
+        index.sync(&vec![b].into(), &mut load).unwrap();
         assert!(index.lookup(&[in_a.id]).unwrap()[0].is_none());
         assert_eq!(index.lookup(&[in_b.id]).unwrap()[0].as_ref().unwrap().record, in_b);
-        assert_eq!(index.packs().len(), 1);
+        assert_eq!(index.packs().unwrap().len(), 1);
         assert_eq!(index.len().unwrap(), 50);
+        leaves_are_read_if_they_must(index);
+        what_cannot_be_loaded_costs_nothing_else(index);
+    }
+
+    /// The seeds of the segments that a sync loads.
+    pub(crate) fn synced(index: &dyn ChunkIndex, list: &List<SegmentRef>) -> Vec<u8> {
+        let mut loaded = vec![];
+        let mut load = |reference: &SegmentRef| {
+            loaded.push(reference.id.0[0]);
+            Ok(segment(reference.id.0[0], 50))
+        };
+        index.sync(list, &mut load).unwrap();
+        assert_eq!(index.outline().unwrap(), Some(Outline::of(list)));
+        assert_eq!(index.packs().unwrap().len(), list.len());
+        loaded
+    }
+
+    fn leaves_are_read_if_they_must(index: &dyn ChunkIndex) {
+        let shelf = Shelf::new();
+        let mut list: List<SegmentRef> = (1..=5).map(segment_ref).collect();
+        shelf.settle(&mut list);
+        assert_eq!(synced(index, &list), [1, 2, 3, 4, 5]);
+        assert!(synced(index, &unreadable(&list)).is_empty());
+        // A segment in HEAD itself: no leaf need be read to see that it is the only one.
+        let mut more = unreadable(&list);
+        more.push(segment_ref(6));
+        assert_eq!(synced(index, &more), [6]);
+        list.push(segment_ref(6));
+        shelf.settle(&mut list);
+        assert_eq!(list.leaves().count(), 2);
+        assert!(index.sync(&unreadable(&list), &mut |_| panic!()).is_err());
+        assert!(synced(index, &list).is_empty());
+        // Two leaves become one, with another segment.
+        list.push(segment_ref(7));
+        shelf.settle(&mut list);
+        assert_eq!(list.leaves().count(), 1);
+        assert_eq!(synced(index, &list), [7]);
+        list.retain(|segment| segment.id.0[0] != 3).unwrap();
+        assert_eq!(synced(index, &list), [1, 2, 4, 5, 6, 7]);
+        assert!(synced(index, &unreadable(&list)).is_empty());
+    }
+
+    /// Whoever syncs leaves out what is damaged, after each attempt to load it.
+    fn what_cannot_be_loaded_costs_nothing_else(index: &dyn ChunkIndex) {
+        let mut list: List<SegmentRef> = (1..=4).map(segment_ref).collect();
+        synced(index, &list);
+        list.extend((5..=7).map(segment_ref));
+        let mut load = |reference: &SegmentRef| match reference.id.0[0] {
+            6 => Err(Error::Invalid("damaged".into())),
+            seed => Ok(segment(seed, 50)),
+        };
+        assert!(index.sync(&list, &mut load).is_err());
+        let mut sound = list.clone();
+        sound.retain(|segment| segment.id.0[0] != 6).unwrap();
+        assert_eq!(synced(index, &sound), [7]);
+        assert!(index.sync(&list, &mut load).is_err());
+        assert!(synced(index, &sound).is_empty());
+        assert!(index.outline().unwrap().is_some_and(|outline| outline.is_within(&sound)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::config::{Config, HeadMethod, Layout};
 use crate::env::{Env, random_array};
 use crate::executor::Executor;
 use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Body, Head, HeadStore, PackRef, Root};
+use crate::head::{Body, Head, HeadStore, Outline, PackRef, Root};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
@@ -90,7 +90,7 @@ struct State {
 }
 
 struct Synced {
-    segments: Vec<ObjectId>,
+    outline: Outline,
     damaged: Vec<(ObjectId, String)>,
 }
 

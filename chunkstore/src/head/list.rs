@@ -313,7 +313,7 @@ impl<T: Item> List<T> {
     }
 
     /// What identifies the items without reading them: the leaves, with what is missing of each, and the items in HEAD.
-    pub(crate) fn outline(&self) -> (Vec<(ObjectId, &[u32])>, Vec<&T>) {
+    pub(super) fn outline(&self) -> (Vec<(ObjectId, &[u32])>, Vec<&T>) {
         let (mut leaves, mut loose) = (vec![], vec![]);
         for part in &self.0 {
             match part {

@@ -4,57 +4,84 @@
 //! to HEAD's segments, closes it, and opens it again read-only, which any number of processes may do. A read-only view
 //! holds its files open, so a later writer does not disturb it.
 //!
-//! `state.json` beside the database says which segments it has. It is written after the data is flushed; if it is
-//! missing or disagrees, the database is rebuilt from the segments.
+//! `state.json` beside the database has the outline of the list of segments that it was brought up to, so that a list
+//! with the same outline need not be read. The ids themselves are in the database. The state is written after the data is
+//! flushed; if it is missing or of another version, the database is rebuilt from the segments.
 
-use super::{
-    ChunkIndex, Cut, Location, PackInfo, Segment, cuts_of, decode_pack_name, encode_pack_name, short_key,
-};
+use super::{ChunkIndex, Cut, Load, Location, Missing, PackInfo, Segment, cuts_of, short_key};
 use crate::error::InObject as _;
 use crate::format::{Decoder, Encoder, Malformed};
+use crate::head::{List, Outline, SegmentRef};
 use crate::id::{ChunkId, ObjectId};
 use crate::pack::Record;
 use crate::{Error, Result};
 use crate::{patience, private};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, ReadOptions, WaitForCompactOptions,
-    WriteBatch,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, IteratorMode, Options, ReadOptions,
+    WaitForCompactOptions, WriteBatch,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 mod bulk;
+mod packs;
 use bulk::Bulk;
+use packs::Packs;
 
 /// Chunks: first 16 bytes of the id → pack number and record.
 const CHUNKS: &str = "chunks";
 /// Cuts: anchor → the chunks on both sides.
 const CUTS: &str = "cuts";
-/// Packs: number (u32, big-endian order is not needed) → name, length, segment.
+/// Packs: number (u32, big-endian) → name, length, segment.
 const PACKS: &str = "packs";
+/// Segments: id → nothing.
+const SEGMENTS: &str = "segments";
 /// Block cache. Keys are hashes, so a block is as good as never asked for twice: look-ups leave it alone, and
 /// are a third faster for it. The kernel's page cache holds what memory is left.
 const CACHE_BYTES: usize = 4 << 20;
 /// How long another process may hold the lock: it fills the database, or it was stopped while it did.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-#[derive(Serialize, Deserialize, Default, Clone, PartialEq)]
+#[derive(Serialize, Deserialize, Default, Clone)]
 struct State {
     version: u32,
-    segments: Vec<ObjectId>,
     next_pack: u32,
+    /// Of the list of segments that the database was brought up to; none if it has only a part of one.
+    outline: Option<Outline>,
 }
 
-const STATE_VERSION: u32 = 2;
+const STATE_VERSION: u32 = 3;
 
-/// A view of the database, and the table of packs.
+/// A view of the database, and what was read of its packs.
+#[derive(Default)]
 struct View {
     db: Option<DB>,
-    packs: Vec<Option<Arc<PackInfo>>>,
+    packs: Packs,
     state: State,
+}
+
+impl View {
+    /// The segments in it.
+    fn segments(&self) -> Result<HashSet<ObjectId>> {
+        let Some(db) = &self.db else { return Ok(HashSet::new()) };
+        let items = db.iterator_cf_opt(family(db, SEGMENTS)?, read_options(), IteratorMode::Start);
+        items
+            .map(|item| {
+                let (key, _) = item.map_err(cache_error)?;
+                Ok(ObjectId(key.as_ref().try_into().map_err(cache_error)?))
+            })
+            .collect()
+    }
+
+    /// Whether it is known, without reading a leaf, to have exactly these segments.
+    fn has_exactly(&self, segments: &List<SegmentRef>) -> bool {
+        let added = self.state.outline.as_ref().and_then(|outline| outline.added(segments));
+        self.db.is_some() && added.is_some_and(|added| added.is_empty())
+    }
 }
 
 /// An index in a RocksDB folder.
@@ -88,10 +115,7 @@ impl RocksIndex {
     pub fn open(folder: &Path) -> Result<Self> {
         has_address_space()?;
         private::folder(folder).map_err(cache_error)?;
-        let index = Self {
-            folder: folder.to_owned(),
-            view: RwLock::new(Arc::new(View { db: None, packs: vec![], state: State::default() })),
-        };
+        let index = Self { folder: folder.to_owned(), view: RwLock::default() };
         let lock = index.lock()?;
         if let Some(state) = index.read_state() {
             match index.open_view(state) {
@@ -168,7 +192,7 @@ impl RocksIndex {
         options.set_block_based_table_factory(&table);
         // A family without a cache of its own gets RocksDB's HyperClockCache, which ends the process where address space is
         // limited.
-        let families = ["default", CHUNKS, CUTS, PACKS]
+        let families = ["default", CHUNKS, CUTS, PACKS, SEGMENTS]
             .map(|name| ColumnFamilyDescriptor::new(name, options.clone()))
             .into();
         (options, families)
@@ -178,72 +202,79 @@ impl RocksIndex {
         let (options, families) = Self::options();
         let path = self.folder.join("db");
         let db = DB::open_cf_descriptors_read_only(&options, &path, families, false).map_err(cache_error)?;
-        let mut packs = vec![None; state.next_pack as usize];
-        let family = family(&db, PACKS)?;
-        for item in db.iterator_cf(family, rocksdb::IteratorMode::Start) {
-            let (key, value) = item.map_err(cache_error)?;
-            let number = u32::from_le_bytes(key.as_ref().try_into().map_err(cache_error)?);
-            let info = decode_pack(&value).in_object("local index")?;
-            if let Some(slot) = packs.get_mut(number as usize) {
-                *slot = Some(Arc::new(info));
-            }
-        }
-        Ok(View { db: Some(db), packs, state })
+        Ok(View { db: Some(db), packs: Packs::below(state.next_pack), state })
     }
 
     /// Under the lock: writes missing entries, or everything, and opens the result.
-    fn bring_up_to(
-        &self,
-        segments: &[ObjectId],
-        load: &mut dyn FnMut(&ObjectId) -> Result<Segment>,
-    ) -> Result<()> {
+    fn bring_up_to(&self, segments: &List<SegmentRef>, load: &mut Load<'_>) -> Result<()> {
         let database = self.folder.join("db");
-        let known = self
-            .read_state()
-            .filter(|state| database.exists() && state.segments.iter().all(|known| segments.contains(known)));
-        let mut state = match known {
-            Some(state) => state,
-            None => {
-                Self::clear(&self.folder)?;
-                State { version: STATE_VERSION, ..State::default() }
-            }
+        let mut view = match self.read_state().filter(|_| database.exists()) {
+            Some(state) => self.open_view(state)?,
+            None => View::default(),
         };
-        if !database.exists() || state.segments.len() < segments.len() {
+        if view.has_exactly(segments) {
+            // Another process was faster.
+            return self.set_view(view);
+        }
+        let missing = Missing::find(segments, view.state.outline.as_ref(), || view.segments())?;
+        let anew = missing.anew || view.db.is_none();
+        let mut loaded =
+            missing.segments.into_iter().map(|reference| Ok((reference.id, load(reference)?))).peekable();
+        // Before anything is touched: a segment that is damaged is tried each time.
+        if let Some(Err(error)) = loaded.next_if(Result::is_err) {
+            return Err(error);
+        }
+        let mut state = std::mem::take(&mut view.state);
+        drop(view);
+        if anew {
+            Self::clear(&self.folder)?;
+            state = State { version: STATE_VERSION, ..State::default() };
+        }
+        let mut failed = None;
+        if anew || loaded.peek().is_some() {
             // While data and state disagree there is no state: a crash here means building anew.
             let _ = fs::remove_file(self.folder.join("state.json"));
-            self.write(&mut state, segments, load)?;
-            self.write_state(&state)?;
-            private::close_all(&database);
+            failed = self.write(&mut state, &mut loaded)?;
         }
-        self.set_view(self.open_view(state)?)
+        state.outline = failed.is_none().then(|| Outline::of(segments));
+        self.write_state(&state)?;
+        private::close_all(&database);
+        match failed {
+            Some(error) => Err(error),
+            None => self.set_view(self.open_view(state)?),
+        }
     }
 
+    /// Writes segments. If one cannot be loaded, the result is the reason; those before it are in the database, and count.
     fn write(
         &self,
         state: &mut State,
-        wanted: &[ObjectId],
-        load: &mut dyn FnMut(&ObjectId) -> Result<Segment>,
-    ) -> Result<()> {
+        loaded: &mut dyn Iterator<Item = Result<(ObjectId, Segment)>>,
+    ) -> Result<Option<Error>> {
         let (options, families) = Self::options();
         let path = self.folder.join("db");
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(cache_error)?;
-        let packs = family(&db, PACKS)?;
+        let (packs, segments) = (family(&db, PACKS)?, family(&db, SEGMENTS)?);
         let staging = self.folder.join("load");
         let _ = fs::remove_dir_all(&staging);
         private::folder(&staging).map_err(cache_error)?;
         let (mut chunks, mut cuts) = (Bulk::new(CHUNKS, &staging), Bulk::new(CUTS, &staging));
-        for id in wanted {
-            if state.segments.contains(id) {
-                continue;
-            }
+        let mut failed = None;
+        for segment in loaded {
+            let (id, segment) = match segment {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             let mut batch = WriteBatch::default();
-            for pack in load(id)?.packs {
+            batch.put_cf(segments, id.as_bytes(), []);
+            for pack in segment.packs {
                 let number = state.next_pack;
                 state.next_pack += 1;
-                let mut info = Encoder::default();
-                encode_pack_name(&mut info, &pack.name, pack.len);
-                info.raw(id.as_bytes());
-                batch.put_cf(packs, number.to_le_bytes(), &info.bytes);
+                let (key, info) = packs::encode(number, &pack, &id);
+                batch.put_cf(packs, key, info);
                 for record in &pack.records {
                     chunks.put(&short_key(&record.id), &encode_location(number, record))?;
                 }
@@ -252,15 +283,17 @@ impl RocksIndex {
                 }
             }
             db.write_without_wal(batch).map_err(cache_error)?;
-            state.segments.push(*id);
         }
-        db.flush_cf(packs).map_err(cache_error)?;
+        for family in [packs, segments] {
+            db.flush_cf(family).map_err(cache_error)?;
+        }
         for bulk in [chunks, cuts] {
             bulk.finish(&db, &options)?;
         }
         fs::remove_dir_all(&staging).map_err(cache_error)?;
         // Each table that overlaps others costs a look-up a probe of its filter: no more than a few.
-        db.wait_for_compact(&WaitForCompactOptions::default()).map_err(cache_error)
+        db.wait_for_compact(&WaitForCompactOptions::default()).map_err(cache_error)?;
+        Ok(failed)
     }
 }
 
@@ -272,14 +305,6 @@ fn read_options() -> ReadOptions {
 
 fn family<'a>(db: &'a DB, name: &str) -> Result<&'a rocksdb::ColumnFamily> {
     db.cf_handle(name).ok_or_else(|| cache_error(format!("no column family {name}")))
-}
-
-fn decode_pack(bytes: &[u8]) -> Result<PackInfo, Malformed> {
-    let mut decoder = Decoder::new(bytes, "pack entry");
-    let (name, len) = decode_pack_name(&mut decoder)?;
-    let segment = ObjectId(decoder.array()?);
-    decoder.finish()?;
-    Ok(PackInfo { name, len, segment })
 }
 
 fn encode_location(pack: u32, record: &Record) -> Vec<u8> {
@@ -331,9 +356,7 @@ impl ChunkIndex for RocksIndex {
             .map(|(id, value)| {
                 let Some(value) = value.map_err(cache_error)? else { return Ok(None) };
                 let (number, record) = decode_location(id, &value).in_object("local index")?;
-                let pack = view.packs.get(number as usize).and_then(Option::as_ref);
-                let pack = pack.ok_or_else(|| cache_error("entry without its pack; run 'repair index'"))?;
-                Ok(Some(Location { pack: Arc::clone(pack), record }))
+                Ok(Some(Location { pack: Arc::clone(view.packs.get(db, number)?), record }))
             })
             .collect()
     }
@@ -347,15 +370,13 @@ impl ChunkIndex for RocksIndex {
         found.into_iter().map(|value| value.map_err(cache_error)?.map(decode).transpose()).collect()
     }
 
-    fn packs(&self) -> Vec<Arc<PackInfo>> {
-        self.view().map(|view| view.packs.iter().flatten().cloned().collect()).unwrap_or_default()
+    fn packs(&self) -> Result<Vec<Arc<PackInfo>>> {
+        let view = self.view()?;
+        view.db.as_ref().map_or_else(|| Ok(vec![]), |db| view.packs.all(db))
     }
 
-    fn sync(&self, segments: &[ObjectId], load: &mut dyn FnMut(&ObjectId) -> Result<Segment>) -> Result<()> {
-        let same = |state: &State| {
-            state.segments.len() == segments.len() && segments.iter().all(|id| state.segments.contains(id))
-        };
-        if same(&self.view()?.state) && self.view()?.db.is_some() {
+    fn sync(&self, segments: &List<SegmentRef>, load: &mut Load<'_>) -> Result<()> {
+        if self.view()?.has_exactly(segments) {
             return Ok(());
         }
         let _lock = self.lock()?;
@@ -370,18 +391,23 @@ impl ChunkIndex for RocksIndex {
         }
     }
 
+    fn outline(&self) -> Result<Option<Outline>> {
+        Ok(self.view()?.state.outline.clone())
+    }
+
     fn len(&self) -> Result<u64> {
         let view = self.view()?;
         let Some(db) = &view.db else { return Ok(0) };
         let family = family(db, CHUNKS)?;
-        Ok(db.iterator_cf(family, rocksdb::IteratorMode::Start).count() as u64)
+        Ok(db.iterator_cf(family, IteratorMode::Start).count() as u64)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{conformance, segment};
+    use super::super::tests::{conformance, segment, synced};
     use super::*;
+    use crate::head::outline_tests::{Shelf, segment_ref, unreadable};
 
     #[test]
     fn rocks_index_conforms() {
@@ -390,14 +416,55 @@ mod tests {
     }
 
     #[test]
+    fn what_it_was_brought_up_to_is_known_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || RocksIndex::open(folder.path()).unwrap();
+        let shelf = Shelf::new();
+        let mut list: List<SegmentRef> = (1..=5).map(segment_ref).collect();
+        shelf.settle(&mut list);
+        assert_eq!(synced(&open(), &list), [1, 2, 3, 4, 5]);
+        assert!(synced(&open(), &unreadable(&list)).is_empty());
+        let mut more = unreadable(&list);
+        more.push(segment_ref(6));
+        assert_eq!(synced(&open(), &more), [6]);
+        // What another process did is seen without reading a leaf, too.
+        let (first, second) = (open(), open());
+        more.push(segment_ref(7));
+        assert_eq!((synced(&first, &more), synced(&second, &more)), (vec![7], vec![]));
+        list.extend([segment_ref(6), segment_ref(7)]);
+        shelf.settle(&mut list);
+        assert_eq!(list.leaves().count(), 1);
+        assert!(synced(&first, &list).is_empty());
+        assert!(synced(&open(), &unreadable(&list)).is_empty());
+        // State and data disagree: it is built anew.
+        fs::remove_file(folder.path().join("state.json")).unwrap();
+        assert_eq!(synced(&open(), &list), [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn packs_of_many_pages_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let list: List<SegmentRef> = (0..=255).map(segment_ref).collect();
+        let mut load = |reference: &SegmentRef| Ok(segment(reference.id.0[0], 2));
+        RocksIndex::open(folder.path()).unwrap().sync(&list, &mut load).unwrap();
+        let index = RocksIndex::open(folder.path()).unwrap();
+        let ids: Vec<ChunkId> = (0..=255).rev().map(|seed| segment(seed, 2).packs[0].records[1].id).collect();
+        for (seed, found) in (0..=255).rev().zip(index.lookup(&ids).unwrap()) {
+            assert_eq!(found.unwrap().pack.segment, segment_ref(seed).id);
+        }
+        assert_eq!(index.packs().unwrap().len(), 256);
+    }
+
+    #[test]
     fn two_processes_share_and_a_broken_database_is_rebuilt() {
         let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (ObjectId([1; 32]), ObjectId([2; 32]));
-        let mut load = |id: &ObjectId| Ok(segment(id.0[0], 20));
+        let (a, b) = (segment_ref(1), segment_ref(2));
+        let (one, both) = (List::from(vec![a.clone()]), List::from(vec![a, b]));
+        let mut load = |reference: &SegmentRef| Ok(segment(reference.id.0[0], 20));
         let first = RocksIndex::open(folder.path()).unwrap();
-        first.sync(&[a], &mut load).unwrap();
+        first.sync(&one, &mut load).unwrap();
         let second = RocksIndex::open(folder.path()).unwrap();
-        second.sync(&[a, b], &mut load).unwrap();
+        second.sync(&both, &mut load).unwrap();
         let id = |seed| segment(seed, 20).packs[0].records[3].id;
         // The first view goes on working while the second has moved the database on.
         assert!(first.lookup(&[id(1)]).unwrap()[0].is_some());
@@ -410,7 +477,7 @@ mod tests {
             }
         }
         let third = RocksIndex::open(folder.path()).unwrap();
-        third.sync(&[a, b], &mut load).unwrap();
+        third.sync(&both, &mut load).unwrap();
         assert!(third.lookup(&[id(2)]).unwrap()[0].is_some());
     }
 }

@@ -2,8 +2,9 @@
 //! stops no operation. All data of the index is in the repository.
 
 use super::rocks::RocksIndex;
-use super::{ChunkIndex, Cut, Location, MemoryIndex, PackInfo, Segment};
-use crate::id::{ChunkId, ObjectId};
+use super::{ChunkIndex, Cut, Load, Location, MemoryIndex, PackInfo};
+use crate::head::{List, Outline, SegmentRef};
+use crate::id::ChunkId;
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -47,10 +48,10 @@ impl ChunkIndex for SpareIndex {
     fn cuts(&self, anchors: &[u64]) -> Result<Vec<Option<Cut>>> {
         self.used().cuts(anchors)
     }
-    fn packs(&self) -> Vec<Arc<PackInfo>> {
+    fn packs(&self) -> Result<Vec<Arc<PackInfo>>> {
         self.used().packs()
     }
-    fn sync(&self, segments: &[ObjectId], load: &mut dyn FnMut(&ObjectId) -> Result<Segment>) -> Result<()> {
+    fn sync(&self, segments: &List<SegmentRef>, load: &mut Load<'_>) -> Result<()> {
         match self.used().sync(segments, load) {
             Err(Error::Cache { why }) => {
                 warn(&why);
@@ -58,6 +59,9 @@ impl ChunkIndex for SpareIndex {
             }
             result => result,
         }
+    }
+    fn outline(&self) -> Result<Option<Outline>> {
+        self.used().outline()
     }
     fn len(&self) -> Result<u64> {
         self.used().len()
@@ -74,7 +78,7 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let index = SpareIndex::open(&file.join("index")).unwrap();
-        index.sync(&[], &mut |_| Err(Error::WorkerPanicked)).unwrap();
+        index.sync(&List::default(), &mut |_| Err(Error::WorkerPanicked)).unwrap();
         assert_eq!(index.len().unwrap(), 0);
     }
 }

@@ -196,14 +196,14 @@ impl Prediction {
 mod tests {
     use super::*;
     use crate::format::Codec;
-    use crate::id::ObjectId;
+    use crate::head::outline_tests::segment_ref;
     use crate::index::tests::segment;
     use crate::index::{MemoryIndex, PackInfo};
 
     /// A prediction over 50 old chunks of 300 bytes with anchors of their own.
     fn prediction() -> (Prediction, Vec<u64>) {
         let index = MemoryIndex::default();
-        index.sync(&[ObjectId([1; 32])], &mut |_| Ok(segment(1, 50))).unwrap();
+        index.sync(&vec![segment_ref(1)].into(), &mut |_| Ok(segment(1, 50))).unwrap();
         let records = segment(1, 50).packs[0].records.clone();
         let chunks: Vec<_> = records.iter().map(|record| ChunkRef { id: record.id, len: 300 }).collect();
         let mut prediction = Prediction::default();
@@ -263,8 +263,8 @@ mod tests {
         }
         let ids: Vec<_> = old.packs[0].records.iter().map(|record| record.id).collect();
         let pack: PackInfo = {
-            index.sync(&[ObjectId([1; 32])], &mut |_| Ok(old.clone())).unwrap();
-            *index.packs()[0]
+            index.sync(&vec![segment_ref(1)].into(), &mut |_| Ok(old.clone())).unwrap();
+            *index.packs().unwrap()[0]
         };
         let counts = |avoid: &HashSet<PackId>| -> Vec<bool> {
             ground(&index, &ids, avoid).unwrap().iter().map(Option::is_some).collect()

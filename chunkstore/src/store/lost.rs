@@ -76,7 +76,7 @@ impl ChunkStore {
     pub fn lost_packs(&self, max_age: Duration) -> Result<LostPacks> {
         let now_ms = self.now_ms();
         let known: HashMap<PackId, Arc<PackInfo>> =
-            self.index.packs().into_iter().map(|pack| (pack.name.id, pack)).collect();
+            self.index.packs()?.into_iter().map(|pack| (pack.name.id, pack)).collect();
         let mut seen = locked(&self.lost);
         if let Some((at_ms, lost)) = &*seen
             && u128::from(now_ms.abs_diff(*at_ms)) < max_age.as_millis()

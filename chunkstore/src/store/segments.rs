@@ -3,7 +3,7 @@
 use super::{Access, ChunkStore, Synced, describe};
 use crate::env::random_array;
 use crate::format::{MAX_SEGMENT_LEN, ObjectKind, names};
-use crate::head::SegmentRef;
+use crate::head::{Outline, SegmentRef};
 use crate::id::ObjectId;
 use crate::index::Segment;
 use crate::keys::KeyRing;
@@ -23,24 +23,22 @@ impl ChunkStore {
         at_hand: &mut dyn FnMut(&ObjectId) -> Option<Segment>,
     ) -> Result<Vec<(ObjectId, String)>> {
         let mut head = self.head();
-        let mut segments = head.segment_ids()?;
+        let outline = Outline::of(&head.segments);
         if let Some(synced) = &self.state().synced
-            && synced.segments == segments
+            && synced.outline == outline
         {
             return Ok(synced.damaged.clone());
         }
-        let mut damaged = vec![];
+        let (mut segments, mut damaged) = (head.segments.clone(), vec![]);
         loop {
             let mut bad = None;
-            let result = self.index.sync(&segments, &mut |id| {
-                if let Some(segment) = at_hand(id) {
+            let result = self.index.sync(&segments, &mut |reference| {
+                if let Some(segment) = at_hand(&reference.id) {
                     return Ok(segment);
                 }
-                let reference = head.segments.find(|segment| segment.id == *id)?;
-                let reference = reference.ok_or_else(|| Error::Invalid("segment not in HEAD".into()))?;
                 self.load_segment(reference).inspect_err(|error| {
                     if error.is_damage() {
-                        bad = Some((*id, describe(error)));
+                        bad = Some((reference.id, describe(error)));
                     }
                 })
             });
@@ -50,17 +48,17 @@ impl ChunkStore {
                     // A prune may have replaced it since HEAD was read: then that is the news, no damage.
                     let fresh = self.reload()?;
                     if fresh.segments.find(|segment| segment.id == id)?.is_none() {
-                        (segments, head) = (fresh.segment_ids()?, fresh);
+                        (segments, head) = (fresh.segments.clone(), fresh);
                         damaged.clear();
                         continue;
                     }
-                    segments.retain(|segment| *segment != id);
+                    segments.retain(|segment| segment.id != id)?;
                     damaged.push((id, why));
                 }
                 (Err(error), None) => return Err(error),
             }
         }
-        let synced = Synced { segments: head.segment_ids()?, damaged: damaged.clone() };
+        let synced = Synced { outline: Outline::of(&head.segments), damaged: damaged.clone() };
         self.state().synced = Some(Arc::new(synced));
         Ok(damaged)
     }

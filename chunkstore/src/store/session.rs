@@ -4,10 +4,8 @@ use super::{ChunkStore, Identity};
 use crate::env::random_array;
 use crate::head::{Head, Root, SegmentRef, Session};
 use crate::id::{ObjectId, PackId, SessionId};
-use crate::index::PackInfo;
 use crate::{Error, Result};
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 
 impl ChunkStore {
     /// Enters a new session into HEAD.
@@ -122,14 +120,13 @@ impl ChunkStore {
         relied: &HashSet<PackId>,
         place: impl Fn(&mut Head) -> Result<()>,
     ) -> Result<()> {
-        let known = self.packs_by_segment();
         self.update_head(|head| {
             if !head.is_open(session)? {
                 return Err(Error::Fenced {
                     why: "this session was fenced by a prune; run the command again, what was uploaded is reused".into(),
                 });
             }
-            self.check_relied(head, &known, relied)?;
+            self.check_relied(head, relied)?;
             head.condemned.retain(|pack| !relied.contains(&pack.id))?;
             head.segments.extend(segments.iter().cloned());
             place(head)?;
@@ -166,40 +163,43 @@ impl ChunkStore {
         Ok(())
     }
 
-    fn packs_by_segment(&self) -> BTreeMap<ObjectId, Vec<Arc<PackInfo>>> {
-        let mut map: BTreeMap<ObjectId, Vec<Arc<PackInfo>>> = BTreeMap::new();
-        for pack in self.index.packs() {
-            map.entry(pack.segment).or_default().push(pack);
-        }
-        map
-    }
-
     /// Every relied pack must be listed by a segment of `head` and not be doomed there.
-    fn check_relied(
-        &self,
-        head: &Head,
-        known: &BTreeMap<ObjectId, Vec<Arc<PackInfo>>>,
-        relied: &HashSet<PackId>,
-    ) -> Result<()> {
+    fn check_relied(&self, head: &Head, relied: &HashSet<PackId>) -> Result<()> {
         let gone = |what: &str| Error::Fenced {
             why: format!("a prune removed a pack that this run built on ({what}); run it again"),
         };
+        if relied.is_empty() {
+            return Ok(());
+        }
         if head.doomed.iter()?.any(|pack| relied.contains(&pack.id)) {
             return Err(gone("doomed"));
         }
-        // The common case: all segments that the index knows are still there, so are their packs.
-        let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
-        if known.keys().all(|segment| live.contains(segment)) {
+        // The common case: all segments that the index has are still there, so are their packs.
+        if self.index.outline()?.is_some_and(|outline| outline.is_within(&head.segments)) {
             return Ok(());
         }
-        let mut packs: HashSet<PackId> = HashSet::new();
-        for reference in head.segments.iter()? {
-            match known.get(&reference.id) {
-                Some(list) => packs.extend(list.iter().map(|pack| pack.name.id)),
-                None => packs.extend(self.load_segment(reference)?.packs.iter().map(|pack| pack.name.id)),
+        let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
+        let (mut known, mut unlisted) = (HashSet::new(), relied.clone());
+        for pack in self.index.packs()? {
+            known.insert(pack.segment);
+            if live.contains(&pack.segment) {
+                unlisted.remove(&pack.name.id);
             }
         }
-        if relied.is_subset(&packs) { Ok(()) } else { Err(gone("no longer indexed")) }
+        // All segments are still there, in other leaves.
+        if unlisted.is_empty() || known.is_subset(&live) {
+            return Ok(());
+        }
+        // A prune that replaces segments lists the packs that stay in new ones.
+        for reference in head.segments.iter()?.filter(|reference| !known.contains(&reference.id)) {
+            self.load_segment(reference)?.packs.iter().for_each(|pack| {
+                unlisted.remove(&pack.name.id);
+            });
+            if unlisted.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(gone("no longer indexed"))
     }
 
     /// Packs that must not be built on: condemned or doomed.
@@ -232,5 +232,83 @@ fn may_open(head: &Head, purpose: &str) -> Result<()> {
             ),
         }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::ChunkerParams;
+    use crate::config::Layout;
+    use crate::env::SeededEnv;
+    use crate::executor::Inline;
+    use crate::format::PackKind;
+    use crate::index::{PackEntry, Segment};
+    use crate::keys::{KdfParams, SlotOwner};
+    use crate::pack::PackName;
+    use crate::storage::memory::MemoryStorage;
+    use crate::store::Access;
+    use std::sync::Arc;
+
+    fn store() -> ChunkStore {
+        let access = Access {
+            storage: Arc::new(MemoryStorage::default()),
+            env: Arc::new(SeededEnv::new(1)),
+            cpu: Arc::new(Inline),
+            io: Arc::new(Inline),
+            cache: None,
+            identity: Identity::default(),
+        };
+        let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
+        ChunkStore::init(access, params, b"x", cheap, owner, Layout::default()).unwrap()
+    }
+
+    fn entry(seed: u8) -> PackEntry {
+        let (session, id) = (SessionId([9; 16]), PackId([seed; 32]));
+        let name = PackName { session, id, kind: PackKind::Data, epoch: 1 };
+        PackEntry { name, len: 100, records: vec![] }
+    }
+
+    #[test]
+    fn a_commit_relies_on_what_the_head_that_it_replaces_lists() {
+        let store = store();
+        let commit = |relied: u8| {
+            let session = store.open_session("test").unwrap();
+            store.commit(&session, &[], &[], &HashSet::from([PackId([relied; 32])]))
+        };
+        let old = store.write_segment(&Segment { packs: vec![entry(1), entry(2)] }).unwrap();
+        let session = store.open_session("test").unwrap();
+        store.commit(&session, std::slice::from_ref(&old), &[], &HashSet::new()).unwrap();
+        store.sync_index().unwrap();
+        commit(1).unwrap();
+
+        // Others' segments take the one that is relied on to a leaf. They need not be read.
+        let other = ChunkStore::open(store.access.clone(), b"x").unwrap();
+        let name = |n: u8| ObjectId([n; 32]);
+        let others = (0..200).map(|n| SegmentRef { id: name(n), hash: name(n), packs: 1, chunks: 0 });
+        let others: Vec<SegmentRef> = others.collect();
+        let session = other.open_session("test").unwrap();
+        other.close_session(&session, &others).unwrap();
+        assert_eq!(other.head().segments.leaves().count(), 1);
+        commit(1).unwrap();
+
+        // A prune lists in another segment what stays.
+        let new = other.write_segment(&Segment { packs: vec![entry(1)] }).unwrap();
+        other
+            .update_head(|head| {
+                head.segments = vec![new.clone()].into();
+                Ok(())
+            })
+            .unwrap();
+        commit(1).unwrap();
+        assert!(matches!(commit(2), Err(Error::Fenced { .. })));
+        other
+            .update_head(|head| {
+                head.doomed.push(crate::head::PackRef { session: SessionId([9; 16]), id: PackId([1; 32]) });
+                Ok(())
+            })
+            .unwrap();
+        assert!(matches!(commit(1), Err(Error::Fenced { .. })));
     }
 }

@@ -194,7 +194,7 @@ fn status(context: &Context) -> CommandResult {
     let monitor = context.console.monitor();
     let standing = fleet.standing(file, context.now(), monitor)?;
     fleet.primary.sync_index(monitor)?;
-    let packs = fleet.primary.store().index().packs();
+    let packs = fleet.primary.store().index().packs()?;
     let bytes: u64 = packs.iter().map(|pack| pack.len).sum();
     let near = fleet.primary.store().storage().is_near();
     let options = &file.tier(&fleet.name)?.options;

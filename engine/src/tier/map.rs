@@ -74,7 +74,7 @@ impl TierMap {
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
         }
-        let live: HashSet<PackId> = store.index().packs().iter().map(|pack| pack.name.id).collect();
+        let live: HashSet<PackId> = store.index().packs()?.iter().map(|pack| pack.name.id).collect();
         if !live.is_empty() {
             all.packs.retain(|id, _| live.contains(id));
         }

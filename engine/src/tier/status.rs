@@ -45,7 +45,7 @@ pub fn holding(tier: &Tier, prices: &PriceTable, ask: bool) -> Result<Holding> {
     let (price, hot) = (prices.of(class)?, prices.hot(class));
     let mut held = Holding { snapshots: tier.repo.snapshot_roots()?.len() as u64, ..Holding::default() };
     let (mut data, mut metadata) = ((0, 0), (0, 0));
-    for pack in store.index().packs() {
+    for pack in store.index().packs()? {
         let sum = if pack.name.kind == PackKind::Data { &mut data } else { &mut metadata };
         sum.0 += 1;
         sum.1 += pack.len;

@@ -91,7 +91,7 @@ impl ThawPlan {
         };
         for_each_chunk_beneath(store, listed, beneath, &mut visit)?;
         let known: BTreeMap<PackId, Arc<PackInfo>> =
-            store.index().packs().into_iter().map(|pack| (pack.name.id, pack)).collect();
+            store.index().packs()?.into_iter().map(|pack| (pack.name.id, pack)).collect();
         for ids in ids.chunks(1024) {
             let found = ground(&**store.index(), ids, &HashSet::new())?;
             let lost: Vec<ChunkId> =

@@ -26,7 +26,8 @@ mod nights;
 fn unlisted(disk: &Arc<MemoryStorage>) -> usize {
     let repo = open(disk);
     repo.store().sync_index().unwrap();
-    let listed: Vec<String> = repo.store().index().packs().iter().map(|pack| pack.name.object()).collect();
+    let listed: Vec<String> =
+        repo.store().index().packs().unwrap().iter().map(|pack| pack.name.object()).collect();
     disk.objects().keys().filter(|name| name.starts_with("packs/") && !listed.contains(name)).count()
 }
 

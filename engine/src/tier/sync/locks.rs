@@ -92,7 +92,7 @@ impl Sync<'_> {
             }
         }
         let names: HashMap<PackId, (String, u64)> =
-            to.index().packs().iter().map(|pack| (pack.name.id, (pack.name.object(), pack.len))).collect();
+            to.index().packs()?.iter().map(|pack| (pack.name.id, (pack.name.object(), pack.len))).collect();
         for (pack, until) in std::mem::take(&mut self.locks) {
             let known = self.changes.packs.get(&pack).or_else(|| self.map.packs.get(&pack)).cloned();
             if known.as_ref().and_then(|placed| placed.locked_until).is_some_and(|there| there >= until) {

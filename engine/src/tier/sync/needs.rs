@@ -139,7 +139,7 @@ impl Sync<'_> {
 
     /// The packs that are copied whole, with until when they are needed.
     pub(super) fn whole_packs(&self) -> Result<Vec<(PackEntry, u64)>> {
-        let mut there: HashSet<PackId> = self.to().index().packs().iter().map(|pack| pack.name.id).collect();
+        let mut there: HashSet<PackId> = self.to().index().packs()?.iter().map(|pack| pack.name.id).collect();
         let lost = self.lost.ids();
         there.retain(|pack| !lost.contains(pack));
         let mut entries = vec![];
