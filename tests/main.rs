@@ -54,6 +54,7 @@ mod maria_tenants;
 mod maria_together;
 mod mariadb;
 mod model;
+mod model_sets;
 mod moments;
 mod named;
 mod names;
