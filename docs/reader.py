@@ -138,11 +138,40 @@ class Repository:
             raise SystemExit(name + ": wrong key commitment")
         return AESGCM(key).decrypt(nonce(0), data[76:], data[:76] + self.id + name.encode())
 
+    def items(self, name):
+        """A list of HEAD: what lies in leaves, then what HEAD has itself."""
+        found = self.head[name]
+        if isinstance(found, list):
+            return found
+        items = []
+        for leaf in found["leaves"]:
+            object_name = "sets/%d.%d.%s" % (leaf["incarnation"], leaf["generation"], leaf["id"])
+            fields = Fields(self.open_object(object_name, 5, "leaf", leaf["hash"]))
+            _, _, _, count = fields.get("BBHI")
+            everything = [self.item(name, fields) for _ in range(count)]
+            gone = set(leaf.get("gone", []))
+            items += [item for place, item in enumerate(everything) if place not in gone]
+        return items + found["items"]
+
+    @staticmethod
+    def item(name, fields):
+        """One item of a leaf."""
+        if name == "roots":
+            kind = fields.var().decode()
+            item = {"type": kind, "id": fields.raw(32).hex(), "hash": fields.raw(32).hex()}
+            fields.var()  # columns
+            return item
+        if name == "segments":
+            item = {"id": fields.raw(32).hex(), "hash": fields.raw(32).hex()}
+            item["packs"], item["chunks"] = fields.get("II")
+            return item
+        return {"session": fields.raw(16).hex(), "id": fields.raw(32).hex()}  # doomed
+
     def load_index(self):
         """Chunk id -> its locations, the one of least depth first; doomed packs do not count."""
         self.chunks, self.recent = {}, {}
-        doomed = {pack["id"] for pack in self.head["doomed"]}
-        for segment in self.head["segments"]:
+        doomed = {pack["id"] for pack in self.items("doomed")}
+        for segment in self.items("segments"):
             fields = Fields(self.open_object("index/" + segment["id"], 2, "segment", segment["hash"]))
             packs = fields.get("I")
             fields.var()
@@ -200,7 +229,7 @@ class Repository:
     def snapshots(self):
         """All snapshots, oldest first."""
         found = []
-        for root in self.head["roots"]:
+        for root in self.items("roots"):
             if root["type"] == "snapshot":
                 record = json.loads(self.open_object("snapshots/" + root["id"], 3, "snapshot", root["hash"]))
                 found.append((root["id"], record))

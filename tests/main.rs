@@ -33,6 +33,7 @@ mod import;
 mod journal;
 mod keys;
 mod layers;
+mod leaves;
 mod limits;
 mod local_user;
 mod log_secrets;

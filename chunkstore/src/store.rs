@@ -6,7 +6,7 @@ use crate::config::{Config, HeadMethod, Layout};
 use crate::env::{Env, random_array};
 use crate::executor::Executor;
 use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Body, Head, HeadStore, Outline, PackRef, Root};
+use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
@@ -295,6 +295,11 @@ impl ChunkStore {
         let head = Arc::new(self.heads.load()?.head);
         self.state().head = Arc::clone(&head);
         Ok(head)
+    }
+
+    /// Reads a leaf of HEAD in the store and checks it; see [`HeadStore::check_leaf`].
+    pub fn check_leaf(&self, leaf: &LeafRef) -> Result<()> {
+        self.heads.check_leaf(leaf)
     }
 
     /// Changes HEAD; see [`HeadStore::update`].

@@ -134,7 +134,11 @@ impl<T: Item> Leaf<T> {
         let object = self.reference.bodies;
         let bodies = object.map(|object| (Arc::clone(leaves), self.reference.age, object));
         let bodies = Arc::new(Bodies { place: bodies, texts: OnceLock::new() });
-        decode(&plain, self.reference.items, &bodies).map_err(|error| Error::corrupt(name, error))
+        let items = decode(&plain, &bodies).map_err(|error| Error::corrupt(&name, error))?;
+        if items.len() != self.reference.items as usize {
+            return Err(Error::corrupt(name, "holds another number of items than HEAD says"));
+        }
+        Ok(items)
     }
 
     /// Writes a leaf that the HEAD of `age` may name.
@@ -144,22 +148,20 @@ impl<T: Item> Leaf<T> {
         items: Vec<T>,
         written: &mut Vec<LeafRef>,
     ) -> Result<Self> {
-        let mut out = Encoder::default();
+        let plain = encode_leaf(&items);
         let count = u32::try_from(items.len()).map_err(|error| Error::Invalid(error.to_string()))?;
-        out.u8(T::KIND).u8(0).u16(0).u32(count);
         let mut texts = Encoder::default();
         let mut has_bodies = false;
         for item in &items {
-            item.encode(&mut out);
             // Whoever cannot read a body here reads the object that the item names.
             let body = item.body().read().ok().flatten();
             has_bodies |= body.is_some();
             texts.u8(u8::from(body.is_some())).var(&body.unwrap_or_default());
         }
         let texts = if has_bodies { texts.bytes } else { vec![] };
-        let bytes = u32::try_from(out.bytes.len() + texts.len()).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(plain.len() + texts.len()).unwrap_or(u32::MAX);
         let bodies = if has_bodies { Some(leaves.put(age, &compress(&texts)?)?) } else { None };
-        let object = leaves.put(age, &out.bytes)?;
+        let object = leaves.put(age, &plain)?;
         let reference = LeafRef { age, object, items: count, bytes, bodies };
         written.push(reference);
         let leaf = Self::named(reference);
@@ -176,8 +178,30 @@ fn compress(plain: &[u8]) -> Result<Vec<u8>> {
     Ok(out.bytes)
 }
 
-/// Reads the plaintext of a leaf.
-fn decode<T: Item>(plain: &[u8], expected: u32, bodies: &Arc<Bodies>) -> Result<Vec<T>, Malformed> {
+/// The plaintext of a leaf, without bodies.
+///
+/// # Panics
+///
+/// There are more than 2^32 items, which no caller has.
+#[must_use]
+pub fn encode_leaf<T: Item>(items: &[T]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    let count = u32::try_from(items.len()).expect("lists are far shorter");
+    out.u8(T::KIND).u8(0).u16(0).u32(count);
+    items.iter().for_each(|item| item.encode(&mut out));
+    out.bytes
+}
+
+/// Reads the plaintext of a leaf without bodies.
+///
+/// # Errors
+///
+/// It is malformed, or of another list.
+pub fn decode_leaf<T: Item>(plain: &[u8]) -> Result<Vec<T>, Malformed> {
+    decode(plain, &Arc::new(Bodies { place: None, texts: OnceLock::new() }))
+}
+
+fn decode<T: Item>(plain: &[u8], bodies: &Arc<Bodies>) -> Result<Vec<T>, Malformed> {
     let mut decoder = Decoder::new(plain, "leaf");
     if decoder.u8()? != T::KIND {
         return Err(decoder.malformed("leaf of another list"));
@@ -186,9 +210,6 @@ fn decode<T: Item>(plain: &[u8], expected: u32, bodies: &Arc<Bodies>) -> Result<
         return Err(decoder.malformed("unknown extension"));
     }
     let count = decoder.u32()?;
-    if count != expected {
-        return Err(decoder.malformed("holds another number of items than HEAD says"));
-    }
     // No more room from a number that was read than its bytes justify.
     let mut items = Vec::with_capacity((count as usize).min(plain.len() / 16));
     for place in 0..count {
@@ -392,6 +413,18 @@ impl Leaves {
         let plain = Bytes::from(envelope::open(&self.keys, ObjectKind::Leaf, &name, &sealed)?);
         locked(&self.read).insert(object.id, plain.clone());
         Ok(plain)
+    }
+
+    /// Reads the objects of a leaf in the store, whatever is at hand, and checks them.
+    pub(super) fn check(&self, leaf: &LeafRef) -> Result<()> {
+        for (name, object) in leaf.names().zip(std::iter::once(leaf.object).chain(leaf.bodies)) {
+            let sealed = self.storage.get(&name, MAX_LEAF_LEN)?;
+            if *blake3::hash(&sealed).as_bytes() != object.hash.0 {
+                return Err(Error::corrupt(&name, "is not the object that HEAD names"));
+            }
+            envelope::open(&self.keys, ObjectKind::Leaf, &name, &sealed)?;
+        }
+        Ok(())
     }
 
     fn put(&self, age: Age, plain: &[u8]) -> Result<ObjectRef> {

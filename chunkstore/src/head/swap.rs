@@ -255,6 +255,15 @@ impl HeadStore {
         }
     }
 
+    /// Reads a leaf in the store, whatever the cache has, and checks it.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged or gone.
+    pub fn check_leaf(&self, leaf: &LeafRef) -> Result<()> {
+        self.leaves.check(leaf)
+    }
+
     /// What HEAD says that its place was made as, if it can be read.
     pub(crate) fn home_there(&self) -> Option<Option<String>> {
         let (sealed, _) = self.storage.read_head().ok()??;

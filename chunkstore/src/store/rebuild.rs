@@ -77,7 +77,15 @@ pub fn rebuild_head(
         Place::Primary => None,
         Place::Tier(name) => Some(name.clone()),
     };
-    let why = match heads.load() {
+    let sound = heads.load().and_then(|loaded| {
+        loaded.head.leaves().try_for_each(|leaf| heads.check_leaf(leaf))?;
+        loaded.head.read_all().map(|()| loaded)
+    });
+    let why = match sound {
+        // What is gone is damage as well.
+        Err(Error::Storage(error)) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
+            describe(&Error::Storage(error))
+        }
         Ok(loaded) => {
             let head = loaded.head;
             if head.tier != tier {

@@ -20,8 +20,19 @@ const NAMED_PATHS: usize = 20;
 impl Check<'_> {
     /// Every snapshot can be read, every manifest be walked through, every chunk be found.
     pub(super) fn snapshots(&mut self, repo: &Repository) -> Result<()> {
-        let lists = self.store.head().read_all();
-        self.note(names::HEAD, lists)?;
+        let head = self.store.head();
+        for leaf in head.leaves() {
+            let checked = self.store.check_leaf(leaf);
+            if let Err(error) = &checked
+                && error.is_damage()
+                && self.store.reload()?.leaves().all(|known| known.object != leaf.object)
+            {
+                // Swapped out since HEAD was read.
+                continue;
+            }
+            let name = leaf.names().next().unwrap_or_default();
+            self.note(&name, checked)?;
+        }
         for root in self.store.head().roots.iter()?.filter(|root| root.kind != "snapshot") {
             if root.kind == MAP_ROOT {
                 let map = self.store.read_map(root);

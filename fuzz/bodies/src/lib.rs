@@ -10,7 +10,7 @@ use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::config::Config;
 use chunkstore::env::SeededEnv;
 use chunkstore::format::{Codec, Decoder, Encoder, ObjectKind, PackKind};
-use chunkstore::head::Head;
+use chunkstore::head::{Condemned, Head, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf};
 use chunkstore::index::Segment;
 use chunkstore::keys::{KeyRing, slot_header};
 use chunkstore::pack::{PackName, Record, decode_directory, read_directory, read_header};
@@ -68,6 +68,7 @@ pub const TARGETS: [Target; 23] = [
     Target { name: "directory", run: directory },
     Target { name: "record", run: record },
     Target { name: "segment", run: segment },
+    Target { name: "leaf", run: leaf },
     Target { name: "manifest", run: manifest_chunk },
     Target { name: "list", run: manifest_list },
     Target { name: "snapshot", run: snapshot },
@@ -208,6 +209,23 @@ fn segment(data: &[u8]) {
     let Ok(segment) = Segment::decode(data) else { return };
     let again = segment.encode();
     assert_eq!(Segment::decode(&again).expect("a segment can be read again"), segment);
+}
+
+/// A leaf of any list of HEAD.
+fn leaf(data: &[u8]) {
+    fn of<T: Item>(data: &[u8]) {
+        let Ok(items) = decode_leaf::<T>(data) else { return };
+        let again = encode_leaf(&items);
+        let read = decode_leaf::<T>(&again).expect("a leaf can be read again");
+        assert_eq!(encode_leaf(&read), again);
+    }
+    of::<Root>(data);
+    of::<SegmentRef>(data);
+    of::<Session>(data);
+    of::<Condemned>(data);
+    of::<PackRef>(data);
+    of::<ObjectId>(data);
+    of::<SessionId>(data);
 }
 
 fn manifest_chunk(data: &[u8]) {

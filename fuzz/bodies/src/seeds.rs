@@ -4,12 +4,13 @@ use crate::forge::{Forge, encode, file};
 use crate::{KEYS, id, name};
 use chunkstore::env::SeededEnv;
 use chunkstore::format::{Codec, Encoder, ObjectKind, names};
+use chunkstore::head::{PackRef, Root, SegmentRef, encode_leaf};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::keys::{KdfParams, SlotOwner, make_slot};
 use chunkstore::pack::{PackBuilder, Record, SealedPack};
 use chunkstore::patch::Differ;
 use chunkstore::seal::{Compression, Compressor};
-use chunkstore::{Result, envelope, parity};
+use chunkstore::{ObjectId, PackId, Result, SessionId, envelope, parity};
 use engine::entry::{Entry, Time};
 use engine::manifest::{self, Ending};
 use std::sync::LazyLock;
@@ -32,6 +33,17 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "directory" => vec![directory(&all.pack.records)],
         "record" => all.pack.records.iter().map(encoded).collect(),
         "segment" => vec![all.segment.encode()],
+        "leaf" => vec![
+            encode_leaf(&[Root::new(Root::SNAPSHOT, ObjectId([1; 32]), ObjectId([2; 32]))]),
+            encode_leaf(&[SegmentRef {
+                id: ObjectId([3; 32]),
+                hash: ObjectId([4; 32]),
+                packs: 1,
+                chunks: 9,
+            }]),
+            encode_leaf(&[PackRef { session: SessionId([5; 16]), id: PackId([6; 32]) }]),
+            encode_leaf(&[ObjectId([7; 32]), ObjectId([8; 32])]),
+        ],
         "manifest" => vec![all.manifest.clone()],
         "list" => vec![all.list.clone()],
         "snapshot" => vec![all.snapshot.clone()],
