@@ -361,7 +361,7 @@ impl Head {
         let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
         let head: Self =
             serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
-        head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None)));
+        head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None, None)));
         Ok(head)
     }
 

@@ -323,6 +323,8 @@ pub(super) struct Leaves {
     storage: Arc<dyn Storage>,
     keys: Arc<KeyRing>,
     env: Arc<dyn Env>,
+    /// The tier that the place was made as.
+    home: Option<String>,
     /// A folder with copies of sealed leaves.
     cache: Option<PathBuf>,
     /// The plaintexts of those that were read.
@@ -340,9 +342,10 @@ impl Leaves {
         storage: Arc<dyn Storage>,
         keys: Arc<KeyRing>,
         env: Arc<dyn Env>,
+        home: Option<String>,
         cache: Option<PathBuf>,
     ) -> Self {
-        Self { storage, keys, env, cache, read: Mutex::default() }
+        Self { storage, keys, env, home, cache, read: Mutex::default() }
     }
 
     /// Bytes that a list may take in HEAD.
@@ -402,10 +405,7 @@ impl Leaves {
         let sealed = match cached {
             Some(sealed) => Bytes::from(sealed),
             None => {
-                let sealed = self.storage.get(&name, MAX_LEAF_LEN)?;
-                if !is_it(&sealed) {
-                    return Err(Error::corrupt(&name, "is not the object that HEAD names"));
-                }
+                let sealed = self.from_store(&name, &object)?;
                 self.keep(&object, &sealed);
                 sealed
             }
@@ -418,13 +418,28 @@ impl Leaves {
     /// Reads the objects of a leaf in the store, whatever is at hand, and checks them.
     pub(super) fn check(&self, leaf: &LeafRef) -> Result<()> {
         for (name, object) in leaf.names().zip(std::iter::once(leaf.object).chain(leaf.bodies)) {
-            let sealed = self.storage.get(&name, MAX_LEAF_LEN)?;
-            if *blake3::hash(&sealed).as_bytes() != object.hash.0 {
-                return Err(Error::corrupt(&name, "is not the object that HEAD names"));
-            }
+            let sealed = self.from_store(&name, &object)?;
             envelope::open(&self.keys, ObjectKind::Leaf, &name, &sealed)?;
         }
         Ok(())
+    }
+
+    /// The sealed bytes that the store has of an object, checked against what HEAD says of it.
+    fn from_store(&self, name: &str, object: &ObjectRef) -> Result<Bytes> {
+        let tier = self.home.as_ref().map_or_else(String::new, |tier| format!(" --tier {tier}"));
+        let lost = |what: &str| {
+            let why =
+                format!("{what}. It holds a part of HEAD's lists: 'esker repair head{tier}' makes HEAD anew");
+            Error::corrupt(name, why)
+        };
+        match self.storage.get(name, MAX_LEAF_LEN) {
+            Ok(sealed) if *blake3::hash(&sealed).as_bytes() == object.hash.0 => Ok(sealed),
+            Ok(_) => Err(lost("it is not the object that HEAD names")),
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
+                Err(lost("it is missing, or too short"))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn put(&self, age: Age, plain: &[u8]) -> Result<ObjectRef> {

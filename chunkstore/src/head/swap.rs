@@ -62,7 +62,8 @@ impl HeadStore {
     ) -> Self {
         // Leaves have random names: those of a repository and of its tiers lie side by side.
         let cache = seen.as_ref().map(|seen| seen.with_extension("sets"));
-        let leaves = Leaves::new(Arc::clone(&storage), Arc::clone(&keys), Arc::clone(&env), cache);
+        let (store, ring, outside) = (Arc::clone(&storage), Arc::clone(&keys), Arc::clone(&env));
+        let leaves = Leaves::new(store, ring, outside, home.clone(), cache);
         let (leaves, notes) = (Arc::new(leaves), Notes::new(seen));
         Self { storage, keys, env, home, leaves, notes, seen_lock: Mutex::new(()) }
     }

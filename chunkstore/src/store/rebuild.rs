@@ -82,10 +82,6 @@ pub fn rebuild_head(
         loaded.head.read_all().map(|()| loaded)
     });
     let why = match sound {
-        // What is gone is damage as well.
-        Err(Error::Storage(error)) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
-            describe(&Error::Storage(error))
-        }
         Ok(loaded) => {
             let head = loaded.head;
             if head.tier != tier {
