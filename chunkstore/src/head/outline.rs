@@ -92,7 +92,7 @@ pub(crate) mod tests {
             let env = Arc::new(TightEnv(SeededEnv::new(7)));
             let keys = KeyRing::generate(RepositoryId([1; 16]), &*env).unwrap();
             let storage = Arc::new(MemoryStorage::default());
-            Self(Arc::new(Leaves::new(storage, Arc::new(keys), env, None)))
+            Self(Arc::new(Leaves::new(storage, Arc::new(keys), env, None, None)))
         }
 
         pub(crate) fn settle(&self, list: &mut List<SegmentRef>) {

@@ -59,7 +59,7 @@ pub fn all() -> impl Iterator<Item = &'static Target> {
 }
 
 /// The decoders.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
