@@ -32,7 +32,7 @@ pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::LostPacks;
 pub use opening::{Claim, Found, claim, is_locked_out, look};
 use opening::{Slots, delete_kept, put_kept, read_config};
-pub use rebuild::{RebuildPlan, peek, rebuild_head};
+pub use rebuild::{ColumnsOf, RebuildPlan, peek, rebuild_head};
 
 /// Everything from outside that a store works with.
 #[derive(Clone)]

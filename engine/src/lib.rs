@@ -18,6 +18,7 @@
 //! | [`spill`] | more than memory should hold |
 //! | [`entry`], [`manifest`], [`snapshot`] | the records |
 //! | [`group`], [`rank`] | which snapshots are of one thing; in which order they were made, whatever clocks say |
+//! | [`columns`] | what HEAD says of each snapshot, so that few records are read |
 //! | [`policy`], [`promise`], [`prune`] | what to keep, and on which tiers; removing the rest |
 //! | [`tier`], [`price`] | copies of the repository elsewhere; what they cost |
 //! | [`calibrate`], [`trial`], [`plan`] | this machine's stages; the user's own data; what a repository will take |
@@ -82,6 +83,7 @@
 pub mod backup;
 pub mod calibrate;
 pub mod clock;
+pub mod columns;
 pub mod connector;
 pub mod diff;
 pub mod entry;

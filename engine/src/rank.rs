@@ -8,8 +8,25 @@
 //! Times that were given (`--time`, copies, imports) and those of older versions, which lack their HEAD, are used
 //! unchanged.
 
-use crate::snapshot::{Listed, Made};
+use crate::snapshot::{Listed, Made, Snapshot};
 use jiff::{SignedDuration, Timestamp};
+
+/// What a snapshot is ranked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The time that it says.
+    pub time: Timestamp,
+    /// Its place in the order of HEADs; older versions did not write it.
+    pub made: Option<Made>,
+}
+
+impl Stamp {
+    /// That of a snapshot.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self { time: snapshot.time, made: snapshot.made }
+    }
+}
 
 /// A snapshot, and the time that it is ranked by.
 #[derive(Clone, Debug)]
@@ -32,12 +49,20 @@ impl Ranked {
 /// distinguished.
 #[must_use]
 pub fn ranked(all: Vec<Listed>, now: Timestamp) -> Vec<Ranked> {
-    let times = times(&all, now);
-    let mut ranked: Vec<Ranked> =
-        all.into_iter().zip(times).map(|(listed, time)| Ranked { listed, time }).collect();
-    // Equal times: those that have a place in the order go by it.
-    ranked.sort_by_key(|one| (one.time, one.listed.snapshot.made.as_ref().map(place)));
-    ranked
+    let stamps: Vec<Stamp> = all.iter().map(|listed| Stamp::of(&listed.snapshot)).collect();
+    let order = order(&stamps, now);
+    let mut all: Vec<Option<Listed>> = all.into_iter().map(Some).collect();
+    let taken = order.into_iter().filter_map(|(at, time)| Some(Ranked { listed: all[at].take()?, time }));
+    taken.collect()
+}
+
+/// The places of `stamps` in that order, each with the time that it is ranked by.
+#[must_use]
+pub fn order(stamps: &[Stamp], now: Timestamp) -> Vec<(usize, Timestamp)> {
+    let mut order: Vec<(usize, Timestamp)> = times(stamps, now).into_iter().enumerate().collect();
+    // Equal times: those that have a place in the order go by it. What is sorted already costs one comparison each.
+    order.sort_by_key(|(at, time)| (*time, stamps[*at].made.as_ref().map(place)));
+    order
 }
 
 /// Puts snapshots into that order.
@@ -56,14 +81,27 @@ fn place(made: &Made) -> (u64, u64) {
 }
 
 /// The time that each snapshot is ranked by.
-#[must_use]
-pub fn times(all: &[Listed], now: Timestamp) -> Vec<Timestamp> {
-    let mut times: Vec<Timestamp> = all.iter().map(|listed| listed.snapshot.time).collect();
+fn times(all: &[Stamp], now: Timestamp) -> Vec<Timestamp> {
     let mut order: Vec<(usize, Made)> =
-        all.iter().enumerate().filter_map(|(at, listed)| Some((at, listed.snapshot.made?))).collect();
+        all.iter().enumerate().filter_map(|(at, stamp)| Some((at, stamp.made?))).collect();
     order.sort_by_key(|(_, made)| place(made));
+    let end = now.saturating_add(SKEW).unwrap_or(now);
+    match is_plain(&order, end) {
+        true => all.iter().map(|stamp| stamp.time).collect(),
+        false => times_of_wrong_clocks(all, &order, end),
+    }
+}
+
+/// Whether the clocks contradict neither the order nor the present, as is usual: then all are right.
+fn is_plain(order: &[(usize, Made)], end: Timestamp) -> bool {
+    let mut clocks = order.iter().map(|(_, made)| made.clock);
+    clocks.clone().is_sorted() && clocks.all(|clock| (EARLIEST..=end).contains(&clock))
+}
+
+fn times_of_wrong_clocks(all: &[Stamp], order: &[(usize, Made)], end: Timestamp) -> Vec<Timestamp> {
+    let mut times: Vec<Timestamp> = all.iter().map(|stamp| stamp.time).collect();
     let clocks: Vec<Timestamp> = order.iter().map(|(_, made)| made.clock).collect();
-    let right = longest_rise(&clocks, now.saturating_add(SKEW).unwrap_or(now));
+    let right = longest_rise(&clocks, end);
     // The earliest clock after each, and the latest time before it: what speaks against it.
     let mut after = vec![Timestamp::MAX; order.len()];
     for at in (1..order.len()).rev() {
@@ -157,7 +195,6 @@ fn longest_rise(clocks: &[Timestamp], end: Timestamp) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Snapshot;
     use chunkstore::ObjectId;
     use proptest::prelude::*;
 
@@ -175,6 +212,14 @@ mod tests {
             Listed { id: ObjectId([at as u8; 32]), snapshot }
         };
         made.iter().enumerate().map(one).collect()
+    }
+
+    fn times(all: &[Listed], now: Timestamp) -> Vec<Timestamp> {
+        super::times(&stamps(all), now)
+    }
+
+    fn stamps(all: &[Listed]) -> Vec<Stamp> {
+        all.iter().map(|listed| Stamp::of(&listed.snapshot)).collect()
     }
 
     #[test]
@@ -289,6 +334,34 @@ mod tests {
             let made: Vec<_> = clocks.iter().map(|clock| (clock * 3600, clock * 3600, false)).collect();
             let expected: Vec<u8> = (0..clocks.len() as u8).collect();
             prop_assert_eq!(order_at(&made, now * 3600), expected);
+        }
+
+        /// The way for plain clocks leads to the same times as the long one, whatever the stamps, and in whatever order.
+        #[test]
+        fn plain_clocks_need_no_long_way(
+            mut made in proptest::collection::vec((-20i64..40, 0i64..40, any::<bool>(), 0u64..9, any::<bool>()), 0..12),
+            ahead in -5i64..45,
+            rises in any::<bool>(),
+            old in any::<bool>(),
+        ) {
+            if rises {
+                made.sort_unstable_by_key(|(_, clock, _, generation, _)| (*generation, *clock));
+                let mut clocks: Vec<i64> = made.iter().map(|made| made.1).collect();
+                clocks.sort_unstable();
+                made.iter_mut().zip(clocks).for_each(|(made, clock)| made.1 = clock);
+            }
+            let start = if old { EARLIEST.as_second() - 20 * 3600 } else { 1_800_000_000 };
+            let hour = |hour: i64| Timestamp::from_second(start + hour * 3600).unwrap();
+            let stamps: Vec<Stamp> = made.iter().map(|(time, clock, time_given, generation, is_old)| {
+                let (clock, time_given) = (hour(*clock), *time_given);
+                let made = Made { incarnation: 1, generation: *generation, clock, time_given };
+                Stamp { time: hour(*time), made: (!is_old).then_some(made) }
+            }).collect();
+            let mut order: Vec<(usize, Made)> =
+                stamps.iter().enumerate().filter_map(|(at, stamp)| Some((at, stamp.made?))).collect();
+            order.sort_by_key(|(_, made)| place(made));
+            let end = hour(ahead) + SKEW;
+            prop_assert_eq!(super::times(&stamps, hour(ahead)), times_of_wrong_clocks(&stamps, &order, end));
         }
 
         /// Clocks that are right change nothing.

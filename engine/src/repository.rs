@@ -1,5 +1,6 @@
 //! A repository: the chunk store and the snapshots in it.
 
+use crate::columns::Columns;
 use crate::snapshot::{Filter, Listed, Snapshot};
 use crate::{Error, ItemError, Monitor, Result};
 use chunkstore::ObjectId;
@@ -7,9 +8,12 @@ use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::head::{Head, Root};
 use chunkstore::keys::{KdfParams, SlotOwner};
-use chunkstore::store::{Access, ChunkStore, describe};
+use chunkstore::store::{Access, ChunkStore};
 use std::collections::HashSet;
 use std::sync::Arc;
+
+mod past;
+pub(crate) use past::Past;
 
 /// How often HEAD is read anew if snapshots of it are forgotten while they are read: a live stream replaces its own every few
 /// seconds.
@@ -74,37 +78,27 @@ impl Repository {
 
     /// All snapshots, oldest first as [`crate::rank`] has it. One that cannot be read is reported and left out.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
+        self.look(monitor, |past| past.all())
+    }
+
+    /// Asks for something about the snapshots. Damaged records that were to be read are reported and left out.
+    pub(crate) fn look<T>(
+        &self,
+        monitor: &dyn Monitor,
+        ask: impl Fn(&mut Past<'_>) -> Result<T>,
+    ) -> Result<T> {
         let mut left = LOOKS;
         loop {
             left -= 1;
-            let (all, damaged, is_old) = self.listed()?;
+            let head = self.store.head();
+            let mut past = Past::of(self, &head)?;
+            let answer = ask(&mut past);
             // What was forgotten meanwhile may have a successor, as those of a live stream have: it is in the HEAD of now.
-            if !is_old || left == 0 {
-                damaged.into_iter().for_each(|error| monitor.error(error));
-                return Ok(all);
+            if !past.is_old || left == 0 {
+                past.damaged.into_iter().for_each(|error| monitor.error(error));
+                return answer;
             }
         }
-    }
-
-    /// All snapshots of HEAD, those that cannot be read, and whether some were forgotten since HEAD was read.
-    fn listed(&self) -> Result<(Vec<Listed>, Vec<ItemError>, bool)> {
-        let (mut all, mut damaged, mut is_old) = (vec![], vec![], false);
-        for root in self.snapshot_roots()? {
-            match self.read_snapshot(&root) {
-                Ok(snapshot) => all.push(Listed { id: root.id, snapshot }),
-                Err(Error::Store(error)) if error.is_damage() => {
-                    if self.store.reload()?.roots.contains(&root)? {
-                        let item = format!("snapshots/{}", root.id);
-                        damaged.push(ItemError { during: "snapshots", item, message: describe(&error) });
-                    } else {
-                        is_old = true;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        crate::rank::rank(&mut all, crate::backup::timestamp(self.store.now_ms()));
-        Ok((all, damaged, is_old))
     }
 
     /// All snapshots; one that cannot be read is an error. For whoever removes data.
@@ -140,13 +134,13 @@ impl Repository {
 
     /// Finds one snapshot; see [`crate::snapshot::find`].
     pub fn find(&self, wanted: &str, filter: &Filter, monitor: &dyn Monitor) -> Result<Listed> {
-        Ok(crate::snapshot::find(&self.snapshots(monitor)?, wanted, filter)?.clone())
+        self.look(monitor, |past| past.find(wanted, filter))
     }
 
     /// Writes a snapshot's object and returns the root for HEAD.
     pub fn write_snapshot(&self, snapshot: &Snapshot) -> Result<Root> {
         let plain = serde_json::to_vec(snapshot).map_err(|error| Error::Invalid(error.to_string()))?;
-        Ok(self.store.write_snapshot(&plain, &[])?)
+        Ok(self.store.write_snapshot(&plain, &Columns::of(snapshot).encode())?)
     }
 
     /// Takes snapshots out of HEAD for good, then removes their objects. Their chunks stay until `prune`. Returns those that
@@ -251,17 +245,24 @@ impl Repository {
 /// A repository in memory, for tests; its clock stands at 1970.
 #[cfg(test)]
 pub(crate) fn in_memory() -> Repository {
-    use chunkstore::{chunker, config, env, executor, keys, storage::memory::MemoryStorage, store};
-    let access = store::Access {
-        storage: Arc::new(MemoryStorage::default()),
-        env: Arc::new(env::SeededEnv::new(7)),
-        cpu: Arc::new(executor::Inline),
-        io: Arc::new(executor::Inline),
-        cache: None,
-        identity: store::Identity::default(),
-    };
-    let cheap = keys::KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-    let params = chunker::ChunkerParams::around(1 << 10);
-    let (owner, layout) = (keys::SlotOwner::default(), config::Layout::default());
-    Repository::init(access, params, b"x", cheap, owner, layout).unwrap()
+    use chunkstore::{env::SeededEnv, storage::memory::MemoryStorage};
+    made_for_test(access_for_test(Arc::new(MemoryStorage::default()), Arc::new(SeededEnv::new(7))))
+}
+
+/// How tests reach a store.
+#[cfg(test)]
+pub(crate) fn access_for_test(
+    storage: Arc<dyn chunkstore::storage::Storage>,
+    env: Arc<dyn chunkstore::env::Env>,
+) -> Access {
+    let (cpu, io) = (Arc::new(chunkstore::executor::Inline), Arc::new(chunkstore::executor::Inline));
+    Access { storage, env, cpu, io, cache: None, identity: chunkstore::store::Identity::default() }
+}
+
+/// A new repository there, with the password `x`.
+#[cfg(test)]
+pub(crate) fn made_for_test(access: Access) -> Repository {
+    let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let params = ChunkerParams::around(1 << 10);
+    Repository::init(access, params, b"x", cheap, SlotOwner::default(), Layout::default()).unwrap()
 }

@@ -395,12 +395,7 @@ pub const SAFETY: &str = "safety";
 /// respects the filter, and skips safety snapshots unless the filter names their tag.
 pub fn find<'a>(all: &'a [Listed], wanted: &str, filter: &Filter) -> Result<&'a Listed> {
     let none = || Error::NoSnapshot { wanted: wanted.to_owned() };
-    if let Some(rest) = wanted.strip_prefix("latest") {
-        let back: usize = match rest.strip_prefix('~') {
-            None if rest.is_empty() => 0,
-            Some(digits) => digits.parse().map_err(|_| none())?,
-            None => return Err(none()),
-        };
+    if let Some(back) = back_of(wanted) {
         let asks = filter.tags.iter().flatten().any(|tag| tag == SAFETY);
         let fitting = filter.choose(all)?.into_iter().filter(|one| asks || !one.snapshot.is_safety());
         return fitting.rev().nth(back).ok_or_else(none);
@@ -408,8 +403,7 @@ pub fn find<'a>(all: &'a [Listed], wanted: &str, filter: &Filter) -> Result<&'a 
     if wanted.is_empty() {
         return Err(none());
     }
-    let mut fitting: Vec<&Listed> =
-        all.iter().filter(|listed| listed.id.to_string().starts_with(wanted)).collect();
+    let mut fitting: Vec<&Listed> = all.iter().filter(|listed| begins(&listed.id, wanted)).collect();
     if fitting.is_empty() {
         fitting = all.iter().filter(|listed| listed.was(wanted)).collect();
     }
@@ -418,6 +412,23 @@ pub fn find<'a>(all: &'a [Listed], wanted: &str, filter: &Filter) -> Result<&'a 
         [one] => Ok(one),
         _ => Err(Error::AmbiguousSnapshot { wanted: wanted.to_owned(), count: fitting.len() }),
     }
+}
+
+/// How many before the latest `wanted` means; `None` if it is neither `latest` nor `latest~N`.
+pub(crate) fn back_of(wanted: &str) -> Option<usize> {
+    match wanted.strip_prefix("latest")? {
+        "" => Some(0),
+        rest => rest.strip_prefix('~')?.parse().ok(),
+    }
+}
+
+/// Whether these are the first digits of an id.
+pub(crate) fn begins(id: &ObjectId, wanted: &str) -> bool {
+    let digit = |at: usize| {
+        let byte = id.as_bytes().get(at / 2)?;
+        b"0123456789abcdef".get(usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 }))
+    };
+    wanted.bytes().enumerate().all(|(at, wanted)| digit(at) == Some(&wanted))
 }
 
 /// Splits `SNAP[:path]`; the path is returned without leading and trailing slashes.

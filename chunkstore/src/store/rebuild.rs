@@ -5,12 +5,13 @@ use super::opening::{Slots, put_kept, read_config, slots_there};
 use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Elsewhere, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
+use crate::head::{Body, Elsewhere, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::keys::KeyRing;
 use crate::storage::ErrorKind;
 use crate::{Error, Result, envelope};
+use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -51,8 +52,12 @@ struct Rebuild<'a> {
     /// The slot that the password opened.
     own: ObjectId,
     config_has_parity: bool,
+    columns: ColumnsOf<'a>,
     plan: RebuildPlan,
 }
+
+/// Makes the columns of a root from its snapshot's record, as whoever writes snapshots does.
+pub type ColumnsOf<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
 /// Examines HEAD and, unless it is sound or `dry_run` is set, replaces it. **No other process may use the repository**:
 /// a prune that continues with the old HEAD would remove packs that the new one lists. From then on a prune removes
@@ -61,6 +66,7 @@ pub fn rebuild_head(
     mut access: Access,
     passphrase: &[u8],
     elsewhere: &Elsewhere,
+    columns: ColumnsOf<'_>,
     dry_run: bool,
 ) -> Result<RebuildPlan> {
     let (bytes, config) = read_config(&*access.storage)?;
@@ -102,7 +108,8 @@ pub fn rebuild_head(
         Err(error) => return Err(error),
     };
     let plan = RebuildPlan { why, tier: tier.clone(), ..RebuildPlan::default() };
-    let mut rebuild = Rebuild { access: &access, keys: &keys, own, config_has_parity: config.parity, plan };
+    let config_has_parity = config.parity;
+    let mut rebuild = Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, plan };
     let head = rebuild.head(&heads, old, elsewhere, tier, dry_run)?;
     if !dry_run {
         heads.force(head)?;
@@ -154,9 +161,11 @@ impl Rebuild<'_> {
         // Of leaves that cannot be read, nothing is known; the objects have it.
         let old_roots: Vec<Root> = old.iter().flat_map(|head| head.roots.readable()).cloned().collect();
         let listed: HashSet<ObjectId> = old_roots.iter().map(|root| root.id).collect();
+        let columns = self.columns;
         let mut roots =
-            self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |id, hash, _| {
-                Ok(Root::new(Root::SNAPSHOT, id, hash))
+            self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |id, hash, plain| {
+                let (columns, record) = (columns(plain).into(), Body::Here(Bytes::copy_from_slice(plain)));
+                Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash) })
             })?;
         // In the order of their commits, as far as it is known: it decides about ages.
         let order: HashMap<ObjectId, usize> =

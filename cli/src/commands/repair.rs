@@ -11,6 +11,7 @@ use chunkstore::ingest::PackerOptions;
 use chunkstore::storage::Storage;
 use chunkstore::store::{Found, is_locked_out, look, peek, rebuild_head};
 use engine::Repository;
+use engine::columns::Columns;
 use engine::repair::{
     PacksOptions, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs, repair_snapshots,
 };
@@ -317,7 +318,8 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
         put_back(&storage, &known, manner, context)?;
     }
     let access = context.access(storage)?;
-    let rebuild = |dry_run| rebuild_head(access.clone(), password.as_bytes(), &known, dry_run);
+    let rebuild =
+        |dry_run| rebuild_head(access.clone(), password.as_bytes(), &known, &Columns::of_record, dry_run);
     let plan = rebuild(true)?;
     let say = |text: String| {
         if !context.global.json {

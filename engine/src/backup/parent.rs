@@ -1,13 +1,15 @@
 //! The snapshot that a backup is compared with: which one, and what in it proves a file unchanged.
 
 use super::BackupOptions;
+use crate::columns::Columns;
 use crate::entry::{Entry, Kind, Time, compare_paths};
 use crate::group::{GroupBy, GroupKey, is_namesake};
 use crate::manifest::{ManifestReader, Record, Step};
-use crate::rank::{Ranked, ranked};
+use crate::repository::Past;
 use crate::snapshot::{Listed, Snapshot};
 use crate::source::Source;
 use crate::{Error, Monitor, Repository, Result};
+use chunkstore::ObjectId;
 use chunkstore::ingest::Dedupe;
 use std::sync::Arc;
 
@@ -103,48 +105,65 @@ pub(super) fn look_back(
     options: &BackupOptions,
     monitor: &dyn Monitor,
 ) -> Result<Before> {
-    let now = super::timestamp(repo.store().now_ms());
-    let all = ranked(repo.snapshots(monitor)?, now);
     let ours = super::probe(source, options, repo);
-    let group = GroupKey::before_reading(&ours);
-    let same = |one: &&Ranked| GroupKey::before_reading(&one.listed.snapshot) == group;
-    let ahead = all.iter().filter(same).rfind(|one| one.listed.snapshot.time > now);
-    let notes = ahead.filter(|one| one.listed.snapshot.made.is_some_and(|made| !made.time_given)).map(|one| {
+    let mut before = repo.look(monitor, |past| look_at(past, &ours, options, repo))?;
+    if let Some(id) = options.parent {
+        before.parent = Some(parent_of_id(repo, id)?);
+    }
+    Ok(before)
+}
+
+/// Looks at the snapshots of one HEAD.
+fn look_at(
+    past: &mut Past<'_>,
+    ours: &Snapshot,
+    options: &BackupOptions,
+    repo: &Repository,
+) -> Result<Before> {
+    let now = super::timestamp(repo.store().now_ms());
+    let columns = Columns::of(ours);
+    let group = GroupKey::before_reading(ours);
+    let same = |snapshot: &Snapshot| GroupKey::before_reading(snapshot) == group;
+    let ahead = past.newest(
+        |theirs| theirs.may_be_of_group(&columns) && theirs.stamp.time > now,
+        |theirs| same(theirs) && theirs.time > now,
+    )?;
+    let notes = ahead.filter(|one| one.snapshot.made.is_some_and(|made| !made.time_given)).map(|one| {
         format!(
             "snapshot {} is of {}, which is still to come: one of two clocks is wrong, and it is taken for older \
              than this one. If this machine's clock is right, 'esker run --accept-clock' lets snapshots expire by it \
              again, and 'esker forget {}' removes that snapshot",
-            one.listed.id.short(),
-            one.listed.snapshot.time,
-            one.listed.id.short()
+            one.id.short(),
+            one.snapshot.time,
+            one.id.short()
         )
     });
-    let namesake = all.iter().rfind(|one| is_namesake(&ours, &one.listed.snapshot));
+    let namesake =
+        past.newest(|theirs| theirs.may_be_namesake(&columns), |theirs| is_namesake(ours, theirs))?;
     let parent = match (options.parent, options.parent_of) {
-        (Some(id), _) => {
-            let root = repo.snapshot_roots()?.into_iter().find(|root| root.id == id);
-            let root = root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
-            let snapshot = match repo.read_snapshot(&root) {
-                // Forgotten or replaced since HEAD was read.
-                Err(Error::Store(error))
-                    if error.is_damage() && !repo.store().reload()?.roots.contains(&root)? =>
-                {
-                    return Err(Error::NoSnapshot { wanted: id.to_string() });
-                }
-                snapshot => snapshot?,
-            };
-            Some(Listed { id, snapshot })
-        }
+        (Some(_), _) => None,
         (None, Some(by)) => {
-            all.iter().rfind(|one| fits(by, &ours, &one.listed.snapshot)).map(|one| one.listed.clone())
+            past.newest(|theirs| theirs.may_be_of_group_by(by, &columns), |theirs| fits(by, ours, theirs))?
         }
-        (None, None) => all.iter().rfind(same).or_else(|| like(&all, &ours)).map(|one| one.listed.clone()),
+        (None, None) => match past.newest(|theirs| theirs.may_be_of_group(&columns), same)? {
+            None => past.newest(|theirs| theirs.may_be_like(&columns), like(ours))?,
+            parent => parent,
+        },
     };
-    Ok(Before {
-        parent,
-        namesake: namesake.map(|one| one.listed.clone()),
-        notes: notes.into_iter().collect(),
-    })
+    Ok(Before { parent, namesake, notes: notes.into_iter().collect() })
+}
+
+/// The snapshot that the user compares with.
+fn parent_of_id(repo: &Repository, id: ObjectId) -> Result<Listed> {
+    let root = repo.snapshot_roots()?.into_iter().find(|root| root.id == id);
+    let root = root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
+    match repo.read_snapshot(&root) {
+        // Forgotten or replaced since HEAD was read.
+        Err(Error::Store(error)) if error.is_damage() && !repo.store().reload()?.roots.contains(&root)? => {
+            Err(Error::NoSnapshot { wanted: id.to_string() })
+        }
+        snapshot => Ok(Listed { id, snapshot: snapshot? }),
+    }
 }
 
 /// Whether two snapshots are of one group that is formed by `by`.
@@ -155,11 +174,11 @@ fn fits(by: GroupBy, ours: &Snapshot, theirs: &Snapshot) -> bool {
 }
 
 /// What esker.toml called otherwise, or not at all, or an older version made, saves reading just as well.
-fn like<'a>(all: &'a [Ranked], ours: &Snapshot) -> Option<&'a Ranked> {
+fn like(ours: &Snapshot) -> impl Fn(&Snapshot) -> bool {
     let group = GroupKey::before_reading_without_names(ours);
-    all.iter().rfind(|one| {
-        let theirs = GroupKey::before_reading_without_names(&one.listed.snapshot);
+    move |theirs| {
+        let theirs = GroupKey::before_reading_without_names(theirs);
         let same_paths = theirs.hostname == group.hostname && theirs.paths == group.paths;
         theirs == group || (theirs.unknown && same_paths)
-    })
+    }
 }

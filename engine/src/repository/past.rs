@@ -1,0 +1,296 @@
+//! The snapshots of one HEAD in the order of [`crate::rank`], with what their roots say of them. Their records are read
+//! when somebody needs them; those of roots without columns at once.
+
+use super::Repository;
+use crate::columns::Columns;
+use crate::rank;
+use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
+use crate::{Error, ItemError, Result};
+use chunkstore::head::{Head, Root};
+use chunkstore::store::describe;
+
+/// Which snapshots there are, and which came first.
+pub(crate) struct Past<'a> {
+    repo: &'a Repository,
+    /// In HEAD's order.
+    known: Vec<Known<'a>>,
+    /// Places in it, of the oldest snapshot first.
+    order: Vec<usize>,
+    /// Records that cannot be read, of those that were to be.
+    pub(super) damaged: Vec<ItemError>,
+    /// Whether one of them was forgotten since HEAD was read: a later HEAD has what replaced it.
+    pub(super) is_old: bool,
+}
+
+/// A snapshot.
+struct Known<'a> {
+    root: &'a Root,
+    columns: Columns,
+    record: RecordRead,
+}
+
+/// How far a record was read.
+enum RecordRead {
+    NotYet,
+    Done(Box<Listed>),
+    /// It cannot be read, and was reported.
+    Never,
+}
+
+impl<'a> Past<'a> {
+    /// That of a HEAD.
+    pub(super) fn of(repo: &'a Repository, head: &'a Head) -> Result<Self> {
+        let roots = head.roots.iter()?;
+        let known = Vec::with_capacity(roots.len());
+        let mut past = Self { repo, known, order: vec![], damaged: vec![], is_old: false };
+        for root in roots.filter(|root| root.is_snapshot()) {
+            let known = match Columns::decode(&root.columns) {
+                Some(columns) => Some(Known { root, columns, record: RecordRead::NotYet }),
+                None => past.read(root)?.map(|listed| {
+                    let columns = Columns::of(&listed.snapshot);
+                    Known { root, columns, record: RecordRead::Done(Box::new(listed)) }
+                }),
+            };
+            past.known.extend(known);
+        }
+        let stamps: Vec<rank::Stamp> = past.known.iter().map(|known| known.columns.stamp).collect();
+        let now = crate::backup::timestamp(repo.store().now_ms());
+        past.order = rank::order(&stamps, now).into_iter().map(|(place, _)| place).collect();
+        Ok(past)
+    }
+
+    /// Reads a record; one that is damaged is noted.
+    fn read(&mut self, root: &Root) -> Result<Option<Listed>> {
+        match self.repo.read_snapshot(root) {
+            Ok(snapshot) => Ok(Some(Listed { id: root.id, snapshot })),
+            Err(Error::Store(error)) if error.is_damage() => {
+                if self.repo.store.reload()?.roots.contains(root)? {
+                    let item = format!("snapshots/{}", root.id);
+                    self.damaged.push(ItemError { during: "snapshots", item, message: describe(&error) });
+                } else {
+                    self.is_old = true;
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The snapshot at a place, unless it cannot be read.
+    fn at(&mut self, place: usize) -> Result<Option<&Listed>> {
+        if let RecordRead::NotYet = self.known[place].record {
+            let read = self.read(self.known[place].root)?;
+            self.known[place].record =
+                read.map_or(RecordRead::Never, |listed| RecordRead::Done(Box::new(listed)));
+        }
+        Ok(match &self.known[place].record {
+            RecordRead::Done(listed) => Some(listed),
+            RecordRead::NotYet | RecordRead::Never => None,
+        })
+    }
+
+    /// The newest snapshot that `fits`. Only those that `may_fit` by their columns are read.
+    pub(crate) fn newest(
+        &mut self,
+        may_fit: impl Fn(&Columns) -> bool,
+        mut fits: impl FnMut(&Snapshot) -> bool,
+    ) -> Result<Option<Listed>> {
+        for number in (0..self.order.len()).rev() {
+            let place = self.order[number];
+            if may_fit(&self.known[place].columns)
+                && let Some(listed) = self.at(place)?
+                && fits(&listed.snapshot)
+            {
+                return Ok(Some(listed.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All that can be read, oldest first.
+    pub(super) fn all(&mut self) -> Result<Vec<Listed>> {
+        let mut all = Vec::with_capacity(self.order.len());
+        for number in 0..self.order.len() {
+            all.extend(self.at(self.order[number])?.cloned());
+        }
+        Ok(all)
+    }
+
+    /// Finds one; see [`crate::snapshot::find`].
+    pub(super) fn find(&mut self, wanted: &str, filter: &Filter) -> Result<Listed> {
+        let found = match back_of(wanted) {
+            Some(back) => self.latest(back, filter)?,
+            None => self.only(wanted)?,
+        };
+        // What was not found must be looked for everywhere, and the message counts all.
+        found.map_or_else(|| Ok(find(&self.all()?, wanted, filter)?.clone()), Ok)
+    }
+
+    /// The snapshot that stands `back` before the latest that fits.
+    fn latest(&mut self, back: usize, filter: &Filter) -> Result<Option<Listed>> {
+        let asks = filter.tags.iter().flatten().any(|tag| tag == SAFETY);
+        let may_fit =
+            |columns: &Columns| (asks || !columns.is_safety) && columns.may_be_of_hosts(&filter.hosts);
+        let mut left = back;
+        self.newest(may_fit, |snapshot| {
+            let fits = filter.fits(snapshot) && (asks || !snapshot.is_safety());
+            let is_it = fits && left == 0;
+            left -= usize::from(fits && left > 0);
+            is_it
+        })
+    }
+
+    /// The snapshot whose id begins so, if it is the only one.
+    fn only(&mut self, wanted: &str) -> Result<Option<Listed>> {
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let mut fitting = (0..self.known.len()).filter(|place| begins(&self.known[*place].root.id, wanted));
+        let (Some(place), None) = (fitting.next(), fitting.next()) else { return Ok(None) };
+        Ok(self.at(place)?.cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{BackupOptions, backup};
+    use crate::monitor::Tally;
+    use crate::repository::{access_for_test, made_for_test};
+    use crate::snapshot::Made;
+    use crate::source::files::{FilesOptions, FilesSource};
+    use chunkstore::env::{Env, SeededEnv};
+    use chunkstore::storage::{Storage, StorageResult, memory::MemoryStorage};
+    use std::collections::HashSet;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    /// HEAD holds few roots itself.
+    struct SmallHead(SeededEnv);
+
+    impl Env for SmallHead {
+        fn now(&self) -> Duration {
+            self.0.now()
+        }
+        fn random(&self, bytes: &mut [u8]) -> chunkstore::Result<()> {
+            self.0.random(bytes)
+        }
+        fn sleep(&self, time: Duration) {
+            self.0.sleep(time);
+        }
+        fn head_inline(&self) -> usize {
+            4 << 10
+        }
+    }
+
+    /// Notes the names of objects that are read.
+    #[derive(Default)]
+    struct Noting(MemoryStorage, Mutex<HashSet<String>>);
+
+    impl Storage for Noting {
+        fn get(&self, name: &str, limit: u64) -> StorageResult<bytes::Bytes> {
+            self.1.lock().unwrap().insert(name.to_owned());
+            self.0.get(name, limit)
+        }
+        chunkstore::forward!(self => self.0; place put replace get_range stream_range len list leftovers delete
+            read_versioned swap connections is_near keeps_copies written_ms copies shelf);
+    }
+
+    /// A store with a repository of 200 snapshots of other hosts.
+    fn store_with_others() -> Arc<Noting> {
+        let storage = Arc::new(Noting::default());
+        let repo = made_for_test(access(&storage, 7));
+        let roots: Vec<Root> = (0..200)
+            .map(|number| {
+                let time = jiff::Timestamp::from_second(1_700_000_000 + number % 150).unwrap();
+                let generation = u64::try_from(number).unwrap() / 3;
+                let made = Made { incarnation: 1, generation, clock: time, time_given: number % 7 == 0 };
+                let (hostname, tags) = (format!("host {}", number % 9), vec![format!("tag {}", number % 5)]);
+                let made = Some(made);
+                repo.write_snapshot(&Snapshot { time, hostname, tags, made, ..Snapshot::default() }).unwrap()
+            })
+            .collect();
+        let session = repo.store().open_session("test").unwrap();
+        repo.store().commit(&session, &[], &roots, &HashSet::new()).unwrap();
+        storage
+    }
+
+    fn access(storage: &Arc<Noting>, seed: u64) -> chunkstore::store::Access {
+        access_for_test(Arc::clone(storage) as Arc<dyn Storage>, Arc::new(SmallHead(SeededEnv::new(seed))))
+    }
+
+    #[test]
+    fn a_backup_reads_no_record_of_another_group() {
+        let storage = store_with_others();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("letter"), "Dear reader").unwrap();
+        let mut before = None;
+        for seed in 8..11 {
+            let repo = Repository::open(access(&storage, seed), b"x").unwrap();
+            let records: HashSet<String> = repo
+                .store()
+                .head()
+                .roots
+                .leaves()
+                .map(|leaf| chunkstore::format::names::leaf(leaf.age, &leaf.bodies.unwrap().id))
+                .collect();
+            assert!(!records.is_empty(), "200 roots do not lie in HEAD");
+            storage.1.lock().unwrap().clear();
+            let monitor = Tally::default();
+            let mut source =
+                FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &monitor).unwrap();
+            let options = BackupOptions { hostname: "ours".into(), ..BackupOptions::default() };
+            let report = backup(&repo, &mut source, &options, &monitor).unwrap();
+            assert_eq!(report.parent, before);
+            before = report.snapshot;
+            let read = storage.1.lock().unwrap();
+            let read: Vec<_> = read
+                .iter()
+                .filter(|name| records.contains(*name) || name.starts_with("snapshots/"))
+                .collect();
+            assert!(read.is_empty(), "{read:?}");
+            assert!(monitor.errors().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_what_a_look_at_all_finds() {
+        let storage = store_with_others();
+        let repo = Repository::open(access(&storage, 8), b"x").unwrap();
+        let monitor = Tally::default();
+        let all = repo.snapshots(&monitor).unwrap();
+        assert_eq!(all, repo.snapshots_strict().unwrap());
+        let hosts = |host: &str| Filter { hosts: vec![host.to_owned()], ..Filter::default() };
+        let tags = Filter { tags: vec![vec!["tag 3".to_owned()]], ..hosts("host 4") };
+        let id = all[77].id.to_string();
+        for filter in [Filter::default(), hosts("host 3"), hosts("nobody"), tags] {
+            let words =
+                ["latest", "latest~1", "latest~21", "latest~199", "latest~200", "latest~x", "latests", ""];
+            for wanted in words.into_iter().chain([&id, &id[..12], &id[..1], "0", &id.to_uppercase()]) {
+                let (found, expected) = (repo.find(wanted, &filter, &monitor), find(&all, wanted, &filter));
+                match (found, expected) {
+                    (Ok(found), Ok(expected)) => assert_eq!(&found, expected, "{wanted}"),
+                    (Err(found), Err(expected)) => assert_eq!(found.to_string(), expected.to_string()),
+                    (found, expected) => panic!("{wanted}: {found:?} is not {expected:?}"),
+                }
+            }
+        }
+        assert!(monitor.errors().is_empty());
+    }
+
+    /// Roots of older versions say nothing of their snapshots, and damage is reported once, by whoever comes across it.
+    #[test]
+    fn roots_without_columns_are_read() {
+        let storage = store_with_others();
+        let repo = Repository::open(access(&storage, 8), b"x").unwrap();
+        let all = repo.snapshots(&Tally::default()).unwrap();
+        let bare = |root: &Root| Root::new(Root::SNAPSHOT, root.id, root.hash);
+        repo.store().update_head(|head| head.roots.replace(|root| Some(vec![bare(root)]))).unwrap();
+        assert_eq!(repo.snapshots(&Tally::default()).unwrap(), all);
+        storage.delete(&chunkstore::format::names::snapshot(&all[77].id)).unwrap();
+        let monitor = Tally::default();
+        assert_eq!(repo.find("latest", &Filter::default(), &monitor).unwrap().id, all[199].id);
+        let errors: Vec<_> = monitor.errors().into_iter().map(|error| (error.during, error.item)).collect();
+        assert_eq!(errors, [("snapshots", format!("snapshots/{}", all[77].id))]);
+    }
+}
