@@ -316,8 +316,9 @@ impl Model for Protocol {
         self.compare(&mut world);
         // Equal worlds look alike: writers have no names, and requests that can change nothing any more are dropped.
         world.writers.sort_unstable();
-        let now = world.head.age;
-        world.sent.retain(|sent| sent.age > now || self.chain || self.is(Variant::NoCompareAndSwap));
+        let (now, late) = (world.head.age, &world.late);
+        let is_new = |next: &Head| self.chain && late.iter().all(|link| link.age != next.age);
+        world.sent.retain(|next| next.age > now || is_new(next) || self.is(Variant::NoCompareAndSwap));
         (world != *before).then_some(world)
     }
 
@@ -325,8 +326,7 @@ impl Model for Protocol {
         let mut properties = vec![
             Property::always(EXISTS, |_, world: &World| world.head.named & !world.stored == 0),
             Property::sometimes("a leaf of a lost race is removed", |_, world: &World| {
-                let gone = (1 << world.ages.len()) - 1 & !world.stored;
-                gone & !world.head.nonces != 0
+                !(world.stored | world.head.nonces) & ((1 << world.ages.len()) - 1) != 0
             }),
             Property::sometimes("a leaf that was swapped out is removed", |_, world: &World| {
                 world.head.nonces & !world.head.named & !world.stored != 0
