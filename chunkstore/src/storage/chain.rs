@@ -50,7 +50,14 @@ impl Storage for ChainedHead {
             match self.0.get(&names::head_link(last), MAX_SMALL_LEN) {
                 // Gone past and removed since it was listed.
                 Err(error) if error.kind == ErrorKind::NotFound => {}
-                body => return Ok(Some((body?, Version(last.to_string())))),
+                body => {
+                    let body = body?;
+                    // A link that was removed since may be one that was created again, and never was HEAD. None is removed
+                    // while it is among the last.
+                    if self.links()?.pop().is_some_and(|now| now <= last + KEPT) {
+                        return Ok(Some((body, Version(last.to_string()))));
+                    }
+                }
             }
         }
         Err(self.failed(ErrorKind::Failed, "read", "HEAD moves on faster than it can be read"))
@@ -118,5 +125,40 @@ mod tests {
         assert_eq!(head, Bytes::from((3 * KEPT - 1).to_string()), "what was created late is not HEAD");
         chain.swap_head(Some(&version), Bytes::from_static(b"next")).unwrap();
         assert_eq!(disk.objects().len() as u64, KEPT + 1, "and is removed, too");
+    }
+
+    /// Calls something between the listing and the reading of a link, once.
+    struct Interrupted(Arc<MemoryStorage>, std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+    impl Storage for Interrupted {
+        fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
+            let then = self.1.lock().unwrap().take();
+            if let Some(then) = then {
+                then();
+            }
+            self.0.get(name, limit)
+        }
+        crate::forward!(self => self.0; place read_versioned swap put replace get_range stream_range len list leftovers delete connections
+            keeps_copies is_near copies written_ms shelf);
+    }
+
+    #[test]
+    fn a_link_that_was_created_again_is_not_head() {
+        let disk = Arc::new(MemoryStorage::default());
+        let chain = ChainedHead::new(Arc::clone(&disk) as _);
+        chain.swap_head(None, Bytes::from_static(b"1")).unwrap();
+        let (_, slept) = chain.read_head().unwrap().unwrap();
+        chain.swap_head(Some(&slept), Bytes::from_static(b"2")).unwrap();
+        let there = Arc::clone(&disk);
+        let meanwhile = move || {
+            let chain = ChainedHead::new(there as _);
+            for number in 3..3 * KEPT {
+                let (_, version) = chain.read_head().unwrap().unwrap();
+                chain.swap_head(Some(&version), Bytes::from(number.to_string())).unwrap();
+            }
+            chain.swap_head(Some(&slept), Bytes::from_static(b"late")).unwrap_err();
+        };
+        let reader = Interrupted(disk, std::sync::Mutex::new(Some(Box::new(meanwhile))));
+        let (head, _) = ChainedHead::new(Arc::new(reader)).read_head().unwrap().unwrap();
+        assert_eq!(head, Bytes::from((3 * KEPT - 1).to_string()));
     }
 }

@@ -78,7 +78,9 @@ impl ChunkStore {
             let generation = (there.generation.max(known) + 1).max(self.now_ms() / 1000);
             let (incarnation, tiers) = (ours.incarnation, ours.tiers.clone());
             let sessions = List::default();
-            heads.force(Head { tier, generation, incarnation, tiers, sessions, ..there })?;
+            // Fresh, so that what was there is not taken for it.
+            let nonce = ObjectId(random_array(&*self.access.env)?);
+            heads.force(Head { tier, generation, incarnation, tiers, sessions, nonce, ..there })?;
         }
         Self::assemble(access, config, Arc::clone(&self.keys), heads)
     }
