@@ -109,6 +109,11 @@ bench-compare: build-tools servers ## Compare with restic, borg, rustic and bups
 	if [ -n "$(BEFORE)" ]; then before=$$(scripts/build-at.sh "$(BEFORE)" "$(CARGO_TARGET_DIR)/at") || exit 1; fi; \
 	python3 benches/compare.py "$(ESKER)" "$(CORPORA)" --runs $(RUNS) --only "$(ONLY)" $${before:+--before "$$before"}
 
+.PHONY: bench-heads
+bench-heads: build-tools ## A backup of nothing new and a listing with 10 and with 100,000 snapshots and index segments
+	$(CARGO) build --release --workspace --examples --bin esker
+	python3 benches/heads.py "$(ESKER)" "$(CARGO_TARGET_DIR)/release/examples/many" --runs $(RUNS)
+
 .PHONY: bench-tiers
 bench-tiers: build-tools servers ## Compare tier sync and restore with plain parallel transfers to the same store (2 GB of /dev/shm)
 	$(CARGO) build --release --package cli

@@ -81,6 +81,9 @@ pub enum Error {
     /// The object store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// There is no room for a leaf that HEAD was to name. HEAD is as it was, and no swap of this process is under way.
+    #[error(transparent)]
+    NotSwapped(StorageError),
     /// The local cache failed; deleting it is safe.
     #[error("local index cache: {why}")]
     Cache {
@@ -118,7 +121,7 @@ impl Error {
     /// Whether the store has no room left.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Storage(error) if error.kind == crate::storage::ErrorKind::Full)
+        matches!(self, Self::Storage(error) | Self::NotSwapped(error) if error.kind == crate::storage::ErrorKind::Full)
     }
 
     /// Whether this names damaged or missing data, rather than a failing store or a caller's mistake.

@@ -218,11 +218,21 @@ fn run(
         }
     })?;
     let id = root.id;
+    // Without room for it, nothing counts: what was written is taken back.
+    let take_back = |error: &chunkstore::Error| {
+        if let chunkstore::Error::NotSwapped(_) = error {
+            packer.abandon();
+            let _ = store.close_session(&session, &[]);
+        }
+    };
     // the commit point
     match options.replaces {
-        None => store.commit(&session, &segments, &[root], &dedupe.relied())?,
+        None => {
+            store.commit(&session, &segments, &[root], &dedupe.relied()).inspect_err(take_back)?;
+        }
         Some(old) => {
             let done = store.commit_in_place_of(old, &session, &segments, &root, &dedupe.relied());
+            let done = done.inspect_err(take_back);
             if let Err(chunkstore::Error::Gone { .. }) = done {
                 store.close_session(&session, &segments)?;
                 repo.remove_record(&id)?;

@@ -163,8 +163,18 @@ impl HeadStore {
     }
 
     /// Puts `head` in the place of whatever is there.
-    pub(crate) fn force(&self, mut head: Head) -> Result<()> {
+    pub(crate) fn force(&self, head: Head) -> Result<()> {
         let there = self.storage.read_head()?.map(|(_, version)| version);
+        self.put_over(there, head)
+    }
+
+    /// Puts `head` in the place of the one that was read. Its nonce is fresh, and its lists may name leaves of that one.
+    pub(crate) fn replace(&self, there: LoadedHead, mut head: Head) -> Result<()> {
+        head.nonce = ObjectId(random_array(&*self.env)?);
+        self.put_over(Some(there.version), head)
+    }
+
+    fn put_over(&self, there: Option<Version>, mut head: Head) -> Result<()> {
         head.settle(&self.leaves, &mut vec![])?;
         let sealed = Bytes::from(self.seal(&head)?);
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
@@ -202,8 +212,8 @@ impl HeadStore {
     }
 
     /// Reads HEAD, however old it is.
-    pub(crate) fn load_unchecked(&self) -> Result<Head> {
-        Ok(self.load_any()?.head)
+    pub(crate) fn load_unchecked(&self) -> Result<LoadedHead> {
+        self.load_any()
     }
 
     fn seal(&self, head: &Head) -> Result<Vec<u8>> {
@@ -324,6 +334,8 @@ impl HeadStore {
             let (generation, ms) = (head.generation, ms(began));
             tracing::info!(generation, attempts = attempt + 1, ms, "HEAD swapped");
         };
+        // Whether a swap of this process may still come to pass.
+        let mut in_doubt = false;
         for attempt in 0..ATTEMPTS {
             let LoadedHead { mut head, version, hash } = self.load()?;
             let before: Vec<LeafRef> = head.leaves().copied().collect();
@@ -336,7 +348,12 @@ impl HeadStore {
                 head.recent_nonces.push(nonce);
                 let surplus = head.recent_nonces.len().saturating_sub(RECENT_NONCES);
                 head.recent_nonces.drain(..surplus);
-                head.settle(&self.leaves, &mut written)?;
+                head.settle(&self.leaves, &mut written).map_err(|error| match error {
+                    Error::Storage(error) if error.kind == ErrorKind::Full && !in_doubt => {
+                        Error::NotSwapped(error)
+                    }
+                    error => error,
+                })?;
                 Ok(result)
             });
             let result = match changed {
@@ -363,6 +380,7 @@ impl HeadStore {
                         self.clear_up(&before, &head, !written.is_empty());
                         return Ok((current, result));
                     }
+                    in_doubt |= error.kind == ErrorKind::Ambiguous;
                     // A swap in doubt may still come to pass, as long as HEAD is not of that age.
                     if current.age() >= head.age() {
                         self.clear_up(&written, &current, false);

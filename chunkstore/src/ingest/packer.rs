@@ -244,7 +244,7 @@ impl Packer {
     }
 
     /// Removes the packs that no HEAD lists. Only this session could list them, and the caller promises that it never
-    /// tried with the result of [`Packer::flush`]. On a full store, leftovers of a run would take the space that the
+    /// tried with the result of [`Packer::flush`], or that no swap came of it. On a full store, leftovers of a run would take the space that the
     /// next one needs.
     pub fn abandon(&mut self) {
         (self.data, self.metadata) = (None, None);

@@ -55,7 +55,8 @@ impl ChunkStore {
         lay_out(&mut access, &config);
         let heads = Self::head_store(&access, &self.keys, &config);
         // Not compared with what was seen of primaries: it may be an old one.
-        let (there, ours) = (heads.load_unchecked()?, self.head());
+        let (loaded, ours) = (heads.load_unchecked()?, self.head());
+        let there = loaded.head.clone();
         if let Some(other) = there.tier.as_deref().filter(|other| *other != name) {
             return Err(another_tier(&*access.storage, other, name));
         }
@@ -78,9 +79,7 @@ impl ChunkStore {
             let generation = (there.generation.max(known) + 1).max(self.now_ms() / 1000);
             let (incarnation, tiers) = (ours.incarnation, ours.tiers.clone());
             let sessions = List::default();
-            // Fresh, so that what was there is not taken for it.
-            let nonce = ObjectId(random_array(&*self.access.env)?);
-            heads.force(Head { tier, generation, incarnation, tiers, sessions, nonce, ..there })?;
+            heads.replace(loaded, Head { tier, generation, incarnation, tiers, sessions, ..there })?;
         }
         Self::assemble(access, config, Arc::clone(&self.keys), heads)
     }

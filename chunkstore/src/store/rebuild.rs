@@ -146,7 +146,7 @@ pub fn peek(mut access: Access, passphrase: &[u8]) -> Result<Head> {
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
     access.cache = None;
-    ChunkStore::head_store(&access, &Arc::new(keys), &config).load_unchecked()
+    Ok(ChunkStore::head_store(&access, &Arc::new(keys), &config).load_unchecked()?.head)
 }
 
 impl Rebuild<'_> {
