@@ -7,7 +7,7 @@
 //! Sources: `rdb.h` and `rdb.c` of Redis 6.2 to 8.2 and of Valkey 8 and 9 (the format has no other document),
 //! `ziplist.c`, `listpack.c` and `intset.c` for the encodings inside values.
 
-use crc::{CRC_64_REDIS, Crc, Digest, Table};
+use crc_fast::{CrcAlgorithm, Digest};
 
 pub mod canonical;
 pub mod check;
@@ -24,13 +24,10 @@ pub mod probe;
 pub mod value;
 mod written;
 
-/// Sliced tables: sixteen bytes a step.
-static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_REDIS);
-
 /// A running CRC-64 of an RDB (`crc64.c`: Jones polynomial, catalogued as CRC-64/REDIS).
 #[must_use]
-pub fn crc64() -> Digest<'static, u64, Table<16>> {
-    CRC64.digest()
+pub fn crc64() -> Digest {
+    Digest::new(CrcAlgorithm::Crc64Redis)
 }
 
 /// What the bytes between values mean (`rdb.h`, `RDB_OPCODE_*`).

@@ -48,7 +48,7 @@ struct Scan {
     seen: HashSet<[u8; 16]>,
     out: Vec<u8>,
     sent: usize,
-    digest: crc::Digest<'static, u64, crc::Table<16>>,
+    digest: crc_fast::Digest,
     started: bool,
     finished: bool,
     /// Whether the server tells when a key expires (Redis 7 on) rather than how long it has left.
@@ -107,7 +107,7 @@ impl Scan {
         let Some(database) = self.databases.last().copied() else {
             self.out.push(opcode::EOF);
             self.digest.update(&self.out);
-            let checksum = self.digest.clone().finalize();
+            let checksum = self.digest.finalize();
             self.out.extend_from_slice(&checksum.to_le_bytes());
             self.finished = true;
             return Ok(());

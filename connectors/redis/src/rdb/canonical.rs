@@ -39,7 +39,7 @@ pub struct Canonical {
     sent: usize,
     /// Where `out` begins in the dump.
     offset: u64,
-    digest: crc::Digest<'static, u64, crc::Table<16>>,
+    digest: crc_fast::Digest,
     stage: Stage,
     database: Option<u32>,
     /// Keys so far.
@@ -221,7 +221,7 @@ impl Canonical {
         }
         self.digest.update(&self.out);
         if self.stage == Stage::Done && self.gathered.version.has_checksum() {
-            let checksum = self.digest.clone().finalize();
+            let checksum = self.digest.finalize();
             self.out.extend_from_slice(&checksum.to_le_bytes());
         }
         Ok(())

@@ -1,9 +1,8 @@
 //! Values as they are written, copied from a dump in pieces of bounded size; and streams rewritten for older servers.
 
-use super::input::{Input, Len};
+use super::input::{Input, Len, Supply};
 use super::part::{Part, Taker};
 use super::{RdbError, kind};
-use std::io::Read;
 
 /// What a set or a hash in table encoding is made of.
 #[derive(Clone, Copy)]
@@ -62,7 +61,7 @@ impl Pieces {
     }
 
     /// `len` bytes as they are.
-    pub(super) fn copy<R: Read>(
+    pub(super) fn copy<R: Supply>(
         &mut self,
         input: &mut Input<R>,
         mut len: u64,
@@ -79,7 +78,7 @@ impl Pieces {
     }
 
     /// A few bytes, without passing anything on.
-    pub(super) fn copy_all<R: Read>(&mut self, input: &mut Input<R>, len: usize) -> Result<(), RdbError> {
+    pub(super) fn copy_all<R: Supply>(&mut self, input: &mut Input<R>, len: usize) -> Result<(), RdbError> {
         if len > 0 {
             self.bytes.extend_from_slice(input.take(len)?);
         }
@@ -87,7 +86,7 @@ impl Pieces {
     }
 
     /// A string as it is written.
-    fn string<R: Read>(&mut self, input: &mut Input<R>, take: Taker<'_>) -> Result<(), RdbError> {
+    fn string<R: Supply>(&mut self, input: &mut Input<R>, take: Taker<'_>) -> Result<(), RdbError> {
         let len = match input.len_or_special(&mut self.bytes)? {
             Len::Plain(len) => len,
             Len::Integer(len) => len as u64,
@@ -101,7 +100,7 @@ impl Pieces {
     }
 
     /// A string as it is written, kept together: a member of a set, a field of a hash.
-    pub(super) fn whole_string<R: Read>(&mut self, input: &mut Input<R>) -> Result<(), RdbError> {
+    pub(super) fn whole_string<R: Supply>(&mut self, input: &mut Input<R>) -> Result<(), RdbError> {
         let limit = std::mem::replace(&mut self.limit, usize::MAX);
         let done = self.string(input, &mut |_| Ok(()));
         self.limit = limit;
@@ -110,7 +109,7 @@ impl Pieces {
 }
 
 /// Copies a value of any type as it is written.
-pub(super) fn copy_value<R: Read>(
+pub(super) fn copy_value<R: Supply>(
     input: &mut Input<R>,
     kind: u8,
     pieces: &mut Pieces,
@@ -180,7 +179,7 @@ pub(super) fn copy_value<R: Read>(
 }
 
 /// What a module wrote: numbers and strings, each with a mark of what it is, up to the mark of the end.
-pub(super) fn module_items<R: Read>(
+pub(super) fn module_items<R: Supply>(
     input: &mut Input<R>,
     pieces: &mut Pieces,
     take: Taker<'_>,
@@ -212,7 +211,7 @@ pub fn older_stream(kind: u8, bytes: &[u8], older: u8) -> Option<Vec<u8>> {
 }
 
 /// A stream with its groups and consumers (`rdbSaveObject`, `OBJ_STREAM`), written as type `to`, which is not newer.
-fn copy_stream<R: Read>(
+fn copy_stream<R: Supply>(
     input: &mut Input<R>,
     kind: u8,
     to: u8,

@@ -5,7 +5,7 @@
 use super::check::Flaws;
 use super::probe::Probe;
 use super::{MAGIC_LEN, Version, crc64, opcode};
-use crc::{Digest, Table};
+use crc_fast::Digest;
 use engine::source::end_mark::EndMark;
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ const MIN_OLD_LEN: u64 = 9 + 1;
 
 /// Checks magic, end opcode and checksum of a passing RDB.
 pub struct RdbEndMark {
-    digest: Digest<'static, u64, Table<16>>,
+    digest: Digest,
     head: Vec<u8>,
     /// The last bytes, at most nine, which may be end opcode and checksum.
     tail: Vec<u8>,
@@ -80,7 +80,7 @@ impl EndMark for RdbEndMark {
         if *opcode != opcode::EOF {
             return Err("the RDB's end mark is missing".into());
         }
-        let mut digest = self.digest.clone();
+        let mut digest = self.digest;
         digest.update(&[*opcode]);
         let found = u64::from_le_bytes(checksum.try_into().map_err(|_| "checksum cut off")?);
         // A server with `rdbchecksum no` writes zeros.

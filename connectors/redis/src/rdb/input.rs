@@ -20,18 +20,43 @@ pub(super) enum Len {
     Lzf,
 }
 
+/// Where the bytes come from: a window after the other.
+pub trait Supply {
+    /// Puts the next bytes in the place of those in `window`, which are done with; none at the end.
+    ///
+    /// # Errors
+    /// They could not be read.
+    fn supply(&mut self, window: &mut Vec<u8>) -> std::io::Result<()>;
+}
+
+impl<R: Read> Supply for R {
+    fn supply(&mut self, window: &mut Vec<u8>) -> std::io::Result<()> {
+        window.resize(WINDOW, 0);
+        let read = loop {
+            match self.read(window) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                done => break done,
+            }
+        };
+        window.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(drop)
+    }
+}
+
 /// The window.
 pub(super) struct Input<R> {
-    reader: R,
-    buffer: Vec<u8>,
+    supply: R,
+    window: Vec<u8>,
     start: usize,
     /// Of the byte at `start` in the dump.
     offset: u64,
+    /// What begins in one window and ends in another, in one piece.
+    across: Vec<u8>,
 }
 
-impl<R: Read> Input<R> {
-    pub(super) fn new(reader: R, offset: u64) -> Self {
-        Self { reader, buffer: Vec::with_capacity(WINDOW), start: 0, offset }
+impl<R: Supply> Input<R> {
+    pub(super) fn new(supply: R, offset: u64) -> Self {
+        Self { supply, window: vec![], start: 0, offset, across: vec![] }
     }
 
     pub(super) fn offset(&self) -> u64 {
@@ -42,60 +67,62 @@ impl<R: Read> Input<R> {
         Malformed { offset: self.offset, why: why.into() }.into()
     }
 
-    /// Sees to it that `len` bytes lie in the window; `len` is small, or was checked.
-    fn need(&mut self, len: usize) -> Result<(), RdbError> {
-        if self.buffer.len() - self.start >= len {
-            return Ok(());
+    /// Sees to it that something lies in the window; false if nothing is left.
+    fn refill(&mut self) -> Result<bool, RdbError> {
+        if self.start == self.window.len() {
+            self.start = 0;
+            self.supply.supply(&mut self.window)?;
         }
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        while self.buffer.len() < len {
-            if self.fill()? == 0 {
-                return Err(Malformed {
-                    offset: self.offset + self.buffer.len() as u64,
-                    why: "the dump ends here, in the middle of something".into(),
-                }
-                .into());
-            }
-        }
-        Ok(())
+        Ok(!self.window.is_empty())
     }
 
-    fn fill(&mut self) -> Result<usize, RdbError> {
-        let old = self.buffer.len();
-        self.buffer.resize(old + WINDOW, 0);
-        let read = loop {
-            match self.reader.read(&mut self.buffer[old..]) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                done => break done,
-            }
-        };
-        self.buffer.truncate(old + *read.as_ref().unwrap_or(&0));
-        Ok(read?)
+    fn ends(&self, at: u64) -> RdbError {
+        Malformed { offset: at, why: "the dump ends here, in the middle of something".into() }.into()
     }
 
     /// Whether nothing is left.
     pub(super) fn is_at_end(&mut self) -> Result<bool, RdbError> {
-        Ok(self.start == self.buffer.len() && {
-            self.buffer.clear();
-            self.start = 0;
-            self.fill()? == 0
-        })
+        self.refill().map(|more| !more)
     }
 
-    /// The next `len` bytes, consumed.
+    /// What lies in the window: the next bytes, though not all of them.
+    pub(super) fn at_hand(&self) -> &[u8] {
+        &self.window[self.start..]
+    }
+
+    /// The next `len` bytes, consumed; `len` is small, or was checked.
     pub(super) fn take(&mut self, len: usize) -> Result<&[u8], RdbError> {
-        self.need(len)?;
         let at = self.start;
+        if self.window.len() - at < len {
+            return self.take_across(len);
+        }
         self.start += len;
         self.offset += len as u64;
-        Ok(&self.buffer[at..at + len])
+        Ok(&self.window[at..at + len])
+    }
+
+    #[cold]
+    fn take_across(&mut self, len: usize) -> Result<&[u8], RdbError> {
+        self.across.clear();
+        while self.across.len() < len {
+            if !self.refill()? {
+                return Err(self.ends(self.offset + self.across.len() as u64));
+            }
+            let here = &self.window[self.start..];
+            let some = here.len().min(len - self.across.len());
+            self.across.extend_from_slice(&here[..some]);
+            self.start += some;
+        }
+        self.offset += len as u64;
+        Ok(&self.across)
     }
 
     /// As many of the next `len` bytes as lie in the window, at least one, consumed.
     pub(super) fn take_some(&mut self, len: u64) -> Result<&[u8], RdbError> {
-        self.need(1)?;
-        let here = self.buffer.len() - self.start;
+        if !self.refill()? {
+            return Err(self.ends(self.offset));
+        }
+        let here = self.window.len() - self.start;
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(here);
         self.take(len)
     }
@@ -142,17 +169,25 @@ impl<R: Read> Input<R> {
 
     /// A string that is needed as it is meant; its bytes as they are written are appended to `raw`.
     pub(super) fn string(&mut self, raw: &mut Vec<u8>) -> Result<Vec<u8>, RdbError> {
+        let mut meant = vec![];
+        self.string_into(raw, &mut meant)?;
+        Ok(meant)
+    }
+
+    /// The same, put in the place of what is in `meant`.
+    pub(super) fn string_into(&mut self, raw: &mut Vec<u8>, meant: &mut Vec<u8>) -> Result<(), RdbError> {
+        meant.clear();
         match self.len_or_special(raw)? {
             Len::Plain(len) => {
                 let len = self.bounded(len)?;
                 let bytes = self.take(len)?;
                 raw.extend_from_slice(bytes);
-                Ok(bytes.to_vec())
+                meant.extend_from_slice(bytes);
             }
             Len::Integer(len) => {
                 let bytes = self.take(len)?;
                 raw.extend_from_slice(bytes);
-                Ok(integer(bytes).to_string().into_bytes())
+                *meant = integer(bytes).to_string().into_bytes();
             }
             Len::Lzf => {
                 let (packed, plain) = (self.len(raw)?, self.len(raw)?);
@@ -160,9 +195,11 @@ impl<R: Read> Input<R> {
                 let bytes = self.take(packed)?;
                 raw.extend_from_slice(bytes);
                 let plain = lzf::decompress(bytes, plain);
-                plain.ok_or_else(|| self.malformed("a compressed string that cannot be decompressed"))
+                *meant =
+                    plain.ok_or_else(|| self.malformed("a compressed string that cannot be decompressed"))?;
             }
         }
+        Ok(())
     }
 
     fn bounded(&self, len: u64) -> Result<usize, RdbError> {
@@ -173,11 +210,16 @@ impl<R: Read> Input<R> {
     }
 }
 
-/// A little-endian signed integer of 1, 2, 4 or 8 bytes.
+/// A little-endian signed integer of 1, 2, 3, 4 or 8 bytes.
 pub(super) fn integer(bytes: &[u8]) -> i64 {
-    let mut wide = [if bytes.last().is_some_and(|last| last & 0x80 != 0) { 0xff } else { 0 }; 8];
-    wide[..bytes.len()].copy_from_slice(bytes);
-    i64::from_le_bytes(wide)
+    match *bytes {
+        [a] => i64::from(a as i8),
+        [a, b] => i64::from(i16::from_le_bytes([a, b])),
+        [a, b, c] => i64::from(i32::from_le_bytes([0, a, b, c]) >> 8),
+        [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => unreachable!("no integer has {} bytes", bytes.len()),
+    }
 }
 
 #[cfg(test)]

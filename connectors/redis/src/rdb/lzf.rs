@@ -25,8 +25,12 @@ pub(super) fn decompress(from: &[u8], len: usize) -> Option<Vec<u8>> {
             let distance = ((control & 31) << 8) + usize::from(*from.get(at)?) + 1;
             at += 1;
             let start = out.len().checked_sub(distance)?;
-            for place in start..start + run + 2 {
-                out.push(out[place]);
+            let mut left = run + 2;
+            // What is copied may have begun with this run: then as much as there is, again and again.
+            while left > 0 {
+                let some = left.min(out.len() - start);
+                out.extend_from_within(start..start + some);
+                left -= some;
             }
         }
         if out.len() > len {

@@ -27,6 +27,8 @@ impl<'a> Element<'a> {
     pub(super) fn number(&self) -> Option<i64> {
         match self {
             Self::Number(number) => Some(*number),
+            // Most are words: no number ends like these.
+            Self::Bytes([.., last]) if !last.is_ascii_digit() => None,
             Self::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
         }
     }
@@ -72,15 +74,20 @@ fn is_count(written: usize, count: usize) -> bool {
     written == 0xffff || written == count
 }
 
+/// Room for as many elements as a collection says it has, as far as there can be so many in it.
+fn with_room<'a>(bytes: &'a [u8], count: usize) -> Vec<Element<'a>> {
+    Vec::with_capacity(count.min(bytes.len() / 2))
+}
+
 /// Entries between a header of ten bytes (its length, where the last entry is, how many there are) and 0xff, each
 /// after the length of the one before it.
 #[expect(clippy::big_endian_bytes, reason = "ziplists write long lengths big-endian")]
 pub(super) fn ziplist(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
     let (mut at, mut last, mut before) = (10, 10, 0);
-    let mut all = vec![];
     if unsigned(bytes.get(..4)?) != bytes.len() {
         return None;
     }
+    let mut all = with_room(bytes, unsigned(range(bytes, 8, 2)?));
     loop {
         let start = at;
         let previous = match *bytes.get(at)? {
@@ -127,10 +134,10 @@ pub(super) fn ziplist(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
 /// Entries between a header of six bytes (its length, how many there are) and 0xff, each before its own length.
 pub(super) fn listpack(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
     let mut at = 6;
-    let mut all = vec![];
     if unsigned(bytes.get(..4)?) != bytes.len() {
         return None;
     }
+    let mut all = with_room(bytes, unsigned(range(bytes, 4, 2)?));
     loop {
         let head = *bytes.get(at)?;
         let text =

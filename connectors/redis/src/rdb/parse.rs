@@ -6,10 +6,10 @@
 
 use super::copy::{Pieces, Shape, copy_value, module_items};
 use super::input::Input;
+pub use super::input::Supply;
 pub use super::part::Part;
 use super::part::Taker;
 use super::{MAGIC_LEN, Malformed, RdbError, Version, kind, opcode};
-use std::io::Read;
 
 /// In what order members of sets and fields of hashes come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Usage {
 }
 
 /// A key, and what is said about it before its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Key {
     /// Number of its database.
     pub database: u32,
@@ -73,6 +73,14 @@ pub enum Step {
     End,
 }
 
+/// What [`Walk::advance`] came to.
+pub(super) enum Met {
+    Global(Global, Vec<u8>),
+    /// A key whose value is of this type.
+    Key(u8),
+    End,
+}
+
 /// Where pieces of large values are cut, in bytes.
 pub const PIECE: usize = 1 << 20;
 /// More than any Redis can have.
@@ -87,22 +95,32 @@ pub struct Walk<R> {
     value: Vec<u8>,
     /// Where the members of a value begin in `value`, and end.
     members: Vec<(usize, usize, usize)>,
+    /// The key that was just met.
+    key: Key,
 }
 
-impl<R: Read> Walk<R> {
+impl<R: Supply> Walk<R> {
     /// From the beginning.
     pub fn new(reader: R, order: Order) -> Result<Self, RdbError> {
         let mut input = Input::new(reader, 0);
         let magic = input.take(MAGIC_LEN)?.to_vec();
         let version = Version::parse(&magic)
             .ok_or_else(|| Malformed { offset: 0, why: "does not begin as an RDB does".into() })?;
-        Ok(Self { input, version, order, database: 0, value: vec![], members: vec![] })
+        Ok(Self { input, version, order, database: 0, value: vec![], members: vec![], key: Key::default() })
     }
 
     /// From a record within, which begins at `offset` and belongs to `database`.
     pub fn resume(reader: R, version: Version, offset: u64, database: u32) -> Self {
         let input = Input::new(reader, offset);
-        Self { input, version, order: Order::AsIs, database, value: vec![], members: vec![] }
+        Self {
+            input,
+            version,
+            order: Order::AsIs,
+            database,
+            value: vec![],
+            members: vec![],
+            key: Key::default(),
+        }
     }
 
     /// Version of the format.
@@ -133,12 +151,25 @@ impl<R: Read> Walk<R> {
 
     /// The next step. After a key comes its value, by [`Walk::value`].
     pub fn next_step(&mut self) -> Result<Step, RdbError> {
+        Ok(match self.advance()? {
+            Met::Global(global, raw) => Step::Global(global, raw),
+            Met::Key(_) => Step::Key(std::mem::take(&mut self.key)),
+            Met::End => Step::End,
+        })
+    }
+
+    /// The key that [`Walk::advance`] has just met.
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The next step, of which a key stays here, so that nothing is moved or allocated for it.
+    pub(super) fn advance(&mut self) -> Result<Met, RdbError> {
         let (mut expires_ms, mut usage) = (None, None);
         let mut offset = self.input.offset();
         loop {
-            let mut raw = vec![];
             let opcode = self.input.byte()?;
-            raw.push(opcode);
+            let mut raw = vec![];
             match opcode {
                 opcode::EXPIRE_MS => expires_ms = Some(u64::from_le_bytes(self.input.array()?)),
                 opcode::EXPIRE_SECONDS => {
@@ -167,27 +198,42 @@ impl<R: Read> Walk<R> {
                     offset = self.input.offset();
                 }
                 opcode::AUX => {
+                    raw.push(opcode);
                     let (name, value) = (self.input.string(&mut raw)?, self.input.string(&mut raw)?);
-                    return Ok(Step::Global(Global::Aux(name, value), raw));
+                    return Ok(Met::Global(Global::Aux(name, value), raw));
                 }
                 opcode::FUNCTION => {
+                    raw.push(opcode);
                     self.input.string(&mut raw)?;
-                    return Ok(Step::Global(Global::Function, raw));
+                    return Ok(Met::Global(Global::Function, raw));
                 }
                 opcode::MODULE_AUX => {
+                    raw.push(opcode);
                     let before = self.module_aux(&mut raw)?;
-                    return Ok(Step::Global(Global::ModuleAux { before }, raw));
+                    return Ok(Met::Global(Global::ModuleAux { before }, raw));
                 }
-                opcode::EOF => return Ok(Step::End),
+                opcode::EOF => return Ok(Met::End),
                 written => {
                     let kind = self.kind_of(written)?;
-                    let mut raw_name = vec![];
-                    let name = self.input.string(&mut raw_name)?;
-                    let database = self.database;
-                    return Ok(Step::Key(Key { database, name, expires_ms, usage, kind, offset, raw_name }));
+                    let key = &mut self.key;
+                    (key.database, key.expires_ms, key.usage) = (self.database, expires_ms, usage);
+                    (key.kind, key.offset) = (kind, offset);
+                    key.raw_name.clear();
+                    self.input.string_into(&mut key.raw_name, &mut key.name)?;
+                    return Ok(Met::Key(kind));
                 }
             }
         }
+    }
+
+    /// What lies in memory of the value of the key that was just met, and of what follows; [`Walk::pass`] goes past it.
+    pub(super) fn at_hand(&self) -> &[u8] {
+        self.input.at_hand()
+    }
+
+    /// Goes past so many bytes at hand, which are all of a value.
+    pub(super) fn pass(&mut self, len: usize) -> Result<(), RdbError> {
+        self.input.take(len).map(drop)
     }
 
     /// The type that a byte names.

@@ -2,11 +2,10 @@
 //! through it and checks every value. So a dump in a version without checksum is known to be whole, and corrupt values
 //! are named whatever order a dump is stored in.
 
-use super::check::Flaws;
-use super::parse::{Order, Step, Walk};
+use super::check::{self, Flaws};
+use super::parse::{Met, Order, Supply, Walk};
 use super::{RdbError, Version};
-use std::io::Read;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// Stretches that may wait for the thread.
@@ -55,9 +54,15 @@ enum State {
     /// Before the first bytes.
     #[default]
     Head,
-    Walking(SyncSender<Vec<u8>>, JoinHandle<Probed>),
+    Walking(Way, JoinHandle<Probed>),
     Ended(Probed),
     Taken,
+}
+
+/// To the thread, and back from it the memory of what it is done with.
+struct Way {
+    there: SyncSender<Vec<u8>>,
+    back: Receiver<Vec<u8>>,
 }
 
 impl Probe {
@@ -68,10 +73,10 @@ impl Probe {
             if self.head.len() >= super::MAGIC_LEN {
                 self.state = self.begin();
                 let head = std::mem::take(&mut self.head);
-                self.pass(head);
+                self.pass(&head);
             }
         } else {
-            self.pass(bytes.to_vec());
+            self.pass(bytes);
         }
     }
 
@@ -83,24 +88,27 @@ impl Probe {
                 State::Ended(Probed::Unseen(why.into()))
             }
             Some(_) => {
-                let (send, receive) = sync_channel(WAITING);
+                let ((there, receive), (done, back)) = (sync_channel(WAITING), channel());
                 let spawned = std::thread::Builder::new()
                     .name("esker-rdb".into())
-                    .spawn(move || walk(Passed::new(receive)));
+                    .spawn(move || walk(Passed { receive, done }));
                 match spawned {
-                    Ok(thread) => State::Walking(send, thread),
+                    Ok(thread) => State::Walking(Way { there, back }, thread),
                     Err(error) => State::Ended(Probed::Unseen(format!("cannot look into it: {error}"))),
                 }
             }
         }
     }
 
-    fn pass(&mut self, bytes: Vec<u8>) {
+    fn pass(&mut self, bytes: &[u8]) {
         // A thread that has heard enough does not listen any more, and tells at the end.
-        if let State::Walking(send, _) = &self.state
+        if let State::Walking(way, _) = &self.state
             && !bytes.is_empty()
         {
-            let _ = send.send(bytes);
+            let mut window = way.back.try_recv().unwrap_or_default();
+            window.clear();
+            window.extend_from_slice(bytes);
+            let _ = way.there.send(window);
         }
     }
 
@@ -109,8 +117,8 @@ impl Probe {
         match std::mem::replace(&mut self.state, State::Taken) {
             State::Head | State::Taken => Probed::Malformed("ends before an RDB can".into()),
             State::Ended(probed) => probed,
-            State::Walking(send, thread) => {
-                drop(send);
+            State::Walking(way, thread) => {
+                drop(way);
                 thread.join().unwrap_or_else(|_| Probed::Unseen("the thread that looks into it died".into()))
             }
         }
@@ -118,15 +126,19 @@ impl Probe {
 }
 
 /// Walks through a dump and checks every value.
-fn walk(reader: impl Read) -> Probed {
+fn walk(passed: Passed) -> Probed {
     let walked = || -> Result<(Flaws, bool), RdbError> {
-        let mut walk = Walk::new(reader, Order::AsIs)?;
+        let mut walk = Walk::new(passed, Order::AsIs)?;
         let mut flaws = Flaws::default();
         loop {
-            match walk.next_step()? {
-                Step::End => return Ok((flaws, walk.is_all()?)),
-                Step::Global(..) => {}
-                Step::Key(key) => flaws.look(&mut walk, &key)?,
+            match walk.advance()? {
+                Met::End => return Ok((flaws, walk.is_all()?)),
+                Met::Global(..) => {}
+                Met::Key(kind) if check::pass_sound(&mut walk, kind)? => {}
+                Met::Key(_) => {
+                    let key = walk.key().clone();
+                    flaws.look(&mut walk, &key)?;
+                }
             }
         }
     };
@@ -138,36 +150,25 @@ fn walk(reader: impl Read) -> Probed {
     }
 }
 
-/// What passed, as a reader.
+/// What passed, a stretch after the other, none of them copied.
 struct Passed {
     receive: Receiver<Vec<u8>>,
-    current: std::io::Cursor<Vec<u8>>,
+    done: Sender<Vec<u8>>,
 }
 
-impl Passed {
-    fn new(receive: Receiver<Vec<u8>>) -> Self {
-        Self { receive, current: std::io::Cursor::default() }
-    }
-}
-
-impl Read for Passed {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        loop {
-            let len = self.current.read(buffer)?;
-            if len > 0 || buffer.is_empty() {
-                return Ok(len);
-            }
-            match self.receive.recv() {
-                Ok(bytes) => self.current = std::io::Cursor::new(bytes),
-                Err(_) => return Ok(0),
-            }
-        }
+impl Supply for Passed {
+    fn supply(&mut self, window: &mut Vec<u8>) -> std::io::Result<()> {
+        let done = std::mem::replace(window, self.receive.recv().unwrap_or_default());
+        // At the end nobody takes it back.
+        let _ = self.done.send(done);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rdb::kind;
 
     fn probe(bytes: &[u8], part: usize) -> Probed {
         let mut probe = Probe::default();
@@ -183,6 +184,47 @@ mod tests {
             // Cut where a value has the byte of the end mark.
             assert!(matches!(probe(&dump[..18], part), Probed::Malformed(_)));
             assert!(matches!(probe(&[&dump[..], b"\xff"].concat(), part), Probed::Malformed(_)));
+        }
+    }
+
+    /// Values that lie in memory as a whole are looked into in another way than those that do not: byte by byte, none does.
+    #[test]
+    fn the_same_is_found_however_a_dump_comes() {
+        let values: [(u8, &[u8]); 11] = [
+            (kind::STRING, b"\xc3\x04\x09\x00a\xc0\x00"),
+            (kind::LIST, b"\x02\x01a\xc1\x02\x03"),
+            (kind::SET, b"\x03\x01a\x01b\xc0\x05"),
+            (kind::HASH, b"\x02\x01a\x01v\x01b\xc0\x05"),
+            (kind::ZSET, b"\x02\x01a\xfe\x01b\x031.5"),
+            (kind::ZSET_2, b"\x01\x01a\0\0\0\0\0\0\xf8\x3f"),
+            (kind::SET_INTSET, b"\x0c\x02\0\0\0\x02\0\0\0\xff\xff\x07\x00"),
+            (kind::SET_LISTPACK, b"\x14\x14\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff"),
+            (kind::HASH_LISTPACK, b"\x14\x14\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff"),
+            (kind::LIST_ZIPLIST, b"\x15\x15\0\0\0\x0f\0\0\0\x03\0\x00\x01a\x03\xf3\x02\xf0\xff\xff\xff\xff"),
+            (
+                kind::LIST_QUICKLIST_2,
+                b"\x01\x02\x14\x14\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff",
+            ),
+        ];
+        let told = |dump: &[u8], part| match probe(dump, part) {
+            Probed::Whole(Flaws { told, corrupt, empty, unchecked, .. }) => {
+                format!("{told:?} {corrupt} {empty} {unchecked}")
+            }
+            other => format!("{other:?}"),
+        };
+        let mut dump = b"REDIS0011".to_vec();
+        for (at, (kind, value)) in values.iter().enumerate() {
+            dump.extend_from_slice(&[*kind, 1, b'a' + at as u8]);
+            dump.extend_from_slice(value);
+        }
+        dump.extend_from_slice(b"\xff\0\0\0\0\0\0\0\0");
+        assert_eq!(told(&dump, dump.len()), "[] 0 0 0");
+        for at in 9..dump.len() {
+            for flip in [1, 2, 3, 0x10, 0x40, 0x80, 0xff] {
+                let mut bad = dump.clone();
+                bad[at] ^= flip;
+                assert_eq!(told(&bad, 1), told(&bad, bad.len()), "byte {at}, {flip:#x}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use super::lzf;
 use std::borrow::Cow;
 
 /// The bytes of a value, and how far they are read.
+#[derive(Clone, Copy)]
 pub(super) struct Written<'a> {
     bytes: &'a [u8],
 }
@@ -28,6 +29,11 @@ impl<'a> Written<'a> {
 
     pub(super) fn is_at_end(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// How much is left.
+    pub(super) fn left(&self) -> usize {
+        self.bytes.len()
     }
 
     pub(super) fn skip_all(&mut self) {

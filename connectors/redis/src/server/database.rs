@@ -39,7 +39,7 @@ pub(super) fn only(
 struct Filter {
     database: u32,
     out: Vec<u8>,
-    digest: crc::Digest<'static, u64, crc::Table<16>>,
+    digest: crc_fast::Digest,
     selected: bool,
     send: SyncSender<Stretch>,
 }
@@ -78,7 +78,7 @@ impl Filter {
         checked.finish(shown)?;
         self.out.push(opcode::EOF);
         self.digest.update(&self.out);
-        let checksum = self.digest.clone().finalize();
+        let checksum = self.digest.finalize();
         self.out.extend_from_slice(&checksum.to_le_bytes());
         self.hand_on()
     }
