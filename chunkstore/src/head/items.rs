@@ -41,7 +41,7 @@ impl Item for Root {
         let kind = std::str::from_utf8(decoder.var(64)?).map_err(|_| decoder.malformed("kind of a root"))?;
         // Most are of this kind: they need no room for it.
         let kind = match kind {
-            Root::SNAPSHOT => Cow::Borrowed(Root::SNAPSHOT),
+            Self::SNAPSHOT => Cow::Borrowed(Self::SNAPSHOT),
             other => Cow::Owned(other.to_owned()),
         };
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));

@@ -405,7 +405,7 @@ impl Leaves {
         let sealed = match cached {
             Some(sealed) => Bytes::from(sealed),
             None => {
-                let sealed = self.from_store(&name, &object)?;
+                let sealed = self.stored(&name, &object)?;
                 self.keep(&object, &sealed);
                 sealed
             }
@@ -418,14 +418,14 @@ impl Leaves {
     /// Reads the objects of a leaf in the store, whatever is at hand, and checks them.
     pub(super) fn check(&self, leaf: &LeafRef) -> Result<()> {
         for (name, object) in leaf.names().zip(std::iter::once(leaf.object).chain(leaf.bodies)) {
-            let sealed = self.from_store(&name, &object)?;
+            let sealed = self.stored(&name, &object)?;
             envelope::open(&self.keys, ObjectKind::Leaf, &name, &sealed)?;
         }
         Ok(())
     }
 
     /// The sealed bytes that the store has of an object, checked against what HEAD says of it.
-    fn from_store(&self, name: &str, object: &ObjectRef) -> Result<Bytes> {
+    fn stored(&self, name: &str, object: &ObjectRef) -> Result<Bytes> {
         let tier = self.home.as_ref().map_or_else(String::new, |tier| format!(" --tier {tier}"));
         let lost = |what: &str| {
             let why =
