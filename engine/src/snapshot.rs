@@ -426,7 +426,7 @@ pub(crate) fn back_of(wanted: &str) -> Option<usize> {
 pub(crate) fn begins(id: &ObjectId, wanted: &str) -> bool {
     let digit = |at: usize| {
         let byte = id.as_bytes().get(at / 2)?;
-        b"0123456789abcdef".get(usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 }))
+        b"0123456789abcdef".get(usize::from(if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 }))
     };
     wanted.bytes().enumerate().all(|(at, wanted)| digit(at) == Some(&wanted))
 }
