@@ -352,7 +352,7 @@ fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> Result<bo
         return Ok(args.delta);
     }
     let near = repo.store().storage().is_near();
-    if !near && repo.store().head().roots.len() > 0 {
+    if !near && !repo.store().head().roots.is_empty() {
         context.console.say(
             "changed chunks are stored whole: their last versions would have to be read over the network; \
              --delta does it all the same",
