@@ -125,7 +125,7 @@ impl RdbSource {
                     let reader = Checked::new(open(&Stop::default())?);
                     facts(&shared).start = Some((options.clock)());
                     facts(&shared).details.insert("order".into(), "raw".into());
-                    State::AsItComes(reader, Probe::default())
+                    State::AsItComes(Box::new(reader), Probe::default())
                 }
                 Way::Taken => {
                     return Err(SourceError::new(SourceErrorKind::Unavailable, &name, "is read twice"));
@@ -363,7 +363,7 @@ enum State {
     Reading(Reading),
     InOrder(Box<Canonical>),
     AsItCame(Aside),
-    AsItComes(Checked<Box<dyn Read + Send>>, Probe),
+    AsItComes(Box<Checked<Box<dyn Read + Send>>>, Probe),
     Done,
 }
 
