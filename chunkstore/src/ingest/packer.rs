@@ -229,9 +229,14 @@ impl Packer {
         let segment = std::mem::take(&mut self.finished);
         self.finished_bytes = 0;
         let reference = self.store.write_segment(&segment)?;
-        // From here on: a swap that fails may have taken effect.
-        self.unlisted.clear();
-        self.store.checkpoint(&self.session, std::slice::from_ref(&reference))?;
+        // From here on: a swap that fails may have taken effect, unless there was none.
+        let listed = std::mem::take(&mut self.unlisted);
+        if let Err(error) = self.store.checkpoint(&self.session, std::slice::from_ref(&reference)) {
+            if let Error::NotSwapped(_) = error {
+                self.unlisted = listed;
+            }
+            return Err(error);
+        }
         // In HEAD, but no snapshot's yet: the commit makes sure that no prune took them away.
         self.dedupe.rely_on(segment.packs.iter().map(|pack| pack.name.id));
         let ids: Vec<_> =
