@@ -172,7 +172,6 @@ impl Codec {
 
 /// Names of objects. Every name in a repository is made here.
 pub mod names {
-    use crate::head::Age;
     use crate::id::{ObjectId, PackId, SessionId};
 
     /// The only mutable object.
@@ -236,16 +235,16 @@ pub mod names {
     }
     /// `sets/<incarnation>.<generation>.<id>`: a leaf that a HEAD of this age may name first.
     #[must_use]
-    pub fn leaf(age: Age, id: &ObjectId) -> String {
-        format!("{SETS}/{}.{}.{id}", age.incarnation, age.generation)
+    pub fn leaf((incarnation, generation): (u64, u64), id: &ObjectId) -> String {
+        format!("{SETS}/{incarnation}.{generation}.{id}")
     }
-    /// The age in the name of a leaf.
+    /// Incarnation and generation in the name of a leaf.
     #[must_use]
-    pub fn leaf_age(name: &str) -> Option<Age> {
+    pub fn leaf_age(name: &str) -> Option<(u64, u64)> {
         let mut parts = name.strip_prefix(SETS)?.strip_prefix('/')?.splitn(3, '.');
         let (incarnation, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         ObjectId::parse(parts.next()?)?;
-        Some(Age { incarnation, generation })
+        Some((incarnation, generation))
     }
     /// `snapshots/<id>`.
     #[must_use]

@@ -221,6 +221,11 @@ fn run(
     // Without room for it, nothing counts: what was written is taken back.
     let take_back = |error: &chunkstore::Error| {
         if let chunkstore::Error::NotSwapped(_) = error {
+            // The record first: with it, 'repair head' would list a snapshot without its packs.
+            let _ = repo.remove_record(&id);
+            for segment in &segments {
+                let _ = store.storage().delete(&chunkstore::format::names::segment(&segment.id));
+            }
             packer.abandon();
             let _ = store.close_session(&session, &[]);
         }

@@ -81,6 +81,12 @@ impl Repository {
         self.look(monitor, |past| past.all())
     }
 
+    /// The same, each read from its object, for whoever answers for the objects: HEAD has the record of a snapshot whose
+    /// object is lost, too.
+    pub fn stored_snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
+        self.look(monitor, |past| past.stored())
+    }
+
     /// Asks for something about the snapshots. Damaged records that were to be read are reported and left out.
     pub(crate) fn look<T>(
         &self,
@@ -127,9 +133,12 @@ impl Repository {
     }
 
     pub(crate) fn read_snapshot(&self, root: &Root) -> Result<Snapshot> {
-        let plain = self.store.snapshot_record(root)?;
-        serde_json::from_slice(&plain)
-            .map_err(|error| chunkstore::Error::corrupt(format!("snapshots/{}", root.id), error).into())
+        parse(root, &self.store.snapshot_record(root)?)
+    }
+
+    /// The same from its object.
+    fn read_stored(&self, root: &Root) -> Result<Snapshot> {
+        parse(root, &self.store.read_snapshot(root)?)
     }
 
     /// Finds one snapshot; see [`crate::snapshot::find`].
@@ -240,6 +249,11 @@ impl Repository {
         self.remove_record(&old.id)?;
         Ok(root)
     }
+}
+
+fn parse(root: &Root, record: &[u8]) -> Result<Snapshot> {
+    serde_json::from_slice(record)
+        .map_err(|error| chunkstore::Error::corrupt(format!("snapshots/{}", root.id), error).into())
 }
 
 /// A repository in memory, for tests; its clock stands at 1970.

@@ -161,7 +161,7 @@ impl Tier {
 
     /// Snapshots on it.
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
-        self.repo.snapshots(monitor)
+        self.repo.stored_snapshots(monitor)
     }
 
     /// Takes snapshots off this tier; their packs stay until [`Tier::prune`].

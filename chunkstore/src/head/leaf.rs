@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serializer};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Level of zstd for bodies: HEAD's leaves are small and written seldom.
 const LEVEL: i32 = 3;
@@ -86,7 +86,7 @@ impl LeafRef {
     pub fn names(&self) -> impl Iterator<Item = String> {
         let objects = std::iter::once(self.object).chain(self.bodies);
         let age = self.age;
-        objects.map(move |object| names::leaf(age, &object.id))
+        objects.map(move |object| names::leaf(age.parts(), &object.id))
     }
 }
 
@@ -127,7 +127,7 @@ impl<T: Item> Leaf<T> {
     }
 
     fn read(&self) -> Result<Vec<T>> {
-        let name = names::leaf(self.reference.age, &self.reference.object.id);
+        let name = names::leaf(self.reference.age.parts(), &self.reference.object.id);
         let leaves =
             self.leaves.get().ok_or_else(|| Error::corrupt(&name, "HEAD was not read from a store"))?;
         let plain = leaves.get(self.reference.age, self.reference.object)?;
@@ -153,15 +153,17 @@ impl<T: Item> Leaf<T> {
         let mut texts = Encoder::default();
         let mut has_bodies = false;
         for item in &items {
-            // Whoever cannot read a body here reads the object that the item names.
-            let body = item.body().read().ok().flatten();
+            let body = item.body().read_if_sound()?;
             has_bodies |= body.is_some();
             texts.u8(u8::from(body.is_some())).var(&body.unwrap_or_default());
         }
         let texts = if has_bodies { texts.bytes } else { vec![] };
         let bytes = u32::try_from(plain.len() + texts.len()).unwrap_or(u32::MAX);
         let bodies = if has_bodies { Some(leaves.put(age, &compress(&texts)?)?) } else { None };
-        let object = leaves.put(age, &plain)?;
+        let object = leaves.put(age, &plain).inspect_err(|_| {
+            // No request named it, and none will.
+            bodies.iter().for_each(|bodies| leaves.delete(&names::leaf(age.parts(), &bodies.id)));
+        })?;
         let reference = LeafRef { age, object, items: count, bytes, bodies };
         written.push(reference);
         let leaf = Self::named(reference);
@@ -252,7 +254,7 @@ impl Bodies {
                     }
                     Ok(all)
                 };
-                read().map_err(|error| Error::corrupt(names::leaf(*age, &object.id), error))?
+                read().map_err(|error| Error::corrupt(names::leaf(age.parts(), &object.id), error))?
             }
         };
         Ok(self.texts.get_or_init(|| texts))
@@ -285,15 +287,20 @@ impl Body {
         }
     }
 
-    /// Its bytes' number, as far as it is known without reading; half a kilobyte is usual.
+    /// Its bytes, or none where they are damaged or gone: the object that the item names has them, too.
+    fn read_if_sound(&self) -> Result<Option<Bytes>> {
+        match self.read() {
+            Err(error) if error.is_damage() => Ok(None),
+            read => read,
+        }
+    }
+
+    /// Its bytes' number; half a kilobyte, which is usual, where they cannot be read.
     fn len(&self) -> usize {
         match self {
             Self::None => 0,
             Self::Here(bytes) => bytes.len(),
-            Self::There(bodies, place) => match bodies.texts.get() {
-                Some(texts) => texts.get(*place as usize).and_then(Option::as_ref).map_or(0, Bytes::len),
-                None => 512,
-            },
+            Self::There(..) => self.read().map_or(512, |body| body.map_or(0, |body| body.len())),
         }
     }
 
@@ -305,8 +312,7 @@ impl Body {
 
 impl Serialize for Body {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        // Whoever cannot read it here reads the object that the item names.
-        let text = self.read().ok().flatten();
+        let text = self.read_if_sound().map_err(serde::ser::Error::custom)?;
         text.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok()).serialize(serializer)
     }
 }
@@ -358,10 +364,19 @@ impl Leaves {
         self.env.head_inline() as u64 * 1024
     }
 
-    /// Whether an object can be read although the store removes it.
+    /// Whether an object can be read although the store removes it. One in the cache is marked as in use, so that no other
+    /// process lets it go soon.
     fn is_at_hand(&self, object: &ObjectRef) -> bool {
-        let cached = || self.cached(object).is_some_and(|path| path.is_file());
-        locked(&self.read).contains_key(&object.id) || cached()
+        if locked(&self.read).contains_key(&object.id) {
+            return true;
+        }
+        let Some(file) = self.cached(object).and_then(|path| std::fs::File::open(path).ok()) else {
+            return false;
+        };
+        let written = file.metadata().and_then(|metadata| metadata.modified());
+        let is_new = |time: SystemTime| time.elapsed().is_ok_and(|age| age < KEPT / 2);
+        // Where that cannot be noted, it is read now.
+        written.is_ok_and(is_new) || file.set_modified(SystemTime::now()).is_ok()
     }
 
     fn cached(&self, object: &ObjectRef) -> Option<PathBuf> {
@@ -398,7 +413,7 @@ impl Leaves {
         if let Some(plain) = locked(&self.read).get(&object.id) {
             return Ok(plain.clone());
         }
-        let name = names::leaf(age, &object.id);
+        let name = names::leaf(age.parts(), &object.id);
         let is_it = |sealed: &[u8]| *blake3::hash(sealed).as_bytes() == object.hash.0;
         let path = self.cached(&object);
         let cached = path.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|sealed| is_it(sealed));
@@ -444,7 +459,7 @@ impl Leaves {
 
     fn put(&self, age: Age, plain: &[u8]) -> Result<ObjectRef> {
         let id = ObjectId(random_array(&*self.env)?);
-        let name = names::leaf(age, &id);
+        let name = names::leaf(age.parts(), &id);
         let sealed = Bytes::from(envelope::seal(&self.keys, ObjectKind::Leaf, &name, plain, &*self.env)?);
         let object = ObjectRef { id, hash: ObjectId(*blake3::hash(&sealed).as_bytes()) };
         self.storage.put(&name, sealed.clone())?;
@@ -468,14 +483,27 @@ impl Leaves {
     /// Removes leaves that no HEAD will name again, from the store. What cannot be removed is left to a
     /// prune.
     pub(super) fn remove<'a>(&self, references: impl Iterator<Item = &'a LeafRef>) {
-        for leaf in references {
-            for name in leaf.names() {
-                if let Err(error) = self.storage.delete(&name)
-                    && error.kind != ErrorKind::NotFound
-                {
-                    tracing::debug!(%error, "a leaf of HEAD that is not needed was not removed");
-                }
+        references.flat_map(LeafRef::names).for_each(|name| self.delete(&name));
+    }
+
+    fn delete(&self, name: &str) {
+        if let Err(error) = self.storage.delete(name)
+            && error.kind != ErrorKind::NotFound
+        {
+            tracing::debug!(%error, "a leaf of HEAD that is not needed was not removed");
+        }
+    }
+
+    /// Puts a leaf that the store lost back from the cache, if it is there. The bytes are those of the first time.
+    pub(super) fn put_back(&self, leaf: &LeafRef) -> Result<()> {
+        for (name, object) in leaf.names().zip(std::iter::once(leaf.object).chain(leaf.bodies)) {
+            let Err(error) = self.stored(&name, &object) else { continue };
+            let cached = self.cached(&object).and_then(|path| std::fs::read(path).ok());
+            match cached.filter(|sealed| *blake3::hash(sealed).as_bytes() == object.hash.0) {
+                Some(sealed) if error.is_damage() => self.storage.replace(&name, sealed.into())?,
+                _ => return Err(error),
             }
         }
+        Ok(())
     }
 }

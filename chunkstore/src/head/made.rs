@@ -16,6 +16,14 @@ pub struct Age {
     pub generation: u64,
 }
 
+impl Age {
+    /// Incarnation and generation, as in the names of leaves.
+    #[must_use]
+    pub fn parts(self) -> (u64, u64) {
+        (self.incarnation, self.generation)
+    }
+}
+
 /// The tiers that were made. The primary's HEAD has the list and, as of the last sync, each tier's.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Tiers {

@@ -275,6 +275,16 @@ impl HeadStore {
         self.leaves.check(leaf)
     }
 
+    /// Puts leaves that the store lost back from the cache.
+    ///
+    /// # Errors
+    ///
+    /// One is not in the cache.
+    pub(crate) fn put_leaves_back(&self) -> Result<()> {
+        let Some((sealed, _)) = self.storage.read_head()? else { return Ok(()) };
+        self.unseal(&sealed)?.leaves().try_for_each(|leaf| self.leaves.put_back(leaf))
+    }
+
     /// What HEAD says that its place was made as, if it can be read.
     pub(crate) fn home_there(&self) -> Option<Option<String>> {
         let (sealed, _) = self.storage.read_head().ok()??;
@@ -356,6 +366,10 @@ impl HeadStore {
                 })?;
                 Ok(result)
             });
+            if changed.is_err() {
+                // No swap named them, and none will.
+                self.leaves.remove(written.iter());
+            }
             let result = match changed {
                 // What cannot be read may be gone because HEAD has moved on; then the swap would have failed.
                 Err(error) if error.is_damage() && self.load()?.hash != hash => continue,

@@ -359,8 +359,15 @@ impl ChunkStore {
             head.slots.clone_from(&primary.slots);
             head.tiers.clone_from(&primary.tiers);
             head.clock_ms = primary.clock_ms;
-            head.forgotten.clone_from(&primary.forgotten);
-            head.forgotten_everywhere.clone_from(&primary.forgotten_everywhere);
+            // A list that is the same stays where it lies.
+            for (ours, theirs) in [
+                (&mut head.forgotten, &primary.forgotten),
+                (&mut head.forgotten_everywhere, &primary.forgotten_everywhere),
+            ] {
+                if ours.to_vec()? != theirs.to_vec()? {
+                    ours.clone_from(theirs);
+                }
+            }
             let known: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
             head.segments.extend(commit.segments.iter().filter(|new| !known.contains(&new.id)).cloned());
             let replaced: HashSet<ObjectId> = commit.roots.iter().map(|root| root.id).collect();

@@ -83,6 +83,9 @@ pub fn rebuild_head(
         Place::Primary => None,
         Place::Tier(name) => Some(name.clone()),
     };
+    if !dry_run && let Err(error) = heads.put_leaves_back() {
+        tracing::debug!(%error, "the cache does not have all leaves of HEAD");
+    }
     let sound = heads.load().and_then(|loaded| {
         loaded.head.leaves().try_for_each(|leaf| heads.check_leaf(leaf))?;
         loaded.head.read_all().map(|()| loaded)

@@ -77,7 +77,7 @@ pub(super) fn find_orphans(
             (Some(names::COPIES), ..) => staged && open.is_empty(),
             // No HEAD of a later age names a leaf for the first time. A swap may be about to name one of a later age.
             (Some(names::SETS), Some(_), None) => names::leaf_age(name)
-                .is_some_and(|age| age <= head.age() && (staged || !leaves.contains(name))),
+                .is_some_and(|age| age <= head.age().parts() && (staged || !leaves.contains(name))),
             _ => false,
         }
     };

@@ -61,7 +61,13 @@ impl<'a> Past<'a> {
 
     /// Reads a record; one that is damaged is noted.
     fn read(&mut self, root: &Root) -> Result<Option<Listed>> {
-        match self.repo.read_snapshot(root) {
+        let read = self.repo.read_snapshot(root);
+        self.note(root, read)
+    }
+
+    /// The snapshot that was read, unless its record is damaged, which is noted.
+    fn note(&mut self, root: &Root, read: Result<Snapshot>) -> Result<Option<Listed>> {
+        match read {
             Ok(snapshot) => Ok(Some(Listed { id: root.id, snapshot })),
             Err(Error::Store(error)) if error.is_damage() => {
                 if self.repo.store.reload()?.roots.contains(root)? {
@@ -112,6 +118,17 @@ impl<'a> Past<'a> {
         let mut all = Vec::with_capacity(self.order.len());
         for number in 0..self.order.len() {
             all.extend(self.at(self.order[number])?.cloned());
+        }
+        Ok(all)
+    }
+
+    /// All whose objects can be read, oldest first.
+    pub(super) fn stored(&mut self) -> Result<Vec<Listed>> {
+        let mut all = Vec::with_capacity(self.order.len());
+        for number in 0..self.order.len() {
+            let root = self.known[self.order[number]].root;
+            let read = self.repo.read_stored(root);
+            all.extend(self.note(root, read)?);
         }
         Ok(all)
     }
@@ -232,7 +249,7 @@ mod tests {
                 .head()
                 .roots
                 .leaves()
-                .map(|leaf| chunkstore::format::names::leaf(leaf.age, &leaf.bodies.unwrap().id))
+                .map(|leaf| chunkstore::format::names::leaf(leaf.age.parts(), &leaf.bodies.unwrap().id))
                 .collect();
             assert!(!records.is_empty(), "200 roots do not lie in HEAD");
             storage.1.lock().unwrap().clear();

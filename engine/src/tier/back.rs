@@ -172,7 +172,7 @@ impl Back<'_> {
             theirs.iter().enumerate().map(|(place, root)| (root.id, place)).collect();
         let times: HashMap<ObjectId, jiff::Timestamp> = self
             .primary
-            .snapshots(self.monitor)?
+            .stored_snapshots(self.monitor)?
             .into_iter()
             .map(|listed| (listed.id, listed.snapshot.time))
             .collect();

@@ -108,7 +108,7 @@ impl Standing {
         for (tier, repo) in [(name, primary)].into_iter().chain(tiers) {
             repo.store().reload()?;
             let mut found: BTreeMap<ObjectId, Listed> =
-                repo.snapshots(monitor)?.into_iter().map(|listed| (listed.id, listed)).collect();
+                repo.stored_snapshots(monitor)?.into_iter().map(|listed| (listed.id, listed)).collect();
             // HEAD names them in the order in which they came.
             let mut order = vec![];
             for root in repo.snapshot_roots()? {

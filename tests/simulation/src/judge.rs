@@ -203,7 +203,7 @@ impl Judge {
         } else {
             assert!(!names_of(&head).contains(name), "{name} is deleted while HEAD names it");
             if let Some(age) = names::leaf_age(name) {
-                assert!(age <= head.age(), "{name} is deleted while a swap may be about to name it");
+                assert!(age <= head.age().parts(), "{name} is deleted while a swap may be about to name it");
             }
         }
     }

@@ -52,7 +52,11 @@ fn suffers_everywhere(
         // A swap that failed may have taken effect, for all that the run knows.
         let written = mortal.failed() == Some(Call::Writes);
         if fault == Fault::Full && name.ends_with("backup") && written {
-            assert_eq!(unlisted(&disk), 0, "{name}: a full store is left with more than it had, at {calls}: {ended:?}");
+            assert_eq!(
+                unlisted(&disk),
+                0,
+                "{name}: a full store is left with more than it had, at {calls}: {ended:?}"
+            );
         }
         // Again, as a person would; forgetting the first would now forget the second.
         if found != after || name != "forget" {

@@ -120,7 +120,7 @@ fn what_others_have(name: &str, repo: &Repository, context: &Context) -> Result<
     there.extend(repo.store().head().forgotten.iter()?);
     let mut all = vec![];
     for (tier, other) in context.copies_in_reach().into_iter().filter(|(tier, _)| tier != name) {
-        let Ok(mut listed) = other.snapshots(&Tally::default()) else { continue };
+        let Ok(mut listed) = other.stored_snapshots(&Tally::default()) else { continue };
         listed.retain(|listed| !there.contains(&listed.id));
         if !listed.is_empty() {
             let newest = listed.iter().map(|listed| listed.snapshot.time).max();
