@@ -3,12 +3,8 @@
 //! a commit's dependencies are checked on the very HEAD that it replaces, doomed packs never come
 //! back, and a session that is not open commits nothing. No clock and no listing enters.
 
-use crate::env::SystemEnv;
-use crate::format::{ObjectKind, names};
 use crate::id::{ObjectId, PackId, SessionId};
-use crate::keys::KeyRing;
-use crate::storage::Storage;
-use crate::{Error, Result, envelope};
+use crate::{Error, Result};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -350,19 +346,6 @@ impl Head {
         self.forgotten.settle(leaves, age, written)?;
         self.forgotten_everywhere.settle(leaves, age, written)?;
         self.anew.iter_mut().try_for_each(|anew| anew.sessions.settle(leaves, age, written))
-    }
-
-    /// Opens a sealed HEAD whose leaves are in `storage`, whatever place it was made for.
-    ///
-    /// # Errors
-    ///
-    /// It is damaged. Damage to leaves shows when they are read.
-    pub fn open(sealed: &[u8], keys: &Arc<KeyRing>, storage: Arc<dyn Storage>) -> Result<Self> {
-        let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
-        let head: Self =
-            serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
-        head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None, None)));
-        Ok(head)
     }
 
     /// Reads all lists, which are otherwise read when they are needed.

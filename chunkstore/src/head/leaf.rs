@@ -160,10 +160,7 @@ impl<T: Item> Leaf<T> {
         let texts = if has_bodies { texts.bytes } else { vec![] };
         let bytes = u32::try_from(plain.len() + texts.len()).unwrap_or(u32::MAX);
         let bodies = if has_bodies { Some(leaves.put(age, &compress(&texts)?)?) } else { None };
-        let object = leaves.put(age, &plain).inspect_err(|_| {
-            // No request named it, and none will.
-            bodies.iter().for_each(|bodies| leaves.delete(&names::leaf(age.parts(), &bodies.id)));
-        })?;
+        let object = leaves.put(age, &plain)?;
         let reference = LeafRef { age, object, items: count, bytes, bodies };
         written.push(reference);
         let leaf = Self::named(reference);

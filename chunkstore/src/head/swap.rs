@@ -4,7 +4,7 @@
 use super::leaf::{LeafRef, Leaves};
 use super::seen::{Notes, Seen};
 use super::{Age, Anew, Elsewhere, Head, List, Root, SegmentRef};
-use crate::env::{Env, random_array};
+use crate::env::{Env, SystemEnv, random_array};
 use crate::format::{KNOWN_FEATURES, MAX_SEGMENT_LEN, ObjectKind, names};
 use crate::id::ObjectId;
 use crate::keys::KeyRing;
@@ -47,6 +47,21 @@ pub struct LoadedHead {
     pub head: Head,
     version: Version,
     hash: ObjectId,
+}
+
+impl Head {
+    /// Opens a sealed HEAD whose leaves are in `storage`, whatever place it was made for.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged. Damage to leaves shows when they are read.
+    pub fn open(sealed: &[u8], keys: &Arc<KeyRing>, storage: Arc<dyn Storage>) -> Result<Self> {
+        let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
+        let head: Self =
+            serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
+        head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None, None)));
+        Ok(head)
+    }
 }
 
 impl HeadStore {
@@ -366,10 +381,6 @@ impl HeadStore {
                 })?;
                 Ok(result)
             });
-            if changed.is_err() {
-                // No swap named them, and none will.
-                self.leaves.remove(written.iter());
-            }
             let result = match changed {
                 // What cannot be read may be gone because HEAD has moved on; then the swap would have failed.
                 Err(error) if error.is_damage() && self.load()?.hash != hash => continue,
