@@ -14,7 +14,7 @@ const GROWTH: u64 = 4;
 
 /// A list of HEAD. What lies in leaves is read when it is first asked for.
 ///
-/// A change of one item takes the leaf that holds it apart; [`List::settle`] makes leaves again.
+/// A change of one item takes the leaf that holds it apart; a swap makes leaves again.
 #[derive(Clone, Debug)]
 pub struct List<T>(Vec<Part<T>>);
 
