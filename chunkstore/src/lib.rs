@@ -55,7 +55,7 @@
 //!     Ok(())
 //! })?;
 //! let segments = packer.flush()?; // packs and index segments are durable
-//! let root = store.write_snapshot(b"whatever names the chunks")?;
+//! let root = store.write_snapshot(b"whatever names the chunks", &[])?;
 //! store.commit(&session, &segments, &[root], &dedupe.relied())?; // from here on, it exists
 //!
 //! store.sync_index()?;
