@@ -30,7 +30,7 @@ fn a_signal_ends_every_command_that_waits_for_a_store() {
         ("GET", "list-type", Trick::Silent, &["restore", "latest", "--target", "out"]),
         ("GET", "list-type", Trick::Drips, &["key", "list"]),
         ("GET", "list-type", Trick::EmptyPages, &["snapshots"]),
-        ("GET", "folder/snapshots/", Trick::Drips, &["ls", "latest"]),
+        ("GET", "folder/snapshots/", Trick::Drips, &["check"]),
         ("GET", "folder/index/", Trick::Silent, &["backup", "data"]),
         ("GET", "folder/packs/", Trick::Silent, &["restore", "latest", "--target", "out"]),
         ("GET", "folder/packs/", Trick::Drips, &["check", "--read-data"]),
@@ -99,7 +99,7 @@ fn answers_without_end_have_a_bound() {
     for (part, trick, args, words) in [
         ("folder/config", Trick::Huge, &["snapshots"][..], "8000000000000 bytes"),
         ("folder/HEAD", Trick::Huge, &["snapshots"], "HEAD: it has 8000000000000 bytes"),
-        ("folder/snapshots/", Trick::Huge, &["ls", "latest"], "8000000000000 bytes"),
+        ("folder/snapshots/", Trick::Huge, &["check"], "8000000000000 bytes"),
         ("list-type", Trick::Huge, &["check"], "no answer of this kind"),
         ("list-type", Trick::Pages, &["snapshots"], "more than 1024 objects"),
     ] {
