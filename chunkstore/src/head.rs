@@ -30,7 +30,7 @@ pub(crate) use outline::tests as outline_tests;
 pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 
-/// So many snapshots that were forgotten are remembered: they make 70 kB of each HEAD.
+/// So many snapshots that were forgotten are remembered.
 pub const MOST_FORGOTTEN: usize = 1024;
 
 /// The content of HEAD.
