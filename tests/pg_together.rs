@@ -390,7 +390,8 @@ fn each_phase_has_its_own_line() {
             let option = format!("postgres.format={format}");
             let more: &[&str] = if url.starts_with("postgres") { &["-o", &option] } else { &[] };
             repo.ok([&["backup", url.as_str()], more].concat());
-            let output = repo.run(["restore", "latest", "--to", &url, "--replace"]);
+            // With -v a phase leaves its last line however short it is.
+            let output = repo.run(["restore", "latest", "--to", &url, "--replace", "-v"]);
             let text = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{text}");
             for phase in phases {

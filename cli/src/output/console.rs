@@ -138,7 +138,7 @@ impl Console {
         }
     }
 
-    /// What took long enough to be seen leaves its last line.
+    /// What took long enough to be seen leaves its last line; with `-v` everything does.
     fn finish(&self) {
         let phase = std::mem::replace(&mut *locked(&self.phase), Phase::new("", self.counts()));
         let progress = phase.progress(self.counts());
@@ -147,8 +147,8 @@ impl Console {
             bar.finish_and_clear();
         }
         let is_seen = match self.mode {
-            Mode::Bar => progress.seconds >= progress::WORTH_A_LINE,
-            Mode::Lines => self.fps > 0.0 && progress.seconds >= 1.0 / self.fps,
+            Mode::Bar => self.verbose || progress.seconds >= progress::WORTH_A_LINE,
+            Mode::Lines => self.verbose || (self.fps > 0.0 && progress.seconds >= 1.0 / self.fps),
             Mode::Quiet | Mode::Json => false,
         };
         // Between two phases there is nothing to tell of.
