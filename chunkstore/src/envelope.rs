@@ -7,33 +7,59 @@ use crate::env::{Env, random_array};
 use crate::format::{
     Decoder, ENVELOPE_HEADER_LEN, ENVELOPE_MAGIC, Encoder, FORMAT_VERSION, ObjectKind, TAG_LEN,
 };
-use crate::keys::KeyRing;
+use crate::id::RepositoryId;
+use crate::keys::{CommittedKey, KeyRing};
 use crate::{Error, Result, error::InObject as _, memory};
 
-fn aad(header: &[u8], keys: &KeyRing, name: &str) -> Vec<u8> {
+fn aad(header: &[u8], repository: &RepositoryId, name: &str) -> Vec<u8> {
     let mut aad = Encoder::default();
-    aad.raw(header).raw(keys.repository().as_bytes()).raw(name.as_bytes());
+    aad.raw(header).raw(repository.as_bytes()).raw(name.as_bytes());
     aad.bytes
 }
 
-/// Seals `plain` as the object `name`.
-pub fn seal(keys: &KeyRing, kind: ObjectKind, name: &str, plain: &[u8], env: &dyn Env) -> Result<Vec<u8>> {
+/// Seals `plain` as the object `name`, under the key of an epoch.
+pub fn seal(
+    keys: &KeyRing,
+    epoch: u32,
+    kind: ObjectKind,
+    name: &str,
+    plain: &[u8],
+    env: &dyn Env,
+) -> Result<Vec<u8>> {
     let salt = random_array(env)?;
-    let epoch = keys.current_epoch();
-    let key = keys
-        .object_key(kind, epoch, &salt)
-        .ok_or_else(|| Error::Invalid("keyring without a current epoch".into()))?;
+    let key = keys.object_key(kind, epoch, &salt)?;
     let mut out = Encoder { bytes: memory::room(ENVELOPE_HEADER_LEN + plain.len() + TAG_LEN)? };
     out.raw(ENVELOPE_MAGIC).u8(kind as u8).u8(FORMAT_VERSION).u32(epoch).raw(&salt).raw(&key.commitment);
-    let aad = aad(&out.bytes, keys, name);
+    let aad = aad(&out.bytes, keys.repository(), name);
     out.raw(plain);
     let tag = key.cipher.seal(counter_nonce(0), &aad, &mut out.bytes[ENVELOPE_HEADER_LEN..]);
     out.raw(&tag);
     Ok(out.bytes)
 }
 
+/// The epoch that an object says it was sealed under, whatever it is.
+#[must_use]
+pub fn epoch_of(sealed: &[u8]) -> Option<u32> {
+    let mut decoder = Decoder::new(sealed, "sealed object");
+    let is_one = decoder.array::<6>().ok()? == *ENVELOPE_MAGIC;
+    decoder.u16().ok()?;
+    decoder.u32().ok().filter(|_| is_one)
+}
+
 /// Opens the object `name`, or says that it is damaged, of another kind, or from a newer version.
 pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    let key = |kind, epoch, salt: &_| keys.object_key(kind, epoch, salt);
+    open_by(key, keys.repository(), kind, name, sealed)
+}
+
+/// The same, with a key that `key` finds by kind, epoch and salt.
+pub(crate) fn open_by(
+    key: impl FnOnce(ObjectKind, u32, &[u8; 32]) -> Result<CommittedKey>,
+    repository: &RepositoryId,
+    kind: ObjectKind,
+    name: &str,
+    sealed: &[u8],
+) -> Result<Vec<u8>> {
     let mut decoder = Decoder::new(sealed, "sealed object");
     if decoder.array::<6>().in_object(name)? != *ENVELOPE_MAGIC {
         return Err(Error::corrupt(name, "not an esker object"));
@@ -48,9 +74,7 @@ pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Resu
     let epoch = decoder.u32().in_object(name)?;
     let salt = decoder.array().in_object(name)?;
     let commitment: [u8; 32] = decoder.array().in_object(name)?;
-    let key = keys
-        .object_key(kind, epoch, &salt)
-        .ok_or_else(|| Error::corrupt(name, format!("sealed under unknown key epoch {epoch}")))?;
+    let key = key(kind, epoch, &salt)?;
     if blake3::Hash::from(key.commitment) != commitment {
         return Err(Error::corrupt(name, "key commitment does not match"));
     }
@@ -62,7 +86,7 @@ pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Resu
     let tag = decoder.raw(TAG_LEN).in_object(name)?;
     let header = sealed.get(..ENVELOPE_HEADER_LEN).unwrap_or_default();
     key.cipher
-        .open(counter_nonce(0), &aad(header, keys, name), &mut plain, tag)
+        .open(counter_nonce(0), &aad(header, repository, name), &mut plain, tag)
         .map_err(|error| Error::corrupt(name, error))?;
     Ok(plain)
 }
@@ -76,7 +100,7 @@ mod tests {
     fn bound_to_name_kind_and_every_byte() {
         let env = SeededEnv::new(1);
         let keys = KeyRing::generate(RepositoryId([1; 16]), &env).unwrap();
-        let sealed = seal(&keys, ObjectKind::Segment, "index/a", b"hello", &env).unwrap();
+        let sealed = seal(&keys, 1, ObjectKind::Segment, "index/a", b"hello", &env).unwrap();
         assert_eq!(open(&keys, ObjectKind::Segment, "index/a", &sealed).unwrap(), b"hello");
         assert!(open(&keys, ObjectKind::Segment, "index/b", &sealed).is_err());
         assert!(open(&keys, ObjectKind::Snapshot, "index/a", &sealed).is_err());

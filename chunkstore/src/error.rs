@@ -31,6 +31,16 @@ pub enum Error {
         /// Why another could not be.
         damage: Option<String>,
     },
+    /// The slot by which the repository was opened has no grant of an epoch.
+    #[error(
+        "key slot {} has no data key of epoch {epoch}: it was removed before 'esker key rotate' made that epoch", slot.short()
+    )]
+    NotGranted {
+        /// The slot.
+        slot: ObjectId,
+        /// The epoch.
+        epoch: u32,
+    },
     /// The repository needs a newer esker.
     #[error("this repository needs a newer esker: {why}")]
     Unsupported {

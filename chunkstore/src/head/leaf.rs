@@ -141,10 +141,10 @@ impl<T: Item> Leaf<T> {
         Ok(items)
     }
 
-    /// Writes a leaf that the HEAD of `age` may name.
+    /// Writes a leaf that the HEAD of `stamp` may name.
     pub(super) fn write(
         leaves: &Arc<Leaves>,
-        age: Age,
+        stamp: Stamp,
         items: Vec<T>,
         written: &mut Vec<LeafRef>,
     ) -> Result<Self> {
@@ -159,9 +159,9 @@ impl<T: Item> Leaf<T> {
         }
         let texts = if has_bodies { texts.bytes } else { vec![] };
         let bytes = u32::try_from(plain.len() + texts.len()).unwrap_or(u32::MAX);
-        let bodies = if has_bodies { Some(leaves.put(age, &compress(&texts)?)?) } else { None };
-        let object = leaves.put(age, &plain)?;
-        let reference = LeafRef { age, object, items: count, bytes, bodies };
+        let bodies = if has_bodies { Some(leaves.put(stamp, &compress(&texts)?)?) } else { None };
+        let object = leaves.put(stamp, &plain)?;
+        let reference = LeafRef { age: stamp.age, object, items: count, bytes, bodies };
         written.push(reference);
         let leaf = Self::named(reference);
         leaf.attach(leaves);
@@ -321,6 +321,13 @@ impl<'de> Deserialize<'de> for Body {
     }
 }
 
+/// What a leaf has from the HEAD that names it first.
+#[derive(Clone, Copy)]
+pub(super) struct Stamp {
+    pub(super) age: Age,
+    pub(super) epoch: u32,
+}
+
 /// Where leaves are read and written.
 pub(super) struct Leaves {
     storage: Arc<dyn Storage>,
@@ -454,10 +461,11 @@ impl Leaves {
         }
     }
 
-    fn put(&self, age: Age, plain: &[u8]) -> Result<ObjectRef> {
+    fn put(&self, stamp: Stamp, plain: &[u8]) -> Result<ObjectRef> {
         let id = ObjectId(random_array(&*self.env)?);
-        let name = names::leaf(age.parts(), &id);
-        let sealed = Bytes::from(envelope::seal(&self.keys, ObjectKind::Leaf, &name, plain, &*self.env)?);
+        let name = names::leaf(stamp.age.parts(), &id);
+        let sealed =
+            Bytes::from(envelope::seal(&self.keys, stamp.epoch, ObjectKind::Leaf, &name, plain, &*self.env)?);
         let object = ObjectRef { id, hash: ObjectId(*blake3::hash(&sealed).as_bytes()) };
         self.storage.put(&name, sealed.clone())?;
         self.keep(&object, &sealed);

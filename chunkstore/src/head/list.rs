@@ -1,7 +1,6 @@
 //! A long list of HEAD: parts of it lie in leaves, the rest in HEAD itself. Its items keep their order.
 
-use super::Age;
-use super::leaf::{Item, Leaf, LeafRef, Leaves};
+use super::leaf::{Item, Leaf, LeafRef, Leaves, Stamp};
 use crate::Result;
 use crate::id::ObjectId;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -333,7 +332,7 @@ impl<T: Item> List<T> {
         }
     }
 
-    /// Writes what HEAD itself shall not hold to leaves of `age`, and notes them in `written`.
+    /// Writes what HEAD itself shall not hold to leaves with `stamp`, and notes them in `written`.
     ///
     /// # Errors
     ///
@@ -341,7 +340,7 @@ impl<T: Item> List<T> {
     pub(super) fn settle(
         &mut self,
         leaves: &Arc<Leaves>,
-        age: Age,
+        stamp: Stamp,
         written: &mut Vec<LeafRef>,
     ) -> Result<()> {
         let inline = leaves.inline(T::SHARE);
@@ -392,7 +391,7 @@ impl<T: Item> List<T> {
             let pieces = usize::try_from(len.div_ceil(leaves.leaf_len())).unwrap_or(1).max(1);
             for piece in items.chunks(items.len().div_ceil(pieces).max(1)) {
                 let piece = piece.iter().map(|item| (*item).clone()).collect();
-                let leaf = Leaf::write(leaves, age, piece, written)?;
+                let leaf = Leaf::write(leaves, stamp, piece, written)?;
                 self.0.push(Part::Leaf(Arc::new(leaf), vec![]));
             }
         }

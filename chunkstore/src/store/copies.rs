@@ -135,6 +135,7 @@ impl ChunkStore {
         let config = Config { tier: Some(tier.to_owned()), ..self.config.clone() };
         put_kept(&*access.storage, names::CONFIG, &config.seal(&self.keys)?.into())?;
         lay_out(&mut access, &config);
+        self.copy_grants(&head, &*access.storage)?;
         self.copy_slots(&head, &*access.storage)?;
         let heads = Self::head_store(&access, &self.keys, &config);
         heads.create_tier(tier, &head)?;
@@ -163,6 +164,7 @@ impl ChunkStore {
             }
             there => drop(there?),
         }
+        self.copy_grants(&self.head(), &**storage)?;
         self.copy_slots(&self.head(), &**storage)
     }
 
@@ -331,7 +333,8 @@ impl ChunkStore {
     pub fn write_map(&self, plain: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
         let name = names::map(&id);
-        let sealed = envelope::seal(&self.keys, ObjectKind::TierMap, &name, plain, &*self.access.env)?;
+        let sealed =
+            envelope::seal(&self.keys, self.epoch(), ObjectKind::TierMap, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.storage().put(&name, sealed.into())?;
         Ok(Root::new(MAP_ROOT, id, hash))
@@ -357,6 +360,8 @@ impl ChunkStore {
             not_adopted(head, primary)?;
             head.incarnation = primary.incarnation;
             head.slots.clone_from(&primary.slots);
+            head.epochs.clone_from(&primary.epochs);
+            head.grants = primary.grants;
             head.tiers.clone_from(&primary.tiers);
             head.clock_ms = primary.clock_ms;
             // A list that is the same stays where it lies.
@@ -374,7 +379,9 @@ impl ChunkStore {
             head.roots.retain(|root| root.kind != MAP_ROOT && !replaced.contains(&root.id))?;
             head.roots.extend(commit.roots.iter().chain(&commit.maps).cloned());
             head.sessions.retain(|known| known.id != *session)
-        })
+        })?;
+        self.drop_old_grants();
+        Ok(())
     }
 
     /// Makes this tier the primary: a HEAD that every client takes for later than that of the old one, which is

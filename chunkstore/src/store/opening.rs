@@ -146,7 +146,7 @@ pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
 
 /// Reads an object of which a disk has several copies. If only a copy is sound, it replaces the object; copies that are missing
 /// are made again, as far as the place can be written to.
-fn read_kept<T>(
+pub(super) fn read_kept<T>(
     storage: &dyn Storage,
     name: &str,
     limit: u64,
@@ -231,6 +231,8 @@ pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
 pub(super) struct Slots {
     readable: Vec<(ObjectId, Bytes)>,
     damage: Option<Error>,
+    /// That one is of a kind that no passphrase opens, or of a later version.
+    other_kind: Option<Error>,
     /// That there was no memory to try a slot.
     memory: Option<Error>,
     tried: usize,
@@ -242,7 +244,14 @@ impl Slots {
     /// Finds those that are there and belong to this repository. Those that no HEAD ever listed may be among them.
     pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
         let storage = &*access.storage;
-        let mut slots = Self { readable: vec![], damage: None, memory: None, tried: 0, left: MAX_DEAR_COST };
+        let mut slots = Self {
+            readable: vec![],
+            damage: None,
+            other_kind: None,
+            memory: None,
+            tried: 0,
+            left: MAX_DEAR_COST,
+        };
         let there = slots_there(storage)?;
         if there.is_empty() {
             let found = look(storage)?;
@@ -293,10 +302,19 @@ impl Slots {
         }
     }
 
+    /// Notes why a slot that the password fits does not open the repository.
+    pub(super) fn refuse(&mut self, error: Error) {
+        self.damage = Some(error);
+    }
+
     /// Opens the next one that the password fits, and returns it with the keys in it.
     pub(super) fn open_next(&mut self, passphrase: &[u8]) -> Result<(ObjectId, KeyRing)> {
         while !self.readable.is_empty() && self.tried < 2 * MAX_SLOTS {
             let (slot, bytes) = self.readable.remove(0);
+            if keys::slot_header(&slot, &bytes).is_ok_and(|header| header.argon2().is_none()) {
+                self.other_kind = keys::open_slot(&slot, &bytes, passphrase).err();
+                continue;
+            }
             if !self.affords(&slot, &bytes) {
                 let why = "to try it costs more than all slots together may that are not esker's own";
                 self.damage = Some(Error::corrupt(names::key(&slot), why));
@@ -315,6 +333,9 @@ impl Slots {
         if let Some(error) = self.memory.take() {
             return Err(error);
         }
+        if let Some(other_kind) = self.other_kind.take().filter(|_| self.tried == 0) {
+            return Err(other_kind);
+        }
         match self.damage.take() {
             // Where any could be tried, that the password fits none of them says more.
             Some(damage) if self.tried == 0 => {
@@ -322,7 +343,7 @@ impl Slots {
             }
             damage => Err(Error::WrongPassword {
                 slots: self.tried,
-                damage: damage.map(|damage| damage.to_string()),
+                damage: damage.or(self.other_kind.take()).map(|damage| damage.to_string()),
             }),
         }
     }
@@ -330,5 +351,7 @@ impl Slots {
 
 /// The cost of trying a slot.
 fn cost(slot: &ObjectId, bytes: &Bytes) -> u64 {
-    keys::slot_header(slot, bytes).map_or(u64::MAX, |header| header.kdf_params.cost())
+    let header = keys::slot_header(slot, bytes).ok();
+    let params = header.as_ref().and_then(|header| header.argon2()).map(|argon2| argon2.kdf_params);
+    params.map_or(u64::MAX, |params| params.cost())
 }

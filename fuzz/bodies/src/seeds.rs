@@ -121,7 +121,7 @@ fn make() -> Result<Seeds> {
         heads: vec![json(&*empty)?, json(&*head)?],
         config: store.config().seal(&KEYS)?,
         slot,
-        envelope: envelope::seal(&KEYS, ObjectKind::Head, names::HEAD, b"{}", &env)?,
+        envelope: envelope::seal(&KEYS, 1, ObjectKind::Head, names::HEAD, b"{}", &env)?,
         pack,
         segment,
         manifest: encode(&records),

@@ -1,0 +1,224 @@
+//! Grants: the data key of one epoch, sealed to the public key of every slot that HEAD listed when the epoch was made, and
+//! all earlier data keys, sealed under that one. So one object has all that a slot lacks, however old it is, and a slot that
+//! was removed before is not in it.
+//!
+//! `grants/<epoch>` is put once: whoever puts it has the number, and no other key ever gets it.
+
+use super::hybrid::{self, Context};
+use super::{Key, KeyRing, derive};
+use crate::env::{Env, random_array};
+use crate::format::{
+    Decoder, ENCAPSULATED_LEN, Encoder, FORMAT_VERSION, GRANTED_LEN, GRANTS_HEADER_LEN, GRANTS_MAGIC,
+    MAX_EPOCHS, MAX_SLOTS, MAX_SMALL_LEN, Malformed, ObjectKind, names,
+};
+use crate::id::{ObjectId, RepositoryId};
+use crate::storage::{ErrorKind, Storage};
+use crate::{Error, Result, envelope, error::InObject as _};
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+/// So many objects with grants are tried if the one that is looked for is gone: those of later epochs have its key, too.
+const MOST_TRIED: usize = 8;
+
+/// The grants of an epoch, as they are stored.
+#[derive(Debug)]
+pub struct Grants<'a> {
+    /// The epoch.
+    pub epoch: u32,
+    repository: RepositoryId,
+    header: &'a [u8],
+    grants: Vec<Grant<'a>>,
+    /// The sealed ring.
+    ring: &'a [u8],
+}
+
+#[derive(Debug)]
+struct Grant<'a> {
+    slot: ObjectId,
+    encapsulated: [u8; ENCAPSULATED_LEN],
+    sealed: &'a [u8],
+}
+
+impl<'a> Grants<'a> {
+    /// Reads an object, without a key.
+    ///
+    /// # Errors
+    ///
+    /// It does not follow the format.
+    pub fn decode(bytes: &'a [u8]) -> std::result::Result<Self, Malformed> {
+        let mut decoder = Decoder::new(bytes, "grants");
+        if decoder.array::<8>()? != *GRANTS_MAGIC {
+            return Err(decoder.malformed("magic"));
+        }
+        if decoder.u8()? != FORMAT_VERSION || decoder.array::<3>()? != [0; 3] {
+            return Err(decoder.malformed("version"));
+        }
+        let (epoch, repository) = (decoder.u32()?, RepositoryId(decoder.array()?));
+        let count = decoder.u32()? as usize;
+        if count > MAX_SLOTS {
+            return Err(decoder.malformed("more grants than there can be key slots"));
+        }
+        let mut grants = vec![];
+        for _ in 0..count {
+            let (slot, encapsulated) = (ObjectId(decoder.array()?), decoder.array()?);
+            grants.push(Grant { slot, encapsulated, sealed: decoder.raw(GRANTED_LEN)? });
+        }
+        let header = bytes.get(..GRANTS_HEADER_LEN).unwrap_or_default();
+        let ring = decoder.raw(decoder.remaining())?;
+        Ok(Self { epoch, repository, header, grants, ring })
+    }
+
+    /// The slots that have one.
+    pub fn slots(&self) -> impl Iterator<Item = ObjectId> {
+        self.grants.iter().map(|grant| grant.slot)
+    }
+
+    /// The data key of the epoch, if the slot of `keys` has a grant.
+    fn own_key(&self, keys: &KeyRing, name: &str) -> Result<Key> {
+        let own = keys.own.get().ok_or_else(|| Error::Invalid("the keys were opened by no slot".into()))?;
+        let grant = self.grants.iter().find(|grant| grant.slot == own.id);
+        let grant = grant.ok_or(Error::NotGranted { slot: own.id, epoch: self.epoch })?;
+        let (psk, info) = bindings(keys, &own.id, self.epoch);
+        let context = Context { psk: &psk, info: &info, aad: self.header };
+        let key = own.private.open(&grant.encapsulated, grant.sealed, &context);
+        let key = key.map_err(|error| Error::corrupt(name, error))?;
+        let key = <[u8; 32]>::try_from(key.as_slice()).map_err(|_| Error::corrupt(name, "key length"))?;
+        Ok(Zeroizing::new(key))
+    }
+
+    /// All keys that it has for the slot of `keys`.
+    fn open(&self, keys: &KeyRing, name: &str) -> Result<Vec<(u32, Key)>> {
+        if self.repository != keys.repository || names::grants_epoch(name) != Some(self.epoch) {
+            return Err(Error::corrupt(name, "it has the grants of another repository or epoch"));
+        }
+        let key = self.own_key(keys, name)?;
+        let ring = envelope::open_by(
+            |kind, epoch, salt| {
+                let is_ours = epoch == self.epoch;
+                is_ours
+                    .then(|| super::committed(&derive(&key, kind.label(), &[salt])))
+                    .ok_or_else(|| Error::corrupt(name, "its earlier keys are sealed under another epoch"))
+            },
+            &keys.repository,
+            ObjectKind::Ring,
+            &names::grants(self.epoch),
+            self.ring,
+        )?;
+        let ring = Zeroizing::new(ring);
+        let mut decoder = Decoder::new(&ring, "earlier keys");
+        let count = decoder.u32().in_object(name)? as usize;
+        if count > MAX_EPOCHS {
+            return Err(Error::corrupt(name, "it has more epochs than there can be"));
+        }
+        let mut all = vec![];
+        for _ in 0..count {
+            let epoch = decoder.u32().in_object(name)?;
+            all.push((epoch, Zeroizing::new(decoder.array().in_object(name)?)));
+        }
+        decoder.finish().in_object(name)?;
+        all.push((self.epoch, key));
+        Ok(all)
+    }
+}
+
+/// The pre-shared key, and what a grant is bound to.
+fn bindings(keys: &KeyRing, slot: &ObjectId, epoch: u32) -> (Key, Vec<u8>) {
+    let mut info = Encoder::default();
+    info.raw(b"esker grant").raw(keys.repository.as_bytes()).raw(slot.as_bytes()).u32(epoch);
+    (derive(&keys.master, "grant", &[]), info.bytes)
+}
+
+impl KeyRing {
+    /// Makes a data key for the new `epoch`, adds it to the ring, and seals it to `slots`, each with its public key. Returns
+    /// the bytes of `grants/<epoch>`.
+    ///
+    /// # Errors
+    ///
+    /// A public key is none; a key of that epoch is known.
+    pub fn make_epoch(&self, epoch: u32, slots: &[(ObjectId, ObjectId)], env: &dyn Env) -> Result<Vec<u8>> {
+        let key: Key = Zeroizing::new(random_array(env)?);
+        let mut out = Encoder::default();
+        out.raw(GRANTS_MAGIC).u8(FORMAT_VERSION).raw(&[0; 3]).u32(epoch).raw(self.repository.as_bytes());
+        let header = out.bytes.clone();
+        out.u32(u32::try_from(slots.len()).unwrap_or(u32::MAX));
+        for (slot, public) in slots {
+            let (psk, info) = bindings(self, slot, epoch);
+            let context = Context { psk: &psk, info: &info, aad: &header };
+            let sealed = hybrid::seal(&public.0, &key, &context, env)?;
+            let (encapsulated, sealed) =
+                sealed.ok_or_else(|| Error::corrupt(names::key(slot), "its public key is none"))?;
+            out.raw(slot.as_bytes()).raw(&encapsulated).raw(&sealed);
+        }
+        let earlier = self.with_epochs(|epochs| {
+            let mut ring = Encoder { bytes: Vec::with_capacity(4 + epochs.len() * 36) };
+            ring.u32(u32::try_from(epochs.len()).unwrap_or(u32::MAX));
+            for (epoch, key) in epochs {
+                ring.u32(*epoch).raw(&**key);
+            }
+            Zeroizing::new(ring.bytes)
+        });
+        self.add([(epoch, key)])?;
+        let sealed = envelope::seal(self, epoch, ObjectKind::Ring, &names::grants(epoch), &earlier, env);
+        match sealed {
+            Ok(sealed) => out.raw(&sealed),
+            Err(error) => {
+                self.forget_epoch(epoch);
+                return Err(error);
+            }
+        };
+        Ok(out.bytes)
+    }
+}
+
+/// Adds to `keys` the key of `epoch`, and those before it, if the store has them for its slot. Which later epochs came to be
+/// only HEAD says, so no key of those is taken.
+pub(super) fn learn(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<()> {
+    let name = names::grants(epoch);
+    if let Some(bytes) = read(storage, &name)? {
+        return take(keys, &name, &bytes);
+    }
+    let opened = later(keys, storage, epoch)?;
+    keys.add(opened.into_iter().filter(|(known, _)| *known <= epoch))
+}
+
+/// Adds to `keys` all that the object `name` has for their slot.
+pub(super) fn take(keys: &KeyRing, name: &str, bytes: &[u8]) -> Result<()> {
+    keys.add(Grants::decode(bytes).in_object(name)?.open(keys, name)?)
+}
+
+/// The object, or a copy of it that a disk has. `None` if there is none.
+fn read(storage: &dyn Storage, name: &str) -> Result<Option<Bytes>> {
+    let copies = names::copies(name).filter(|_| storage.keeps_copies());
+    let mut damage = None;
+    for name in std::iter::once(name.to_owned()).chain(copies) {
+        match storage.get(&name, MAX_SMALL_LEN) {
+            Ok(bytes) => match Grants::decode(&bytes) {
+                Ok(_) => return Ok(Some(bytes)),
+                Err(error) => drop(damage.get_or_insert(Error::corrupt(name, error))),
+            },
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) if error.kind == ErrorKind::Short => drop(damage.get_or_insert(error.into())),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    damage.map_or(Ok(None), Err)
+}
+
+/// The keys in the grants of a later epoch than `epoch`, which is no longer the last one.
+fn later(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<Vec<(u32, Key)>> {
+    let mut there = vec![];
+    storage.list(names::GRANTS, &mut |name, _| there.extend(names::grants_epoch(name)))?;
+    there.retain(|found| *found > epoch);
+    there.sort_unstable_by(|a, b| b.cmp(a));
+    let mut refused = None;
+    for name in there.iter().take(MOST_TRIED).copied().map(names::grants) {
+        let Some(bytes) = read(storage, &name)? else { continue };
+        let opened = Grants::decode(&bytes).in_object(&name).and_then(|grants| grants.open(keys, &name));
+        match opened {
+            Ok(opened) if opened.iter().any(|(known, _)| *known == epoch) => return Ok(opened),
+            Ok(_) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    refused.map_or(Ok(vec![]), Err)
+}
