@@ -117,14 +117,15 @@ impl KeyRing {
     /// Adds keys of epochs. Of one that is known, the key must be the same: whoever had a slot once, and writes to the
     /// store, knows the master key, but no later data key.
     fn add(&self, keys: impl IntoIterator<Item = (u32, Key)>) -> Result<()> {
+        let keys: Vec<(u32, Key)> = keys.into_iter().collect();
         let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
-        for (epoch, key) in keys {
-            let known = epochs.entry(epoch).or_insert_with(|| key.clone());
-            if blake3::Hash::from(**known) != *key {
-                let why = format!("it has another key of epoch {epoch} than the one in use");
+        for (epoch, key) in &keys {
+            if epochs.get(epoch).is_some_and(|known| blake3::Hash::from(**known) != **key) {
+                let why = format!("they have another key of epoch {epoch} than the one in use");
                 return Err(Error::corrupt(names::GRANTS, why));
             }
         }
+        epochs.extend(keys);
         Ok(())
     }
 

@@ -17,6 +17,9 @@ use crate::{Error, Result, envelope, error::InObject as _};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+/// Names the pre-shared key of HPKE.
+const PSK_ID: &[u8] = b"esker grant";
+
 /// So many objects with grants are tried if the one that is looked for is gone: those of later epochs have its key, too.
 const MOST_TRIED: usize = 8;
 
@@ -79,7 +82,7 @@ impl<'a> Grants<'a> {
         let grant = self.grants.iter().find(|grant| grant.slot == own.id);
         let grant = grant.ok_or(Error::NotGranted { slot: own.id, epoch: self.epoch })?;
         let (psk, info) = bindings(keys, &own.id, self.epoch);
-        let context = Context { psk: &psk, info: &info, aad: self.header };
+        let context = Context { psk: &psk, psk_id: PSK_ID, info: &info, aad: self.header };
         let key = own.private.open(&grant.encapsulated, grant.sealed, &context);
         let key = key.map_err(|error| Error::corrupt(name, error))?;
         let key = <[u8; 32]>::try_from(key.as_slice()).map_err(|_| Error::corrupt(name, "key length"))?;
@@ -143,7 +146,7 @@ impl KeyRing {
         out.u32(u32::try_from(slots.len()).unwrap_or(u32::MAX));
         for (slot, public) in slots {
             let (psk, info) = bindings(self, slot, epoch);
-            let context = Context { psk: &psk, info: &info, aad: &header };
+            let context = Context { psk: &psk, psk_id: PSK_ID, info: &info, aad: &header };
             let sealed = hybrid::seal(&public.0, &key, &context, env)?;
             let (encapsulated, sealed) =
                 sealed.ok_or_else(|| Error::corrupt(names::key(slot), "its public key is none"))?;
@@ -221,4 +224,171 @@ fn later(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<Vec<(u32, 
         }
     }
     refused.map_or(Ok(vec![]), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KdfParams, SlotOwner, make_slot, open_slot, slot_header};
+    use super::*;
+    use crate::env::SeededEnv;
+    use crate::storage::memory::MemoryStorage;
+    use std::sync::Arc;
+
+    const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+
+    /// A repository's keys and its slots, each with its bytes and its passphrase.
+    struct Ring {
+        env: SeededEnv,
+        keys: KeyRing,
+        slots: Vec<(ObjectId, Vec<u8>)>,
+    }
+
+    impl Ring {
+        fn new(repository: u8, slots: usize) -> Self {
+            let env = SeededEnv::new(u64::from(repository));
+            let keys = KeyRing::generate(RepositoryId([repository; 16]), &env).unwrap();
+            let made =
+                (0..slots).map(|_| make_slot(&keys, b"pw", CHEAP, SlotOwner::default(), &env).unwrap());
+            let slots = made.collect();
+            Self { env, keys, slots }
+        }
+
+        fn public(&self, slots: &[usize]) -> Vec<(ObjectId, ObjectId)> {
+            let one = |(id, bytes): &(ObjectId, Vec<u8>)| (*id, slot_header(id, bytes).unwrap().public);
+            slots.iter().map(|slot| one(&self.slots[*slot])).collect()
+        }
+
+        fn epoch(&self, epoch: u32, slots: &[usize]) -> Vec<u8> {
+            self.keys.make_epoch(epoch, &self.public(slots), &self.env).unwrap()
+        }
+
+        /// A process that opened a slot, with a store that has these objects.
+        fn process(&self, slot: usize, objects: &[(u32, &[u8])]) -> (KeyRing, Arc<dyn Storage>) {
+            let (id, bytes) = &self.slots[slot];
+            let keys = open_slot(id, bytes, b"pw").unwrap().unwrap();
+            let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+            for (epoch, bytes) in objects {
+                storage.put(&names::grants(*epoch), Bytes::copy_from_slice(bytes)).unwrap();
+            }
+            keys.attach(&storage);
+            (keys, storage)
+        }
+    }
+
+    fn same(ours: &KeyRing, theirs: &KeyRing, epoch: u32) -> bool {
+        let key = |keys: &KeyRing| keys.object_key(ObjectKind::Head, epoch, &[0; 32]).unwrap().commitment;
+        key(ours) == key(theirs)
+    }
+
+    #[test]
+    fn the_last_grants_have_all_that_a_slot_lacks() {
+        let ring = Ring::new(1, 3);
+        let all: Vec<Vec<u8>> = (2..=9).map(|epoch| ring.epoch(epoch, &[0, 2])).collect();
+        let (keys, _storage) = ring.process(2, &[(9, &all[7])]);
+        assert_eq!(keys.epochs(), [1]);
+        assert!(same(&keys, &ring.keys, 9));
+        assert_eq!(keys.epochs(), (1..=9).collect::<Vec<_>>());
+        assert!((1..9).all(|epoch| same(&keys, &ring.keys, epoch)));
+        // An older object is asked for; its grants are gone, and later ones have its key. No later key is believed.
+        let (keys, _storage) = ring.process(0, &[(9, &all[7])]);
+        assert!(same(&keys, &ring.keys, 4));
+        assert_eq!(keys.epochs(), (1..=4).collect::<Vec<_>>());
+        // One that got no grant.
+        let (keys, _storage) = ring.process(1, &[(8, &all[6]), (9, &all[7])]);
+        for epoch in 2..=9 {
+            let refused = keys.object_key(ObjectKind::Head, epoch, &[0; 32]).err().unwrap();
+            assert!(matches!(refused, Error::NotGranted { .. }), "{epoch}: {refused}");
+        }
+        let (keys, _storage) = ring.process(0, &[]);
+        let missing = keys.object_key(ObjectKind::Head, 2, &[0; 32]).err().unwrap();
+        assert!(missing.is_damage() && missing.to_string().contains("grants/2"), "{missing}");
+    }
+
+    #[test]
+    fn grants_of_others_are_refused() {
+        let (ring, other) = (Ring::new(1, 2), Ring::new(2, 2));
+        let (second, theirs) = (ring.epoch(2, &[0, 1]), other.epoch(2, &[0, 1]));
+        let third = ring.epoch(3, &[0, 1]);
+        // Another repository's, the grants of another epoch, and one slot's as another's.
+        let mut exchanged = second.clone();
+        let at = GRANTS_HEADER_LEN + 4;
+        let len = 32 + ENCAPSULATED_LEN + GRANTED_LEN;
+        let (a, b) = (second[at + 32..at + len].to_vec(), second[at + len + 32..at + 2 * len].to_vec());
+        exchanged[at + 32..at + len].copy_from_slice(&b);
+        exchanged[at + len + 32..at + 2 * len].copy_from_slice(&a);
+        // The ring of another object.
+        let mut mixed = second[..at + 2 * len].to_vec();
+        mixed.extend(&third[at + 2 * len..]);
+        // Sealed to the right key by one who has not the master key: the store.
+        let forger = Ring::new(1, 0);
+        let forger = KeyRing::assemble(
+            ring.keys.repository,
+            forger.keys.gear_key(),
+            [(1, Zeroizing::new([1; 32]))].into(),
+        );
+        let forged = forger.make_epoch(2, &ring.public(&[0, 1]), &ring.env).unwrap();
+        for (why, bytes) in
+            [("another repository", &theirs), ("another epoch", &third), ("another slot", &exchanged)]
+                .into_iter()
+                .chain([("another ring", &mixed), ("forged", &forged)])
+        {
+            let (keys, _storage) = ring.process(0, &[(2, bytes)]);
+            let refused = keys.object_key(ObjectKind::Head, 2, &[0; 32]).err().unwrap();
+            assert!(
+                matches!(&refused, Error::Corrupt { object, .. } if object == "grants/2"),
+                "{why}: {refused}"
+            );
+            assert_eq!(keys.epochs(), [1], "{why}");
+        }
+    }
+
+    #[test]
+    fn every_byte_and_every_length_is_checked() {
+        let ring = Ring::new(1, 2);
+        let bytes = ring.epoch(2, &[0, 1]);
+        let opens = |bytes: &[u8]| {
+            let (keys, _storage) = ring.process(0, &[(2, bytes)]);
+            keys.object_key(ObjectKind::Head, 2, &[0; 32]).is_ok()
+        };
+        assert!(opens(&bytes));
+        let other_grant = GRANTS_HEADER_LEN + 4 + 112..GRANTS_HEADER_LEN + 4 + 224;
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            // HEAD has the hash of all of it; what is another slot's is nothing to this one.
+            assert!(!opens(&bad) || other_grant.contains(&at), "byte {at}");
+            assert!(!opens(&bytes[..at]), "cut at {at}");
+        }
+    }
+
+    /// Whoever had a slot once knows the master key: against a process at work, that is not enough.
+    #[test]
+    fn a_key_that_is_known_is_not_exchanged() {
+        let ring = Ring::new(1, 2);
+        let (second, third) = (ring.epoch(2, &[0]), ring.epoch(3, &[0]));
+        let (keys, _storage) = ring.process(0, &[(2, &second)]);
+        assert!(same(&keys, &ring.keys, 2));
+        let (former, _none) = ring.process(1, &[]);
+        former.make_epoch(2, &ring.public(&[0]), &ring.env).unwrap();
+        let forged = former.make_epoch(3, &ring.public(&[0]), &ring.env).unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+        storage.put(&names::grants(3), forged.into()).unwrap();
+        keys.attach(&storage);
+        let refused = keys.object_key(ObjectKind::Head, 3, &[0; 32]).err().unwrap();
+        assert!(refused.to_string().contains("another key of epoch 2"), "{refused}");
+        assert_eq!(keys.epochs(), [1, 2]);
+        storage.replace(&names::grants(3), third.into()).unwrap();
+        assert!(same(&keys, &ring.keys, 3));
+    }
+
+    /// The bytes of one object, so that nothing of its making changes unseen.
+    #[test]
+    fn a_known_answer() {
+        let ring = Ring::new(7, 1);
+        let bytes = ring.epoch(2, &[0]);
+        assert_eq!(blake3::hash(&bytes).to_hex().as_str(), "");
+        let (psk, info) = bindings(&ring.keys, &ObjectId([9; 32]), 2);
+        assert_eq!(crate::id::to_hex(&*psk), "");
+        assert_eq!(&info[..11], b"esker grant");
+    }
 }

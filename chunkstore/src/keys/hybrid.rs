@@ -15,9 +15,6 @@ use zeroize::Zeroizing;
 
 type Kem = X25519HkdfSha256;
 
-/// Names the pre-shared key, as mode PSK wants it.
-const PSK_ID: &[u8] = b"esker grant";
-
 /// The private key of a slot.
 pub(super) struct PrivateKey(<Kem as hpke::Kem>::PrivateKey);
 
@@ -25,6 +22,8 @@ pub(super) struct PrivateKey(<Kem as hpke::Kem>::PrivateKey);
 pub(super) struct Context<'a> {
     /// Derived from the master key.
     pub(super) psk: &'a [u8; 32],
+    /// The name of that key, which mode PSK wants.
+    pub(super) psk_id: &'a [u8],
     /// Repository, slot, epoch.
     pub(super) info: &'a [u8],
     /// The header of the object.
@@ -64,7 +63,7 @@ impl PrivateKey {
         sealed: &[u8],
         context: &Context<'_>,
     ) -> std::result::Result<Zeroizing<Vec<u8>>, NotForUs> {
-        let psk = PskBundle::new(context.psk, PSK_ID).map_err(|_| NotForUs)?;
+        let psk = PskBundle::new(context.psk, context.psk_id).map_err(|_| NotForUs)?;
         let encapsulated = <Kem as hpke::Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| NotForUs)?;
         let plain = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Kem>(
             &OpModeR::Psk(psk),
@@ -85,19 +84,29 @@ pub(super) fn seal(
     context: &Context<'_>,
     env: &dyn Env,
 ) -> Result<Option<([u8; ENCAPSULATED_LEN], [u8; GRANTED_LEN])>> {
-    let Ok(public) = <Kem as hpke::Kem>::PublicKey::from_bytes(public) else { return Ok(None) };
-    let Ok(psk) = PskBundle::new(context.psk, PSK_ID) else { return Ok(None) };
-    let mut random = Drawn(Zeroizing::new(random_array(env)?));
-    let sealed = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Kem>(
+    let sealed = seal_with(public, key, context, Zeroizing::new(random_array(env)?));
+    Ok(sealed.and_then(|(encapsulated, sealed)| Some((encapsulated, sealed.try_into().ok()?))))
+}
+
+/// Seals with the ephemeral key pair that is derived from `seed`.
+fn seal_with(
+    public: &[u8; 32],
+    plain: &[u8],
+    context: &Context<'_>,
+    seed: Zeroizing<[u8; 32]>,
+) -> Option<([u8; ENCAPSULATED_LEN], Vec<u8>)> {
+    let public = <Kem as hpke::Kem>::PublicKey::from_bytes(public).ok()?;
+    let psk = PskBundle::new(context.psk, context.psk_id).ok()?;
+    let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Kem>(
         &OpModeS::Psk(psk),
         &public,
         context.info,
-        key,
+        plain,
         context.aad,
-        &mut random,
-    );
-    let Ok((encapsulated, sealed)) = sealed else { return Ok(None) };
-    Ok(sealed.try_into().ok().map(|sealed| (encapsulated.to_bytes().into(), sealed)))
+        &mut Drawn(seed),
+    )
+    .ok()?;
+    Some((encapsulated.to_bytes().into(), sealed))
 }
 
 /// Random bytes that were drawn before, since drawing may fail: the seed of one ephemeral key, which is all that is taken.
@@ -128,3 +137,74 @@ impl rand_core::TryRng for Drawn {
 }
 
 impl rand_core::TryCryptoRng for Drawn {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SeededEnv;
+    use crate::id::{from_hex, to_hex};
+
+    fn hex<const N: usize>(text: &str) -> [u8; N] {
+        from_hex(text).unwrap().try_into().unwrap()
+    }
+
+    /// RFC 9180, A.2.2.1, sequence number 0, both ways.
+    #[test]
+    fn the_vector_of_the_rfc() {
+        let private = hex("77d114e0212be51cb1d76fa99dd41cfd4d0166b08caa09074430a6c59ef17879");
+        let public = hex("13640af826b722fc04feaa4de2f28fbd5ecc03623b317834e7ff4120dbe73062");
+        let psk = hex("0247fd33b913760fa1fa51e1892d9f307fbe65eb171e8132c2af18555a738b82");
+        let context = Context {
+            psk: &psk,
+            psk_id: b"Ennyn Durin aran Moria",
+            info: b"Ode on a Grecian Urn",
+            aad: b"Count-0",
+        };
+        let seed = hex("35706a0b09fb26fb45c39c2f5079c709c7cf98e43afa973f14d88ece7e29c2e3");
+        let plain = b"Beauty is truth, truth beauty";
+        let (encapsulated, sealed) = seal_with(&public, plain, &context, Zeroizing::new(seed)).unwrap();
+        assert_eq!(to_hex(&encapsulated), "2261299c3f40a9afc133b969a97f05e95be2c514e54f3de26cbe5644ac735b04");
+        assert_eq!(
+            to_hex(&sealed),
+            "4a177f9c0d6f15cfdf533fb65bf84aecdc6ab16b8b85b4cf65a370e07fc1d78d28fb073214525276f4a89608ff"
+        );
+        let private = PrivateKey::from_bytes(&private).unwrap();
+        assert_eq!(private.public(), public);
+        assert_eq!(*private.open(&encapsulated, &sealed, &context).unwrap(), *plain);
+    }
+
+    /// Each of what a grant is bound to, and each byte of it.
+    #[test]
+    fn a_grant_opens_with_everything_it_is_bound_to_only() {
+        let env = SeededEnv::new(1);
+        let (private, public) = PrivateKey::generate(&env).unwrap();
+        let (other, _) = PrivateKey::generate(&env).unwrap();
+        let (psk, another) = ([1; 32], [2; 32]);
+        let context = |psk, info, aad| Context { psk, psk_id: b"id", info, aad };
+        let bound = context(&psk, b"info", b"aad");
+        let (encapsulated, sealed) = seal(&public, &[7; 32], &bound, &env).unwrap().unwrap();
+        assert_eq!(*private.open(&encapsulated, &sealed, &bound).unwrap(), [7; 32]);
+        for context in [
+            context(&another, b"info", b"aad"),
+            context(&psk, b"inf0", b"aad"),
+            context(&psk, b"info", b"aad2"),
+            Context { psk_id: b"ie", ..context(&psk, b"info", b"aad") },
+        ] {
+            assert_eq!(private.open(&encapsulated, &sealed, &context), Err(NotForUs));
+        }
+        assert_eq!(other.open(&encapsulated, &sealed, &bound), Err(NotForUs));
+        for at in 0..sealed.len() {
+            let mut bad = sealed;
+            bad[at] ^= 1;
+            assert_eq!(private.open(&encapsulated, &bad, &bound), Err(NotForUs), "byte {at}");
+        }
+        // The last bit of a point on the curve does not count, as RFC 7748 has it.
+        for at in 0..encapsulated.len() {
+            let mut bad = encapsulated;
+            bad[at] ^= 1;
+            assert_eq!(private.open(&bad, &sealed, &bound), Err(NotForUs), "byte {at} of the key");
+        }
+        // A point of small order gives a shared secret that everybody knows.
+        assert!(seal(&[0; 32], &[7; 32], &bound, &env).unwrap().is_none());
+    }
+}

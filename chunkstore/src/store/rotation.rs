@@ -63,6 +63,10 @@ impl ChunkStore {
             let made = EpochRef { made_ms: self.now_ms() };
             let (before, known) = (head.epoch(), (&head.epochs, &head.slots));
             let swapped = self.update_head(|head| {
+                // By a swap whose answer was lost, and many swaps ago: nobody else has the number.
+                if head.epochs.contains_key(&epoch) {
+                    return Ok(true);
+                }
                 if !head.is_open(session)? {
                     return Err(Error::Fenced {
                         why: "this session was fenced by a prune; run it again".into(),
