@@ -171,7 +171,8 @@ class Repository:
             raise SystemExit(name + " is of another epoch or repository")
         granted = {}
         for _ in range(fields.get("I")):
-            granted[fields.raw(32)] = fields.raw(32), fields.raw(48)
+            receiver = fields.raw(32)
+            granted[receiver] = fields.raw(32), fields.raw(48)
         if slot not in granted:
             return False
         info = b"esker grant" + self.id + slot + struct.pack("<I", epoch)
