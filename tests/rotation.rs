@@ -255,21 +255,21 @@ fn the_reader_reads_a_rotated_repository() {
     }
 }
 
-/// Damage to what opens a rotated repository.
+/// Changes an object and its copies.
+fn damage(repo: &Repo, name: &str, change: &dyn Fn(&mut Vec<u8>)) {
+    for name in [name.to_owned(), format!("copies/1/{name}"), format!("copies/2/{name}")] {
+        let path = repo.folder().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        change(&mut bytes);
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A store that exchanges a slot's public key gets no data key.
 #[test]
-fn damaged_slots_and_grants_are_named() {
-    let damage = |repo: &Repo, name: &str, change: &dyn Fn(&mut Vec<u8>)| {
-        for name in [name.to_owned(), format!("copies/1/{name}"), format!("copies/2/{name}")] {
-            let path = repo.folder().join(name);
-            let mut bytes = fs::read(&path).unwrap();
-            change(&mut bytes);
-            fs::write(path, bytes).unwrap();
-        }
-    };
-    // A store that exchanges a slot's public key for one of its own gets no key.
+fn a_slot_whose_public_key_was_exchanged_stops_the_rotation() {
     let rotated = Rotated::new();
-    let (repo, slot) = (&rotated.repo, rotated.slot("third"));
-    let other = rotated.slot("second");
+    let (repo, slot, other) = (&rotated.repo, rotated.slot("third"), rotated.slot("second"));
     let public = |slot: &str| {
         let text = fs::read_to_string(repo.folder().join(format!("keys/{slot}"))).unwrap();
         let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
@@ -280,26 +280,27 @@ fn damaged_slots_and_grants_are_named() {
         *bytes = String::from_utf8(bytes.clone()).unwrap().replace(&ours, &theirs).into_bytes();
     });
     let refused = repo.fails(1, ["key", "rotate"]);
-    assert!(
-        refused.contains(&format!("keys/{slot}")) && refused.contains("not the slot that HEAD lists"),
-        "{refused}"
-    );
-    assert!(refused.contains("key remove") && refused.contains("nothing was changed"), "{refused}");
+    for word in [&format!("keys/{slot}"), "not the slot that HEAD lists", "key remove", "nothing was changed"]
+    {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
     assert_eq!(rotated.epoch(), 1);
-    assert!(!repo.folder().join("grants/2").exists());
+    assert!(!repo.folder().join("grants").exists());
     repo.ok(["key", "remove", &slot]);
     repo.ok(["key", "rotate"]);
     rotated.with("second", &["snapshots"], 0);
+}
 
-    // One copy makes up for a damaged one; none at all is named, with what helps.
-    let rotated = Rotated::new();
-    let repo = &rotated.repo;
+/// One copy makes up for damaged grants; none at all is named, with what helps.
+#[test]
+fn grants_that_are_damaged_or_missing_are_named() {
+    let repo = Repo::new();
     repo.ok(["key", "rotate"]);
     fs::write(repo.folder().join("grants/2"), "x").unwrap();
     repo.ok(["snapshots"]);
     let said = repo.fails(1, ["check"]);
     assert!(said.contains("grants/2"), "{said}");
-    damage(repo, "grants/2", &|bytes| *bytes = vec![]);
+    damage(&repo, "grants/2", &|bytes| *bytes = vec![]);
     let said = repo.fails(1, ["snapshots"]);
     assert!(said.contains("grants/2"), "{said}");
     for name in ["grants/2", "copies/1/grants/2", "copies/2/grants/2"] {
@@ -307,14 +308,16 @@ fn damaged_slots_and_grants_are_named() {
     }
     let said = repo.fails(1, ["snapshots"]);
     assert!(said.contains("grants/2 is damaged: it is missing") && said.contains("repair head"), "{said}");
+}
 
-    // Those of another repository.
-    let (ours, theirs) = (Rotated::new(), Rotated::new());
-    ours.repo.ok(["key", "rotate"]);
-    theirs.repo.ok(["key", "rotate"]);
-    let bytes = fs::read(theirs.repo.folder().join("grants/2")).unwrap();
-    damage(&ours.repo, "grants/2", &|there| there.clone_from(&bytes));
-    let said = ours.repo.fails(1, ["snapshots"]);
+#[test]
+fn grants_of_another_repository_are_refused() {
+    let (ours, theirs) = (Repo::new(), Repo::new());
+    ours.ok(["key", "rotate"]);
+    theirs.ok(["key", "rotate"]);
+    let bytes = fs::read(theirs.folder().join("grants/2")).unwrap();
+    damage(&ours, "grants/2", &|there| there.clone_from(&bytes));
+    let said = ours.fails(1, ["snapshots"]);
     assert!(said.contains("grants/2") && said.contains("another repository"), "{said}");
 }
 

@@ -175,8 +175,8 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// They are damaged, or have none for the own slot.
-    pub(crate) fn take(&self, epoch: u32, bytes: &[u8]) -> Result<()> {
+    /// They are damaged, of another repository or epoch, or have none for the own slot.
+    pub fn take(&self, epoch: u32, bytes: &[u8]) -> Result<()> {
         grants::take(self, &names::grants(epoch), bytes)
     }
 
