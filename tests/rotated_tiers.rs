@@ -108,7 +108,8 @@ fn grants_that_are_lost_come_back_from_another_tier() {
     world.repo.ok(["key", "rotate"]);
     assert!(world.night(3).contains("all promises are kept"));
     world.shell(LOSE_GRANTS);
-    let refused = at(&world, "repo", "second", &["snapshots"], 1);
+    at(&world, "repo", "second", &["snapshots"], 1);
+    let refused = world.repo.fails(1, ["snapshots"]);
     assert!(refused.contains("grants/2") && refused.contains("repair head"), "{refused}");
     let said = world.repo.ok(["repair", "head", "--dry-run"]);
     assert!(said.contains("the grants of epoch 2 are missing") && said.contains("HEAD is fine"), "{said}");

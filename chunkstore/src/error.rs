@@ -147,6 +147,21 @@ impl Error {
     }
 }
 
+/// An error with its causes on one line.
+#[must_use]
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Attaches an object's name to bytes that do not follow the format.
 pub trait InObject<T> {
     /// Turns [`Malformed`] into [`Error::Corrupt`] of `object`.

@@ -9,6 +9,7 @@ use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
+use crate::kept::{delete_kept, put_kept};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
 use crate::pool::{Pool, locked};
 use crate::seal::Decompressor;
@@ -29,10 +30,11 @@ mod rotation;
 mod segments;
 mod session;
 mod slots;
+pub use crate::error::describe;
 pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::LostPacks;
 pub use opening::{Claim, Found, claim, is_locked_out, look};
-use opening::{Slots, delete_kept, put_kept, read_config};
+use opening::{Slots, read_config};
 pub use rebuild::{ColumnsOf, RebuildPlan, peek, rebuild_head};
 pub use rotation::Rotated;
 
@@ -404,21 +406,6 @@ fn lay_out(access: &mut Access, config: &Config) {
 #[must_use]
 pub fn pack_ref(info: &PackInfo) -> PackRef {
     PackRef { session: info.name.session, id: info.name.id }
-}
-
-/// An error with its causes on one line.
-#[must_use]
-pub fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(feature = "rocksdb")]

@@ -305,7 +305,7 @@ impl Check<'_> {
             if let Some(bytes) = self.note(&name, bytes)? {
                 match Grants::decode(&bytes) {
                     Ok(grants) if *blake3::hash(&bytes).as_bytes() == hash.0 => {
-                        granted.extend(grants.slots())
+                        granted.extend(grants.slots());
                     }
                     _ => self.fail(&name, "is not the object that HEAD names"),
                 }

@@ -1,7 +1,7 @@
 //! Tiers: stores that hold copies of a repository's packs, each with a HEAD and an index of what it holds, so
 //! that each can be read, checked, and made the primary, with nothing but itself and a key slot.
 
-use super::opening::{Found, delete_kept, look, put_kept, read_config, slots_there};
+use super::opening::{Found, look, read_config, slots_there};
 use super::{Access, ChunkStore, lay_out};
 use crate::bases::BaseReader;
 use crate::config::Config;
@@ -10,6 +10,7 @@ use crate::format::{MAX_PACK_LEN, MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, Pa
 use crate::head::{Age, Head, List, Place, Root, SegmentRef, rolled_back};
 use crate::id::{ObjectId, SessionId};
 use crate::index::{Location, PackEntry};
+use crate::kept::{delete_kept, put_kept};
 use crate::log::ms;
 use crate::pack::{self, PackName, PackReader};
 use crate::seal::Decompressor;

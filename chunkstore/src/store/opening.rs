@@ -1,10 +1,11 @@
 //! From a place to keys: its kind, its configuration, a key slot that the password opens. A disk keeps copies of these,
 //! since one bad sector in any of them would make the repository unreadable; a missing one is named in the error.
 
-use super::{Access, describe};
+use super::Access;
 use crate::config::Config;
 use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::id::{ObjectId, RepositoryId};
+use crate::kept::read_kept;
 use crate::keys::{self, KdfParams, KeyRing};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
@@ -144,67 +145,6 @@ pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
     }
 }
 
-/// Reads an object of which a disk has several copies. If only a copy is sound, it replaces the object; copies that are missing
-/// are made again, as far as the place can be written to.
-pub(super) fn read_kept<T>(
-    storage: &dyn Storage,
-    name: &str,
-    limit: u64,
-    read: impl Fn(&Bytes) -> Result<T>,
-) -> Result<(Bytes, T)> {
-    let attempt = |name: &str| -> Result<(Bytes, T)> {
-        let bytes = storage.get(name, limit)?;
-        let value = read(&bytes)?;
-        Ok((bytes, value))
-    };
-    let error = match attempt(name) {
-        Err(error) if storage.keeps_copies() && error.is_damage() => error,
-        done => {
-            if let (Ok((bytes, _)), true) = (&done, storage.keeps_copies()) {
-                make_copies(storage, name, bytes);
-            }
-            return done;
-        }
-    };
-    for copy in names::copies(name) {
-        if let Ok((bytes, value)) = attempt(&copy) {
-            tracing::warn!("{}: it is taken from its copy {copy}", describe(&error));
-            if let Err(error) = storage.replace(name, bytes.clone()) {
-                tracing::debug!(%error, "it could not be put back");
-            }
-            return Ok((bytes, value));
-        }
-    }
-    Err(error)
-}
-
-/// Makes the missing copies of an object that is sound.
-fn make_copies(storage: &dyn Storage, name: &str, bytes: &Bytes) {
-    for copy in names::copies(name) {
-        let is_missing = matches!(storage.len(&copy), Err(error) if error.kind == ErrorKind::NotFound);
-        if is_missing && let Err(error) = storage.replace(&copy, bytes.clone()) {
-            tracing::debug!(%error, "a copy that is missing could not be made");
-        }
-    }
-}
-
-/// Writes an object that a disk keeps several times.
-pub(super) fn put_kept(storage: &dyn Storage, name: &str, bytes: &Bytes) -> Result<()> {
-    storage.put(name, bytes.clone())?;
-    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
-        storage.replace(&copy, bytes.clone())?;
-    }
-    Ok(())
-}
-
-/// Removes an object and its copies.
-pub(super) fn delete_kept(storage: &dyn Storage, name: &str) -> Result<()> {
-    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
-        storage.delete(&copy)?;
-    }
-    Ok(storage.delete(name)?)
-}
-
 /// Reads the configuration.
 pub(super) fn read_config(storage: &dyn Storage) -> Result<(Bytes, Config)> {
     match read_kept(storage, names::CONFIG, MAX_SMALL_LEN, |bytes| Config::read(bytes)) {
@@ -333,7 +273,9 @@ impl Slots {
         if let Some(error) = self.memory.take() {
             return Err(error);
         }
-        if let Some(other_kind) = self.other_kind.take().filter(|_| self.tried == 0) {
+        if self.tried == 0
+            && let Some(other_kind) = self.other_kind.take()
+        {
             return Err(other_kind);
         }
         match self.damage.take() {

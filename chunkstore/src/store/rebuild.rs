@@ -1,7 +1,7 @@
 //! Rebuilding HEAD from the objects in the store, if it is missing, damaged, or older than one that was seen.
 //! Everything that can be read is listed again: a snapshot that was being forgotten, too, rather than one too few.
 
-use super::opening::{Slots, put_kept, read_config, read_kept, slots_there};
+use super::opening::{Slots, read_config, slots_there};
 use super::rotation::grants_there;
 use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
@@ -9,6 +9,7 @@ use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Elsewhere, EpochRef, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
+use crate::kept::{put_kept, read_kept};
 use crate::keys::{Grants, KeyRing};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};

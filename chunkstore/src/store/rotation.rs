@@ -4,10 +4,10 @@
 //! it, a rotation leaves an object that HEAD does not name; the next one takes another number.
 
 use super::ChunkStore;
-use super::opening::{delete_kept, put_kept, read_kept};
-use crate::format::{MAX_SLOT_LEN, names};
+use crate::format::{MAX_SLOT_LEN, MAX_SMALL_LEN, names};
 use crate::head::{EpochRef, Head};
 use crate::id::{ObjectId, SessionId};
+use crate::kept::{delete_kept, put_kept, read_kept};
 use crate::keys;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
@@ -193,12 +193,12 @@ impl ChunkStore {
             true => Ok(()),
             false => Err(Error::corrupt(&name, "is not the object that HEAD names")),
         };
-        match read_kept(to, &name, crate::format::MAX_SMALL_LEN, is_it) {
+        match read_kept(to, &name, MAX_SMALL_LEN, is_it) {
             Ok(_) => return Ok(()),
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
-        let (bytes, ()) = read_kept(self.storage().as_ref(), &name, crate::format::MAX_SMALL_LEN, is_it)?;
+        let (bytes, ()) = read_kept(self.storage().as_ref(), &name, MAX_SMALL_LEN, is_it)?;
         if to.len(&name).is_ok() {
             to.replace(&name, bytes.clone())?;
         }

@@ -1,10 +1,11 @@
 //! Key slots: added, removed, and those that HEAD does not list.
 
 use super::ChunkStore;
-use super::opening::{delete_kept, put_kept, slots_there};
+use super::opening::slots_there;
 use crate::format::{MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::head::Head;
 use crate::id::ObjectId;
+use crate::kept::{delete_kept, put_kept};
 use crate::keys::{self, KdfParams, SlotOwner};
 use crate::{Error, Result};
 use std::collections::BTreeSet;

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 mod nights;
 
+type Operation<'a> = &'a dyn Fn(&Repository) -> Result<()>;
+
 const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
 const PASSWORDS: [&[u8]; 3] = [b"x", b"y", b"z"];
 
@@ -148,7 +150,7 @@ impl Storage for Beside<'static> {
 fn beside_a_rotation(
     name: &str,
     disk: &MemoryStorage,
-    work: &dyn Fn(&Repository) -> Result<()>,
+    work: Operation<'_>,
     judge: &dyn Fn(&Arc<MemoryStorage>, &str),
 ) {
     let rotate = |disk: &Arc<MemoryStorage>| {
@@ -260,7 +262,7 @@ fn many_rotations_with_backups_prunes_and_kills_between() {
     let (mut there, mut kills) = (vec![1, 2], 0);
     for round in 0..rotations {
         let number = round + 3;
-        let operations: [&dyn Fn(&Repository) -> Result<()>; 3] =
+        let operations: [Operation<'_>; 3] =
             [&|repo| Ok(repo.store().rotate().map(drop)?), &|repo| back_up(repo, number), &|repo| {
                 while repo.snapshot_roots()?.len() > 4 {
                     forget_first(repo)?;
