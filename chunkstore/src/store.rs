@@ -185,13 +185,13 @@ impl ChunkStore {
         Self::assemble(access, config, keys, heads)
     }
 
-    /// Opens a repository with a passphrase. Of the key slots that it fits, one must be listed by HEAD: others were
-    /// removed, and came back.
+    /// Opens a repository with a passphrase. Of the key slots that it fits, one must be listed by HEAD, and have the key that
+    /// HEAD is sealed under: others were removed, and came back.
     pub fn open(mut access: Access, passphrase: &[u8]) -> Result<Self> {
         let (bytes, config) = read_config(&*access.storage)?;
-        let storage = Arc::clone(&access.storage);
         let mut slots = Slots::find(&access, &config)?;
         lay_out(&mut access, &config);
+        let storage = Arc::clone(&access.storage);
         loop {
             let (slot, keys) = slots.open_next(passphrase)?;
             let keys = Arc::new(keys);
@@ -202,9 +202,10 @@ impl ChunkStore {
                     return Err(opening::missing(&*storage, &look(&*storage)?));
                 }
                 Err(refused @ Error::NotGranted { .. }) => refused,
-                Ok(store) if !store.head().slots.contains_key(&slot) => {
-                    Error::corrupt(names::key(&slot), "it was removed and is there again; it does not count")
-                }
+                Ok(store) if !store.head().slots.contains_key(&slot) => Error::Invalid(format!(
+                    "key slot {} was removed and is there again; it does not count",
+                    slot.short()
+                )),
                 opened => return opened,
             };
             tracing::warn!("{refused}");

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 /// Names the pre-shared key of HPKE.
 const PSK_ID: &[u8] = b"esker grant";
 
-/// So many objects with grants are tried if the one that is looked for is gone: those of later epochs have its key, too.
+/// So many objects with grants are tried.
 const MOST_TRIED: usize = 8;
 
 /// The grants of an epoch, as they are stored.
@@ -174,14 +174,29 @@ impl KeyRing {
     }
 }
 
-/// Adds to `keys` the key of `epoch`, and those before it, if the store has them for its slot. Which later epochs came to be
-/// only HEAD says, so no key of those is taken.
+/// Adds to `keys` the key of `epoch`, if the store has it for their slot: from the grants of the epoch that HEAD is sealed
+/// under. Those of any other may be of a rotation that never came to be; they are only looked at if there is no HEAD, or
+/// its grants are lost, and no key of a later epoch than the one that is asked for is taken from them.
 pub(super) fn learn(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<()> {
-    let name = names::grants(epoch);
-    if let Some(bytes) = read(storage, &name)? {
-        return take(keys, &name, &bytes);
+    for _ in 0..MOST_TRIED {
+        let sealed = storage.read_head()?.map(|(sealed, _)| sealed);
+        let Some(last) = sealed.and_then(|sealed| envelope::epoch_of(&sealed)).filter(|last| *last >= epoch)
+        else {
+            break;
+        };
+        let name = names::grants(last);
+        match read(storage, &name)? {
+            Some(bytes) => return take(keys, &name, &bytes),
+            // HEAD may be of a later epoch by now. Otherwise they are lost.
+            None if storage.read_head()?.and_then(|(sealed, _)| envelope::epoch_of(&sealed))
+                == Some(last) =>
+            {
+                break;
+            }
+            None => {}
+        }
     }
-    let opened = later(keys, storage, epoch)?;
+    let opened = listed(keys, storage, epoch)?;
     keys.add(opened.into_iter().filter(|(known, _)| *known <= epoch))
 }
 
@@ -201,11 +216,11 @@ fn read(storage: &dyn Storage, name: &str) -> Result<Option<Bytes>> {
     }
 }
 
-/// The keys in the grants of a later epoch than `epoch`, which is no longer the last one.
-fn later(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<Vec<(u32, Key)>> {
+/// The keys in the latest grants there are that have one of `epoch`.
+fn listed(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<Vec<(u32, Key)>> {
     let mut there = vec![];
     storage.list(names::GRANTS, &mut |name, _| there.extend(names::grants_epoch(name)))?;
-    there.retain(|found| *found > epoch);
+    there.retain(|found| *found >= epoch);
     there.sort_unstable_by(|a, b| b.cmp(a));
     let mut refused = None;
     for name in there.iter().take(MOST_TRIED).copied().map(names::grants) {
@@ -354,6 +369,22 @@ mod tests {
             assert!(!opens(&bad) || other_grant.contains(&at), "byte {at}");
             assert!(at % 9 > 0 || !opens(&bytes[..at]), "cut at {at}");
         }
+    }
+
+    /// A rotation that slept made grants again under a number that HEAD is past, or is about to make an epoch.
+    #[test]
+    fn only_the_grants_of_heads_epoch_count() {
+        let ring = Ring::new(1, 1);
+        ring.epoch(2, &[0]);
+        let third = ring.epoch(3, &[0]);
+        let (slept, _none) = ring.process(0, &[]);
+        let again = slept.make_epoch(2, &ring.public(&[0]), &ring.env).unwrap();
+        let coming = slept.make_epoch(4, &ring.public(&[0]), &ring.env).unwrap();
+        let (keys, storage) = ring.process(0, &[(2, &again), (3, &third), (4, &coming)]);
+        let head = envelope::seal(&ring.keys, 3, ObjectKind::Head, names::HEAD, b"{}", &ring.env).unwrap();
+        storage.swap_head(None, head.into()).unwrap();
+        assert!(same(&keys, &ring.keys, 2) && same(&keys, &ring.keys, 3) && !same(&keys, &slept, 2));
+        assert_eq!(keys.epochs(), [1, 2, 3]);
     }
 
     /// Whoever had a slot once knows the master key: against a process at work, that is not enough.

@@ -1,12 +1,14 @@
 //! Rotation: a new data key for everything that is written from now on, granted to the slots that HEAD lists.
 //!
 //! The grants are written first, and HEAD, sealed under the new key, names them: the swap makes the epoch. Killed before
-//! it, a rotation leaves an object that HEAD does not name; the next one takes another number.
+//! it, a rotation leaves an object that HEAD does not name; the next one takes another number. Grants are removed only once
+//! HEAD is of a later epoch: numbers that HEAD has gone past are never taken again, so what is removed late is not what
+//! somebody else put there.
 
 use super::ChunkStore;
 use crate::format::{MAX_SLOT_LEN, MAX_SMALL_LEN, names};
 use crate::head::{EpochRef, Head};
-use crate::id::{ObjectId, SessionId};
+use crate::id::ObjectId;
 use crate::kept::{delete_kept, put_kept, read_kept};
 use crate::keys;
 use crate::storage::{ErrorKind, Storage};
@@ -43,34 +45,17 @@ impl ChunkStore {
                  brings the new key here"
             )));
         }
-        // While a session is open, no prune takes the grants for what an interrupted rotation left.
-        let session = self.open_session("key rotate")?;
-        let rotated = self.rotate_in(&session);
-        match &rotated {
-            Ok(_) => self.drop_old_grants(),
-            // What a lost connection leaves, a prune clears up.
-            Err(_) => drop(self.close_session(&session, &[])),
-        }
-        rotated
-    }
-
-    fn rotate_in(&self, session: &SessionId) -> Result<Rotated> {
         for _ in 0..ATTEMPTS {
             let head = self.reload()?;
             let slots = self.public_keys(&head)?;
             let (epoch, bytes) = self.claim(&head, &slots)?;
-            let (name, hash) = (names::grants(epoch), ObjectId(*blake3::hash(&bytes).as_bytes()));
+            let hash = ObjectId(*blake3::hash(&bytes).as_bytes());
             let made = EpochRef { made_ms: self.now_ms() };
             let (before, known) = (head.epoch(), (&head.epochs, &head.slots));
             let swapped = self.update_head(|head| {
                 // By a swap whose answer was lost, and many swaps ago: nobody else has the number.
                 if head.epochs.contains_key(&epoch) {
                     return Ok(true);
-                }
-                if !head.is_open(session)? {
-                    return Err(Error::Fenced {
-                        why: "this session was fenced by a prune; run it again".into(),
-                    });
                 }
                 if (&head.epochs, &head.slots) != known {
                     return Ok(false);
@@ -81,19 +66,16 @@ impl ChunkStore {
                 }
                 head.epochs.insert(epoch, made);
                 head.grants = Some(hash);
-                head.sessions.retain(|known| known.id != *session)?;
                 Ok(true)
             });
             match swapped {
                 Ok(true) => {
+                    self.drop_old_grants();
                     let slots = slots.into_iter().map(|(slot, _)| slot).collect();
                     return Ok(Rotated { before, epoch, slots });
                 }
-                // No HEAD is sealed under it, and none will be.
-                Ok(false) => {
-                    self.keys.forget_epoch(epoch);
-                    delete_kept(&*self.access.storage, &name)?;
-                }
+                // No HEAD is sealed under it, and none will be. A prune removes the grants when HEAD is past the number.
+                Ok(false) => self.keys.forget_epoch(epoch),
                 Err(error) => {
                     self.keys.forget_epoch(epoch);
                     return Err(error);

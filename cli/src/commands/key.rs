@@ -161,8 +161,12 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
                     return Err(told_of(error.into(), &repo, &password, &new_password, context));
                 }
             }
-            let text = format!("the new password is in key slot {}", slot.short());
-            context.console.result(text, json!({"added": [slot], "removed": ours}));
+            let mut summary = Summary::new(json!({"added": [slot], "removed": ours}));
+            summary.line(format!("the new password is in key slot {}", slot.short()));
+            if !ours.is_empty() {
+                summary.line("If somebody else knew the old one, 'esker key rotate' makes a new data key, which it never opens.");
+            }
+            context.console.summary(&summary);
             Ok(Code::Done)
         }
     }

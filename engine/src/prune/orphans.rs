@@ -74,10 +74,11 @@ pub(super) fn find_orphans(
                 let id = parts.next().and_then(ObjectId::parse);
                 open.is_empty() && id.is_some_and(|id| staged || !head.slots.contains_key(&id))
             }
-            // Of an epoch before, or of a rotation that was killed.
+            // Of an epoch before: no rotation takes a number again that HEAD is past. One of a later epoch may be about to be
+            // named.
             (Some(names::GRANTS), Some(_), None) | (Some(names::COPIES), Some(_), Some(names::GRANTS)) => {
-                open.is_empty()
-                    && names::grants_epoch(name).is_some_and(|epoch| staged || epoch != head.epoch())
+                names::grants_epoch(name)
+                    .is_some_and(|epoch| epoch < head.epoch() || staged && open.is_empty())
             }
             (Some(names::COPIES), ..) => staged && open.is_empty(),
             // No HEAD of a later age names a leaf for the first time. A swap may be about to name one of a later age.

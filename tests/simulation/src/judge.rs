@@ -136,7 +136,9 @@ impl Judge {
                 }
                 _ => {
                     let always = [names::KEYS, names::HEADS].iter().any(|folder| name.starts_with(folder));
-                    named.contains(name) || always || !name.contains('/')
+                    // A rotation that was killed left them; they go when HEAD is past their number.
+                    let claimed = names::grants_epoch(name).is_some_and(|epoch| epoch > head.epoch());
+                    named.contains(name) || always || claimed || !name.contains('/')
                 }
             };
             assert!(needed, "seed {seed}: {name} is left behind");
@@ -203,6 +205,9 @@ impl Judge {
             }
         } else {
             assert!(!names_of(&head).contains(name), "{name} is deleted while HEAD names it");
+            if let Some(epoch) = names::grants_epoch(name) {
+                assert!(epoch < head.epoch(), "{name} is deleted while a swap may be about to name it");
+            }
             if let Some(age) = names::leaf_age(name) {
                 assert!(age <= head.age().parts(), "{name} is deleted while a swap may be about to name it");
             }
