@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// An epoch: the time in which everything new was sealed under one data key.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct EpochRef {
-    /// When it was made, in milliseconds since the Unix epoch.
+    /// When it was made, in milliseconds since the Unix epoch; 0 if that is not known, after a repair.
     pub made_ms: u64,
 }
 

@@ -14,7 +14,7 @@ use crate::keys;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Attempts before a rotation that others always overtake is given up.
 const ATTEMPTS: usize = 20;
@@ -39,6 +39,11 @@ impl ChunkStore {
     /// This is a tier, which has the epochs of its primary; or a slot that HEAD lists is damaged or gone, so that its owner
     /// would be shut out.
     pub fn rotate(&self) -> Result<Rotated> {
+        self.rotate_with(&BTreeMap::new())
+    }
+
+    /// The same, with what another place's HEAD says of epochs that this one does not know.
+    fn rotate_with(&self, others: &BTreeMap<u32, EpochRef>) -> Result<Rotated> {
         if let Some(tier) = self.tier() {
             return Err(Error::Invalid(format!(
                 "this is tier '{tier}', which gets its data keys from the primary: rotate there, and 'esker tier sync' \
@@ -62,7 +67,7 @@ impl ChunkStore {
                 }
                 // Keys that came from a copy whose primary was lost are in the grants now.
                 for epoch in self.keys.epochs() {
-                    head.epochs.entry(epoch).or_default();
+                    head.epochs.entry(epoch).or_insert(others.get(&epoch).copied().unwrap_or_default());
                 }
                 head.epochs.insert(epoch, made);
                 head.grants = Some(hash);
@@ -101,7 +106,7 @@ impl ChunkStore {
         tracing::warn!(
             "a copy has data keys that the primary does not know: a new epoch is made that has them"
         );
-        self.rotate().map(drop)
+        self.rotate_with(&other.epochs).map(drop)
     }
 
     /// Writes the grants of a new epoch, under a number that nobody had before.

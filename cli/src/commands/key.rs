@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     };
     let store = repo.store();
     match args.action {
-        Action::List => list::slots(store, &password, context),
+        Action::List => list::slots(store, context),
         Action::Epochs => list::epochs(store, context),
         Action::Rotate => {
             let done = store.rotate()?;

@@ -1,11 +1,9 @@
 //! What `esker key list` and `esker key epochs` print.
 
-use super::is_ours;
 use crate::commands::json_time;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use crate::passwords::Password;
 use crate::units::duration;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
@@ -16,16 +14,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// `key list`
-pub(super) fn slots(store: &ChunkStore, password: &Password, context: &Context) -> CommandResult {
+pub(super) fn slots(store: &ChunkStore, context: &Context) -> CommandResult {
     let mut rows = vec![];
     for slot in store.head().slots.keys() {
-        rows.push(row(store, slot, password, None));
+        rows.push(row(store, slot, None));
     }
     for slot in store.stray_slots()? {
         rows.push(row(
             store,
             &slot,
-            password,
             Some("opens nothing: it was removed, or never added; 'esker prune' removes it"),
         ));
     }
@@ -72,8 +69,8 @@ pub(super) fn epochs(store: &ChunkStore, context: &Context) -> CommandResult {
 struct Epoch {
     number: u32,
     is_current: bool,
-    made_ms: u64,
-    age_s: u64,
+    /// When it was made, in milliseconds since the Unix epoch, and how many seconds ago; none if that is not known.
+    made: Option<(u64, u64)>,
     packs: u64,
     bytes: u64,
 }
@@ -81,8 +78,8 @@ struct Epoch {
 impl Epoch {
     fn json(&self) -> Value {
         json!({
-            "epoch": self.number, "current": self.is_current, "created": time(self.made_ms), "age_seconds": self.age_s,
-            "packs": self.packs, "bytes": self.bytes,
+            "epoch": self.number, "current": self.is_current, "created": self.made.map(|(made_ms, _)| time(made_ms)),
+            "age_seconds": self.made.map(|(_, age_s)| age_s), "packs": self.packs, "bytes": self.bytes,
         })
     }
 }
@@ -100,7 +97,8 @@ fn epochs_of(store: &ChunkStore) -> Result<Vec<Epoch>, Failure> {
     let row = |(number, made): (&u32, &EpochRef)| {
         let (packs, bytes) = packs.get(number).copied().unwrap_or_default();
         let age_s = store.now_ms().saturating_sub(made.made_ms) / 1000;
-        Epoch { number: *number, is_current: *number == current, made_ms: made.made_ms, age_s, packs, bytes }
+        let made = (made.made_ms > 0).then_some((made.made_ms, age_s));
+        Epoch { number: *number, is_current: *number == current, made, packs, bytes }
     };
     Ok(head.epochs.iter().map(row).collect())
 }
@@ -108,11 +106,13 @@ fn epochs_of(store: &ChunkStore) -> Result<Vec<Epoch>, Failure> {
 fn print_epochs(epochs: &[Epoch]) {
     for epoch in epochs {
         let mark = if epoch.is_current { "*" } else { " " };
+        let made = epoch.made.map_or_else(
+            || "made at an unknown time".to_owned(),
+            |(made_ms, age_s)| format!("made {}, {} ago", time(made_ms), duration(age_s as f64)),
+        );
         output::line(format!(
-            "{mark} {}  made {}, {} ago  {} packs, {}",
+            "{mark} {}  {made}  {} packs, {}",
             epoch.number,
-            time(epoch.made_ms),
-            duration(epoch.age_s as f64),
             epoch.packs,
             output::bytes(epoch.bytes)
         ));
@@ -126,11 +126,11 @@ fn time(ms: u64) -> String {
 }
 
 /// One slot of the list. What is wrong with it is its `problem`.
-fn row(store: &ChunkStore, slot: &ObjectId, password: &Password, stray: Option<&str>) -> Value {
+fn row(store: &ChunkStore, slot: &ObjectId, stray: Option<&str>) -> Value {
     let header = (store.storage().get(&names::key(slot), MAX_SMALL_LEN))
         .map_err(chunkstore::Error::from)
         .and_then(|bytes| slot_header(slot, &bytes));
-    let mut row = json!({"id": slot, "current": stray.is_none() && is_ours(store, slot, password)});
+    let mut row = json!({"id": slot, "current": stray.is_none() && store.keys().own_slot() == Some(*slot)});
     let mut problem = stray.map(str::to_owned);
     match header {
         Ok(header) => {
