@@ -1,13 +1,17 @@
 //! The snapshots of one HEAD in the order of [`crate::rank`], with what their roots say of them. Their records are read
 //! when somebody needs them; those of roots without columns at once.
 
-use super::Repository;
+use super::{Repository, parse};
 use crate::columns::Columns;
 use crate::rank;
 use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
+use chunkstore::executor::submit;
 use chunkstore::head::{Head, Root};
 use chunkstore::store::describe;
+
+/// Records that one job parses.
+const PARSED_AT_ONCE: usize = 512;
 
 /// Which snapshots there are, and which came first.
 pub(crate) struct Past<'a> {
@@ -113,13 +117,47 @@ impl<'a> Past<'a> {
         Ok(None)
     }
 
-    /// All that can be read, oldest first.
+    /// All that can be read, oldest first. They are handed over: a record that is asked for later is read again.
     pub(super) fn all(&mut self) -> Result<Vec<Listed>> {
+        self.read_rest()?;
         let mut all = Vec::with_capacity(self.order.len());
-        for number in 0..self.order.len() {
-            all.extend(self.at(self.order[number])?.cloned());
+        for place in &self.order {
+            let record = &mut self.known[*place].record;
+            if let RecordRead::Done(_) = record
+                && let RecordRead::Done(listed) = std::mem::replace(record, RecordRead::NotYet)
+            {
+                all.push(*listed);
+            }
         }
         Ok(all)
+    }
+
+    /// Reads all records that were not read yet; they are parsed on all cores.
+    fn read_rest(&mut self) -> Result<()> {
+        let is_unread = |place: &usize| matches!(self.known[*place].record, RecordRead::NotYet);
+        let places: Vec<usize> = self.order.iter().copied().filter(is_unread).collect();
+        let mut batches = vec![];
+        for places in places.chunks(PARSED_AT_ONCE) {
+            let record = |place: &usize| {
+                let root = self.known[*place].root;
+                (*place, root.id, self.repo.store.snapshot_record(root))
+            };
+            let records: Vec<_> = places.iter().map(record).collect();
+            batches.push(submit(&*self.repo.store.access.cpu, move || {
+                let parsed = records.into_iter().map(|(place, id, record)| {
+                    (place, record.map_err(Error::from).and_then(|record| parse(&id, &record)))
+                });
+                parsed.collect::<Vec<_>>()
+            }));
+        }
+        for batch in batches {
+            for (place, read) in batch.wait()? {
+                let read = self.note(self.known[place].root, read)?;
+                self.known[place].record =
+                    read.map_or(RecordRead::Never, |listed| RecordRead::Done(Box::new(listed)));
+            }
+        }
+        Ok(())
     }
 
     /// All whose objects can be read, oldest first.
