@@ -7,8 +7,10 @@ use crate::env::{Env, random_array};
 use crate::format::{
     Decoder, ENVELOPE_HEADER_LEN, ENVELOPE_MAGIC, Encoder, FORMAT_VERSION, ObjectKind, TAG_LEN,
 };
-use crate::keys::KeyRing;
+use crate::keys::{CommittedKey, KeyRing};
 use crate::{Error, Result, error::InObject as _, memory};
+use bytes::Bytes;
+use std::ops::Range;
 
 fn aad(header: &[u8], keys: &KeyRing, name: &str) -> Vec<u8> {
     let mut aad = Encoder::default();
@@ -34,6 +36,32 @@ pub fn seal(keys: &KeyRing, kind: ObjectKind, name: &str, plain: &[u8], env: &dy
 
 /// Opens the object `name`, or says that it is damaged, of another kind, or from a newer version.
 pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    let (key, body) = read_header(keys, kind, name, sealed)?;
+    let mut plain = memory::copy(&sealed[body.clone()])?;
+    key.cipher
+        .open(counter_nonce(0), &aad(&sealed[..body.start], keys, name), &mut plain, &sealed[body.end..])
+        .map_err(|error| Error::corrupt(name, error))?;
+    Ok(plain)
+}
+
+/// The same without a copy.
+pub fn open_in_place(keys: &KeyRing, kind: ObjectKind, name: &str, mut sealed: Vec<u8>) -> Result<Bytes> {
+    let (key, body) = read_header(keys, kind, name, &sealed)?;
+    let (header, rest) = sealed.split_at_mut(body.start);
+    let (plain, tag) = rest.split_at_mut(body.len());
+    key.cipher
+        .open(counter_nonce(0), &aad(header, keys, name), plain, tag)
+        .map_err(|error| Error::corrupt(name, error))?;
+    Ok(Bytes::from(sealed).slice(body))
+}
+
+/// The key of a sealed object, and where its ciphertext lies: behind the header and before the tag.
+fn read_header(
+    keys: &KeyRing,
+    kind: ObjectKind,
+    name: &str,
+    sealed: &[u8],
+) -> Result<(CommittedKey, Range<usize>)> {
     let mut decoder = Decoder::new(sealed, "sealed object");
     if decoder.array::<6>().in_object(name)? != *ENVELOPE_MAGIC {
         return Err(Error::corrupt(name, "not an esker object"));
@@ -54,17 +82,11 @@ pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Resu
     if blake3::Hash::from(key.commitment) != commitment {
         return Err(Error::corrupt(name, "key commitment does not match"));
     }
-    let body_len = decoder
-        .remaining()
-        .checked_sub(TAG_LEN)
-        .ok_or_else(|| Error::corrupt(name, "shorter than its tag"))?;
-    let mut plain = memory::copy(decoder.raw(body_len).in_object(name)?)?;
-    let tag = decoder.raw(TAG_LEN).in_object(name)?;
-    let header = sealed.get(..ENVELOPE_HEADER_LEN).unwrap_or_default();
-    key.cipher
-        .open(counter_nonce(0), &aad(header, keys, name), &mut plain, tag)
-        .map_err(|error| Error::corrupt(name, error))?;
-    Ok(plain)
+    let body = ENVELOPE_HEADER_LEN..sealed.len().saturating_sub(TAG_LEN);
+    if body.start > body.end {
+        return Err(Error::corrupt(name, "shorter than its tag"));
+    }
+    Ok((key, body))
 }
 
 #[cfg(test)]
@@ -78,13 +100,20 @@ mod tests {
         let keys = KeyRing::generate(RepositoryId([1; 16]), &env).unwrap();
         let sealed = seal(&keys, ObjectKind::Segment, "index/a", b"hello", &env).unwrap();
         assert_eq!(open(&keys, ObjectKind::Segment, "index/a", &sealed).unwrap(), b"hello");
+        assert_eq!(
+            open_in_place(&keys, ObjectKind::Segment, "index/a", sealed.clone()).unwrap(),
+            &b"hello"[..]
+        );
         assert!(open(&keys, ObjectKind::Segment, "index/b", &sealed).is_err());
         assert!(open(&keys, ObjectKind::Snapshot, "index/a", &sealed).is_err());
         for at in 0..sealed.len() {
             let mut bad = sealed.clone();
             bad[at] ^= 0x80;
-            assert!(open(&keys, ObjectKind::Segment, "index/a", &bad).is_err(), "byte {at}");
-            assert!(open(&keys, ObjectKind::Segment, "index/a", &sealed[..at]).is_err(), "cut at {at}");
+            for bad in [&bad[..], &sealed[..at]] {
+                assert!(open(&keys, ObjectKind::Segment, "index/a", bad).is_err(), "byte {at}");
+                let opened = open_in_place(&keys, ObjectKind::Segment, "index/a", bad.to_vec());
+                assert!(opened.is_err(), "byte {at}");
+            }
         }
     }
 }

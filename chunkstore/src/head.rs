@@ -21,7 +21,7 @@ mod seen;
 mod swap;
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
 use leaf::Leaves;
-pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef, decode_leaf, encode_leaf};
+pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef, Whole, decode_leaf, encode_leaf};
 pub use list::List;
 pub use made::{Age, Anew, Tiers};
 pub use outline::Outline;

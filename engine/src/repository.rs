@@ -136,6 +136,11 @@ impl Repository {
         parse(&root.id, &self.store.snapshot_record(root)?)
     }
 
+    /// The same for whoever needs one or few of them: unless it is at hand, from its own object, which is small.
+    fn read_one_snapshot(&self, root: &Root) -> Result<Snapshot> {
+        parse(&root.id, &self.store.one_snapshot_record(root)?)
+    }
+
     /// The same from its object.
     fn read_stored(&self, root: &Root) -> Result<Snapshot> {
         parse(&root.id, &self.store.read_snapshot(root)?)

@@ -34,12 +34,12 @@ pub trait Item: Clone + Send + Sync + Serialize + DeserializeOwned + 'static {
     /// Writes it.
     fn encode(&self, out: &mut Encoder);
 
-    /// Reads it; its body, if it has one, is number `place` of `bodies`.
+    /// Reads it.
     ///
     /// # Errors
     ///
     /// The bytes are malformed.
-    fn decode(decoder: &mut Decoder<'_>, bodies: &Arc<Bodies>, place: u32) -> Result<Self, Malformed>;
+    fn decode(decoder: &mut Decoder<'_>, whole: &Whole<'_>, place: u32) -> Result<Self, Malformed>;
 
     /// The larger part of it, which lies in an object of its own, so that the rest is read without it.
     fn body(&self) -> Body {
@@ -51,6 +51,25 @@ pub trait Item: Clone + Send + Sync + Serialize + DeserializeOwned + 'static {
         let mut out = Encoder::default();
         self.encode(&mut out);
         out.bytes.len() + self.body().len()
+    }
+}
+
+/// The leaf that an item is read from; `place` is its number in it, and that of its body.
+pub struct Whole<'a> {
+    /// The plaintext, of which items may keep parts.
+    plain: &'a Bytes,
+    bodies: &'a Arc<Bodies>,
+}
+
+impl Whole<'_> {
+    /// A part of the plaintext.
+    pub(super) fn part(&self, part: &[u8]) -> Bytes {
+        self.plain.slice_ref(part)
+    }
+
+    /// The body of an item.
+    pub(super) fn body(&self, place: u32) -> Body {
+        Body::There(Arc::clone(self.bodies), place)
     }
 }
 
@@ -197,10 +216,11 @@ pub fn encode_leaf<T: Item>(items: &[T]) -> Vec<u8> {
 ///
 /// It is malformed, or of another list.
 pub fn decode_leaf<T: Item>(plain: &[u8]) -> Result<Vec<T>, Malformed> {
-    decode(plain, &Arc::new(Bodies { place: None, texts: OnceLock::new() }))
+    decode(&Bytes::copy_from_slice(plain), &Arc::new(Bodies { place: None, texts: OnceLock::new() }))
 }
 
-fn decode<T: Item>(plain: &[u8], bodies: &Arc<Bodies>) -> Result<Vec<T>, Malformed> {
+fn decode<T: Item>(plain: &Bytes, bodies: &Arc<Bodies>) -> Result<Vec<T>, Malformed> {
+    let whole = Whole { plain, bodies };
     let mut decoder = Decoder::new(plain, "leaf");
     if decoder.u8()? != T::KIND {
         return Err(decoder.malformed("leaf of another list"));
@@ -212,7 +232,7 @@ fn decode<T: Item>(plain: &[u8], bodies: &Arc<Bodies>) -> Result<Vec<T>, Malform
     // No more room from a number that was read than its bytes justify.
     let mut items = Vec::with_capacity((count as usize).min(plain.len() / 16));
     for place in 0..count {
-        items.push(T::decode(&mut decoder, bodies, place)?);
+        items.push(T::decode(&mut decoder, &whole, place)?);
     }
     decoder.finish()?;
     Ok(items)
@@ -281,6 +301,16 @@ impl Body {
             Self::None => Ok(None),
             Self::Here(bytes) => Ok(Some(bytes.clone())),
             Self::There(bodies, place) => Ok(bodies.texts()?.get(*place as usize).cloned().flatten()),
+        }
+    }
+
+    /// Its bytes, if nothing has to be read for them.
+    #[must_use]
+    pub fn at_hand(&self) -> Option<Bytes> {
+        match self {
+            Self::None => None,
+            Self::Here(bytes) => Some(bytes.clone()),
+            Self::There(bodies, place) => bodies.texts.get()?.get(*place as usize).cloned().flatten(),
         }
     }
 
@@ -411,18 +441,18 @@ impl Leaves {
             return Ok(plain.clone());
         }
         let name = names::leaf(age.parts(), &object.id);
-        let is_it = |sealed: &[u8]| *blake3::hash(sealed).as_bytes() == object.hash.0;
-        let path = self.cached(&object);
-        let cached = path.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|sealed| is_it(sealed));
-        let sealed = match cached {
-            Some(sealed) => Bytes::from(sealed),
+        let cached = self.cached(&object).and_then(|path| std::fs::read(path).ok());
+        // One that opens is the object: the name, which no other one had, is authenticated with it.
+        let opened = cached
+            .and_then(|sealed| envelope::open_in_place(&self.keys, ObjectKind::Leaf, &name, sealed).ok());
+        let plain = match opened {
+            Some(plain) => plain,
             None => {
                 let sealed = self.stored(&name, &object)?;
                 self.keep(&object, &sealed);
-                sealed
+                Bytes::from(envelope::open(&self.keys, ObjectKind::Leaf, &name, &sealed)?)
             }
         };
-        let plain = Bytes::from(envelope::open(&self.keys, ObjectKind::Leaf, &name, &sealed)?);
         locked(&self.read).insert(object.id, plain.clone());
         Ok(plain)
     }
