@@ -1,6 +1,7 @@
 //! How the items of HEAD's lists lie in leaves.
 
-use super::leaf::{Body, Item, Whole};
+use super::body::Body;
+use super::leaf::{Item, Whole};
 use super::{Condemned, PackRef, Root, SegmentRef, Session};
 use crate::format::{Decoder, Encoder, Malformed};
 use crate::id::{ObjectId, PackId, SessionId};
