@@ -8,6 +8,8 @@ SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets every file, directo
 hard link, with modes and times (owners only as root). Needs: blake3, cryptography, zstandard, argon2-cffi.
 Everything read is authenticated; anything that is not right ends the program with a message.
 """
+import hashlib
+import hmac
 import json
 import os
 import stat
@@ -17,7 +19,8 @@ import sys
 import blake3
 import zstandard
 from argon2.low_level import Type, hash_secret_raw
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 DIRECTORY_NONCE = b"\xff" * 8 + bytes(4)
 
@@ -34,6 +37,33 @@ def committed(parent):
 
 def nonce(counter):
     return struct.pack("<Q", counter) + bytes(4)
+
+
+KEM, HPKE = b"KEM\x00\x20", b"HPKE\x00\x20\x00\x01\x00\x03"
+
+
+def extract(suite, salt, label, secret):
+    """LabeledExtract of RFC 9180."""
+    return hmac.digest(salt, b"HPKE-v1" + suite + label + secret, hashlib.sha256)
+
+
+def expand(suite, key, label, info, length):
+    """LabeledExpand of RFC 9180, of one block."""
+    info = struct.pack(">H", length) + b"HPKE-v1" + suite + label + info
+    return hmac.digest(key, info + b"\x01", hashlib.sha256)[:length]
+
+
+def hpke_open(private, encapsulated, psk, psk_id, info, aad, sealed):
+    """Opens what was sealed to a private key: RFC 9180, mode PSK, sequence number 0."""
+    private = X25519PrivateKey.from_private_bytes(private)
+    shared = private.exchange(X25519PublicKey.from_public_bytes(encapsulated))
+    shared = extract(KEM, b"", b"eae_prk", shared)
+    public = private.public_key().public_bytes_raw()
+    shared = expand(KEM, shared, b"shared_secret", encapsulated + public, 32)
+    context = b"\x01" + extract(HPKE, b"", b"psk_id_hash", psk_id) + extract(HPKE, b"", b"info_hash", info)
+    secret = extract(HPKE, shared, b"secret", psk)
+    key, base_nonce = expand(HPKE, secret, b"key", context, 32), expand(HPKE, secret, b"base_nonce", context, 12)
+    return ChaCha20Poly1305(key).decrypt(base_nonce, sealed, aad)
 
 
 class Fields:
@@ -111,6 +141,8 @@ class Repository:
         for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
             line, sealed = self.read("keys/" + name).decode().rstrip("\n").split("\n")
             header, sealed = json.loads(line), bytes.fromhex(sealed)
+            if header["version"] != 1 or header["kind"] != "passphrase":
+                continue
             cost = header["kdf_params"]
             kek = hash_secret_raw(
                 password, bytes.fromhex(header["salt"]), cost["passes"], cost["memory_kib"], cost["lanes"], 32, Type.ID
@@ -121,12 +153,40 @@ class Repository:
                 self.master = bytes.fromhex(ring["master"])
                 self.epochs = {int(epoch): bytes.fromhex(key) for epoch, key in ring["epochs"].items()}
                 self.id_key = derive(self.master, "chunk-id")
-                return
+                if self.take_grant(bytes.fromhex(name), bytes.fromhex(ring["private"])):
+                    return
         raise SystemExit("wrong password")
 
-    def open_object(self, name, kind, label, expected_hash=None):
+    def take_grant(self, slot, private):
+        """Adds the data keys that the slot lacks; false if HEAD's epoch was never granted to it."""
+        epoch = struct.unpack("<I", self.read("HEAD", 8, 4))[0]
+        if epoch in self.epochs:
+            return True
+        name = "grants/%d" % epoch
+        fields = Fields(self.read(name))
+        header = fields.data[:32]
+        if fields.raw(8) != b"eskergra" or fields.raw(4) != b"\x01\0\0\0":
+            raise SystemExit(name + " is not what its name says")
+        if fields.get("I") != epoch or fields.raw(16) != self.id:
+            raise SystemExit(name + " is of another epoch or repository")
+        granted = {}
+        for _ in range(fields.get("I")):
+            receiver = fields.raw(32)
+            granted[receiver] = fields.raw(32), fields.raw(48)
+        if slot not in granted:
+            return False
+        info = b"esker grant" + self.id + slot + struct.pack("<I", epoch)
+        psk = derive(self.master, "grant")
+        self.epochs[epoch] = hpke_open(private, granted[slot][0], psk, b"esker grant", info, header, granted[slot][1])
+        ring = Fields(self.open_object(name, 6, "ring", data=fields.raw(fields.left())))
+        for _ in range(ring.get("I")):
+            earlier = ring.get("I")
+            self.epochs[earlier] = ring.raw(32)
+        return True
+
+    def open_object(self, name, kind, label, expected_hash=None, data=None):
         """Opens a small sealed object."""
-        data = self.read(name)
+        data = data or self.read(name)
         if expected_hash and blake3.blake3(data).hexdigest() != expected_hash:
             raise SystemExit(name + " is not the object that HEAD names")
         header = Fields(data[:76])

@@ -15,9 +15,11 @@ truncate -s 100000 tree/holes && printf 'data' | dd of=tree/holes bs=1 seek=5000
 : > tree/empty && mkfifo tree/pipe && chmod 4711 tree/one && printf 'old' > tree/folder/old
 touch -d '1969-12-31 12:00:00.5' tree/folder/old
 "$esker" -q backup tree --tag first
+"$esker" -q key rotate
 seq 1 2000 | "$esker" -q backup --stdin --stdin-filename streams/seq
 # Changed in places: stored against the first version.
 sed 's/77/seventy-seven/' tree/numbers > numbers && cat numbers > tree/numbers && rm numbers tree/folder/old
+"$esker" -q key rotate
 "$esker" -q backup tree --tag second
 "$esker" stats | grep -q 'in [1-9][0-9]* chunks, stored in' # there are deltas in it
 find ./tree -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > "${ESKER_PASSWORD_FILE%/password}/sums"

@@ -116,6 +116,8 @@ mod rogue_postgres;
 mod rogue_qdrant;
 mod rogue_redis;
 mod rogue_store;
+mod rotated_tiers;
+mod rotation;
 mod rough;
 mod roundtrip;
 mod run;

@@ -59,6 +59,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("check", "check"),
     ("copy", "copy --from-repo OTHER"),
     ("key list", "key list"),
+    ("key epochs", "key epochs"),
+    ("key rotate", "key rotate"),
     ("key add", "key add --new-password-file new"),
     ("key remove", "key remove ADDED"),
     ("key passwd", "key passwd --new-password-file old"),

@@ -7,57 +7,85 @@ use crate::env::{Env, random_array};
 use crate::format::{
     Decoder, ENVELOPE_HEADER_LEN, ENVELOPE_MAGIC, Encoder, FORMAT_VERSION, ObjectKind, TAG_LEN,
 };
+use crate::id::RepositoryId;
 use crate::keys::{CommittedKey, KeyRing};
 use crate::{Error, Result, error::InObject as _, memory};
 use bytes::Bytes;
 use std::ops::Range;
 
-fn aad(header: &[u8], keys: &KeyRing, name: &str) -> Vec<u8> {
+fn aad(header: &[u8], repository: &RepositoryId, name: &str) -> Vec<u8> {
     let mut aad = Encoder::default();
-    aad.raw(header).raw(keys.repository().as_bytes()).raw(name.as_bytes());
+    aad.raw(header).raw(repository.as_bytes()).raw(name.as_bytes());
     aad.bytes
 }
 
-/// Seals `plain` as the object `name`.
-pub fn seal(keys: &KeyRing, kind: ObjectKind, name: &str, plain: &[u8], env: &dyn Env) -> Result<Vec<u8>> {
+/// Seals `plain` as the object `name`, under the key of an epoch.
+pub fn seal(
+    keys: &KeyRing,
+    epoch: u32,
+    kind: ObjectKind,
+    name: &str,
+    plain: &[u8],
+    env: &dyn Env,
+) -> Result<Vec<u8>> {
     let salt = random_array(env)?;
-    let epoch = keys.current_epoch();
-    let key = keys
-        .object_key(kind, epoch, &salt)
-        .ok_or_else(|| Error::Invalid("keyring without a current epoch".into()))?;
+    let key = keys.object_key(kind, epoch, &salt)?;
     let mut out = Encoder { bytes: memory::room(ENVELOPE_HEADER_LEN + plain.len() + TAG_LEN)? };
     out.raw(ENVELOPE_MAGIC).u8(kind as u8).u8(FORMAT_VERSION).u32(epoch).raw(&salt).raw(&key.commitment);
-    let aad = aad(&out.bytes, keys, name);
+    let aad = aad(&out.bytes, keys.repository(), name);
     out.raw(plain);
     let tag = key.cipher.seal(counter_nonce(0), &aad, &mut out.bytes[ENVELOPE_HEADER_LEN..]);
     out.raw(&tag);
     Ok(out.bytes)
 }
 
+/// The epoch that an object says it was sealed under, whatever it is.
+#[must_use]
+pub fn epoch_of(sealed: &[u8]) -> Option<u32> {
+    let mut decoder = Decoder::new(sealed, "sealed object");
+    let is_one = decoder.array::<6>().ok()? == *ENVELOPE_MAGIC;
+    decoder.u16().ok()?;
+    decoder.u32().ok().filter(|_| is_one)
+}
+
 /// Opens the object `name`, or says that it is damaged, of another kind, or from a newer version.
 pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-    let (key, body) = read_header(keys, kind, name, sealed)?;
+    let key = |kind, epoch, salt: &_| keys.object_key(kind, epoch, salt);
+    open_by(key, keys.repository(), kind, name, sealed)
+}
+
+/// The same, with a key that `key` finds by kind, epoch and salt.
+pub(crate) fn open_by(
+    key: impl FnOnce(ObjectKind, u32, &[u8; 32]) -> Result<CommittedKey>,
+    repository: &RepositoryId,
+    kind: ObjectKind,
+    name: &str,
+    sealed: &[u8],
+) -> Result<Vec<u8>> {
+    let (key, body) = read_header(key, kind, name, sealed)?;
     let mut plain = memory::copy(&sealed[body.clone()])?;
+    let aad = aad(&sealed[..body.start], repository, name);
     key.cipher
-        .open(counter_nonce(0), &aad(&sealed[..body.start], keys, name), &mut plain, &sealed[body.end..])
+        .open(counter_nonce(0), &aad, &mut plain, &sealed[body.end..])
         .map_err(|error| Error::corrupt(name, error))?;
     Ok(plain)
 }
 
-/// The same without a copy.
+/// As [`open`], without a copy.
 pub fn open_in_place(keys: &KeyRing, kind: ObjectKind, name: &str, mut sealed: Vec<u8>) -> Result<Bytes> {
-    let (key, body) = read_header(keys, kind, name, &sealed)?;
+    let key = |kind, epoch, salt: &_| keys.object_key(kind, epoch, salt);
+    let (key, body) = read_header(key, kind, name, &sealed)?;
     let (header, rest) = sealed.split_at_mut(body.start);
     let (plain, tag) = rest.split_at_mut(body.len());
     key.cipher
-        .open(counter_nonce(0), &aad(header, keys, name), plain, tag)
+        .open(counter_nonce(0), &aad(header, keys.repository(), name), plain, tag)
         .map_err(|error| Error::corrupt(name, error))?;
     Ok(Bytes::from(sealed).slice(body))
 }
 
 /// The key of a sealed object, and where its ciphertext lies: behind the header and before the tag.
 fn read_header(
-    keys: &KeyRing,
+    key: impl FnOnce(ObjectKind, u32, &[u8; 32]) -> Result<CommittedKey>,
     kind: ObjectKind,
     name: &str,
     sealed: &[u8],
@@ -76,9 +104,7 @@ fn read_header(
     let epoch = decoder.u32().in_object(name)?;
     let salt = decoder.array().in_object(name)?;
     let commitment: [u8; 32] = decoder.array().in_object(name)?;
-    let key = keys
-        .object_key(kind, epoch, &salt)
-        .ok_or_else(|| Error::corrupt(name, format!("sealed under unknown key epoch {epoch}")))?;
+    let key = key(kind, epoch, &salt)?;
     if blake3::Hash::from(key.commitment) != commitment {
         return Err(Error::corrupt(name, "key commitment does not match"));
     }
@@ -98,7 +124,7 @@ mod tests {
     fn bound_to_name_kind_and_every_byte() {
         let env = SeededEnv::new(1);
         let keys = KeyRing::generate(RepositoryId([1; 16]), &env).unwrap();
-        let sealed = seal(&keys, ObjectKind::Segment, "index/a", b"hello", &env).unwrap();
+        let sealed = seal(&keys, 1, ObjectKind::Segment, "index/a", b"hello", &env).unwrap();
         assert_eq!(open(&keys, ObjectKind::Segment, "index/a", &sealed).unwrap(), b"hello");
         assert_eq!(
             open_in_place(&keys, ObjectKind::Segment, "index/a", sealed.clone()).unwrap(),

@@ -31,6 +31,16 @@ pub enum Error {
         /// Why another could not be.
         damage: Option<String>,
     },
+    /// The slot by which the repository was opened has no grant of an epoch.
+    #[error(
+        "key slot {} has no data key of epoch {epoch}: it was removed before 'esker key rotate' made that epoch", slot.short()
+    )]
+    NotGranted {
+        /// The slot.
+        slot: ObjectId,
+        /// The epoch.
+        epoch: u32,
+    },
     /// The repository needs a newer esker.
     #[error("this repository needs a newer esker: {why}")]
     Unsupported {
@@ -135,6 +145,21 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// An error with its causes on one line.
+#[must_use]
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Attaches an object's name to bytes that do not follow the format.

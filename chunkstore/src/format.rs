@@ -19,6 +19,17 @@ pub const PACK_END_MAGIC: &[u8; 8] = b"eskerend";
 /// First bytes of a small sealed object.
 pub const ENVELOPE_MAGIC: &[u8; 6] = b"esker\0";
 
+/// First bytes of the grants of an epoch.
+pub const GRANTS_MAGIC: &[u8; 8] = b"eskergra";
+/// Length of the header of an epoch's grants: magic, version, three zeros, epoch, repository id.
+pub const GRANTS_HEADER_LEN: usize = 8 + 1 + 3 + 4 + 16;
+/// Length of an encapsulated key of X25519.
+pub const ENCAPSULATED_LEN: usize = 32;
+/// Length of a data key that is sealed to a slot: the key and a Poly1305 tag.
+pub const GRANTED_LEN: usize = 32 + 16;
+/// Most epochs of a repository: a rotation a day for 180 years.
+pub const MAX_EPOCHS: usize = 1 << 16;
+
 /// First bytes of a pack's parity.
 pub const PARITY_MAGIC: &[u8; 8] = b"eskerpar";
 
@@ -86,6 +97,8 @@ pub enum ObjectKind {
     TierMap = 4,
     /// `sets/<incarnation>.<generation>.<id>`.
     Leaf = 5,
+    /// The earlier keys in `grants/<epoch>`.
+    Ring = 6,
 }
 
 impl ObjectKind {
@@ -98,6 +111,7 @@ impl ObjectKind {
             Self::Snapshot => "snapshot",
             Self::TierMap => "tier-map",
             Self::Leaf => "leaf",
+            Self::Ring => "ring",
         }
     }
 }
@@ -182,6 +196,8 @@ pub mod names {
     pub const CONFIG: &str = "config";
     /// Folder of key slots.
     pub const KEYS: &str = "keys";
+    /// Folder of grants, by epoch.
+    pub const GRANTS: &str = "grants";
     /// Folder of packs.
     pub const PACKS: &str = "packs";
     /// Folder of the parity of packs.
@@ -207,6 +223,18 @@ pub mod names {
     #[must_use]
     pub fn key(id: &ObjectId) -> String {
         format!("{KEYS}/{id}")
+    }
+    /// `grants/<epoch>`.
+    #[must_use]
+    pub fn grants(epoch: u32) -> String {
+        format!("{GRANTS}/{epoch}")
+    }
+    /// The epoch in the name of an object with grants, or of a copy of one.
+    #[must_use]
+    pub fn grants_epoch(name: &str) -> Option<u32> {
+        let name = name.strip_prefix(COPIES).map_or(Some(name), |copy| copy.splitn(3, '/').nth(2))?;
+        let epoch = name.strip_prefix(GRANTS)?.strip_prefix('/')?;
+        epoch.parse().ok().filter(|number: &u32| number.to_string() == epoch)
     }
     /// `packs/<session>/<id>`.
     #[must_use]

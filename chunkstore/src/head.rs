@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 mod body;
 mod elsewhere;
+mod epochs;
 mod items;
 mod leaf;
 mod leaves;
@@ -24,8 +25,9 @@ mod seen;
 mod swap;
 pub use body::{Bodies, Body};
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
+pub use epochs::EpochRef;
 pub use leaf::{Item, Whole, decode_leaf, encode_leaf};
-use leaves::Leaves;
+use leaves::{Leaves, Stamp};
 pub use list::List;
 pub use made::{Age, Anew, Tiers};
 pub use outline::Outline;
@@ -90,6 +92,11 @@ pub struct Head {
     pub doomed: List<PackRef>,
     /// Every key slot with a keyed hash of its bytes.
     pub slots: BTreeMap<ObjectId, ObjectId>,
+    /// The epochs of data keys. This HEAD, and whatever is written after it was read, is sealed under the last.
+    pub epochs: BTreeMap<u32, EpochRef>,
+    /// BLAKE3 of the grants of the last epoch; none for the first, which every slot has in itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<ObjectId>,
     /// Fields of later versions, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -232,6 +239,8 @@ impl Head {
             condemned: List::default(),
             doomed: List::default(),
             slots,
+            epochs: BTreeMap::from([(1, EpochRef::default())]),
+            grants: None,
             other: BTreeMap::new(),
         }
     }
@@ -342,7 +351,7 @@ impl Head {
 
     /// Writes what HEAD itself shall not hold to leaves, which are noted in `written`.
     fn settle(&mut self, leaves: &Arc<Leaves>, written: &mut Vec<LeafRef>) -> Result<()> {
-        let age = self.age();
+        let age = Stamp { age: self.age(), epoch: self.epoch() };
         self.roots.settle(leaves, age, written)?;
         self.segments.settle(leaves, age, written)?;
         self.sessions.settle(leaves, age, written)?;

@@ -1,17 +1,28 @@
-//! Passphrase → slot → keyring → one key per pack and object. `Debug` prints nothing secret.
+//! Secret of a slot → key pair of the slot → ring of keys → one key per pack and object. `Debug` prints nothing secret.
 //!
-//! A slot wraps the whole keyring (master key and the data keys of all epochs) under a key that Argon2id (RFC 9106)
-//! derives from a passphrase. Slots can be added and removed without changing data. The id key and the gear table are
-//! derived from the master key and never rotated; data keys have epochs.
+//! A slot has a key pair, whose private key is sealed under the slot's own secret, and the ring (master key and the data keys of
+//! all epochs) as it was when the slot was made. Later data keys reach it as *grants*, sealed to its public key. Slots come
+//! and go without a change of data. The id key and the gear table are derived from the master key and never change; data
+//! keys have epochs.
 
-use crate::aead::{Cipher, counter_nonce};
+use crate::aead::Cipher;
 use crate::env::{Env, random_array};
-use crate::format::{self, ObjectKind, PackKind, TAG_LEN};
-use crate::id::{ChunkId, ObjectId, PackId, RepositoryId, from_hex, to_hex};
+use crate::format::{ObjectKind, PackKind, names};
+use crate::id::{ChunkId, ObjectId, PackId, RepositoryId};
+use crate::pool::locked;
+use crate::storage::Storage;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+use hybrid::PrivateKey;
 use std::collections::BTreeMap;
-use zeroize::{Zeroize as _, Zeroizing};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use zeroize::Zeroizing;
+
+mod grants;
+mod hybrid;
+mod slot;
+pub use grants::Grants;
+pub(crate) use slot::split_lines;
+pub use slot::{Argon2, KdfParams, SlotHeader, SlotOwner, make_slot, open_slot, slot_header};
 
 type Key = Zeroizing<[u8; 32]>;
 
@@ -36,12 +47,23 @@ pub struct CommittedKey {
     pub commitment: [u8; 32],
 }
 
-/// All secrets of a repository.
+/// The slot by which a process opened the repository.
+struct OwnSlot {
+    id: ObjectId,
+    private: PrivateKey,
+}
+
+/// All secrets of a repository, as far as this process has met them: a data key of an epoch that it lacks is read from
+/// the grants in the places that the repository was opened at.
 pub struct KeyRing {
     repository: RepositoryId,
     master: Key,
-    epochs: BTreeMap<u32, Key>,
     id_key: Key,
+    epochs: RwLock<BTreeMap<u32, Key>>,
+    own: OnceLock<OwnSlot>,
+    places: Mutex<Vec<Weak<dyn Storage>>>,
+    /// One thread at a time reads grants.
+    learning: Mutex<()>,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -50,21 +72,8 @@ impl std::fmt::Debug for KeyRing {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct RingPayload {
-    master: String,
-    epochs: BTreeMap<u32, String>,
-}
-
-impl Drop for RingPayload {
-    fn drop(&mut self) {
-        self.master.zeroize();
-        self.epochs.values_mut().for_each(|key| key.zeroize());
-    }
-}
-
 impl KeyRing {
-    /// Makes fresh keys, with epoch 1.
+    /// Makes fresh keys, with epoch 1. The first slot that is made of them is the one that they are opened by.
     pub fn generate(repository: RepositoryId, env: &dyn Env) -> Result<Self> {
         let master = Zeroizing::new(random_array(env)?);
         let epochs = BTreeMap::from([(1, Zeroizing::new(random_array(env)?))]);
@@ -73,7 +82,8 @@ impl KeyRing {
 
     fn assemble(repository: RepositoryId, master: Key, epochs: BTreeMap<u32, Key>) -> Self {
         let id_key = derive(&master, "chunk-id", &[]);
-        Self { repository, master, epochs, id_key }
+        let (own, places, learning) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        Self { repository, master, id_key, epochs: RwLock::new(epochs), own, places, learning }
     }
 
     /// The repository these keys belong to.
@@ -82,10 +92,105 @@ impl KeyRing {
         &self.repository
     }
 
-    /// The epoch that new packs and objects are sealed under.
+    /// The slot by which it was opened.
     #[must_use]
-    pub fn current_epoch(&self) -> u32 {
-        self.epochs.keys().next_back().copied().unwrap_or_default()
+    pub fn own_slot(&self) -> Option<ObjectId> {
+        self.own.get().map(|own| own.id)
+    }
+
+    /// The latest epoch whose key is known.
+    #[must_use]
+    pub fn latest_epoch(&self) -> u32 {
+        self.with_epochs(|epochs| epochs.keys().next_back().copied().unwrap_or_default())
+    }
+
+    /// The epochs whose keys are known.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<u32> {
+        self.with_epochs(|epochs| epochs.keys().copied().collect())
+    }
+
+    fn with_epochs<R>(&self, read: impl FnOnce(&BTreeMap<u32, Key>) -> R) -> R {
+        read(&self.epochs.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds keys of epochs. Of one that is known, the key must be the same: whoever had a slot once, and writes to the
+    /// store, knows the master key, but no later data key.
+    fn add(&self, keys: impl IntoIterator<Item = (u32, Key)>) -> Result<()> {
+        let keys: Vec<(u32, Key)> = keys.into_iter().collect();
+        let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+        for (epoch, key) in &keys {
+            if epochs.get(epoch).is_some_and(|known| blake3::Hash::from(**known) != **key) {
+                let why = format!("they have another key of epoch {epoch} than the one in use");
+                return Err(Error::corrupt(names::GRANTS, why));
+            }
+        }
+        epochs.extend(keys);
+        Ok(())
+    }
+
+    /// Forgets the key of an epoch that never came to be.
+    pub(crate) fn forget_epoch(&self, epoch: u32) {
+        self.epochs.write().unwrap_or_else(PoisonError::into_inner).remove(&epoch);
+    }
+
+    /// Notes a place whose grants may have keys that are missing here.
+    pub(crate) fn attach(&self, place: &Arc<dyn Storage>) {
+        let mut places = locked(&self.places);
+        places.retain(|known| known.strong_count() > 0);
+        places.push(Arc::downgrade(place));
+    }
+
+    /// The key of an epoch: a known one, or one that is granted to the own slot.
+    fn epoch_key(&self, epoch: u32) -> Result<Key> {
+        let known = || self.with_epochs(|epochs| epochs.get(&epoch).cloned());
+        if let Some(key) = known() {
+            return Ok(key);
+        }
+        let _one_at_a_time = locked(&self.learning);
+        if let Some(key) = known() {
+            return Ok(key);
+        }
+        let mut failed = None;
+        let places: Vec<Arc<dyn Storage>> = locked(&self.places).iter().filter_map(Weak::upgrade).collect();
+        for place in &places {
+            match grants::learn(self, &**place, epoch) {
+                Ok(()) => {}
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+            if let Some(key) = known() {
+                tracing::info!(epoch, "a data key was granted to the key slot in use");
+                return Ok(key);
+            }
+        }
+        Err(failed.unwrap_or_else(|| {
+            Error::corrupt(
+                names::grants(epoch),
+                format!("it is missing, and has the data key of epoch {epoch}"),
+            )
+        }))
+    }
+
+    /// Takes the keys in the grants of an epoch that lie elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// They are damaged, of another repository or epoch, or have none for the own slot.
+    pub fn take(&self, epoch: u32, bytes: &[u8]) -> Result<()> {
+        grants::take(self, &names::grants(epoch), bytes)
+    }
+
+    /// Whether the key of an epoch can be had.
+    ///
+    /// # Errors
+    ///
+    /// The store fails.
+    pub fn has_epoch(&self, epoch: u32) -> Result<bool> {
+        match self.epoch_key(epoch) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_damage() || matches!(error, Error::NotGranted { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Names a chunk by its content.
@@ -112,18 +217,24 @@ impl KeyRing {
         ObjectId(*blake3::keyed_hash(&derive(&self.master, "slot-list", &[]), bytes).as_bytes())
     }
 
-    /// The key of one small object, or `None` if this ring lacks the epoch.
-    #[must_use]
-    pub fn object_key(&self, kind: ObjectKind, epoch: u32, salt: &[u8; 32]) -> Option<CommittedKey> {
-        let parent = derive(self.epochs.get(&epoch)?, kind.label(), &[salt]);
-        Some(committed(&parent))
+    /// The key of one small object.
+    ///
+    /// # Errors
+    ///
+    /// No data key of the epoch is known, and none can be had from grants.
+    pub fn object_key(&self, kind: ObjectKind, epoch: u32, salt: &[u8; 32]) -> Result<CommittedKey> {
+        let parent = derive(&*self.epoch_key(epoch)?, kind.label(), &[salt]);
+        Ok(committed(&parent))
     }
 
-    /// The key of one pack, or `None` if this ring lacks the epoch.
-    #[must_use]
-    pub fn pack_key(&self, kind: PackKind, epoch: u32, pack: &PackId) -> Option<CommittedKey> {
-        let parent = derive(self.epochs.get(&epoch)?, "pack", &[&[kind as u8], pack.as_bytes()]);
-        Some(committed(&parent))
+    /// The key of one pack.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyRing::object_key`].
+    pub fn pack_key(&self, kind: PackKind, epoch: u32, pack: &PackId) -> Result<CommittedKey> {
+        let parent = derive(&*self.epoch_key(epoch)?, "pack", &[&[kind as u8], pack.as_bytes()]);
+        Ok(committed(&parent))
     }
 }
 
@@ -131,216 +242,5 @@ fn committed(parent: &[u8; 32]) -> CommittedKey {
     CommittedKey {
         cipher: Cipher::new(&derive(parent, "seal", &[])),
         commitment: *derive(parent, "commitment", &[]),
-    }
-}
-
-/// Cost of turning a passphrase into a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KdfParams {
-    /// Memory in KiB.
-    pub memory_kib: u32,
-    /// Passes over it.
-    pub passes: u32,
-    /// Independent lanes.
-    pub lanes: u32,
-}
-
-impl KdfParams {
-    /// KiB of memory times passes, to which the time is proportional.
-    #[must_use]
-    pub fn cost(&self) -> u64 {
-        u64::from(self.memory_kib) * u64::from(self.passes)
-    }
-}
-
-impl Default for KdfParams {
-    /// RFC 9106's second recommendation: 64 MiB, three passes, four lanes; fits any machine.
-    fn default() -> Self {
-        Self { memory_kib: 64 << 10, passes: 3, lanes: 4 }
-    }
-}
-
-/// The readable first line of a slot; all of it is authenticated.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SlotHeader {
-    /// 1.
-    pub version: u32,
-    /// The repository it opens.
-    pub repository_id: RepositoryId,
-    /// How it is opened; only `passphrase` in version 1.
-    pub kind: String,
-    /// `argon2id`.
-    pub kdf: String,
-    /// Its cost.
-    pub kdf_params: KdfParams,
-    /// 32 bytes in hex.
-    pub salt: ObjectId,
-    /// Milliseconds since the Unix epoch.
-    pub created_ms: u64,
-    /// Machine it was made on.
-    pub hostname: String,
-    /// User it was made by.
-    pub username: String,
-    /// The label that a person gave it.
-    #[serde(default)]
-    pub label: String,
-}
-
-/// Who made a slot, for people to recognise it by.
-#[derive(Clone, Debug, Default)]
-pub struct SlotOwner {
-    /// Machine name.
-    pub hostname: String,
-    /// User name.
-    pub username: String,
-    /// Free text.
-    pub label: String,
-}
-
-fn slot_key(passphrase: &[u8], header: &SlotHeader, slot: &ObjectId) -> Result<CommittedKey> {
-    let KdfParams { memory_kib, passes, lanes } = header.kdf_params;
-    if header.version != 1 || header.kind != "passphrase" || header.kdf != "argon2id" {
-        return Err(Error::Unsupported { why: format!("key slot {} is of an unknown kind", slot.short()) });
-    }
-    if memory_kib > format::MAX_ARGON2_KIB || passes > format::MAX_ARGON2_PASSES || lanes > 256 {
-        return Err(Error::corrupt(format::names::key(slot), "Argon2id cost over the limit"));
-    }
-    let params = argon2::Params::new(memory_kib, passes, lanes, Some(32))
-        .map_err(|error| Error::corrupt(format::names::key(slot), error))?;
-    let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let mut kek = Zeroizing::new([0u8; 32]);
-    argon.hash_password_into(passphrase, header.salt.as_bytes(), &mut *kek).map_err(|error| match error {
-        argon2::Error::OutOfMemory => Error::Memory { bytes: memory_kib as usize * 1024 },
-        error => Error::corrupt(format::names::key(slot), error),
-    })?;
-    Ok(committed(&derive(&kek, "slot", &[header.repository_id.as_bytes(), slot.as_bytes()])))
-}
-
-/// Wraps a keyring for a passphrase; returns the slot's id and its bytes.
-pub fn make_slot(
-    ring: &KeyRing,
-    passphrase: &[u8],
-    params: KdfParams,
-    owner: SlotOwner,
-    env: &dyn Env,
-) -> Result<(ObjectId, Vec<u8>)> {
-    let slot = ObjectId(random_array(env)?);
-    let header = SlotHeader {
-        version: 1,
-        repository_id: ring.repository,
-        kind: "passphrase".into(),
-        kdf: "argon2id".into(),
-        kdf_params: params,
-        salt: ObjectId(random_array(env)?),
-        created_ms: u64::try_from(env.now().as_millis()).unwrap_or_default(),
-        hostname: owner.hostname,
-        username: owner.username,
-        label: owner.label,
-    };
-    let key = slot_key(passphrase, &header, &slot)?;
-    let line = serde_json::to_string(&header).map_err(|error| Error::Invalid(error.to_string()))?;
-    let payload = RingPayload {
-        master: to_hex(&*ring.master),
-        epochs: ring.epochs.iter().map(|(epoch, key)| (*epoch, to_hex(&**key))).collect(),
-    };
-    let mut sealed =
-        Zeroizing::new(serde_json::to_vec(&payload).map_err(|error| Error::Invalid(error.to_string()))?);
-    let tag = key.cipher.seal(counter_nonce(0), line.as_bytes(), &mut sealed);
-    let text = format!("{line}\n{}{}{}\n", to_hex(&key.commitment), to_hex(&sealed), to_hex(&tag));
-    Ok((slot, text.into_bytes()))
-}
-
-/// Reads the readable part of a slot.
-pub fn slot_header(slot: &ObjectId, bytes: &[u8]) -> Result<SlotHeader> {
-    let (line, _) =
-        split_lines(bytes).ok_or_else(|| Error::corrupt(format::names::key(slot), "not two lines"))?;
-    serde_json::from_str(line).map_err(|error| Error::corrupt(format::names::key(slot), error))
-}
-
-/// Opens a slot; `Ok(None)` means that the passphrase belongs to another one.
-pub fn open_slot(slot: &ObjectId, bytes: &[u8], passphrase: &[u8]) -> Result<Option<KeyRing>> {
-    let name = format::names::key(slot);
-    let header = slot_header(slot, bytes)?;
-    let (line, hex) = split_lines(bytes).ok_or_else(|| Error::corrupt(&name, "not two lines"))?;
-    let sealed = from_hex(hex).ok_or_else(|| Error::corrupt(&name, "second line is not hex"))?;
-    let key = slot_key(passphrase, &header, slot)?;
-    let (commitment, rest) =
-        sealed.split_at_checked(32).ok_or_else(|| Error::corrupt(&name, "second line too short"))?;
-    // blake3::Hash compares in constant time.
-    if blake3::Hash::from(key.commitment) != *commitment {
-        return Ok(None);
-    }
-    let (body, tag) = rest
-        .len()
-        .checked_sub(TAG_LEN)
-        .and_then(|len| rest.split_at_checked(len))
-        .ok_or_else(|| Error::corrupt(&name, "second line too short"))?;
-    let mut body = Zeroizing::new(body.to_vec());
-    key.cipher
-        .open(counter_nonce(0), line.as_bytes(), &mut body, tag)
-        .map_err(|error| Error::corrupt(&name, error))?;
-    let payload: RingPayload = serde_json::from_slice(&body).map_err(|error| Error::corrupt(&name, error))?;
-    let key = |hex: &str| -> Result<Key> {
-        let bytes = Zeroizing::new(from_hex(hex).ok_or_else(|| Error::corrupt(&name, "key is not hex"))?);
-        let array =
-            <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| Error::corrupt(&name, "key length"))?;
-        Ok(Zeroizing::new(array))
-    };
-    let mut epochs = BTreeMap::new();
-    for (epoch, hex) in &payload.epochs {
-        epochs.insert(*epoch, key(hex)?);
-    }
-    if epochs.is_empty() {
-        return Err(Error::corrupt(&name, "no data key"));
-    }
-    Ok(Some(KeyRing::assemble(header.repository_id, key(&payload.master)?, epochs)))
-}
-
-/// Splits a text object into its two lines, each ended by a line feed, nothing after.
-pub(crate) fn split_lines(bytes: &[u8]) -> Option<(&str, &str)> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let (first, rest) = text.split_once('\n')?;
-    let second = rest.strip_suffix('\n')?;
-    (!second.contains('\n')).then_some((first, second))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::env::SeededEnv;
-
-    const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-
-    #[test]
-    fn slots_open_with_their_passphrase_only() {
-        let env = SeededEnv::new(1);
-        let ring = KeyRing::generate(RepositoryId([3; 16]), &env).unwrap();
-        let (id, bytes) = make_slot(&ring, b"correct", CHEAP, SlotOwner::default(), &env).unwrap();
-        let opened = open_slot(&id, &bytes, b"correct").unwrap().unwrap();
-        assert_eq!(opened.chunk_id(b"x"), ring.chunk_id(b"x"));
-        assert_eq!(*opened.gear_key(), *ring.gear_key());
-        assert!(open_slot(&id, &bytes, b"wrong").unwrap().is_none());
-    }
-
-    #[test]
-    fn every_flipped_byte_of_a_slot_is_noticed() {
-        let env = SeededEnv::new(2);
-        let ring = KeyRing::generate(RepositoryId([3; 16]), &env).unwrap();
-        let (id, bytes) = make_slot(&ring, b"pw", CHEAP, SlotOwner::default(), &env).unwrap();
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 1;
-            assert!(!matches!(open_slot(&id, &bad, b"pw"), Ok(Some(_))), "byte {at}");
-            assert_ne!(ring.slot_hash(&bad), ring.slot_hash(&bytes));
-        }
-    }
-
-    #[test]
-    fn a_hostile_slot_cannot_ask_for_a_terabyte() {
-        let env = SeededEnv::new(3);
-        let ring = KeyRing::generate(RepositoryId([3; 16]), &env).unwrap();
-        let (id, bytes) = make_slot(&ring, b"pw", CHEAP, SlotOwner::default(), &env).unwrap();
-        let text = String::from_utf8(bytes).unwrap().replace("\"memory_kib\":8", "\"memory_kib\":4294967295");
-        assert!(open_slot(&id, text.as_bytes(), b"pw").is_err());
     }
 }

@@ -77,6 +77,7 @@ pub mod head;
 pub mod id;
 pub mod index;
 pub mod ingest;
+mod kept;
 pub mod keys;
 pub mod log;
 pub mod memory;

@@ -3,6 +3,7 @@
 //! A builder is filled, then sealed exactly once into bytes that never change; an upload may be retried with those same
 //! bytes. Pack ids are random, so no pair of key and nonce repeats.
 
+use crate::Result;
 use crate::aead::counter_nonce;
 use crate::format::{
     Encoder, FORMAT_VERSION, KeyMethod, PACK_END_MAGIC, PACK_HEADER_LEN, PACK_MAGIC, PACK_TRAILER_LEN,
@@ -10,7 +11,6 @@ use crate::format::{
 };
 use crate::id::{PackId, RepositoryId, SessionId};
 use crate::keys::{CommittedKey, KeyRing};
-use crate::{Error, Result};
 
 mod reader;
 mod record;
@@ -45,9 +45,7 @@ impl PackName {
     }
 
     fn key(&self, keys: &KeyRing) -> Result<CommittedKey> {
-        keys.pack_key(self.kind, self.epoch, &self.id).ok_or_else(|| {
-            Error::corrupt(self.object(), format!("sealed under unknown key epoch {}", self.epoch))
-        })
+        keys.pack_key(self.kind, self.epoch, &self.id)
     }
 
     fn header(&self, commitment: &[u8; 32]) -> Vec<u8> {

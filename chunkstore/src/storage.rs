@@ -87,6 +87,7 @@ pub type StorageResult<T> = Result<T, StorageError>;
 fn most_listed(folder: &str) -> u64 {
     match folder.rsplit('/').next() {
         Some(names::KEYS) => 1024,
+        Some(names::GRANTS) => 1 << 16,
         Some(names::HEADS) => 1 << 20,
         _ => 10_000_000,
     }

@@ -9,6 +9,7 @@ use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
+use crate::kept::{delete_kept, put_kept};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
 use crate::pool::{Pool, locked};
 use crate::seal::Decompressor;
@@ -25,14 +26,17 @@ mod copies;
 mod lost;
 mod opening;
 mod rebuild;
+mod rotation;
 mod segments;
 mod session;
 mod slots;
+pub use crate::error::describe;
 pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look};
-use opening::{Slots, delete_kept, put_kept, read_config};
+use opening::{Slots, read_config};
 pub use rebuild::{ColumnsOf, RebuildPlan, peek, rebuild_head};
+pub use rotation::Rotated;
 
 /// Everything from outside that a store works with.
 #[derive(Clone)]
@@ -187,24 +191,27 @@ impl ChunkStore {
     /// removed, and came back.
     pub fn open(mut access: Access, passphrase: &[u8]) -> Result<Self> {
         let (bytes, config) = read_config(&*access.storage)?;
-        let mut slots = Slots::find(&access, &config)?;
-        let (mut slot, keys) = slots.open_next(passphrase)?;
-        let keys = Arc::new(keys);
-        Config::verify(&bytes, &keys)?;
-        lay_out(&mut access, &config);
-        let heads = Self::head_store(&access, &keys, &config);
         let storage = Arc::clone(&access.storage);
-        let store = match Self::assemble(access, config, keys, heads) {
-            Err(error) if error.is_damage() && storage.read_head()?.is_none() => {
-                return Err(opening::missing(&*storage, &look(&*storage)?));
-            }
-            opened => opened?,
-        };
-        while !store.head().slots.contains_key(&slot) {
-            tracing::warn!("key slot {} was removed and is there again; it does not count", slot.short());
-            (slot, _) = slots.open_next(passphrase)?;
+        let mut slots = Slots::find(&access, &config)?;
+        lay_out(&mut access, &config);
+        loop {
+            let (slot, keys) = slots.open_next(passphrase)?;
+            let keys = Arc::new(keys);
+            Config::verify(&bytes, &keys)?;
+            let heads = Self::head_store(&access, &keys, &config);
+            let refused = match Self::assemble(access.clone(), config.clone(), keys, heads) {
+                Err(error) if error.is_damage() && storage.read_head()?.is_none() => {
+                    return Err(opening::missing(&*storage, &look(&*storage)?));
+                }
+                Err(refused @ Error::NotGranted { .. }) => refused,
+                Ok(store) if !store.head().slots.contains_key(&slot) => {
+                    Error::corrupt(names::key(&slot), "it was removed and is there again; it does not count")
+                }
+                opened => return opened,
+            };
+            tracing::warn!("{refused}");
+            slots.refuse(refused);
         }
-        Ok(store)
     }
 
     fn head_store(access: &Access, keys: &Arc<KeyRing>, config: &Config) -> HeadStore {
@@ -212,6 +219,7 @@ impl ChunkStore {
         if let Some(cache) = &access.cache {
             let _ = crate::private::folder(cache);
         }
+        keys.attach(&access.storage);
         let (storage, env) = (Arc::clone(&access.storage), Arc::clone(&access.env));
         HeadStore::new(storage, Arc::clone(keys), env, config.tier.clone(), seen)
     }
@@ -293,6 +301,12 @@ impl ChunkStore {
         Arc::clone(&self.state().head)
     }
 
+    /// The epoch that everything new is sealed under, as far as this process has read HEAD.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.state().head.epoch()
+    }
+
     /// Reads HEAD again.
     pub fn reload(&self) -> Result<Arc<Head>> {
         let head = Arc::new(self.heads.load()?.head);
@@ -339,7 +353,8 @@ impl ChunkStore {
     pub fn write_snapshot(&self, plain: &[u8], columns: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
         let name = names::snapshot(&id);
-        let sealed = envelope::seal(&self.keys, ObjectKind::Snapshot, &name, plain, &*self.access.env)?;
+        let sealed =
+            envelope::seal(&self.keys, self.epoch(), ObjectKind::Snapshot, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.access.storage.put(&name, sealed.into())?;
         let (columns, record) = (Bytes::copy_from_slice(columns), Body::Here(Bytes::copy_from_slice(plain)));
@@ -406,21 +421,6 @@ fn lay_out(access: &mut Access, config: &Config) {
 #[must_use]
 pub fn pack_ref(info: &PackInfo) -> PackRef {
     PackRef { session: info.name.session, id: info.name.id }
-}
-
-/// An error with its causes on one line.
-#[must_use]
-pub fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(feature = "rocksdb")]

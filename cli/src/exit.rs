@@ -108,7 +108,10 @@ impl Failure {
 
     /// Of an error of opening a place: where what opens it is damaged, `command` makes that anew.
     pub(crate) fn with_way_out(error: engine::Error, command: &str) -> Self {
-        let opens = |object: &str| [names::HEAD, names::CONFIG, names::KEYS].contains(&object);
+        let opens = |object: &str| {
+            [names::HEAD, names::CONFIG, names::KEYS].contains(&object)
+                || names::grants_epoch(object).is_some()
+        };
         match &error {
             engine::Error::Store(chunkstore::Error::Corrupt { object, .. }) if opens(object) => {
                 let mut message = chunkstore::store::describe(&error);
@@ -188,7 +191,7 @@ impl From<std::io::Error> for Failure {
 fn store_code(error: &chunkstore::Error) -> Code {
     match error {
         chunkstore::Error::NoRepository { .. } => Code::NoRepository,
-        chunkstore::Error::WrongPassword { .. } => Code::WrongPassword,
+        chunkstore::Error::WrongPassword { .. } | chunkstore::Error::NotGranted { .. } => Code::WrongPassword,
         chunkstore::Error::Fenced { .. } => Code::Busy,
         chunkstore::Error::Superseded => Code::Superseded,
         chunkstore::Error::Interrupted => Code::Interrupted,

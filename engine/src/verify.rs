@@ -5,6 +5,7 @@ use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::index::PackEntry;
+use chunkstore::keys::{Grants, slot_header};
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ChunkId, ObjectId, PackId};
@@ -290,7 +291,39 @@ impl Check<'_> {
                 "the key slot is missing: its passphrase no longer opens the repository",
             );
         }
+        self.grants()?;
         self.copies()
+    }
+
+    /// Checks that every slot has the last data key: in itself, or as a grant.
+    fn grants(&mut self) -> Result<()> {
+        let head = self.store.head();
+        let name = names::grants(head.epoch());
+        let mut granted: HashSet<ObjectId> = HashSet::new();
+        if let Some(hash) = head.grants {
+            let bytes = self.store.storage().get(&name, MAX_SMALL_LEN).map_err(chunkstore::Error::from);
+            if let Some(bytes) = self.note(&name, bytes)? {
+                match Grants::decode(&bytes) {
+                    Ok(grants) if *blake3::hash(&bytes).as_bytes() == hash.0 => {
+                        granted.extend(grants.slots());
+                    }
+                    _ => self.fail(&name, "is not the object that HEAD names"),
+                }
+            }
+        }
+        for slot in head.slots.keys().filter(|slot| !granted.contains(*slot)) {
+            let name = names::key(slot);
+            let Ok(bytes) = self.store.storage().get(&name, MAX_SMALL_LEN) else { continue };
+            if slot_header(slot, &bytes).is_ok_and(|header| header.epoch < head.epoch()) {
+                let why = format!(
+                    "the key slot has no data key of epoch {}: its passphrase no longer opens the repository. 'esker \
+                     key rotate' makes a new one for every slot",
+                    head.epoch()
+                );
+                self.fail(name, why);
+            }
+        }
+        Ok(())
     }
 
     /// Checks the copies that a disk has of what everything else is read by: each is there and equal. Those of HEAD are
@@ -300,7 +333,9 @@ impl Check<'_> {
         if !storage.keeps_copies() {
             return Ok(());
         }
-        let slots: Vec<String> = self.store.head().slots.keys().map(names::key).collect();
+        let head = self.store.head();
+        let grants = head.grants.map(|_| names::grants(head.epoch()));
+        let slots: Vec<String> = head.slots.keys().map(names::key).chain(grants).collect();
         for name in std::iter::once(names::CONFIG.to_owned()).chain(slots) {
             // One that cannot be read has been told of.
             let Ok(bytes) = storage.get(&name, MAX_SMALL_LEN) else { continue };

@@ -16,6 +16,8 @@ pub struct Elsewhere {
     pub incarnation: u64,
     /// The key slots that HEADs of other places list.
     pub slots: BTreeMap<ObjectId, KnownSlot>,
+    /// Grants that HEADs of other places name, by epoch.
+    pub grants: BTreeMap<u32, Bytes>,
     /// Snapshots that were forgotten on purpose, as HEADs of other places have them.
     pub forgotten: BTreeSet<ObjectId>,
 }

@@ -2,9 +2,8 @@
 //! carries the age of the HEAD that may name the leaf first: a HEAD of that age or a later one that does not name it
 //! proves that none ever will. docs/concurrency.md has the argument.
 
-use super::Age;
 use super::body::{Bodies, Body};
-use super::leaves::Leaves;
+use super::leaves::{Leaves, Stamp};
 use super::reference::LeafRef;
 use crate::format::{Decoder, Encoder, Malformed, names};
 use crate::{Error, Result};
@@ -113,10 +112,10 @@ impl<T: Item> Leaf<T> {
         Ok(items)
     }
 
-    /// Writes a leaf that the HEAD of `age` may name.
+    /// Writes a leaf that the HEAD of `stamp` may name.
     pub(super) fn write(
         leaves: &Arc<Leaves>,
-        age: Age,
+        stamp: Stamp,
         items: Vec<T>,
         written: &mut Vec<LeafRef>,
     ) -> Result<Self> {
@@ -125,9 +124,9 @@ impl<T: Item> Leaf<T> {
         let bodies = Bodies::encode(items.iter().map(Item::body))?;
         let bytes = plain.len() + bodies.as_ref().map_or(0, |(_, bytes)| *bytes);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let bodies = bodies.map(|(object, _)| leaves.put(age, &object)).transpose()?;
-        let object = leaves.put(age, &plain)?;
-        let reference = LeafRef { age, object, items: count, bytes, bodies };
+        let bodies = bodies.map(|(object, _)| leaves.put(stamp, &object)).transpose()?;
+        let object = leaves.put(stamp, &plain)?;
+        let reference = LeafRef { age: stamp.age, object, items: count, bytes, bodies };
         written.push(reference);
         let leaf = Self::named(reference);
         leaf.attach(leaves);

@@ -18,6 +18,13 @@ use std::time::{Duration, SystemTime};
 /// Leaves that HEAD no longer names stay in the local cache for so long: another process may read by an older HEAD.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What a leaf has from the HEAD that names it first.
+#[derive(Clone, Copy)]
+pub(super) struct Stamp {
+    pub(super) age: Age,
+    pub(super) epoch: u32,
+}
+
 /// Where leaves are read and written.
 pub(super) struct Leaves {
     storage: Arc<dyn Storage>,
@@ -151,10 +158,11 @@ impl Leaves {
         }
     }
 
-    pub(super) fn put(&self, age: Age, plain: &[u8]) -> Result<ObjectRef> {
+    pub(super) fn put(&self, stamp: Stamp, plain: &[u8]) -> Result<ObjectRef> {
         let id = ObjectId(random_array(&*self.env)?);
-        let name = names::leaf(age.parts(), &id);
-        let sealed = Bytes::from(envelope::seal(&self.keys, ObjectKind::Leaf, &name, plain, &*self.env)?);
+        let name = names::leaf(stamp.age.parts(), &id);
+        let sealed =
+            Bytes::from(envelope::seal(&self.keys, stamp.epoch, ObjectKind::Leaf, &name, plain, &*self.env)?);
         let object = ObjectRef { id, hash: ObjectId(*blake3::hash(&sealed).as_bytes()) };
         self.storage.put(&name, sealed.clone())?;
         self.keep(&object, &sealed);

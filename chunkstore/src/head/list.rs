@@ -1,8 +1,7 @@
 //! A long list of HEAD: parts of it lie in leaves, the rest in HEAD itself. Its items keep their order.
 
-use super::Age;
 use super::leaf::{Item, Leaf};
-use super::leaves::Leaves;
+use super::leaves::{Leaves, Stamp};
 use super::reference::LeafRef;
 use crate::Result;
 use crate::id::ObjectId;
@@ -335,7 +334,7 @@ impl<T: Item> List<T> {
         }
     }
 
-    /// Writes what HEAD itself shall not hold to leaves of `age`, and notes them in `written`.
+    /// Writes what HEAD itself shall not hold to leaves with `stamp`, and notes them in `written`.
     ///
     /// # Errors
     ///
@@ -343,7 +342,7 @@ impl<T: Item> List<T> {
     pub(super) fn settle(
         &mut self,
         leaves: &Arc<Leaves>,
-        age: Age,
+        stamp: Stamp,
         written: &mut Vec<LeafRef>,
     ) -> Result<()> {
         let inline = leaves.inline(T::SHARE);
@@ -394,7 +393,7 @@ impl<T: Item> List<T> {
             let pieces = usize::try_from(len.div_ceil(leaves.leaf_len())).unwrap_or(1).max(1);
             for piece in items.chunks(items.len().div_ceil(pieces).max(1)) {
                 let piece = piece.iter().map(|item| (*item).clone()).collect();
-                let leaf = Leaf::write(leaves, age, piece, written)?;
+                let leaf = Leaf::write(leaves, stamp, piece, written)?;
                 self.0.push(Part::Leaf(Arc::new(leaf), vec![]));
             }
         }

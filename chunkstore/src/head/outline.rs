@@ -55,7 +55,7 @@ impl Outline {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::Age;
-    use super::super::leaves::Leaves;
+    use super::super::leaves::{Leaves, Stamp};
     use super::*;
     use crate::Result;
     use crate::env::{Env, SeededEnv};
@@ -96,7 +96,8 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn settle(&self, list: &mut List<SegmentRef>) {
-            list.settle(&self.0, Age { incarnation: 1, generation: 1 }, &mut vec![]).unwrap();
+            list.settle(&self.0, Stamp { age: Age { incarnation: 1, generation: 1 }, epoch: 1 }, &mut vec![])
+                .unwrap();
         }
     }
 

@@ -4,7 +4,7 @@
 use super::leaves::Leaves;
 use super::reference::LeafRef;
 use super::seen::{Notes, Seen};
-use super::{Age, Anew, Elsewhere, Head, List, Root, SegmentRef};
+use super::{Age, Anew, Elsewhere, EpochRef, Head, List, Root, SegmentRef};
 use crate::env::{Env, SystemEnv, random_array};
 use crate::format::{KNOWN_FEATURES, MAX_SEGMENT_LEN, ObjectKind, names};
 use crate::id::ObjectId;
@@ -57,9 +57,7 @@ impl Head {
     ///
     /// It is damaged. Damage to leaves shows when they are read.
     pub fn open(sealed: &[u8], keys: &Arc<KeyRing>, storage: Arc<dyn Storage>) -> Result<Self> {
-        let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
-        let head: Self =
-            serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
+        let head = parse(sealed, keys)?;
         head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None, None)));
         Ok(head)
     }
@@ -87,7 +85,9 @@ impl HeadStore {
     /// Writes the first HEAD of a repository.
     pub fn create(&self, slots: BTreeMap<ObjectId, ObjectId>) -> Result<()> {
         let nonce = ObjectId(random_array(&*self.env)?);
-        self.create_as(Head::first(nonce, slots))
+        let made_ms = u64::try_from(self.env.now().as_millis()).unwrap_or_default();
+        let epochs = BTreeMap::from([(self.keys.latest_epoch(), EpochRef { made_ms })]);
+        self.create_as(Head { epochs, ..Head::first(nonce, slots) })
     }
 
     /// Writes the first HEAD of the tier `tier` of the repository whose HEAD is `primary`: a later one than any that
@@ -102,6 +102,7 @@ impl HeadStore {
         }
         (first.tier, first.home) = (Some(tier.to_owned()), self.home.clone());
         (first.incarnation, first.tiers) = (primary.incarnation, primary.tiers.clone());
+        (first.epochs, first.grants) = (primary.epochs.clone(), primary.grants);
         let age = first.age();
         first.tiers.note(tier, age);
         self.create_as(first)
@@ -234,7 +235,7 @@ impl HeadStore {
 
     fn seal(&self, head: &Head) -> Result<Vec<u8>> {
         let plain = serde_json::to_vec(head).map_err(|error| Error::Invalid(error.to_string()))?;
-        envelope::seal(&self.keys, ObjectKind::Head, names::HEAD, &plain, &*self.env)
+        envelope::seal(&self.keys, head.epoch(), ObjectKind::Head, names::HEAD, &plain, &*self.env)
     }
 
     /// Reads HEAD, and refuses one that is older than what this machine has seen.
@@ -308,8 +309,7 @@ impl HeadStore {
     }
 
     fn unseal_any(&self, sealed: &[u8]) -> Result<Head> {
-        let plain = envelope::open(&self.keys, ObjectKind::Head, names::HEAD, sealed)?;
-        serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))
+        parse(sealed, &self.keys)
     }
 
     /// Opens a HEAD that was sealed for this place.
@@ -436,6 +436,15 @@ impl HeadStore {
         let random = u64::from(u16::from_le_bytes(random_array(&*self.env)?));
         Ok(Duration::from_micros((10_000 << attempt.min(7)) * random / 65_536))
     }
+}
+
+fn parse(sealed: &[u8], keys: &KeyRing) -> Result<Head> {
+    let plain = envelope::open(keys, ObjectKind::Head, names::HEAD, sealed)?;
+    let head: Head = serde_json::from_slice(&plain).map_err(|error| Error::corrupt(names::HEAD, error))?;
+    if Some(head.epoch()) != envelope::epoch_of(sealed) {
+        return Err(Error::corrupt(names::HEAD, "it is sealed under another epoch than its last"));
+    }
+    Ok(head)
 }
 
 /// Says that a HEAD is older than one that is known, and the way out.

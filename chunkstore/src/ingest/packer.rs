@@ -131,7 +131,7 @@ impl Packer {
         hasher.update(&self.store.now_ms().to_le_bytes()).update(&identity.pid.to_le_bytes());
         hasher.update(identity.hostname.as_bytes());
         let id = PackId(*hasher.finalize().as_bytes());
-        Ok(PackName { session: self.session, id, kind, epoch: self.store.keys().current_epoch() })
+        Ok(PackName { session: self.session, id, kind, epoch: self.store.epoch() })
     }
 
     /// Adds a new chunk; seals and uploads the pack when it is full.

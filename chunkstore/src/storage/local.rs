@@ -32,7 +32,7 @@ const NEW_HEAD: &str = "HEAD.new";
 /// Stands in the names of files that are being written, and in no object's.
 const STAGED: char = '#';
 /// Folders that objects lie in.
-const FOLDERS: [&str; 6] = ["packs", "index", "snapshots", "keys", "parity", "copies"];
+const FOLDERS: [&str; 7] = ["packs", "index", "snapshots", "keys", "grants", "parity", "copies"];
 
 impl LocalStorage {
     /// Uses `root`, which must exist.

@@ -1,7 +1,7 @@
 //! Tiers: stores that hold copies of a repository's packs, each with a HEAD and an index of what it holds, so
 //! that each can be read, checked, and made the primary, with nothing but itself and a key slot.
 
-use super::opening::{Found, delete_kept, look, put_kept, read_config, slots_there};
+use super::opening::{Found, look, read_config, slots_there};
 use super::{Access, ChunkStore, lay_out};
 use crate::bases::BaseReader;
 use crate::config::Config;
@@ -10,6 +10,7 @@ use crate::format::{MAX_PACK_LEN, MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, Pa
 use crate::head::{Age, Head, List, Place, Root, SegmentRef, rolled_back};
 use crate::id::{ObjectId, SessionId};
 use crate::index::{Location, PackEntry};
+use crate::kept::{delete_kept, put_kept};
 use crate::log::ms;
 use crate::pack::{self, PackName, PackReader};
 use crate::seal::Decompressor;
@@ -135,6 +136,7 @@ impl ChunkStore {
         let config = Config { tier: Some(tier.to_owned()), ..self.config.clone() };
         put_kept(&*access.storage, names::CONFIG, &config.seal(&self.keys)?.into())?;
         lay_out(&mut access, &config);
+        self.copy_grants(&head, &*access.storage)?;
         self.copy_slots(&head, &*access.storage)?;
         let heads = Self::head_store(&access, &self.keys, &config);
         heads.create_tier(tier, &head)?;
@@ -163,6 +165,7 @@ impl ChunkStore {
             }
             there => drop(there?),
         }
+        self.copy_grants(&self.head(), &**storage)?;
         self.copy_slots(&self.head(), &**storage)
     }
 
@@ -331,7 +334,8 @@ impl ChunkStore {
     pub fn write_map(&self, plain: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
         let name = names::map(&id);
-        let sealed = envelope::seal(&self.keys, ObjectKind::TierMap, &name, plain, &*self.access.env)?;
+        let sealed =
+            envelope::seal(&self.keys, self.epoch(), ObjectKind::TierMap, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.storage().put(&name, sealed.into())?;
         Ok(Root::new(MAP_ROOT, id, hash))
@@ -357,6 +361,8 @@ impl ChunkStore {
             not_adopted(head, primary)?;
             head.incarnation = primary.incarnation;
             head.slots.clone_from(&primary.slots);
+            head.epochs.clone_from(&primary.epochs);
+            head.grants = primary.grants;
             head.tiers.clone_from(&primary.tiers);
             head.clock_ms = primary.clock_ms;
             // A list that is the same stays where it lies.
@@ -374,7 +380,9 @@ impl ChunkStore {
             head.roots.retain(|root| root.kind != MAP_ROOT && !replaced.contains(&root.id))?;
             head.roots.extend(commit.roots.iter().chain(&commit.maps).cloned());
             head.sessions.retain(|known| known.id != *session)
-        })
+        })?;
+        self.drop_old_grants();
+        Ok(())
     }
 
     /// Makes this tier the primary: a HEAD that every client takes for later than that of the old one, which is

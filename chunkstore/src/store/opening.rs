@@ -1,10 +1,11 @@
 //! From a place to keys: its kind, its configuration, a key slot that the password opens. A disk keeps copies of these,
 //! since one bad sector in any of them would make the repository unreadable; a missing one is named in the error.
 
-use super::{Access, describe};
+use super::Access;
 use crate::config::Config;
 use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::id::{ObjectId, RepositoryId};
+use crate::kept::read_kept;
 use crate::keys::{self, KdfParams, KeyRing};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
@@ -144,67 +145,6 @@ pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
     }
 }
 
-/// Reads an object of which a disk has several copies. If only a copy is sound, it replaces the object; copies that are missing
-/// are made again, as far as the place can be written to.
-fn read_kept<T>(
-    storage: &dyn Storage,
-    name: &str,
-    limit: u64,
-    read: impl Fn(&Bytes) -> Result<T>,
-) -> Result<(Bytes, T)> {
-    let attempt = |name: &str| -> Result<(Bytes, T)> {
-        let bytes = storage.get(name, limit)?;
-        let value = read(&bytes)?;
-        Ok((bytes, value))
-    };
-    let error = match attempt(name) {
-        Err(error) if storage.keeps_copies() && error.is_damage() => error,
-        done => {
-            if let (Ok((bytes, _)), true) = (&done, storage.keeps_copies()) {
-                make_copies(storage, name, bytes);
-            }
-            return done;
-        }
-    };
-    for copy in names::copies(name) {
-        if let Ok((bytes, value)) = attempt(&copy) {
-            tracing::warn!("{}: it is taken from its copy {copy}", describe(&error));
-            if let Err(error) = storage.replace(name, bytes.clone()) {
-                tracing::debug!(%error, "it could not be put back");
-            }
-            return Ok((bytes, value));
-        }
-    }
-    Err(error)
-}
-
-/// Makes the missing copies of an object that is sound.
-fn make_copies(storage: &dyn Storage, name: &str, bytes: &Bytes) {
-    for copy in names::copies(name) {
-        let is_missing = matches!(storage.len(&copy), Err(error) if error.kind == ErrorKind::NotFound);
-        if is_missing && let Err(error) = storage.replace(&copy, bytes.clone()) {
-            tracing::debug!(%error, "a copy that is missing could not be made");
-        }
-    }
-}
-
-/// Writes an object that a disk keeps several times.
-pub(super) fn put_kept(storage: &dyn Storage, name: &str, bytes: &Bytes) -> Result<()> {
-    storage.put(name, bytes.clone())?;
-    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
-        storage.replace(&copy, bytes.clone())?;
-    }
-    Ok(())
-}
-
-/// Removes an object and its copies.
-pub(super) fn delete_kept(storage: &dyn Storage, name: &str) -> Result<()> {
-    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
-        storage.delete(&copy)?;
-    }
-    Ok(storage.delete(name)?)
-}
-
 /// Reads the configuration.
 pub(super) fn read_config(storage: &dyn Storage) -> Result<(Bytes, Config)> {
     match read_kept(storage, names::CONFIG, MAX_SMALL_LEN, |bytes| Config::read(bytes)) {
@@ -231,6 +171,8 @@ pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
 pub(super) struct Slots {
     readable: Vec<(ObjectId, Bytes)>,
     damage: Option<Error>,
+    /// That one is of a kind that no passphrase opens, or of a later version.
+    other_kind: Option<Error>,
     /// That there was no memory to try a slot.
     memory: Option<Error>,
     tried: usize,
@@ -242,7 +184,14 @@ impl Slots {
     /// Finds those that are there and belong to this repository. Those that no HEAD ever listed may be among them.
     pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
         let storage = &*access.storage;
-        let mut slots = Self { readable: vec![], damage: None, memory: None, tried: 0, left: MAX_DEAR_COST };
+        let mut slots = Self {
+            readable: vec![],
+            damage: None,
+            other_kind: None,
+            memory: None,
+            tried: 0,
+            left: MAX_DEAR_COST,
+        };
         let there = slots_there(storage)?;
         if there.is_empty() {
             let found = look(storage)?;
@@ -293,10 +242,19 @@ impl Slots {
         }
     }
 
+    /// Notes why a slot that the password fits does not open the repository.
+    pub(super) fn refuse(&mut self, error: Error) {
+        self.damage = Some(error);
+    }
+
     /// Opens the next one that the password fits, and returns it with the keys in it.
     pub(super) fn open_next(&mut self, passphrase: &[u8]) -> Result<(ObjectId, KeyRing)> {
         while !self.readable.is_empty() && self.tried < 2 * MAX_SLOTS {
             let (slot, bytes) = self.readable.remove(0);
+            if keys::slot_header(&slot, &bytes).is_ok_and(|header| header.argon2().is_none()) {
+                self.other_kind = keys::open_slot(&slot, &bytes, passphrase).err();
+                continue;
+            }
             if !self.affords(&slot, &bytes) {
                 let why = "to try it costs more than all slots together may that are not esker's own";
                 self.damage = Some(Error::corrupt(names::key(&slot), why));
@@ -315,6 +273,11 @@ impl Slots {
         if let Some(error) = self.memory.take() {
             return Err(error);
         }
+        if self.tried == 0
+            && let Some(other_kind) = self.other_kind.take()
+        {
+            return Err(other_kind);
+        }
         match self.damage.take() {
             // Where any could be tried, that the password fits none of them says more.
             Some(damage) if self.tried == 0 => {
@@ -322,7 +285,7 @@ impl Slots {
             }
             damage => Err(Error::WrongPassword {
                 slots: self.tried,
-                damage: damage.map(|damage| damage.to_string()),
+                damage: damage.or(self.other_kind.take()).map(|damage| damage.to_string()),
             }),
         }
     }
@@ -330,5 +293,7 @@ impl Slots {
 
 /// The cost of trying a slot.
 fn cost(slot: &ObjectId, bytes: &Bytes) -> u64 {
-    keys::slot_header(slot, bytes).map_or(u64::MAX, |header| header.kdf_params.cost())
+    let header = keys::slot_header(slot, bytes).ok();
+    let params = header.as_ref().and_then(|header| header.argon2()).map(|argon2| argon2.kdf_params);
+    params.map_or(u64::MAX, |params| params.cost())
 }

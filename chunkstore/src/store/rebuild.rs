@@ -1,15 +1,17 @@
 //! Rebuilding HEAD from the objects in the store, if it is missing, damaged, or older than one that was seen.
 //! Everything that can be read is listed again: a snapshot that was being forgotten, too, rather than one too few.
 
-use super::opening::{Slots, put_kept, read_config, slots_there};
+use super::opening::{Slots, read_config, slots_there};
+use super::rotation::grants_there;
 use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Body, Elsewhere, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
+use crate::head::{Body, Elsewhere, EpochRef, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
-use crate::keys::KeyRing;
-use crate::storage::ErrorKind;
+use crate::kept::{put_kept, read_kept};
+use crate::keys::{Grants, KeyRing};
+use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -36,6 +38,8 @@ pub struct RebuildPlan {
     pub slots: u64,
     /// Those of them that are put back from another place.
     pub slots_put_back: u64,
+    /// Epochs whose grants are put back from another place.
+    pub grants_put_back: Vec<u32>,
     /// Existing slots that no other HEAD lists: they were removed, or are newer, and stay out.
     pub slots_left_out: u64,
     /// Packs here have no parity, although the repository was made with it, and new ones will have none: as a primary
@@ -53,6 +57,10 @@ struct Rebuild<'a> {
     own: ObjectId,
     config_has_parity: bool,
     columns: ColumnsOf<'a>,
+    /// The highest epoch of an object that was read.
+    used: u32,
+    /// What HEAD is sealed under, and what is written beside it.
+    epoch: u32,
     plan: RebuildPlan,
 }
 
@@ -76,6 +84,7 @@ pub fn rebuild_head(
     lay_out(&mut access, &config);
     let heads = ChunkStore::head_store(&access, &keys, &config);
     heads.refuse_foreign_config()?;
+    let back = put_grants_back(&*access.storage, &keys, elsewhere, dry_run)?;
     // One that was put back from an older copy knows things that lie nowhere else.
     let old = heads.latest_copy();
     let place = which(&access, &config, old.as_ref(), elsewhere)?;
@@ -104,20 +113,44 @@ pub fn rebuild_head(
             let known = tier.as_ref().and_then(|tier| elsewhere.tiers.made.get(tier));
             match known.filter(|known| head.age() < **known) {
                 Some(known) => describe(&rolled_back(&head, *known)),
-                None => return Ok(RebuildPlan { tier, ..RebuildPlan::default() }),
+                None => return Ok(RebuildPlan { tier, grants_put_back: back, ..RebuildPlan::default() }),
             }
         }
         Err(error @ (Error::Corrupt { .. } | Error::Rollback { .. })) => describe(&error),
         Err(error) => return Err(error),
     };
-    let plan = RebuildPlan { why, tier: tier.clone(), ..RebuildPlan::default() };
+    let plan = RebuildPlan { why, tier: tier.clone(), grants_put_back: back, ..RebuildPlan::default() };
     let config_has_parity = config.parity;
-    let mut rebuild = Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, plan };
+    let (used, epoch) = (1, 1);
+    let mut rebuild =
+        Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, used, epoch, plan };
     let head = rebuild.head(&heads, old, elsewhere, tier, dry_run)?;
     if !dry_run {
         heads.force(head)?;
     }
     Ok(rebuild.plan)
+}
+
+/// Puts grants back that HEADs of other places name and that are not here, and takes their keys.
+fn put_grants_back(
+    storage: &dyn Storage,
+    keys: &KeyRing,
+    elsewhere: &Elsewhere,
+    dry_run: bool,
+) -> Result<Vec<u32>> {
+    let mut back = vec![];
+    let there = grants_there(storage)?;
+    for (epoch, bytes) in elsewhere.grants.iter().filter(|(epoch, _)| !there.contains(*epoch)) {
+        if let Err(error) = keys.take(*epoch, bytes) {
+            tracing::debug!(%error, "grants of another place are of no use here");
+            continue;
+        }
+        if !dry_run {
+            put_kept(storage, &names::grants(*epoch), bytes)?;
+        }
+        back.push(*epoch);
+    }
+    Ok(back)
 }
 
 /// Whether the primary or a tier is at a place: as the user said, as a copy of the last HEAD says, or as the place was
@@ -187,12 +220,16 @@ impl Rebuild<'_> {
                     Segment::decode(plain).map_err(|error| Error::corrupt(names::segment(&id), error))?;
                 Ok((id, hash, segment))
             })?;
-        let segments = self.with_packs_that_are_there(segments, dry_run)?;
-        self.plan.segments = segments.len() as u64;
+        let packs = segments.iter().flat_map(|(_, _, segment)| &segment.packs);
+        self.used = packs.map(|pack| pack.name.epoch).max().unwrap_or_default().max(self.used);
         let slots = self.slots(old.as_ref(), elsewhere, dry_run)?;
         self.plan.slots = slots.len() as u64;
+        let (epochs, grants) = self.epochs(old.as_ref(), &slots, elsewhere, dry_run)?;
+        let segments = self.with_packs_that_are_there(segments, dry_run)?;
+        self.plan.segments = segments.len() as u64;
         let is_known = old.is_some();
         let mut head = heads.successor(old, roots, segments, slots, elsewhere, tier)?;
+        (head.epochs, head.grants) = (epochs, grants);
         // What was a tier, and was adopted, never had parity: that none is there is no damage.
         if !is_known && head.tier.is_none() && self.config_has_parity && self.plan.packs > 0 {
             let mut any = false;
@@ -225,6 +262,7 @@ impl Rebuild<'_> {
         for (name, id) in self.ids(folder)? {
             let opened = self.access.storage.get(&name, limit).map_err(Error::from).and_then(|sealed| {
                 let plain = envelope::open(self.keys, kind, &name, &sealed)?;
+                self.used = envelope::epoch_of(&sealed).unwrap_or_default().max(self.used);
                 read(id, ObjectId(*blake3::hash(&sealed).as_bytes()), &plain)
             });
             match opened {
@@ -267,7 +305,7 @@ impl Rebuild<'_> {
                 0 => continue,
                 len if len == before || dry_run => (id, hash),
                 _ => {
-                    let fresh = super::segments::write_segment(self.access, self.keys, &segment)?;
+                    let fresh = super::segments::write_segment(self.access, self.keys, self.epoch, &segment)?;
                     (fresh.id, fresh.hash)
                 }
             };
@@ -277,6 +315,50 @@ impl Rebuild<'_> {
         }
         self.plan.packs = listed.len() as u64;
         Ok(references)
+    }
+
+    /// The epochs, and the grants of the last. That is the last one that anything here is known to be sealed under; or one
+    /// whose grants are here, if all slots have one: it may be that nothing but the HEAD that is lost was sealed under it.
+    fn epochs(
+        &mut self,
+        old: Option<&Head>,
+        slots: &BTreeMap<ObjectId, ObjectId>,
+        elsewhere: &Elsewhere,
+        dry_run: bool,
+    ) -> Result<(BTreeMap<u32, EpochRef>, Option<ObjectId>)> {
+        let storage = &*self.access.storage;
+        self.epoch = self.used.max(old.map_or(0, Head::epoch));
+        let granted = |epoch: u32, bytes: &Bytes| {
+            let grants = Grants::decode(bytes).ok().filter(|grants| grants.epoch == epoch)?;
+            Some(grants.slots().collect::<HashSet<ObjectId>>())
+        };
+        let mut grants = None;
+        for epoch in grants_there(storage)?.into_iter().rev().take_while(|epoch| *epoch >= self.epoch) {
+            let Ok((bytes, slots_in)) = read_kept(storage, &names::grants(epoch), MAX_SMALL_LEN, |bytes| {
+                granted(epoch, bytes)
+                    .ok_or_else(|| Error::corrupt(names::grants(epoch), "is not what it says"))
+            }) else {
+                continue;
+            };
+            let has_all = slots.keys().all(|slot| slots_in.contains(slot));
+            if (epoch == self.epoch || has_all) && self.keys.has_epoch(epoch)? {
+                (self.epoch, grants) = (epoch, Some(bytes));
+                break;
+            }
+        }
+        let other = elsewhere.grants.get(&self.epoch).filter(|_| grants.is_none());
+        if let Some(bytes) = other.filter(|bytes| granted(self.epoch, bytes).is_some()) {
+            // Put back already, unless what is here is damaged.
+            if !dry_run {
+                storage.replace(&names::grants(self.epoch), bytes.clone())?;
+            }
+            grants = Some(bytes.clone());
+        }
+        let mut epochs = old.map(|head| head.epochs.clone()).unwrap_or_default();
+        for epoch in self.keys.epochs().into_iter().filter(|epoch| *epoch <= self.epoch) {
+            epochs.entry(epoch).or_default();
+        }
+        Ok((epochs, grants.map(|bytes| ObjectId(*blake3::hash(&bytes).as_bytes()))))
     }
 
     /// The slots that open this place. If another HEAD is known, it says which count: a removed one whose file

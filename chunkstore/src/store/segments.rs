@@ -94,14 +94,19 @@ impl ChunkStore {
 
     /// Writes a segment. It counts for nothing until HEAD lists it.
     pub fn write_segment(&self, segment: &Segment) -> Result<SegmentRef> {
-        write_segment(&self.access, &self.keys, segment)
+        write_segment(&self.access, &self.keys, self.epoch(), segment)
     }
 }
 
-pub(super) fn write_segment(access: &Access, keys: &KeyRing, segment: &Segment) -> Result<SegmentRef> {
+pub(super) fn write_segment(
+    access: &Access,
+    keys: &KeyRing,
+    epoch: u32,
+    segment: &Segment,
+) -> Result<SegmentRef> {
     let id = ObjectId(random_array(&*access.env)?);
     let name = names::segment(&id);
-    let sealed = envelope::seal(keys, ObjectKind::Segment, &name, &segment.encode(), &*access.env)?;
+    let sealed = envelope::seal(keys, epoch, ObjectKind::Segment, &name, &segment.encode(), &*access.env)?;
     let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
     access.storage.put(&name, sealed.into())?;
     let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);

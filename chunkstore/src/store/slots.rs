@@ -1,13 +1,17 @@
 //! Key slots: added, removed, and those that HEAD does not list.
 
 use super::ChunkStore;
-use super::opening::{delete_kept, put_kept, slots_there};
+use super::opening::slots_there;
 use crate::format::{MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::head::Head;
 use crate::id::ObjectId;
+use crate::kept::{delete_kept, put_kept};
 use crate::keys::{self, KdfParams, SlotOwner};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
+
+/// Attempts before a slot is given up that rotations always overtake.
+const ATTEMPTS: usize = 20;
 
 impl ChunkStore {
     /// Adds a key slot. There are so many at most as are tried with one passphrase.
@@ -23,18 +27,37 @@ impl ChunkStore {
         may_add(&*self.reload()?)?;
         // A prune takes what HEAD does not list for a stray, unless somebody is at work.
         let session = self.open_session("key")?;
-        let (slot, bytes) = keys::make_slot(&self.keys, passphrase, kdf, owner, &*self.access.env)?;
-        let hash = self.keys.slot_hash(&bytes);
-        put_kept(&*self.access.storage, &names::key(&slot), &bytes.into())?;
-        self.update_head(|head| {
-            if !head.is_open(&session)? {
-                return Err(Error::Fenced { why: "this session was fenced by a prune; run it again".into() });
+        for _ in 0..ATTEMPTS {
+            let epoch = self.reload()?.epoch();
+            let (slot, bytes) =
+                keys::make_slot(&self.keys, passphrase, kdf, owner.clone(), &*self.access.env)?;
+            let hash = self.keys.slot_hash(&bytes);
+            put_kept(&*self.access.storage, &names::key(&slot), &bytes.into())?;
+            let added = self.update_head(|head| {
+                // By a swap whose answer was lost.
+                if head.slots.get(&slot) == Some(&hash) {
+                    return Ok(true);
+                }
+                if !head.is_open(&session)? {
+                    return Err(Error::Fenced {
+                        why: "this session was fenced by a prune; run it again".into(),
+                    });
+                }
+                may_add(head)?;
+                // A rotation since then did not know of the slot.
+                if head.epoch() != epoch {
+                    return Ok(false);
+                }
+                head.slots.insert(slot, hash);
+                head.sessions.retain(|known| known.id != session)?;
+                Ok(true)
+            })?;
+            if added {
+                return Ok(slot);
             }
-            may_add(head)?;
-            head.slots.insert(slot, hash);
-            head.sessions.retain(|known| known.id != session)
-        })?;
-        Ok(slot)
+            delete_kept(&*self.access.storage, &names::key(&slot))?;
+        }
+        Err(Error::Fenced { why: format!("keys were rotated {ATTEMPTS} times meanwhile; try again") })
     }
 
     /// Removes a key slot, whether its object is sound or not; the last one that is stays.

@@ -2,18 +2,21 @@
 
 use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
-use crate::output::{self, Summary};
+use crate::output::Summary;
 use crate::passwords::Password;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
-use chunkstore::keys::{KdfParams, SlotOwner, open_slot, slot_header};
-use chunkstore::store::{ChunkStore, describe};
-use serde_json::{Value, json};
+use chunkstore::keys::{KdfParams, SlotOwner, open_slot};
+use chunkstore::store::ChunkStore;
+use serde_json::json;
 use std::path::PathBuf;
 
-/// Add, remove and change passwords
+mod list;
+
+/// Add, remove and change passwords, and rotate data keys
 ///
-/// Each password has a slot that wraps the repository's keys; data is never touched.
+/// Each password has a key slot, which opens the repository's keys. Data is encrypted with data keys, one for each epoch:
+/// 'key rotate' makes a new epoch, whose key the slots get that exist then.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -22,8 +25,13 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Action {
-    /// List key slots
+    /// List key slots and epochs
+    ///
+    /// Of each epoch: when it was made, and the packs that are encrypted with its key. With --json only the key slots; 'key
+    /// epochs' has the others.
     List,
+    /// List epochs, and the packs that are encrypted with the key of each
+    Epochs,
     /// Add a password
     Add(NewPassword),
     /// Remove a key slot by its id; the last one stays
@@ -33,6 +41,11 @@ enum Action {
     },
     /// Replace the password that was used to open the repository
     Passwd(NewPassword),
+    /// Make a new data key, for everything that is written from now on
+    ///
+    /// Every key slot gets it, whatever its password. A slot that was removed before does not; it keeps what it could read.
+    /// Existing packs are not encrypted again: a new snapshot may use chunks of old packs, which old keys open.
+    Rotate,
 }
 
 #[derive(clap::Args, Debug)]
@@ -78,7 +91,7 @@ impl NewPassword {
 impl Args {
     /// Whether it only prints.
     pub(super) fn only_prints(&self) -> bool {
-        matches!(self.action, Action::List)
+        matches!(self.action, Action::List | Action::Epochs)
     }
 }
 
@@ -90,7 +103,21 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     };
     let store = repo.store();
     match args.action {
-        Action::List => list(store, &password, context),
+        Action::List => list::slots(store, &password, context),
+        Action::Epochs => list::epochs(store, context),
+        Action::Rotate => {
+            let done = store.rotate()?;
+            let mut summary = Summary::new(json!({
+                "epoch": done.epoch, "epoch_before": done.before, "granted": done.slots,
+            }));
+            summary.line(format!(
+                "epoch {} has a new data key, which {} key slots have; what is written from now on is encrypted with it",
+                done.epoch,
+                done.slots.len()
+            ));
+            context.console.summary(&summary);
+            Ok(Code::Done)
+        }
         Action::Add(new) => {
             let slot = store.add_slot(new.get()?.as_bytes(), KdfParams::default(), new.owner())?;
             context
@@ -110,7 +137,10 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
                 store.remove_stray(&slot)?;
             }
             summary.line(format!("removed key slot {}", slot.short()));
-            summary.line("Whoever had this password may still hold a copy of the repository's keys.");
+            summary.line(
+                "Whoever had this password may have copied the keys that it opened, and can then still read what was \
+                 written until now. 'esker key rotate' makes a new data key, which the password never opens.",
+            );
             context.console.summary(&summary);
             Ok(Code::Done)
         }
@@ -185,69 +215,4 @@ fn find(store: &ChunkStore, wanted: &str) -> Result<ObjectId, Failure> {
         (Some(_), _) => Err(Failure::new(format!("'{wanted}' names several key slots; give more digits"))),
         (None, _) => Err(Failure::new(format!("no key slot '{wanted}'; see 'esker key list'"))),
     }
-}
-
-fn list(store: &ChunkStore, password: &Password, context: &Context) -> CommandResult {
-    let mut rows = vec![];
-    for slot in store.head().slots.keys() {
-        rows.push(row(store, slot, password, None));
-    }
-    for slot in store.stray_slots()? {
-        rows.push(row(
-            store,
-            &slot,
-            password,
-            Some("opens nothing: it was removed, or never added; 'esker prune' removes it"),
-        ));
-    }
-    if context.global.json {
-        output::json_line(&Value::Array(rows));
-    } else {
-        for row in rows {
-            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-            let mark = if row["current"] == true { "*" } else { " " };
-            let id: String = text("id").chars().take(8).collect();
-            let problem = text("problem");
-            if problem.is_empty() {
-                output::line(format!(
-                    "{mark} {id}  {}@{}  {}  {}",
-                    text("userName"),
-                    text("hostName"),
-                    text("created"),
-                    text("label")
-                ));
-            } else {
-                output::line(format!("{mark} {id}  {problem}"));
-            }
-        }
-    }
-    Ok(Code::Done)
-}
-
-/// One slot of the list. What is wrong with it is its `problem`.
-fn row(store: &ChunkStore, slot: &ObjectId, password: &Password, stray: Option<&str>) -> Value {
-    let header = (store.storage().get(&names::key(slot), MAX_SMALL_LEN))
-        .map_err(chunkstore::Error::from)
-        .and_then(|bytes| slot_header(slot, &bytes));
-    let mut row = json!({"id": slot, "current": stray.is_none() && is_ours(store, slot, password)});
-    let mut problem = stray.map(str::to_owned);
-    match header {
-        Ok(header) => {
-            let created = i64::try_from(header.created_ms)
-                .ok()
-                .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-            row["userName"] = json!(header.username);
-            row["hostName"] = json!(header.hostname);
-            row["created"] = json!(super::json_time(created.unwrap_or_default()));
-            row["label"] = json!(header.label);
-        }
-        Err(error) => {
-            let why = describe(&error);
-            problem.get_or_insert(format!("opens nothing: {why}; 'esker key remove' drops it"));
-        }
-    }
-    if let Some(problem) = problem {
-        row["problem"] = json!(problem);
-    }
-    row
 }

@@ -213,6 +213,8 @@ fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<E
                     let bytes = storage.get(&names::key(slot), MAX_SMALL_LEN).ok();
                     known.slots.insert(*slot, KnownSlot { hash: *hash, bytes });
                 }
+                let grants = storage.get(&names::grants(head.epoch()), MAX_SMALL_LEN);
+                known.grants.extend(grants.ok().map(|bytes| (head.epoch(), bytes)));
                 head
             }
             Err(failure) => {
@@ -326,8 +328,14 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
             context.console.say(text);
         }
     };
+    for epoch in &plan.grants_put_back {
+        say(format!(
+            "the grants of epoch {epoch} are missing; another tier has them, from which they are put back"
+        ));
+    }
     if plan.why.is_empty() {
-        say("HEAD is fine; nothing to do".into());
+        let nothing = plan.grants_put_back.is_empty();
+        say(format!("HEAD is fine{}", if nothing { "; nothing to do" } else { "" }));
     } else {
         say(format!("HEAD cannot be used: {}", plan.why));
         say(format!(
@@ -355,9 +363,13 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
             ));
         }
     }
-    let wanted = !plan.why.is_empty() && go_on(manner, Effect::Adds)?;
-    if wanted {
+    let lacks = !plan.why.is_empty() || !plan.grants_put_back.is_empty();
+    let done = lacks && go_on(manner, Effect::Adds)?;
+    if done {
         rebuild(false)?;
+    }
+    let wanted = done && !plan.why.is_empty();
+    if wanted {
         say("HEAD was made anew; 'esker check' says what is missing, if anything".into());
         let prune = crate::fleet::accepting_head(plan.tier.as_deref());
         say(format!(
@@ -368,6 +380,7 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
         "why": plan.why, "snapshots": plan.snapshots, "snapshots_found": plan.snapshots_found,
         "segments": plan.segments, "packs": plan.packs, "packs_gone": plan.packs_gone,
         "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out,
+        "grants_put_back": plan.grants_put_back,
         "unreadable": plan.unreadable, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
     });
     told(context, &json, manner.dry_run)?;

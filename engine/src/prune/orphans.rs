@@ -12,7 +12,7 @@ use std::collections::HashSet;
 pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
     let mut all = vec![];
     let folders = [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS, names::MAPS, names::KEYS];
-    for folder in folders.into_iter().chain([names::SETS, names::COPIES]) {
+    for folder in folders.into_iter().chain([names::GRANTS, names::SETS, names::COPIES]) {
         if folder == names::PARITY && !store.has_parity()
             || folder == names::COPIES && !store.storage().keeps_copies()
         {
@@ -74,6 +74,11 @@ pub(super) fn find_orphans(
                 let id = parts.next().and_then(ObjectId::parse);
                 open.is_empty() && id.is_some_and(|id| staged || !head.slots.contains_key(&id))
             }
+            // Of an epoch before, or of a rotation that was killed.
+            (Some(names::GRANTS), Some(_), None) | (Some(names::COPIES), Some(_), Some(names::GRANTS)) => {
+                open.is_empty()
+                    && names::grants_epoch(name).is_some_and(|epoch| staged || epoch != head.epoch())
+            }
             (Some(names::COPIES), ..) => staged && open.is_empty(),
             // No HEAD of a later age names a leaf for the first time. A swap may be about to name one of a later age.
             (Some(names::SETS), Some(_), None) => names::leaf_age(name)
@@ -87,7 +92,9 @@ pub(super) fn find_orphans(
 /// Whether an orphan may go, although HEAD was made anew since it was written: only packs say by which session they
 /// were, and key slots are listed whole.
 pub(super) fn may_remove(head: &Head, name: &str) -> Result<bool> {
-    let is_slot = name.starts_with(names::KEYS) || name.starts_with(names::COPIES);
+    // Grants may have the only key of something that a HEAD made anew does not know.
+    let has_keys = names::grants_epoch(name).is_some();
+    let is_slot = !has_keys && (name.starts_with(names::KEYS) || name.starts_with(names::COPIES));
     if head.anew.is_none() || is_slot || name.contains('#') {
         return Ok(true);
     }
@@ -117,7 +124,7 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
         let mut named: HashSet<String> = head.segment_ids()?.iter().map(names::segment).collect();
         named.extend(head.roots.iter()?.flat_map(|root| [names::snapshot(&root.id), names::map(&root.id)]));
         named.extend(head.leaves().flat_map(LeafRef::names));
-        for slot in head.slots.keys().map(names::key) {
+        for slot in head.slots.keys().map(names::key).chain([names::grants(head.epoch())]) {
             named.extend(names::copies(&slot));
             named.insert(slot);
         }

@@ -269,6 +269,10 @@ impl<'a> Sync<'a> {
             self.report.packs_lost = self.lost.len() as u64;
             return Ok(());
         }
+        // Before anything is there that is sealed under a key which slots there lack.
+        let primary = self.primary.store();
+        primary.take_in_epochs(&self.to().head())?;
+        primary.copy_grants(&*primary.reload()?, &**self.to().storage())?;
         // Metadata last: what a reader meets first is there last.
         entries.sort_by_key(|(entry, _)| entry.name.kind == PackKind::Metadata);
         self.copy_packs(entries)?;
@@ -277,8 +281,9 @@ impl<'a> Sync<'a> {
         let until = going.iter().map(|(_, until)| *until).max().unwrap_or_default();
         let segments = self.rewrite_the_rest(until)?;
         self.from().reload()?;
-        let primary = self.primary.store();
-        primary.copy_slots(&*primary.reload()?, &**self.to().storage())?;
+        let head = primary.reload()?;
+        primary.copy_grants(&head, &**self.to().storage())?;
+        primary.copy_slots(&head, &**self.to().storage())?;
         self.extend_locks(kept)?;
         self.commit(going, segments)
     }

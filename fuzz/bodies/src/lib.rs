@@ -9,10 +9,10 @@ use chunkstore::bases::base_generation;
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::config::Config;
 use chunkstore::env::SeededEnv;
-use chunkstore::format::{Codec, Decoder, Encoder, ObjectKind, PackKind};
+use chunkstore::format::{Codec, Decoder, Encoder, MAX_SLOTS, ObjectKind, PackKind};
 use chunkstore::head::{Condemned, Head, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf};
 use chunkstore::index::Segment;
-use chunkstore::keys::{KeyRing, slot_header};
+use chunkstore::keys::{Grants, KeyRing, slot_header};
 use chunkstore::pack::{PackName, Record, decode_directory, read_directory, read_header};
 use chunkstore::patch::{self, Differ};
 use chunkstore::rope::Rope;
@@ -59,10 +59,11 @@ pub fn all() -> impl Iterator<Item = &'static Target> {
 }
 
 /// The decoders.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 25] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
+    Target { name: "grants", run: grants },
     Target { name: "envelope", run: open_envelope },
     Target { name: "pack", run: pack },
     Target { name: "directory", run: directory },
@@ -149,6 +150,14 @@ fn slot(data: &[u8]) {
     let id = ObjectId([3; 32]);
     // No more than the readable part: deriving a key takes the memory that the slot asks for, within limits.
     let _ = slot_header(&id, data);
+}
+
+fn grants(data: &[u8]) {
+    if let Ok(grants) = Grants::decode(data) {
+        assert!(grants.slots().count() <= MAX_SLOTS);
+    }
+    // There is one slot, so every byte is bound to its key.
+    assert!(KEYS.take(2, data).is_err() || seeds::is_granted(data));
 }
 
 fn open_envelope(data: &[u8]) {

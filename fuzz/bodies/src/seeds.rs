@@ -6,7 +6,7 @@ use chunkstore::env::SeededEnv;
 use chunkstore::format::{Codec, Encoder, ObjectKind, names};
 use chunkstore::head::{PackRef, Root, SegmentRef, encode_leaf};
 use chunkstore::index::{PackEntry, Segment};
-use chunkstore::keys::{KdfParams, SlotOwner, make_slot};
+use chunkstore::keys::{KdfParams, SlotOwner, make_slot, slot_header};
 use chunkstore::pack::{PackBuilder, Record, SealedPack};
 use chunkstore::patch::Differ;
 use chunkstore::seal::{Compression, Compressor};
@@ -28,6 +28,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "head" => all.heads.clone(),
         "config" => vec![all.config.clone()],
         "slot" => vec![all.slot.clone()],
+        "grants" => vec![all.grants.clone()],
         "envelope" => vec![all.envelope.clone()],
         "pack" => vec![all.pack.bytes.to_vec()],
         "directory" => vec![directory(&all.pack.records)],
@@ -79,10 +80,16 @@ pub(crate) fn is_sealed(data: &[u8]) -> bool {
     SEEDS.envelope == data
 }
 
+/// Whether these are the grants that open.
+pub(crate) fn is_granted(data: &[u8]) -> bool {
+    SEEDS.grants == data
+}
+
 struct Seeds {
     heads: Vec<Vec<u8>>,
     config: Vec<u8>,
     slot: Vec<u8>,
+    grants: Vec<u8>,
     envelope: Vec<u8>,
     pack: SealedPack,
     segment: Segment,
@@ -110,7 +117,7 @@ fn make() -> Result<Seeds> {
     forge.commit(std::slice::from_ref(&root))?;
     let head = store.reload()?;
     let json = |head| serde_json::to_vec(head).map_err(|error| chunkstore::Error::Invalid(error.to_string()));
-    let (_, slot) =
+    let (id, slot) =
         make_slot(&KEYS, b"x", KdfParams { memory_kib: 8, passes: 1, lanes: 1 }, SlotOwner::default(), &env)?;
     let pack = sealed_pack()?;
     let segment = Segment {
@@ -120,8 +127,9 @@ fn make() -> Result<Seeds> {
     Ok(Seeds {
         heads: vec![json(&*empty)?, json(&*head)?],
         config: store.config().seal(&KEYS)?,
+        grants: KEYS.make_epoch(2, &[(id, slot_header(&id, &slot)?.public)], &env)?,
         slot,
-        envelope: envelope::seal(&KEYS, ObjectKind::Head, names::HEAD, b"{}", &env)?,
+        envelope: envelope::seal(&KEYS, 1, ObjectKind::Head, names::HEAD, b"{}", &env)?,
         pack,
         segment,
         manifest: encode(&records),

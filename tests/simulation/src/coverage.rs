@@ -40,10 +40,14 @@ pub enum Sometimes {
     Doomed,
     /// A session published before its commit.
     Checkpointed,
+    /// A new data epoch was made.
+    Rotated,
+    /// A process at work met a data key that it lacked, and got it.
+    Learned,
 }
 
 /// All of them.
-pub const ALL: [Sometimes; 17] = [
+pub const ALL: [Sometimes; 19] = [
     Sometimes::BackedUp,
     Sometimes::StoredDelta,
     Sometimes::ReadBeside,
@@ -61,6 +65,8 @@ pub const ALL: [Sometimes; 17] = [
     Sometimes::Resurrected,
     Sometimes::Doomed,
     Sometimes::Checkpointed,
+    Sometimes::Rotated,
+    Sometimes::Learned,
 ];
 
 /// How often each was seen.

@@ -144,11 +144,12 @@ impl Judge {
     }
 }
 
-/// The segments, snapshots and leaves that HEAD names.
+/// The segments, snapshots, grants and leaves that HEAD names.
 fn names_of(head: &Head) -> BTreeSet<String> {
     let segments = head.segments.iter().expect("it was read").map(|segment| names::segment(&segment.id));
     let snapshots = head.roots.iter().expect("it was read").map(|root| names::snapshot(&root.id));
-    segments.chain(snapshots).chain(head.leaves().flat_map(LeafRef::names)).collect()
+    let grants = head.grants.map(|_| names::grants(head.epoch()));
+    segments.chain(snapshots).chain(grants).chain(head.leaves().flat_map(LeafRef::names)).collect()
 }
 
 impl Witness for Judge {

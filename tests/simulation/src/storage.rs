@@ -138,7 +138,8 @@ impl Storage for Link {
             return Err(error(ErrorKind::Failed, "write", name, "503"));
         }
         let (old, link) = (self.disk.head(), name.starts_with(names::HEADS));
-        if link && self.disk.objects().get(name).is_some_and(|other| *other != body) {
+        let numbered = link || name.starts_with(names::GRANTS);
+        if numbered && self.disk.objects().get(name).is_some_and(|other| *other != body) {
             return Err(error(ErrorKind::Conflict, "write", name, "412"));
         }
         match self.disk.objects().insert(name.to_owned(), body.clone()) {

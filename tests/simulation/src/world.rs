@@ -34,6 +34,7 @@ struct Plan {
     writers: u64,
     pruners: u64,
     readers: u64,
+    rotators: u64,
     hazards: Hazards,
     faults: Faults,
     layout: Layout,
@@ -48,6 +49,7 @@ impl Plan {
             writers: 1 + if random.chance(100) { random.below(8) } else { random.below(4) },
             pruners: 1 + random.below(3),
             readers: random.below(2),
+            rotators: random.below(2),
             hazards: Hazards {
                 crash: some(random, 8),
                 stall: if unkind == 2 { random.below(12) } else { 0 },
@@ -168,6 +170,7 @@ pub fn simulate(seed: u64) -> Outcome {
     (0..plan.writers).for_each(|number| hire(|host| host.write(), format!("writer-{number}")));
     (0..plan.pruners).for_each(|number| hire(|host| host.prune(), format!("pruner-{number}")));
     (0..plan.readers).for_each(|number| hire(|host| host.read(), format!("reader-{number}")));
+    (0..plan.rotators).for_each(|number| hire(|host| host.rotate(), format!("rotator-{number}")));
     let ran = schedule::run(seed, plan.hazards, actors);
     let World { truth, coverage, .. } = world;
     coverage.add(Sometimes::Crashed, ran.crashed);
@@ -243,6 +246,7 @@ impl<'a> Host<'a> {
             content = self.next_content(content);
             self.turn.get().sleep(self.below(2000));
             let Ok(repo) = self.open(run).inspect_err(|error| self.excuse(error)) else { continue };
+            let known = repo.store().keys().epochs().len();
             let mut source = Text::new(&self.name, &content, &self.turn);
             let options = BackupOptions {
                 hostname: self.name.clone(),
@@ -258,6 +262,7 @@ impl<'a> Host<'a> {
                         locked(&self.world.truth).insert(id, (self.name.clone(), content.clone()));
                     }
                     self.world.coverage.add(Sometimes::BackedUp, 1);
+                    self.learned(&repo, known);
                     self.world.coverage.add(Sometimes::StoredDelta, report.summary.delta_blobs);
                 }
                 Err(error) => self.excuse(&error),
@@ -282,6 +287,27 @@ impl<'a> Host<'a> {
             }
         }
         if content.is_empty() { piece(0, 100) } else { content }
+    }
+
+    /// Notes that a process got data keys since it was opened, when it knew so many.
+    fn learned(&self, repo: &Repository, known: usize) {
+        let now = repo.store().keys().epochs().len();
+        self.world.coverage.add(Sometimes::Learned, (now - known) as u64);
+    }
+
+    /// Makes new data epochs, now and then.
+    fn rotate(&self) {
+        for run in 0..1 + self.below(3) {
+            self.turn.get().sleep(self.below(3000));
+            let Ok(repo) = self.open(run).inspect_err(|error| self.excuse(error)) else { continue };
+            match repo.store().rotate() {
+                Ok(done) => {
+                    assert!(done.epoch > done.before);
+                    self.world.coverage.add(Sometimes::Rotated, 1);
+                }
+                Err(error) => self.excuse(&error.into()),
+            }
+        }
     }
 
     fn prune(&self) {

@@ -87,7 +87,9 @@ impl Sync<'_> {
         let longest = self.map.locked.values().chain(self.changes.locked.values()).copied();
         if let Some(until) = longest.chain(self.locks.values().copied()).max().filter(|until| *until > 0) {
             let head = self.primary.store().head();
-            for name in head.slots.keys().map(names::key).chain([names::CONFIG.to_owned()]) {
+            let grants = head.grants.map(|_| names::grants(head.epoch()));
+            let config = [names::CONFIG.to_owned()];
+            for name in head.slots.keys().map(names::key).chain(grants).chain(config) {
                 self.lock(&name, until)?;
             }
         }

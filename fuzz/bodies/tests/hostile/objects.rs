@@ -87,7 +87,7 @@ pub(crate) fn packs() -> Vec<Case> {
             // A file whose only chunk is in the forged pack.
             let plain = b"what the chunk should be, and is not".repeat(10);
             let id = forge.store.keys().chunk_id(&plain);
-            let (session, epoch) = (forge.session, forge.store.keys().current_epoch());
+            let (session, epoch) = (forge.session, forge.store.epoch());
             let name = PackName { session, id: PackId([8; 32]), kind: PackKind::Data, epoch };
             let mut builder = PackBuilder::new(name, vec![]);
             make(id, &mut builder);

@@ -1,0 +1,217 @@
+//! Rotation: a new data key for everything that is written from now on, granted to the slots that HEAD lists.
+//!
+//! The grants are written first, and HEAD, sealed under the new key, names them: the swap makes the epoch. Killed before
+//! it, a rotation leaves an object that HEAD does not name; the next one takes another number.
+
+use super::ChunkStore;
+use crate::format::{MAX_SLOT_LEN, MAX_SMALL_LEN, names};
+use crate::head::{EpochRef, Head};
+use crate::id::{ObjectId, SessionId};
+use crate::kept::{delete_kept, put_kept, read_kept};
+use crate::keys;
+use crate::storage::{ErrorKind, Storage};
+use crate::{Error, Result};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// Attempts before a rotation that others always overtake is given up.
+const ATTEMPTS: usize = 20;
+
+/// What a rotation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotated {
+    /// The epoch before.
+    pub before: u32,
+    /// The new epoch.
+    pub epoch: u32,
+    /// The slots that open it.
+    pub slots: Vec<ObjectId>,
+}
+
+impl ChunkStore {
+    /// Makes a new epoch. Another rotation, or a change of slots, that comes between makes it begin again, so the new epoch is
+    /// later than everything that was there when this was called.
+    ///
+    /// # Errors
+    ///
+    /// This is a tier, which has the epochs of its primary; or a slot that HEAD lists is damaged or gone, so that its owner
+    /// would be shut out.
+    pub fn rotate(&self) -> Result<Rotated> {
+        if let Some(tier) = self.tier() {
+            return Err(Error::Invalid(format!(
+                "this is tier '{tier}', which gets its data keys from the primary: rotate there, and 'esker tier sync' \
+                 brings the new key here"
+            )));
+        }
+        // While a session is open, no prune takes the grants for what an interrupted rotation left.
+        let session = self.open_session("key rotate")?;
+        let rotated = self.rotate_in(&session);
+        match &rotated {
+            Ok(_) => self.drop_old_grants(),
+            // What a lost connection leaves, a prune clears up.
+            Err(_) => drop(self.close_session(&session, &[])),
+        }
+        rotated
+    }
+
+    fn rotate_in(&self, session: &SessionId) -> Result<Rotated> {
+        for _ in 0..ATTEMPTS {
+            let head = self.reload()?;
+            let slots = self.public_keys(&head)?;
+            let (epoch, bytes) = self.claim(&head, &slots)?;
+            let (name, hash) = (names::grants(epoch), ObjectId(*blake3::hash(&bytes).as_bytes()));
+            let made = EpochRef { made_ms: self.now_ms() };
+            let (before, known) = (head.epoch(), (&head.epochs, &head.slots));
+            let swapped = self.update_head(|head| {
+                // By a swap whose answer was lost, and many swaps ago: nobody else has the number.
+                if head.epochs.contains_key(&epoch) {
+                    return Ok(true);
+                }
+                if !head.is_open(session)? {
+                    return Err(Error::Fenced {
+                        why: "this session was fenced by a prune; run it again".into(),
+                    });
+                }
+                if (&head.epochs, &head.slots) != known {
+                    return Ok(false);
+                }
+                // Keys that came from a copy whose primary was lost are in the grants now.
+                for epoch in self.keys.epochs() {
+                    head.epochs.entry(epoch).or_default();
+                }
+                head.epochs.insert(epoch, made);
+                head.grants = Some(hash);
+                head.sessions.retain(|known| known.id != *session)?;
+                Ok(true)
+            });
+            match swapped {
+                Ok(true) => {
+                    let slots = slots.into_iter().map(|(slot, _)| slot).collect();
+                    return Ok(Rotated { before, epoch, slots });
+                }
+                // No HEAD is sealed under it, and none will be.
+                Ok(false) => {
+                    self.keys.forget_epoch(epoch);
+                    delete_kept(&*self.access.storage, &name)?;
+                }
+                Err(error) => {
+                    self.keys.forget_epoch(epoch);
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::Fenced {
+            why: format!("keys or slots changed {ATTEMPTS} times while a new epoch was made; try again"),
+        })
+    }
+
+    /// Takes in the epochs of another place's HEAD: one that was the primary when another copy was lost behind it may have
+    /// some that this HEAD does not know. A new epoch's grants have their keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChunkStore::rotate`].
+    pub fn take_in_epochs(&self, other: &Head) -> Result<()> {
+        let head = self.head();
+        if other.epochs.keys().all(|epoch| head.epochs.contains_key(epoch)) {
+            return Ok(());
+        }
+        tracing::warn!(
+            "a copy has data keys that the primary does not know: a new epoch is made that has them"
+        );
+        self.rotate().map(drop)
+    }
+
+    /// Writes the grants of a new epoch, under a number that nobody had before.
+    fn claim(&self, head: &Head, slots: &[(ObjectId, ObjectId)]) -> Result<(u32, Bytes)> {
+        let mut known = self.keys.latest_epoch();
+        for _ in 0..ATTEMPTS {
+            let epoch = head.next_epoch(known, self.now_ms() / 1000);
+            let bytes = Bytes::from(self.keys.make_epoch(epoch, slots, &*self.access.env)?);
+            match put_kept(&*self.access.storage, &names::grants(epoch), &bytes) {
+                Ok(()) => return Ok((epoch, bytes)),
+                Err(error) => {
+                    self.keys.forget_epoch(epoch);
+                    match error {
+                        // Of another rotation, which is at work or was killed.
+                        Error::Storage(error) if error.kind == ErrorKind::Conflict => known = epoch,
+                        error => return Err(error),
+                    }
+                }
+            }
+        }
+        Err(Error::Fenced { why: "other rotations are at work; try again".into() })
+    }
+
+    /// The slots of HEAD, with their public keys. What is not the object that HEAD lists has none.
+    fn public_keys(&self, head: &Head) -> Result<Vec<(ObjectId, ObjectId)>> {
+        let mut all = vec![];
+        for (slot, hash) in &head.slots {
+            let name = names::key(slot);
+            let is_listed = |bytes: &Bytes| match self.keys.slot_hash(bytes) == *hash {
+                true => keys::slot_header(slot, bytes),
+                false => Err(Error::corrupt(&name, "is not the slot that HEAD lists")),
+            };
+            let header = read_kept(&*self.access.storage, &name, MAX_SLOT_LEN, is_listed);
+            let header = header.map_err(|error| match error {
+                error if error.is_damage() => Error::corrupt(
+                    &name,
+                    format!(
+                        "{}: its password would not open what is written from now on, so nothing was changed. 'esker \
+                         key remove {}' drops it",
+                        super::describe(&error),
+                        slot.short()
+                    ),
+                ),
+                error => error,
+            })?;
+            all.push((*slot, header.1.public));
+        }
+        Ok(all)
+    }
+
+    /// Removes the grants of all epochs but the last, which has their keys, too. They open nothing that their slots
+    /// did not open before, so that one stays, as under a lock, is no error.
+    pub(super) fn drop_old_grants(&self) {
+        let storage = &*self.access.storage;
+        let head = self.head();
+        // One that HEAD does not know is of a rotation that was killed, or nobody knows of what.
+        let is_old = |found: &u32| *found < head.epoch() && head.epochs.contains_key(found);
+        let old = grants_there(storage).map(|there| there.into_iter().filter(is_old));
+        for old in old.into_iter().flatten() {
+            if let Err(error) = delete_kept(storage, &names::grants(old)) {
+                tracing::debug!(%error, "grants of an older epoch stay");
+            }
+        }
+    }
+
+    /// Brings the grants of a place up to those of this repository's `head`. Older ones are left: HEAD there may need them.
+    pub fn copy_grants(&self, head: &Head, to: &dyn Storage) -> Result<()> {
+        let Some(hash) = head.grants else { return Ok(()) };
+        let name = names::grants(head.epoch());
+        let is_it = |bytes: &Bytes| match *blake3::hash(bytes).as_bytes() == hash.0 {
+            true => Ok(()),
+            false => Err(Error::corrupt(&name, "is not the object that HEAD names")),
+        };
+        match read_kept(to, &name, MAX_SMALL_LEN, is_it) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        let (bytes, ()) = read_kept(self.storage().as_ref(), &name, MAX_SMALL_LEN, is_it)?;
+        if to.len(&name).is_ok() {
+            to.replace(&name, bytes.clone())?;
+        }
+        put_kept(to, &name, &bytes)
+    }
+}
+
+/// The epochs whose grants are there, copies included.
+pub(super) fn grants_there(storage: &dyn Storage) -> Result<BTreeSet<u32>> {
+    let mut there = BTreeSet::new();
+    let copies = names::copies(names::GRANTS).filter(|_| storage.keeps_copies());
+    for folder in std::iter::once(names::GRANTS.to_owned()).chain(copies) {
+        storage.list(&folder, &mut |name, _| there.extend(names::grants_epoch(name)))?;
+    }
+    Ok(there)
+}

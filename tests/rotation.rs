@@ -1,0 +1,364 @@
+//! Rotation of data keys from the command line: who opens what, what is said, and the other reader.
+
+use crate::harness::{Repo, expect, noise, run, server, source_root};
+use chunkstore::env::SystemEnv;
+use chunkstore::executor::Inline;
+use chunkstore::format::{ENVELOPE_MAGIC, PACK_MAGIC, names};
+use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::store::{Access, ChunkStore, Identity};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A repository with the passwords `correct horse`, `second` and `third`, and a folder `data` that every backup changes.
+struct Rotated {
+    repo: Repo,
+}
+
+impl Rotated {
+    fn new() -> Self {
+        let repo = Repo::new();
+        for password in ["second", "third"] {
+            fs::write(repo.path(password), password).unwrap();
+            repo.ok(["key", "add", "--label", password, "--new-password-file", password]);
+        }
+        fs::create_dir(repo.path("data")).unwrap();
+        Self { repo }
+    }
+
+    fn back_up(&self, night: u64) {
+        fs::write(self.repo.path(&format!("data/{night}")), noise(night + 1, 100_000)).unwrap();
+        self.repo.ok(["backup", "data"]);
+    }
+
+    /// Runs a command with another password.
+    fn with(&self, password: &str, args: &[&str], code: i32) -> String {
+        let mut command = self.repo.command(args);
+        let output = command.env("ESKER_PASSWORD", password).output().unwrap();
+        expect(&output, code) + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    fn slot(&self, label: &str) -> String {
+        let list = self.repo.json(["key", "list"]);
+        let found = list.as_array().unwrap().iter().find(|slot| slot["label"] == label);
+        found.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The last epoch of HEAD.
+    fn epoch(&self) -> u64 {
+        let epochs = self.repo.json(["key", "epochs"]);
+        let epochs = epochs.as_array().unwrap();
+        let current: Vec<u64> = epochs
+            .iter()
+            .filter(|epoch| epoch["current"] == true)
+            .filter_map(|epoch| epoch["epoch"].as_u64())
+            .collect();
+        assert_eq!(current.len(), 1, "{epochs:?}");
+        current[0]
+    }
+}
+
+/// Every object of a repository on disk.
+fn objects(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(folder_here) = left.pop() {
+        for entry in fs::read_dir(&folder_here).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => left.push(path),
+                false => {
+                    let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+                    all.insert(name, fs::read(&path).unwrap());
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn whoever_rotates_reaches_every_slot() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    rotated.back_up(1);
+    let before = objects(repo.folder());
+    let said = repo.json(["key", "rotate"]);
+    assert_eq!((&said["epoch"], &said["epoch_before"]), (&2.into(), &1.into()), "{said}");
+    assert_eq!(said["granted"].as_array().unwrap().len(), 3);
+    rotated.back_up(2);
+    for password in ["correct horse", "second", "third"] {
+        assert_eq!(rotated.with(password, &["snapshots", "--json"], 0).matches("short_id").count(), 2);
+        rotated.with(password, &["check", "--read-data"], 0);
+    }
+    // Each rotates.
+    for (epoch, password) in [(3, "second"), (4, "third")] {
+        assert!(rotated.with(password, &["key", "rotate"], 0).contains(&format!("epoch {epoch} ")));
+    }
+    assert_eq!(rotated.epoch(), 4);
+    repo.ok(["check", "--read-data"]);
+    // Chunks keep their names: the same data again is stored once.
+    let again = repo.json(["backup", "--force", "data"]);
+    let again = again.as_array().map_or(&again, |lines| lines.last().unwrap());
+    assert_eq!(again["data_blobs"], 0, "{again}");
+    // Nothing that was there was touched, but for HEAD.
+    let after = objects(repo.folder());
+    for (name, bytes) in
+        before.iter().filter(|(name, _)| name.starts_with("packs/") || name.starts_with("keys/"))
+    {
+        assert!(after[name] == *bytes, "{name}");
+    }
+    // One object has the grants, and a disk has copies of it.
+    let grants: Vec<&String> = after.keys().filter(|name| name.contains("grants/")).collect();
+    assert_eq!(grants, ["copies/1/grants/4", "copies/2/grants/4", "grants/4"]);
+}
+
+#[test]
+fn the_list_has_slots_and_epochs_and_what_they_protect() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    rotated.back_up(1);
+    repo.ok(["key", "rotate"]);
+    rotated.back_up(2);
+    rotated.back_up(3);
+    let epochs = repo.json(["key", "epochs"]);
+    let packs: Vec<u64> =
+        epochs.as_array().unwrap().iter().map(|epoch| epoch["packs"].as_u64().unwrap()).collect();
+    assert!(packs[0] > 0 && packs[1] > packs[0], "{epochs}");
+    let on_disk = objects(repo.folder());
+    let sum: u64 = on_disk
+        .iter()
+        .filter(|(name, _)| name.starts_with("packs/"))
+        .map(|(_, bytes)| bytes.len() as u64)
+        .sum();
+    let listed: u64 = epochs.as_array().unwrap().iter().map(|epoch| epoch["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(listed, sum);
+    let said = repo.ok(["key", "list"]);
+    for word in ["key slots:", "epochs:", "passphrase", "second", "third", "packs", "ago"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let slots = repo.json(["key", "list"]);
+    assert!(
+        slots.as_array().unwrap().iter().all(|slot| slot["kind"] == "passphrase" && slot["id"].is_string())
+    );
+}
+
+/// What a process can open that has the file of a removed slot, its passphrase, and grants of the past.
+#[test]
+fn a_removed_slot_opens_nothing_newer() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    rotated.back_up(1);
+    repo.ok(["key", "rotate"]);
+    rotated.back_up(2);
+    let slot = rotated.slot("second");
+    let past = objects(repo.folder());
+    let said = repo.ok(["key", "remove", &slot]);
+    assert!(
+        said.contains("can then still read what was written until now") && said.contains("key rotate"),
+        "{said}"
+    );
+    repo.ok(["key", "rotate"]);
+    for night in 3..6 {
+        rotated.back_up(night);
+    }
+    repo.ok(["forget", "--keep-last", "2", "--prune", "--max-unused", "0"]);
+    repo.ok(["key", "rotate"]);
+    rotated.back_up(6);
+    rotated.with("second", &["snapshots"], 12);
+    // The store gives it back what it had: its slot, and the grants that it was in.
+    for (name, bytes) in past.iter().filter(|(name, _)| name.contains("keys/") || name.contains("grants/")) {
+        let path = repo.folder().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let refused = rotated.with("second", &["snapshots"], 12);
+    assert!(refused.contains(&slot[..8]) && refused.contains("it was removed before"), "{refused}");
+
+    // Object by object, with all keys that it ever had.
+    let elsewhere = Arc::new(MemoryStorage::default());
+    elsewhere.objects().extend(past.iter().map(|(name, bytes)| (name.clone(), bytes.clone().into())));
+    let access = Access {
+        storage: Arc::clone(&elsewhere) as _,
+        env: Arc::new(SystemEnv),
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity: Identity::default(),
+    };
+    let theirs = ChunkStore::open(access, b"second").unwrap();
+    assert_eq!(theirs.keys().epochs(), [1, 2]);
+    let (mut old, mut new) = (0, 0);
+    for (name, bytes) in objects(repo.folder()) {
+        let is_new = past.get(&name).is_none_or(|before| *before != bytes);
+        let sealed = bytes.starts_with(ENVELOPE_MAGIC);
+        let pack = bytes.starts_with(PACK_MAGIC) && name.starts_with(names::PACKS);
+        // Whatever it is said to be: by the tag, not by what its header says.
+        let opens = match (sealed, pack) {
+            (true, _) => envelope_opens(&theirs, &name, &bytes),
+            (_, true) => pack_opens(&theirs, &name, &bytes),
+            _ => continue,
+        };
+        assert_eq!(opens, !is_new, "{name}");
+        (old, new) = (old + usize::from(opens), new + usize::from(!opens));
+    }
+    assert!(new > 10, "{new}");
+    assert!(old > 0, "the test can see what opens: {old}");
+}
+
+/// Whether any key that is known opens a sealed object, whatever epoch it says.
+fn envelope_opens(store: &ChunkStore, name: &str, bytes: &[u8]) -> bool {
+    use chunkstore::format::ObjectKind::{Head, Leaf, Segment, Snapshot, TierMap};
+    let name = if name.ends_with("HEAD") { "HEAD" } else { name };
+    store.keys().epochs().into_iter().any(|epoch| {
+        let mut bytes = bytes.to_vec();
+        bytes[8..12].copy_from_slice(&epoch.to_le_bytes());
+        [Head, Segment, Snapshot, TierMap, Leaf]
+            .into_iter()
+            .any(|kind| chunkstore::envelope::open(store.keys(), kind, name, &bytes).is_ok())
+    })
+}
+
+/// The same of a pack.
+fn pack_opens(store: &ChunkStore, name: &str, bytes: &[u8]) -> bool {
+    use chunkstore::pack::{read_directory, read_header};
+    let mut parts = name.split('/').skip(1);
+    let session = chunkstore::SessionId::parse(parts.next().unwrap()).unwrap();
+    let id = chunkstore::PackId::parse(parts.next().unwrap()).unwrap();
+    store.keys().epochs().into_iter().any(|epoch| {
+        let mut bytes = bytes.to_vec();
+        bytes[12..16].copy_from_slice(&epoch.to_le_bytes());
+        let header = read_header(session, id, &bytes).unwrap();
+        read_directory(header, store.keys(), &bytes).is_ok()
+    })
+}
+
+#[test]
+fn the_reader_reads_a_rotated_repository() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    rotated.back_up(1);
+    for night in 2..5 {
+        repo.ok(["key", "rotate"]);
+        rotated.back_up(night);
+    }
+    for password in ["second", "third"] {
+        let (place, file) = (repo.folder(), repo.path(password));
+        let out = repo.path(&format!("out-{password}"));
+        let script = source_root().join("docs/reader.py");
+        let args = [&script, place, &file].map(|path| path.to_str().unwrap());
+        run(server("venv/bin/python"), &[&args[..], &["restore", "latest", out.to_str().unwrap()]].concat());
+        for night in 1..5 {
+            assert!(fs::read(out.join(format!("data/{night}"))).unwrap() == noise(night + 1, 100_000));
+        }
+    }
+}
+
+/// Changes an object and its copies.
+fn damage(repo: &Repo, name: &str, change: &dyn Fn(&mut Vec<u8>)) {
+    for name in [name.to_owned(), format!("copies/1/{name}"), format!("copies/2/{name}")] {
+        let path = repo.folder().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        change(&mut bytes);
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A store that exchanges a slot's public key gets no data key.
+#[test]
+fn a_slot_whose_public_key_was_exchanged_stops_the_rotation() {
+    let rotated = Rotated::new();
+    let (repo, slot, other) = (&rotated.repo, rotated.slot("third"), rotated.slot("second"));
+    let public = |slot: &str| {
+        let text = fs::read_to_string(repo.folder().join(format!("keys/{slot}"))).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        line["public"].as_str().unwrap().to_owned()
+    };
+    let (theirs, ours) = (public(&other), public(&slot));
+    damage(repo, &format!("keys/{slot}"), &|bytes| {
+        *bytes = String::from_utf8(bytes.clone()).unwrap().replace(&ours, &theirs).into_bytes();
+    });
+    let refused = repo.fails(1, ["key", "rotate"]);
+    for word in [&format!("keys/{slot}"), "not the slot that HEAD lists", "key remove", "nothing was changed"]
+    {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    assert_eq!(rotated.epoch(), 1);
+    assert!(!repo.folder().join("grants").exists());
+    repo.ok(["key", "remove", &slot]);
+    repo.ok(["key", "rotate"]);
+    rotated.with("second", &["snapshots"], 0);
+}
+
+/// One copy makes up for damaged grants; none at all is named, with what helps.
+#[test]
+fn grants_that_are_damaged_or_missing_are_named() {
+    let repo = Repo::new();
+    repo.ok(["key", "rotate"]);
+    // A sound copy is put in the place of a damaged object, or of one that is missing.
+    let sound = fs::read(repo.folder().join("grants/2")).unwrap();
+    for name in ["grants/2", "copies/1/grants/2", "copies/2/grants/2"] {
+        let path = repo.folder().join(name);
+        fs::write(&path, "x").unwrap();
+        if name == "grants/2" {
+            repo.ok(["snapshots"]);
+        } else {
+            let said = repo.fails(1, ["check"]);
+            assert!(said.contains(name), "{said}");
+            repo.ok(["heal"]);
+        }
+        assert!(fs::read(&path).unwrap() == sound, "{name}");
+        fs::remove_file(&path).unwrap();
+        repo.ok(["check"]);
+        assert!(fs::read(&path).unwrap() == sound, "{name}");
+    }
+    damage(&repo, "grants/2", &|bytes| *bytes = vec![]);
+    let said = repo.fails(1, ["snapshots"]);
+    assert!(said.contains("grants/2"), "{said}");
+    for name in ["grants/2", "copies/1/grants/2", "copies/2/grants/2"] {
+        fs::remove_file(repo.folder().join(name)).unwrap();
+    }
+    let said = repo.fails(1, ["snapshots"]);
+    assert!(said.contains("grants/2 is damaged: it is missing"), "{said}");
+}
+
+#[test]
+fn grants_of_another_repository_are_refused() {
+    let (ours, theirs) = (Repo::new(), Repo::new());
+    ours.ok(["key", "rotate"]);
+    theirs.ok(["key", "rotate"]);
+    let bytes = fs::read(theirs.folder().join("grants/2")).unwrap();
+    damage(&ours, "grants/2", &|there| there.clone_from(&bytes));
+    let said = ours.fails(1, ["snapshots"]);
+    assert!(said.contains("grants/2") && said.contains("another repository"), "{said}");
+}
+
+/// A slot that a later version made.
+#[test]
+fn a_slot_of_a_later_kind_stops_nobody() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    let slot = rotated.slot("third");
+    let files: Vec<PathBuf> = ["", "copies/1/", "copies/2/"]
+        .iter()
+        .map(|folder| repo.folder().join(format!("{folder}keys/{slot}")))
+        .collect();
+    let text = fs::read_to_string(&files[0]).unwrap().replace("\"passphrase\"", "\"kms-of-2031\"");
+    files.iter().for_each(|file| fs::write(file, &text).unwrap());
+    rotated.with("second", &["snapshots"], 0);
+    let list = repo.ok(["key", "list"]);
+    assert!(list.contains("kms-of-2031"), "{list}");
+    let refused = rotated.with("third", &["snapshots"], 12);
+    assert!(refused.contains("kms-of-2031") && refused.contains("newer esker"), "{refused}");
+    // Where nothing else is there, it is no matter of the password.
+    let only = Repo::new();
+    let file = fs::read_dir(only.folder().join("keys")).unwrap().next().unwrap().unwrap().file_name();
+    for folder in ["", "copies/1/", "copies/2/"] {
+        let path = only.folder().join(format!("{folder}keys/{}", file.to_str().unwrap()));
+        let text = fs::read_to_string(&path).unwrap().replace("\"version\":1", "\"version\":2");
+        fs::write(path, text).unwrap();
+    }
+    let refused = only.fails(1, ["snapshots"]);
+    assert!(refused.contains("newer esker") && refused.contains("version 2"), "{refused}");
+}
