@@ -1,16 +1,19 @@
 //! Fills a repository with snapshots and index segments of other hosts, as years of nights leave them. `make bench-heads`
 //!
-//! `many FOLDER COUNT`, with the password in `ESKER_PASSWORD`; the repository has one snapshot at least. The segments list
-//! no packs: what is measured is HEAD.
+//! `many FOLDER COUNT`, with the password in `ESKER_PASSWORD`; the repository has one snapshot at least. Each segment lists a
+//! pack with one chunk. The packs are not there: no backup of this bench builds on them, and none may look for all.
 
 #![expect(clippy::print_stdout, reason = "a report")]
 #![expect(clippy::expect_used, reason = "a bench that fails must say where")]
 
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Inline;
-use chunkstore::index::Segment;
+use chunkstore::format::{Codec, PackKind};
+use chunkstore::index::{PackEntry, Segment};
+use chunkstore::pack::{PackName, Record};
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::store::{Access, Identity};
+use chunkstore::{ChunkId, PackId, SessionId};
 use engine::Repository;
 use engine::monitor::Tally;
 use engine::snapshot::{Made, Snapshot};
@@ -58,9 +61,17 @@ fn main() {
             .map(|number| repo.write_snapshot(&made(number)).expect("a snapshot is written"))
             .collect();
         let segments: Vec<_> = numbers
-            .map(|_| store.write_segment(&Segment::default()).expect("a segment is written"))
+            .map(|number| store.write_segment(&segment(number, session)).expect("a segment is written"))
             .collect();
         store.commit(&session, &segments, &roots, &Default::default()).expect("a commit");
     }
     println!("{} snapshots, {} segments", store.head().roots.len(), store.head().segments.len());
+}
+
+/// A segment of one pack, which has one chunk.
+fn segment(number: u64, session: SessionId) -> Segment {
+    let hash = *blake3::hash(&number.to_le_bytes()).as_bytes();
+    let name = PackName { session, id: PackId(hash), kind: PackKind::Data, epoch: 1 };
+    let records = vec![Record::full(ChunkId(hash), 1 << 20, number, Codec::Raw)];
+    Segment { packs: vec![PackEntry { name, len: 64 << 20, records }] }
 }

@@ -7,7 +7,7 @@
 use crate::Result;
 use crate::format::{MAX_BASES, MAX_DEPTH};
 use crate::id::{ChunkId, PackId};
-use crate::index::{ChunkIndex, Location, short_key};
+use crate::index::{ChunkIndex, Location, Usable, short_key};
 use crate::pack::Record;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,39 +31,40 @@ pub struct Grounded {
     pub packs: Vec<PackId>,
 }
 
-/// Looks chunks up and returns those locations that count, in the order of `ids`. Packs in `avoid` are treated as
-/// missing.
+/// Looks chunks up and returns those locations that count, in the order of `ids`. Packs that are not `usable` are treated
+/// as missing.
 pub fn ground(
     index: &dyn ChunkIndex,
     ids: &[ChunkId],
-    avoid: &HashSet<PackId>,
+    usable: &(impl Usable + ?Sized),
 ) -> Result<Vec<Option<Grounded>>> {
+    let lookup = |ids: &[ChunkId]| -> Result<Vec<Option<Location>>> {
+        let found = index.lookup(ids)?.into_iter().map(|found| match found {
+            Some(location) => Ok(usable.is_usable(&location.pack)?.then_some(location)),
+            None => Ok(None),
+        });
+        found.collect()
+    };
     let mut known: HashMap<[u8; 16], Location> = HashMap::new();
     let mut asked: HashSet<[u8; 16]> = ids.iter().map(short_key).collect();
-    let mut found = index.lookup(ids)?;
+    let mut found = lookup(ids)?;
     let first = found.clone();
     loop {
-        let usable = found.into_iter().flatten().filter(|found| !avoid.contains(&found.pack.name.id));
         let mut below = vec![];
-        for location in usable {
+        for location in found.into_iter().flatten() {
             below.extend(location.record.bases.iter().filter(|base| asked.insert(short_key(base))).copied());
             known.insert(short_key(&location.record.id), location);
         }
         if below.is_empty() {
             break;
         }
-        found = index.lookup(&below)?;
+        found = lookup(&below)?;
     }
-    let mut out = Vec::with_capacity(ids.len());
-    for location in first {
-        let grounded =
-            location.filter(|location| !avoid.contains(&location.pack.name.id)).and_then(|location| {
-                let mut packs = vec![];
-                stands(&known, &location, &mut packs).then_some(Grounded { location, packs })
-            });
-        out.push(grounded);
-    }
-    Ok(out)
+    let grounded = first.into_iter().map(|location| {
+        let (location, mut packs) = (location?, vec![]);
+        stands(&known, &location, &mut packs).then_some(Grounded { location, packs })
+    });
+    Ok(grounded.collect())
 }
 
 /// Whether everything below `top` exists, each base of smaller depth than the chunk that depends on it.
@@ -113,11 +114,11 @@ pub fn base_generation(n: u8) -> u8 {
 }
 
 /// Chooses the bases of the next version of `around`, neighbouring chunks of the last one; `None` if the chunk should
-/// be stored full again. Chunks in packs of `avoid` are not used as bases.
+/// be stored full again. Chunks in packs that are not `usable` are not used as bases.
 pub fn choose(
     index: &dyn ChunkIndex,
     around: &[Arc<Grounded>],
-    avoid: &HashSet<PackId>,
+    usable: &(impl Usable + ?Sized),
 ) -> Result<Option<BaseChoice>> {
     let Some(last) = around.iter().map(|grounded| grounded.location.record.generation).max() else {
         return Ok(None);
@@ -150,7 +151,7 @@ pub fn choose(
     // Looked at once more, as one: the index may have moved on since `around` was looked up, and depth and
     // packs must belong to the same locations.
     let bases: Vec<ChunkId> = bases.into_iter().map(|record| record.id).collect();
-    let grounded: Option<Vec<Grounded>> = ground(index, &bases, avoid)?.into_iter().collect();
+    let grounded: Option<Vec<Grounded>> = ground(index, &bases, usable)?.into_iter().collect();
     let Some(grounded) = grounded else { return Ok(None) };
     let deepest = grounded.iter().map(|base| base.location.record.depth).max().unwrap_or(MAX_DEPTH);
     if deepest >= MAX_DEPTH {

@@ -10,6 +10,8 @@ use crate::format::{
 use crate::id::RepositoryId;
 use crate::keys::{CommittedKey, KeyRing};
 use crate::{Error, Result, error::InObject as _, memory};
+use bytes::Bytes;
+use std::ops::Range;
 
 fn aad(header: &[u8], repository: &RepositoryId, name: &str) -> Vec<u8> {
     let mut aad = Encoder::default();
@@ -60,6 +62,34 @@ pub(crate) fn open_by(
     name: &str,
     sealed: &[u8],
 ) -> Result<Vec<u8>> {
+    let (key, body) = read_header(key, kind, name, sealed)?;
+    let mut plain = memory::copy(&sealed[body.clone()])?;
+    let aad = aad(&sealed[..body.start], repository, name);
+    key.cipher
+        .open(counter_nonce(0), &aad, &mut plain, &sealed[body.end..])
+        .map_err(|error| Error::corrupt(name, error))?;
+    Ok(plain)
+}
+
+/// As [`open`], without a copy.
+pub fn open_in_place(keys: &KeyRing, kind: ObjectKind, name: &str, mut sealed: Vec<u8>) -> Result<Bytes> {
+    let key = |kind, epoch, salt: &_| keys.object_key(kind, epoch, salt);
+    let (key, body) = read_header(key, kind, name, &sealed)?;
+    let (header, rest) = sealed.split_at_mut(body.start);
+    let (plain, tag) = rest.split_at_mut(body.len());
+    key.cipher
+        .open(counter_nonce(0), &aad(header, keys.repository(), name), plain, tag)
+        .map_err(|error| Error::corrupt(name, error))?;
+    Ok(Bytes::from(sealed).slice(body))
+}
+
+/// The key of a sealed object, and where its ciphertext lies: behind the header and before the tag.
+fn read_header(
+    key: impl FnOnce(ObjectKind, u32, &[u8; 32]) -> Result<CommittedKey>,
+    kind: ObjectKind,
+    name: &str,
+    sealed: &[u8],
+) -> Result<(CommittedKey, Range<usize>)> {
     let mut decoder = Decoder::new(sealed, "sealed object");
     if decoder.array::<6>().in_object(name)? != *ENVELOPE_MAGIC {
         return Err(Error::corrupt(name, "not an esker object"));
@@ -78,17 +108,11 @@ pub(crate) fn open_by(
     if blake3::Hash::from(key.commitment) != commitment {
         return Err(Error::corrupt(name, "key commitment does not match"));
     }
-    let body_len = decoder
-        .remaining()
-        .checked_sub(TAG_LEN)
-        .ok_or_else(|| Error::corrupt(name, "shorter than its tag"))?;
-    let mut plain = memory::copy(decoder.raw(body_len).in_object(name)?)?;
-    let tag = decoder.raw(TAG_LEN).in_object(name)?;
-    let header = sealed.get(..ENVELOPE_HEADER_LEN).unwrap_or_default();
-    key.cipher
-        .open(counter_nonce(0), &aad(header, repository, name), &mut plain, tag)
-        .map_err(|error| Error::corrupt(name, error))?;
-    Ok(plain)
+    let body = ENVELOPE_HEADER_LEN..sealed.len().saturating_sub(TAG_LEN);
+    if body.start > body.end {
+        return Err(Error::corrupt(name, "shorter than its tag"));
+    }
+    Ok((key, body))
 }
 
 #[cfg(test)]
@@ -102,13 +126,20 @@ mod tests {
         let keys = KeyRing::generate(RepositoryId([1; 16]), &env).unwrap();
         let sealed = seal(&keys, 1, ObjectKind::Segment, "index/a", b"hello", &env).unwrap();
         assert_eq!(open(&keys, ObjectKind::Segment, "index/a", &sealed).unwrap(), b"hello");
+        assert_eq!(
+            open_in_place(&keys, ObjectKind::Segment, "index/a", sealed.clone()).unwrap(),
+            &b"hello"[..]
+        );
         assert!(open(&keys, ObjectKind::Segment, "index/b", &sealed).is_err());
         assert!(open(&keys, ObjectKind::Snapshot, "index/a", &sealed).is_err());
         for at in 0..sealed.len() {
             let mut bad = sealed.clone();
             bad[at] ^= 0x80;
-            assert!(open(&keys, ObjectKind::Segment, "index/a", &bad).is_err(), "byte {at}");
-            assert!(open(&keys, ObjectKind::Segment, "index/a", &sealed[..at]).is_err(), "cut at {at}");
+            for bad in [&bad[..], &sealed[..at]] {
+                assert!(open(&keys, ObjectKind::Segment, "index/a", bad).is_err(), "byte {at}");
+                let opened = open_in_place(&keys, ObjectKind::Segment, "index/a", bad.to_vec());
+                assert!(opened.is_err(), "byte {at}");
+            }
         }
     }
 }

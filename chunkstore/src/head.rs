@@ -11,24 +11,29 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+mod body;
 mod elsewhere;
 mod epochs;
 mod items;
 mod leaf;
+mod leaves;
 mod list;
 mod made;
 mod outline;
+mod reference;
 mod seen;
 mod swap;
+pub use body::{Bodies, Body};
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
 pub use epochs::EpochRef;
-pub use leaf::{Bodies, Body, Item, LeafRef, ObjectRef, decode_leaf, encode_leaf};
-use leaf::{Leaves, Stamp};
+pub use leaf::{Item, Whole, decode_leaf, encode_leaf};
+use leaves::{Leaves, Stamp};
 pub use list::List;
 pub use made::{Age, Anew, Tiers};
 pub use outline::Outline;
 #[cfg(test)]
 pub(crate) use outline::tests as outline_tests;
+pub use reference::{LeafRef, ObjectRef};
 pub(crate) use swap::called;
 pub use swap::{HeadStore, LoadedHead, rolled_back};
 

@@ -103,6 +103,23 @@ pub struct PackInfo {
     pub segment: ObjectId,
 }
 
+/// Which packs something new may rely on.
+pub trait Usable {
+    /// Whether this is one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told: the store does not answer.
+    fn is_usable(&self, pack: &PackInfo) -> Result<bool>;
+}
+
+/// All but those of a set.
+impl Usable for HashSet<PackId> {
+    fn is_usable(&self, pack: &PackInfo) -> Result<bool> {
+        Ok(!self.contains(&pack.name.id))
+    }
+}
+
 /// Where a chunk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {

@@ -138,7 +138,7 @@ impl<T> Lane<T> {
 
     /// Adds the next chunks of the last version of the stream that is being written.
     pub fn predict(&mut self, chunks: &[ChunkRef]) -> Result<()> {
-        self.prediction.extend(&**self.dedupe.store.index(), chunks, &self.dedupe.avoid)
+        self.prediction.extend(&**self.dedupe.store.index(), chunks, &*self.dedupe)
     }
 
     /// Room for the next bytes of the current stream; never empty.

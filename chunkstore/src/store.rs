@@ -32,7 +32,7 @@ mod session;
 mod slots;
 pub use crate::error::describe;
 pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
-pub use lost::LostPacks;
+pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look};
 use opening::{Slots, read_config};
 pub use rebuild::{ColumnsOf, RebuildPlan, peek, rebuild_head};
@@ -85,6 +85,8 @@ pub struct ChunkStore {
     decompressors: Pool<Decompressor>,
     /// What the last look for lost packs found, and when that was, in milliseconds since the Unix epoch.
     lost: Mutex<Option<(u64, LostPacks)>>,
+    /// What is known of single packs, and since when, in the same milliseconds.
+    asked: Mutex<Option<(u64, Arc<Asked>)>>,
 }
 
 /// What was last read of HEAD, and what the index was brought up to.
@@ -227,7 +229,7 @@ impl ChunkStore {
         let head = Arc::new(heads.load()?.head);
         let index = open_index(access.cache.as_ref(), keys.repository(), head.tier.as_deref())?;
         let state = Mutex::new(State { head, synced: None });
-        let (decompressors, lost) = (Pool::default(), Mutex::default());
+        let (decompressors, lost, asked) = (Pool::default(), Mutex::default(), Mutex::default());
         let placing = <(Placing, Placing)>::default();
         let records_from_copies = false;
         Ok(Self {
@@ -241,6 +243,7 @@ impl ChunkStore {
             records_from_copies,
             decompressors,
             lost,
+            asked,
         })
     }
 
@@ -375,6 +378,18 @@ impl ChunkStore {
             Ok(None) => self.read_snapshot(root).map(Bytes::from),
             Err(error) if error.is_damage() => self.read_snapshot(root).map(Bytes::from),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The same for whoever needs one or few records: where it is not at hand, its own object is read, which is small,
+    /// rather than those of all others with it.
+    pub fn one_snapshot_record(&self, root: &Root) -> Result<Bytes> {
+        match root.record.at_hand() {
+            Some(record) => Ok(record),
+            None => match self.read_snapshot(root) {
+                Err(error) if error.is_damage() => root.record.read().ok().flatten().ok_or(error),
+                read => read.map(Bytes::from),
+            },
         }
     }
 

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use engine::names::{normal_path, path_text};
 use engine::policy::{Keep, Period};
 use engine::snapshot::{Filter, Listed};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -251,7 +252,12 @@ impl FilterArgs {
     pub(crate) fn choose(&self, all: Vec<Listed>, named: &[String]) -> Result<Vec<Listed>, Failure> {
         let filter = self.filter();
         if named.is_empty() {
-            return Ok(filter.choose(&all)?.into_iter().cloned().collect());
+            let fitting = filter.choose(&all)?;
+            if fitting.len() == all.len() {
+                return Ok(all);
+            }
+            let fitting: HashSet<_> = fitting.into_iter().map(|listed| listed.id).collect();
+            return Ok(all.into_iter().filter(|listed| fitting.contains(&listed.id)).collect());
         }
         let chosen = named.iter().map(|wanted| Ok(engine::snapshot::find(&all, wanted, &filter)?.clone()));
         chosen.collect()

@@ -14,7 +14,7 @@ mod progress;
 mod summary;
 
 pub(crate) use console::Console;
-pub(crate) use json::{json_block, json_line, json_text, with_names};
+pub(crate) use json::{json_array, json_block, json_line, json_text, with_names};
 pub(crate) use log::{Flags as LogFlags, has_failed as log_has_failed, start as start_logging};
 pub(crate) use summary::Summary;
 

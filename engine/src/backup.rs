@@ -76,7 +76,8 @@ pub struct BackupOptions {
     pub packer: PackerOptions,
     /// Program and version, for the record.
     pub program_version: String,
-    /// The maximal age of an earlier look for lost packs by this process; an older one is repeated.
+    /// The maximal age of what this process knows of packs being there; the store is asked again about those of which it
+    /// knew before.
     pub packs_seen_within: Duration,
 }
 
@@ -138,18 +139,13 @@ fn run(
     if options.dry_run {
         repo.sync_index(monitor)?;
         let parent = look_back(repo, source, options, monitor)?.parent;
-        let lost = store.lost_packs(options.packs_seen_within)?;
-        let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost)?;
-        about_lost(&lost, monitor);
+        let dedupe = Dedupe::asking(Arc::clone(store), options.sealing, options.packs_seen_within)?;
         return rehearse(&dedupe, source, parent.as_ref(), options, start, monitor);
     }
     // First of all: a prune waits for sessions that may build on what it condemned after they opened.
     let session = store.open_session("backup")?;
-    let prepared = repo.sync_index(monitor).and_then(|()| {
-        let lost = store.lost_packs(options.packs_seen_within)?;
-        Ok((look_back(repo, source, options, monitor)?, lost))
-    });
-    let (Before { parent, namesake, mut notes }, lost) = match prepared {
+    let prepared = repo.sync_index(monitor).and_then(|()| look_back(repo, source, options, monitor));
+    let Before { parent, namesake, mut notes } = match prepared {
         Ok(before) => before,
         Err(error) => {
             let _ = store.close_session(&session, &[]);
@@ -162,8 +158,7 @@ fn run(
         monitor.count(Counter::FilesTotal, last.total_files_processed);
         monitor.count(Counter::BytesTotal, last.total_bytes_processed);
     }
-    about_lost(&lost, monitor);
-    let dedupe = Dedupe::new(Arc::clone(store), options.sealing, &lost)?;
+    let dedupe = Dedupe::asking(Arc::clone(store), options.sealing, options.packs_seen_within)?;
     let mut packer = Packer::new(&dedupe, session, options.packer)?;
 
     let manifest = match write_entries(&dedupe, &mut packer, source, parent.as_ref(), options, monitor) {
@@ -184,6 +179,7 @@ fn run(
             return Err(if monitor.interrupted() { Error::Interrupted } else { error });
         }
     };
+    about_lost(&dedupe.lost()?, monitor);
     // Of another group, the parent would not do instead.
     let ours = probe(source, options, repo);
     let unchanged = parent.as_ref().is_some_and(|parent| {
@@ -290,6 +286,7 @@ fn rehearse(
     let nobody = chunkstore::SessionId([0; 16]);
     let mut packer = Packer::new(dedupe, nobody, PackerOptions { discard: true, ..options.packer })?;
     write_entries(dedupe, &mut packer, source, parent, options, monitor)?;
+    about_lost(&dedupe.lost()?, monitor);
     packer.flush()?;
     let summary = summarize(start, timestamp(dedupe.store().now_ms()), packer.written(), monitor);
     Ok(BackupReport { snapshot: None, summary, parent: parent.map(|parent| parent.id), notes: vec![] })

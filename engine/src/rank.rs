@@ -9,7 +9,9 @@
 //! unchanged.
 
 use crate::snapshot::{Listed, Made, Snapshot};
+use chunkstore::ObjectId;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::HashMap;
 
 /// What a snapshot is ranked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +52,52 @@ impl Ranked {
 #[must_use]
 pub fn ranked(all: Vec<Listed>, now: Timestamp) -> Vec<Ranked> {
     let stamps: Vec<Stamp> = all.iter().map(|listed| Stamp::of(&listed.snapshot)).collect();
-    let order = order(&stamps, now);
+    let order = order(stamps.iter(), now);
     let mut all: Vec<Option<Listed>> = all.into_iter().map(Some).collect();
     let taken = order.into_iter().filter_map(|(at, time)| Some(Ranked { listed: all[at].take()?, time }));
     taken.collect()
 }
 
+/// The snapshots of wrong clocks among `all`, which are those of a repository, with the times that they are ranked by.
+#[must_use]
+pub fn moved(all: &[Listed], now: Timestamp) -> HashMap<ObjectId, Timestamp> {
+    let stamps: Vec<Stamp> = all.iter().map(|listed| Stamp::of(&listed.snapshot)).collect();
+    let order = order(stamps.iter(), now).into_iter();
+    order.filter(|(at, time)| stamps[*at].time != *time).map(|(at, time)| (all[at].id, time)).collect()
+}
+
 /// The places of `stamps` in that order, each with the time that it is ranked by.
 #[must_use]
-pub fn order(stamps: &[Stamp], now: Timestamp) -> Vec<(usize, Timestamp)> {
+pub fn order<'a>(
+    stamps: impl ExactSizeIterator<Item = &'a Stamp> + Clone,
+    now: Timestamp,
+) -> Vec<(usize, Timestamp)> {
+    match is_in_order(stamps.clone(), latest_right(now)) {
+        true => stamps.enumerate().map(|(at, stamp)| (at, stamp.time)).collect(),
+        false => sorted(&stamps.copied().collect::<Vec<_>>(), now),
+    }
+}
+
+/// Whether the clocks are plain and nothing is to be moved, as in a repository of one machine: HEAD names snapshots in the
+/// order of their commits.
+fn is_in_order<'a>(mut stamps: impl Iterator<Item = &'a Stamp>, end: Timestamp) -> bool {
+    let (mut before, mut made_before) = (None, None::<&Made>);
+    stamps.all(|stamp| {
+        let key = (stamp.time, stamp.made.as_ref().map(place));
+        let is_next = before.is_none_or(|before| before <= key);
+        before = Some(key);
+        is_next
+            && stamp.made.as_ref().is_none_or(|made| {
+                let is_plain = (EARLIEST..=end).contains(&made.clock)
+                    && made_before
+                        .is_none_or(|before| place(before) <= place(made) && before.clock <= made.clock);
+                made_before = Some(made);
+                is_plain
+            })
+    })
+}
+
+fn sorted(stamps: &[Stamp], now: Timestamp) -> Vec<(usize, Timestamp)> {
     let mut order: Vec<(usize, Timestamp)> = times(stamps, now).into_iter().enumerate().collect();
     // Equal times: those that have a place in the order go by it. What is sorted already costs one comparison each.
     order.sort_by_key(|(at, time)| (*time, stamps[*at].made.as_ref().map(place)));
@@ -76,6 +115,11 @@ const EARLIEST: Timestamp = Timestamp::constant(1_735_689_600, 0);
 /// Clocks of machines that are right may differ by so much.
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
 
+/// What a right clock may show at most.
+fn latest_right(now: Timestamp) -> Timestamp {
+    now.saturating_add(SKEW).unwrap_or(now)
+}
+
 fn place(made: &Made) -> (u64, u64) {
     (made.incarnation, made.generation)
 }
@@ -85,7 +129,7 @@ fn times(all: &[Stamp], now: Timestamp) -> Vec<Timestamp> {
     let mut order: Vec<(usize, Made)> =
         all.iter().enumerate().filter_map(|(at, stamp)| Some((at, stamp.made?))).collect();
     order.sort_by_key(|(_, made)| place(made));
-    let end = now.saturating_add(SKEW).unwrap_or(now);
+    let end = latest_right(now);
     match is_plain(&order, end) {
         true => all.iter().map(|stamp| stamp.time).collect(),
         false => times_of_wrong_clocks(all, &order, end),
@@ -195,7 +239,6 @@ fn longest_rise(clocks: &[Timestamp], end: Timestamp) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chunkstore::ObjectId;
     use proptest::prelude::*;
 
     /// Snapshots in the order of their commits: time, clock, whether the time was given.
@@ -362,6 +405,14 @@ mod tests {
             order.sort_by_key(|(_, made)| place(made));
             let end = hour(ahead) + SKEW;
             prop_assert_eq!(super::times(&stamps, hour(ahead)), times_of_wrong_clocks(&stamps, &order, end));
+            let listed: Vec<Listed> = (0u8..).zip(&stamps).map(|(number, stamp)| {
+                let snapshot = Snapshot { time: stamp.time, made: stamp.made, ..Snapshot::default() };
+                Listed { id: ObjectId([number; 32]), snapshot }
+            }).collect();
+            let moved: HashMap<_, _> = ranked(listed.clone(), hour(ahead)).into_iter().filter(Ranked::is_moved)
+                .map(|one| (one.listed.id, one.time)).collect();
+            prop_assert_eq!(super::moved(&listed, hour(ahead)), moved);
+            prop_assert_eq!(super::order(stamps.iter(), hour(ahead)), sorted(&stamps, hour(ahead)));
         }
 
         /// Clocks that are right change nothing.

@@ -133,12 +133,17 @@ impl Repository {
     }
 
     pub(crate) fn read_snapshot(&self, root: &Root) -> Result<Snapshot> {
-        parse(root, &self.store.snapshot_record(root)?)
+        parse(&root.id, &self.store.snapshot_record(root)?)
+    }
+
+    /// The same for whoever needs one or few of them: unless it is at hand, from its own object, which is small.
+    fn read_one_snapshot(&self, root: &Root) -> Result<Snapshot> {
+        parse(&root.id, &self.store.one_snapshot_record(root)?)
     }
 
     /// The same from its object.
     fn read_stored(&self, root: &Root) -> Result<Snapshot> {
-        parse(root, &self.store.read_snapshot(root)?)
+        parse(&root.id, &self.store.read_snapshot(root)?)
     }
 
     /// Finds one snapshot; see [`crate::snapshot::find`].
@@ -251,9 +256,9 @@ impl Repository {
     }
 }
 
-fn parse(root: &Root, record: &[u8]) -> Result<Snapshot> {
+fn parse(id: &ObjectId, record: &[u8]) -> Result<Snapshot> {
     serde_json::from_slice(record)
-        .map_err(|error| chunkstore::Error::corrupt(format!("snapshots/{}", root.id), error).into())
+        .map_err(|error| chunkstore::Error::corrupt(format!("snapshots/{id}"), error).into())
 }
 
 /// A repository in memory, for tests; its clock stands at 1970.

@@ -4,23 +4,22 @@
 use super::Grounded;
 use crate::Result;
 use crate::id::{ChunkId, PackId};
-use crate::index::{Location, PackInfo, short_key};
+use crate::index::{Location, PackInfo, Usable, short_key};
 use crate::store::ChunkStore;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 type Key = [u8; 16];
 
-/// The best location that counts of each chunk in `ids`, and of all their bases, by key; without the packs in `avoid`.
+/// The best location that counts of each chunk in `ids`, and of all their bases, by key, in packs that are `usable`.
 /// Reads every segment of HEAD, once for each level of bases. Damaged segments are skipped.
 pub fn find_everywhere(
     store: &ChunkStore,
     ids: &[ChunkId],
-    avoid: &HashSet<PackId>,
+    usable: &(impl Usable + ?Sized),
 ) -> Result<HashMap<Key, Location>> {
     let head = store.head();
-    let doomed = head.doomed.iter()?.map(|pack| pack.id);
-    let gone: HashSet<PackId> = doomed.chain(avoid.iter().copied()).collect();
+    let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
     let mut wanted: HashSet<Key> = ids.iter().map(short_key).collect();
     let mut asked: HashSet<Key> = HashSet::new();
     let mut all: Vec<Location> = vec![];
@@ -32,11 +31,14 @@ pub fn find_everywhere(
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
             };
-            for pack in segment.packs.into_iter().filter(|pack| !gone.contains(&pack.name.id)) {
+            for mut pack in segment.packs.into_iter().filter(|pack| !doomed.contains(&pack.name.id)) {
+                pack.records.retain(|record| wanted.contains(&short_key(&record.id)));
                 let info = Arc::new(PackInfo { name: pack.name, len: pack.len, segment: reference.id });
-                for record in
-                    pack.records.into_iter().filter(|record| wanted.contains(&short_key(&record.id)))
-                {
+                // Only packs with something in them are asked for.
+                if pack.records.is_empty() || !usable.is_usable(&info)? {
+                    continue;
+                }
+                for record in pack.records {
                     below.extend(record.bases.iter().map(short_key));
                     all.push(Location { pack: Arc::clone(&info), record });
                 }
@@ -63,9 +65,9 @@ pub fn find_everywhere(
 pub fn ground_everywhere(
     store: &ChunkStore,
     ids: &[ChunkId],
-    avoid: &HashSet<PackId>,
+    usable: &(impl Usable + ?Sized),
 ) -> Result<Vec<Option<Grounded>>> {
-    let good = find_everywhere(store, ids, avoid)?;
+    let good = find_everywhere(store, ids, usable)?;
     let grounded = ids.iter().map(|id| {
         let location = good.get(&short_key(id))?;
         let (mut packs, mut open) = (vec![], vec![location]);

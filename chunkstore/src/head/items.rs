@@ -1,12 +1,11 @@
 //! How the items of HEAD's lists lie in leaves.
 
-use super::leaf::{Bodies, Body, Item};
+use super::body::Body;
+use super::leaf::{Item, Whole};
 use super::{Condemned, PackRef, Root, SegmentRef, Session};
 use crate::format::{Decoder, Encoder, Malformed};
 use crate::id::{ObjectId, PackId, SessionId};
-use bytes::Bytes;
 use std::borrow::Cow;
-use std::sync::Arc;
 
 /// Most bytes of a root's columns.
 const MAX_COLUMNS: usize = 1024;
@@ -37,7 +36,7 @@ impl Item for Root {
         out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes()).var(&self.columns);
     }
 
-    fn decode(decoder: &mut Decoder<'_>, bodies: &Arc<Bodies>, place: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, whole: &Whole<'_>, place: u32) -> Result<Self, Malformed> {
         let kind = std::str::from_utf8(decoder.var(64)?).map_err(|_| decoder.malformed("kind of a root"))?;
         // Most are of this kind: they need no room for it.
         let kind = match kind {
@@ -45,8 +44,8 @@ impl Item for Root {
             other => Cow::Owned(other.to_owned()),
         };
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
-        let columns = Bytes::copy_from_slice(decoder.var(MAX_COLUMNS)?);
-        Ok(Self { kind, id, hash, columns, record: Body::There(Arc::clone(bodies), place) })
+        let columns = whole.part(decoder.var(MAX_COLUMNS)?);
+        Ok(Self { kind, id, hash, columns, record: whole.body(place) })
     }
 
     fn body(&self) -> Body {
@@ -62,7 +61,7 @@ impl Item for SegmentRef {
         out.raw(self.id.as_bytes()).raw(self.hash.as_bytes()).u32(self.packs).u32(self.chunks);
     }
 
-    fn decode(decoder: &mut Decoder<'_>, _: &Arc<Bodies>, _: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
         Ok(Self { id, hash, packs: decoder.u32()?, chunks: decoder.u32()? })
     }
@@ -77,7 +76,7 @@ impl Item for Session {
         out.var(&serde_json::to_vec(self).expect("a struct of plain fields"));
     }
 
-    fn decode(decoder: &mut Decoder<'_>, _: &Arc<Bodies>, _: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         let json = decoder.var(1 << 20)?;
         serde_json::from_slice(json).map_err(|_| decoder.malformed("session"))
     }
@@ -91,7 +90,7 @@ impl Item for Condemned {
         out.raw(self.session.as_bytes()).raw(self.id.as_bytes()).u64(self.since);
     }
 
-    fn decode(decoder: &mut Decoder<'_>, _: &Arc<Bodies>, _: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         let (session, id) = (SessionId(decoder.array()?), PackId(decoder.array()?));
         Ok(Self { session, id, since: decoder.u64()? })
     }
@@ -105,7 +104,7 @@ impl Item for PackRef {
         out.raw(self.session.as_bytes()).raw(self.id.as_bytes());
     }
 
-    fn decode(decoder: &mut Decoder<'_>, _: &Arc<Bodies>, _: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         Ok(Self { session: SessionId(decoder.array()?), id: PackId(decoder.array()?) })
     }
 }
@@ -118,7 +117,7 @@ impl Item for ObjectId {
         out.raw(self.as_bytes());
     }
 
-    fn decode(decoder: &mut Decoder<'_>, _: &Arc<Bodies>, _: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         Ok(Self(decoder.array()?))
     }
 }
@@ -131,7 +130,7 @@ impl Item for SessionId {
         out.raw(self.as_bytes());
     }
 
-    fn decode(decoder: &mut Decoder<'_>, _: &Arc<Bodies>, _: u32) -> Result<Self, Malformed> {
+    fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         Ok(Self(decoder.array()?))
     }
 }

@@ -1,6 +1,8 @@
 //! A long list of HEAD: parts of it lie in leaves, the rest in HEAD itself. Its items keep their order.
 
-use super::leaf::{Item, Leaf, LeafRef, Leaves, Stamp};
+use super::leaf::{Item, Leaf};
+use super::leaves::{Leaves, Stamp};
+use super::reference::LeafRef;
 use crate::Result;
 use crate::id::ObjectId;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};

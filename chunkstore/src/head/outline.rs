@@ -55,8 +55,7 @@ impl Outline {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::Age;
-    use super::super::leaf::Leaves;
-    use super::super::leaf::Stamp;
+    use super::super::leaves::{Leaves, Stamp};
     use super::*;
     use crate::Result;
     use crate::env::{Env, SeededEnv};

@@ -1,7 +1,8 @@
 //! Reading HEAD and replacing it: one compare-and-swap, tried again where others were faster, and never taken for failed
 //! because an answer was lost.
 
-use super::leaf::{LeafRef, Leaves};
+use super::leaves::Leaves;
+use super::reference::LeafRef;
 use super::seen::{Notes, Seen};
 use super::{Age, Anew, Elsewhere, EpochRef, Head, List, Root, SegmentRef};
 use crate::env::{Env, SystemEnv, random_array};

@@ -6,16 +6,17 @@ use super::predict::Hint;
 use crate::bases::{BaseChoice, BaseReader, Grounded, Prefix, choose, ground, ground_everywhere};
 use crate::format::{Codec, PackKind};
 use crate::id::{ChunkId, PackId};
-use crate::index::short_key;
+use crate::index::{PackInfo, Usable, short_key};
 use crate::pack::Record;
 use crate::pool::{Pool, locked};
 use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
-use crate::store::{ChunkStore, LostPacks};
+use crate::store::{Asked, ChunkStore, LostPacks};
 use crate::{Error, Result, memory};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A delta is kept if it takes at most this share of what the chunk would take alone: reading one costs
 /// its bases, too.
@@ -39,12 +40,36 @@ impl Default for Sealing {
     }
 }
 
+/// Which packs are in the store as the index has them.
+enum There {
+    /// All but these.
+    AllBut(HashSet<PackId>),
+    /// The store is asked about each.
+    Asked(Arc<Asked>, Arc<ChunkStore>),
+}
+
+impl Usable for There {
+    fn is_usable(&self, pack: &PackInfo) -> Result<bool> {
+        match self {
+            Self::AllBut(lost) => lost.is_usable(pack),
+            Self::Asked(asked, store) => asked.is_there(store, pack),
+        }
+    }
+}
+
+impl Usable for Dedupe {
+    fn is_usable(&self, pack: &PackInfo) -> Result<bool> {
+        Ok(self.leaving.is_usable(pack)? && self.there.is_usable(pack)?)
+    }
+}
+
 /// State that all lanes of a session share: which chunks are being stored, and which packs the session relies on.
 pub struct Dedupe {
     pub(super) store: Arc<ChunkStore>,
-    /// Packs that nothing new is built on: on their way out, or lost.
-    pub(super) avoid: HashSet<PackId>,
-    lost: HashSet<PackId>,
+    /// Packs that are on their way out: nothing new is built on them.
+    leaving: HashSet<PackId>,
+    /// Nor on lost ones.
+    there: There,
     claimed: Mutex<HashSet<[u8; 16]>>,
     relied: Mutex<HashSet<PackId>>,
     pub(super) sealing: Sealing,
@@ -107,12 +132,24 @@ impl Dedupe {
     ///
     /// The lists of HEAD cannot be read.
     pub fn new(store: Arc<ChunkStore>, sealing: Sealing, lost: &LostPacks) -> Result<Arc<Self>> {
-        let lost = lost.ids();
-        let mut avoid = store.avoided_packs()?;
-        avoid.extend(&lost);
+        Self::with(store, sealing, There::AllBut(lost.ids()))
+    }
+
+    /// The same; the store is asked about each pack that the session would rely on, unless it was asked less than `max_age`
+    /// ago by this process. [`Dedupe::lost`] has those that are lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dedupe::new`].
+    pub fn asking(store: Arc<ChunkStore>, sealing: Sealing, max_age: Duration) -> Result<Arc<Self>> {
+        let there = There::Asked(store.asked(max_age), Arc::clone(&store));
+        Self::with(store, sealing, there)
+    }
+
+    fn with(store: Arc<ChunkStore>, sealing: Sealing, there: There) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            avoid,
-            lost,
+            leaving: store.avoided_packs()?,
+            there,
             store,
             claimed: Mutex::default(),
             relied: Mutex::default(),
@@ -124,6 +161,18 @@ impl Dedupe {
             arenas: Pool::default(),
             unshrunk: AtomicU32::default(),
         }))
+    }
+
+    /// The lost packs that the session came across by now, if it asks about them.
+    ///
+    /// # Errors
+    ///
+    /// HEAD cannot be read: it says which of them a prune removed.
+    pub fn lost(&self) -> Result<LostPacks> {
+        match &self.there {
+            There::AllBut(_) => Ok(LostPacks::none()),
+            There::Asked(asked, store) => asked.lost(store),
+        }
     }
 
     /// The store that is written to.
@@ -155,7 +204,7 @@ impl Dedupe {
     /// relied on.
     pub fn reuse(&self, ids: &[ChunkId]) -> Result<bool> {
         let mut packs = HashSet::new();
-        for grounded in ground(&**self.store.index(), ids, &self.avoid)? {
+        for grounded in ground(&**self.store.index(), ids, self)? {
             let Some(grounded) = grounded else { return Ok(false) };
             packs.extend(grounded.packs);
         }
@@ -166,12 +215,12 @@ impl Dedupe {
     /// Whether every chunk has a location, also in condemned packs; if so, the session relies on them. Slower than
     /// [`Dedupe::reuse`] for chunks without one, since it searches all segments first.
     pub fn keep(&self, ids: &[ChunkId]) -> Result<bool> {
-        let found = ground(&**self.store.index(), ids, &self.lost)?;
+        let found = ground(&**self.store.index(), ids, &self.there)?;
         let missing = ids.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| *id);
         let missing: Vec<ChunkId> = missing.collect();
         let mut packs: HashSet<PackId> = found.into_iter().flatten().flat_map(|found| found.packs).collect();
         if !missing.is_empty() {
-            for found in ground_everywhere(&self.store, &missing, &self.lost)? {
+            for found in ground_everywhere(&self.store, &missing, &self.there)? {
                 let Some(found) = found else { return Ok(false) };
                 packs.extend(found.packs);
             }
@@ -197,7 +246,7 @@ impl Dedupe {
             }
         }
         let asked: Vec<ChunkId> = unknown.iter().map(|(_, id)| *id).collect();
-        let found = ground(&**self.store.index(), &asked, &self.avoid)?;
+        let found = ground(&**self.store.index(), &asked, self)?;
         let mut claimed = locked(&self.claimed);
         for ((position, id), grounded) in unknown.into_iter().zip(found) {
             match grounded {
@@ -325,7 +374,7 @@ impl Dedupe {
         let index = &**self.store.index();
         let mut attempts = vec![];
         for (chunk, wanted) in chunks.iter().zip(wanted) {
-            let chosen = if *wanted { choose(index, &chunk.hint.around, &self.avoid)? } else { None };
+            let chosen = if *wanted { choose(index, &chunk.hint.around, self)? } else { None };
             attempts.push(chosen.and_then(|choice| self.attempt(choice)));
         }
         Ok(attempts)
@@ -364,7 +413,7 @@ impl Dedupe {
             let ends_alike = after.map(|cut| cut.before);
             let mut ids: Vec<ChunkId> = follows.into_iter().chain(ends_alike).collect();
             ids.dedup();
-            let grounded = ground(index, &ids, &self.avoid)?;
+            let grounded = ground(index, &ids, self)?;
             chunk.hint.around = grounded.into_iter().flatten().map(Arc::new).collect();
         }
         Ok(())

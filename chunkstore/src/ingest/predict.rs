@@ -8,9 +8,8 @@ use super::ChunkRef;
 use crate::Result;
 use crate::bases::{Grounded, ground};
 use crate::format::MAX_BASES;
-use crate::id::PackId;
-use crate::index::ChunkIndex;
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use crate::index::{ChunkIndex, Usable};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Old chunks kept behind the current place.
@@ -84,10 +83,10 @@ impl Prediction {
         &mut self,
         index: &dyn ChunkIndex,
         chunks: &[ChunkRef],
-        avoid: &HashSet<PackId>,
+        usable: &(impl Usable + ?Sized),
     ) -> Result<()> {
         let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
-        for (chunk, grounded) in chunks.iter().zip(ground(index, &ids, avoid)?) {
+        for (chunk, grounded) in chunks.iter().zip(ground(index, &ids, usable)?) {
             if let Some(anchor) = grounded.as_ref().map(|grounded| grounded.location.record.anchor)
                 && anchor != 0
             {
@@ -197,8 +196,10 @@ mod tests {
     use super::*;
     use crate::format::Codec;
     use crate::head::outline_tests::segment_ref;
+    use crate::id::PackId;
     use crate::index::tests::segment;
     use crate::index::{MemoryIndex, PackInfo};
+    use std::collections::HashSet;
 
     /// A prediction over 50 old chunks of 300 bytes with anchors of their own.
     fn prediction() -> (Prediction, Vec<u64>) {

@@ -1,6 +1,6 @@
 //! Packs that the index lists, and that the store lacks or has with another length. One listing of the store finds
-//! them, for which S3 charges one request per 1000 packs (64 GB at their usual size); no content is read. Writers must
-//! not rely on them.
+//! them all, for which S3 charges one request per 1000 packs (64 GB at their usual size); no content is read. Writers must
+//! not rely on them. One that relies on few packs asks for these only: what it costs does not grow with the repository.
 
 use super::ChunkStore;
 use crate::format::names;
@@ -10,8 +10,11 @@ use crate::pool::locked;
 use crate::storage::ErrorKind;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// After so many questions about single packs, the store is listed, which answers all others.
+const ASKED_AT_MOST: usize = 16;
 
 /// So many are named in a message.
 const NAMED: usize = 3;
@@ -70,7 +73,97 @@ impl LostPacks {
     }
 }
 
+/// Packs that were asked about one by one. Each is asked about once; after some of them the store is listed.
+#[derive(Default)]
+pub struct Asked(Mutex<Answers>);
+
+#[derive(Default)]
+struct Answers {
+    /// Whether a pack is there as the index has it.
+    is_there: HashMap<PackId, bool>,
+    /// Those that are not.
+    lost: BTreeMap<PackId, Arc<PackInfo>>,
+    /// The store was listed: what is not in `lost` is there.
+    listed: bool,
+}
+
+impl Asked {
+    /// Whether a pack of the index is there, with its length.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub(crate) fn is_there(&self, store: &ChunkStore, pack: &PackInfo) -> Result<bool> {
+        let id = pack.name.id;
+        // Whoever else asks waits: it is often about the same pack.
+        let mut answers = locked(&self.0);
+        if let Some(known) = answers.is_there.get(&id) {
+            return Ok(*known);
+        }
+        if !answers.listed && answers.is_there.len() >= ASKED_AT_MOST {
+            let all = store.lost_packs(Duration::ZERO)?;
+            answers.is_there.extend(all.ids().into_iter().map(|id| (id, false)));
+            answers.lost.extend(all.listed);
+            answers.listed = true;
+        }
+        let is_there = match answers.is_there.get(&id) {
+            Some(known) => *known,
+            None => answers.listed || store.has_pack(pack)?,
+        };
+        if !is_there {
+            answers.lost.entry(id).or_insert_with(|| Arc::new(*pack));
+        }
+        answers.is_there.insert(id, is_there);
+        Ok(is_there)
+    }
+
+    /// The lost packs among those that were asked about, or, if the store was listed, all.
+    ///
+    /// # Errors
+    ///
+    /// HEAD cannot be read.
+    pub(crate) fn lost(&self, store: &ChunkStore) -> Result<LostPacks> {
+        let listed = locked(&self.0).lost.clone();
+        store.without_removed(listed)
+    }
+}
+
 impl ChunkStore {
+    /// What is known of single packs: what this process asked less than `max_age` ago, or nothing.
+    #[must_use]
+    pub fn asked(&self, max_age: Duration) -> Arc<Asked> {
+        let now_ms = self.now_ms();
+        let mut last = locked(&self.asked);
+        match &*last {
+            Some((at_ms, asked)) if u128::from(now_ms.abs_diff(*at_ms)) < max_age.as_millis() => {
+                Arc::clone(asked)
+            }
+            _ => Arc::clone(&last.insert((now_ms, Arc::default())).1),
+        }
+    }
+
+    /// Whether a pack is in the store with the length that the index has.
+    fn has_pack(&self, pack: &PackInfo) -> Result<bool> {
+        match self.storage().len(&pack.name.object()) {
+            Ok(len) => Ok(len == pack.len),
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => Ok(false),
+            Err(error) => Err(Error::from(error)),
+        }
+    }
+
+    /// Tells those that a prune removed since HEAD was read from those that HEAD counts on.
+    fn without_removed(&self, mut listed: BTreeMap<PackId, Arc<PackInfo>>) -> Result<LostPacks> {
+        if listed.is_empty() {
+            return Ok(LostPacks::none());
+        }
+        let head = self.heads.load()?.head;
+        let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
+        let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
+        let removed = listed.extract_if(.., |id, pack| doomed.contains(id) || !live.contains(&pack.segment));
+        let removed = removed.map(|(id, _)| id).collect();
+        Ok(LostPacks { listed, removed })
+    }
+
     /// Finds packs of the index that are missing or have another length. A result of this process that is younger than
     /// `max_age` is reused. The index must be in step with HEAD.
     pub fn lost_packs(&self, max_age: Duration) -> Result<LostPacks> {
@@ -95,9 +188,8 @@ impl ChunkStore {
         for pack in self.head().doomed.iter()? {
             expected.remove(&pack.id);
         }
-        let mut lost = LostPacks::none();
         if expected.is_empty() {
-            return Ok(lost);
+            return Ok(LostPacks::none());
         }
         self.storage().list(names::PACKS, &mut |name, len| {
             let id = name.rsplit('/').next().and_then(PackId::parse);
@@ -107,29 +199,14 @@ impl ChunkStore {
                 expected.remove(&id);
             }
         })?;
-        let unlisted: BTreeMap<PackId, Arc<PackInfo>> = expected.into_iter().collect();
-        for (id, pack) in unlisted {
-            // A listing may leave things out; whoever asks for an object by its name is told whether it is there.
-            match self.storage().len(&pack.name.object()) {
-                Ok(len) if len == pack.len => {}
-                Ok(_) => drop(lost.listed.insert(id, pack)),
-                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
-                    lost.listed.insert(id, pack);
-                }
-                Err(error) => return Err(Error::from(error)),
+        // A listing may leave things out; whoever asks for an object by its name is told whether it is there.
+        let mut lost = BTreeMap::new();
+        for (id, pack) in expected {
+            if !self.has_pack(&pack)? {
+                lost.insert(id, pack);
             }
         }
-        if !lost.is_empty() {
-            // Removed by a prune since HEAD was read?
-            let head = self.heads.load()?.head;
-            let live: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
-            let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
-            lost.removed =
-                (lost.listed.extract_if(.., |id, pack| doomed.contains(id) || !live.contains(&pack.segment)))
-                    .map(|(id, _)| id)
-                    .collect();
-        }
-        Ok(lost)
+        self.without_removed(lost)
     }
 }
 

@@ -260,7 +260,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         ));
     }
     if let Some(id) = report.snapshot.filter(|_| !context.global.json) {
-        context.console.say(stay::of_backup(id, &repo, context)?);
+        context.console.say(stay::of_backup(id, args.keep_until, context));
     }
     let code = if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done };
     drop(repo);

@@ -4,13 +4,15 @@ use super::{FilterArgs, json_time, show_time};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
 use crate::output;
+use chunkstore::ObjectId;
 use comfy_table::{Table, presets};
 use engine::policy::GroupBy;
 use engine::rank;
 use engine::shown;
-use engine::snapshot::{Hold, Listed};
+use engine::snapshot::{Hold, Listed, MadeBy, Snapshot, SourceRecord, Summary};
+use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 /// List snapshots
 #[derive(clap::Args, Debug)]
@@ -35,11 +37,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
-    let ranked = rank::ranked(repo.snapshots(context.console.monitor())?, context.now());
-    let times: HashMap<_, _> = ranked.iter().map(|one| (one.listed.id, one.time)).collect();
-    let ranked = ranked.into_iter().map(|one| one.listed).collect();
-    let mut all = args.filter.choose(ranked, &args.snapshots)?;
-    let moved = |listed: &Listed| times.get(&listed.id).copied().filter(|time| *time != listed.snapshot.time);
+    let all = repo.snapshots(context.console.monitor())?;
+    let moved = rank::moved(&all, context.now());
+    let moved = |listed: &Listed| moved.get(&listed.id).copied();
+    let mut all = args.filter.choose(all, &args.snapshots)?;
     let group_by = args.group_by.unwrap_or_default();
     if let Some(latest) = args.latest.or(args.last.then_some(1)) {
         let mut seen = std::collections::BTreeMap::new();
@@ -54,14 +55,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     if args.group_by.is_some() {
         grouped(&all, group_by, args, context);
     } else if context.global.json {
-        let values = all.iter().map(|listed| {
-            let mut value = to_json(listed);
-            if let (Some(time), Some(object)) = (moved(listed), value.as_object_mut()) {
-                object.insert("ranked_time".into(), json!(json_time(time)));
-            }
-            value
-        });
-        output::json_line(&Value::Array(values.collect()));
+        output::json_array(all.iter().map(|listed| Shown::new(listed, moved(listed))))?;
     } else {
         output::block(if args.compact { compact(&all) } else { table(&all) });
         for listed in &all {
@@ -127,52 +121,78 @@ fn compact(all: &[Listed]) -> String {
 }
 
 /// A snapshot as restic shows it.
-pub(crate) fn to_json(listed: &Listed) -> Value {
-    let snapshot = &listed.snapshot;
-    let mut value = json!({
-        "time": json_time(snapshot.time),
-        "paths": snapshot.paths,
-        "hostname": snapshot.hostname,
-        "username": snapshot.username,
-        "uid": snapshot.uid,
-        "gid": snapshot.gid,
-        "tags": snapshot.tags,
-        "program_version": snapshot.program_version,
-        // Of restic it is the id of a folder; here, of the list of all entries. Equal ones hold the same.
-        "tree": tree(snapshot),
-        "summary": snapshot.summary,
-        "sources": snapshot.sources,
-        "made_by": snapshot.made_by,
-        "id": listed.id,
-        "short_id": listed.id.short(),
-    });
-    if let Some(object) = value.as_object_mut() {
-        if let Some(parent) = snapshot.parent {
-            object.insert("parent".into(), json!(parent));
-        }
-        if let Some(original) = snapshot.original {
-            object.insert("original".into(), json!(original));
-        }
-        if !snapshot.description.is_empty() {
-            object.insert("description".into(), json!(snapshot.description));
-        }
-        if let Some(skew) = engine::snapshot::skew(&snapshot.sources) {
-            object.insert("skew_seconds".into(), json!(skew.as_secs_f64()));
-        }
-        if snapshot.hold != Hold::Unsaid {
-            object.insert("hold".into(), json!(snapshot.hold));
-        }
-        if let Some(until) = snapshot.keep_until {
-            object.insert("keep_until".into(), json!(json_time(until)));
-        }
-        if !snapshot.excludes.is_empty() {
-            object.insert("excludes".into(), json!(snapshot.excludes));
-        }
-    }
-    value
+#[derive(Serialize)]
+struct Shown<'a> {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<ObjectId>,
+    paths: &'a [String],
+    hostname: &'a str,
+    username: &'a str,
+    uid: u32,
+    gid: u32,
+    tags: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    excludes: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    description: &'a str,
+    program_version: &'a str,
+    /// Of restic it is the id of a folder; here, of the list of all entries. Equal ones hold the same.
+    tree: String,
+    summary: &'a Summary,
+    sources: &'a [SourceRecord],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skew_seconds: Option<f64>,
+    made_by: &'a MadeBy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original: Option<ObjectId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<Hold>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_until: Option<String>,
+    /// The time that it is ranked by, where its own was that of a wrong clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ranked_time: Option<String>,
+    id: ObjectId,
+    short_id: String,
 }
 
-fn tree(snapshot: &engine::snapshot::Snapshot) -> String {
+impl<'a> Shown<'a> {
+    fn new(listed: &'a Listed, ranked: Option<Timestamp>) -> Self {
+        let snapshot = &listed.snapshot;
+        Self {
+            time: json_time(snapshot.time),
+            parent: snapshot.parent,
+            paths: &snapshot.paths,
+            hostname: &snapshot.hostname,
+            username: &snapshot.username,
+            uid: snapshot.uid,
+            gid: snapshot.gid,
+            tags: &snapshot.tags,
+            excludes: &snapshot.excludes,
+            description: &snapshot.description,
+            program_version: &snapshot.program_version,
+            tree: tree(snapshot),
+            summary: &snapshot.summary,
+            sources: &snapshot.sources,
+            skew_seconds: engine::snapshot::skew(&snapshot.sources).map(|skew| skew.as_secs_f64()),
+            made_by: &snapshot.made_by,
+            original: snapshot.original,
+            hold: Some(snapshot.hold).filter(|hold| *hold != Hold::Unsaid),
+            keep_until: snapshot.keep_until.map(json_time),
+            ranked_time: ranked.map(json_time),
+            id: listed.id,
+            short_id: listed.id.short(),
+        }
+    }
+}
+
+/// A snapshot as restic shows it.
+pub(crate) fn to_json(listed: &Listed) -> Value {
+    json!(Shown::new(listed, None))
+}
+
+fn tree(snapshot: &Snapshot) -> String {
     let root = serde_json::to_vec(&snapshot.manifest).unwrap_or_default();
     blake3::hash(&root).to_hex().to_string()
 }

@@ -2,8 +2,6 @@
 
 use super::show_time;
 use crate::context::Context;
-use crate::exit::Failure;
-use engine::Repository;
 use engine::promise::{Until, Verdict};
 use engine::snapshot::{Hold, Snapshot};
 use std::collections::BTreeMap;
@@ -48,16 +46,14 @@ pub(crate) fn hold(snapshot: &Snapshot) -> Option<String> {
 /// What will remove a snapshot that was made by hand, and when.
 pub(crate) fn of_backup(
     id: chunkstore::ObjectId,
-    repo: &Repository,
+    keep_until: Option<jiff::Timestamp>,
     context: &Context,
-) -> Result<String, Failure> {
-    let all = repo.snapshots(context.console.monitor())?;
-    let Some(made) = all.iter().find(|listed| listed.id == id) else { return Ok(String::new()) };
-    let rules = match made.snapshot.keep_until {
+) -> String {
+    let rules = match keep_until {
         Some(until) => format!("rules of 'esker forget' may remove it after {}", show_time(until)),
         None => "rules of 'esker forget' may remove it (--keep-until and 'esker tag --hold' keep it)".into(),
     };
     let promised = context.uses_file() && context.file.as_ref().is_some_and(|file| !file.promises.is_empty());
     let runs = if promised { "no run removes what was made by hand; " } else { "" };
-    Ok(format!("snapshot {} stays until somebody forgets it: {runs}{rules}", id.short()))
+    format!("snapshot {} stays until somebody forgets it: {runs}{rules}", id.short())
 }

@@ -1,14 +1,36 @@
 //! JSON for programs: what is hidden is escaped, and what is secret left out of messages.
 
+use crate::exit::Failure;
 use crate::stdout;
 use engine::names::path_text;
 use engine::{secrets, shown};
+use serde::Serialize;
 use serde_json::Value;
 use std::io::Write as _;
+
+/// Bytes of an array that are written together.
+const WRITTEN_AT_ONCE: usize = 64 << 10;
 
 /// Writes a JSON value as a line to standard output.
 pub(crate) fn json_line(value: &serde_json::Value) {
     stdout::write(format!("{}\n", harmless(value.to_string())).as_bytes());
+}
+
+/// Writes values as one JSON array, and ends the line; there may be more of them than should stand in memory as text.
+pub(crate) fn json_array(values: impl Iterator<Item = impl Serialize>) -> Result<(), Failure> {
+    let mut text = "[".to_owned();
+    for (number, value) in values.enumerate() {
+        if number > 0 {
+            text.push(',');
+        }
+        text += &serde_json::to_string(&value).map_err(|error| Failure::new(error.to_string()))?;
+        if text.len() >= WRITTEN_AT_ONCE {
+            stdout::write(harmless(std::mem::take(&mut text)).as_bytes());
+        }
+    }
+    text += "]\n";
+    stdout::write(harmless(text).as_bytes());
+    Ok(())
 }
 
 /// The value with names in it that may be bytes of any kind: `field` as text, in which bytes that are not UTF-8 are
@@ -37,7 +59,9 @@ pub(crate) fn json_text(text: String) {
 /// JSON text in which what [`shown::is_hidden`] is escaped (RFC 8259, section 7): within strings it may stand as it is.
 pub(super) fn harmless(text: String) -> String {
     let is_escaped = |character: char| character != '\n' && shown::is_hidden(character);
-    if !text.chars().any(is_escaped) {
+    // Of ASCII only controls are hidden; most texts have nothing else, and a look at their bytes is quick.
+    let is_plain = |byte: &u8| byte.is_ascii() && (*byte == b'\n' || !byte.is_ascii_control());
+    if text.as_bytes().iter().all(is_plain) || !text.chars().any(is_escaped) {
         return text;
     }
     let mut out = String::with_capacity(text.len() + 16);

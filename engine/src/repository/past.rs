@@ -1,68 +1,66 @@
 //! The snapshots of one HEAD in the order of [`crate::rank`], with what their roots say of them. Their records are read
 //! when somebody needs them; those of roots without columns at once.
 
-use super::Repository;
+use super::{Repository, parse};
 use crate::columns::Columns;
 use crate::rank;
 use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
+use chunkstore::executor::{Pending, submit};
 use chunkstore::head::{Head, Root};
 use chunkstore::store::describe;
+use std::collections::{HashMap, VecDeque};
+
+/// Records that one job parses.
+const PARSED_AT_ONCE: usize = 128;
+
+/// Records that were parsed, by place.
+type Batch = Vec<(usize, Result<Snapshot>)>;
+
+/// So many records are read from their own objects: each is small. Whoever needs more reads HEAD's leaves, which have many.
+const READ_ALONE: usize = 8;
 
 /// Which snapshots there are, and which came first.
 pub(crate) struct Past<'a> {
     repo: &'a Repository,
     /// In HEAD's order.
-    known: Vec<Known<'a>>,
-    /// Places in it, of the oldest snapshot first.
+    roots: Vec<&'a Root>,
+    /// What they say of their snapshots.
+    columns: Vec<Columns>,
+    /// Places in these, of the oldest snapshot first.
     order: Vec<usize>,
+    /// Records that were read, by place; `None` cannot be read, and was reported.
+    records: HashMap<usize, Option<Listed>>,
     /// Records that cannot be read, of those that were to be.
     pub(super) damaged: Vec<ItemError>,
     /// Whether one of them was forgotten since HEAD was read: a later HEAD has what replaced it.
     pub(super) is_old: bool,
 }
 
-/// A snapshot.
-struct Known<'a> {
-    root: &'a Root,
-    columns: Columns,
-    record: RecordRead,
-}
-
-/// How far a record was read.
-enum RecordRead {
-    NotYet,
-    Done(Box<Listed>),
-    /// It cannot be read, and was reported.
-    Never,
-}
-
 impl<'a> Past<'a> {
     /// That of a HEAD.
     pub(super) fn of(repo: &'a Repository, head: &'a Head) -> Result<Self> {
-        let roots = head.roots.iter()?;
-        let known = Vec::with_capacity(roots.len());
-        let mut past = Self { repo, known, order: vec![], damaged: vec![], is_old: false };
-        for root in roots.filter(|root| root.is_snapshot()) {
-            let known = match Columns::decode(&root.columns) {
-                Some(columns) => Some(Known { root, columns, record: RecordRead::NotYet }),
-                None => past.read(root)?.map(|listed| {
+        let all = head.roots.iter()?;
+        let (roots, columns) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
+        let (order, records, damaged) = (vec![], HashMap::new(), vec![]);
+        let mut past = Self { repo, roots, columns, order, records, damaged, is_old: false };
+        for root in all.filter(|root| root.is_snapshot()) {
+            let columns = match Columns::decode(&root.columns) {
+                Some(columns) => columns,
+                None => {
+                    let Some(listed) = past.note(root, past.repo.read_snapshot(root))? else { continue };
                     let columns = Columns::of(&listed.snapshot);
-                    Known { root, columns, record: RecordRead::Done(Box::new(listed)) }
-                }),
+                    past.records.insert(past.roots.len(), Some(listed));
+                    columns
+                }
             };
-            past.known.extend(known);
+            past.roots.push(root);
+            past.columns.push(columns);
         }
-        let stamps: Vec<rank::Stamp> = past.known.iter().map(|known| known.columns.stamp).collect();
+        let stamps = past.columns.iter().map(|columns| &columns.stamp);
         let now = crate::backup::timestamp(repo.store().now_ms());
-        past.order = rank::order(&stamps, now).into_iter().map(|(place, _)| place).collect();
+        past.order = rank::order(stamps, now).into_iter().map(|(place, _)| place).collect();
         Ok(past)
-    }
-
-    /// Reads a record; one that is damaged is noted.
-    fn read(&mut self, root: &Root) -> Result<Option<Listed>> {
-        let read = self.repo.read_snapshot(root);
-        self.note(root, read)
     }
 
     /// The snapshot that was read, unless its record is damaged, which is noted.
@@ -84,15 +82,16 @@ impl<'a> Past<'a> {
 
     /// The snapshot at a place, unless it cannot be read.
     fn at(&mut self, place: usize) -> Result<Option<&Listed>> {
-        if let RecordRead::NotYet = self.known[place].record {
-            let read = self.read(self.known[place].root)?;
-            self.known[place].record =
-                read.map_or(RecordRead::Never, |listed| RecordRead::Done(Box::new(listed)));
+        if !self.records.contains_key(&place) {
+            let root = self.roots[place];
+            let read = match self.records.len() < READ_ALONE {
+                true => self.repo.read_one_snapshot(root),
+                false => self.repo.read_snapshot(root),
+            };
+            let read = self.note(root, read)?;
+            self.records.insert(place, read);
         }
-        Ok(match &self.known[place].record {
-            RecordRead::Done(listed) => Some(listed),
-            RecordRead::NotYet | RecordRead::Never => None,
-        })
+        Ok(self.records.get(&place).and_then(Option::as_ref))
     }
 
     /// The newest snapshot that `fits`. Only those that `may_fit` by their columns are read.
@@ -103,7 +102,7 @@ impl<'a> Past<'a> {
     ) -> Result<Option<Listed>> {
         for number in (0..self.order.len()).rev() {
             let place = self.order[number];
-            if may_fit(&self.known[place].columns)
+            if may_fit(&self.columns[place])
                 && let Some(listed) = self.at(place)?
                 && fits(&listed.snapshot)
             {
@@ -113,20 +112,50 @@ impl<'a> Past<'a> {
         Ok(None)
     }
 
-    /// All that can be read, oldest first.
+    /// All that can be read, oldest first. The records are parsed on all cores.
     pub(super) fn all(&mut self) -> Result<Vec<Listed>> {
-        let mut all = Vec::with_capacity(self.order.len());
-        for number in 0..self.order.len() {
-            all.extend(self.at(self.order[number])?.cloned());
+        // Those that cannot be read were reported.
+        let is_reported = |place: &usize| matches!(self.records.get(place), Some(None));
+        let places: Vec<usize> = self.order.iter().copied().filter(|place| !is_reported(place)).collect();
+        let cpu = &*self.repo.store.access.cpu;
+        let (mut batches, mut all) = (VecDeque::new(), Vec::with_capacity(places.len()));
+        for places in places.chunks(PARSED_AT_ONCE) {
+            // Few wait, so that the memory of those that were taken is used again.
+            if batches.len() > 2 * cpu.parallelism() {
+                self.take(&mut batches, &mut all)?;
+            }
+            let record = |place: &usize| {
+                let root = self.roots[*place];
+                (*place, root.id, self.repo.store.snapshot_record(root))
+            };
+            let records: Vec<_> = places.iter().map(record).collect();
+            batches.push_back(submit(cpu, move || {
+                let parsed = records.into_iter().map(|(place, id, record)| {
+                    (place, record.map_err(Error::from).and_then(|record| parse(&id, &record)))
+                });
+                parsed.collect::<Batch>()
+            }));
+        }
+        while !batches.is_empty() {
+            self.take(&mut batches, &mut all)?;
         }
         Ok(all)
+    }
+
+    /// Takes the records of the first batch.
+    fn take(&mut self, batches: &mut VecDeque<Pending<Batch>>, all: &mut Vec<Listed>) -> Result<()> {
+        let Some(batch) = batches.pop_front() else { return Ok(()) };
+        for (place, read) in batch.wait()? {
+            all.extend(self.note(self.roots[place], read)?);
+        }
+        Ok(())
     }
 
     /// All whose objects can be read, oldest first.
     pub(super) fn stored(&mut self) -> Result<Vec<Listed>> {
         let mut all = Vec::with_capacity(self.order.len());
         for number in 0..self.order.len() {
-            let root = self.known[self.order[number]].root;
+            let root = self.roots[self.order[number]];
             let read = self.repo.read_stored(root);
             all.extend(self.note(root, read)?);
         }
@@ -162,7 +191,7 @@ impl<'a> Past<'a> {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let mut fitting = (0..self.known.len()).filter(|place| begins(&self.known[*place].root.id, wanted));
+        let mut fitting = (0..self.roots.len()).filter(|place| begins(&self.roots[*place].id, wanted));
         let (Some(place), None) = (fitting.next(), fitting.next()) else { return Ok(None) };
         Ok(self.at(place)?.cloned())
     }
