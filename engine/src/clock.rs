@@ -113,7 +113,7 @@ mod tests {
         let head: Head = serde_json::from_value(serde_json::json!({
             "generation": 1, "previous": ObjectId([0; 32]), "incarnation": 1, "nonce": ObjectId([0; 32]),
             "recent_nonces": [], "required_features": [], "roots": [], "segments": [], "sessions": [],
-            "condemned": [], "doomed": [], "slots": {},
+            "condemned": [], "doomed": [], "slots": {}, "epochs": {},
         }))
         .unwrap();
         assert_eq!(last_known(&head, &days, DAILY), "2026-11-09T00:00:00Z".parse().ok());
