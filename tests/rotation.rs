@@ -323,6 +323,43 @@ fn grants_that_are_damaged_or_missing_are_named() {
     assert!(said.contains("grants/2 is damaged: it is missing"), "{said}");
 }
 
+/// A flipped bit leaves grants that can be decoded: wherever it is, a copy that opens takes their place.
+#[test]
+fn grants_that_do_not_open_are_taken_from_a_copy() {
+    let repo = Repo::new();
+    repo.ok(["key", "rotate"]);
+    let path = repo.folder().join("grants/2");
+    let sound = fs::read(&path).unwrap();
+    // In the header, the slot's id, the encapsulated key, what is sealed to the slot, and the ring.
+    for at in [12, 16, 36, 36 + 40, 36 + 70, sound.len() - 1] {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        repo.ok(["snapshots"]);
+        assert!(fs::read(&path).unwrap() == sound, "byte {at}");
+    }
+    // Where no copy is sound, nobody is said to have been removed.
+    damage(&repo, "grants/2", &|bytes| bytes[36 + 70] ^= 1);
+    assert!(repo.fails(1, ["snapshots"]).contains("grants/2"));
+}
+
+/// Of the grants only copies are left, and HEAD is lost.
+#[test]
+fn grants_are_found_by_their_copies() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    rotated.back_up(1);
+    repo.ok(["key", "rotate"]);
+    rotated.back_up(2);
+    fs::remove_file(repo.folder().join("grants/2")).unwrap();
+    for name in ["HEAD", "copies/1/HEAD", "copies/2/HEAD"] {
+        fs::remove_file(repo.folder().join(name)).unwrap();
+    }
+    repo.ok(["repair", "head", "-y"]);
+    assert_eq!(repo.ok(["snapshots", "--json"]).matches("short_id").count(), 2);
+    repo.ok(["check", "--read-data"]);
+}
+
 #[test]
 fn grants_of_another_repository_are_refused() {
     let (ours, theirs) = (Repo::new(), Repo::new());

@@ -1,10 +1,10 @@
 //! Objects that everything hangs on: a disk keeps several copies of each, since one bad sector would make the repository
 //! unreadable. Configuration, key slots and grants.
 
-use crate::Result;
 use crate::error::describe;
 use crate::format::names;
 use crate::storage::{ErrorKind, Storage};
+use crate::{Error, Result};
 use bytes::Bytes;
 
 /// Reads an object of which a disk has several copies. If only a copy is sound, it replaces the object; copies that are missing
@@ -21,7 +21,7 @@ pub(crate) fn read_kept<T>(
         Ok((bytes, value))
     };
     let error = match attempt(name) {
-        Err(error) if storage.keeps_copies() && error.is_damage() => error,
+        Err(error) if storage.keeps_copies() && may_be_damage(&error) => error,
         done => {
             if let (Ok((bytes, _)), true) = (&done, storage.keeps_copies()) {
                 make_copies(storage, name, bytes);
@@ -39,6 +39,11 @@ pub(crate) fn read_kept<T>(
         }
     }
     Err(error)
+}
+
+/// That an object has no grant for a slot may be true, or a flipped bit in the slot's id.
+fn may_be_damage(error: &Error) -> bool {
+    error.is_damage() || matches!(error, Error::NotGranted { .. })
 }
 
 /// Makes the missing copies of an object that is sound.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use zeroize::Zeroizing;
 
-mod grants;
+pub(crate) mod grants;
 mod hybrid;
 mod slot;
 pub use grants::Grants;

@@ -15,7 +15,8 @@ use crate::id::{ObjectId, RepositoryId};
 use crate::kept::read_kept;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope, error::InObject as _};
-use bytes::Bytes;
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
 /// Names the pre-shared key of HPKE.
@@ -185,8 +186,8 @@ pub(super) fn learn(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result
             break;
         };
         let name = names::grants(last);
-        match read(storage, &name)? {
-            Some(bytes) => return take(keys, &name, &bytes),
+        match read(keys, storage, &name)? {
+            Some(opened) => return keys.add(opened),
             // HEAD may be of a later epoch by now. Otherwise they are lost.
             None if storage.read_head()?.and_then(|(sealed, _)| envelope::epoch_of(&sealed))
                 == Some(last) =>
@@ -205,34 +206,60 @@ pub(super) fn take(keys: &KeyRing, name: &str, bytes: &[u8]) -> Result<()> {
     keys.add(Grants::decode(bytes).in_object(name)?.open(keys, name)?)
 }
 
-/// The object; a disk has copies of it. `None` if there is none.
-fn read(storage: &dyn Storage, name: &str) -> Result<Option<Bytes>> {
-    let read =
-        read_kept(storage, name, MAX_SMALL_LEN, |bytes| Grants::decode(bytes).map(drop).in_object(name));
+/// All keys that the object has for the slot of `keys`; a disk has copies of it. One that does not open, or has no grant for
+/// the slot, may be damaged: a copy that opens takes its place. `None` if there is none.
+fn read(keys: &KeyRing, storage: &dyn Storage, name: &str) -> Result<Option<Vec<(u32, Key)>>> {
+    // Whether one has a grant for the slot that does not open: then it is damaged, and the slot was not removed.
+    let (damaged, not_granted) = (Cell::new(false), Cell::new(None));
+    let read = read_kept(storage, name, MAX_SMALL_LEN, |bytes| {
+        let grants = Grants::decode(bytes).in_object(name)?;
+        grants.open(keys, name).inspect_err(|error| match error {
+            Error::NotGranted { slot, epoch } => not_granted.set(Some((*slot, *epoch))),
+            _ => damaged.set(true),
+        })
+    });
     match read {
-        Ok((bytes, ())) => Ok(Some(bytes)),
-        Err(Error::Storage(error)) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Ok((_, opened)) => Ok(Some(opened)),
+        Err(error) => match not_granted.get() {
+            Some((slot, epoch)) if !damaged.get() && (error.is_damage() || is_not_granted(&error)) => {
+                Err(Error::NotGranted { slot, epoch })
+            }
+            _ if matches!(&error, Error::Storage(error) if error.kind == ErrorKind::NotFound) => Ok(None),
+            _ if damaged.get() && is_not_granted(&error) => {
+                Err(Error::corrupt(name, "no copy of it has a sound grant for the key slot in use"))
+            }
+            _ => Err(error),
+        },
     }
+}
+
+fn is_not_granted(error: &Error) -> bool {
+    matches!(error, Error::NotGranted { .. })
 }
 
 /// The keys in the latest grants there are that have one of `epoch`.
 fn listed(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<Vec<(u32, Key)>> {
-    let mut there = vec![];
-    storage.list(names::GRANTS, &mut |name, _| there.extend(names::grants_epoch(name)))?;
-    there.retain(|found| *found >= epoch);
-    there.sort_unstable_by(|a, b| b.cmp(a));
+    let there = there(storage)?;
     let mut refused = None;
-    for name in there.iter().take(MOST_TRIED).copied().map(names::grants) {
-        let Some(bytes) = read(storage, &name)? else { continue };
-        let opened = Grants::decode(&bytes).in_object(&name).and_then(|grants| grants.open(keys, &name));
-        match opened {
-            Ok(opened) if opened.iter().any(|(known, _)| *known == epoch) => return Ok(opened),
+    for name in there.range(epoch..).rev().take(MOST_TRIED).copied().map(names::grants) {
+        match read(keys, storage, &name) {
+            Ok(Some(opened)) if opened.iter().any(|(known, _)| *known == epoch) => return Ok(opened),
             Ok(_) => {}
-            Err(error) => refused = Some(error),
+            Err(error) if error.is_damage() || is_not_granted(&error) => refused = Some(error),
+            Err(error) => return Err(error),
         }
     }
     refused.map_or(Ok(vec![]), Err)
+}
+
+/// The epochs whose grants are there, copies included.
+pub(crate) fn there(storage: &dyn Storage) -> Result<BTreeSet<u32>> {
+    let mut there = BTreeSet::new();
+    let copies = names::copies(names::GRANTS).filter(|_| storage.keeps_copies());
+    for folder in std::iter::once(names::GRANTS.to_owned()).chain(copies) {
+        storage.list(&folder, &mut |name, _| there.extend(names::grants_epoch(name)))?;
+    }
+    Ok(there)
 }
 
 #[cfg(test)]
@@ -242,6 +269,7 @@ mod tests {
     use crate::env::SeededEnv;
     use crate::id::to_hex;
     use crate::storage::memory::MemoryStorage;
+    use bytes::Bytes;
     use std::sync::Arc;
 
     const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };

@@ -2,7 +2,6 @@
 //! Everything that can be read is listed again: a snapshot that was being forgotten, too, rather than one too few.
 
 use super::opening::{Slots, read_config, slots_there};
-use super::rotation::grants_there;
 use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
@@ -10,7 +9,7 @@ use crate::head::{Body, Elsewhere, EpochRef, Head, HeadStore, Place, Root, Segme
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::kept::{put_kept, read_kept};
-use crate::keys::{Grants, KeyRing};
+use crate::keys::{Grants, KeyRing, grants::there as grants_there};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;

@@ -10,11 +10,11 @@ use crate::format::{MAX_SLOT_LEN, MAX_SMALL_LEN, names};
 use crate::head::{EpochRef, Head};
 use crate::id::ObjectId;
 use crate::kept::{delete_kept, put_kept, read_kept};
-use crate::keys;
+use crate::keys::{self, grants::there as grants_there};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Attempts before a rotation that others always overtake is given up.
 const ATTEMPTS: usize = 20;
@@ -191,14 +191,4 @@ impl ChunkStore {
         }
         put_kept(to, &name, &bytes)
     }
-}
-
-/// The epochs whose grants are there, copies included.
-pub(super) fn grants_there(storage: &dyn Storage) -> Result<BTreeSet<u32>> {
-    let mut there = BTreeSet::new();
-    let copies = names::copies(names::GRANTS).filter(|_| storage.keeps_copies());
-    for folder in std::iter::once(names::GRANTS.to_owned()).chain(copies) {
-        storage.list(&folder, &mut |name, _| there.extend(names::grants_epoch(name)))?;
-    }
-    Ok(there)
 }
