@@ -343,6 +343,22 @@ fn grants_that_do_not_open_are_taken_from_a_copy() {
     assert!(repo.fails(1, ["snapshots"]).contains("grants/2"));
 }
 
+/// Leftovers of rotations that were killed take numbers, but do not stand in the way.
+#[test]
+fn any_number_of_rotations_may_have_failed() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    fs::create_dir_all(repo.folder().join("grants")).unwrap();
+    for epoch in (2..=60).filter(|epoch| *epoch != 50) {
+        fs::write(repo.folder().join(format!("grants/{epoch}")), "leftover").unwrap();
+    }
+    repo.ok(["key", "rotate"]);
+    assert_eq!(rotated.epoch(), 50);
+    repo.ok(["key", "rotate"]);
+    assert_eq!(rotated.epoch(), 61);
+    rotated.with("second", &["snapshots"], 0);
+}
+
 /// Of the grants only copies are left, and HEAD is lost.
 #[test]
 fn grants_are_found_by_their_copies() {

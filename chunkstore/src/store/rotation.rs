@@ -113,14 +113,18 @@ impl ChunkStore {
     fn claim(&self, head: &Head, slots: &[(ObjectId, ObjectId)]) -> Result<(u32, Bytes)> {
         let mut known = self.keys.latest_epoch();
         for _ in 0..ATTEMPTS {
-            let epoch = head.next_epoch(known, self.now_ms() / 1000);
+            // Rotations that were killed may have left any number of objects, which stay until HEAD is past them.
+            let taken = grants_there(&*self.access.storage)?;
+            let mut free = head.next_epoch(known, self.now_ms() / 1000)..=u32::MAX;
+            let epoch = free.find(|epoch| !taken.contains(epoch));
+            let epoch = epoch.ok_or_else(|| Error::Invalid("no number of an epoch is left".into()))?;
             let bytes = Bytes::from(self.keys.make_epoch(epoch, slots, &*self.access.env)?);
             match put_kept(&*self.access.storage, &names::grants(epoch), &bytes) {
                 Ok(()) => return Ok((epoch, bytes)),
                 Err(error) => {
                     self.keys.forget_epoch(epoch);
                     match error {
-                        // Of another rotation, which is at work or was killed.
+                        // Of another rotation, which was faster, or which a late listing did not show.
                         Error::Storage(error) if error.kind == ErrorKind::Conflict => known = epoch,
                         error => return Err(error),
                     }
