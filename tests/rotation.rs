@@ -343,6 +343,47 @@ fn grants_that_do_not_open_are_taken_from_a_copy() {
     assert!(repo.fails(1, ["snapshots"]).contains("grants/2"));
 }
 
+/// HEAD is sound, and so are all snapshots; only the grants are lost that have their key.
+#[test]
+fn a_head_that_only_lacks_its_key_is_not_replaced() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    rotated.back_up(1);
+    repo.ok(["key", "rotate"]);
+    rotated.back_up(2);
+    rotated.back_up(3);
+    let head = fs::read(repo.folder().join("HEAD")).unwrap();
+    damage(repo, "grants/2", &|bytes| bytes.truncate(50));
+    for lost in [false, true] {
+        // Without HEAD, the other objects tell.
+        for name in ["HEAD", "copies/1/HEAD", "copies/2/HEAD"].iter().filter(|_| lost) {
+            fs::remove_file(repo.folder().join(name)).unwrap();
+        }
+        let refused = repo.fails(1, ["repair", "head", "-y"]);
+        for word in ["nothing was changed", "grants/2", "another tier", "--without-grants", "2 snapshots"] {
+            assert!(refused.contains(word), "{word}: {refused}");
+        }
+        assert_eq!(repo.folder().join("HEAD").exists(), !lost);
+    }
+    fs::write(repo.folder().join("HEAD"), &head).unwrap();
+    let said = rotated.with("correct horse", &["repair", "head", "--without-grants", "-y"], 1);
+    assert!(said.contains("2 snapshots are given up"), "{said}");
+    assert_eq!(repo.ok(["snapshots", "--json"]).matches("short_id").count(), 1);
+    // They are there, and told of.
+    let said = repo.fails(1, ["check"]);
+    assert!(said.matches("snapshots/").count() >= 2 && said.contains("the data key of epoch 2"), "{said}");
+    // A flipped bit in the number of an object's epoch is damage to that object, and no more.
+    let snapshots = fs::read_dir(repo.folder().join("snapshots")).unwrap();
+    let first = snapshots.map(|entry| entry.unwrap().path()).find(|path| fs::read(path).unwrap()[8] == 1);
+    let first = first.unwrap();
+    let mut bytes = fs::read(&first).unwrap();
+    bytes[9] ^= 1;
+    fs::write(&first, bytes).unwrap();
+    let name = first.file_name().unwrap().to_str().unwrap().to_owned();
+    let said = repo.fails(1, ["check"]);
+    assert!(!said.lines().any(|line| line.contains(&name) && line.contains("data key")), "{said}");
+}
+
 /// Leftovers of rotations that were killed take numbers, but do not stand in the way.
 #[test]
 fn any_number_of_rotations_may_have_failed() {

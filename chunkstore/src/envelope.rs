@@ -48,6 +48,17 @@ pub fn epoch_of(sealed: &[u8]) -> Option<u32> {
     decoder.u32().ok().filter(|_| is_one)
 }
 
+/// Whether the key of any of `epochs` sealed an object, whatever epoch its header says: if that one has a flipped bit, the
+/// object is damaged, and no key is missing.
+#[must_use]
+pub fn is_of_one(keys: &KeyRing, epochs: &[u32], kind: ObjectKind, sealed: &[u8]) -> bool {
+    let Some(rest) = sealed.get(ENVELOPE_MAGIC.len() + 2 + 4..ENVELOPE_HEADER_LEN) else { return false };
+    let Some((salt, commitment)) = rest.split_first_chunk::<32>() else { return false };
+    epochs.iter().any(|epoch| {
+        keys.object_key(kind, *epoch, salt).is_ok_and(|key| blake3::Hash::from(key.commitment) == *commitment)
+    })
+}
+
 /// Opens the object `name`, or says that it is damaged, of another kind, or from a newer version.
 pub fn open(keys: &KeyRing, kind: ObjectKind, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
     let key = |kind, epoch, salt: &_| keys.object_key(kind, epoch, salt);

@@ -65,6 +65,15 @@ pub(crate) fn put_kept(storage: &dyn Storage, name: &str, bytes: &Bytes) -> Resu
     Ok(())
 }
 
+/// Writes an object that a disk keeps several times in the place of one that is damaged or missing.
+pub(crate) fn replace_kept(storage: &dyn Storage, name: &str, bytes: &Bytes) -> Result<()> {
+    storage.replace(name, bytes.clone())?;
+    for copy in names::copies(name).filter(|_| storage.keeps_copies()) {
+        storage.replace(&copy, bytes.clone())?;
+    }
+    Ok(())
+}
+
 /// Removes an object and its copies.
 pub(crate) fn delete_kept(storage: &dyn Storage, name: &str) -> Result<()> {
     for copy in names::copies(name).filter(|_| storage.keeps_copies()) {

@@ -193,6 +193,18 @@ impl KeyRing {
         }
     }
 
+    /// The epoch that an object says it is sealed under, if no key of it can be had and none that is known opens it.
+    ///
+    /// # Errors
+    ///
+    /// The store fails.
+    pub fn lacks_key_of(&self, kind: ObjectKind, sealed: &[u8]) -> Result<Option<u32>> {
+        let Some(epoch) = crate::envelope::epoch_of(sealed) else { return Ok(None) };
+        let lacks =
+            !self.has_epoch(epoch)? && !crate::envelope::is_of_one(self, &self.epochs(), kind, sealed);
+        Ok(lacks.then_some(epoch))
+    }
+
     /// Names a chunk by its content.
     #[must_use]
     pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {

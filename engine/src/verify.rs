@@ -3,7 +3,7 @@
 
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
-use chunkstore::format::{MAX_SMALL_LEN, names};
+use chunkstore::format::{ENVELOPE_HEADER_LEN, MAX_SMALL_LEN, ObjectKind, names};
 use chunkstore::index::PackEntry;
 use chunkstore::keys::{Grants, slot_header};
 use chunkstore::storage::ErrorKind;
@@ -369,10 +369,41 @@ impl Check<'_> {
                 None => self.report.suggest_repair_index = true,
             }
         }
+        self.without_keys()?;
         self.store.sync_index()?;
         let doomed: HashSet<_> = head.doomed.iter()?.map(|pack| pack.id).collect();
         packs.retain(|pack| !doomed.contains(&pack.name.id));
         Ok(packs)
+    }
+
+    /// Names snapshots and segments that are there, that HEAD does not list, and that nobody can open: a HEAD that was made
+    /// anew without the grants that have their key left them out.
+    fn without_keys(&mut self) -> Result<()> {
+        let (head, storage, keys) =
+            (self.store.head(), Arc::clone(self.store.storage()), Arc::clone(self.store.keys()));
+        let mut listed: HashSet<String> = head.segment_ids()?.iter().map(names::segment).collect();
+        listed.extend(head.roots.iter()?.map(|root| names::snapshot(&root.id)));
+        let kinds = [(names::SNAPSHOTS, ObjectKind::Snapshot), (names::INDEX, ObjectKind::Segment)];
+        for (folder, kind) in kinds {
+            let mut unlisted = vec![];
+            let list = storage.list(folder, &mut |name, _| {
+                unlisted.extend((!listed.contains(name)).then(|| name.to_owned()));
+            });
+            list.map_err(chunkstore::Error::from)?;
+            for name in unlisted {
+                // One that others remove meanwhile, or that is too short to say anything, is not listed, and none of ours.
+                let Ok(header) = storage.get_range(&name, 0, ENVELOPE_HEADER_LEN as u64) else { continue };
+                if let Some(epoch) = keys.lacks_key_of(kind, &header)? {
+                    let why = format!(
+                        "HEAD does not list it, and it cannot be opened: the data key of epoch {epoch} is lost here. If a copy \
+                         of {} is left anywhere, put it back, and HEAD can be made anew with this object",
+                        names::grants(epoch)
+                    );
+                    self.fail(name, why);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks that every pack exists with its length, and so does its parity. A listing replaces single requests; packs

@@ -228,6 +228,15 @@ impl HeadStore {
         sound.filter_map(|sealed| self.unseal(&sealed).ok()).max_by_key(Head::age)
     }
 
+    /// HEAD and its copies as they are stored, damaged or not.
+    pub(crate) fn stored(&self) -> Vec<(String, Bytes)> {
+        let there = self.storage.read_head().ok().flatten().map(|(sealed, _)| sealed);
+        let there = there.into_iter().map(|sealed| (names::HEAD.to_owned(), sealed));
+        let copies = names::copies(names::HEAD).filter(|_| self.storage.keeps_copies());
+        let read = |name: String| Some((name.clone(), self.storage.get(&name, MAX_SEGMENT_LEN).ok()?));
+        there.chain(copies.filter_map(read)).collect()
+    }
+
     /// Reads HEAD, however old it is.
     pub(crate) fn load_unchecked(&self) -> Result<LoadedHead> {
         self.load_any()

@@ -92,7 +92,7 @@ impl<'a> Grants<'a> {
     }
 
     /// All keys that it has for the slot of `keys`.
-    fn open(&self, keys: &KeyRing, name: &str) -> Result<Vec<(u32, Key)>> {
+    pub(crate) fn open(&self, keys: &KeyRing, name: &str) -> Result<Vec<(u32, Key)>> {
         if self.repository != keys.repository || names::grants_epoch(name) != Some(self.epoch) {
             return Err(Error::corrupt(name, "it has the grants of another repository or epoch"));
         }
@@ -230,6 +230,15 @@ fn read(keys: &KeyRing, storage: &dyn Storage, name: &str) -> Result<Option<Vec<
             }
             _ => Err(error),
         },
+    }
+}
+
+/// Whether the grants of an epoch that are there open for the slot of `keys`.
+pub(crate) fn are_sound(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<bool> {
+    match read(keys, storage, &names::grants(epoch)) {
+        Ok(opened) => Ok(opened.is_some()),
+        Err(error) if error.is_damage() || is_not_granted(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -8,8 +8,9 @@ use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Elsewhere, EpochRef, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
-use crate::kept::{put_kept, read_kept};
-use crate::keys::{Grants, KeyRing, grants::there as grants_there};
+use crate::kept::{put_kept, read_kept, replace_kept};
+use crate::keys::grants::{are_sound as grants_are_sound, there as grants_there};
+use crate::keys::{Grants, KeyRing};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
@@ -46,6 +47,45 @@ pub struct RebuildPlan {
     pub without_parity: bool,
     /// Objects that could not be read, and why.
     pub unreadable: Vec<(String, String)>,
+    /// Objects that are sealed under the data key of an epoch that cannot be had, by epoch: the grants are damaged or
+    /// missing.
+    pub keyless: BTreeMap<u32, Vec<String>>,
+}
+
+impl RebuildPlan {
+    /// Snapshots that are given up for want of a data key.
+    #[must_use]
+    pub fn snapshots_given_up(&self) -> usize {
+        let folder = format!("{}/", names::SNAPSHOTS);
+        self.keyless.values().flatten().filter(|name| name.starts_with(&folder)).count()
+    }
+
+    /// Refuses to make HEAD anew if it would leave out what a data key opens that is only lost here.
+    fn refuse_without_keys(&self, place: &str) -> Result<()> {
+        let Some(last) = self.keyless.keys().next_back() else { return Ok(()) };
+        let epochs: Vec<String> = self.keyless.keys().map(u32::to_string).collect();
+        let example = self.keyless.values().flatten().next().map_or("", String::as_str);
+        Err(Error::Invalid(format!(
+            "nothing was changed: at {place}, {} objects, as {example}, are sealed under data keys that cannot be had (of \
+             epoch {}). {}, or the grants of a later epoch, has them, and is damaged or missing. Put it back from \
+             another tier (with an esker.toml that names one, 'esker repair head' does that) or from an older copy of \
+             this disk. If there is none, 'esker repair head --without-grants' makes HEAD anew without these objects: {} \
+             snapshots are given up",
+            self.keyless.values().map(Vec::len).sum::<usize>(),
+            epochs.join(", "),
+            names::grants(*last),
+            self.snapshots_given_up(),
+        )))
+    }
+}
+
+/// Choices for making HEAD anew.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RebuildOptions {
+    /// Only find out what the new HEAD would have.
+    pub dry_run: bool,
+    /// Leave out what is sealed under a data key that cannot be had.
+    pub without_grants: bool,
 }
 
 /// A HEAD in the making.
@@ -74,8 +114,9 @@ pub fn rebuild_head(
     passphrase: &[u8],
     elsewhere: &Elsewhere,
     columns: ColumnsOf<'_>,
-    dry_run: bool,
+    options: RebuildOptions,
 ) -> Result<RebuildPlan> {
+    let dry_run = options.dry_run;
     let (bytes, config) = read_config(&*access.storage)?;
     let (own, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
     let keys = Arc::new(keys);
@@ -123,14 +164,17 @@ pub fn rebuild_head(
     let (used, epoch) = (1, 1);
     let mut rebuild =
         Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, used, epoch, plan };
-    let head = rebuild.head(&heads, old, elsewhere, tier, dry_run)?;
+    for (name, sealed) in heads.stored() {
+        rebuild.note_epoch(ObjectKind::Head, &name, &sealed)?;
+    }
+    let head = rebuild.head(&heads, old, elsewhere, tier, options)?;
     if !dry_run {
         heads.force(head)?;
     }
     Ok(rebuild.plan)
 }
 
-/// Puts grants back that HEADs of other places name and that are not here, and takes their keys.
+/// Puts grants back that HEADs of other places name and that are missing or damaged here, and takes their keys.
 fn put_grants_back(
     storage: &dyn Storage,
     keys: &KeyRing,
@@ -138,14 +182,16 @@ fn put_grants_back(
     dry_run: bool,
 ) -> Result<Vec<u32>> {
     let mut back = vec![];
-    let there = grants_there(storage)?;
-    for (epoch, bytes) in elsewhere.grants.iter().filter(|(epoch, _)| !there.contains(*epoch)) {
+    for (epoch, bytes) in &elsewhere.grants {
+        if grants_are_sound(keys, storage, *epoch)? {
+            continue;
+        }
         if let Err(error) = keys.take(*epoch, bytes) {
             tracing::debug!(%error, "grants of another place are of no use here");
             continue;
         }
         if !dry_run {
-            put_kept(storage, &names::grants(*epoch), bytes)?;
+            replace_kept(storage, &names::grants(*epoch), bytes)?;
         }
         back.push(*epoch);
     }
@@ -191,8 +237,9 @@ impl Rebuild<'_> {
         old: Option<Head>,
         elsewhere: &Elsewhere,
         tier: Option<String>,
-        dry_run: bool,
+        options: RebuildOptions,
     ) -> Result<Head> {
+        let dry_run = options.dry_run;
         // Of leaves that cannot be read, nothing is known; the objects have it.
         let old_roots: Vec<Root> = old.iter().flat_map(|head| head.roots.readable()).cloned().collect();
         let listed: HashSet<ObjectId> = old_roots.iter().map(|root| root.id).collect();
@@ -219,6 +266,10 @@ impl Rebuild<'_> {
                     Segment::decode(plain).map_err(|error| Error::corrupt(names::segment(&id), error))?;
                 Ok((id, hash, segment))
             })?;
+        if !options.without_grants || tier.is_some() {
+            // A tier's come from its primary.
+            self.plan.refuse_without_keys(&self.access.storage.place())?;
+        }
         let packs = segments.iter().flat_map(|(_, _, segment)| &segment.packs);
         self.used = packs.map(|pack| pack.name.epoch).max().unwrap_or_default().max(self.used);
         let slots = self.slots(old.as_ref(), elsewhere, dry_run)?;
@@ -249,6 +300,21 @@ impl Rebuild<'_> {
         Ok(found)
     }
 
+    /// Notes the epoch that an object says it is sealed under. Of another one's key nothing is lost.
+    fn note_epoch(&mut self, kind: ObjectKind, name: &str, sealed: &[u8]) -> Result<()> {
+        let Some(epoch) = envelope::epoch_of(sealed) else { return Ok(()) };
+        let is_keyless = match self.plan.keyless.contains_key(&epoch) {
+            true => !envelope::is_of_one(self.keys, &self.keys.epochs(), kind, sealed),
+            false => self.keys.lacks_key_of(kind, sealed)?.is_some(),
+        };
+        if is_keyless {
+            self.plan.keyless.entry(epoch).or_default().push(name.to_owned());
+        } else if self.keys.epochs().contains(&epoch) {
+            self.used = self.used.max(epoch);
+        }
+        Ok(())
+    }
+
     /// Opens every object of a folder; those that cannot be read are noted and left out.
     fn read_all<T>(
         &mut self,
@@ -259,9 +325,12 @@ impl Rebuild<'_> {
     ) -> Result<Vec<T>> {
         let mut all = vec![];
         for (name, id) in self.ids(folder)? {
-            let opened = self.access.storage.get(&name, limit).map_err(Error::from).and_then(|sealed| {
+            let sealed = self.access.storage.get(&name, limit).map_err(Error::from);
+            if let Ok(sealed) = &sealed {
+                self.note_epoch(kind, &name, sealed)?;
+            }
+            let opened = sealed.and_then(|sealed| {
                 let plain = envelope::open(self.keys, kind, &name, &sealed)?;
-                self.used = envelope::epoch_of(&sealed).unwrap_or_default().max(self.used);
                 read(id, ObjectId(*blake3::hash(&sealed).as_bytes()), &plain)
             });
             match opened {
@@ -327,8 +396,10 @@ impl Rebuild<'_> {
     ) -> Result<(BTreeMap<u32, EpochRef>, Option<ObjectId>)> {
         let storage = &*self.access.storage;
         self.epoch = self.used.max(old.map_or(0, Head::epoch));
+        let keys = self.keys;
         let granted = |epoch: u32, bytes: &Bytes| {
-            let grants = Grants::decode(bytes).ok().filter(|grants| grants.epoch == epoch)?;
+            let grants = Grants::decode(bytes).ok()?;
+            grants.open(keys, &names::grants(epoch)).ok()?;
             Some(grants.slots().collect::<HashSet<ObjectId>>())
         };
         let mut grants = None;

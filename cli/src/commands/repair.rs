@@ -9,7 +9,7 @@ use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::head::{Elsewhere, KnownSlot, Place};
 use chunkstore::ingest::PackerOptions;
 use chunkstore::storage::Storage;
-use chunkstore::store::{Found, is_locked_out, look, peek, rebuild_head};
+use chunkstore::store::{Found, RebuildOptions, is_locked_out, look, peek, rebuild_head};
 use engine::Repository;
 use engine::columns::Columns;
 use engine::repair::{
@@ -68,6 +68,9 @@ enum What {
         /// It is the primary's HEAD, although the place was made as a tier's
         #[arg(long)]
         primary: bool,
+        /// Give up what is encrypted with a data key whose grants are lost everywhere
+        #[arg(long)]
+        without_grants: bool,
         #[command(flatten)]
         manner: Manner,
     },
@@ -96,7 +99,9 @@ enum What {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     match &args.what {
         What::Index { read_all_packs, dry_run } => index(context, *read_all_packs, *dry_run),
-        What::Head { tier, primary, manner } => head(context, tier.as_deref(), *primary, *manner),
+        What::Head { tier, primary, without_grants, manner } => {
+            head(context, tier.as_deref(), *primary, *without_grants, *manner)
+        }
         What::Packs { packs, read_data, manner } => self::packs(context, packs, *read_data, *manner),
         What::Snapshots { snapshots, forget, manner } => {
             self::snapshots(context, snapshots, *forget, *manner)
@@ -307,7 +312,13 @@ fn put_back(
     )))
 }
 
-fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) -> CommandResult {
+fn head(
+    context: &Context,
+    tier: Option<&str>,
+    primary: bool,
+    without_grants: bool,
+    manner: Manner,
+) -> CommandResult {
     let storage = broken(context, tier)?;
     let found = look(&*storage)?;
     if found == Found::Nothing {
@@ -320,8 +331,10 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
         put_back(&storage, &known, manner, context)?;
     }
     let access = context.access(storage)?;
-    let rebuild =
-        |dry_run| rebuild_head(access.clone(), password.as_bytes(), &known, &Columns::of_record, dry_run);
+    let rebuild = |dry_run| {
+        let options = RebuildOptions { dry_run, without_grants };
+        rebuild_head(access.clone(), password.as_bytes(), &known, &Columns::of_record, options)
+    };
     let plan = rebuild(true)?;
     let say = |text: String| {
         if !context.global.json {
@@ -330,7 +343,7 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
     };
     for epoch in &plan.grants_put_back {
         say(format!(
-            "the grants of epoch {epoch} are missing; another tier has them, from which they are put back"
+            "the grants of epoch {epoch} are missing or damaged; another tier has them, from which they are put back"
         ));
     }
     if plan.why.is_empty() {
@@ -343,6 +356,15 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
                      with {} packs, and {} key slots",
             plan.snapshots, plan.snapshots_found, plan.segments, plan.packs, plan.slots
         ));
+        for (epoch, objects) in &plan.keyless {
+            let objects = objects.len();
+            say(format!(
+                "given up: {objects} objects that need the data key of epoch {epoch}, which is lost"
+            ));
+        }
+        if !plan.keyless.is_empty() {
+            say(format!("{} snapshots are given up with that", plan.snapshots_given_up()));
+        }
         if plan.packs_gone > 0 {
             say(format!("{} packs that segments list are gone", plan.packs_gone));
         }
@@ -364,7 +386,8 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
         }
     }
     let lacks = !plan.why.is_empty() || !plan.grants_put_back.is_empty();
-    let done = lacks && go_on(manner, Effect::Adds)?;
+    let effect = if plan.keyless.is_empty() { Effect::Adds } else { Effect::GivesUp };
+    let done = lacks && go_on(manner, effect)?;
     if done {
         rebuild(false)?;
     }
@@ -381,7 +404,7 @@ fn head(context: &Context, tier: Option<&str>, primary: bool, manner: Manner) ->
         "segments": plan.segments, "packs": plan.packs, "packs_gone": plan.packs_gone,
         "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out,
         "grants_put_back": plan.grants_put_back,
-        "unreadable": plan.unreadable, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
+        "unreadable": plan.unreadable, "snapshots_given_up": plan.snapshots_given_up(), "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
     });
     told(context, &json, manner.dry_run)?;
     Ok(if plan.unreadable.is_empty() && plan.packs_gone == 0 { Code::Done } else { Code::Failed })
