@@ -384,6 +384,45 @@ fn a_head_that_only_lacks_its_key_is_not_replaced() {
     assert!(!said.lines().any(|line| line.contains(&name) && line.contains("data key")), "{said}");
 }
 
+/// HEAD is lost, with its copies, and the file of a removed slot is there again.
+#[test]
+fn a_removed_slot_is_not_listed_again_unseen() {
+    for rotates in [false, true] {
+        let rotated = Rotated::new();
+        let repo = &rotated.repo;
+        rotated.back_up(1);
+        let slot = rotated.slot("third");
+        let path = repo.folder().join(format!("keys/{slot}"));
+        let file = fs::read(&path).unwrap();
+        repo.ok(["key", "remove", &slot]);
+        if rotates {
+            repo.ok(["key", "rotate"]);
+            rotated.back_up(2);
+        }
+        fs::write(&path, file).unwrap();
+        for name in ["HEAD", "copies/1/HEAD", "copies/2/HEAD"] {
+            fs::remove_file(repo.folder().join(name)).unwrap();
+        }
+        let said = repo.ok(["repair", "head", "-y"]);
+        assert!(said.contains("a new data key is made"), "{said}");
+        assert!(rotated.epoch() > 1_000_000_000);
+        rotated.with("second", &["check", "--read-data"], if rotates { 1 } else { 0 });
+        if rotates {
+            assert!(said.contains("1 key slots that are there stay out"), "{said}");
+            rotated.with("third", &["snapshots"], 12);
+            continue;
+        }
+        // Nothing proves anything: whoever repairs is told of each, and what to do.
+        for word in ["nothing proves", "'third'", "'second'", &format!("key remove {}", &slot[..8])] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        rotated.with("third", &["snapshots"], 0);
+        repo.ok(["key", "remove", &slot]);
+        repo.ok(["key", "rotate"]);
+        rotated.with("third", &["snapshots"], 12);
+    }
+}
+
 /// Leftovers of rotations that were killed take numbers, but do not stand in the way.
 #[test]
 fn any_number_of_rotations_may_have_failed() {

@@ -35,7 +35,7 @@ pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look};
 use opening::{Slots, read_config};
-pub use rebuild::{ColumnsOf, RebuildOptions, RebuildPlan, peek, rebuild_head};
+pub use rebuild::{ColumnsOf, RebuildOptions, RebuildPlan, UnprovenSlot, peek, rebuild_head};
 pub use rotation::Rotated;
 
 /// Everything from outside that a store works with.

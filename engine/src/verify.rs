@@ -395,8 +395,9 @@ impl Check<'_> {
                 let Ok(header) = storage.get_range(&name, 0, ENVELOPE_HEADER_LEN as u64) else { continue };
                 if let Some(epoch) = keys.lacks_key_of(kind, &header)? {
                     let why = format!(
-                        "HEAD does not list it, and it cannot be opened: the data key of epoch {epoch} is lost here. If a copy \
-                         of {} is left anywhere, put it back, and HEAD can be made anew with this object",
+                        "HEAD does not list it, and it cannot be opened: the data key of epoch {epoch} is lost here. A copy of \
+                         {} has it: with that in its place, and without HEAD and its copies, 'esker repair head' lists \
+                         the object again",
                         names::grants(epoch)
                     );
                     self.fail(name, why);

@@ -10,7 +10,7 @@ use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::kept::{put_kept, read_kept, replace_kept};
 use crate::keys::grants::{are_sound as grants_are_sound, there as grants_there};
-use crate::keys::{Grants, KeyRing};
+use crate::keys::{self, Grants, KeyRing};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
@@ -42,6 +42,10 @@ pub struct RebuildPlan {
     pub grants_put_back: Vec<u32>,
     /// Existing slots that no other HEAD lists: they were removed, or are newer, and stay out.
     pub slots_left_out: u64,
+    /// Slots that are listed although nothing proves that they were not removed.
+    pub slots_unproven: Vec<UnprovenSlot>,
+    /// Whether a new epoch is made: no other HEAD says which slots count, or which epoch was the last.
+    pub makes_epoch: bool,
     /// Packs here have no parity, although the repository was made with it, and new ones will have none: as a primary
     /// that was a tier before.
     pub without_parity: bool,
@@ -50,6 +54,17 @@ pub struct RebuildPlan {
     /// Objects that are sealed under the data key of an epoch that cannot be had, by epoch: the grants are damaged or
     /// missing.
     pub keyless: BTreeMap<u32, Vec<String>>,
+}
+
+/// A slot that may have been removed before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnprovenSlot {
+    /// Its id.
+    pub id: ObjectId,
+    /// Its label, as its header says.
+    pub label: String,
+    /// The host that it was made on, as its header says.
+    pub hostname: String,
 }
 
 impl RebuildPlan {
@@ -100,6 +115,8 @@ struct Rebuild<'a> {
     used: u32,
     /// What HEAD is sealed under, and what is written beside it.
     epoch: u32,
+    /// Public keys of the slots.
+    public: Vec<(ObjectId, ObjectId)>,
     plan: RebuildPlan,
 }
 
@@ -161,9 +178,9 @@ pub fn rebuild_head(
     };
     let plan = RebuildPlan { why, tier: tier.clone(), grants_put_back: back, ..RebuildPlan::default() };
     let config_has_parity = config.parity;
-    let (used, epoch) = (1, 1);
+    let (used, epoch, public) = (1, 1, vec![]);
     let mut rebuild =
-        Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, used, epoch, plan };
+        Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, used, epoch, public, plan };
     for (name, sealed) in heads.stored() {
         rebuild.note_epoch(ObjectKind::Head, &name, &sealed)?;
     }
@@ -278,8 +295,13 @@ impl Rebuild<'_> {
         let segments = self.with_packs_that_are_there(segments, dry_run)?;
         self.plan.segments = segments.len() as u64;
         let is_known = old.is_some();
+        let is_proven = self.is_proven(old.as_ref(), elsewhere);
         let mut head = heads.successor(old, roots, segments, slots, elsewhere, tier)?;
         (head.epochs, head.grants) = (epochs, grants);
+        self.plan.makes_epoch = !is_proven && head.tier.is_none();
+        if self.plan.makes_epoch && !dry_run {
+            self.make_epoch(&mut head)?;
+        }
         // What was a tier, and was adopted, never had parity: that none is there is no damage.
         if !is_known && head.tier.is_none() && self.config_has_parity && self.plan.packs > 0 {
             let mut any = false;
@@ -288,6 +310,47 @@ impl Rebuild<'_> {
             self.plan.without_parity = !any;
         }
         Ok(head)
+    }
+
+    /// Whether another HEAD says which slots count and which epoch was the last.
+    fn is_proven(&self, old: Option<&Head>, elsewhere: &Elsewhere) -> bool {
+        let known = elsewhere.grants.keys().next_back().copied();
+        let known = known.or((!elsewhere.slots.is_empty()).then_some(1)).max(old.map(Head::epoch));
+        self.plan.keyless.is_empty() && known.is_some_and(|known| known >= self.epoch)
+    }
+
+    /// Makes an epoch later than any that is known here, and grants it to the slots of the new HEAD: who had a slot that does
+    /// not count, or knew a key that was never HEAD's, reads nothing that is written from now on.
+    fn make_epoch(&self, head: &mut Head) -> Result<()> {
+        let taken = grants_there(&*self.access.storage)?;
+        let said = self.plan.keyless.keys().chain(&taken).copied().max().unwrap_or_default();
+        let now = self.access.env.now();
+        let epoch = head.next_epoch(said.max(self.keys.latest_epoch()), now.as_secs());
+        let bytes = Bytes::from(self.keys.make_epoch(epoch, &self.public, &*self.access.env)?);
+        put_kept(&*self.access.storage, &names::grants(epoch), &bytes)?;
+        let made_ms = u64::try_from(now.as_millis()).unwrap_or_default();
+        head.epochs.insert(epoch, EpochRef { made_ms });
+        head.grants = Some(ObjectId(*blake3::hash(&bytes).as_bytes()));
+        Ok(())
+    }
+
+    /// The slots that the latest grants name which open here, of an epoch that anything is sealed under or a later one: a slot
+    /// that was removed before has none. `None` if there are no such grants.
+    fn granted(&self) -> Result<Option<HashSet<ObjectId>>> {
+        for epoch in grants_there(&*self.access.storage)?.range(self.used..).rev() {
+            let name = names::grants(*epoch);
+            let slots = read_kept(&*self.access.storage, &name, MAX_SMALL_LEN, |bytes| {
+                let grants = Grants::decode(bytes).map_err(|error| Error::corrupt(&name, error))?;
+                grants.open(self.keys, &name)?;
+                Ok(grants.slots().collect())
+            });
+            match slots {
+                Ok((_, slots)) => return Ok(Some(slots)),
+                Err(error) if error.is_damage() || matches!(error, Error::NotGranted { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Names in a folder, with their ids.
@@ -432,7 +495,9 @@ impl Rebuild<'_> {
     }
 
     /// The slots that open this place. If another HEAD is known, it says which count: a removed one whose file
-    /// reappeared does not, and one whose file is missing here still does.
+    /// reappeared does not, and one whose file is missing here still does. Otherwise the grants say it; without any, all
+    /// slots that are there are listed, and named to the user. The slot that was opened just now counts: all keys are known
+    /// by it.
     fn slots(
         &mut self,
         old: Option<&Head>,
@@ -447,12 +512,25 @@ impl Rebuild<'_> {
         // One that was added or changed since the others heard of this place is not known to them either: whoever has its
         // password says now that it counts.
         let own = self.own;
-        let counts = |slot: &ObjectId| known.is_empty() || known.contains_key(slot) || *slot == own;
+        let granted = if known.is_empty() { self.granted()? } else { None };
+        let proof: Option<HashSet<ObjectId>> =
+            if known.is_empty() { granted } else { Some(known.keys().copied().collect()) };
+        let counts =
+            |slot: &ObjectId| *slot == own || proof.as_ref().is_none_or(|proof| proof.contains(slot));
         let mut slots = BTreeMap::new();
         for slot in there.iter().filter(|slot| counts(slot)) {
             let name = names::key(slot);
             match storage.get(&name, MAX_SMALL_LEN) {
-                Ok(bytes) => drop(slots.insert(*slot, self.keys.slot_hash(&bytes))),
+                Ok(bytes) => {
+                    slots.insert(*slot, self.keys.slot_hash(&bytes));
+                    let header = keys::slot_header(slot, &bytes);
+                    self.public.extend(header.iter().map(|header| (*slot, header.public)));
+                    if proof.is_none() && *slot != own {
+                        let (label, hostname) =
+                            header.map(|header| (header.label, header.hostname)).unwrap_or_default();
+                        self.plan.slots_unproven.push(UnprovenSlot { id: *slot, label, hostname });
+                    }
+                }
                 Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
                     self.plan.unreadable.push((name, describe(&error)));
                 }
@@ -467,6 +545,7 @@ impl Rebuild<'_> {
                 put_kept(storage, &names::key(slot), bytes)?;
             }
             self.plan.slots_put_back += 1;
+            self.public.extend(keys::slot_header(slot, bytes).map(|header| (*slot, header.public)));
             slots.insert(*slot, known.hash);
         }
         Ok(slots)

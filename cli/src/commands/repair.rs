@@ -15,6 +15,7 @@ use engine::columns::Columns;
 use engine::repair::{
     PacksOptions, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs, repair_snapshots,
 };
+use engine::shown;
 use engine::tier::Role;
 use serde_json::json;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -379,10 +380,27 @@ fn head(
         }
         if plan.slots_left_out > 0 {
             say(format!(
-                "{} key slots that are there stay out: no other HEAD lists them, so they were removed, or are newer than \
-                 the last sync; 'esker key add' adds a password",
+                "{} key slots that are there stay out: neither another HEAD nor the last grants name them, so they were \
+                 removed, or are newer; 'esker key add' adds a password",
                 plan.slots_left_out
             ));
+        }
+        for slot in &plan.slots_unproven {
+            say(format!(
+                "key slot {} ('{}', host '{}') is listed, although nothing proves that it was not removed before: if it \
+                 was, 'esker key remove {}' and then 'esker key rotate'",
+                slot.id.short(),
+                shown::text(&slot.label),
+                shown::text(&slot.hostname),
+                slot.id.short(),
+            ));
+        }
+        if plan.makes_epoch {
+            say(
+                "no other HEAD says which key slots count and which data key was the last: a new data key is made for \
+                 the slots that are listed"
+                    .into(),
+            );
         }
     }
     let lacks = !plan.why.is_empty() || !plan.grants_put_back.is_empty();
@@ -404,7 +422,8 @@ fn head(
         "segments": plan.segments, "packs": plan.packs, "packs_gone": plan.packs_gone,
         "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out,
         "grants_put_back": plan.grants_put_back,
-        "unreadable": plan.unreadable, "snapshots_given_up": plan.snapshots_given_up(), "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
+        "unreadable": plan.unreadable, "snapshots_given_up": plan.snapshots_given_up(),
+        "slots_unproven": plan.slots_unproven.iter().map(|slot| slot.id).collect::<Vec<_>>(), "makes_epoch": plan.makes_epoch, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
     });
     told(context, &json, manner.dry_run)?;
     Ok(if plan.unreadable.is_empty() && plan.packs_gone == 0 { Code::Done } else { Code::Failed })
