@@ -8,6 +8,7 @@ use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Inline;
+use chunkstore::format::ENVELOPE_MAGIC;
 use chunkstore::head::Root;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
@@ -77,6 +78,49 @@ fn copies_open_before_and_after_they_are_brought_up_to_a_rotation() {
         at(&world, place, "second", &["snapshots"], 12);
         at(&world, place, "correct horse", &["snapshots"], 0);
     }
+}
+
+/// Whatever a sync writes on a tier after a rotation, it seals under the new key.
+#[test]
+fn a_sync_after_a_rotation_seals_under_the_new_key() {
+    let world = with_a_second_password();
+    let listed = |folder: &str| -> std::collections::BTreeSet<std::path::PathBuf> {
+        let (mut found, mut left) = (std::collections::BTreeSet::new(), vec![world.repo.path(folder)]);
+        while let Some(folder) = left.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    left.push(path);
+                } else {
+                    found.insert(path);
+                }
+            }
+        }
+        found
+    };
+    let folders = ["packs", "index", "maps", "sets"].map(|folder| format!("disk/vault/{folder}"));
+    let before: Vec<_> = folders.iter().map(|folder| listed(folder)).collect();
+    let of_primary = listed("repo/packs");
+    world.repo.ok(["key", "rotate"]);
+    assert!(world.night(3).contains("all promises are kept"));
+    let mut new = 0;
+    for (folder, before) in folders.iter().zip(&before) {
+        for path in listed(folder).into_iter().filter(|path| !before.contains(path)) {
+            // A pack that is copied whole stays as it is.
+            let name = path.strip_prefix(world.repo.path("disk/vault")).unwrap();
+            if of_primary.contains(&world.repo.path("repo").join(name)) {
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            // A sealed object has it behind magic, kind and version, and so has a pack.
+            let at = if bytes.starts_with(ENVELOPE_MAGIC) { 8 } else { 12 };
+            let epoch = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+            assert_eq!(epoch, 2, "{}", path.display());
+            new += 1;
+        }
+    }
+    assert!(new > 2, "{new} objects are new");
+    everybody_opens(&world);
 }
 
 #[test]

@@ -28,7 +28,38 @@ impl ChunkStore {
         })
     }
 
-    fn open_session_if(&self, purpose: &str, may: impl Fn(&Head) -> Result<()>) -> Result<SessionId> {
+    /// Opens a session of a sync from a primary whose HEAD is `primary`. In the same swap the tier goes to its epoch, so that
+    /// nothing new is sealed here under a key that was rotated away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Superseded`] if the tier knows of a later primary.
+    pub fn open_sync(&self, from: &Self, primary: &Head) -> Result<SessionId> {
+        let is_behind = |head: &Head| {
+            head.epoch() < primary.epoch()
+                && head.epochs.keys().all(|epoch| primary.epochs.contains_key(epoch))
+        };
+        let there = self.head();
+        super::not_adopted(&there, primary)?;
+        if is_behind(&there) {
+            // Before HEAD there is sealed under a key that slots there lack.
+            from.copy_grants(primary, &**self.storage())?;
+            from.copy_slots(primary, &**self.storage())?;
+        }
+        let was_behind = is_behind(&there);
+        self.open_session_if("sync", |head| {
+            may_open(head, "sync")?;
+            super::not_adopted(head, primary)?;
+            if was_behind && is_behind(head) {
+                head.epochs.clone_from(&primary.epochs);
+                head.grants = primary.grants;
+                head.slots.clone_from(&primary.slots);
+            }
+            Ok(())
+        })
+    }
+
+    fn open_session_if(&self, purpose: &str, may: impl Fn(&mut Head) -> Result<()>) -> Result<SessionId> {
         let id = SessionId(random_array(&*self.access.env)?);
         let now_ms = self.now_ms();
         let Identity { hostname, machine, pid, process_started } = self.access.identity.clone();

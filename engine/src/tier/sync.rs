@@ -108,7 +108,12 @@ pub fn sync(
         }
         let lost_from = from.lost_packs(Duration::ZERO)?;
         let lost = to.lost_packs(Duration::ZERO)?;
-        let session = if options.dry_run { SessionId([0; 16]) } else { to.open_session("sync")? };
+        let session = if options.dry_run {
+            SessionId([0; 16])
+        } else {
+            primary.store().take_in_epochs(&to.head())?;
+            to.open_sync(primary.store(), &*primary.store().reload()?)?
+        };
         let mut work = Sync::new((primary, source), tier, session, options, monitor)?;
         (work.lost_from, work.lost) = (lost_from.ids(), lost);
         let done = work.compare_clocks().and_then(|()| work.run(owed, kept));
@@ -269,7 +274,7 @@ impl<'a> Sync<'a> {
             self.report.packs_lost = self.lost.len() as u64;
             return Ok(());
         }
-        // Before anything is there that is sealed under a key which slots there lack.
+        // Keys may have been rotated again: before anything is there that is sealed under a key which slots there lack.
         let primary = self.primary.store();
         primary.take_in_epochs(&self.to().head())?;
         primary.copy_grants(&*primary.reload()?, &**self.to().storage())?;
