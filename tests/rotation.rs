@@ -343,6 +343,41 @@ fn grants_that_do_not_open_are_taken_from_a_copy() {
     assert!(repo.fails(1, ["snapshots"]).contains("grants/2"));
 }
 
+/// A slot that can be read and does not open is no wrong password, as long as a copy of it opens.
+#[test]
+fn key_slots_that_do_not_open_are_taken_from_a_copy() {
+    let rotated = Rotated::new();
+    let repo = &rotated.repo;
+    let path = |label: &str| repo.folder().join(format!("keys/{}", rotated.slot(label)));
+    let (second, third) = (path("second"), path("third"));
+    let sound = [fs::read(&second).unwrap(), fs::read(&third).unwrap()];
+    let copy = |name: &str| repo.folder().join(name).join(second.strip_prefix(repo.folder()).unwrap());
+    // A digit of the second line: in the commitment, in the ciphertext, in the tag. A copy is damaged elsewhere.
+    let line = sound[0].iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for at in [line + 3, line + 70, sound[0].len() - 4] {
+        let flipped = |at: usize| {
+            let mut bytes = sound[0].clone();
+            bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+            bytes
+        };
+        fs::write(&second, flipped(at)).unwrap();
+        fs::write(copy("copies/1"), flipped(at + 1)).unwrap();
+        rotated.with("second", &["snapshots"], 0);
+        assert!(fs::read(&second).unwrap() == sound[0], "byte {at}");
+        fs::write(copy("copies/1"), &sound[0]).unwrap();
+    }
+    // Exchanged.
+    fs::write(&second, &sound[1]).unwrap();
+    fs::write(&third, &sound[0]).unwrap();
+    for password in ["second", "third"] {
+        rotated.with(password, &["snapshots"], 0);
+    }
+    assert!([fs::read(&second).unwrap(), fs::read(&third).unwrap()] == sound);
+    let refused = rotated.with("another", &["snapshots"], 12);
+    assert!(refused.contains('3'), "{refused}");
+    repo.ok(["check"]);
+}
+
 /// HEAD is sound, and so are all snapshots; only the grants are lost that have their key.
 #[test]
 fn a_head_that_only_lacks_its_key_is_not_replaced() {

@@ -11,6 +11,7 @@ use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
 use bytes::Bytes;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The state of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,7 +170,15 @@ pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
 
 /// The key slots of a repository that may be tried, and those that cannot be read.
 pub(super) struct Slots {
+    storage: Arc<dyn Storage>,
+    repository: RepositoryId,
     readable: Vec<(ObjectId, Bytes)>,
+    /// What the password did not open. It may be damaged, and a copy sound.
+    unopened: Vec<(ObjectId, Bytes)>,
+    /// Whether copies are what is tried now.
+    in_copies: bool,
+    /// How often a passphrase was turned into a key.
+    attempts: usize,
     damage: Option<Error>,
     /// That one is of a kind that no passphrase opens, or of a later version.
     other_kind: Option<Error>,
@@ -185,7 +194,12 @@ impl Slots {
     pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
         let storage = &*access.storage;
         let mut slots = Self {
+            storage: Arc::clone(&access.storage),
+            repository: config.repository_id,
             readable: vec![],
+            unopened: vec![],
+            in_copies: false,
+            attempts: 0,
             damage: None,
             other_kind: None,
             memory: None,
@@ -247,10 +261,40 @@ impl Slots {
         self.damage = Some(error);
     }
 
+    /// Takes the next one. After the slots themselves follow the copies that a disk has of those that did not open, as far
+    /// as they are not the same: of a slot whose bytes are damaged, the password cannot be told from a wrong one.
+    fn next(&mut self) -> Option<(ObjectId, Bytes)> {
+        if self.readable.is_empty() && !self.in_copies && self.storage.keeps_copies() {
+            self.in_copies = true;
+            for (slot, bytes) in std::mem::take(&mut self.unopened) {
+                let mut known = vec![bytes];
+                for copy in names::copies(&names::key(&slot)) {
+                    let Ok(bytes) = self.storage.get(&copy, MAX_SLOT_LEN) else { continue };
+                    let header = keys::slot_header(&slot, &bytes);
+                    let is_ours = header.is_ok_and(|header| header.repository_id == self.repository);
+                    if is_ours && !known.contains(&bytes) {
+                        known.push(bytes.clone());
+                        self.readable.push((slot, bytes));
+                    }
+                }
+            }
+            self.readable.sort_by_key(|(slot, bytes)| (cost(slot, bytes), *slot));
+        }
+        (!self.readable.is_empty() && self.attempts < 2 * MAX_SLOTS).then(|| self.readable.remove(0))
+    }
+
+    /// Puts the copy that opened in the place of the slot.
+    fn mend(&self, slot: &ObjectId, bytes: &Bytes) {
+        let name = names::key(slot);
+        tracing::warn!("{name} is damaged: it is taken from a copy that the password opens");
+        if let Err(error) = self.storage.replace(&name, bytes.clone()) {
+            tracing::debug!(%error, "it could not be put back");
+        }
+    }
+
     /// Opens the next one that the password fits, and returns it with the keys in it.
     pub(super) fn open_next(&mut self, passphrase: &[u8]) -> Result<(ObjectId, KeyRing)> {
-        while !self.readable.is_empty() && self.tried < 2 * MAX_SLOTS {
-            let (slot, bytes) = self.readable.remove(0);
+        while let Some((slot, bytes)) = self.next() {
             if keys::slot_header(&slot, &bytes).is_ok_and(|header| header.argon2().is_none()) {
                 self.other_kind = keys::open_slot(&slot, &bytes, passphrase).err();
                 continue;
@@ -260,13 +304,22 @@ impl Slots {
                 self.damage = Some(Error::corrupt(names::key(&slot), why));
                 continue;
             }
-            self.tried += 1;
+            self.attempts += 1;
+            self.tried += usize::from(!self.in_copies);
             match keys::open_slot(&slot, &bytes, passphrase) {
-                Ok(Some(ring)) => return Ok((slot, ring)),
-                Ok(None) => {}
+                Ok(Some(ring)) => {
+                    if self.in_copies {
+                        self.mend(&slot, &bytes);
+                    }
+                    return Ok((slot, ring));
+                }
+                Ok(None) => self.unopened.push((slot, bytes)),
                 // Another one may take less.
                 Err(error @ Error::Memory { .. }) => self.memory = Some(error),
-                Err(error) => self.damage = Some(error),
+                Err(error) => {
+                    self.damage = Some(error);
+                    self.unopened.push((slot, bytes));
+                }
             }
         }
         // Whether the password fits a slot that was not tried is not known.
