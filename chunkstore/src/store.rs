@@ -38,6 +38,10 @@ use opening::{Slots, read_config};
 pub use rebuild::{ColumnsOf, RebuildOptions, RebuildPlan, UnprovenSlot, peek, rebuild_head};
 pub use rotation::Rotated;
 
+/// So long the epoch of a HEAD that was read is taken for the last one: a rotation reaches a long backup soon, by one small
+/// request a minute.
+const EPOCH_TRUSTED_MS: u64 = 60_000;
+
 /// Everything from outside that a store works with.
 #[derive(Clone)]
 pub struct Access {
@@ -92,6 +96,8 @@ pub struct ChunkStore {
 /// What was last read of HEAD, and what the index was brought up to.
 struct State {
     head: Arc<Head>,
+    /// When it was read, in milliseconds since the Unix epoch.
+    read_ms: u64,
     synced: Option<Arc<Synced>>,
 }
 
@@ -228,7 +234,8 @@ impl ChunkStore {
     fn assemble(access: Access, config: Config, keys: Arc<KeyRing>, heads: HeadStore) -> Result<Self> {
         let head = Arc::new(heads.load()?.head);
         let index = open_index(access.cache.as_ref(), keys.repository(), head.tier.as_deref())?;
-        let state = Mutex::new(State { head, synced: None });
+        let read_ms = u64::try_from(access.env.now().as_millis()).unwrap_or_default();
+        let state = Mutex::new(State { head, read_ms, synced: None });
         let (decompressors, lost, asked) = (Pool::default(), Mutex::default(), Mutex::default());
         let placing = <(Placing, Placing)>::default();
         let records_from_copies = false;
@@ -308,10 +315,37 @@ impl ChunkStore {
         self.state().head.epoch()
     }
 
+    /// The epoch for something new that is begun now: HEAD is looked at again if it was last read a while ago, since keys may
+    /// have been rotated. If it cannot be read now, the next swap says so.
+    pub(crate) fn epoch_now(&self) -> u32 {
+        let (now_ms, known) = (self.now_ms(), self.epoch());
+        let age_ms = now_ms.saturating_sub(self.state().read_ms);
+        if age_ms < EPOCH_TRUSTED_MS {
+            return known;
+        }
+        self.state().read_ms = now_ms;
+        let there = self.access.storage.read_head().map_err(Error::from);
+        let said = there.map(|there| there.and_then(|(sealed, _)| envelope::epoch_of(&sealed)));
+        let moved = match said {
+            Ok(said) if said.is_some_and(|said| said > known) => self.reload().map(drop),
+            said => said.map(drop),
+        };
+        if let Err(error) = moved {
+            tracing::debug!(%error, "whether keys were rotated is not known");
+        }
+        self.epoch()
+    }
+
+    fn take_head(&self, head: &Arc<Head>) {
+        let read_ms = self.now_ms();
+        let mut state = self.state();
+        (state.head, state.read_ms) = (Arc::clone(head), read_ms);
+    }
+
     /// Reads HEAD again.
     pub fn reload(&self) -> Result<Arc<Head>> {
         let head = Arc::new(self.heads.load()?.head);
-        self.state().head = Arc::clone(&head);
+        self.take_head(&head);
         Ok(head)
     }
 
@@ -323,7 +357,7 @@ impl ChunkStore {
     /// Changes HEAD; see [`HeadStore::update`].
     pub fn update_head<R>(&self, change: impl FnMut(&mut Head) -> Result<R>) -> Result<R> {
         let (head, result) = self.heads.update(change)?;
-        self.state().head = Arc::new(head);
+        self.take_head(&Arc::new(head));
         Ok(result)
     }
 

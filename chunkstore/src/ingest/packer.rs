@@ -131,7 +131,8 @@ impl Packer {
         hasher.update(&self.store.now_ms().to_le_bytes()).update(&identity.pid.to_le_bytes());
         hasher.update(identity.hostname.as_bytes());
         let id = PackId(*hasher.finalize().as_bytes());
-        Ok(PackName { session: self.session, id, kind, epoch: self.store.epoch() })
+        let epoch = if self.options.discard { self.store.epoch() } else { self.store.epoch_now() };
+        Ok(PackName { session: self.session, id, kind, epoch })
     }
 
     /// Adds a new chunk; seals and uploads the pack when it is full.

@@ -302,6 +302,16 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_reaches_who_is_at_work_after_a_minute() {
+        let store = store();
+        let other = ChunkStore::open(store.access.clone(), b"x").unwrap();
+        other.rotate().unwrap();
+        assert_eq!(store.epoch_now(), 1);
+        store.access.env.sleep(std::time::Duration::from_secs(61));
+        assert_eq!(store.epoch_now(), 2);
+    }
+
+    #[test]
     fn a_commit_relies_on_what_the_head_that_it_replaces_lists() {
         let store = store();
         let commit = |relied: u8| {
