@@ -51,7 +51,8 @@ fn everybody_opens(world: &Tiered) {
 #[test]
 fn copies_open_before_and_after_they_are_brought_up_to_a_rotation() {
     let world = with_a_second_password();
-    world.repo.ok(["key", "rotate"]);
+    let said = world.repo.ok(["key", "rotate"]);
+    assert!(said.contains("'esker tier sync' brings it to the tiers"), "{said}");
     assert_eq!((epochs(&world, "repo"), epochs(&world, "disk/vault")), (2, 1));
     everybody_opens(&world);
     let refused = at(&world, "disk/vault", "second", &["key", "rotate"], 1);

@@ -378,6 +378,14 @@ fn key_slots_that_do_not_open_are_taken_from_a_copy() {
     repo.ok(["check"]);
 }
 
+#[test]
+fn an_empty_new_password_is_refused_with_the_flag_for_it() {
+    let repo = Repo::new();
+    fs::write(repo.path("empty"), "\n").unwrap();
+    let refused = repo.fails(1, ["key", "add", "--new-password-file", "empty"]);
+    assert!(refused.contains("--new-insecure-no-password if that is meant"), "{refused}");
+}
+
 /// HEAD is sound, and so are all snapshots; only the grants are lost that have their key.
 #[test]
 fn a_head_that_only_lacks_its_key_is_not_replaced() {

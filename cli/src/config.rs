@@ -2,7 +2,7 @@
 
 use crate::exit::Failure;
 use crate::file::File;
-use crate::passwords::{self, Password};
+use crate::passwords::{self, Password, Use};
 use crate::places::Details;
 use crate::trust::{self, Found};
 use crate::values::{Connections, Filled, Retries, Seconds};
@@ -176,7 +176,7 @@ impl Global {
     pub(crate) fn password(&self, confirm: bool, file: Option<&File>) -> Result<Password, Failure> {
         match self.password_unasked(file)? {
             Some(password) => Ok(password),
-            None => Password::ask("password for the repository: ", confirm),
+            None => Password::ask("password for the repository: ", confirm, Use::Open),
         }
     }
 
@@ -187,25 +187,25 @@ impl Global {
             return Ok(Some(Password::nothing()));
         }
         if let Some(file) = &self.password_file {
-            return Password::in_file(file).map(Some);
+            return Password::in_file(file, Use::Open).map(Some);
         }
         if let Some(command) = &self.password_command {
-            return Password::from_command(command, &passed).map(Some);
+            return Password::from_command(command, &passed, Use::Open).map(Some);
         }
         if let Some(file) = environment_path("ESKER_PASSWORD_FILE") {
-            return Password::in_file(&file).map(Some);
+            return Password::in_file(&file, Use::Open).map(Some);
         }
         if let Some(command) = environment_path("ESKER_PASSWORD_COMMAND") {
-            return Password::from_command(command.as_os_str(), &passed).map(Some);
+            return Password::from_command(command.as_os_str(), &passed, Use::Open).map(Some);
         }
         if let Some(password) = Password::in_variable("ESKER_PASSWORD") {
             return Ok(Some(password));
         }
         if let Some(file) = file.and_then(|file| file.password_file.as_ref()) {
-            return Password::in_file(file).map(Some);
+            return Password::in_file(file, Use::Open).map(Some);
         }
         if let Some(command) = file.and_then(|file| file.password_command.as_ref()) {
-            return Password::from_command(OsStr::new(command), &passed).map(Some);
+            return Password::from_command(OsStr::new(command), &passed, Use::Open).map(Some);
         }
         Ok(None)
     }
@@ -223,16 +223,16 @@ impl Global {
         command: Option<&OsString>,
     ) -> Result<Option<Password>, Failure> {
         if let Some(file) = file {
-            return Password::in_file(file).map(Some);
+            return Password::in_file(file, Use::OpenSource).map(Some);
         }
         if let Some(command) = command {
-            return Password::from_command(command, &self.pass_env).map(Some);
+            return Password::from_command(command, &self.pass_env, Use::OpenSource).map(Some);
         }
         if let Some(file) = environment_path("ESKER_FROM_PASSWORD_FILE") {
-            return Password::in_file(&file).map(Some);
+            return Password::in_file(&file, Use::OpenSource).map(Some);
         }
         if let Some(command) = environment_path("ESKER_FROM_PASSWORD_COMMAND") {
-            return Password::from_command(command.as_os_str(), &self.pass_env).map(Some);
+            return Password::from_command(command.as_os_str(), &self.pass_env, Use::OpenSource).map(Some);
         }
         Ok(Password::in_variable("ESKER_FROM_PASSWORD"))
     }

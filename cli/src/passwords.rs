@@ -15,6 +15,27 @@ use zeroize::Zeroizing;
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Password(Zeroizing<Vec<u8>>);
 
+/// What a password is for, which decides the flag that asks for the empty one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Use {
+    /// To open the repository.
+    Open,
+    /// To open the repository that is copied from.
+    OpenSource,
+    /// For a new key slot.
+    New,
+}
+
+impl Use {
+    fn flag_for_none(self) -> &'static str {
+        match self {
+            Self::Open => "--insecure-no-password",
+            Self::OpenSource => "--from-insecure-no-password",
+            Self::New => "--new-insecure-no-password",
+        }
+    }
+}
+
 impl Password {
     /// The empty one, which was asked for.
     pub(crate) fn nothing() -> Self {
@@ -26,29 +47,30 @@ impl Password {
     }
 
     /// What came from somewhere, unless it is empty.
-    fn of(bytes: Zeroizing<Vec<u8>>, whence: &str) -> Result<Self, Failure> {
+    fn of(bytes: Zeroizing<Vec<u8>>, whence: &str, wanted: Use) -> Result<Self, Failure> {
         if bytes.is_empty() {
             return Err(Failure::new(format!(
-                "{whence} is empty: an empty password is refused; --insecure-no-password if that is meant"
+                "{whence} is empty: an empty password is refused; {} if that is meant",
+                wanted.flag_for_none()
             )));
         }
         Ok(Self(bytes))
     }
 
     /// The first line of a file.
-    pub(crate) fn in_file(file: &Path) -> Result<Self, Failure> {
+    pub(crate) fn in_file(file: &Path, wanted: Use) -> Result<Self, Failure> {
         let bytes = small::secret(file)?;
-        Self::of(first_line(bytes), &format!("the first line of {}", shown::path(file)))
+        Self::of(first_line(bytes), &format!("the first line of {}", shown::path(file)), wanted)
     }
 
     /// The first line that a command for `/bin/sh` prints.
-    pub(crate) fn from_command(command: &OsStr, passed: &[String]) -> Result<Self, Failure> {
+    pub(crate) fn from_command(command: &OsStr, passed: &[String], wanted: Use) -> Result<Self, Failure> {
         let failed = |error| Failure::new(format!("password command: {error}"));
         let (status, printed) = shell::run(shell::command(command, passed))?.map_err(failed)?;
         if !status.success() {
             return Err(Failure::new(format!("the password command failed: {status}")));
         }
-        Self::of(first_line(printed), "the first line of the password command's output")
+        Self::of(first_line(printed), "the first line of the password command's output", wanted)
     }
 
     /// All of a variable; none if it is not set or empty.
@@ -60,12 +82,12 @@ impl Password {
     }
 
     /// Asks on the terminal, twice if it is to be confirmed.
-    pub(crate) fn ask(prompt: &str, confirm: bool) -> Result<Self, Failure> {
+    pub(crate) fn ask(prompt: &str, confirm: bool, wanted: Use) -> Result<Self, Failure> {
         let mut typed = prompted(prompt)?;
         if confirm && prompted("again: ")? != typed {
             return Err(Failure::new("the two passwords differ"));
         }
-        Self::of(Zeroizing::new(std::mem::take(&mut *typed).into_bytes()), "what was typed")
+        Self::of(Zeroizing::new(std::mem::take(&mut *typed).into_bytes()), "what was typed", wanted)
     }
 }
 
@@ -119,8 +141,9 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_text_stay_different() {
-        let from =
-            |octal: &str| Password::from_command(format!("printf '{octal}'").as_ref(), &[]).ok().unwrap();
+        let from = |octal: &str| {
+            Password::from_command(format!("printf '{octal}'").as_ref(), &[], Use::Open).ok().unwrap()
+        };
         assert_eq!(from("\\377\\376").as_bytes(), b"\xff\xfe");
         assert!(from("\\377") != from("\\376") && from("\\351") != from("\\303\\251"));
     }
@@ -128,13 +151,15 @@ mod tests {
     #[test]
     fn nothing_is_no_password() {
         for command in ["true", "printf '\\nsecret'", "printf '\\r\\n'"] {
-            let failure = Password::from_command(command.as_ref(), &[]).err().unwrap();
+            let failure = Password::from_command(command.as_ref(), &[], Use::Open).err().unwrap();
             assert!(failure.message.contains("empty password is refused"), "{}", failure.message);
         }
+        let new = Password::from_command("true".as_ref(), &[], Use::New).err().unwrap();
+        assert!(new.message.contains("; --new-insecure-no-password if"), "{}", new.message);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "\n secret\n").unwrap();
-        assert!(Password::in_file(file.path()).is_err());
+        assert!(Password::in_file(file.path(), Use::Open).is_err());
         std::fs::write(file.path(), " secret\n").unwrap();
-        assert_eq!(Password::in_file(file.path()).ok().unwrap().as_bytes(), b" secret");
+        assert_eq!(Password::in_file(file.path(), Use::Open).ok().unwrap().as_bytes(), b" secret");
     }
 }

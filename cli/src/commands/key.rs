@@ -3,7 +3,7 @@
 use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::Summary;
-use crate::passwords::Password;
+use crate::passwords::{Password, Use};
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::keys::{KdfParams, SlotOwner, open_slot};
@@ -82,8 +82,8 @@ impl NewPassword {
     fn get(&self) -> Result<Password, Failure> {
         match &self.new_password_file {
             _ if self.new_insecure_no_password => Ok(Password::nothing()),
-            Some(file) => Password::in_file(file),
-            None => Password::ask("new password: ", true),
+            Some(file) => Password::in_file(file, Use::New),
+            None => Password::ask("new password: ", true, Use::New),
         }
     }
 }
@@ -115,14 +115,20 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
                 done.epoch,
                 done.slots.len()
             ));
+            summary.line(
+                "Packs that running backups have begun are still encrypted with the key before; their next ones are not, after \
+                 a minute at most.",
+            );
+            for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
         }
         Action::Add(new) => {
             let slot = store.add_slot(new.get()?.as_bytes(), KdfParams::default(), new.owner())?;
-            context
-                .console
-                .result(format!("added key slot {}", slot.short()), json!({"added": [slot], "removed": []}));
+            let mut summary = Summary::new(json!({"added": [slot], "removed": []}));
+            summary.line(format!("added key slot {}", slot.short()));
+            for_tiers(context, &mut summary);
+            context.console.summary(&summary);
             Ok(Code::Done)
         }
         Action::Remove { id } => {
@@ -141,6 +147,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
                 "Whoever had this password may have copied the keys that it opened, and can then still read what was \
                  written until now. 'esker key rotate' makes a new data key, which the password never opens.",
             );
+            for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
         }
@@ -166,9 +173,17 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             if !ours.is_empty() {
                 summary.line("If somebody else knew the old one, 'esker key rotate' makes a new data key, which it never opens.");
             }
+            for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
         }
+    }
+}
+
+/// Says how a change of keys reaches the other tiers of esker.toml, if there are any.
+fn for_tiers(context: &Context, summary: &mut Summary) {
+    if context.uses_file() && context.file.as_ref().is_some_and(|file| file.tiers.len() > 1) {
+        summary.line("'esker tier sync' brings it to the tiers.");
     }
 }
 
