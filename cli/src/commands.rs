@@ -252,7 +252,11 @@ impl FilterArgs {
     pub(crate) fn choose(&self, all: Vec<Listed>, named: &[String]) -> Result<Vec<Listed>, Failure> {
         let filter = self.filter();
         if named.is_empty() {
-            let fitting: HashSet<_> = filter.choose(&all)?.into_iter().map(|listed| listed.id).collect();
+            let fitting = filter.choose(&all)?;
+            if fitting.len() == all.len() {
+                return Ok(all);
+            }
+            let fitting: HashSet<_> = fitting.into_iter().map(|listed| listed.id).collect();
             return Ok(all.into_iter().filter(|listed| fitting.contains(&listed.id)).collect());
         }
         let chosen = named.iter().map(|wanted| Ok(engine::snapshot::find(&all, wanted, &filter)?.clone()));

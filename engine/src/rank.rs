@@ -9,7 +9,9 @@
 //! unchanged.
 
 use crate::snapshot::{Listed, Made, Snapshot};
+use chunkstore::ObjectId;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::HashMap;
 
 /// What a snapshot is ranked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,14 @@ pub fn ranked(all: Vec<Listed>, now: Timestamp) -> Vec<Ranked> {
     let mut all: Vec<Option<Listed>> = all.into_iter().map(Some).collect();
     let taken = order.into_iter().filter_map(|(at, time)| Some(Ranked { listed: all[at].take()?, time }));
     taken.collect()
+}
+
+/// The snapshots of wrong clocks among `all`, which are those of a repository, with the times that they are ranked by.
+#[must_use]
+pub fn moved(all: &[Listed], now: Timestamp) -> HashMap<ObjectId, Timestamp> {
+    let stamps: Vec<Stamp> = all.iter().map(|listed| Stamp::of(&listed.snapshot)).collect();
+    let order = order(stamps.iter(), now).into_iter();
+    order.filter(|(at, time)| stamps[*at].time != *time).map(|(at, time)| (all[at].id, time)).collect()
 }
 
 /// The places of `stamps` in that order, each with the time that it is ranked by.
@@ -229,7 +239,6 @@ fn longest_rise(clocks: &[Timestamp], end: Timestamp) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chunkstore::ObjectId;
     use proptest::prelude::*;
 
     /// Snapshots in the order of their commits: time, clock, whether the time was given.
@@ -396,6 +405,13 @@ mod tests {
             order.sort_by_key(|(_, made)| place(made));
             let end = hour(ahead) + SKEW;
             prop_assert_eq!(super::times(&stamps, hour(ahead)), times_of_wrong_clocks(&stamps, &order, end));
+            let listed: Vec<Listed> = (0u8..).zip(&stamps).map(|(number, stamp)| {
+                let snapshot = Snapshot { time: stamp.time, made: stamp.made, ..Snapshot::default() };
+                Listed { id: ObjectId([number; 32]), snapshot }
+            }).collect();
+            let moved: HashMap<_, _> = ranked(listed.clone(), hour(ahead)).into_iter().filter(Ranked::is_moved)
+                .map(|one| (one.listed.id, one.time)).collect();
+            prop_assert_eq!(super::moved(&listed, hour(ahead)), moved);
             prop_assert_eq!(super::order(stamps.iter(), hour(ahead)), sorted(&stamps, hour(ahead)));
         }
 

@@ -13,7 +13,6 @@ use engine::snapshot::{Hold, Listed, MadeBy, Snapshot, SourceRecord, Summary};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 /// List snapshots
 #[derive(clap::Args, Debug)]
@@ -38,11 +37,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
-    let ranked = rank::ranked(repo.snapshots(context.console.monitor())?, context.now());
-    let times: HashMap<_, _> = ranked.iter().map(|one| (one.listed.id, one.time)).collect();
-    let ranked = ranked.into_iter().map(|one| one.listed).collect();
-    let mut all = args.filter.choose(ranked, &args.snapshots)?;
-    let moved = |listed: &Listed| times.get(&listed.id).copied().filter(|time| *time != listed.snapshot.time);
+    let all = repo.snapshots(context.console.monitor())?;
+    let moved = rank::moved(&all, context.now());
+    let moved = |listed: &Listed| moved.get(&listed.id).copied();
+    let mut all = args.filter.choose(all, &args.snapshots)?;
     let group_by = args.group_by.unwrap_or_default();
     if let Some(latest) = args.latest.or(args.last.then_some(1)) {
         let mut seen = std::collections::BTreeMap::new();

@@ -59,7 +59,9 @@ pub(crate) fn json_text(text: String) {
 /// JSON text in which what [`shown::is_hidden`] is escaped (RFC 8259, section 7): within strings it may stand as it is.
 pub(super) fn harmless(text: String) -> String {
     let is_escaped = |character: char| character != '\n' && shown::is_hidden(character);
-    if !text.chars().any(is_escaped) {
+    // Of ASCII only controls are hidden; most texts have nothing else, and a look at their bytes is quick.
+    let is_plain = |byte: &u8| byte.is_ascii() && (*byte == b'\n' || !byte.is_ascii_control());
+    if text.as_bytes().iter().all(is_plain) || !text.chars().any(is_escaped) {
         return text;
     }
     let mut out = String::with_capacity(text.len() + 16);

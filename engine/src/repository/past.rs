@@ -6,13 +6,16 @@ use crate::columns::Columns;
 use crate::rank;
 use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
-use chunkstore::executor::submit;
+use chunkstore::executor::{Pending, submit};
 use chunkstore::head::{Head, Root};
 use chunkstore::store::describe;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// Records that one job parses.
-const PARSED_AT_ONCE: usize = 512;
+const PARSED_AT_ONCE: usize = 128;
+
+/// Records that were parsed, by place.
+type Batch = Vec<(usize, Result<Snapshot>)>;
 
 /// So many records are read from their own objects: each is small. Whoever needs more reads HEAD's leaves, which have many.
 const READ_ALONE: usize = 8;
@@ -114,27 +117,38 @@ impl<'a> Past<'a> {
         // Those that cannot be read were reported.
         let is_reported = |place: &usize| matches!(self.records.get(place), Some(None));
         let places: Vec<usize> = self.order.iter().copied().filter(|place| !is_reported(place)).collect();
-        let mut batches = vec![];
+        let cpu = &*self.repo.store.access.cpu;
+        let (mut batches, mut all) = (VecDeque::new(), Vec::with_capacity(places.len()));
         for places in places.chunks(PARSED_AT_ONCE) {
+            // Few wait, so that the memory of those that were taken is used again.
+            if batches.len() > 2 * cpu.parallelism() {
+                self.take(&mut batches, &mut all)?;
+            }
             let record = |place: &usize| {
                 let root = self.roots[*place];
                 (*place, root.id, self.repo.store.snapshot_record(root))
             };
             let records: Vec<_> = places.iter().map(record).collect();
-            batches.push(submit(&*self.repo.store.access.cpu, move || {
+            batches.push_back(submit(cpu, move || {
                 let parsed = records.into_iter().map(|(place, id, record)| {
                     (place, record.map_err(Error::from).and_then(|record| parse(&id, &record)))
                 });
-                parsed.collect::<Vec<_>>()
+                parsed.collect::<Batch>()
             }));
         }
-        let mut all = Vec::with_capacity(places.len());
-        for batch in batches {
-            for (place, read) in batch.wait()? {
-                all.extend(self.note(self.roots[place], read)?);
-            }
+        while !batches.is_empty() {
+            self.take(&mut batches, &mut all)?;
         }
         Ok(all)
+    }
+
+    /// Takes the records of the first batch.
+    fn take(&mut self, batches: &mut VecDeque<Pending<Batch>>, all: &mut Vec<Listed>) -> Result<()> {
+        let Some(batch) = batches.pop_front() else { return Ok(()) };
+        for (place, read) in batch.wait()? {
+            all.extend(self.note(self.roots[place], read)?);
+        }
+        Ok(())
     }
 
     /// All whose objects can be read, oldest first.
