@@ -200,10 +200,10 @@ impl ChunkStore {
             }
         })?;
         // A listing may leave things out; whoever asks for an object by its name is told whether it is there.
-        let mut lost = BTreeMap::new();
-        for (id, pack) in expected {
-            if !self.has_pack(&pack)? {
-                lost.insert(id, pack);
+        let mut lost: BTreeMap<PackId, Arc<PackInfo>> = expected.into_iter().collect();
+        for (id, pack) in lost.clone() {
+            if self.has_pack(&pack)? {
+                lost.remove(&id);
             }
         }
         self.without_removed(lost)
