@@ -11,6 +11,9 @@ use jiff::Timestamp;
 /// Columns of this version only are read. It rises with every change of what is hashed, or how.
 const VERSION: u8 = 1;
 
+/// Bytes of columns: version, flags, two times of twelve bytes, seven numbers.
+const LEN: usize = 2 + 2 * 12 + 7 * 8;
+
 /// Bits of the flags.
 mod flag {
     pub(super) const MADE: u8 = 1;
@@ -161,18 +164,33 @@ impl Columns {
         Self::read(bytes).ok()
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut decoder = Decoder::new(bytes, "columns of a root");
+    /// What they rank by, without the rest.
+    #[must_use]
+    pub fn decode_stamp(bytes: &[u8]) -> Option<Stamp> {
+        if bytes.first() != Some(&VERSION) || bytes.len() != LEN {
+            return None;
+        }
+        Self::read_stamp(&mut Decoder::new(bytes, "columns of a root")).ok().map(|(_, stamp)| stamp)
+    }
+
+    /// The flags, and what they rank by.
+    fn read_stamp(decoder: &mut Decoder<'_>) -> Result<(u8, Stamp), Malformed> {
         decoder.u8()?;
         let flags = decoder.u8()?;
         if flags & !flag::ALL != 0 {
             return Err(decoder.malformed("unknown flag"));
         }
-        let is_set = |bit: u8| flags & bit != 0;
-        let time = take_time(&mut decoder)?;
+        let time = take_time(decoder)?;
         let (incarnation, generation) = (decoder.u64()?, decoder.u64()?);
-        let clock = take_time(&mut decoder)?;
-        let made = Made { incarnation, generation, clock, time_given: is_set(flag::TIME_GIVEN) };
+        let clock = take_time(decoder)?;
+        let made = Made { incarnation, generation, clock, time_given: flags & flag::TIME_GIVEN != 0 };
+        Ok((flags, Stamp { time, made: (flags & flag::MADE != 0).then_some(made) }))
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut decoder = Decoder::new(bytes, "columns of a root");
+        let (flags, stamp) = Self::read_stamp(&mut decoder)?;
+        let is_set = |bit: u8| flags & bit != 0;
         let (host, paths, group, likeness) = (decoder.u64()?, decoder.u64()?, decoder.u64()?, decoder.u64()?);
         let names = match (is_set(flag::NAMED), is_set(flag::SEVERAL_NAMES), decoder.u64()?) {
             (false, false, _) => Names::None,
@@ -181,7 +199,7 @@ impl Columns {
         };
         decoder.finish()?;
         Ok(Self {
-            stamp: Stamp { time, made: is_set(flag::MADE).then_some(made) },
+            stamp,
             is_stream: is_set(flag::STREAM),
             is_unknown: is_set(flag::UNKNOWN),
             is_safety: is_set(flag::SAFETY),
@@ -261,17 +279,21 @@ mod tests {
             let bytes = columns.encode();
             assert_eq!(bytes.len(), 82);
             assert_eq!(Columns::decode(&bytes).as_ref(), Some(&columns));
+            assert_eq!(Columns::decode_stamp(&bytes), Some(columns.stamp));
             assert_eq!(columns.stamp, Stamp::of(&snapshot));
             assert_eq!(Columns::of_record(&serde_json::to_vec(&snapshot).unwrap()), bytes);
             // Whatever is cut, added, or of a later version.
             for len in 0..bytes.len() {
                 assert_eq!(Columns::decode(&bytes[..len]), None, "{len} bytes");
+                assert_eq!(Columns::decode_stamp(&bytes[..len]), None, "{len} bytes");
             }
             assert_eq!(Columns::decode(&[&bytes[..], &[0]].concat()), None);
+            assert_eq!(Columns::decode_stamp(&[&bytes[..], &[0]].concat()), None);
             for (at, value) in [(0, 0), (0, VERSION + 1), (1, 0x80), (9, 0x7f), (13, 0x7f), (37, 0x7f)] {
                 let mut other = bytes.clone();
                 other[at] = value;
                 assert_eq!(Columns::decode(&other), None, "byte {at} is {value}");
+                assert_eq!(Columns::decode_stamp(&other), None, "byte {at} is {value}");
             }
         }
         assert_eq!(Columns::of_record(b"{"), b"");

@@ -68,7 +68,7 @@ pub struct Dedupe {
     pub(super) store: Arc<ChunkStore>,
     /// Packs that are on their way out: nothing new is built on them.
     leaving: HashSet<PackId>,
-    /// Nor on lost ones.
+    /// Which packs are there: nothing new is built on a lost one.
     there: There,
     claimed: Mutex<HashSet<[u8; 16]>>,
     relied: Mutex<HashSet<PackId>>,

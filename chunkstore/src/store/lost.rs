@@ -225,8 +225,8 @@ mod tests {
     use crate::store::{Access, Identity};
     use bytes::Bytes;
 
-    #[test]
-    fn what_is_gone_or_of_another_length_is_lost_unless_a_prune_took_it() {
+    /// A store in which a segment lists packs 1 to `count`, of 100 bytes; none is there.
+    fn store_with(count: u8) -> (ChunkStore, Arc<MemoryStorage>, Vec<PackEntry>, ObjectId) {
         let disk = Arc::new(MemoryStorage::default());
         let access = Access {
             storage: Arc::clone(&disk) as _,
@@ -245,22 +245,59 @@ mod tests {
             let name = PackName { session, id: PackId([seed; 32]), kind: PackKind::Data, epoch: 1 };
             PackEntry { name, len: 100, records: vec![] }
         };
-        let packs: Vec<PackEntry> = (1..=5).map(entry).collect();
-        let put = |pack: &PackEntry, len: usize| {
-            disk.objects().insert(pack.name.object(), Bytes::from(vec![0; len]));
-        };
-        for (pack, len) in packs.iter().zip([100, 99, 0]) {
-            put(pack, len);
-        }
+        let packs: Vec<PackEntry> = (1..=count).map(entry).collect();
         let segment = store.write_segment(&Segment { packs: packs.clone() }).unwrap();
         store.close_session(&session, std::slice::from_ref(&segment)).unwrap();
         store.sync_index().unwrap();
+        (store, disk, packs, segment.id)
+    }
+
+    fn put(disk: &MemoryStorage, pack: &PackEntry, len: usize) {
+        disk.objects().insert(pack.name.object(), Bytes::from(vec![0; len]));
+    }
+
+    #[test]
+    fn few_packs_are_asked_about_and_of_many_all_are_listed() {
+        let (store, disk, packs, segment) = store_with(40);
+        for (number, pack) in (1..).zip(&packs) {
+            match number {
+                5 | 30 => {}
+                40 => put(&disk, pack, 99),
+                _ => put(&disk, pack, 100),
+            }
+        }
+        let asked = store.asked(Duration::ZERO);
+        let is_there = |number: usize| {
+            let PackEntry { name, len, .. } = packs[number - 1];
+            asked.is_there(&store, &PackInfo { name, len, segment }).unwrap()
+        };
+        let lost = || asked.lost(&store).unwrap().ids();
+        let ids = |numbers: &[u8]| numbers.iter().map(|number| PackId([*number; 32])).collect::<HashSet<_>>();
+        assert!((1..=ASKED_AT_MOST).all(|number| is_there(number) == (number != 5)));
+        assert_eq!(lost(), ids(&[5]));
+        // Each is asked about once.
+        disk.objects().remove(&packs[0].name.object());
+        assert!(is_there(1) && lost() == ids(&[5]));
+        // One more, and all are known.
+        assert!(is_there(ASKED_AT_MOST + 1));
+        assert_eq!(lost(), ids(&[1, 5, 30, 40]));
+        assert!(!is_there(1) && !is_there(30) && !is_there(40) && is_there(39));
+        assert!(Arc::ptr_eq(&asked, &store.asked(Duration::from_secs(60))));
+        assert!(!Arc::ptr_eq(&asked, &store.asked(Duration::ZERO)));
+    }
+
+    #[test]
+    fn what_is_gone_or_of_another_length_is_lost_unless_a_prune_took_it() {
+        let (store, disk, packs, _) = store_with(5);
+        for (pack, len) in packs.iter().zip([100, 99, 0]) {
+            put(&disk, pack, len);
+        }
         let lost = store.lost_packs(Duration::ZERO).unwrap();
         let ids: HashSet<PackId> = packs[1..].iter().map(|pack| pack.name.id).collect();
         assert_eq!((lost.ids(), lost.len()), (ids, 4));
         assert!(lost.names().ends_with(" and 1 more") && lost.names().contains(&packs[1].name.object()));
         // What was found out a moment ago will do for whoever says so.
-        put(&packs[1], 100);
+        put(&disk, &packs[1], 100);
         assert_eq!(store.lost_packs(Duration::from_secs(60)).unwrap().len(), 4);
         assert_eq!(store.lost_packs(Duration::ZERO).unwrap().len(), 3);
         // Another process replaced the segment: nothing to tell of, and nothing to build on.

@@ -124,10 +124,7 @@ fn look_at(
     let columns = Columns::of(ours);
     let group = GroupKey::before_reading(ours);
     let same = |snapshot: &Snapshot| GroupKey::before_reading(snapshot) == group;
-    let ahead = past.newest(
-        |theirs| theirs.may_be_of_group(&columns) && theirs.stamp.time > now,
-        |theirs| same(theirs) && theirs.time > now,
-    )?;
+    let ahead = past.newest_after(now, |theirs| theirs.may_be_of_group(&columns), same)?;
     let notes = ahead.filter(|one| one.snapshot.made.is_some_and(|made| !made.time_given)).map(|one| {
         format!(
             "snapshot {} is of {}, which is still to come: one of two clocks is wrong, and it is taken for older \

@@ -3,12 +3,13 @@
 
 use super::{Repository, parse};
 use crate::columns::Columns;
-use crate::rank;
+use crate::rank::{self, Stamp};
 use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
 use chunkstore::executor::{Pending, submit};
 use chunkstore::head::{Head, Root};
 use chunkstore::store::describe;
+use jiff::Timestamp;
 use std::collections::{HashMap, VecDeque};
 
 /// Records that one job parses.
@@ -25,8 +26,10 @@ pub(crate) struct Past<'a> {
     repo: &'a Repository,
     /// In HEAD's order.
     roots: Vec<&'a Root>,
-    /// What they say of their snapshots.
-    columns: Vec<Columns>,
+    /// What each is ranked by.
+    stamps: Vec<Stamp>,
+    /// The columns of those that had none, by place.
+    missing: HashMap<usize, Columns>,
     /// Places in these, of the oldest snapshot first.
     order: Vec<usize>,
     /// Records that were read, by place; `None` cannot be read, and was reported.
@@ -41,25 +44,33 @@ impl<'a> Past<'a> {
     /// That of a HEAD.
     pub(super) fn of(repo: &'a Repository, head: &'a Head) -> Result<Self> {
         let all = head.roots.iter()?;
-        let (roots, columns) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
-        let (order, records, damaged) = (vec![], HashMap::new(), vec![]);
-        let mut past = Self { repo, roots, columns, order, records, damaged, is_old: false };
+        let mut past = Self {
+            repo,
+            roots: Vec::with_capacity(all.len()),
+            stamps: Vec::with_capacity(all.len()),
+            missing: HashMap::new(),
+            order: vec![],
+            records: HashMap::new(),
+            damaged: vec![],
+            is_old: false,
+        };
         for root in all.filter(|root| root.is_snapshot()) {
-            let columns = match Columns::decode(&root.columns) {
-                Some(columns) => columns,
+            let stamp = match Columns::decode_stamp(&root.columns) {
+                Some(stamp) => stamp,
                 None => {
                     let Some(listed) = past.note(root, past.repo.read_snapshot(root))? else { continue };
                     let columns = Columns::of(&listed.snapshot);
+                    let stamp = columns.stamp;
+                    past.missing.insert(past.roots.len(), columns);
                     past.records.insert(past.roots.len(), Some(listed));
-                    columns
+                    stamp
                 }
             };
             past.roots.push(root);
-            past.columns.push(columns);
+            past.stamps.push(stamp);
         }
-        let stamps = past.columns.iter().map(|columns| &columns.stamp);
         let now = crate::backup::timestamp(repo.store().now_ms());
-        past.order = rank::order(stamps, now).into_iter().map(|(place, _)| place).collect();
+        past.order = rank::order(past.stamps.iter(), now).into_iter().map(|(place, _)| place).collect();
         Ok(past)
     }
 
@@ -94,15 +105,43 @@ impl<'a> Past<'a> {
         Ok(self.records.get(&place).and_then(Option::as_ref))
     }
 
+    /// Whether the snapshot at a place may fit by its columns.
+    fn may_fit(&self, place: usize, may_fit: impl Fn(&Columns) -> bool) -> bool {
+        match Columns::decode(&self.roots[place].columns) {
+            Some(columns) => may_fit(&columns),
+            None => self.missing.get(&place).is_some_and(may_fit),
+        }
+    }
+
     /// The newest snapshot that `fits`. Only those that `may_fit` by their columns are read.
     pub(crate) fn newest(
         &mut self,
+        may_fit: impl Fn(&Columns) -> bool,
+        fits: impl FnMut(&Snapshot) -> bool,
+    ) -> Result<Option<Listed>> {
+        self.newest_by(|_| true, may_fit, fits)
+    }
+
+    /// The same of those whose time is after `time`.
+    pub(crate) fn newest_after(
+        &mut self,
+        time: Timestamp,
+        may_fit: impl Fn(&Columns) -> bool,
+        mut fits: impl FnMut(&Snapshot) -> bool,
+    ) -> Result<Option<Listed>> {
+        self.newest_by(|stamp| stamp.time > time, may_fit, |snapshot| snapshot.time > time && fits(snapshot))
+    }
+
+    fn newest_by(
+        &mut self,
+        counts: impl Fn(&Stamp) -> bool,
         may_fit: impl Fn(&Columns) -> bool,
         mut fits: impl FnMut(&Snapshot) -> bool,
     ) -> Result<Option<Listed>> {
         for number in (0..self.order.len()).rev() {
             let place = self.order[number];
-            if may_fit(&self.columns[place])
+            if counts(&self.stamps[place])
+                && self.may_fit(place, &may_fit)
                 && let Some(listed) = self.at(place)?
                 && fits(&listed.snapshot)
             {
