@@ -2,8 +2,14 @@
 
 use crate::harness::{Repo, expect, source_root};
 use crate::pg::Postgres;
+use chunkstore::env::SystemEnv;
+use chunkstore::executor::Inline;
+use chunkstore::head::RootColumns as _;
+use chunkstore::storage::local::LocalStorage;
+use chunkstore::store::{Access, ChunkStore};
 use connector_kit::command;
 use connector_kit::stream::{StreamOptions, StreamSource};
+use engine::columns::SnapshotColumns;
 use engine::connector::Context;
 use engine::entry::Time;
 use engine::group::GroupBy;
@@ -12,9 +18,11 @@ use engine::snapshot::Snapshot;
 use engine::source::Source;
 use engine::source::files::{FilesOptions, FilesSource};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What is backed up, as it is typed, and the paths and origins that its group has.
 const TABLE: &[(&str, &str, &str)] = &[
@@ -337,19 +345,40 @@ fn a_path_has_one_form_and_a_filter_that_fits_nothing_is_an_error() {
     assert_eq!(empty.json(["snapshots", "--host", "h"]).as_array().unwrap().len(), 0);
 }
 
+/// Makes of all snapshots what versions wrote that noted no identities.
+fn take_identities_out(repo: &Repo) {
+    let access = Access {
+        storage: Arc::new(LocalStorage::open(repo.folder()).unwrap()),
+        env: Arc::new(SystemEnv),
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity: chunkstore::store::Identity::default(),
+        columns: &SnapshotColumns,
+    };
+    let store = ChunkStore::open(access, b"correct horse").unwrap();
+    for root in store.head().roots.to_vec().unwrap() {
+        let mut record: Value = serde_json::from_slice(&store.read_snapshot(&root).unwrap()).unwrap();
+        for source in record["sources"].as_array_mut().unwrap() {
+            source.as_object_mut().unwrap().remove("identity").unwrap();
+        }
+        let record = serde_json::to_vec(&record).unwrap();
+        let session = store.open_session("test").unwrap();
+        let new = store.write_snapshot(&record, &SnapshotColumns.of_record(&record)).unwrap();
+        store.commit_in_place_of(root.id, &session, &[], &new, &HashSet::new()).unwrap();
+    }
+}
+
 /// What versions before this one wrote does not say what it is of.
 #[test]
 fn no_rule_acts_on_what_does_not_say_what_it_came_from() {
-    let repo = Repo::empty();
-    let golden = source_root().join("tests/golden/v1");
-    let copied =
-        std::process::Command::new("cp").arg("-r").arg(golden.join("repo")).arg(repo.path("old")).status();
-    assert!(copied.unwrap().success());
-    let password = golden.join("password").display().to_string();
-    let run = |args: &[&str]| {
-        let mut command = repo.command(["-r", "old", "-p", &password]);
-        command.env_remove("ESKER_PASSWORD").args(args).output().unwrap()
-    };
+    let repo = Repo::new();
+    for text in ["one", "two"] {
+        std::fs::write(repo.path("data"), text).unwrap();
+        repo.ok(["backup", "data"]);
+    }
+    take_identities_out(&repo);
+    let run = |args: &[&str]| repo.command(args).output().unwrap();
     assert!(expect(&run(&["--json", "snapshots"]), 0).matches("short_id").count() > 1);
     let before = expect(&run(&["snapshots"]), 0);
     let output = run(&["forget", "--keep-last", "1", "--group-by", "host"]);

@@ -8,6 +8,7 @@ use chunkstore::executor::Inline;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::store::{Access, ChunkStore, Identity};
+use engine::columns::SnapshotColumns;
 use std::fs::File;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -160,6 +161,7 @@ fn a_password_that_there_is_no_memory_to_try_is_not_called_wrong() {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let half_a_gibibyte = KdfParams { memory_kib: 512 << 10, passes: 1, lanes: 1 };
     let (params, owner) = (ChunkerParams::default(), SlotOwner::default());

@@ -16,6 +16,7 @@ use chunkstore::store::{Access, Identity};
 use connector_kit::stream::StreamSource;
 use engine::Repository;
 use engine::backup::{BackupOptions, backup};
+use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::price::PriceTable;
@@ -198,6 +199,7 @@ fn the_seed_table_holds_for_400_days() {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
     let disk = Arc::new(MemoryStorage::default());

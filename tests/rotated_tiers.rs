@@ -13,6 +13,7 @@ use chunkstore::head::Root;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
+use engine::columns::SnapshotColumns;
 use std::sync::Arc;
 
 const LOSE_HEAD: &str = "rm -rf repo/HEAD repo/copies/*/HEAD* cache";
@@ -185,6 +186,7 @@ fn access(storage: &Arc<MemoryStorage>) -> Access {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     }
 }
 

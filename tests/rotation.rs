@@ -6,6 +6,7 @@ use chunkstore::executor::Inline;
 use chunkstore::format::{ENVELOPE_MAGIC, PACK_MAGIC, names};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, ChunkStore, Identity};
+use engine::columns::SnapshotColumns;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -186,6 +187,7 @@ fn a_removed_slot_opens_nothing_newer() {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let theirs = ChunkStore::open(access, b"second").unwrap();
     assert_eq!(theirs.keys().epochs(), [1, 2]);

@@ -12,6 +12,7 @@ use connector_redis::keys::load::{LoadOptions, load};
 use connector_redis::keys::{Selection, find, one};
 use connector_redis::server::Server;
 use engine::Repository;
+use engine::columns::SnapshotColumns;
 use engine::connector::Context;
 use engine::monitor::Tally;
 use engine::snapshot::Filter;
@@ -125,6 +126,7 @@ fn single_keys_cost_the_chunks_they_lie_in() {
         io: Arc::new(Inline),
         cache: Some(repo.path("cache/repositories")),
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let restore = |selection: Selection, name: &str| -> Redis {
         let target = Redis::start(&apt_redis(), &repo.path(name), &[]);

@@ -10,6 +10,7 @@ use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult};
 use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
+use engine::columns::SnapshotColumns;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ fn access(storage: &Arc<MemoryStorage>) -> Access {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     }
 }
 

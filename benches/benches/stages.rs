@@ -22,6 +22,7 @@ use connector_kit::stream::{StreamOptions, StreamSource};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::Repository;
 use engine::backup::{BackupOptions, backup};
+use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use std::hint::black_box;
@@ -175,6 +176,7 @@ fn whole(criterion: &mut Criterion) {
             io: Pool::start("io", cores).expect("threads"),
             cache: None,
             identity: Identity::default(),
+            columns: &SnapshotColumns,
         };
         Repository::init(
             access,

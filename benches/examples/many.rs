@@ -15,6 +15,7 @@ use chunkstore::storage::local::LocalStorage;
 use chunkstore::store::{Access, Identity};
 use chunkstore::{ChunkId, PackId, SessionId};
 use engine::Repository;
+use engine::columns::SnapshotColumns;
 use engine::monitor::Tally;
 use engine::snapshot::{Made, Snapshot};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ fn main() {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let repo = Repository::open(access, password.as_bytes()).expect("the repository opens");
     let all = repo.snapshots(&Tally::default()).expect("its snapshots are read");

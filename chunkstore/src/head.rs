@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 mod body;
+mod columns;
 mod elsewhere;
 mod epochs;
 mod items;
@@ -24,11 +25,12 @@ mod reference;
 mod seen;
 mod swap;
 pub use body::{Bodies, Body};
+pub use columns::{NoColumns, RootColumns};
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
 pub use epochs::EpochRef;
 pub use leaf::{Item, Whole, decode_leaf, encode_leaf};
 use leaves::{Leaves, Stamp};
-pub use list::List;
+pub use list::{List, Stretch};
 pub use made::{Age, Anew, Tiers};
 pub use outline::Outline;
 #[cfg(test)]

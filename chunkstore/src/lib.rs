@@ -24,7 +24,7 @@
 //! ```
 //! use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing};
 //! use chunkstore::store::{Access, ChunkStore, Identity, LostPacks};
-//! use chunkstore::{chunker::ChunkerParams, config::Layout, env::SystemEnv, executor::Inline, format::PackKind};
+//! use chunkstore::{chunker::ChunkerParams, config::Layout, env::SystemEnv, executor::Inline, format::PackKind, head::NoColumns};
 //! use chunkstore::{keys::{KdfParams, SlotOwner}, reader::read_all, storage::memory::MemoryStorage};
 //! use std::sync::Arc;
 //!
@@ -36,6 +36,7 @@
 //!     io: Arc::new(Inline),
 //!     cache: None,
 //!     identity: Identity::default(),
+//!     columns: &NoColumns,
 //! };
 //! let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
 //! let (params, owner) = (ChunkerParams::default(), SlotOwner::default());

@@ -6,7 +6,7 @@ use crate::config::{Config, HeadMethod, Layout};
 use crate::env::{Env, random_array};
 use crate::executor::Executor;
 use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root};
+use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root, RootColumns};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 use crate::kept::{delete_kept, put_kept};
@@ -35,7 +35,7 @@ pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look};
 use opening::{Slots, read_config};
-pub use rebuild::{ColumnsOf, RebuildOptions, RebuildPlan, UnprovenSlot, peek, rebuild_head};
+pub use rebuild::{RebuildOptions, RebuildPlan, UnprovenSlot, peek, rebuild_head};
 pub use rotation::Rotated;
 
 /// So long the epoch of a HEAD that was read is taken for the last one: a rotation reaches a long backup soon, by one small
@@ -57,6 +57,8 @@ pub struct Access {
     pub cache: Option<PathBuf>,
     /// Who we are, for sessions.
     pub identity: Identity,
+    /// What HEAD says of snapshots.
+    pub columns: &'static dyn RootColumns,
 }
 
 /// The process that writes.
@@ -228,7 +230,7 @@ impl ChunkStore {
         }
         keys.attach(&access.storage);
         let (storage, env) = (Arc::clone(&access.storage), Arc::clone(&access.env));
-        HeadStore::new(storage, Arc::clone(keys), env, config.tier.clone(), seen)
+        HeadStore::new(storage, Arc::clone(keys), env, config.tier.clone(), access.columns, seen)
     }
 
     fn assemble(access: Access, config: Config, keys: Arc<KeyRing>, heads: HeadStore) -> Result<Self> {

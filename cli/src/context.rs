@@ -21,6 +21,7 @@ use chunkstore::storage::local::LocalStorage;
 use chunkstore::store::{Access, Found, Identity, look};
 use engine::Repository;
 use engine::backup::BackupOptions;
+use engine::columns::SnapshotColumns;
 use engine::shown;
 use engine::source::files::Own;
 use std::path::PathBuf;
@@ -165,6 +166,7 @@ impl Context {
             io: Pool::start("io", transfers)?,
             cache: self.cache(),
             identity: identity(),
+            columns: &SnapshotColumns,
         })
     }
 

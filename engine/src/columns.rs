@@ -8,6 +8,9 @@ use crate::snapshot::{Made, Snapshot, SourceRecord};
 use chunkstore::format::{Decoder, Encoder, Malformed};
 use jiff::Timestamp;
 
+mod summary;
+pub use summary::{SnapshotColumns, decode_summary};
+
 /// Columns of this version only are read. It rises with every change of what is hashed, or how.
 const VERSION: u8 = 1;
 
@@ -120,6 +123,12 @@ impl Columns {
         };
         let same_stream = self.is_stream && other.is_stream && self.paths == other.paths;
         self.host == other.host && (same_name || same_stream)
+    }
+
+    /// Whether [`Columns::may_be_namesake`] may be true of any other.
+    #[must_use]
+    pub fn may_have_namesakes(&self) -> bool {
+        self.is_stream || self.names != Names::None
     }
 
     /// Whether it may be of one of these hosts; of any if there are none.
@@ -352,6 +361,7 @@ mod tests {
             let (our_columns, columns) = (Columns::of(&ours), Columns::of(&theirs));
             let group = |snapshot| GroupKey::before_reading(snapshot);
             prop_assert_eq!(columns.may_be_of_group(&our_columns), group(&ours) == group(&theirs));
+            prop_assert!(our_columns.may_have_namesakes() || !is_namesake(&ours, &theirs));
             let by = GroupBy { host: by & 1 > 0, paths: by & 2 > 0, tags: by & 4 > 0 };
             let key = |snapshot| GroupKey { unknown: false, ..GroupKey::before_reading_by(by, snapshot) };
             prop_assert!(columns.may_be_of_group_by(by, &our_columns) || key(&ours) != key(&theirs));

@@ -34,6 +34,7 @@
 //! use chunkstore::{chunker::ChunkerParams, config::Layout, env::SystemEnv, executor::Inline};
 //! use chunkstore::{keys::{KdfParams, SlotOwner}, storage::memory::MemoryStorage};
 //! use engine::backup::{BackupOptions, backup};
+//! use engine::columns::SnapshotColumns;
 //! use engine::restore::{RestoreOptions, restore};
 //! use engine::{Repository, monitor::Tally, snapshot::Filter, source::files::{FilesOptions, FilesSource}};
 //! use std::sync::Arc;
@@ -50,6 +51,7 @@
 //!     io: Arc::new(Inline),
 //!     cache: None, // the index stays in memory
 //!     identity: Identity::default(),
+//!     columns: &SnapshotColumns,
 //! };
 //! let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 }; // KdfParams::default() in real life
 //! let repo = Repository::init(

@@ -13,6 +13,10 @@ use chunkstore::ObjectId;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 
+mod run;
+pub use run::Run;
+pub(crate) use run::{Commit, Key};
+
 /// What a snapshot is ranked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -72,29 +76,10 @@ pub fn order<'a>(
     stamps: impl ExactSizeIterator<Item = &'a Stamp> + Clone,
     now: Timestamp,
 ) -> Vec<(usize, Timestamp)> {
-    match is_in_order(stamps.clone(), latest_right(now)) {
+    match Run::of(stamps.clone()).is_some_and(|run| run.is_plain(now)) {
         true => stamps.enumerate().map(|(at, stamp)| (at, stamp.time)).collect(),
         false => sorted(&stamps.copied().collect::<Vec<_>>(), now),
     }
-}
-
-/// Whether the clocks are plain and nothing is to be moved, as in a repository of one machine: HEAD names snapshots in the
-/// order of their commits.
-fn is_in_order<'a>(mut stamps: impl Iterator<Item = &'a Stamp>, end: Timestamp) -> bool {
-    let (mut before, mut made_before) = (None, None::<&Made>);
-    stamps.all(|stamp| {
-        let key = (stamp.time, stamp.made.as_ref().map(place));
-        let is_next = before.is_none_or(|before| before <= key);
-        before = Some(key);
-        is_next
-            && stamp.made.as_ref().is_none_or(|made| {
-                let is_plain = (EARLIEST..=end).contains(&made.clock)
-                    && made_before
-                        .is_none_or(|before| place(before) <= place(made) && before.clock <= made.clock);
-                made_before = Some(made);
-                is_plain
-            })
-    })
 }
 
 fn sorted(stamps: &[Stamp], now: Timestamp) -> Vec<(usize, Timestamp)> {

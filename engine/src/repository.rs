@@ -275,7 +275,15 @@ pub(crate) fn access_for_test(
     env: Arc<dyn chunkstore::env::Env>,
 ) -> Access {
     let (cpu, io) = (Arc::new(chunkstore::executor::Inline), Arc::new(chunkstore::executor::Inline));
-    Access { storage, env, cpu, io, cache: None, identity: chunkstore::store::Identity::default() }
+    Access {
+        storage,
+        env,
+        cpu,
+        io,
+        cache: None,
+        identity: chunkstore::store::Identity::default(),
+        columns: &crate::columns::SnapshotColumns,
+    }
 }
 
 /// A new repository there, with the password `x`.

@@ -44,6 +44,7 @@
 //! #     let access = Access {
 //! #         storage: Arc::new(MemoryStorage::default()), env: Arc::new(SystemEnv), cpu: Arc::new(Inline),
 //! #         io: Arc::new(Inline), cache: None, identity: Identity::default(),
+//! #         columns: &engine::columns::SnapshotColumns,
 //! #     };
 //! #     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
 //! #     let (params, owner) = (ChunkerParams::default(), SlotOwner::default());

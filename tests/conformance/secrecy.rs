@@ -10,6 +10,7 @@ use chunkstore::ingest::ChunkRef;
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::store::{Access, Identity};
 use engine::Repository;
+use engine::columns::SnapshotColumns;
 use engine::monitor::Tally;
 use serde_json::Value;
 use std::path::Path;
@@ -57,6 +58,7 @@ fn plaintexts(repo: &Repo) -> Vec<(String, Vec<u8>)> {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let opened = Repository::open(access, b"correct horse").unwrap();
     opened.sync_index(&Tally::default()).unwrap();

@@ -1,6 +1,7 @@
 //! How the items of HEAD's lists lie in leaves.
 
 use super::body::Body;
+use super::columns::RootColumns;
 use super::leaf::{Item, Whole};
 use super::{Condemned, PackRef, Root, SegmentRef, Session};
 use crate::format::{Decoder, Encoder, Malformed};
@@ -50,6 +51,10 @@ impl Item for Root {
 
     fn body(&self) -> Body {
         self.record.clone()
+    }
+
+    fn summary(items: &[Self], columns: &dyn RootColumns) -> Vec<u8> {
+        columns.summary(&mut items.iter().filter(|root| root.is_snapshot()).map(|root| &*root.columns))
     }
 }
 

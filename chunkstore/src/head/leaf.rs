@@ -3,6 +3,7 @@
 //! proves that none ever will. docs/concurrency.md has the argument.
 
 use super::body::{Bodies, Body};
+use super::columns::RootColumns;
 use super::leaves::{Leaves, Stamp};
 use super::reference::LeafRef;
 use crate::format::{Decoder, Encoder, Malformed, names};
@@ -32,6 +33,11 @@ pub trait Item: Clone + Send + Sync + Serialize + DeserializeOwned + 'static {
     /// The larger part of it, which lies in an object of its own, so that the rest is read without it.
     fn body(&self) -> Body {
         Body::None
+    }
+
+    /// What HEAD says of a leaf that consists of `items`, beside its name; nothing if empty.
+    fn summary(_items: &[Self], _columns: &dyn RootColumns) -> Vec<u8> {
+        vec![]
     }
 
     /// Bytes of it and its body in leaves, about.
@@ -65,18 +71,24 @@ impl Whole<'_> {
 #[derive(Debug)]
 pub(super) struct Leaf<T> {
     reference: LeafRef,
+    summary: Bytes,
     leaves: OnceLock<Arc<Leaves>>,
     items: OnceLock<Vec<T>>,
 }
 
 impl<T: Item> Leaf<T> {
     /// The one that HEAD names so.
-    pub(super) fn named(reference: LeafRef) -> Self {
-        Self { reference, leaves: OnceLock::new(), items: OnceLock::new() }
+    pub(super) fn named(reference: LeafRef, summary: Bytes) -> Self {
+        Self { reference, summary, leaves: OnceLock::new(), items: OnceLock::new() }
     }
 
     pub(super) fn reference(&self) -> &LeafRef {
         &self.reference
+    }
+
+    /// What HEAD says of its items; see [`Item::summary`].
+    pub(super) fn summary(&self) -> &Bytes {
+        &self.summary
     }
 
     pub(super) fn attach(&self, leaves: &Arc<Leaves>) {
@@ -128,7 +140,7 @@ impl<T: Item> Leaf<T> {
         let object = leaves.put(stamp, &plain)?;
         let reference = LeafRef { age: stamp.age, object, items: count, bytes, bodies };
         written.push(reference);
-        let leaf = Self::named(reference);
+        let leaf = Self::named(reference, T::summary(&items, leaves.columns()).into());
         leaf.attach(leaves);
         let _ = leaf.items.set(items);
         Ok(leaf)

@@ -1,6 +1,7 @@
 //! The place of leaves: the store, and copies of sealed ones in a local folder.
 
 use super::Age;
+use super::columns::RootColumns;
 use super::reference::{LeafRef, ObjectRef};
 use crate::env::{Env, random_array};
 use crate::format::{MAX_LEAF_LEN, ObjectKind, names};
@@ -32,6 +33,7 @@ pub(super) struct Leaves {
     env: Arc<dyn Env>,
     /// The tier that the place was made as.
     home: Option<String>,
+    columns: &'static dyn RootColumns,
     /// A folder with copies of sealed leaves.
     cache: Option<PathBuf>,
     /// The plaintexts of those that were read.
@@ -50,9 +52,15 @@ impl Leaves {
         keys: Arc<KeyRing>,
         env: Arc<dyn Env>,
         home: Option<String>,
+        columns: &'static dyn RootColumns,
         cache: Option<PathBuf>,
     ) -> Self {
-        Self { storage, keys, env, home, cache, read: Mutex::default() }
+        Self { storage, keys, env, home, columns, cache, read: Mutex::default() }
+    }
+
+    /// What writes the summaries of leaves.
+    pub(super) fn columns(&self) -> &'static dyn RootColumns {
+        self.columns
     }
 
     /// Bytes that a list may take in HEAD.

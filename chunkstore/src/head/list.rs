@@ -1,10 +1,12 @@
 //! A long list of HEAD: parts of it lie in leaves, the rest in HEAD itself. Its items keep their order.
 
+use super::items::hex;
 use super::leaf::{Item, Leaf};
 use super::leaves::{Leaves, Stamp};
 use super::reference::LeafRef;
 use crate::Result;
 use crate::id::ObjectId;
+use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error as _, Serialize, SerializeStruct as _, Serializer};
 use std::sync::Arc;
@@ -30,8 +32,8 @@ enum Part<T> {
 
 impl<T: Item> Part<T> {
     /// The items of a leaf whose objects HEAD names.
-    fn named(Named { leaf, gone }: Named) -> Self {
-        Self::Leaf(Arc::new(Leaf::named(leaf)), gone)
+    fn named(Named { leaf, summary, gone }: Named) -> Self {
+        Self::Leaf(Arc::new(Leaf::named(leaf, summary)), gone)
     }
 
     fn push_to<'a>(&'a self, all: &mut Vec<&'a T>) -> Result<()> {
@@ -103,11 +105,51 @@ impl<T: Item> Part<T> {
     }
 }
 
+/// A stretch of a list.
+pub struct Stretch<'a, T>(&'a Part<T>);
+
+impl<'a, T: Item> Stretch<'a, T> {
+    /// How many items it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Of a leaf, what HEAD says of its items, those included that were taken out since: [`Item::summary`].
+    #[must_use]
+    pub fn summary(&self) -> Option<&'a [u8]> {
+        match self.0 {
+            Part::Leaf(leaf, _) => {
+                Some(leaf.summary()).filter(|summary| !summary.is_empty()).map(|bytes| &**bytes)
+            }
+            Part::Loose(_) => None,
+        }
+    }
+
+    /// Its items in order.
+    ///
+    /// # Errors
+    ///
+    /// The leaf cannot be read.
+    pub fn items(&self) -> Result<Vec<&'a T>> {
+        self.0.items()
+    }
+}
+
 /// A leaf and what is missing of it, as HEAD has them.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Named {
     #[serde(flatten)]
     leaf: LeafRef,
+    /// See [`Item::summary`].
+    #[serde(default, skip_serializing_if = "Bytes::is_empty", with = "hex")]
+    summary: Bytes,
     /// Places of items that were taken out, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     gone: Vec<u32>,
@@ -153,6 +195,11 @@ impl<T: Item> List<T> {
         let mut all = Vec::with_capacity(self.len());
         self.0.iter().try_for_each(|part| part.push_to(&mut all))?;
         Ok(all.into_iter())
+    }
+
+    /// The stretches of the list, in order: leaves first, which are read when their items are asked for.
+    pub fn stretches(&self) -> impl Iterator<Item = Stretch<'_, T>> {
+        self.0.iter().map(Stretch)
     }
 
     /// Reads all leaves.
@@ -439,7 +486,9 @@ impl<T: Item> Serialize for List<T> {
             return last.serialize(serializer);
         }
         let named = before.iter().map(|part| match part {
-            Part::Leaf(leaf, gone) => Ok(Named { leaf: *leaf.reference(), gone: gone.clone() }),
+            Part::Leaf(leaf, gone) => {
+                Ok(Named { leaf: *leaf.reference(), summary: leaf.summary().clone(), gone: gone.clone() })
+            }
             Part::Loose(_) => Err(S::Error::custom("a list with changed leaves was not settled")),
         });
         let named = named.collect::<std::result::Result<Vec<Named>, S::Error>>()?;

@@ -54,8 +54,8 @@ impl Outline {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::Age;
     use super::super::leaves::{Leaves, Stamp};
+    use super::super::{Age, NoColumns};
     use super::*;
     use crate::Result;
     use crate::env::{Env, SeededEnv};
@@ -92,7 +92,7 @@ pub(crate) mod tests {
             let env = Arc::new(TightEnv(SeededEnv::new(7)));
             let keys = KeyRing::generate(RepositoryId([1; 16]), &*env).unwrap();
             let storage = Arc::new(MemoryStorage::default());
-            Self(Arc::new(Leaves::new(storage, Arc::new(keys), env, None, None)))
+            Self(Arc::new(Leaves::new(storage, Arc::new(keys), env, None, &NoColumns, None)))
         }
 
         pub(crate) fn settle(&self, list: &mut List<SegmentRef>) {

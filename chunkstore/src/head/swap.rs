@@ -1,6 +1,7 @@
 //! Reading HEAD and replacing it: one compare-and-swap, tried again where others were faster, and never taken for failed
 //! because an answer was lost.
 
+use super::columns::{NoColumns, RootColumns};
 use super::leaves::Leaves;
 use super::reference::LeafRef;
 use super::seen::{Notes, Seen};
@@ -58,7 +59,9 @@ impl Head {
     /// It is damaged. Damage to leaves shows when they are read.
     pub fn open(sealed: &[u8], keys: &Arc<KeyRing>, storage: Arc<dyn Storage>) -> Result<Self> {
         let head = parse(sealed, keys)?;
-        head.attach(&Arc::new(Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None, None)));
+        // Nothing is written there.
+        let leaves = Leaves::new(storage, Arc::clone(keys), Arc::new(SystemEnv), None, &NoColumns, None);
+        head.attach(&Arc::new(leaves));
         Ok(head)
     }
 }
@@ -72,12 +75,13 @@ impl HeadStore {
         keys: Arc<KeyRing>,
         env: Arc<dyn Env>,
         home: Option<String>,
+        columns: &'static dyn RootColumns,
         seen: Option<PathBuf>,
     ) -> Self {
         // Leaves have random names: those of a repository and of its tiers lie side by side.
         let cache = seen.as_ref().map(|seen| seen.with_extension("sets"));
         let (store, ring, outside) = (Arc::clone(&storage), Arc::clone(&keys), Arc::clone(&env));
-        let leaves = Leaves::new(store, ring, outside, home.clone(), cache);
+        let leaves = Leaves::new(store, ring, outside, home.clone(), columns, cache);
         let (leaves, notes) = (Arc::new(leaves), Notes::new(seen));
         Self { storage, keys, env, home, leaves, notes, seen_lock: Mutex::new(()) }
     }
@@ -491,7 +495,7 @@ mod tests {
     fn heads(storage: &Arc<Late>, seen: Option<PathBuf>) -> HeadStore {
         let env = Arc::new(SeededEnv::new(1));
         let keys = KeyRing::generate(RepositoryId([1; 16]), &*env).unwrap();
-        HeadStore::new(Arc::clone(storage) as _, Arc::new(keys), env, None, seen)
+        HeadStore::new(Arc::clone(storage) as _, Arc::new(keys), env, None, &NoColumns, seen)
     }
 
     #[test]

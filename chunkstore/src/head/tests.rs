@@ -66,7 +66,7 @@ impl Storage for Racy {
                 {
                     other.replace(name, body.clone())?;
                 }
-                HeadStore::new(Arc::clone(&other), keys, env, None, None)
+                HeadStore::new(Arc::clone(&other), keys, env, None, &NoColumns, None)
                     .update(|_| Ok(()))
                     .expect("it swaps");
                 let (sealed, _) = other.read_head()?.expect("there is a HEAD");
@@ -93,7 +93,7 @@ fn keys_and_env(inline: usize) -> (Arc<KeyRing>, Arc<dyn Env>) {
 
 fn store(disk: &Arc<Racy>, inline: usize) -> HeadStore {
     let (keys, env) = keys_and_env(inline);
-    HeadStore::new(Arc::clone(disk) as _, keys, env, None, None)
+    HeadStore::new(Arc::clone(disk) as _, keys, env, None, &NoColumns, None)
 }
 
 fn id(number: u64) -> ObjectId {

@@ -235,6 +235,7 @@ mod tests {
             io: Arc::new(Inline),
             cache: None,
             identity: Identity::default(),
+            columns: &crate::head::NoColumns,
         };
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
         let owner = SlotOwner::default();

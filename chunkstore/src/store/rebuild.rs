@@ -110,7 +110,6 @@ struct Rebuild<'a> {
     /// The slot that the password opened.
     own: ObjectId,
     config_has_parity: bool,
-    columns: ColumnsOf<'a>,
     /// The highest epoch of an object that was read.
     used: u32,
     /// What HEAD is sealed under, and what is written beside it.
@@ -120,9 +119,6 @@ struct Rebuild<'a> {
     plan: RebuildPlan,
 }
 
-/// Makes the columns of a root from its snapshot's record, as whoever writes snapshots does.
-pub type ColumnsOf<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
-
 /// Examines HEAD and, unless it is sound or `dry_run` is set, replaces it. **No other process may use the repository**:
 /// a prune that continues with the old HEAD would remove packs that the new one lists. From then on a prune removes
 /// nothing that existed before, until a person allows it ([`crate::head::Anew`]).
@@ -130,7 +126,6 @@ pub fn rebuild_head(
     mut access: Access,
     passphrase: &[u8],
     elsewhere: &Elsewhere,
-    columns: ColumnsOf<'_>,
     options: RebuildOptions,
 ) -> Result<RebuildPlan> {
     let dry_run = options.dry_run;
@@ -180,7 +175,7 @@ pub fn rebuild_head(
     let config_has_parity = config.parity;
     let (used, epoch, public) = (1, 1, vec![]);
     let mut rebuild =
-        Rebuild { access: &access, keys: &keys, own, config_has_parity, columns, used, epoch, public, plan };
+        Rebuild { access: &access, keys: &keys, own, config_has_parity, used, epoch, public, plan };
     for (name, sealed) in heads.stored() {
         rebuild.note_epoch(ObjectKind::Head, &name, &sealed)?;
     }
@@ -260,10 +255,11 @@ impl Rebuild<'_> {
         // Of leaves that cannot be read, nothing is known; the objects have it.
         let old_roots: Vec<Root> = old.iter().flat_map(|head| head.roots.readable()).cloned().collect();
         let listed: HashSet<ObjectId> = old_roots.iter().map(|root| root.id).collect();
-        let columns = self.columns;
+        let columns = self.access.columns;
         let mut roots =
             self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |id, hash, plain| {
-                let (columns, record) = (columns(plain).into(), Body::Here(Bytes::copy_from_slice(plain)));
+                let (columns, record) =
+                    (columns.of_record(plain).into(), Body::Here(Bytes::copy_from_slice(plain)));
                 Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash) })
             })?;
         // In the order of their commits, as far as it is known: it decides about ages.

@@ -11,7 +11,6 @@ use chunkstore::ingest::PackerOptions;
 use chunkstore::storage::Storage;
 use chunkstore::store::{Found, RebuildOptions, is_locked_out, look, peek, rebuild_head};
 use engine::Repository;
-use engine::columns::Columns;
 use engine::repair::{
     PacksOptions, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs, repair_snapshots,
 };
@@ -334,7 +333,7 @@ fn head(
     let access = context.access(storage)?;
     let rebuild = |dry_run| {
         let options = RebuildOptions { dry_run, without_grants };
-        rebuild_head(access.clone(), password.as_bytes(), &known, &Columns::of_record, options)
+        rebuild_head(access.clone(), password.as_bytes(), &known, options)
     };
     let plan = rebuild(true)?;
     let say = |text: String| {

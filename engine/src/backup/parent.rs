@@ -135,8 +135,10 @@ fn look_at(
             one.id.short()
         )
     });
-    let namesake =
-        past.newest(|theirs| theirs.may_be_namesake(&columns), |theirs| is_namesake(ours, theirs))?;
+    let namesake = match columns.may_have_namesakes() {
+        true => past.newest(|theirs| theirs.may_be_namesake(&columns), |theirs| is_namesake(ours, theirs))?,
+        false => None,
+    };
     let parent = match (options.parent, options.parent_of) {
         (Some(_), _) => None,
         (None, Some(by)) => {

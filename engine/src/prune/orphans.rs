@@ -161,6 +161,7 @@ pub(crate) fn dead_sessions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::SnapshotColumns;
     use crate::prune::PrunePlan;
     use chunkstore::chunker::ChunkerParams;
     use chunkstore::config::Layout;
@@ -184,6 +185,7 @@ mod tests {
             io: Arc::new(Inline),
             cache: None,
             identity: Identity::default(),
+            columns: &SnapshotColumns,
         };
         let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
         let store = ChunkStore::init(

@@ -2,12 +2,12 @@
 //! when somebody needs them; those of roots without columns at once.
 
 use super::{Repository, parse};
-use crate::columns::Columns;
-use crate::rank::{self, Stamp};
+use crate::columns::{Columns, decode_summary};
+use crate::rank::{self, Run, Stamp};
 use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
 use chunkstore::executor::{Pending, submit};
-use chunkstore::head::{Head, Root};
+use chunkstore::head::{Head, Root, Stretch};
 use chunkstore::store::describe;
 use jiff::Timestamp;
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +24,8 @@ const READ_ALONE: usize = 8;
 /// Which snapshots there are, and which came first.
 pub(crate) struct Past<'a> {
     repo: &'a Repository,
+    /// Leaves that were not read, with what HEAD says of them: all in them is older than the rest, and in order.
+    unread: Vec<(Stretch<'a, Root>, Run)>,
     /// In HEAD's order.
     roots: Vec<&'a Root>,
     /// What each is ranked by.
@@ -41,37 +43,84 @@ pub(crate) struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    /// That of a HEAD.
+    /// That of a HEAD. Leaves of which HEAD says enough are not read yet.
     pub(super) fn of(repo: &'a Repository, head: &'a Head) -> Result<Self> {
-        let all = head.roots.iter()?;
         let mut past = Self {
             repo,
-            roots: Vec::with_capacity(all.len()),
-            stamps: Vec::with_capacity(all.len()),
+            unread: vec![],
+            roots: vec![],
+            stamps: vec![],
             missing: HashMap::new(),
             order: vec![],
             records: HashMap::new(),
             damaged: vec![],
             is_old: false,
         };
-        for root in all.filter(|root| root.is_snapshot()) {
+        let (mut unread, mut rest) = (vec![], head.roots.stretches().peekable());
+        while let Some(run) = rest.peek().and_then(Stretch::summary).and_then(decode_summary) {
+            unread.extend(rest.next().map(|stretch| (stretch, run)));
+        }
+        for stretch in rest {
+            past.read(&stretch)?;
+        }
+        let now = crate::backup::timestamp(repo.store().now_ms());
+        let whole = unread.iter().try_fold(Run::default(), |before, (_, run)| before.then(run));
+        let whole = whole.and_then(|before| before.then(&Run::of(past.stamps.iter())?));
+        if whole.is_some_and(|run| run.is_plain(now)) {
+            past.unread = unread;
+            past.order = (0..past.roots.len()).collect();
+            return Ok(past);
+        }
+        past.read_earlier(unread)?;
+        past.order = rank::order(past.stamps.iter(), now).into_iter().map(|(place, _)| place).collect();
+        Ok(past)
+    }
+
+    /// Reads a stretch that lies behind all that were read.
+    fn read(&mut self, stretch: &Stretch<'a, Root>) -> Result<()> {
+        self.roots.reserve(stretch.len());
+        self.stamps.reserve(stretch.len());
+        for root in stretch.items()?.into_iter().filter(|root| root.is_snapshot()) {
             let stamp = match Columns::decode_stamp(&root.columns) {
                 Some(stamp) => stamp,
                 None => {
-                    let Some(listed) = past.note(root, past.repo.read_snapshot(root))? else { continue };
+                    let Some(listed) = self.note(root, self.repo.read_snapshot(root))? else { continue };
                     let columns = Columns::of(&listed.snapshot);
                     let stamp = columns.stamp;
-                    past.missing.insert(past.roots.len(), columns);
-                    past.records.insert(past.roots.len(), Some(listed));
+                    self.missing.insert(self.roots.len(), columns);
+                    self.records.insert(self.roots.len(), Some(listed));
                     stamp
                 }
             };
-            past.roots.push(root);
-            past.stamps.push(stamp);
+            self.roots.push(root);
+            self.stamps.push(stamp);
         }
-        let now = crate::backup::timestamp(repo.store().now_ms());
-        past.order = rank::order(past.stamps.iter(), now).into_iter().map(|(place, _)| place).collect();
-        Ok(past)
+        Ok(())
+    }
+
+    /// Reads stretches that lie before all that were read. Returns how many snapshots are in them.
+    fn read_earlier(&mut self, stretches: Vec<(Stretch<'a, Root>, Run)>) -> Result<usize> {
+        let (roots, stamps) = (std::mem::take(&mut self.roots), std::mem::take(&mut self.stamps));
+        let (missing, records) = (std::mem::take(&mut self.missing), std::mem::take(&mut self.records));
+        for (stretch, _) in &stretches {
+            self.read(stretch)?;
+        }
+        let count = self.roots.len();
+        self.roots.extend(roots);
+        self.stamps.extend(stamps);
+        self.missing.extend(missing.into_iter().map(|(place, columns)| (place + count, columns)));
+        self.records.extend(records.into_iter().map(|(place, record)| (place + count, record)));
+        Ok(count)
+    }
+
+    /// Reads what was not read. It is older than the rest, and in order.
+    fn read_all(&mut self) -> Result<()> {
+        if !self.unread.is_empty() {
+            let unread = std::mem::take(&mut self.unread);
+            self.read_earlier(unread)?;
+            self.order = (0..self.roots.len()).collect();
+        }
+        Ok(())
     }
 
     /// The snapshot that was read, unless its record is damaged, which is noted.
@@ -119,7 +168,7 @@ impl<'a> Past<'a> {
         may_fit: impl Fn(&Columns) -> bool,
         fits: impl FnMut(&Snapshot) -> bool,
     ) -> Result<Option<Listed>> {
-        self.newest_by(|_| true, may_fit, fits)
+        self.newest_by(None, may_fit, fits)
     }
 
     /// The same of those whose time is after `time`.
@@ -129,30 +178,38 @@ impl<'a> Past<'a> {
         may_fit: impl Fn(&Columns) -> bool,
         mut fits: impl FnMut(&Snapshot) -> bool,
     ) -> Result<Option<Listed>> {
-        self.newest_by(|stamp| stamp.time > time, may_fit, |snapshot| snapshot.time > time && fits(snapshot))
+        self.newest_by(Some(time), may_fit, |snapshot| snapshot.time > time && fits(snapshot))
     }
 
     fn newest_by(
         &mut self,
-        counts: impl Fn(&Stamp) -> bool,
+        after: Option<Timestamp>,
         may_fit: impl Fn(&Columns) -> bool,
         mut fits: impl FnMut(&Snapshot) -> bool,
     ) -> Result<Option<Listed>> {
-        for number in (0..self.order.len()).rev() {
-            let place = self.order[number];
-            if counts(&self.stamps[place])
-                && self.may_fit(place, &may_fit)
-                && let Some(listed) = self.at(place)?
-                && fits(&listed.snapshot)
-            {
-                return Ok(Some(listed.clone()));
+        let is_after = |latest: Timestamp| after.is_none_or(|time| latest > time);
+        let mut left = self.order.len();
+        loop {
+            for number in (0..left).rev() {
+                let place = self.order[number];
+                if is_after(self.stamps[place].time)
+                    && self.may_fit(place, &may_fit)
+                    && let Some(listed) = self.at(place)?
+                    && fits(&listed.snapshot)
+                {
+                    return Ok(Some(listed.clone()));
+                }
             }
+            let earlier = self.unread.pop_if(|(_, run)| run.latest().is_none_or(is_after));
+            let Some(earlier) = earlier else { return Ok(None) };
+            left = self.read_earlier(vec![earlier])?;
+            self.order = (0..self.roots.len()).collect();
         }
-        Ok(None)
     }
 
     /// All that can be read, oldest first. The records are parsed on all cores.
     pub(super) fn all(&mut self) -> Result<Vec<Listed>> {
+        self.read_all()?;
         // Those that cannot be read were reported.
         let is_reported = |place: &usize| matches!(self.records.get(place), Some(None));
         let places: Vec<usize> = self.order.iter().copied().filter(|place| !is_reported(place)).collect();
@@ -192,6 +249,7 @@ impl<'a> Past<'a> {
 
     /// All whose objects can be read, oldest first.
     pub(super) fn stored(&mut self) -> Result<Vec<Listed>> {
+        self.read_all()?;
         let mut all = Vec::with_capacity(self.order.len());
         for number in 0..self.order.len() {
             let root = self.roots[self.order[number]];
@@ -230,6 +288,7 @@ impl<'a> Past<'a> {
         if wanted.is_empty() {
             return Ok(None);
         }
+        self.read_all()?;
         let mut fitting = (0..self.roots.len()).filter(|place| begins(&self.roots[*place].id, wanted));
         let (Some(place), None) = (fitting.next(), fitting.next()) else { return Ok(None) };
         Ok(self.at(place)?.cloned())
@@ -250,12 +309,12 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    /// HEAD holds few roots itself.
-    struct SmallHead(SeededEnv);
+    /// HEAD holds few roots itself. The clock begins at 2027, and so many seconds.
+    struct SmallHead(SeededEnv, u64);
 
     impl Env for SmallHead {
         fn now(&self) -> Duration {
-            self.0.now()
+            self.0.now() + Duration::from_secs(100_000_000 + self.1)
         }
         fn random(&self, bytes: &mut [u8]) -> chunkstore::Result<()> {
             self.0.random(bytes)
@@ -281,13 +340,15 @@ mod tests {
             read_versioned swap connections is_near keeps_copies written_ms copies shelf);
     }
 
-    /// A store with a repository of 200 snapshots of other hosts.
-    fn store_with_others() -> Arc<Noting> {
+    /// A store with a repository of 200 snapshots of other hosts, by clocks that are right or wrong.
+    fn store_with_others(clocks_are_right: bool) -> Arc<Noting> {
         let storage = Arc::new(Noting::default());
         let repo = made_for_test(access(&storage, 7));
         let roots: Vec<Root> = (0..200)
             .map(|number| {
-                let time = jiff::Timestamp::from_second(1_700_000_000 + number % 150).unwrap();
+                let second =
+                    if clocks_are_right { 1_750_000_000 + number } else { 1_700_000_000 + number % 150 };
+                let time = Timestamp::from_second(second).unwrap();
                 let generation = u64::try_from(number).unwrap() / 3;
                 let made = Made { incarnation: 1, generation, clock: time, time_given: number % 7 == 0 };
                 let (hostname, tags) = (format!("host {}", number % 9), vec![format!("tag {}", number % 5)]);
@@ -301,12 +362,15 @@ mod tests {
     }
 
     fn access(storage: &Arc<Noting>, seed: u64) -> chunkstore::store::Access {
-        access_for_test(Arc::clone(storage) as Arc<dyn Storage>, Arc::new(SmallHead(SeededEnv::new(seed))))
+        access_for_test(
+            Arc::clone(storage) as Arc<dyn Storage>,
+            Arc::new(SmallHead(SeededEnv::new(seed), seed)),
+        )
     }
 
     #[test]
     fn a_backup_reads_no_record_of_another_group() {
-        let storage = store_with_others();
+        let storage = store_with_others(false);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("letter"), "Dear reader").unwrap();
         let mut before = None;
@@ -338,9 +402,52 @@ mod tests {
         }
     }
 
+    /// What lies in HEAD itself is enough where no clock is wrong.
+    #[test]
+    fn a_backup_reads_no_leaf_that_is_older_than_its_parent() {
+        let storage = store_with_others(true);
+        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("letter"), "Dear reader").unwrap();
+        let open = |seed| {
+            let access = access(&storage, seed);
+            let cache = Some(cache.path().to_owned());
+            Repository::open(chunkstore::store::Access { cache, ..access }, b"x").unwrap()
+        };
+        let back_up = |repo: &Repository| {
+            let monitor = Tally::default();
+            let mut source =
+                FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &monitor).unwrap();
+            backup(repo, &mut source, &BackupOptions::default(), &monitor).unwrap()
+        };
+        let first = back_up(&open(8)).snapshot;
+        assert!(first.is_some());
+        // From now on no leaf can be read, which an open does not notice if it is in the cache.
+        let cached = std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path());
+        let cached = cached.filter(|path| path.extension().is_some_and(|extension| extension == "sets"));
+        let mut leaves = 0;
+        for leaf in cached.flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
+            std::fs::write(leaf.unwrap().path(), "").unwrap();
+            leaves += 1;
+        }
+        assert!(leaves > 0);
+        let mut names = vec![];
+        storage.list(chunkstore::format::names::SETS, &mut |name, _| names.push(name.to_owned())).unwrap();
+        names.iter().for_each(|name| storage.delete(name).unwrap());
+        let repo = open(9);
+        assert!(repo.snapshots(&Tally::default()).is_err());
+        assert_eq!(back_up(&repo).parent, first);
+        assert_eq!(repo.find("latest~1", &Filter::default(), &Tally::default()).unwrap().id, first.unwrap());
+    }
+
     #[test]
     fn what_is_found_is_what_a_look_at_all_finds() {
-        let storage = store_with_others();
+        for clocks_are_right in [false, true] {
+            what_is_found(clocks_are_right);
+        }
+    }
+
+    fn what_is_found(clocks_are_right: bool) {
+        let storage = store_with_others(clocks_are_right);
         let repo = Repository::open(access(&storage, 8), b"x").unwrap();
         let monitor = Tally::default();
         let all = repo.snapshots(&monitor).unwrap();
@@ -366,7 +473,7 @@ mod tests {
     /// Roots of older versions say nothing of their snapshots, and damage is reported once, by whoever comes across it.
     #[test]
     fn roots_without_columns_are_read() {
-        let storage = store_with_others();
+        let storage = store_with_others(false);
         let repo = Repository::open(access(&storage, 8), b"x").unwrap();
         let all = repo.snapshots(&Tally::default()).unwrap();
         let bare = |root: &Root| Root::new(Root::SNAPSHOT, root.id, root.hash);

@@ -12,6 +12,7 @@ use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, ChunkStore, Identity, LostPacks};
 use chunkstore::{Result, SessionId};
 use engine::Repository;
+use engine::columns::SnapshotColumns;
 use engine::entry::{Entry, Time};
 use engine::manifest::{Ending, ManifestRoot, Record};
 use engine::snapshot::Snapshot;
@@ -40,6 +41,7 @@ fn access(storage: &Arc<MemoryStorage>, seed: u64) -> Access {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     }
 }
 

@@ -14,6 +14,7 @@ use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::store::{Access, Identity};
 use chunkstore::{Error as StoreError, ObjectId};
 use engine::backup::{BackupOptions, backup};
+use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::prune::{MaxUnused, PruneOptions, prune};
@@ -129,6 +130,7 @@ fn access(link: Link, env: HostEnv, host: &str) -> Access {
         io: Arc::new(Inline),
         cache: None,
         identity,
+        columns: &SnapshotColumns,
     }
 }
 

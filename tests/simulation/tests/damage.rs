@@ -17,6 +17,7 @@ use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, Identity};
 use engine::Monitor;
 use engine::backup::{BackupOptions, backup};
+use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::snapshot::SourceRecord;
@@ -45,6 +46,7 @@ fn access(storage: &Arc<MemoryStorage>) -> Access {
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     }
 }
 

@@ -9,6 +9,7 @@ use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, Identity};
 use engine::backup::backup;
+use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::snapshot::Filter;
@@ -96,6 +97,7 @@ fn prepared(segments: &[(&str, usize)], target: &Path) -> Result<PrepareReport> 
         io: Arc::new(Inline),
         cache: None,
         identity: Identity::default(),
+        columns: &SnapshotColumns,
     };
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
     let (params, owner, layout) = (ChunkerParams::default(), SlotOwner::default(), Layout::default());

@@ -12,6 +12,7 @@ use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::Storage;
 use chunkstore::store::{Access, Identity};
 use engine::backup::{BackupOptions, backup};
+use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::prune::{MaxUnused, PruneOptions, prune};
@@ -49,7 +50,15 @@ impl Env for OneClock {
 pub(crate) fn access(storage: Arc<dyn Storage>) -> Access {
     let env = Arc::new(OneClock(SeededEnv::new(PROCESSES.fetch_add(1, Ordering::Relaxed))));
     let identity = Identity::default();
-    Access { storage, env, cpu: Arc::new(Inline), io: Arc::new(Inline), cache: None, identity }
+    Access {
+        storage,
+        env,
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity,
+        columns: &SnapshotColumns,
+    }
 }
 
 pub(crate) fn open(disk: &Arc<impl Storage + 'static>) -> Repository {
