@@ -178,10 +178,13 @@ class Repository:
         info = b"esker grant" + self.id + slot + struct.pack("<I", epoch)
         psk = derive(self.master, "grant")
         self.epochs[epoch] = hpke_open(private, granted[slot][0], psk, b"esker grant", info, header, granted[slot][1])
+        before = fields.data[: len(fields.data) - fields.left()]
         ring = Fields(self.open_object(name, 6, "ring", data=fields.raw(fields.left())))
         for _ in range(ring.get("I")):
             earlier = ring.get("I")
             self.epochs[earlier] = ring.raw(32)
+        if ring.raw(32) != blake3.blake3(before).digest():
+            raise SystemExit(name + " is damaged: what it has for other key slots was changed")
         return True
 
     def open_object(self, name, kind, label, expected_hash=None, data=None):

@@ -31,6 +31,7 @@ mod harness;
 mod hints;
 mod import;
 mod journal;
+mod kept;
 mod keys;
 mod layers;
 mod leaves;

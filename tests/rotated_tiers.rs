@@ -20,7 +20,7 @@ const LOSE_HEAD: &str = "rm -rf repo/HEAD repo/copies/*/HEAD* cache";
 const LOSE_GRANTS: &str = "rm -r repo/grants repo/copies/*/grants";
 
 /// Three nights, and a second password.
-fn with_a_second_password() -> Tiered {
+pub(crate) fn with_a_second_password() -> Tiered {
     let world = three_nights();
     std::fs::write(world.repo.path("second"), "second\n").unwrap();
     world.repo.ok(["key", "add", "--label", "second", "--new-password-file", "second"]);
@@ -41,7 +41,7 @@ fn epochs(world: &Tiered, place: &str) -> usize {
     serde_json::from_str::<serde_json::Value>(text.lines().next().unwrap()).unwrap().as_array().unwrap().len()
 }
 
-fn everybody_opens(world: &Tiered) {
+pub(crate) fn everybody_opens(world: &Tiered) {
     for place in ["repo", "disk/vault"] {
         for password in ["correct horse", "second"] {
             at(world, place, password, &["snapshots"], 0);

@@ -453,7 +453,7 @@ fn a_removed_slot_is_not_listed_again_unseen() {
         assert!(rotated.epoch() > 1_000_000_000);
         rotated.with("second", &["check", "--read-data"], if rotates { 1 } else { 0 });
         if rotates {
-            assert!(said.contains("1 key slots that are there stay out"), "{said}");
+            assert!(said.contains("stays out"), "{said}");
             rotated.with("third", &["snapshots"], 12);
             continue;
         }

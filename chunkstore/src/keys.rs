@@ -98,6 +98,11 @@ impl KeyRing {
         self.own.get().map(|own| own.id)
     }
 
+    /// The public key of that slot.
+    pub(crate) fn own_public(&self) -> Option<[u8; 32]> {
+        self.own.get().map(|own| own.private.public())
+    }
+
     /// The latest epoch whose key is known.
     #[must_use]
     pub fn latest_epoch(&self) -> u32 {
@@ -166,7 +171,10 @@ impl KeyRing {
         Err(failed.unwrap_or_else(|| {
             Error::corrupt(
                 names::grants(epoch),
-                format!("it is missing, and has the data key of epoch {epoch}"),
+                format!(
+                    "it is missing, and has the data key of epoch {epoch}, if that is what is needed: 'esker repair head' \
+                     finds out"
+                ),
             )
         }))
     }

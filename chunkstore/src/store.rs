@@ -9,6 +9,7 @@ use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root, RootColumns};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
+pub use crate::kept::{Examined, Kept};
 use crate::kept::{delete_kept, put_kept};
 use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
 use crate::pool::{Pool, locked};
@@ -35,7 +36,7 @@ pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look};
 use opening::{Slots, read_config};
-pub use rebuild::{RebuildOptions, RebuildPlan, UnprovenSlot, peek, rebuild_head};
+pub use rebuild::{FoundSlot, Peeked, RebuildOptions, RebuildPlan, peek, rebuild_head};
 pub use rotation::Rotated;
 
 /// So long the epoch of a HEAD that was read is taken for the last one: a rotation reaches a long backup soon, by one small

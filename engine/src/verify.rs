@@ -3,16 +3,15 @@
 
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
-use chunkstore::format::{ENVELOPE_HEADER_LEN, MAX_SMALL_LEN, ObjectKind, names};
+use chunkstore::format::{ENVELOPE_HEADER_LEN, ObjectKind, names};
 use chunkstore::index::PackEntry;
-use chunkstore::keys::{Grants, slot_header};
-use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ChunkId, ObjectId, PackId};
 use memory::Memory;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+mod kept;
 mod memory;
 pub(crate) mod packs;
 mod snapshots;
@@ -222,7 +221,7 @@ fn run(
 
 impl Check<'_> {
     fn all(&mut self, repo: &Repository) -> Result<()> {
-        self.slots()?;
+        self.kept()?;
         let packs = self.segments()?;
         let doubtful = self.packs_present(&packs)?;
         match self.needed(repo)? {
@@ -261,101 +260,6 @@ impl Check<'_> {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Checks that every slot that HEAD lists exists, byte for byte, and no other.
-    fn slots(&mut self) -> Result<()> {
-        let mut listed = self.store.head().slots.clone();
-        let mut found = vec![];
-        let list = self.store.storage().list(names::KEYS, &mut |name, _| found.push(name.to_owned()));
-        list.map_err(chunkstore::Error::from)?;
-        for name in &found {
-            let known = name.rsplit('/').next().and_then(ObjectId::parse).and_then(|id| listed.remove(&id));
-            let Some(hash) = known else {
-                self.fail(
-                    name,
-                    "a key slot that HEAD does not list; it opens nothing, and 'esker prune' removes it",
-                );
-                continue;
-            };
-            let bytes = self.store.storage().get(name, MAX_SMALL_LEN).map_err(chunkstore::Error::from);
-            if let Some(bytes) = self.note(name, bytes)?
-                && self.store.keys().slot_hash(&bytes) != hash
-            {
-                self.fail(name, "the key slot was changed: its passphrase may no longer open the repository");
-            }
-        }
-        for id in listed.keys() {
-            self.fail(
-                names::key(id),
-                "the key slot is missing: its passphrase no longer opens the repository",
-            );
-        }
-        self.grants()?;
-        self.copies()
-    }
-
-    /// Checks that every slot has the last data key: in itself, or as a grant.
-    fn grants(&mut self) -> Result<()> {
-        let head = self.store.head();
-        let name = names::grants(head.epoch());
-        let mut granted: HashSet<ObjectId> = HashSet::new();
-        if let Some(hash) = head.grants {
-            let bytes = self.store.storage().get(&name, MAX_SMALL_LEN).map_err(chunkstore::Error::from);
-            if let Some(bytes) = self.note(&name, bytes)? {
-                match Grants::decode(&bytes) {
-                    Ok(grants) if *blake3::hash(&bytes).as_bytes() == hash.0 => {
-                        granted.extend(grants.slots());
-                    }
-                    _ => self.fail(&name, "is not the object that HEAD names"),
-                }
-            }
-        }
-        for slot in head.slots.keys().filter(|slot| !granted.contains(*slot)) {
-            let name = names::key(slot);
-            let Ok(bytes) = self.store.storage().get(&name, MAX_SMALL_LEN) else { continue };
-            if slot_header(slot, &bytes).is_ok_and(|header| header.epoch < head.epoch()) {
-                let why = format!(
-                    "the key slot has no data key of epoch {}: its passphrase no longer opens the repository. 'esker \
-                     key rotate' makes a new one for every slot",
-                    head.epoch()
-                );
-                self.fail(name, why);
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks the copies that a disk has of what everything else is read by: each is there and equal. Those of HEAD are
-    /// written with each HEAD.
-    fn copies(&mut self) -> Result<()> {
-        let storage = Arc::clone(self.store.storage());
-        if !storage.keeps_copies() {
-            return Ok(());
-        }
-        let head = self.store.head();
-        let grants = head.grants.map(|_| names::grants(head.epoch()));
-        let slots: Vec<String> = head.slots.keys().map(names::key).chain(grants).collect();
-        for name in std::iter::once(names::CONFIG.to_owned()).chain(slots) {
-            // One that cannot be read has been told of.
-            let Ok(bytes) = storage.get(&name, MAX_SMALL_LEN) else { continue };
-            for copy in names::copies(&name) {
-                let what = match storage.get(&copy, MAX_SMALL_LEN) {
-                    Ok(there) if there == bytes => continue,
-                    Ok(_) => "is another one",
-                    Err(error) if error.kind == ErrorKind::NotFound => "is missing",
-                    Err(_) => "cannot be read",
-                };
-                if self.options.heal {
-                    storage.replace(&copy, bytes.clone()).map_err(chunkstore::Error::from)?;
-                    self.healed(copy, format!("{what}; made again"));
-                } else {
-                    self.report.suggest_heal = true;
-                    self.fail(copy, format!("the copy of {name} {what}: one bad sector more may lose it"));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn segments(&mut self) -> Result<Vec<PackEntry>> {

@@ -17,6 +17,7 @@ use crate::{Error, Result, envelope};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub struct HeadStore {
     /// Where the highest HEAD seen is remembered.
     notes: Notes,
     seen_lock: Mutex<()>,
+    /// Whether HEAD was compared with its copies.
+    compared: AtomicBool,
 }
 
 /// A HEAD as read from the store.
@@ -83,7 +86,16 @@ impl HeadStore {
         let (store, ring, outside) = (Arc::clone(&storage), Arc::clone(&keys), Arc::clone(&env));
         let leaves = Leaves::new(store, ring, outside, home.clone(), columns, cache);
         let (leaves, notes) = (Arc::new(leaves), Notes::new(seen));
-        Self { storage, keys, env, home, leaves, notes, seen_lock: Mutex::new(()) }
+        Self {
+            storage,
+            keys,
+            env,
+            home,
+            leaves,
+            notes,
+            seen_lock: Mutex::new(()),
+            compared: AtomicBool::new(false),
+        }
     }
 
     /// Writes the first HEAD of a repository.
@@ -211,8 +223,8 @@ impl HeadStore {
         self.remember(&head, hash)
     }
 
-    /// Keeps copies of HEAD beside it, where a bad sector could take it. They are read to make HEAD anew, and never
-    /// else, so the swap stays one.
+    /// Keeps copies of HEAD beside it, where a bad sector could take it. They are read to make HEAD anew, and once when a
+    /// repository is opened; they decide nothing else, so the swap stays one.
     fn copy(&self, sealed: &Bytes) {
         if !self.storage.keeps_copies() {
             return;
@@ -227,9 +239,8 @@ impl HeadStore {
     /// The copies of HEAD that a local disk has, and the HEAD itself, however old: the latest of those that are sound.
     pub(crate) fn latest_copy(&self) -> Option<Head> {
         let there = self.storage.read_head().ok().flatten().map(|(sealed, _)| sealed);
-        let copies = names::copies(names::HEAD).map(|name| self.storage.get(&name, MAX_SEGMENT_LEN).ok());
-        let sound = there.into_iter().chain(copies.into_iter().flatten());
-        sound.filter_map(|sealed| self.unseal(&sealed).ok()).max_by_key(Head::age)
+        let there = there.and_then(|sealed| self.unseal(&sealed).ok());
+        there.into_iter().chain(self.copies()).max_by_key(Head::age)
     }
 
     /// HEAD and its copies as they are stored, damaged or not.
@@ -253,7 +264,10 @@ impl HeadStore {
 
     /// Reads HEAD, and refuses one that is older than what this machine has seen.
     pub fn load(&self) -> Result<LoadedHead> {
-        let loaded = self.load_any()?;
+        let mut loaded = self.load_any()?;
+        if !self.compared.swap(true, Ordering::Relaxed) {
+            loaded = self.not_older_than_copies(loaded)?;
+        }
         match self.remember(&loaded.head, loaded.hash) {
             // Another process may have swapped, and noted it, after HEAD was read here. What is read now
             // cannot be older than that note.
@@ -272,6 +286,28 @@ impl HeadStore {
             }
             done => done.map(|()| loaded),
         }
+    }
+
+    /// Refuses a HEAD that is older than a copy that a disk has of it: copies are written after HEAD, so a later HEAD was there
+    /// and is lost. Asked once, when a repository is opened: who has seen a HEAD remembers it.
+    fn not_older_than_copies(&self, loaded: LoadedHead) -> Result<LoadedHead> {
+        let Some(copy) = self.copies().map(|head| head.age()).max().filter(|age| loaded.head.age() < *age)
+        else {
+            return Ok(loaded);
+        };
+        // Another process may have swapped since.
+        let again = self.load_any()?;
+        match again.head.age() < copy {
+            true => Err(rolled_back(&again.head, copy)),
+            false => Ok(again),
+        }
+    }
+
+    /// The copies that a disk has of HEAD, as far as they are sound.
+    fn copies(&self) -> impl Iterator<Item = Head> {
+        let names = names::copies(names::HEAD).filter(|_| self.storage.keeps_copies());
+        let sealed = names.filter_map(|name| self.storage.get(&name, MAX_SEGMENT_LEN).ok());
+        sealed.filter_map(|sealed| self.unseal(&sealed).ok())
     }
 
     /// Reads HEAD, and the leaves that would be missed if others swapped them out.

@@ -10,7 +10,7 @@ use crate::format::{MAX_PACK_LEN, MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, Pa
 use crate::head::{Age, Head, List, Place, Root, SegmentRef, rolled_back};
 use crate::id::{ObjectId, SessionId};
 use crate::index::{Location, PackEntry};
-use crate::kept::{delete_kept, put_kept};
+use crate::kept::{Kept, delete_kept, put_kept};
 use crate::log::ms;
 use crate::pack::{self, PackName, PackReader};
 use crate::seal::Decompressor;
@@ -200,22 +200,15 @@ impl ChunkStore {
     pub fn copy_slots(&self, head: &Head, to: &dyn Storage) -> Result<()> {
         let there = slots_there(to)?;
         for (slot, hash) in &head.slots {
-            let name = names::key(slot);
-            if there.contains(slot)
-                && to.get(&name, MAX_SMALL_LEN).is_ok_and(|bytes| self.keys.slot_hash(&bytes) == *hash)
-            {
-                continue;
+            let (slot, name) = (Kept::Slot(*slot, *hash), names::key(slot));
+            match slot.read(to, &self.keys) {
+                Ok(_) => continue,
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
             }
-            let bytes = match self.storage().get(&name, MAX_SMALL_LEN) {
-                // Lost here: `check` says so, and `key remove` drops it.
-                Err(error) if error.kind == ErrorKind::NotFound => continue,
-                bytes => bytes?,
-            };
             // What is damaged here is not to be what there is there.
-            if self.keys.slot_hash(&bytes) != *hash {
-                return Err(Error::corrupt(name, "is not the slot that HEAD lists"));
-            }
-            if there.contains(slot) {
+            let bytes = slot.read(&**self.storage(), &self.keys)?;
+            if to.len(&name).is_ok() {
                 to.replace(&name, bytes.clone())?;
             }
             put_kept(to, &name, &bytes)?;

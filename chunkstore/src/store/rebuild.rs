@@ -1,21 +1,26 @@
 //! Rebuilding HEAD from the objects in the store, if it is missing, damaged, or older than one that was seen.
 //! Everything that can be read is listed again: a snapshot that was being forgotten, too, rather than one too few.
 
-use super::opening::{Slots, read_config, slots_there};
+use super::opening::{Slots, read_config};
 use super::{Access, ChunkStore, MAP_ROOT, describe, lay_out};
 use crate::config::Config;
 use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
-use crate::head::{Body, Elsewhere, EpochRef, Head, HeadStore, Place, Root, SegmentRef, called, rolled_back};
+use crate::head::{
+    Body, Elsewhere, EpochRef, Head, HeadStore, KnownSlot, Place, Root, SegmentRef, called, rolled_back,
+};
 use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
-use crate::kept::{put_kept, read_kept, replace_kept};
+use crate::kept::{Kept, put_kept, read_kept, replace_kept};
 use crate::keys::grants::{are_sound as grants_are_sound, there as grants_there};
-use crate::keys::{self, Grants, KeyRing};
+use crate::keys::{Grants, KeyRing};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+
+mod slots;
+pub use slots::FoundSlot;
 
 /// The content of a new HEAD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,9 +46,9 @@ pub struct RebuildPlan {
     /// Epochs whose grants are put back from another place.
     pub grants_put_back: Vec<u32>,
     /// Existing slots that no other HEAD lists: they were removed, or are newer, and stay out.
-    pub slots_left_out: u64,
-    /// Slots that are listed although nothing proves that they were not removed.
-    pub slots_unproven: Vec<UnprovenSlot>,
+    pub slots_left_out: Vec<FoundSlot>,
+    /// Slots that are listed although nothing proves that they were not removed: the last grants say what was so then.
+    pub slots_unproven: Vec<FoundSlot>,
     /// Whether a new epoch is made: no other HEAD says which slots count, or which epoch was the last.
     pub makes_epoch: bool,
     /// Packs here have no parity, although the repository was made with it, and new ones will have none: as a primary
@@ -54,17 +59,6 @@ pub struct RebuildPlan {
     /// Objects that are sealed under the data key of an epoch that cannot be had, by epoch: the grants are damaged or
     /// missing.
     pub keyless: BTreeMap<u32, Vec<String>>,
-}
-
-/// A slot that may have been removed before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnprovenSlot {
-    /// Its id.
-    pub id: ObjectId,
-    /// Its label, as its header says.
-    pub label: String,
-    /// The host that it was made on, as its header says.
-    pub hostname: String,
 }
 
 impl RebuildPlan {
@@ -232,14 +226,35 @@ fn which(access: &Access, config: &Config, old: Option<&Head>, elsewhere: &Elsew
     Ok(Place::Primary)
 }
 
-/// HEAD of a place, without comparison with earlier ones.
-pub fn peek(mut access: Access, passphrase: &[u8]) -> Result<Head> {
+/// What a place says of the keys of its repository.
+pub struct Peeked {
+    /// HEAD, without comparison with earlier ones.
+    pub head: Head,
+    /// The slots that it lists, with their bytes as far as any are sound.
+    pub slots: BTreeMap<ObjectId, KnownSlot>,
+    /// The grants that it names, with their epoch, if they are sound.
+    pub grants: Option<(u32, Bytes)>,
+}
+
+/// Reads what a place says of the keys of its repository. Changes nothing there.
+pub fn peek(mut access: Access, passphrase: &[u8]) -> Result<Peeked> {
     let (bytes, config) = read_config(&*access.storage)?;
     let (_, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
     access.cache = None;
-    Ok(ChunkStore::head_store(&access, &Arc::new(keys), &config).load_unchecked()?.head)
+    let keys = Arc::new(keys);
+    let head = ChunkStore::head_store(&access, &keys, &config).load_unchecked()?.head;
+    let (mut slots, mut grants) = (BTreeMap::new(), None);
+    for kept in Kept::of(&head) {
+        let sound = kept.examine(&*access.storage, &keys)?.sound;
+        match kept {
+            Kept::Slot(slot, hash) => drop(slots.insert(slot, KnownSlot { hash, bytes: sound })),
+            Kept::Grants(epoch, _) => grants = sound.map(|bytes| (epoch, bytes)),
+            Kept::Config(_) => {}
+        }
+    }
+    Ok(Peeked { head, slots, grants })
 }
 
 impl Rebuild<'_> {
@@ -319,9 +334,12 @@ impl Rebuild<'_> {
     /// not count, or knew a key that was never HEAD's, reads nothing that is written from now on.
     fn make_epoch(&self, head: &mut Head) -> Result<()> {
         let taken = grants_there(&*self.access.storage)?;
-        let said = self.plan.keyless.keys().chain(&taken).copied().max().unwrap_or_default();
+        let said = self.plan.keyless.keys().copied().max().unwrap_or_default();
         let now = self.access.env.now();
-        let epoch = head.next_epoch(said.max(self.keys.latest_epoch()), now.as_secs());
+        // Names of grants are whatever somebody put there: they take a number, and say nothing of others.
+        let mut free = head.next_epoch(said.max(self.keys.latest_epoch()), now.as_secs())..=u32::MAX;
+        let epoch = free.find(|epoch| !taken.contains(epoch));
+        let epoch = epoch.ok_or_else(|| Error::Invalid("no number of an epoch is left".into()))?;
         let bytes = Bytes::from(self.keys.make_epoch(epoch, &self.public, &*self.access.env)?);
         put_kept(&*self.access.storage, &names::grants(epoch), &bytes)?;
         let made_ms = u64::try_from(now.as_millis()).unwrap_or_default();
@@ -488,62 +506,5 @@ impl Rebuild<'_> {
             epochs.entry(epoch).or_default();
         }
         Ok((epochs, grants.map(|bytes| ObjectId(*blake3::hash(&bytes).as_bytes()))))
-    }
-
-    /// The slots that open this place. If another HEAD is known, it says which count: a removed one whose file
-    /// reappeared does not, and one whose file is missing here still does. Otherwise the grants say it; without any, all
-    /// slots that are there are listed, and named to the user. The slot that was opened just now counts: all keys are known
-    /// by it.
-    fn slots(
-        &mut self,
-        old: Option<&Head>,
-        elsewhere: &Elsewhere,
-        dry_run: bool,
-    ) -> Result<BTreeMap<ObjectId, ObjectId>> {
-        let mut known: BTreeMap<ObjectId, ObjectId> =
-            elsewhere.slots.iter().map(|(slot, known)| (*slot, known.hash)).collect();
-        known.extend(old.iter().flat_map(|head| &head.slots));
-        let storage = &*self.access.storage;
-        let there = slots_there(storage)?;
-        // One that was added or changed since the others heard of this place is not known to them either: whoever has its
-        // password says now that it counts.
-        let own = self.own;
-        let granted = if known.is_empty() { self.granted()? } else { None };
-        let proof: Option<HashSet<ObjectId>> =
-            if known.is_empty() { granted } else { Some(known.keys().copied().collect()) };
-        let counts =
-            |slot: &ObjectId| *slot == own || proof.as_ref().is_none_or(|proof| proof.contains(slot));
-        let mut slots = BTreeMap::new();
-        for slot in there.iter().filter(|slot| counts(slot)) {
-            let name = names::key(slot);
-            match storage.get(&name, MAX_SMALL_LEN) {
-                Ok(bytes) => {
-                    slots.insert(*slot, self.keys.slot_hash(&bytes));
-                    let header = keys::slot_header(slot, &bytes);
-                    self.public.extend(header.iter().map(|header| (*slot, header.public)));
-                    if proof.is_none() && *slot != own {
-                        let (label, hostname) =
-                            header.map(|header| (header.label, header.hostname)).unwrap_or_default();
-                        self.plan.slots_unproven.push(UnprovenSlot { id: *slot, label, hostname });
-                    }
-                }
-                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
-                    self.plan.unreadable.push((name, describe(&error)));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.plan.slots_left_out = there.iter().filter(|slot| !counts(slot)).count() as u64;
-        for (slot, known) in elsewhere.slots.iter().filter(|(slot, _)| !there.contains(*slot)) {
-            let sound = known.bytes.as_ref().filter(|bytes| self.keys.slot_hash(bytes) == known.hash);
-            let Some(bytes) = sound else { continue };
-            if !dry_run {
-                put_kept(storage, &names::key(slot), bytes)?;
-            }
-            self.plan.slots_put_back += 1;
-            self.public.extend(keys::slot_header(slot, bytes).map(|header| (*slot, header.public)));
-            slots.insert(*slot, known.hash);
-        }
-        Ok(slots)
     }
 }

@@ -6,10 +6,10 @@
 //! somebody else put there.
 
 use super::ChunkStore;
-use crate::format::{MAX_SLOT_LEN, MAX_SMALL_LEN, names};
+use crate::format::names;
 use crate::head::{EpochRef, Head};
 use crate::id::ObjectId;
-use crate::kept::{delete_kept, put_kept, read_kept};
+use crate::kept::{Kept, delete_kept, put_kept};
 use crate::keys::{self, grants::there as grants_there};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
@@ -138,25 +138,19 @@ impl ChunkStore {
     fn public_keys(&self, head: &Head) -> Result<Vec<(ObjectId, ObjectId)>> {
         let mut all = vec![];
         for (slot, hash) in &head.slots {
-            let name = names::key(slot);
-            let is_listed = |bytes: &Bytes| match self.keys.slot_hash(bytes) == *hash {
-                true => keys::slot_header(slot, bytes),
-                false => Err(Error::corrupt(&name, "is not the slot that HEAD lists")),
-            };
-            let header = read_kept(&*self.access.storage, &name, MAX_SLOT_LEN, is_listed);
-            let header = header.map_err(|error| match error {
-                error if error.is_damage() => Error::corrupt(
-                    &name,
-                    format!(
-                        "{}: its password would not open what is written from now on, so nothing was changed. 'esker \
-                         key remove {}' drops it",
-                        super::describe(&error),
-                        slot.short()
-                    ),
-                ),
+            let bytes = Kept::Slot(*slot, *hash).read(&*self.access.storage, &self.keys);
+            let header = bytes.and_then(|bytes| keys::slot_header(slot, &bytes)).map_err(|error| match error {
+                Error::Corrupt { object, why: detail } => {
+                    let short = slot.short();
+                    let why = format!(
+                        "{detail}: its password would not open what is written from now on, so nothing was changed. If \
+                         another tier has it, 'esker heal' puts it back; 'esker key remove {short}' drops it"
+                    );
+                    Error::corrupt(object, why)
+                }
                 error => error,
             })?;
-            all.push((*slot, header.1.public));
+            all.push((*slot, header.public));
         }
         Ok(all)
     }
@@ -179,17 +173,13 @@ impl ChunkStore {
     /// Brings the grants of a place up to those of this repository's `head`. Older ones are left: HEAD there may need them.
     pub fn copy_grants(&self, head: &Head, to: &dyn Storage) -> Result<()> {
         let Some(hash) = head.grants else { return Ok(()) };
-        let name = names::grants(head.epoch());
-        let is_it = |bytes: &Bytes| match *blake3::hash(bytes).as_bytes() == hash.0 {
-            true => Ok(()),
-            false => Err(Error::corrupt(&name, "is not the object that HEAD names")),
-        };
-        match read_kept(to, &name, MAX_SMALL_LEN, is_it) {
+        let (grants, name) = (Kept::Grants(head.epoch(), hash), names::grants(head.epoch()));
+        match grants.read(to, &self.keys) {
             Ok(_) => return Ok(()),
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
-        let (bytes, ()) = read_kept(self.storage().as_ref(), &name, MAX_SMALL_LEN, is_it)?;
+        let bytes = grants.read(&**self.storage(), &self.keys)?;
         if to.len(&name).is_ok() {
             to.replace(&name, bytes.clone())?;
         }

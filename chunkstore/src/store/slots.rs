@@ -2,10 +2,10 @@
 
 use super::ChunkStore;
 use super::opening::slots_there;
-use crate::format::{MAX_SLOTS, MAX_SMALL_LEN, names};
+use crate::format::{MAX_SLOTS, names};
 use crate::head::Head;
 use crate::id::ObjectId;
-use crate::kept::{delete_kept, put_kept};
+use crate::kept::{Kept, delete_kept, put_kept};
 use crate::keys::{self, KdfParams, SlotOwner};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -63,8 +63,7 @@ impl ChunkStore {
     /// Removes a key slot, whether its object is sound or not; the last one that is stays.
     pub fn remove_slot(&self, slot: &ObjectId) -> Result<()> {
         let is_sound = |(slot, hash): &(&ObjectId, &ObjectId)| {
-            let bytes = self.access.storage.get(&names::key(slot), MAX_SMALL_LEN);
-            bytes.is_ok_and(|bytes| self.keys.slot_hash(&bytes) == **hash)
+            Kept::Slot(**slot, **hash).read(&*self.access.storage, &self.keys).is_ok()
         };
         let head = self.reload()?;
         let sound: BTreeSet<ObjectId> = head.slots.iter().filter(is_sound).map(|(slot, _)| *slot).collect();

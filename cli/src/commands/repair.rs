@@ -5,8 +5,7 @@ use crate::exit::{Code, CommandResult, Failure};
 use crate::output::Summary;
 use crate::places::Make;
 use chunkstore::PackId;
-use chunkstore::format::{MAX_SMALL_LEN, names};
-use chunkstore::head::{Elsewhere, KnownSlot, Place};
+use chunkstore::head::{Elsewhere, Place};
 use chunkstore::ingest::PackerOptions;
 use chunkstore::storage::Storage;
 use chunkstore::store::{Found, RebuildOptions, is_locked_out, look, peek, rebuild_head};
@@ -209,18 +208,19 @@ fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<E
         let name = &tier.options.name;
         let head = tier.place.open(Make::No, tier.rates).and_then(|storage| {
             context.refuse_another(tier, &*storage)?;
-            let head = peek(context.access(Arc::clone(&storage))?, password.as_bytes())?;
-            Ok((storage, head))
+            Ok(peek(context.access(storage)?, password.as_bytes())?)
         });
         let head = match head {
-            Ok((storage, head)) => {
-                for (slot, hash) in &head.slots {
-                    let bytes = storage.get(&names::key(slot), MAX_SMALL_LEN).ok();
-                    known.slots.insert(*slot, KnownSlot { hash: *hash, bytes });
+            Ok(there) => {
+                for (slot, there) in there.slots {
+                    // Another tier may have it sound.
+                    let known = known.slots.entry(slot).or_insert_with(|| there.clone());
+                    if known.bytes.is_none() {
+                        *known = there;
+                    }
                 }
-                let grants = storage.get(&names::grants(head.epoch()), MAX_SMALL_LEN);
-                known.grants.extend(grants.ok().map(|bytes| (head.epoch(), bytes)));
-                head
+                known.grants.extend(there.grants);
+                there.head
             }
             Err(failure) => {
                 context.console.warn(&format!("tier '{name}': {}", failure.message));
@@ -377,11 +377,14 @@ fn head(
         if plan.slots_put_back > 0 {
             say(format!("{} of the key slots are put back from another tier", plan.slots_put_back));
         }
-        if plan.slots_left_out > 0 {
+        for slot in &plan.slots_left_out {
             say(format!(
-                "{} key slots that are there stay out: neither another HEAD nor the last grants name them, so they were \
-                 removed, or are newer; 'esker key add' adds a password",
-                plan.slots_left_out
+                "key slot {} ('{}', host '{}') stays out: neither another HEAD nor the last grants name it, so it was \
+                 removed, or is newer; whoever has its password can make HEAD anew with it, and 'esker key add' adds the \
+                 password again",
+                slot.id.short(),
+                shown::text(&slot.label),
+                shown::text(&slot.hostname),
             ));
         }
         for slot in &plan.slots_unproven {
@@ -419,7 +422,7 @@ fn head(
     let json = json!({
         "why": plan.why, "snapshots": plan.snapshots, "snapshots_found": plan.snapshots_found,
         "segments": plan.segments, "packs": plan.packs, "packs_gone": plan.packs_gone,
-        "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out,
+        "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out.len(),
         "grants_put_back": plan.grants_put_back,
         "unreadable": plan.unreadable, "snapshots_given_up": plan.snapshots_given_up(),
         "slots_unproven": plan.slots_unproven.iter().map(|slot| slot.id).collect::<Vec<_>>(), "makes_epoch": plan.makes_epoch, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,

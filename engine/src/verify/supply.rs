@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 impl Check<'_> {
     /// Other tiers of this repository.
-    fn other_tiers(&mut self) -> Vec<Arc<ChunkStore>> {
+    pub(super) fn other_tiers(&mut self) -> Vec<Arc<ChunkStore>> {
         let this = self.store.config().repository_id;
         let open = || {
             let mut others = (self.others)();

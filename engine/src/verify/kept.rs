@@ -1,0 +1,124 @@
+//! The check of what everything else is read by: the configuration, key slots, and grants. A disk has copies of each, and
+//! other tiers have the slots and grants, too. What HEAD lists is sound wherever it lies; nothing else replaces anything.
+
+use super::Check;
+use crate::Result;
+use chunkstore::ObjectId;
+use chunkstore::format::names;
+use chunkstore::keys::{Grants, slot_header};
+use chunkstore::storage::Storage;
+use chunkstore::store::Kept;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+impl Check<'_> {
+    pub(super) fn kept(&mut self) -> Result<()> {
+        self.strays()?;
+        let head = self.store.head();
+        let config = Kept::Config(self.store.config().clone());
+        for object in std::iter::once(config).chain(Kept::of(&head)) {
+            self.kept_object(&object)?;
+        }
+        self.granted()
+    }
+
+    /// Names key slots that are there and that HEAD does not list.
+    fn strays(&mut self) -> Result<()> {
+        let head = self.store.head();
+        let mut found = vec![];
+        let list = self.store.storage().list(names::KEYS, &mut |name, _| found.push(name.to_owned()));
+        list.map_err(chunkstore::Error::from)?;
+        let is_listed = |name: &String| {
+            let id = name.rsplit('/').next().and_then(ObjectId::parse);
+            id.is_some_and(|id| head.slots.contains_key(&id))
+        };
+        for name in found.into_iter().filter(|name| !is_listed(name)) {
+            self.fail(
+                name,
+                "a key slot that HEAD does not list; it opens nothing, and 'esker prune' removes it",
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks one of them and its copies, and mends from what is sound here or on another tier.
+    fn kept_object(&mut self, object: &Kept) -> Result<()> {
+        let (storage, keys) = (Arc::clone(self.store.storage()), Arc::clone(self.store.keys()));
+        let examined = object.examine(&*storage, &keys)?;
+        if examined.damaged.is_empty() {
+            return Ok(());
+        }
+        let (sound, whence) = match examined.sound {
+            Some(bytes) => (Some(bytes), "made again from a sound one on this disk"),
+            None if self.options.heal => {
+                let of = |other: &dyn Storage| object.examine(other, &keys).ok()?.sound;
+                let others = self.other_tiers();
+                (others.iter().find_map(|other| of(&**other.storage())), "copied from another tier")
+            }
+            None => (None, ""),
+        };
+        let own = object.name();
+        match sound {
+            None => self.fail(own, lost(object)),
+            Some(bytes) if self.options.heal => {
+                for (name, what) in examined.damaged {
+                    storage.replace(&name, bytes.clone()).map_err(chunkstore::Error::from)?;
+                    self.healed(name, format!("{what}; {whence}"));
+                }
+            }
+            Some(_) => {
+                self.report.suggest_heal = true;
+                for (name, what) in examined.damaged {
+                    let what = match name == own {
+                        true => format!("it {what}; a copy of it is sound"),
+                        false => format!("the copy of {own} {what}"),
+                    };
+                    self.fail(name, format!("{what}: one bad sector more may lose it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every slot has the last data key: in itself, or as a grant.
+    fn granted(&mut self) -> Result<()> {
+        let (head, keys) = (self.store.head(), Arc::clone(self.store.keys()));
+        let storage = Arc::clone(self.store.storage());
+        let mut granted: HashSet<ObjectId> = HashSet::new();
+        if let Some(hash) = head.grants {
+            let Some(bytes) = Kept::Grants(head.epoch(), hash).examine(&*storage, &keys)?.sound else {
+                // Told of: it says nothing of any slot.
+                return Ok(());
+            };
+            granted.extend(Grants::decode(&bytes).iter().flat_map(Grants::slots));
+        }
+        for (slot, hash) in head.slots.iter().filter(|(slot, _)| !granted.contains(*slot)) {
+            let Some(bytes) = Kept::Slot(*slot, *hash).examine(&*storage, &keys)?.sound else { continue };
+            if slot_header(slot, &bytes).is_ok_and(|header| header.epoch < head.epoch()) {
+                let why = format!(
+                    "the key slot has no data key of epoch {}: its passphrase no longer opens the repository. 'esker \
+                     key rotate' makes a new one for every slot",
+                    head.epoch()
+                );
+                self.fail(names::key(slot), why);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is lost with an object of which nothing is sound here.
+fn lost(object: &Kept) -> String {
+    match object {
+        Kept::Config(_) => "is not what it was when this check began".into(),
+        Kept::Slot(slot, _) => format!(
+            "the key slot was changed, or is missing: its passphrase may no longer open the repository. If another tier has \
+             it, 'esker heal' puts it back; 'esker key remove {}' drops it",
+            slot.short()
+        ),
+        Kept::Grants(..) => "is not the object that HEAD names: passphrases of key slots that are older than the data key may \
+                             no longer open the repository. If another tier has it, 'esker heal' puts it back; 'esker key \
+                             rotate' makes a new data key for every slot"
+            .into(),
+    }
+}
