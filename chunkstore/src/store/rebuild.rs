@@ -10,7 +10,7 @@ use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::kept::{put_kept, read_kept, replace_kept};
 use crate::keys::grants::{are_sound as grants_are_sound, there as grants_there};
-use crate::keys::{self, Grants, KeyRing};
+use crate::keys::{self, Grants, KeyRing, SlotSecret};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
@@ -107,7 +107,7 @@ pub struct RebuildOptions {
 struct Rebuild<'a> {
     access: &'a Access,
     keys: &'a KeyRing,
-    /// The slot that the password opened.
+    /// The slot that the secret opened.
     own: ObjectId,
     config_has_parity: bool,
     columns: ColumnsOf<'a>,
@@ -126,16 +126,26 @@ pub type ColumnsOf<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 /// Examines HEAD and, unless it is sound or `dry_run` is set, replaces it. **No other process may use the repository**:
 /// a prune that continues with the old HEAD would remove packs that the new one lists. From then on a prune removes
 /// nothing that existed before, until a person allows it ([`crate::head::Anew`]).
-pub fn rebuild_head(
+pub fn rebuild_head<S: SlotSecret + ?Sized>(
+    access: Access,
+    secret: &S,
+    elsewhere: &Elsewhere,
+    columns: ColumnsOf<'_>,
+    options: RebuildOptions,
+) -> Result<RebuildPlan> {
+    rebuild_any(access, &secret, elsewhere, columns, options)
+}
+
+fn rebuild_any(
     mut access: Access,
-    passphrase: &[u8],
+    secret: &dyn SlotSecret,
     elsewhere: &Elsewhere,
     columns: ColumnsOf<'_>,
     options: RebuildOptions,
 ) -> Result<RebuildPlan> {
     let dry_run = options.dry_run;
     let (bytes, config) = read_config(&*access.storage)?;
-    let (own, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
+    let (own, keys) = Slots::find(&access, &config)?.open_next(secret)?;
     let keys = Arc::new(keys);
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
@@ -238,9 +248,9 @@ fn which(access: &Access, config: &Config, old: Option<&Head>, elsewhere: &Elsew
 }
 
 /// HEAD of a place, without comparison with earlier ones.
-pub fn peek(mut access: Access, passphrase: &[u8]) -> Result<Head> {
+pub fn peek<S: SlotSecret + ?Sized>(mut access: Access, secret: &S) -> Result<Head> {
     let (bytes, config) = read_config(&*access.storage)?;
-    let (_, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
+    let (_, keys) = Slots::find(&access, &config)?.open_next(&secret)?;
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
     access.cache = None;
