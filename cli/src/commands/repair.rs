@@ -203,14 +203,14 @@ fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<E
     if known.is.is_none() {
         known.is = Some(if is_primary { Place::Primary } else { Place::Tier(own.options.name.clone()) });
     }
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     // Complete if every place was read and one of them knew all.
     let (mut all, mut any) = (true, false);
     for tier in file.tiers.iter().filter(|tier| tier.place.identity() != this) {
         let name = &tier.options.name;
         let head = tier.place.open(Make::No, tier.rates).and_then(|storage| {
             context.refuse_another(tier, &*storage)?;
-            let head = peek(context.access(Arc::clone(&storage))?, password.as_bytes())?;
+            let head = peek(context.access(Arc::clone(&storage))?, &secret)?;
             Ok((storage, head))
         });
         let head = match head {
@@ -288,11 +288,11 @@ fn put_back(
         Place::Primary => tier.options.role == Role::Primary,
         Place::Tier(name) => tier.options.name == *name,
     };
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     for tier in file.tiers.iter().filter(|tier| !place_of(tier)) {
         let donor = tier.place.open(Make::No, tier.rates).and_then(|storage| {
             context.refuse_another(tier, &*storage)?;
-            Ok(Repository::open(context.access(storage)?, password.as_bytes())?)
+            Ok(Repository::open(context.access(storage)?, &secret)?)
         });
         let Ok(donor) = donor else { continue };
         let name = &tier.options.name;
@@ -326,7 +326,7 @@ fn head(
         let none: Failure = chunkstore::Error::NoRepository { place: storage.place() }.into();
         return Err(if tier.is_none() { context.with_ways_out(none) } else { none });
     }
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     let known = elsewhere(context, tier, primary)?;
     if is_locked_out(&*storage)? {
         put_back(&storage, &known, manner, context)?;
@@ -334,7 +334,7 @@ fn head(
     let access = context.access(storage)?;
     let rebuild = |dry_run| {
         let options = RebuildOptions { dry_run, without_grants };
-        rebuild_head(access.clone(), password.as_bytes(), &known, &Columns::of_record, options)
+        rebuild_head(access.clone(), &secret, &known, &Columns::of_record, options)
     };
     let plan = rebuild(true)?;
     let say = |text: String| {
@@ -381,7 +381,7 @@ fn head(
         if plan.slots_left_out > 0 {
             say(format!(
                 "{} key slots that are there stay out: neither another HEAD nor the last grants name them, so they were \
-                 removed, or are newer; 'esker key add' adds a password",
+                 removed, or are newer; 'esker key add' adds one",
                 plan.slots_left_out
             ));
         }
