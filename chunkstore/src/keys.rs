@@ -23,6 +23,8 @@ mod secret;
 mod shamir;
 mod shares;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod text;
 pub use grants::Grants;
 pub use secret::{Method, NewSlot, RawKey, SlotSecret};
