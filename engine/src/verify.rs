@@ -282,13 +282,13 @@ impl Check<'_> {
             if let Some(bytes) = self.note(name, bytes)?
                 && self.store.keys().slot_hash(&bytes) != hash
             {
-                self.fail(name, "the key slot was changed: its passphrase may no longer open the repository");
+                self.fail(name, "the key slot was changed: it may no longer open the repository");
             }
         }
         for id in listed.keys() {
             self.fail(
                 names::key(id),
-                "the key slot is missing: its passphrase no longer opens the repository",
+                "the key slot is missing: what opened it no longer opens the repository",
             );
         }
         self.grants()?;
@@ -316,7 +316,7 @@ impl Check<'_> {
             let Ok(bytes) = self.store.storage().get(&name, MAX_SMALL_LEN) else { continue };
             if slot_header(slot, &bytes).is_ok_and(|header| header.epoch < head.epoch()) {
                 let why = format!(
-                    "the key slot has no data key of epoch {}: its passphrase no longer opens the repository. 'esker \
+                    "the key slot has no data key of epoch {}: it no longer opens the repository. 'esker \
                      key rotate' makes a new one for every slot",
                     head.epoch()
                 );

@@ -148,7 +148,7 @@ impl ChunkStore {
                 error if error.is_damage() => Error::corrupt(
                     &name,
                     format!(
-                        "{}: its password would not open what is written from now on, so nothing was changed. 'esker \
+                        "{}: what opens it would not open what is written from now on, so nothing was changed. 'esker \
                          key remove {}' drops it",
                         super::describe(&error),
                         slot.short()

@@ -58,7 +58,8 @@ pub fn is_secret_variable(name: &OsStr) -> bool {
     let begins = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     begins(&["AWS_", "AZURE_", "RESTIC_"])
-        || (begins(&["ESKER_", "QDRANT_"]) && has(&["PASSWORD", "KEY_FILE", "API_KEY", "APIKEY", "SECRET", "TOKEN"]))
+        || (begins(&["ESKER_", "QDRANT_"])
+            && has(&["PASSWORD", "KEY_FILE", "API_KEY", "APIKEY", "SECRET", "TOKEN"]))
         || matches!(&*name, "PGPASSWORD" | "MYSQL_PWD" | "REDISCLI_AUTH" | "VALKEYCLI_AUTH")
 }
 
