@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 /// Bytes of a share: threshold, count, number, reserved, split, value.
 pub(super) const SHARE_LEN: usize = 4 + SPLIT_LEN + 32;
 /// Bytes of a split's id.
-const SPLIT_LEN: usize = 8;
+pub(super) const SPLIT_LEN: usize = 8;
 
 /// One share of a secret.
 #[derive(Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use super::hybrid::PrivateKey;
 use super::secret::{NewSlot, SlotSecret, slot_key};
-use super::shares::Split;
+use super::shares::{SPLIT_LEN, Split};
 use super::{Key, KeyRing, OwnSlot};
 use crate::aead::counter_nonce;
 use crate::env::{Env, random_array};
@@ -111,8 +111,11 @@ impl SlotHeader {
     /// How many of which shares open it, if shares do.
     #[must_use]
     pub fn split(&self) -> Option<Split> {
-        let is_sane = |split: &Split| 2 <= split.threshold && split.threshold <= split.shares;
-        self.method(SLOT_SHARES).filter(|split| is_sane(split) && split.shares <= MAX_SHARES)
+        let is_sane = |split: &Split| {
+            let is_id = from_hex(&split.split).is_some_and(|id| id.len() == SPLIT_LEN);
+            is_id && 2 <= split.threshold && split.threshold <= split.shares && split.shares <= MAX_SHARES
+        };
+        self.method(SLOT_SHARES).filter(is_sane)
     }
 
     /// Whether this version knows its kind, and what the kind has of its own.

@@ -24,6 +24,14 @@ pub(super) struct Owner {
 }
 
 impl Owner {
+    /// The same, with another label where none is given.
+    pub(super) fn labelled(mut self, label: &str) -> Self {
+        if self.label.is_empty() {
+            label.clone_into(&mut self.label);
+        }
+        self
+    }
+
     pub(super) fn get(&self) -> SlotOwner {
         let mut owner = owner(&self.label);
         if let Some(host) = &self.host {

@@ -23,10 +23,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, repo: &Repository, context: &Context) -> CommandResult {
+    let owner = args.owner.labelled("recovery sheet");
     let key = RawKey::generate(&SystemEnv)?;
-    let sheet = Sheet::of(repo, context, &args.owner.label);
+    let sheet = Sheet::of(repo, context, &owner.label);
     let file = SecretFile::write(&args.file, &sheet.html(&key.text(), Opens::Alone)?)?;
-    let slot = add(repo, &Secret::Key(key), args.owner.get(), context);
+    let slot = add(repo, &Secret::Key(key), owner.get(), context);
     let slot = SecretFile::settle_all(vec![file], slot)?;
     let mut summary =
         Summary::new(json!({"added": [slot], "removed": [], "files": [shown::path(&args.file)]}));

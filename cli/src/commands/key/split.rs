@@ -7,10 +7,14 @@ use crate::output::Summary;
 use crate::secret_files::SecretFile;
 use crate::secrets::Secret;
 use crate::sheet::{Opens, Sheet};
+use chunkstore::ObjectId;
 use chunkstore::env::SystemEnv;
 use chunkstore::keys::{Share, Shares};
+use chunkstore::private;
 use engine::{Repository, shown};
 use serde_json::json;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use zeroize::Zeroizing;
@@ -51,19 +55,15 @@ impl FromStr for Numbers {
 pub(super) fn run(args: Args, repo: &Repository, context: &Context) -> CommandResult {
     let shares = Shares::make(args.of.threshold, args.of.count, &SystemEnv)?;
     let failed = |error| Failure::new(format!("cannot make {}: {error}", shown::path(&args.output)));
-    chunkstore::private::folder(&args.output).map_err(failed)?;
-    let (mut files, mut paths) = (vec![], vec![]);
-    for share in shares.iter() {
-        let path = args.output.join(name(share, args.html));
-        let text = match args.html {
-            true => Sheet::of(repo, context, &args.owner.label).html(&share.text(), Opens::With(share))?,
-            false => text(share, repo),
-        };
-        files.push(SecretFile::write(&path, &text)?);
-        paths.push(path);
+    // One that is there is left as it is: it may be any folder of the user's.
+    let is_new = !args.output.exists();
+    DirBuilder::new().recursive(true).mode(private::FOLDER).create(&args.output).map_err(failed)?;
+    let made = make(&args, &shares, repo, context);
+    if made.is_err() && is_new {
+        // Only if nothing is in it.
+        let _ = fs::remove_dir(&args.output);
     }
-    let slot = add(repo, &Secret::Shares(shares), args.owner.get(), context);
-    let slot = SecretFile::settle_all(files, slot)?;
+    let (slot, paths) = made?;
     let shown: Vec<String> = paths.iter().map(|path| shown::path(path)).collect();
     let Numbers { threshold, count } = args.of;
     let mut summary = Summary::new(json!({
@@ -76,6 +76,27 @@ pub(super) fn run(args: Args, repo: &Repository, context: &Context) -> CommandRe
     for_tiers(context, &mut summary);
     context.console.summary(&summary);
     Ok(Code::Done)
+}
+
+/// Writes the files, then adds the slot.
+fn make(
+    args: &Args,
+    shares: &Shares,
+    repo: &Repository,
+    context: &Context,
+) -> Result<(ObjectId, Vec<PathBuf>), Failure> {
+    let (mut files, mut paths) = (vec![], vec![]);
+    for share in shares.iter() {
+        let path = args.output.join(name(share, args.html));
+        let text = match args.html {
+            true => Sheet::of(repo, context, &args.owner.label).html(&share.text(), Opens::With(share))?,
+            false => text(share, repo),
+        };
+        files.push(SecretFile::write(&path, &text)?);
+        paths.push(path);
+    }
+    let slot = add(repo, &Secret::Shares(shares.clone()), args.owner.get(), context);
+    Ok((SecretFile::settle_all(files, slot)?, paths))
 }
 
 /// Shares of several splits can be in one folder.
