@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Reads an esker repository, format 1, from docs/format.md alone: no code is shared with esker.
 
-usage: reader.py REPO PASSWORD_FILE list
-       reader.py REPO PASSWORD_FILE restore SNAPSHOT TARGET
+usage: reader.py REPO SECRET list
+       reader.py REPO SECRET restore SNAPSHOT TARGET
 
-SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets every file, directory, symbolic link and
-hard link, with modes and times (owners only as root). Needs: blake3, cryptography, zstandard, argon2-cffi.
-Everything read is authenticated; anything that is not right ends the program with a message.
+SECRET is a file whose first line is the password, or key:FILE, or shares:FILE,FILE and so on: a key file, or
+words in a file, and as many shares as are needed. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets
+every file, directory, symbolic link and hard link, with modes and times (owners only as root).
+Needs: blake3, cryptography, zstandard, argon2-cffi; words.txt beside it for words. Everything read is
+authenticated; anything that is not right ends the program with a message.
 """
 import hashlib
 import hmac
@@ -37,6 +39,98 @@ def committed(parent):
 
 def nonce(counter):
     return struct.pack("<Q", counter) + bytes(4)
+
+
+def gf_product(a, b):
+    """The product in GF(256), modulo x^8 + x^4 + x^3 + x + 1."""
+    result = 0
+    while b:
+        result, a, b = result ^ (a if b & 1 else 0), (a << 1) ^ (0x11B if a & 0x80 else 0), b >> 1
+    return result
+
+
+def gf_quotient(a, b):
+    return next(value for value in range(256) if gf_product(value, b) == a)
+
+
+def combined(shares):
+    """The secret of shares: for each byte, the value at 0 of the polynomial through (number, byte)."""
+    secret = bytearray(32)
+    for number, value in shares.items():
+        weight = 1
+        for other in shares:
+            if other != number:
+                weight = gf_product(weight, gf_quotient(other, other ^ number))
+        secret = bytearray(byte ^ gf_product(weight, more) for byte, more in zip(secret, value))
+    return bytes(secret)
+
+
+def checksum(label, data):
+    return blake3.blake3(label.encode() + data).digest()
+
+
+def key_text(path):
+    """The label and the payload of a key or a share, as a line or as words."""
+    with open(path, encoding="utf-8-sig") as file:
+        text = " ".join(line for line in file if not line.lstrip().startswith("#")).lower()
+    if text.strip().startswith("esker-"):
+        label, digits = "".join(text.split()).split(":", 1)
+        label, data = label.upper(), bytes.fromhex(digits.replace(":", ""))
+    else:
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "words.txt")) as file:
+            numbers = {word: number for number, word in enumerate(file.read().split())}
+        words = text.replace(",", " ").replace(";", " ").split()
+        words = [numbers[word] for word in words if not word.rstrip(".:)").isdigit()]
+        label, data = {36: "ESKER-KEY-1", 48: "ESKER-SHARE-1"}[len(words)], b""
+        for at in range(0, len(words), 4):
+            bits = 0
+            for word in words[at : at + 4]:
+                bits = bits << 11 | word
+            group = (bits >> 12).to_bytes(4, "big")
+            check = checksum(label + " group " + chr(at // 4 + 1), group)
+            if struct.unpack("<H", check[:2])[0] & 0xFFF != bits & 0xFFF:
+                raise SystemExit("%s: a word of group %d is wrong" % (path, at // 4 + 1))
+            data += group
+    if label not in ("ESKER-KEY-1", "ESKER-SHARE-1") or len(data) != {"K": 36, "S": 48}[label[6]]:
+        raise SystemExit(path + " is no key and no share")
+    if checksum(label, data[:-4])[:4] != data[-4:]:
+        raise SystemExit(path + " is damaged")
+    return label, data[:-4]
+
+
+class Secret:
+    """What opens key slots of one kind."""
+
+    def __init__(self, given):
+        if given.startswith("key:"):
+            label, self.key = key_text(given[4:])
+            self.kind = "key"
+            if label != "ESKER-KEY-1":
+                raise SystemExit("a share is no key")
+        elif given.startswith("shares:"):
+            shares = [key_text(path) for path in given[7:].split(",")]
+            label, self.kind = "ESKER-SHARE-1", "shares"
+            first = shares[0][1]
+            if any((found, share[:2], share[3:12]) != (label, first[:2], first[3:12]) for found, share in shares):
+                raise SystemExit("these are not shares of one split")
+            values = {share[2]: share[12:] for _, share in shares}
+            if len(values) < first[0]:
+                raise SystemExit("%d of %d shares" % (len(values), first[0]))
+            self.split, self.key = first[4:12].hex(), combined(values)
+        else:
+            self.kind = "passphrase"
+            with open(given, "rb") as file:
+                self.password = file.readline().rstrip(b"\r\n")
+
+    def of(self, header):
+        """The 32 bytes from which the key of a slot is derived; None if it is not for this slot."""
+        if header["version"] != 1 or header["kind"] != self.kind:
+            return None
+        if self.kind == "passphrase":
+            cost = header["kdf_params"]
+            cost = cost["passes"], cost["memory_kib"], cost["lanes"]
+            return hash_secret_raw(self.password, bytes.fromhex(header["salt"]), *cost, 32, Type.ID)
+        return self.key if self.kind == "key" or header["split"] == self.split else None
 
 
 KEM, HPKE = b"KEM\x00\x20", b"HPKE\x00\x20\x00\x01\x00\x03"
@@ -116,14 +210,14 @@ def patched(patch, base):
 
 
 class Repository:
-    def __init__(self, root, password):
+    def __init__(self, root, secret):
         self.root = root
         line, mac = self.read("config").decode().rstrip("\n").split("\n")
         self.config = json.loads(line)
         if self.config["esker"] != 1 or self.config["required_features"]:
             raise SystemExit("this repository needs a newer reader")
         self.id = bytes.fromhex(self.config["repository_id"])
-        self.unlock(password)
+        self.unlock(secret)
         expected = blake3.blake3(line.encode(), key=derive(self.master, "config")).hexdigest()
         if expected != mac:
             raise SystemExit("config is damaged")
@@ -137,16 +231,13 @@ class Repository:
             file.seek(offset)
             return file.read(length)
 
-    def unlock(self, password):
+    def unlock(self, secret):
         for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
             line, sealed = self.read("keys/" + name).decode().rstrip("\n").split("\n")
             header, sealed = json.loads(line), bytes.fromhex(sealed)
-            if header["version"] != 1 or header["kind"] != "passphrase":
+            kek = secret.of(header)
+            if kek is None:
                 continue
-            cost = header["kdf_params"]
-            kek = hash_secret_raw(
-                password, bytes.fromhex(header["salt"]), cost["passes"], cost["memory_kib"], cost["lanes"], 32, Type.ID
-            )
             key, commitment = committed(derive(kek, "slot", self.id, bytes.fromhex(name)))
             if commitment == sealed[:32]:
                 ring = json.loads(AESGCM(key).decrypt(nonce(0), sealed[32:], line.encode()))
@@ -155,7 +246,7 @@ class Repository:
                 self.id_key = derive(self.master, "chunk-id")
                 if self.take_grant(bytes.fromhex(name), bytes.fromhex(ring["private"])):
                     return
-        raise SystemExit("wrong password")
+        raise SystemExit("no key slot is opened by this")
 
     def take_grant(self, slot, private):
         """Adds the data keys that the slot lacks; false if HEAD's epoch was never granted to it."""
@@ -391,9 +482,7 @@ def restore(repository, manifest, target):
 def main():
     if len(sys.argv) not in (4, 6):
         raise SystemExit(__doc__)
-    with open(sys.argv[2], "rb") as file:
-        password = file.readline().rstrip(b"\r\n")
-    repository = Repository(sys.argv[1], password)
+    repository = Repository(sys.argv[1], Secret(sys.argv[2]))
     snapshots = repository.snapshots()
     if sys.argv[3] == "list":
         for name, record in snapshots:

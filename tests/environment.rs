@@ -66,6 +66,8 @@ fn an_empty_variable_is_unset() {
         "ESKER_REPOSITORY_FILE",
         "ESKER_PASSWORD_FILE",
         "ESKER_PASSWORD_COMMAND",
+        "ESKER_KEY_FILE",
+        "ESKER_FROM_KEY_FILE",
         "ESKER_COMPRESSION",
         "ESKER_PACK_SIZE",
         "ESKER_NO_DELTA",

@@ -115,6 +115,18 @@ fn golden_repositories_restore() {
         run(&["check", "--read-data"]);
         run(&["restore", "latest", "--target", "out"]);
         check_sums(&repo.path("out"), &sums);
+        // By its key, and by any two of its shares.
+        let mut shares: Vec<String> = std::fs::read_dir(golden.join("shares"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path().display().to_string())
+            .collect();
+        shares.sort();
+        let key = golden.join("key").display().to_string();
+        run(&["--key-file", &key, "snapshots"]);
+        run(&["--share", &shares[0], "--share", &shares[2], "snapshots"]);
+        for secret in [format!("key:{key}"), format!("shares:{},{}", shares[2], shares[1])] {
+            assert_eq!(reader(&[place.to_str().unwrap(), &secret, "list"]).lines().count(), 3);
+        }
     }
     assert!(count > 0, "no golden repository");
 }

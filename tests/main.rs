@@ -127,6 +127,7 @@ mod seaweed;
 mod secrets;
 mod seek;
 mod sets;
+mod slot_secrets;
 mod slots;
 mod strangers;
 mod stream_holds;

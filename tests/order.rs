@@ -6,7 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// How a value is given. In the texts, `VALUE` is the value itself, `FILE` a file that holds it, `DIR` the test's folder.
+/// How a value is given. In the texts, `VALUE` is the value itself, `FILE` a file that holds it, `KEY` the key file that is
+/// called so, `DIR` the test's folder.
 #[derive(Clone, Copy)]
 enum Way {
     Flags(&'static [&'static str]),
@@ -25,18 +26,21 @@ struct Subject {
 }
 
 const PASSWORD: Subject = Subject {
-    what: "The password",
+    what: "The password or the key",
     ways: &[
         ("`-p`, `--password-file`", Way::Flags(&["-p", "FILE"])),
         ("`--password-command`", Way::Flags(&["--password-command", "printf '%s\\n' VALUE"])),
+        ("`--key-file`", Way::Flags(&["--key-file", "KEY"])),
+        ("`ESKER_KEY_FILE`", Way::Variables(&[("ESKER_KEY_FILE", "KEY")])),
         ("`ESKER_PASSWORD_FILE`", Way::Variables(&[("ESKER_PASSWORD_FILE", "FILE")])),
         ("`ESKER_PASSWORD_COMMAND`", Way::Variables(&[("ESKER_PASSWORD_COMMAND", "cat FILE")])),
         ("`ESKER_PASSWORD`", Way::Variables(&[("ESKER_PASSWORD", "VALUE")])),
+        ("`key_file` of esker.toml", Way::Line("key_file = \"KEY\"")),
         ("`password_file` of esker.toml", Way::Line("password_file = \"FILE\"")),
         ("`password_command` of esker.toml", Way::Line("password_command = \"cat FILE\"")),
     ],
-    note: "Then esker asks on the terminal. `--insecure-no-password` overrides all variables and files; two of the three \
-        flags together are refused. The first line of a file or of a command's output counts, without its line end; \
+    note: "Then esker asks on the terminal. `--share`, `--recovery` and `--insecure-no-password` override all variables and \
+        files; two different flags together are refused. keys.md says what opens what. The first line of a file or of a command's output counts, without its line end; \
         every other character of it is part of the password. An empty password is refused from every source. The \
         settings of esker.toml do not apply to a repository that it does not name.",
 };
@@ -130,6 +134,8 @@ fn the_page_says_what_is_tested() {
 /// A folder to work in, which is HOME, and the lines of an esker.toml in `work`.
 struct Bench {
     folder: tempfile::TempDir,
+    /// Where the key files are.
+    keys: std::path::PathBuf,
     lines: Vec<String>,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
@@ -139,7 +145,8 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("work")).unwrap();
-        Self { folder, lines: vec![], flags: vec![], variables: vec![] }
+        let keys = folder.path().to_owned();
+        Self { folder, keys, lines: vec![], flags: vec![], variables: vec![] }
     }
 
     fn dir(&self) -> &Path {
@@ -156,7 +163,11 @@ impl Bench {
     fn give(&mut self, way: Way, value: &str) {
         let file =
             self.dir().join(format!("file-{}", self.flags.len() + self.variables.len() + self.lines.len()));
-        let filled = |text: &str| text.replace("FILE", &file.display().to_string()).replace("VALUE", value);
+        let key = self.keys.join(value);
+        let filled = |text: &str| {
+            let text = text.replace("FILE", &file.display().to_string());
+            text.replace("KEY", &key.display().to_string()).replace("VALUE", value)
+        };
         std::fs::write(&file, value).unwrap();
         match way {
             Way::Flags(words) => self.flags.extend(words.iter().map(|word| filled(word))),
@@ -212,8 +223,17 @@ fn repository(bench: &Bench) -> String {
 fn passwords_are_taken_in_the_order_of_the_page() {
     let template = Bench::new();
     let place = repository(&template);
+    // The key `right` opens it, the key `wrong` another one.
+    let make = |args: &[&str]| {
+        let mut command = Command::new(esker_binary());
+        command.args(["-q", "--no-cache"]).args(args).env_clear().env("ESKER_PASSWORD", "right");
+        expect(&command.current_dir(template.dir()).output().unwrap(), 0)
+    };
+    make(&["-r", "repo", "key", "add", "--new-key-file", "right"]);
+    make(&["-r", "another", "init", "--new-key-file", "wrong"]);
     for (winner, loser, what) in pairs(&PASSWORD) {
         let mut bench = Bench::new();
+        bench.keys = template.dir().to_owned();
         bench.lines.push(format!("repository = \"{place}\""));
         bench.give(winner, "right");
         bench.give(loser, "wrong");

@@ -1,18 +1,21 @@
 //! Key slots: many of them, removed ones that come back, ones that are lost or damaged.
 
 use crate::harness::{Repo, expect};
+use chunkstore::ObjectId;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Inline;
 use chunkstore::format::{MAX_SLOTS, names};
-use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::keys::{KdfParams, Method, NewSlot, RawKey, Shares, SlotHeader, SlotOwner, SlotSecret};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult};
 use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
 use engine::columns::SnapshotColumns;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use zeroize::Zeroizing;
 
 const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
 
@@ -59,6 +62,95 @@ fn every_password_that_could_be_added_opens() {
     let slot = *store.head().slots.keys().next().unwrap();
     store.remove_slot(&slot).unwrap();
     add(MAX_SLOTS).unwrap();
+}
+
+/// A secret that is counted when it is asked for, of a service that may be down.
+struct Service {
+    uri: &'static str,
+    is_down: bool,
+    asked: AtomicUsize,
+}
+
+impl Service {
+    fn new(uri: &'static str, is_down: bool) -> Self {
+        Self { uri, is_down, asked: AtomicUsize::new(0) }
+    }
+}
+
+impl SlotSecret for Service {
+    fn name(&self) -> &'static str {
+        "key service"
+    }
+
+    fn is_for(&self, header: &SlotHeader) -> bool {
+        header.kind == "kms" && header.members.get("uri").is_some_and(|uri| uri == self.uri)
+    }
+
+    fn open(&self, slot: &ObjectId, _header: &SlotHeader) -> chunkstore::Result<Zeroizing<[u8; 32]>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.is_down {
+            let why = format!("{} does not answer: try again, or use another secret", self.uri);
+            return Err(chunkstore::Error::KeyService { slot: *slot, why });
+        }
+        Ok(Zeroizing::new([7; 32]))
+    }
+
+    fn make(&self, _new: &NewSlot<'_>) -> chunkstore::Result<(Method, Zeroizing<[u8; 32]>)> {
+        let members = [("uri".to_owned(), self.uri.into())].into_iter().collect();
+        Ok((Method { kind: "kms".into(), members }, Zeroizing::new([7; 32])))
+    }
+}
+
+/// A secret is asked for the slots that it is for, and no others; and a service that is down is no wrong secret.
+#[test]
+fn slots_of_other_secrets_are_not_tried() {
+    let storage = Arc::new(MemoryStorage::default());
+    let (params, layout) = (ChunkerParams::default(), Layout::default());
+    let store =
+        ChunkStore::init(access(&storage), params, b"pw", CHEAP, SlotOwner::default(), layout).unwrap();
+    let key = RawKey::generate(&SystemEnv).unwrap();
+    let shares = Shares::make(2, 3, &SystemEnv).unwrap();
+    let secrets: [&dyn SlotSecret; 4] =
+        [&key, &shares, &Service::new("kms://a", false), &Service::new("kms://b", false)];
+    for secret in secrets {
+        store.add_slot(&secret, CHEAP, SlotOwner::default()).unwrap();
+    }
+    let open = |secret: &dyn SlotSecret| ChunkStore::open(access(&storage), &secret);
+    for secret in secrets {
+        open(secret).unwrap();
+    }
+    let said = |secret: &dyn SlotSecret| open(secret).err().unwrap();
+    let (up, down) = (Service::new("kms://a", false), Service::new("kms://a", true));
+    open(&up).unwrap();
+    let failed = said(&down);
+    assert!(matches!(failed, chunkstore::Error::KeyService { .. }), "{failed}");
+    assert!(
+        failed.to_string().ends_with("kms://a does not answer: try again, or use another secret"),
+        "{failed}"
+    );
+    assert_eq!((up.asked.into_inner(), down.asked.into_inner()), (1, 1));
+    let elsewhere = Service::new("kms://c", true);
+    let none = said(&elsewhere).to_string();
+    assert_eq!(
+        none,
+        "no key slot is for the key service that was given: those that are there are of other kinds, key, kms (2 of them), \
+         passphrase, shares 2/3"
+    );
+    assert_eq!(elsewhere.asked.into_inner(), 0);
+    let other = said(&RawKey::generate(&SystemEnv).unwrap());
+    assert!(matches!(&other, chunkstore::Error::WrongPassword { slots: 1, .. }), "{other}");
+    assert!(
+        other.to_string().starts_with("wrong key, or no key slot for it (1 tried; others are"),
+        "{other}"
+    );
+    let other = said(&Shares::make(2, 3, &SystemEnv).unwrap());
+    assert!(matches!(&other, chunkstore::Error::WrongPassword { slots: 0, .. }), "{other}");
+    // All of them have what is written after a rotation.
+    store.rotate().unwrap();
+    store.rotate().unwrap();
+    for secret in secrets {
+        assert_eq!(open(secret).unwrap().head().epoch(), 3);
+    }
 }
 
 /// A bucket with object lock: key slots cannot be removed.

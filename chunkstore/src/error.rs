@@ -23,13 +23,38 @@ pub enum Error {
         /// Where it lies.
         place: String,
     },
-    /// No key slot opens with the given passphrase.
-    #[error("wrong password, or no key slot for it ({slots} tried{})", .damage.as_ref().map_or(String::new(), |why| format!("; {why}")))]
+    /// No key slot opens with the secret that was given.
+    #[error("{}", wrong_secret(secret, *slots, others.as_deref(), damage.as_deref()))]
     WrongPassword {
+        /// What people call the secret: `password`.
+        secret: String,
         /// How many slots were tried.
         slots: usize,
+        /// The kinds of those for which it is no secret, with their numbers.
+        others: Option<String>,
         /// Why another could not be.
         damage: Option<String>,
+    },
+    /// Fewer shares were given than are needed.
+    #[error(
+        "{given} of {needed} shares: {} more of split {split} {} needed, each with '--share FILE'",
+        needed.saturating_sub(*given), if needed.saturating_sub(*given) == 1 { "is" } else { "are" }
+    )]
+    TooFewShares {
+        /// So many were given.
+        given: usize,
+        /// So many are needed.
+        needed: usize,
+        /// The id of their split.
+        split: String,
+    },
+    /// A service that a slot's secret is asked of did not give it: it is down, it denies it, or it has lost its key.
+    #[error("key slot {}: {why}", slot.short())]
+    KeyService {
+        /// The slot.
+        slot: ObjectId,
+        /// Which of these, of which service, and what to do.
+        why: String,
     },
     /// The slot by which the repository was opened has no grant of an epoch.
     #[error(
@@ -120,6 +145,24 @@ pub enum Error {
     /// The operating system has no random numbers.
     #[error("no randomness from the operating system: {0}")]
     Randomness(String),
+}
+
+/// Says that a secret opens nothing, and what would.
+fn wrong_secret(secret: &str, slots: usize, others: Option<&str>, damage: Option<&str>) -> String {
+    let more: String = damage.iter().map(|why| format!("; {why}")).collect();
+    match others {
+        Some(others) if slots == 0 => {
+            format!(
+                "no key slot is for the {secret} that was given: those that are there are of other kinds, {others}{more}"
+            )
+        }
+        Some(others) => {
+            format!(
+                "wrong {secret}, or no key slot for it ({slots} tried; others are of other kinds, {others}{more})"
+            )
+        }
+        None => format!("wrong {secret}, or no key slot for it ({slots} tried{more})"),
+    }
 }
 
 impl Error {

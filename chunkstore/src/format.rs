@@ -71,6 +71,16 @@ pub const MAX_DEPTH: u8 = 32;
 /// Most key slots of a repository. Twice as many are tried with one passphrase, since some may be there that HEAD does
 /// not list; a hostile store could otherwise burn CPU for ever.
 pub const MAX_SLOTS: usize = 128;
+/// The kind of slots that a passphrase opens.
+pub const SLOT_PASSPHRASE: &str = "passphrase";
+/// The kind of slots that a key of 256 bits opens.
+pub const SLOT_KEY: &str = "key";
+/// The kind of slots that several shares open together.
+pub const SLOT_SHARES: &str = "shares";
+/// All kinds; `kms`, which a key service opens, is reserved.
+pub const SLOT_KINDS: [&str; 4] = [SLOT_PASSPHRASE, SLOT_KEY, SLOT_SHARES, "kms"];
+/// Most shares of a secret.
+pub const MAX_SHARES: u8 = 16;
 /// Largest Argon2id memory accepted from a slot, in KiB (1 GiB).
 pub const MAX_ARGON2_KIB: u32 = 1 << 20;
 /// Most Argon2id passes accepted from a slot.

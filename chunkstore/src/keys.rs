@@ -19,10 +19,19 @@ use zeroize::Zeroizing;
 
 pub(crate) mod grants;
 mod hybrid;
+mod secret;
+mod shamir;
+mod shares;
 mod slot;
+#[cfg(test)]
+mod tests;
+mod text;
 pub use grants::Grants;
-pub(crate) use slot::split_lines;
+pub use secret::{Method, NewSlot, RawKey, SlotSecret};
+pub use shares::{Share, Shares, Split};
 pub use slot::{Argon2, KdfParams, SlotHeader, SlotOwner, make_slot, open_slot, slot_header};
+pub(crate) use slot::{split_lines, unsupported};
+pub use text::{KeyBytes, KeyText, KeyTextError};
 
 type Key = Zeroizing<[u8; 32]>;
 

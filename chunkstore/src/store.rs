@@ -11,7 +11,7 @@ use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 pub use crate::kept::{Examined, Kept};
 use crate::kept::{delete_kept, put_kept};
-use crate::keys::{self, KdfParams, KeyRing, SlotOwner};
+use crate::keys::{self, KdfParams, KeyRing, SlotOwner, SlotSecret};
 use crate::pool::{Pool, locked};
 use crate::seal::Decompressor;
 use crate::storage::chain::ChainedHead;
@@ -111,12 +111,13 @@ struct Synced {
 
 impl ChunkStore {
     /// Creates a repository: key slot, configuration, HEAD, in this order; HEAD makes it exist. One that was
-    /// interrupted is finished, with the configuration that it has, if the password opens its slot.
+    /// interrupted is finished, with the configuration that it has, if the secret opens its slot. `kdf` is what a passphrase
+    /// is to cost.
     /// What the store can do is for the caller to find out ([`crate::storage::probe`]).
-    pub fn init(
+    pub fn init<S: SlotSecret + ?Sized>(
         access: Access,
         params: ChunkerParams,
-        passphrase: &[u8],
+        secret: &S,
         kdf: KdfParams,
         owner: SlotOwner,
         layout: Layout,
@@ -124,7 +125,7 @@ impl ChunkStore {
         let place = access.storage.place();
         match look(&*access.storage)? {
             Found::Nothing => {}
-            Found::Unfinished => return Self::finish_init(access, passphrase),
+            Found::Unfinished => return Self::finish_init(access, &secret),
             Found::Whole => return Err(Error::AlreadyExists { place }),
             found @ Found::Damaged { .. } => return Err(opening::missing(&*access.storage, &found)),
         }
@@ -133,7 +134,7 @@ impl ChunkStore {
         let keys = KeyRing::generate(id, &*env)?;
         let now_ms = u64::try_from(env.now().as_millis()).unwrap_or_default();
         let config = Config::new(id, params, now_ms, layout)?;
-        let (slot, slot_bytes) = keys::make_slot(&keys, passphrase, kdf, owner, &*env)?;
+        let (slot, slot_bytes) = keys::make_slot(&keys, secret, kdf, owner, &*env)?;
         let slots = BTreeMap::from([(slot, keys.slot_hash(&slot_bytes))]);
         put_kept(&*access.storage, &names::key(&slot), &slot_bytes.into())?;
         if let Err(error) = access.storage.put(names::CONFIG, config.seal(&keys)?.into()) {
@@ -151,7 +152,7 @@ impl ChunkStore {
     }
 
     /// Goes on with an init that was interrupted before it wrote HEAD.
-    fn finish_init(access: Access, passphrase: &[u8]) -> Result<Self> {
+    fn finish_init(access: Access, secret: &dyn SlotSecret) -> Result<Self> {
         let (bytes, config) = read_config(&*access.storage)?;
         if let Some(tier) = &config.tier {
             return Err(Error::Invalid(format!(
@@ -160,7 +161,7 @@ impl ChunkStore {
                 access.storage.place()
             )));
         }
-        let opened = Slots::find(&access, &config).and_then(|mut slots| slots.open_next(passphrase));
+        let opened = Slots::find(&access, &config).and_then(|mut slots| slots.open_next(secret));
         let (slot, keys) = opened.map_err(|error| {
             Error::Invalid(format!(
                 "an 'esker init' at {} was interrupted before it was done, and cannot be finished: {}. Nothing was \
@@ -196,15 +197,19 @@ impl ChunkStore {
         Self::assemble(access, config, keys, heads)
     }
 
-    /// Opens a repository with a passphrase. Of the key slots that it fits, one must be listed by HEAD, and have the key that
-    /// HEAD is sealed under: others were removed, and came back.
-    pub fn open(mut access: Access, passphrase: &[u8]) -> Result<Self> {
+    /// Opens a repository with a secret; bytes are a passphrase. Of the key slots that it fits, one must be listed by HEAD,
+    /// and have the key that HEAD is sealed under: others were removed, and came back.
+    pub fn open<S: SlotSecret + ?Sized>(access: Access, secret: &S) -> Result<Self> {
+        Self::open_any(access, &secret)
+    }
+
+    fn open_any(mut access: Access, secret: &dyn SlotSecret) -> Result<Self> {
         let (bytes, config) = read_config(&*access.storage)?;
         let mut slots = Slots::find(&access, &config)?;
         lay_out(&mut access, &config);
         let storage = Arc::clone(&access.storage);
         loop {
-            let (slot, keys) = slots.open_next(passphrase)?;
+            let (slot, keys) = slots.open_next(secret)?;
             let keys = Arc::new(keys);
             Config::verify(&bytes, &keys)?;
             let heads = Self::head_store(&access, &keys, &config);

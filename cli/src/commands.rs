@@ -115,7 +115,7 @@ enum Command {
     Stream(stream::Args),
     /// Show sizes
     Stats(stats::Args),
-    /// Add, remove and change passwords
+    /// Add, remove and change passwords and keys
     Key(key::Args),
     /// Rebuild damaged parts of the repository
     Repair(repair::Args),

@@ -4,6 +4,7 @@ use crate::exit::Failure;
 use crate::file::File;
 use crate::passwords::{self, Password, Use};
 use crate::places::Details;
+use crate::secrets::Secret;
 use crate::trust::{self, Found};
 use crate::values::{Connections, Filled, Retries, Seconds};
 use crate::variables::{environment, environment_path, environment_text};
@@ -15,6 +16,9 @@ use engine::shown;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+
+/// The options that give a password.
+const PASSWORDS: [&str; 3] = ["password_file", "password_command", "insecure_no_password"];
 
 /// Options of all commands.
 #[derive(clap::Args, Debug, Clone)]
@@ -39,6 +43,16 @@ pub(crate) struct Global {
     /// Use the empty password: everyone who can read the repository can read the data
     #[arg(long, global = true, conflicts_with_all = ["password_file", "password_command"])]
     pub(crate) insecure_no_password: bool,
+    /// Open the repository with the key in a file: a key file, or the words or the QR code's text of a recovery sheet
+    /// [env: ESKER_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = PASSWORDS)]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Open the repository with shares of a key: give it for each of them
+    #[arg(long = "share", global = true, value_name = "FILE", conflicts_with_all = PASSWORDS, conflicts_with = "key_file")]
+    pub(crate) shares: Vec<PathBuf>,
+    /// Ask on the terminal for the words of a recovery sheet, or of shares, and open the repository with them
+    #[arg(long, global = true, conflicts_with_all = PASSWORDS, conflicts_with_all = ["key_file", "shares"])]
+    pub(crate) recovery: bool,
     /// Pass these variables to commands and hooks, separated by commas; without it they get no variables with
     /// secrets of esker, stores or databases
     #[arg(long, env = "ESKER_PASS_ENV", global = true, value_name = "NAMES", value_delimiter = ',', value_parser = words::kept())]
@@ -171,43 +185,72 @@ impl Global {
         places.into_iter().flatten().find(|path| path.is_file())
     }
 
-    /// The password, from wherever it was given; asked for on a terminal.
+    /// What opens the repository, from wherever it was given; a password is asked for on a terminal.
     /// A flag goes before every variable, and a variable before esker.toml.
-    pub(crate) fn password(&self, confirm: bool, file: Option<&File>) -> Result<Password, Failure> {
-        match self.password_unasked(file)? {
-            Some(password) => Ok(password),
-            None => Password::ask("password for the repository: ", confirm, Use::Open),
+    pub(crate) fn secret(&self, confirm: bool, file: Option<&File>) -> Result<Secret, Failure> {
+        if self.recovery {
+            return Secret::ask_words();
+        }
+        match self.secret_unasked(file)? {
+            Some(secret) => Ok(secret),
+            None => Password::ask("password for the repository: ", confirm, Use::Open).map(Secret::Password),
         }
     }
 
-    /// The password, if it is given somewhere.
-    pub(crate) fn password_unasked(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
-        let passed = self.passed(file);
+    /// The same, if it is given somewhere.
+    pub(crate) fn secret_unasked(&self, file: Option<&File>) -> Result<Option<Secret>, Failure> {
+        if self.recovery {
+            return Ok(None);
+        }
+        if !self.shares.is_empty() {
+            return Secret::shares(&self.shares).map(Some);
+        }
+        if let Some(file) = &self.key_file {
+            return Secret::key_file(file).map(Some);
+        }
+        if let Some(password) = self.password_of_flags(file)? {
+            return Ok(Some(Secret::Password(password)));
+        }
+        if let Some(file) = environment_path("ESKER_KEY_FILE") {
+            return Secret::key_file(&file).map(Some);
+        }
+        if let Some(password) = self.password_of_variables(file)? {
+            return Ok(Some(Secret::Password(password)));
+        }
+        if let Some(file) = file.and_then(|file| file.key_file.as_ref()) {
+            return Secret::key_file(file).map(Some);
+        }
+        Ok(self.password_of_file(file)?.map(Secret::Password))
+    }
+
+    fn password_of_flags(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
         if self.insecure_no_password {
             return Ok(Some(Password::nothing()));
         }
         if let Some(file) = &self.password_file {
             return Password::in_file(file, Use::Open).map(Some);
         }
-        if let Some(command) = &self.password_command {
-            return Password::from_command(command, &passed, Use::Open).map(Some);
-        }
+        let given = self.password_command.as_ref();
+        given.map(|command| Password::from_command(command, &self.passed(file), Use::Open)).transpose()
+    }
+
+    fn password_of_variables(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
         if let Some(file) = environment_path("ESKER_PASSWORD_FILE") {
             return Password::in_file(&file, Use::Open).map(Some);
         }
         if let Some(command) = environment_path("ESKER_PASSWORD_COMMAND") {
-            return Password::from_command(command.as_os_str(), &passed, Use::Open).map(Some);
+            return Password::from_command(command.as_os_str(), &self.passed(file), Use::Open).map(Some);
         }
-        if let Some(password) = Password::in_variable("ESKER_PASSWORD") {
-            return Ok(Some(password));
-        }
+        Ok(Password::in_variable("ESKER_PASSWORD"))
+    }
+
+    fn password_of_file(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
         if let Some(file) = file.and_then(|file| file.password_file.as_ref()) {
             return Password::in_file(file, Use::Open).map(Some);
         }
-        if let Some(command) = file.and_then(|file| file.password_command.as_ref()) {
-            return Password::from_command(OsStr::new(command), &passed, Use::Open).map(Some);
-        }
-        Ok(None)
+        let given = file.and_then(|file| file.password_command.as_ref());
+        let from = |command| Password::from_command(OsStr::new(command), &self.passed(file), Use::Open);
+        given.map(from).transpose()
     }
 
     /// Variables that commands of users get although they hold secrets.
@@ -216,18 +259,8 @@ impl Global {
         self.pass_env.iter().chain(of_file).cloned().collect()
     }
 
-    /// The password of the repository that `copy` reads, if it has one of its own.
-    pub(crate) fn password_of_source(
-        &self,
-        file: Option<&PathBuf>,
-        command: Option<&OsString>,
-    ) -> Result<Option<Password>, Failure> {
-        if let Some(file) = file {
-            return Password::in_file(file, Use::OpenSource).map(Some);
-        }
-        if let Some(command) = command {
-            return Password::from_command(command, &self.pass_env, Use::OpenSource).map(Some);
-        }
+    /// The password of the repository that `copy` reads, if a variable gives it one of its own.
+    pub(crate) fn password_of_source(&self) -> Result<Option<Password>, Failure> {
         if let Some(file) = environment_path("ESKER_FROM_PASSWORD_FILE") {
             return Password::in_file(&file, Use::OpenSource).map(Some);
         }
@@ -235,6 +268,11 @@ impl Global {
             return Password::from_command(command.as_os_str(), &self.pass_env, Use::OpenSource).map(Some);
         }
         Ok(Password::in_variable("ESKER_FROM_PASSWORD"))
+    }
+
+    /// The key file of the same repository, likewise.
+    pub(crate) fn key_file_of_source() -> Option<PathBuf> {
+        environment_path("ESKER_FROM_KEY_FILE")
     }
 
     /// Where `copy` reads from.

@@ -1,11 +1,11 @@
-//! Opens repositories: storage, threads, identity, password.
+//! Opens repositories: storage, threads, identity, secret.
 
 use crate::config::{Global, hostname, username};
 use crate::exit::Failure;
 use crate::file::File;
 use crate::output::Console;
-use crate::passwords::Password;
 use crate::places::{Make, Place};
+use crate::secrets::Secret;
 use chunkstore::env::{Env, SystemEnv};
 use chunkstore::executor::Pool;
 use chunkstore::format::{
@@ -39,9 +39,9 @@ pub(crate) struct Context {
     pub(crate) console: Arc<Console>,
     /// esker.toml, if there is one.
     pub(crate) file: Option<File>,
-    /// Whether the repository in use is one that esker.toml speaks of: only then are its password and cache meant.
+    /// Whether the repository in use is one that esker.toml speaks of: only then are its secret and cache meant.
     is_of_file: bool,
-    password: OnceLock<Password>,
+    secret: OnceLock<Secret>,
     cache: OnceLock<Option<PathBuf>>,
     /// The repository that the places of esker.toml are to hold, once that was asked, or why that cannot be told.
     pub(crate) repository: OnceLock<Result<Meant, String>>,
@@ -50,8 +50,8 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         let console = Console::start(&global)?;
-        let (password, cache, repository) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { global, console, file: None, is_of_file: false, password, cache, repository })
+        let (secret, cache, repository) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { global, console, file: None, is_of_file: false, secret, cache, repository })
     }
 
     /// Reads esker.toml. Not before a command needs it: `config check` reads it in its own way.
@@ -139,18 +139,24 @@ impl Context {
         place.open(make, rates)
     }
 
-    /// The password, asked for once.
-    pub(crate) fn password(&self, confirm: bool) -> Result<Password, Failure> {
-        if let Some(known) = self.password.get() {
+    /// What opens the repository, asked for once.
+    pub(crate) fn secret(&self, confirm: bool) -> Result<Secret, Failure> {
+        if let Some(known) = self.secret.get() {
             return Ok(known.clone());
         }
-        let password = self.global.password(confirm, self.own_file())?;
-        Ok(self.password.get_or_init(|| password).clone())
+        let secret = self.global.secret(confirm, self.own_file())?;
+        Ok(self.secret.get_or_init(|| secret).clone())
     }
 
     /// The same, as far as nobody need be asked.
-    pub(crate) fn password_unasked(&self) -> Option<Password> {
-        self.password.get().cloned().or_else(|| self.global.password_unasked(self.own_file()).ok()?)
+    pub(crate) fn secret_unasked(&self) -> Option<Secret> {
+        self.secret.get().cloned().or_else(|| self.global.secret_unasked(self.own_file()).ok()?)
+    }
+
+    /// Takes a secret that was made, before any other was taken.
+    pub(crate) fn made_secret(&self, secret: Secret) {
+        let is_first = self.secret.set(secret).is_ok();
+        debug_assert!(is_first, "a secret was in use before");
     }
 
     pub(crate) fn access(&self, storage: Arc<dyn Storage>) -> Result<Access, Failure> {
@@ -205,8 +211,8 @@ impl Context {
 
     /// Opens the repository for what writes nothing that counts.
     pub(crate) fn open_to_look(&self) -> Result<Repository, Failure> {
-        let opened = |access, password: Password| {
-            let repo = Repository::open(access, password.as_bytes());
+        let opened = |access, secret: Secret| {
+            let repo = Repository::open(access, &secret);
             match self.file.as_ref().filter(|_| self.uses_file()).and_then(File::primary) {
                 Some(primary) => repo.map_err(|error| in_place(error, primary)),
                 // Without another place, HEAD alone can be made anew.
@@ -221,10 +227,10 @@ impl Context {
         self.open_with(opened, Make::No)
     }
 
-    /// Opens or creates with the password at hand.
+    /// Opens or creates with the secret at hand.
     pub(crate) fn open_with<T>(
         &self,
-        open: impl FnOnce(Access, Password) -> Result<T, Failure>,
+        open: impl FnOnce(Access, Secret) -> Result<T, Failure>,
         make: Make,
     ) -> Result<T, Failure> {
         if make != Make::No {
@@ -235,7 +241,7 @@ impl Context {
                 return Err(chunkstore::Error::AlreadyExists { place: shown::path(&folder) }.into());
             }
             // Before anything is made: whoever gives up here leaves nothing.
-            self.password(true)?;
+            self.secret(true)?;
         }
         let storage = self.storage(make).map_err(|failure| self.with_ways_out(failure))?;
         if make == Make::No {
@@ -254,8 +260,8 @@ impl Context {
                 there => drop(there?),
             }
         }
-        let password = self.password(make != Make::No)?;
-        open(self.access(storage)?, password)
+        let secret = self.secret(make != Make::No)?;
+        open(self.access(storage)?, secret)
     }
 
     /// Whether there is parity, or another tier, to mend a repository from.

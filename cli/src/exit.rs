@@ -21,7 +21,7 @@ pub(crate) enum Code {
     NoRepository = 10,
     /// Another run stands in the way; running again helps.
     Busy = 11,
-    /// Wrong password.
+    /// Wrong password, key or shares.
     WrongPassword = 12,
     /// The command that was to be backed up failed.
     SourceCommand = 20,
@@ -191,7 +191,9 @@ impl From<std::io::Error> for Failure {
 fn store_code(error: &chunkstore::Error) -> Code {
     match error {
         chunkstore::Error::NoRepository { .. } => Code::NoRepository,
-        chunkstore::Error::WrongPassword { .. } | chunkstore::Error::NotGranted { .. } => Code::WrongPassword,
+        chunkstore::Error::WrongPassword { .. }
+        | chunkstore::Error::TooFewShares { .. }
+        | chunkstore::Error::NotGranted { .. } => Code::WrongPassword,
         chunkstore::Error::Fenced { .. } => Code::Busy,
         chunkstore::Error::Superseded => Code::Superseded,
         chunkstore::Error::Interrupted => Code::Interrupted,

@@ -98,6 +98,7 @@ pub(crate) struct File {
     pub(crate) repository_id: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) password_command: Option<String>,
+    pub(crate) key_file: Option<PathBuf>,
     /// Variables that commands and hooks get although they hold secrets.
     pub(crate) pass_environment: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
@@ -291,6 +292,7 @@ name = "nightly"
             "cache_dir = \"\"",
             "password_file = \"\"",
             "password_command = \"\"",
+            "key_file = \"\"",
             "memory = \"0\"",
             "timezone = \"\"",
             "prices.DEEP_ARCHIVE.gb_month = nan",

@@ -130,7 +130,7 @@ impl Context {
             let found = wanted(&repo)?;
             return Ok((Opened::alone(repo), found));
         };
-        let password = self.password(false)?;
+        let secret = self.secret(false)?;
         let stores = self.stores(file, false);
         let mut turns: Vec<&(TierPlace, Arc<dyn Storage>)> = stores.iter().collect();
         turns.sort_by_key(|(tier, _)| tier.options.role != Role::Primary);
@@ -142,14 +142,14 @@ impl Context {
             let tiered = Arc::new(Tiered::new(Arc::clone(main), order.collect(), true));
             let access = self.access(Arc::clone(&tiered) as _)?;
             let opened = self.refuse_another(tier, &**main).and_then(|()| {
-                let store = ChunkStore::open(access, password.as_bytes());
+                let store = ChunkStore::open(access, &secret);
                 let store = store.map_err(|error| in_place(error, tier))?;
                 meant(Repository::with_store(store.with_records_from_copies()), tier)
             });
             let repo = match opened {
                 Ok(repo) => repo,
                 Err(failure) => {
-                    // No other tier has other passwords; and which repository is meant, none of them tells.
+                    // No other tier has other key slots; and which repository is meant, none of them tells.
                     if failure.code == Code::WrongPassword || self.cannot_tell() {
                         return Err(failure);
                     }
@@ -195,7 +195,7 @@ impl Context {
             .chain([Copy::new(name, Arc::clone(&main))]);
         let tiered = Arc::new(Tiered::new(main, order.collect(), false));
         let access = self.access(Arc::clone(&tiered) as _)?;
-        let store = ChunkStore::open(access, self.password(false)?.as_bytes());
+        let store = ChunkStore::open(access, &self.secret(false)?);
         let store = store.map_err(|error| ways_out(in_place(error, &tier)))?;
         // What is put back lies as it lay.
         let data = Placing { class: tier.options.class.clone(), locked_until: None };

@@ -7,7 +7,7 @@ use chunkstore::ObjectId;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::head::{Head, Root};
-use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::keys::{KdfParams, SlotOwner, SlotSecret};
 use chunkstore::store::{Access, ChunkStore};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,21 +26,21 @@ pub struct Repository {
 
 impl Repository {
     /// Creates one; see [`ChunkStore::init`].
-    pub fn init(
+    pub fn init<S: SlotSecret + ?Sized>(
         access: Access,
         params: ChunkerParams,
-        passphrase: &[u8],
+        secret: &S,
         kdf: KdfParams,
         owner: SlotOwner,
         layout: Layout,
     ) -> Result<Self> {
-        let store = ChunkStore::init(access, params, passphrase, kdf, owner, layout)?;
+        let store = ChunkStore::init(access, params, secret, kdf, owner, layout)?;
         Ok(Self { store: Arc::new(store) })
     }
 
-    /// Opens one.
-    pub fn open(access: Access, passphrase: &[u8]) -> Result<Self> {
-        Ok(Self { store: Arc::new(ChunkStore::open(access, passphrase)?) })
+    /// Opens one with a secret of a key slot; bytes are a passphrase.
+    pub fn open<S: SlotSecret + ?Sized>(access: Access, secret: &S) -> Result<Self> {
+        Ok(Self { store: Arc::new(ChunkStore::open(access, secret)?) })
     }
 
     /// One whose store is open.

@@ -1,20 +1,19 @@
-//! Key slots: a key pair each, and the ring as it was when the slot was made, sealed under the slot's own secret. Of that
-//! secret there may be several kinds: this version makes and opens passphrases. The public key of a slot of another kind
-//! can be read all the same, so that rotation reaches it.
+//! Key slots: a key pair each, and the ring as it was when the slot was made, sealed under the slot's own secret
+//! (`secret.rs`). The public key of a slot of a kind that is not known can be read all the same, so that rotation reaches it.
 
 use super::hybrid::PrivateKey;
-use super::{CommittedKey, Key, KeyRing, OwnSlot, committed, derive};
+use super::secret::{NewSlot, SlotSecret, slot_key};
+use super::shares::{SPLIT_LEN, Split};
+use super::{Key, KeyRing, OwnSlot};
 use crate::aead::counter_nonce;
 use crate::env::{Env, random_array};
-use crate::format::{self, TAG_LEN};
+use crate::format::{self, MAX_SHARES, SLOT_KINDS, SLOT_PASSPHRASE, SLOT_SHARES, TAG_LEN};
 use crate::id::{ObjectId, RepositoryId, from_hex, to_hex};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use zeroize::{Zeroize as _, Zeroizing};
-
-/// The kind of slots that a passphrase opens.
-const PASSPHRASE: &str = "passphrase";
 
 /// What the secret of a slot opens, in hex.
 #[derive(Serialize, Deserialize)]
@@ -76,11 +75,11 @@ pub struct SlotHeader {
     pub version: u32,
     /// The repository it opens.
     pub repository_id: RepositoryId,
-    /// How it is opened; `passphrase`, or what a later version knows.
+    /// How it is opened: one of [`SLOT_KINDS`], or what a later version knows.
     pub kind: String,
-    /// Of a passphrase.
+    /// What the kind has of its own.
     #[serde(flatten)]
-    argon2: Option<Argon2>,
+    pub members: Map<String, Value>,
     /// Its public key (X25519), in hex. Whoever seals to it checks first that HEAD lists the slot with these bytes.
     pub public: ObjectId,
     /// The latest epoch whose key is in it.
@@ -97,16 +96,44 @@ pub struct SlotHeader {
 }
 
 impl SlotHeader {
+    /// What the kind has of its own, as a value.
+    fn method<T: serde::de::DeserializeOwned>(&self, kind: &str) -> Option<T> {
+        let is_known = self.version == 1 && self.kind == kind;
+        is_known.then(|| T::deserialize(&self.members).ok()).flatten()
+    }
+
     /// How its passphrase becomes a key, if a passphrase that this version knows opens it.
     #[must_use]
-    pub fn argon2(&self) -> Option<&Argon2> {
-        let is_known = self.version == 1 && self.kind == PASSPHRASE;
-        self.argon2.as_ref().filter(|argon2| is_known && argon2.kdf == "argon2id")
+    pub fn argon2(&self) -> Option<Argon2> {
+        self.method(SLOT_PASSPHRASE).filter(|argon2: &Argon2| argon2.kdf == "argon2id")
+    }
+
+    /// How many of which shares open it, if shares do.
+    #[must_use]
+    pub fn split(&self) -> Option<Split> {
+        let is_sane = |split: &Split| {
+            let is_id = from_hex(&split.split).is_some_and(|id| id.len() == SPLIT_LEN);
+            is_id && 2 <= split.threshold && split.threshold <= split.shares && split.shares <= MAX_SHARES
+        };
+        self.method(SLOT_SHARES).filter(is_sane)
+    }
+
+    /// Whether this version knows its kind, and what the kind has of its own.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        match self.kind.as_str() {
+            SLOT_PASSPHRASE => self.argon2().is_some(),
+            SLOT_SHARES => self.split().is_some(),
+            kind => self.version == 1 && SLOT_KINDS.contains(&kind),
+        }
     }
 
     /// Its kind, for people, in letters that are harmless wherever they are printed.
     #[must_use]
     pub fn kind_shown(&self) -> String {
+        if let Some(split) = self.split() {
+            return format!("{SLOT_SHARES} {}/{}", split.threshold, split.shares);
+        }
         let is_plain =
             |letter: &char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || *letter == '-';
         self.kind.chars().filter(is_plain).take(32).collect()
@@ -124,44 +151,27 @@ pub struct SlotOwner {
     pub label: String,
 }
 
-fn slot_key(passphrase: &[u8], header: &SlotHeader, slot: &ObjectId) -> Result<CommittedKey> {
-    let Some(Argon2 { kdf_params, salt, .. }) = header.argon2() else {
-        let kind = header.kind_shown();
-        let why = format!("key slot {} is of kind '{kind}', version {}", slot.short(), header.version);
-        return Err(Error::Unsupported { why });
-    };
-    let KdfParams { memory_kib, passes, lanes } = *kdf_params;
-    if memory_kib > format::MAX_ARGON2_KIB || passes > format::MAX_ARGON2_PASSES || lanes > 256 {
-        return Err(Error::corrupt(format::names::key(slot), "Argon2id cost over the limit"));
-    }
-    let params = argon2::Params::new(memory_kib, passes, lanes, Some(32))
-        .map_err(|error| Error::corrupt(format::names::key(slot), error))?;
-    let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let mut kek = Zeroizing::new([0u8; 32]);
-    argon.hash_password_into(passphrase, salt.as_bytes(), &mut *kek).map_err(|error| match error {
-        argon2::Error::OutOfMemory => Error::Memory { bytes: memory_kib as usize * 1024 },
-        error => Error::corrupt(format::names::key(slot), error),
-    })?;
-    Ok(committed(&derive(&kek, "slot", &[header.repository_id.as_bytes(), slot.as_bytes()])))
-}
-
-/// Makes a slot that a passphrase opens, with all keys that the ring has; returns the slot's id and its bytes. A ring
-/// that was opened by no slot is opened by this one from then on.
-pub fn make_slot(
+/// Makes a slot for a secret, with all keys that the ring has; returns the slot's id and its bytes. A ring that was opened
+/// by no slot is opened by this one from then on. `kdf` is what a passphrase is to cost.
+///
+/// # Errors
+///
+/// There is no randomness or no memory, or the secret's service does not take part.
+pub fn make_slot<S: SlotSecret + ?Sized>(
     ring: &KeyRing,
-    passphrase: &[u8],
-    params: KdfParams,
+    secret: &S,
+    kdf: KdfParams,
     owner: SlotOwner,
     env: &dyn Env,
 ) -> Result<(ObjectId, Vec<u8>)> {
     let slot = ObjectId(random_array(env)?);
     let (private, public) = PrivateKey::generate(env)?;
-    let argon2 = Argon2 { kdf: "argon2id".into(), kdf_params: params, salt: ObjectId(random_array(env)?) };
+    let (method, secret) = secret.make(&NewSlot { repository: &ring.repository, slot: &slot, kdf, env })?;
     let header = SlotHeader {
         version: 1,
         repository_id: ring.repository,
-        kind: PASSPHRASE.into(),
-        argon2: Some(argon2),
+        kind: method.kind,
+        members: method.members,
         public: ObjectId(public),
         epoch: ring.latest_epoch(),
         created_ms: u64::try_from(env.now().as_millis()).unwrap_or_default(),
@@ -169,7 +179,7 @@ pub fn make_slot(
         username: owner.username,
         label: owner.label,
     };
-    let key = slot_key(passphrase, &header, &slot)?;
+    let key = slot_key(&secret, &header.repository_id, &slot);
     let line = serde_json::to_string(&header).map_err(|error| Error::Invalid(error.to_string()))?;
     let payload = SlotPayload {
         private: to_hex(&*private.to_bytes()),
@@ -191,17 +201,25 @@ pub fn slot_header(slot: &ObjectId, bytes: &[u8]) -> Result<SlotHeader> {
     serde_json::from_str(line).map_err(|error| Error::corrupt(format::names::key(slot), error))
 }
 
-/// Opens a slot; `Ok(None)` means that the passphrase belongs to another one.
+/// Opens a slot; `Ok(None)` means that the secret belongs to another one.
 ///
 /// # Errors
 ///
-/// It is damaged, or of a kind that no passphrase opens ([`Error::Unsupported`]).
-pub fn open_slot(slot: &ObjectId, bytes: &[u8], passphrase: &[u8]) -> Result<Option<KeyRing>> {
+/// It is damaged, of a version that is not known ([`Error::Unsupported`]), or its secret cannot be had.
+pub fn open_slot<S: SlotSecret + ?Sized>(
+    slot: &ObjectId,
+    bytes: &[u8],
+    secret: &S,
+) -> Result<Option<KeyRing>> {
     let name = format::names::key(slot);
     let header = slot_header(slot, bytes)?;
     let (line, hex) = split_lines(bytes).ok_or_else(|| Error::corrupt(&name, "not two lines"))?;
     let sealed = from_hex(hex).ok_or_else(|| Error::corrupt(&name, "second line is not hex"))?;
-    let key = slot_key(passphrase, &header, slot)?;
+    if !secret.is_for(&header) {
+        return if header.is_known() { Ok(None) } else { Err(unsupported(slot, &header)) };
+    }
+    let secret = secret.open(slot, &header)?;
+    let key = slot_key(&secret, &header.repository_id, slot);
     let (commitment, rest) =
         sealed.split_at_checked(32).ok_or_else(|| Error::corrupt(&name, "second line too short"))?;
     // blake3::Hash compares in constant time.
@@ -237,6 +255,12 @@ pub fn open_slot(slot: &ObjectId, bytes: &[u8], passphrase: &[u8]) -> Result<Opt
     let ring = KeyRing::assemble(header.repository_id, key(&payload.master)?, epochs);
     let _ = ring.own.set(OwnSlot { id: *slot, private });
     Ok(Some(ring))
+}
+
+/// That a slot is of a kind or version that this version does not know.
+pub(crate) fn unsupported(slot: &ObjectId, header: &SlotHeader) -> Error {
+    let (kind, version) = (header.kind_shown(), header.version);
+    Error::Unsupported { why: format!("key slot {} is of kind '{kind}', version {version}", slot.short()) }
 }
 
 /// Splits a text object into its two lines, each ended by a line feed, nothing after.

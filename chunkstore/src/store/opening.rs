@@ -1,4 +1,4 @@
-//! From a place to keys: its kind, its configuration, a key slot that the password opens. A disk keeps copies of these,
+//! From a place to keys: its kind, its configuration, a key slot that the secret opens. A disk keeps copies of these,
 //! since one bad sector in any of them would make the repository unreadable; a missing one is named in the error.
 
 use super::Access;
@@ -6,11 +6,11 @@ use crate::config::Config;
 use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::id::{ObjectId, RepositoryId};
 use crate::kept::read_kept;
-use crate::keys::{self, KdfParams, KeyRing};
+use crate::keys::{self, KdfParams, KeyRing, SlotHeader, SlotSecret};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The state of a place.
@@ -173,17 +173,19 @@ pub(super) struct Slots {
     storage: Arc<dyn Storage>,
     repository: RepositoryId,
     readable: Vec<(ObjectId, Bytes)>,
-    /// What the password did not open. It may be damaged, and a copy sound.
+    /// What the secret did not open. It may be damaged, and a copy sound.
     unopened: Vec<(ObjectId, Bytes)>,
     /// Whether copies are what is tried now.
     in_copies: bool,
-    /// How often a passphrase was turned into a key.
+    /// How often a slot was tried.
     attempts: usize,
     damage: Option<Error>,
-    /// That one is of a kind that no passphrase opens, or of a later version.
-    other_kind: Option<Error>,
-    /// That there was no memory to try a slot.
-    memory: Option<Error>,
+    /// Slots that the secret is not for, by their kinds, and whether this version knows those.
+    others: BTreeMap<(String, bool), usize>,
+    /// That one is of a kind or version that this version does not know.
+    unsupported: Option<Error>,
+    /// That a slot could not be tried: there was no memory, or a key service did not answer.
+    untried: Option<Error>,
     tried: usize,
     /// What may still be spent on slots that are dearer than ours.
     left: u64,
@@ -201,8 +203,9 @@ impl Slots {
             in_copies: false,
             attempts: 0,
             damage: None,
-            other_kind: None,
-            memory: None,
+            others: BTreeMap::new(),
+            unsupported: None,
+            untried: None,
             tried: 0,
             left: MAX_DEAR_COST,
         };
@@ -215,7 +218,7 @@ impl Slots {
                 Error::corrupt(
                     names::KEYS,
                     format!(
-                        "no key slot is left at {}, and no password opens it without one. Every other tier has them, \
+                        "no key slot is left at {}, and nothing opens it without one. Every other tier has them, \
                          too",
                         storage.place()
                     ),
@@ -242,8 +245,7 @@ impl Slots {
     }
 
     /// Whether a slot may be tried. One that is more expensive than ours counts by its cost.
-    fn affords(&mut self, slot: &ObjectId, bytes: &Bytes) -> bool {
-        let cost = cost(slot, bytes);
+    fn affords(&mut self, cost: u64) -> bool {
         if cost <= KdfParams::default().cost() {
             return true;
         }
@@ -256,13 +258,13 @@ impl Slots {
         }
     }
 
-    /// Notes why a slot that the password fits does not open the repository.
+    /// Notes why a slot that the secret fits does not open the repository.
     pub(super) fn refuse(&mut self, error: Error) {
         self.damage = Some(error);
     }
 
     /// Takes the next one. After the slots themselves follow the copies that a disk has of those that did not open, as far
-    /// as they are not the same: of a slot whose bytes are damaged, the password cannot be told from a wrong one.
+    /// as they are not the same: of a slot whose bytes are damaged, the secret cannot be told from a wrong one.
     fn next(&mut self) -> Option<(ObjectId, Bytes)> {
         if self.readable.is_empty() && !self.in_copies && self.storage.keeps_copies() {
             self.in_copies = true;
@@ -286,27 +288,39 @@ impl Slots {
     /// Puts the copy that opened in the place of the slot.
     fn mend(&self, slot: &ObjectId, bytes: &Bytes) {
         let name = names::key(slot);
-        tracing::warn!("{name} is damaged: it is taken from a copy that the password opens");
+        tracing::warn!("{name} is damaged: it is taken from a copy that opens");
         if let Err(error) = self.storage.replace(&name, bytes.clone()) {
             tracing::debug!(%error, "it could not be put back");
         }
     }
 
-    /// Opens the next one that the password fits, and returns it with the keys in it.
-    pub(super) fn open_next(&mut self, passphrase: &[u8]) -> Result<(ObjectId, KeyRing)> {
+    /// Notes a slot that the secret is not for.
+    fn pass_over(&mut self, slot: &ObjectId, header: &SlotHeader) {
+        if self.in_copies {
+            return;
+        }
+        if !header.is_known() {
+            self.unsupported = Some(keys::unsupported(slot, header));
+        }
+        *self.others.entry((header.kind_shown(), header.is_known())).or_default() += 1;
+    }
+
+    /// Opens the next one that the secret fits, and returns it with the keys in it.
+    pub(super) fn open_next(&mut self, secret: &dyn SlotSecret) -> Result<(ObjectId, KeyRing)> {
         while let Some((slot, bytes)) = self.next() {
-            if keys::slot_header(&slot, &bytes).is_ok_and(|header| header.argon2().is_none()) {
-                self.other_kind = keys::open_slot(&slot, &bytes, passphrase).err();
+            let header = keys::slot_header(&slot, &bytes)?;
+            if !secret.is_for(&header) {
+                self.pass_over(&slot, &header);
                 continue;
             }
-            if !self.affords(&slot, &bytes) {
+            if !self.affords(secret.cost(&header)) {
                 let why = "to try it costs more than all slots together may that are not esker's own";
                 self.damage = Some(Error::corrupt(names::key(&slot), why));
                 continue;
             }
             self.attempts += 1;
             self.tried += usize::from(!self.in_copies);
-            match keys::open_slot(&slot, &bytes, passphrase) {
+            match keys::open_slot(&slot, &bytes, secret) {
                 Ok(Some(ring)) => {
                     if self.in_copies {
                         self.mend(&slot, &bytes);
@@ -314,39 +328,48 @@ impl Slots {
                     return Ok((slot, ring));
                 }
                 Ok(None) => self.unopened.push((slot, bytes)),
-                // Another one may take less.
-                Err(error @ Error::Memory { .. }) => self.memory = Some(error),
+                // Another one may take less, or be of a service that answers.
+                Err(error @ (Error::Memory { .. } | Error::KeyService { .. })) => self.untried = Some(error),
                 Err(error) => {
                     self.damage = Some(error);
                     self.unopened.push((slot, bytes));
                 }
             }
         }
-        // Whether the password fits a slot that was not tried is not known.
-        if let Some(error) = self.memory.take() {
+        // Whether the secret fits a slot that was not tried is not known.
+        if let Some(error) = self.untried.take() {
             return Err(error);
         }
-        if self.tried == 0
-            && let Some(other_kind) = self.other_kind.take()
-        {
-            return Err(other_kind);
-        }
-        match self.damage.take() {
-            // Where any could be tried, that the password fits none of them says more.
-            Some(damage) if self.tried == 0 => {
+        let knows_any = self.others.keys().any(|(_, is_known)| *is_known);
+        match (self.damage.take(), self.unsupported.take()) {
+            // Where any could be tried, that the secret fits none of them says more.
+            (Some(damage), _) if self.tried == 0 && !knows_any => {
                 Err(Error::corrupt(names::KEYS, format!("no key slot that is there can be used: {damage}")))
             }
-            damage => Err(Error::WrongPassword {
+            (None, Some(unsupported)) if self.tried == 0 && !knows_any => Err(unsupported),
+            (damage, unsupported) => Err(Error::WrongPassword {
+                secret: secret.name().to_owned(),
                 slots: self.tried,
-                damage: damage.or(self.other_kind.take()).map(|damage| damage.to_string()),
+                others: self.other_kinds(),
+                damage: damage.or(unsupported).map(|damage| damage.to_string()),
             }),
         }
     }
+
+    /// The kinds of slots that the secret is not for, for people.
+    fn other_kinds(&self) -> Option<String> {
+        let kind = |((kind, _), count): (&(String, bool), &usize)| match count {
+            1 => kind.clone(),
+            count => format!("{kind} ({count} of them)"),
+        };
+        let kinds: Vec<String> = self.others.iter().map(kind).collect();
+        (!kinds.is_empty()).then(|| kinds.join(", "))
+    }
 }
 
-/// The cost of trying a slot.
+/// The cost of trying a slot; of one without Argon2id, nothing.
 fn cost(slot: &ObjectId, bytes: &Bytes) -> u64 {
     let header = keys::slot_header(slot, bytes).ok();
-    let params = header.as_ref().and_then(|header| header.argon2()).map(|argon2| argon2.kdf_params);
-    params.map_or(u64::MAX, |params| params.cost())
+    let params = header.as_ref().and_then(SlotHeader::argon2).map(|argon2| argon2.kdf_params);
+    params.map_or(0, |params| params.cost())
 }

@@ -12,7 +12,7 @@ use crate::id::{ObjectId, PackId};
 use crate::index::Segment;
 use crate::kept::{Kept, put_kept, read_kept, replace_kept};
 use crate::keys::grants::{are_sound as grants_are_sound, there as grants_there};
-use crate::keys::{Grants, KeyRing};
+use crate::keys::{Grants, KeyRing, SlotSecret};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope};
 use bytes::Bytes;
@@ -101,7 +101,7 @@ pub struct RebuildOptions {
 struct Rebuild<'a> {
     access: &'a Access,
     keys: &'a KeyRing,
-    /// The slot that the password opened.
+    /// The slot that the secret opened.
     own: ObjectId,
     config_has_parity: bool,
     /// The highest epoch of an object that was read.
@@ -116,15 +116,24 @@ struct Rebuild<'a> {
 /// Examines HEAD and, unless it is sound or `dry_run` is set, replaces it. **No other process may use the repository**:
 /// a prune that continues with the old HEAD would remove packs that the new one lists. From then on a prune removes
 /// nothing that existed before, until a person allows it ([`crate::head::Anew`]).
-pub fn rebuild_head(
+pub fn rebuild_head<S: SlotSecret + ?Sized>(
+    access: Access,
+    secret: &S,
+    elsewhere: &Elsewhere,
+    options: RebuildOptions,
+) -> Result<RebuildPlan> {
+    rebuild_any(access, &secret, elsewhere, options)
+}
+
+fn rebuild_any(
     mut access: Access,
-    passphrase: &[u8],
+    secret: &dyn SlotSecret,
     elsewhere: &Elsewhere,
     options: RebuildOptions,
 ) -> Result<RebuildPlan> {
     let dry_run = options.dry_run;
     let (bytes, config) = read_config(&*access.storage)?;
-    let (own, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
+    let (own, keys) = Slots::find(&access, &config)?.open_next(secret)?;
     let keys = Arc::new(keys);
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
@@ -237,9 +246,9 @@ pub struct Peeked {
 }
 
 /// Reads what a place says of the keys of its repository. Changes nothing there.
-pub fn peek(mut access: Access, passphrase: &[u8]) -> Result<Peeked> {
+pub fn peek<S: SlotSecret + ?Sized>(mut access: Access, secret: &S) -> Result<Peeked> {
     let (bytes, config) = read_config(&*access.storage)?;
-    let (_, keys) = Slots::find(&access, &config)?.open_next(passphrase)?;
+    let (_, keys) = Slots::find(&access, &config)?.open_next(&secret)?;
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
     access.cache = None;

@@ -143,7 +143,7 @@ impl ChunkStore {
                 Error::Corrupt { object, why: detail } => {
                     let short = slot.short();
                     let why = format!(
-                        "{detail}: its password would not open what is written from now on, so nothing was changed. If \
+                        "{detail}: what opens it would not open what is written from now on, so nothing was changed. If \
                          another tier has it, 'esker heal' puts it back; 'esker key remove {short}' drops it"
                     );
                     Error::corrupt(object, why)

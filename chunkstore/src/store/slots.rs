@@ -6,7 +6,7 @@ use crate::format::{MAX_SLOTS, names};
 use crate::head::Head;
 use crate::id::ObjectId;
 use crate::kept::{Kept, delete_kept, put_kept};
-use crate::keys::{self, KdfParams, SlotOwner};
+use crate::keys::{self, KdfParams, SlotOwner, SlotSecret};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -14,8 +14,18 @@ use std::collections::BTreeSet;
 const ATTEMPTS: usize = 20;
 
 impl ChunkStore {
-    /// Adds a key slot. There are so many at most as are tried with one passphrase.
-    pub fn add_slot(&self, passphrase: &[u8], kdf: KdfParams, owner: SlotOwner) -> Result<ObjectId> {
+    /// Adds a key slot for a secret; `kdf` is what a passphrase is to cost. There are so many at most as are tried with one
+    /// secret.
+    ///
+    /// # Errors
+    ///
+    /// As [`keys::make_slot`]; there are too many; or HEAD cannot be swapped.
+    pub fn add_slot<S: SlotSecret + ?Sized>(
+        &self,
+        secret: &S,
+        kdf: KdfParams,
+        owner: SlotOwner,
+    ) -> Result<ObjectId> {
         let may_add = |head: &Head| {
             if head.slots.len() < MAX_SLOTS {
                 return Ok(());
@@ -29,8 +39,7 @@ impl ChunkStore {
         let session = self.open_session("key")?;
         for _ in 0..ATTEMPTS {
             let epoch = self.reload()?.epoch();
-            let (slot, bytes) =
-                keys::make_slot(&self.keys, passphrase, kdf, owner.clone(), &*self.access.env)?;
+            let (slot, bytes) = keys::make_slot(&self.keys, secret, kdf, owner.clone(), &*self.access.env)?;
             let hash = self.keys.slot_hash(&bytes);
             put_kept(&*self.access.storage, &names::key(&slot), &bytes.into())?;
             let added = self.update_head(|head| {

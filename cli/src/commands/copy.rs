@@ -1,7 +1,7 @@
 //! `esker copy`
 
 use super::FilterArgs;
-use super::from::FromPassword;
+use super::from::FromSecret;
 use crate::config::Global;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     from_repository_file: Option<PathBuf>,
     #[command(flatten)]
-    password: FromPassword,
+    secret: FromSecret,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -79,8 +79,8 @@ fn open_from(args: &Args, context: &Context) -> Result<Repository, Failure> {
     let place = Global::place_of_source(args.from_repo.as_ref(), args.from_repository_file.as_deref())?;
     let storage = Place::parse(&place, &context.global.details()?)?
         .open(Make::No, context.global.network.rates(Rates::default()))?;
-    let password = args.password.get(context)?;
-    Ok(Repository::open(context.access(storage)?, password.as_bytes())?)
+    let secret = args.secret.get(context)?;
+    Ok(Repository::open(context.access(storage)?, &secret)?)
 }
 
 fn copy(

@@ -5,14 +5,18 @@ use crate::context::{Context, owner};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use crate::places::{Make, Place};
+use crate::secret_files::SecretFile;
+use crate::secrets::Secret;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::{HeadMethod, Layout};
 use chunkstore::env::SystemEnv;
-use chunkstore::keys::KdfParams;
+use chunkstore::keys::{KdfParams, RawKey};
 use chunkstore::storage::Storage;
 use chunkstore::storage::probe::{compares_and_swaps, creates_once};
 use chunkstore::store::{Found, look};
 use engine::Repository;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Create a repository
 #[derive(clap::Args, Debug)]
@@ -33,6 +37,9 @@ pub(crate) struct Args {
     /// Let the group of the folder read and write the repository, and everything that is made in it later
     #[arg(long)]
     shared: bool,
+    /// Make a key instead of a password, and write it into a new file, which --key-file reads
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["password_file", "password_command", "insecure_no_password", "key_file", "shares", "recovery"])]
+    new_key_file: Option<PathBuf>,
     /// Keep parity beside each pack, from which 'check --heal' mends damage: 3 % more. By default on local disk
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     parity: Parity,
@@ -95,8 +102,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         return Err(Failure::usage("--shared is for a folder: who may use a store, the store decides"));
     }
     refuse_copies(context)?;
+    let key = args.new_key_file.as_ref().map(|_| RawKey::generate(&SystemEnv)).transpose()?;
+    if let Some(key) = &key {
+        context.made_secret(Secret::Key(key.clone()));
+    }
     let repo = context.open_with(
-        |access, password| {
+        |access, secret| {
             let storage = &*access.storage;
             let fresh = look(storage)? == Found::Nothing;
             let head = if fresh { probe(storage, args, context)? } else { HeadMethod::default() };
@@ -105,15 +116,26 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 Parity::On => true,
                 Parity::Off => false,
             };
-            let password = password.as_bytes();
-            Ok(Repository::init(
-                access,
-                params,
-                password,
-                KdfParams::default(),
-                owner(""),
-                Layout { head, parity },
-            )?)
+            // On disk before anything is made that it opens.
+            let paths = args.new_key_file.iter().zip(&key);
+            let file = paths.map(|(path, key)| SecretFile::of_key(path, key)).next().transpose()?;
+            let storage = Arc::clone(&access.storage);
+            let layout = Layout { head, parity };
+            let made = Repository::init(access, params, &secret, KdfParams::default(), owner(""), layout);
+            match (made, file) {
+                (Ok(repo), file) => {
+                    file.into_iter().for_each(SecretFile::keep);
+                    Ok(repo)
+                }
+                (Err(error), Some(file)) if fresh && !matches!(look(&*storage), Ok(Found::Nothing)) => {
+                    file.keep();
+                    let failure = Failure::from(error);
+                    let message =
+                        format!("{}; 'esker init --key-file' goes on with the key", failure.message);
+                    Err(Failure { message, ..failure })
+                }
+                (Err(error), _) => Err(error.into()),
+            }
         },
         if args.shared { Make::Shared } else { Make::Private },
     )?;
@@ -124,7 +146,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         output::json_line(&serde_json::json!({"message_type": "initialized", "id": id, "repository": place}));
     } else {
         context.console.say(format!("created esker repository {} at {place}", id.short()));
-        context.console.say("Without the password nothing in it can be read again: keep it elsewhere, too.");
+        let what = if matches!(context.secret(false)?, Secret::Password(_)) { "password" } else { "key" };
+        context
+            .console
+            .say(format!("Without the {what} nothing in it can be read again: keep it elsewhere, too."));
     }
     make_tiers(&repo, context)
 }

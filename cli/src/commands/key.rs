@@ -1,22 +1,26 @@
 //! `esker key`
 
-use crate::context::{Context, owner};
+use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::Summary;
-use crate::passwords::{Password, Use};
+use crate::secrets::Secret;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::keys::{KdfParams, SlotOwner, open_slot};
 use chunkstore::store::ChunkStore;
+use engine::Repository;
+use new::{NewSecret, Owner};
 use serde_json::json;
-use std::path::PathBuf;
 
 mod list;
+mod new;
+mod paper;
+mod split;
 
-/// Add, remove and change passwords, and rotate data keys
+/// Add, remove and change passwords and keys, and rotate data keys
 ///
-/// Each password has a key slot, which opens the repository's keys. Data is encrypted with data keys, one for each epoch:
-/// 'key rotate' makes a new epoch, whose key the slots get that exist then.
+/// Each password and each key has a key slot, which opens the repository's keys. Data is encrypted with data keys, one for
+/// each epoch: 'key rotate' makes a new epoch, whose key the slots get that exist then. docs/keys.md says when to use which.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,60 +36,37 @@ enum Action {
     List,
     /// List epochs, and the packs that are encrypted with the key of each
     Epochs,
-    /// Add a password
-    Add(NewPassword),
+    /// Add a password or a key file
+    Add(NewSlot),
     /// Remove a key slot by its id; the last one stays
     Remove {
         /// Id or its first digits
         id: String,
     },
-    /// Replace the password that was used to open the repository
-    Passwd(NewPassword),
+    /// Replace what the repository was opened with, by a new password or key file
+    Passwd(NewSlot),
+    /// Make a sheet to print, with a key that opens the repository as words and as a QR code
+    ///
+    /// Whoever has the sheet can open the repository: print it, lock it away, and delete the file. --key-file reads the
+    /// words, typed into a file, and the QR code's text; --recovery asks for the words.
+    Sheet(paper::Args),
+    /// Make shares of a key: any M of N open the repository together, fewer do not
+    ///
+    /// One share goes to each of N people. --share opens the repository, once for each share.
+    Split(split::Args),
     /// Make a new data key, for everything that is written from now on
     ///
-    /// Every key slot gets it, whatever its password. A slot that was removed before does not; it keeps what it could read.
+    /// Every key slot gets it, whatever opens it. A slot that was removed before does not; it keeps what it could read.
     /// Existing packs are not encrypted again: a new snapshot may use chunks of old packs, which old keys open.
     Rotate,
 }
 
 #[derive(clap::Args, Debug)]
-struct NewPassword {
-    /// Read the new password from the first line of a file
-    #[arg(long, value_name = "FILE")]
-    new_password_file: Option<PathBuf>,
-    /// The new password is empty: whoever can read the repository can read the data
-    #[arg(long, conflicts_with = "new_password_file")]
-    new_insecure_no_password: bool,
-    /// Host that the slot is said to be of, instead of this one
-    #[arg(long, value_name = "HOST", value_parser = crate::words::filled())]
-    host: Option<String>,
-    /// User that the slot is said to be of, instead of this one
-    #[arg(long, value_name = "USER", value_parser = crate::words::filled())]
-    user: Option<String>,
-    /// What to call the slot
-    #[arg(long, default_value = "", value_name = "TEXT", value_parser = crate::words::kept())]
-    label: String,
-}
-
-impl NewPassword {
-    fn owner(&self) -> SlotOwner {
-        let mut owner = owner(&self.label);
-        if let Some(host) = &self.host {
-            owner.hostname.clone_from(host);
-        }
-        if let Some(user) = &self.user {
-            owner.username.clone_from(user);
-        }
-        owner
-    }
-
-    fn get(&self) -> Result<Password, Failure> {
-        match &self.new_password_file {
-            _ if self.new_insecure_no_password => Ok(Password::nothing()),
-            Some(file) => Password::in_file(file, Use::New),
-            None => Password::ask("new password: ", true, Use::New),
-        }
-    }
+struct NewSlot {
+    #[command(flatten)]
+    secret: NewSecret,
+    #[command(flatten)]
+    owner: Owner,
 }
 
 impl Args {
@@ -96,7 +77,7 @@ impl Args {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     let repo = match args.only_prints() {
         true => context.open_to_look()?,
         false => context.open()?,
@@ -124,18 +105,23 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             Ok(Code::Done)
         }
         Action::Add(new) => {
-            let slot = store.add_slot(new.get()?.as_bytes(), KdfParams::default(), new.owner())?;
+            let made = new.secret.make()?;
+            let slot = add(&repo, &made.secret, new.owner.get(), context);
+            let slot = made.settle(slot)?;
             let mut summary = Summary::new(json!({"added": [slot], "removed": []}));
             summary.line(format!("added key slot {}", slot.short()));
             for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
         }
+        Action::Sheet(args) => paper::run(args, &repo, context),
+        Action::Split(args) => split::run(args, &repo, context),
         Action::Remove { id } => {
             let slot = find(store, &id)?;
             let mut summary = Summary::new(json!({"added": [], "removed": [slot]}));
-            if is_ours(store, &slot, &password) && store.head().slots.len() > 1 {
-                summary.line("this is the slot of the password in use; the others remain");
+            if is_ours(store, &slot, &secret) && store.head().slots.len() > 1 {
+                summary
+                    .line(format!("this is the slot of the {} in use; the others remain", called(&secret)));
             }
             if store.head().slots.contains_key(&slot) {
                 store.remove_slot(&slot)?;
@@ -144,39 +130,69 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             }
             summary.line(format!("removed key slot {}", slot.short()));
             summary.line(
-                "Whoever had this password may have copied the keys that it opened, and can then still read what was \
-                 written until now. 'esker key rotate' makes a new data key, which the password never opens.",
+                "Whoever had what opens this slot may have copied the keys in it, and can then still read what was written until \
+                 now. 'esker key rotate' makes a new data key, which the slot never opens.",
             );
             for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
         }
-        Action::Passwd(new) => {
-            let mut ours = vec![];
-            for slot in store.head().slots.keys() {
-                if is_ours(store, slot, &password) {
-                    ours.push(*slot);
-                }
-            }
-            let new_password = new.get()?;
-            let slot = match store.add_slot(new_password.as_bytes(), KdfParams::default(), new.owner()) {
-                Ok(slot) => slot,
-                Err(error) => return Err(told_of(error.into(), &repo, &password, &new_password, context)),
-            };
-            for old in &ours {
-                if let Err(error) = store.remove_slot(old) {
-                    return Err(told_of(error.into(), &repo, &password, &new_password, context));
-                }
-            }
-            let mut summary = Summary::new(json!({"added": [slot], "removed": ours}));
-            summary.line(format!("the new password is in key slot {}", slot.short()));
-            if !ours.is_empty() {
-                summary.line("If somebody else knew the old one, 'esker key rotate' makes a new data key, which it never opens.");
-            }
-            for_tiers(context, &mut summary);
-            context.console.summary(&summary);
-            Ok(Code::Done)
-        }
+        Action::Passwd(new) => passwd(&new, &repo, &secret, context),
+    }
+}
+
+/// Replaces what opened the repository. The new slot is made before the old ones are removed.
+fn passwd(new: &NewSlot, repo: &Repository, secret: &Secret, context: &Context) -> CommandResult {
+    let store = repo.store();
+    let head = store.head();
+    let ours: Vec<ObjectId> =
+        head.slots.keys().copied().filter(|slot| is_ours(store, slot, secret)).collect();
+    let made = new.secret.make()?;
+    let told = |failure, made: &Secret| told_of(failure, repo, secret, made, context);
+    let slot = add(repo, &made.secret, new.owner.get(), context);
+    let slot = slot.map_err(|(failure, is_there)| (told(failure, &made.secret), is_there));
+    let what = called(&made.secret);
+    let new_secret = made.secret.clone();
+    let slot = made.settle(slot)?;
+    for old in &ours {
+        store.remove_slot(old).map_err(|error| told(error.into(), &new_secret))?;
+    }
+    let mut summary = Summary::new(json!({"added": [slot], "removed": ours}));
+    summary.line(format!("the new {what} is in key slot {}", slot.short()));
+    if !ours.is_empty() {
+        summary.line(
+            "If somebody else had what opened it before, 'esker key rotate' makes a new data key, which that never opens.",
+        );
+    }
+    for_tiers(context, &mut summary);
+    context.console.summary(&summary);
+    Ok(Code::Done)
+}
+
+/// Adds a slot. Where that fails, whether the slot may be there all the same: the store is asked, and if it does not answer,
+/// the slot may be.
+fn add(
+    repo: &Repository,
+    secret: &Secret,
+    owner: SlotOwner,
+    context: &Context,
+) -> Result<ObjectId, (Failure, bool)> {
+    let added = repo.store().add_slot(secret, KdfParams::default(), owner);
+    added.map_err(|error| (error.into(), opens(secret, repo, context) != Some(false)))
+}
+
+/// What people call a secret.
+fn called(secret: &Secret) -> String {
+    chunkstore::keys::SlotSecret::name(secret).to_owned()
+}
+
+/// Whether a secret opens the repository now, as whoever comes next will find; none if that cannot be told.
+fn opens(secret: &Secret, repo: &Repository, context: &Context) -> Option<bool> {
+    let access = context.access(repo.store().access.storage.clone()).ok()?;
+    match Repository::open(access, secret) {
+        Ok(_) => Some(true),
+        Err(engine::Error::Store(chunkstore::Error::WrongPassword { .. })) => Some(false),
+        Err(_) => None,
     }
 }
 
@@ -187,42 +203,33 @@ fn for_tiers(context: &Context, summary: &mut Summary) {
     }
 }
 
-/// A failure in the midst of a change of passwords, and which of the two open the repository now: the store is asked, as whoever
+/// A failure in the midst of a change of secrets, and which of the two open the repository now: the store is asked, as whoever
 /// comes next will ask it.
-fn told_of(
-    failure: Failure,
-    repo: &engine::Repository,
-    old: &Password,
-    new: &Password,
-    context: &Context,
-) -> Failure {
-    let opens = |password: &Password| {
-        let access = context.access(repo.store().access.storage.clone()).ok()?;
-        match engine::Repository::open(access, password.as_bytes()) {
-            Ok(_) => Some(true),
-            Err(engine::Error::Store(chunkstore::Error::WrongPassword { .. })) => Some(false),
-            Err(_) => None,
+fn told_of(failure: Failure, repo: &Repository, old: &Secret, new: &Secret, context: &Context) -> Failure {
+    let (old_name, new_name) = (called(old), called(new));
+    let says = match (opens(old, repo, context), opens(new, repo, context)) {
+        (Some(true), Some(true)) => format!(
+            "both the old {old_name} and the new {new_name} open the repository now: 'esker key list' shows both slots, \
+             'esker key remove' drops the old one"
+        ),
+        (Some(true), Some(false)) => {
+            format!("the old {old_name} opens the repository, the new {new_name} does not")
         }
-    };
-    let says = match (opens(old), opens(new)) {
-        (Some(true), Some(true)) => {
-            "both passwords open the repository now, the old one and the new one: 'esker key list' shows \
-             both slots, 'esker key remove' drops the old one"
+        (Some(false), Some(true)) => {
+            format!("the new {new_name} opens the repository, the old {old_name} no more")
         }
-        (Some(true), Some(false)) => "the old password opens the repository, the new one does not",
-        (Some(false), Some(true)) => "the new password opens the repository, the old one no more",
-        _ => {
-            "it could not be found out which of the two passwords opens the repository now: try both, and keep \
-             both until one of them fails with exit code 12"
-        }
+        _ => format!(
+            "it could not be found out whether the old {old_name} or the new {new_name} opens the repository now: try both, \
+             and keep both until one of them fails with exit code 12"
+        ),
     };
     Failure { message: format!("{}; {says}", failure.message), ..failure }
 }
 
-/// Whether the password opens a slot; not one that is gone or damaged.
-fn is_ours(store: &ChunkStore, slot: &ObjectId, password: &Password) -> bool {
+/// Whether the secret opens a slot; not one that is gone or damaged.
+fn is_ours(store: &ChunkStore, slot: &ObjectId, secret: &Secret) -> bool {
     let bytes = store.storage().get(&names::key(slot), MAX_SMALL_LEN);
-    bytes.is_ok_and(|bytes| open_slot(slot, &bytes, password.as_bytes()).is_ok_and(|ring| ring.is_some()))
+    bytes.is_ok_and(|bytes| open_slot(slot, &bytes, secret).is_ok_and(|ring| ring.is_some()))
 }
 
 fn find(store: &ChunkStore, wanted: &str) -> Result<ObjectId, Failure> {

@@ -201,14 +201,14 @@ fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<E
     if known.is.is_none() {
         known.is = Some(if is_primary { Place::Primary } else { Place::Tier(own.options.name.clone()) });
     }
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     // Complete if every place was read and one of them knew all.
     let (mut all, mut any) = (true, false);
     for tier in file.tiers.iter().filter(|tier| tier.place.identity() != this) {
         let name = &tier.options.name;
         let head = tier.place.open(Make::No, tier.rates).and_then(|storage| {
             context.refuse_another(tier, &*storage)?;
-            Ok(peek(context.access(storage)?, password.as_bytes())?)
+            Ok(peek(context.access(storage)?, &secret)?)
         });
         let head = match head {
             Ok(there) => {
@@ -287,11 +287,11 @@ fn put_back(
         Place::Primary => tier.options.role == Role::Primary,
         Place::Tier(name) => tier.options.name == *name,
     };
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     for tier in file.tiers.iter().filter(|tier| !place_of(tier)) {
         let donor = tier.place.open(Make::No, tier.rates).and_then(|storage| {
             context.refuse_another(tier, &*storage)?;
-            Ok(Repository::open(context.access(storage)?, password.as_bytes())?)
+            Ok(Repository::open(context.access(storage)?, &secret)?)
         });
         let Ok(donor) = donor else { continue };
         let name = &tier.options.name;
@@ -325,7 +325,7 @@ fn head(
         let none: Failure = chunkstore::Error::NoRepository { place: storage.place() }.into();
         return Err(if tier.is_none() { context.with_ways_out(none) } else { none });
     }
-    let password = context.password(false)?;
+    let secret = context.secret(false)?;
     let known = elsewhere(context, tier, primary)?;
     if is_locked_out(&*storage)? {
         put_back(&storage, &known, manner, context)?;
@@ -333,7 +333,7 @@ fn head(
     let access = context.access(storage)?;
     let rebuild = |dry_run| {
         let options = RebuildOptions { dry_run, without_grants };
-        rebuild_head(access.clone(), password.as_bytes(), &known, options)
+        rebuild_head(access.clone(), &secret, &known, options)
     };
     let plan = rebuild(true)?;
     let say = |text: String| {
@@ -380,8 +380,8 @@ fn head(
         for slot in &plan.slots_left_out {
             say(format!(
                 "key slot {} ('{}', host '{}') stays out: neither another HEAD nor the last grants name it, so it was \
-                 removed, or is newer; whoever has its password can make HEAD anew with it, and 'esker key add' adds the \
-                 password again",
+                 removed, or is newer; whoever has what opens it can make HEAD anew with that, and 'esker key add' \
+                 adds one again",
                 slot.id.short(),
                 shown::text(&slot.label),
                 shown::text(&slot.hostname),

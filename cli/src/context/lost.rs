@@ -14,7 +14,7 @@ use serde_json::json;
 /// A copy of the primary that can be reached.
 struct Survivor<'a> {
     tier: &'a TierPlace,
-    /// Opened; without a password, or if it is damaged, nothing is known but that it is there.
+    /// Opened; without a secret, or if it is damaged, nothing is known but that it is there.
     repo: Result<Repository, Failure>,
 }
 
@@ -28,17 +28,17 @@ impl Survivor<'_> {
 impl Context {
     fn survivors(&self) -> Vec<Survivor<'_>> {
         let Some(file) = self.file.as_ref().filter(|_| self.uses_file()) else { return vec![] };
-        let password = self.password_unasked();
+        let secret = self.secret_unasked();
         let reached = file.copies().filter_map(|tier| {
             let storage = tier.place.open(Make::No, tier.rates).ok()?;
             claim(&*storage)?;
             self.refuse_another(tier, &*storage).ok()?;
-            let repo = match &password {
-                Some(password) => self.access(storage).and_then(|access| {
-                    let repo = Repository::open(access, password.as_bytes());
+            let repo = match &secret {
+                Some(secret) => self.access(storage).and_then(|access| {
+                    let repo = Repository::open(access, secret);
                     repo.map_err(|error| in_place(error, tier))
                 }),
-                None => Err(Failure::new("no password is at hand")),
+                None => Err(Failure::new("nothing that opens it is at hand")),
             };
             Some(Survivor { tier, repo })
         });

@@ -24,6 +24,7 @@ pub(super) struct Raw {
     repository_id: Option<Spanned<String>>,
     password_file: Option<FilledPath>,
     password_command: Option<Filled>,
+    key_file: Option<FilledPath>,
     #[serde(default)]
     pass_environment: Vec<Filled>,
     cache_dir: Option<FilledPath>,
@@ -294,6 +295,7 @@ impl<'a> Reader<'a> {
             repository_id,
             password_file: raw.password_file.map(FilledPath::get),
             password_command: raw.password_command.map(Filled::get),
+            key_file: raw.key_file.map(FilledPath::get),
             pass_environment: texts(raw.pass_environment),
             cache_dir: raw.cache_dir.map(FilledPath::get),
             zone: zone?,

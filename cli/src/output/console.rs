@@ -310,7 +310,7 @@ impl Console {
             let but = if speaks_of_repository {
                 ""
             } else {
-                ", without its password and cache: it speaks of another repository"
+                ", without its password, key and cache: it speaks of another repository"
             };
             error_line(&format!("following {}{but}", shown::path(file)));
         }

@@ -58,7 +58,8 @@ pub fn is_secret_variable(name: &OsStr) -> bool {
     let begins = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     begins(&["AWS_", "AZURE_", "RESTIC_"])
-        || (begins(&["ESKER_", "QDRANT_"]) && has(&["PASSWORD", "API_KEY", "APIKEY", "SECRET", "TOKEN"]))
+        || (begins(&["ESKER_", "QDRANT_"])
+            && has(&["PASSWORD", "KEY_FILE", "API_KEY", "APIKEY", "SECRET", "TOKEN"]))
         || matches!(&*name, "PGPASSWORD" | "MYSQL_PWD" | "REDISCLI_AUTH" | "VALKEYCLI_AUTH")
 }
 
@@ -292,6 +293,8 @@ mod tests {
             "ESKER_PASSWORD_FILE",
             "ESKER_PASSWORD_COMMAND",
             "ESKER_FROM_PASSWORD",
+            "ESKER_KEY_FILE",
+            "ESKER_FROM_KEY_FILE",
             "ESKER_REDIS_PASSWORD_FILE",
             "ESKER_QDRANT_API_KEY",
             "AWS_ACCESS_KEY_ID",

@@ -410,7 +410,8 @@ fn unlock(storage: &dyn Storage, password: &[u8]) -> Result<Key> {
         let parts = (decode(&master.encrypt)?, decode(&master.mac.k)?, decode(&master.mac.r)?);
         return Key::new(&parts.0, &parts.1, &parts.2).ok_or_else(|| broken("the key has another length"));
     }
-    Err(chunkstore::Error::WrongPassword { slots: tried, damage: None }.into())
+    let secret = "password".to_owned();
+    Err(chunkstore::Error::WrongPassword { secret, slots: tried, others: None, damage: None }.into())
 }
 
 /// The ids of the files in a folder, in order.

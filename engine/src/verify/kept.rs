@@ -96,7 +96,7 @@ impl Check<'_> {
             let Some(bytes) = Kept::Slot(*slot, *hash).examine(&*storage, &keys)?.sound else { continue };
             if slot_header(slot, &bytes).is_ok_and(|header| header.epoch < head.epoch()) {
                 let why = format!(
-                    "the key slot has no data key of epoch {}: its passphrase no longer opens the repository. 'esker \
+                    "the key slot has no data key of epoch {}: it no longer opens the repository. 'esker \
                      key rotate' makes a new one for every slot",
                     head.epoch()
                 );
@@ -112,11 +112,11 @@ fn lost(object: &Kept) -> String {
     match object {
         Kept::Config(_) => "is not what it was when this check began".into(),
         Kept::Slot(slot, _) => format!(
-            "the key slot was changed, or is missing: its passphrase may no longer open the repository. If another tier has \
+            "the key slot was changed, or is missing: it may no longer open the repository. If another tier has \
              it, 'esker heal' puts it back; 'esker key remove {}' drops it",
             slot.short()
         ),
-        Kept::Grants(..) => "is not the object that HEAD names: passphrases of key slots that are older than the data key may \
+        Kept::Grants(..) => "is not the object that HEAD names: key slots that are older than the data key may \
                              no longer open the repository. If another tier has it, 'esker heal' puts it back; 'esker key \
                              rotate' makes a new data key for every slot"
             .into(),

@@ -9,10 +9,11 @@ use chunkstore::bases::base_generation;
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::config::Config;
 use chunkstore::env::SeededEnv;
-use chunkstore::format::{Codec, Decoder, Encoder, MAX_SLOTS, ObjectKind, PackKind};
+use chunkstore::format::{Codec, Decoder, Encoder, MAX_SHARES, MAX_SLOTS, ObjectKind, PackKind};
 use chunkstore::head::{Condemned, Head, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf};
+use chunkstore::id::to_hex;
 use chunkstore::index::Segment;
-use chunkstore::keys::{Grants, KeyRing, slot_header};
+use chunkstore::keys::{Grants, KeyRing, KeyText, Shares, slot_header};
 use chunkstore::pack::{PackName, Record, decode_directory, read_directory, read_header};
 use chunkstore::patch::{self, Differ};
 use chunkstore::rope::Rope;
@@ -59,10 +60,12 @@ pub fn all() -> impl Iterator<Item = &'static Target> {
 }
 
 /// The decoders.
-pub const TARGETS: [Target; 25] = [
+pub const TARGETS: [Target; 27] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
+    Target { name: "keytext", run: key_text },
+    Target { name: "share", run: share },
     Target { name: "grants", run: grants },
     Target { name: "envelope", run: open_envelope },
     Target { name: "pack", run: pack },
@@ -149,7 +152,39 @@ fn config(data: &[u8]) {
 fn slot(data: &[u8]) {
     let id = ObjectId([3; 32]);
     // No more than the readable part: deriving a key takes the memory that the slot asks for, within limits.
-    let _ = slot_header(&id, data);
+    if let Ok(header) = slot_header(&id, data) {
+        assert!(header.kind_shown().len() <= 64);
+        assert!(header.split().is_none_or(|split| split.threshold >= 2 && split.shares <= MAX_SHARES));
+    }
+}
+
+/// Whatever is read is written in both forms, and read again from both.
+fn key_text(data: &[u8]) {
+    let Ok(read) = KeyText::parse(data) else { return };
+    let bytes = match &read {
+        KeyText::Key(key) => key.text(),
+        KeyText::Share(share) => share.text(),
+    };
+    assert_eq!(KeyText::parse(bytes.line().as_bytes()).as_ref(), Ok(&read));
+    assert_eq!(KeyText::parse(bytes.numbered_words().as_bytes()).as_ref(), Ok(&read));
+}
+
+/// Shares of 44 bytes each, whose checksums fit.
+fn share(data: &[u8]) {
+    const LABEL: &str = "ESKER-SHARE-1";
+    let mut shares = vec![];
+    for payload in data.chunks_exact(44).take(20) {
+        let check = blake3::Hasher::new().update(LABEL.as_bytes()).update(payload).finalize();
+        let line = format!("{LABEL}:{}:{}", to_hex(payload), to_hex(&check.as_bytes()[..4]));
+        let Ok(KeyText::Share(share)) = KeyText::parse(line.as_bytes()) else { continue };
+        let (threshold, count) = share.of();
+        assert!(2 <= threshold && threshold <= count && count <= MAX_SHARES);
+        assert!(1 <= share.number() && share.number() <= count);
+        shares.push((String::new(), share));
+    }
+    if let Ok(shares) = Shares::of(shares) {
+        assert!(shares.iter().count() >= usize::from(shares.needed().0));
+    }
 }
 
 fn grants(data: &[u8]) {

@@ -5,8 +5,9 @@ use crate::{KEYS, id, name};
 use chunkstore::env::SeededEnv;
 use chunkstore::format::{Codec, Encoder, ObjectKind, names};
 use chunkstore::head::{PackRef, Root, SegmentRef, encode_leaf};
+use chunkstore::id::from_hex;
 use chunkstore::index::{PackEntry, Segment};
-use chunkstore::keys::{KdfParams, SlotOwner, make_slot, slot_header};
+use chunkstore::keys::{KdfParams, RawKey, Share, Shares, SlotOwner, make_slot, slot_header};
 use chunkstore::pack::{PackBuilder, Record, SealedPack};
 use chunkstore::patch::Differ;
 use chunkstore::seal::{Compression, Compressor};
@@ -27,7 +28,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "head" => all.heads.clone(),
         "config" => vec![all.config.clone()],
-        "slot" => vec![all.slot.clone()],
+        "slot" => all.slots.clone(),
+        "keytext" => all.key_texts.clone(),
+        "share" => vec![all.shares.concat(), all.shares.first().cloned().unwrap_or_default()],
         "grants" => vec![all.grants.clone()],
         "envelope" => vec![all.envelope.clone()],
         "pack" => vec![all.pack.bytes.to_vec()],
@@ -88,7 +91,9 @@ pub(crate) fn is_granted(data: &[u8]) -> bool {
 struct Seeds {
     heads: Vec<Vec<u8>>,
     config: Vec<u8>,
-    slot: Vec<u8>,
+    slots: Vec<Vec<u8>>,
+    key_texts: Vec<Vec<u8>>,
+    shares: Vec<Vec<u8>>,
     grants: Vec<u8>,
     envelope: Vec<u8>,
     pack: SealedPack,
@@ -117,8 +122,16 @@ fn make() -> Result<Seeds> {
     forge.commit(std::slice::from_ref(&root))?;
     let head = store.reload()?;
     let json = |head| serde_json::to_vec(head).map_err(|error| chunkstore::Error::Invalid(error.to_string()));
-    let (id, slot) =
-        make_slot(&KEYS, b"x", KdfParams { memory_kib: 8, passes: 1, lanes: 1 }, SlotOwner::default(), &env)?;
+    let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let (id, slot) = make_slot(&KEYS, b"x", cheap, SlotOwner::default(), &env)?;
+    let (key, split) = (RawKey::generate(&env)?, Shares::make(2, 3, &env)?);
+    let (_, of_key) = make_slot(&KEYS, &key, cheap, SlotOwner::default(), &env)?;
+    let (_, of_shares) = make_slot(&KEYS, &split, cheap, SlotOwner::default(), &env)?;
+    let mut texts = vec![key.text()];
+    texts.extend(split.iter().map(Share::text));
+    let texts = texts.iter().flat_map(|text| [text.line(), text.numbered_words()]);
+    // The payload of a share's line: 44 bytes in hex, between the colons.
+    let payload = |share: &Share| from_hex(&share.text().line().split(':').nth(1)?.to_lowercase());
     let pack = sealed_pack()?;
     let segment = Segment {
         packs: vec![PackEntry { name: name(), len: pack.bytes.len() as u64, records: pack.records.clone() }],
@@ -128,7 +141,9 @@ fn make() -> Result<Seeds> {
         heads: vec![json(&*empty)?, json(&*head)?],
         config: store.config().seal(&KEYS)?,
         grants: KEYS.make_epoch(2, &[(id, slot_header(&id, &slot)?.public)], &env)?,
-        slot,
+        slots: vec![slot, of_key, of_shares],
+        key_texts: texts.map(|text| text.as_bytes().to_vec()).collect(),
+        shares: split.iter().filter_map(payload).collect(),
         envelope: envelope::seal(&KEYS, 1, ObjectKind::Head, names::HEAD, b"{}", &env)?,
         pack,
         segment,

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 const FAILED: &str = "esker-failed@";
 /// Name of the password among the unit's credentials.
 const CREDENTIAL: &str = "esker-password";
+/// Name of the key.
+const KEY_CREDENTIAL: &str = "esker-key";
 
 /// Choices for units.
 #[derive(clap::Args, Debug)]
@@ -127,25 +129,28 @@ impl Service {
             // As CacheDirectory= makes it for a system service.
             None => set("ESKER_CACHE_DIR", Path::new("/var/cache/esker")),
         }
-        let credential = file.password_file.as_ref().filter(|_| user != "root");
-        if credential.is_some() {
-            let _ = writeln!(settings, "Environment=\"ESKER_PASSWORD_FILE=%d/{CREDENTIAL}\"");
+        // As the configuration itself has it, the key file goes first.
+        let credential = match (&file.key_file, &file.password_file) {
+            (Some(file), _) => Some(("ESKER_KEY_FILE", KEY_CREDENTIAL, file)),
+            (None, Some(file)) => Some(("ESKER_PASSWORD_FILE", CREDENTIAL, file)),
+            (None, None) => None,
+        };
+        let credential = credential.filter(|_| user != "root");
+        if let Some((variable, name, _)) = credential {
+            let _ = writeln!(settings, "Environment=\"{variable}=%d/{name}\"");
         }
         let _ = writeln!(settings, "EnvironmentFile=-{}", percent(&environment_file.display().to_string()));
-        if let Some(password) = credential {
+        if let Some((_, name, secret)) = credential {
             // Read by the service manager: it may be readable by root alone.
-            let _ = writeln!(
-                settings,
-                "LoadCredential={CREDENTIAL}:{}",
-                percent(&password.display().to_string())
-            );
+            let _ = writeln!(settings, "LoadCredential={name}:{}", percent(&secret.display().to_string()));
         } else if file.password_file.is_none()
+            && file.key_file.is_none()
             && file.password_command.is_none()
             && !sets_a_password(&environment_file)
         {
             return Err(Failure::new(format!(
                 "a service cannot ask for the password, and {} names no source of it: add password_file = \
-                    \"/etc/esker/password\" or password_command = \"…\" before its first table, or write \
+                    \"/etc/esker/password\", password_command = \"…\" or key_file = \"/etc/esker/key\" before its first table, or write \
                     ESKER_PASSWORD_FILE=/etc/esker/password into {}",
                 file.path.display(),
                 environment_file.display()
@@ -230,11 +235,11 @@ fn account(name: Option<&str>) -> Result<(String, PathBuf), Failure> {
     }
 }
 
-/// Whether a file of variables sets one that gives the password.
+/// Whether a file of variables sets one that gives the password or the key.
 fn sets_a_password(file: &Path) -> bool {
     let text = std::fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let names = ["ESKER_PASSWORD", "ESKER_PASSWORD_FILE", "ESKER_PASSWORD_COMMAND"];
+    let names = ["ESKER_PASSWORD", "ESKER_PASSWORD_FILE", "ESKER_PASSWORD_COMMAND", "ESKER_KEY_FILE"];
     text.lines().filter_map(|line| line.trim().split_once('=')).any(|(name, value)| {
         names.contains(&name.trim()) && !value.trim().trim_matches(['"', '\'']).is_empty()
     })
@@ -248,7 +253,7 @@ fn must_be_absolute(file: &File) -> Result<(), Failure> {
     });
     let sources = file.sources.iter().flat_map(|source| &source.urls);
     let sources = sources.filter(|url| !connectors::is_url(url)).map(PathBuf::from);
-    let secrets = file.password_file.iter().chain(&file.cache_dir).cloned();
+    let secrets = file.password_file.iter().chain(&file.key_file).chain(&file.cache_dir).cloned();
     match places.chain(sources).chain(secrets).find(|path| path.is_relative()) {
         None => Ok(()),
         Some(path) => Err(Failure::new(format!(

@@ -36,8 +36,9 @@ pub(super) fn slots(store: &ChunkStore, context: &Context) -> CommandResult {
             let id: String = text("id").chars().take(8).collect();
             let problem = text("problem");
             if problem.is_empty() {
+                let split = row["split"].as_str().map(|split| format!("  split {split}")).unwrap_or_default();
                 output::line(format!(
-                    "{mark} {id}  {}  {}@{}  {}  {}",
+                    "{mark} {id}  {}  {}@{}  {}  {}{split}",
                     text("kind"),
                     text("userName"),
                     text("hostName"),
@@ -139,6 +140,9 @@ fn row(store: &ChunkStore, slot: &ObjectId, stray: Option<&str>) -> Value {
             row["hostName"] = json!(header.hostname);
             row["created"] = json!(time(header.created_ms));
             row["label"] = json!(header.label);
+            if let Some(split) = header.split() {
+                row["split"] = json!(split.split);
+            }
         }
         Err(error) => {
             let why = describe(&error);

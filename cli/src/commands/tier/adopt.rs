@@ -26,8 +26,8 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
     let tier = file.tier(name)?;
     let storage = tier.place.open(Make::No, tier.rates)?;
     context.refuse_another(tier, &*storage)?;
-    let password = context.password(false)?;
-    let repo = Repository::open(context.access(storage)?, password.as_bytes());
+    let secret = context.secret(false)?;
+    let repo = Repository::open(context.access(storage)?, &secret);
     let repo = repo.map_err(|error| in_place(error, tier))?;
     if repo.store().tier().is_none() {
         let head = repo.snapshot_roots()?.len();
