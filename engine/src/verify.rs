@@ -4,6 +4,7 @@
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
 use chunkstore::format::{ENVELOPE_HEADER_LEN, MAX_SMALL_LEN, ObjectKind, names};
+use chunkstore::head::Root;
 use chunkstore::index::PackEntry;
 use chunkstore::keys::{Grants, slot_header};
 use chunkstore::storage::ErrorKind;
@@ -382,7 +383,7 @@ impl Check<'_> {
         let (head, storage, keys) =
             (self.store.head(), Arc::clone(self.store.storage()), Arc::clone(self.store.keys()));
         let mut listed: HashSet<String> = head.segment_ids()?.iter().map(names::segment).collect();
-        listed.extend(head.roots.iter()?.map(|root| names::snapshot(&root.id)));
+        listed.extend(head.roots.iter()?.map(Root::object));
         let kinds = [(names::SNAPSHOTS, ObjectKind::Snapshot), (names::INDEX, ObjectKind::Segment)];
         for (folder, kind) in kinds {
             let mut unlisted = vec![];

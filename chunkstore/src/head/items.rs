@@ -33,7 +33,8 @@ impl Item for Root {
     const SHARE: usize = 1;
 
     fn encode(&self, out: &mut Encoder) {
-        out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes()).var(&self.columns);
+        out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes());
+        out.u32(self.epoch).u8(u8::from(self.renewed)).var(&self.columns);
     }
 
     fn decode(decoder: &mut Decoder<'_>, whole: &Whole<'_>, place: u32) -> Result<Self, Malformed> {
@@ -44,8 +45,12 @@ impl Item for Root {
             other => Cow::Owned(other.to_owned()),
         };
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
+        let (epoch, renewed) = (decoder.u32()?, decoder.u8()?);
+        if renewed > 1 {
+            return Err(decoder.malformed("flags of a root"));
+        }
         let columns = whole.part(decoder.var(MAX_COLUMNS)?);
-        Ok(Self { kind, id, hash, columns, record: whole.body(place) })
+        Ok(Self { kind, id, hash, epoch, renewed: renewed == 1, columns, record: whole.body(place) })
     }
 
     fn body(&self) -> Body {
@@ -58,12 +63,16 @@ impl Item for SegmentRef {
     const SHARE: usize = 2;
 
     fn encode(&self, out: &mut Encoder) {
-        out.raw(self.id.as_bytes()).raw(self.hash.as_bytes()).u32(self.packs).u32(self.chunks);
+        out.raw(self.id.as_bytes())
+            .raw(self.hash.as_bytes())
+            .u32(self.packs)
+            .u32(self.chunks)
+            .u32(self.epoch);
     }
 
     fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
-        Ok(Self { id, hash, packs: decoder.u32()?, chunks: decoder.u32()? })
+        Ok(Self { id, hash, packs: decoder.u32()?, chunks: decoder.u32()?, epoch: decoder.u32()? })
     }
 }
 

@@ -2,7 +2,6 @@
 //! its HEAD, each with changes; when they become many, one replaces them.
 
 use crate::{Error, Result};
-use chunkstore::format::names;
 use chunkstore::head::Root;
 use chunkstore::store::{ChunkStore, MAP_ROOT};
 use chunkstore::{ObjectId, PackId};
@@ -59,7 +58,7 @@ impl TierMap {
         for root in head.roots.iter()?.filter(|root| root.kind == MAP_ROOT) {
             let read = store.read_map(root).and_then(|plain| {
                 serde_json::from_slice(&plain)
-                    .map_err(|error| chunkstore::Error::corrupt(names::map(&root.id), error))
+                    .map_err(|error| chunkstore::Error::corrupt(root.object(), error))
             });
             let map: Self = match read {
                 Ok(map) => map,
@@ -84,7 +83,7 @@ impl TierMap {
     }
 
     /// Writes what changed; returns the maps that HEAD is to name, and those that it no longer needs.
-    pub(super) fn write(self, changes: Self, store: &ChunkStore) -> Result<(Vec<Root>, Vec<ObjectId>)> {
+    pub(super) fn write(self, changes: Self, store: &ChunkStore) -> Result<(Vec<Root>, Vec<String>)> {
         let head = store.head();
         let old: Vec<Root> = head.roots.iter()?.filter(|root| root.kind == MAP_ROOT).cloned().collect();
         if changes == Self::default() && !self.is_in_part {
@@ -102,7 +101,7 @@ impl TierMap {
         let plain = serde_json::to_vec(&map).map_err(|error| Error::Invalid(error.to_string()))?;
         let fresh = store.write_map(&plain)?;
         if whole {
-            let gone = old.iter().map(|root| root.id).collect();
+            let gone = old.iter().map(Root::object).collect();
             return Ok((vec![fresh], gone));
         }
         Ok((old.into_iter().chain([fresh]).collect(), vec![]))

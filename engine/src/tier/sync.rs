@@ -443,7 +443,7 @@ impl<'a> Sync<'a> {
         to.commit_tier(&self.session, &self.primary.store().head(), &TierCommit { segments, roots, maps })?;
         to.sync_index()?;
         for map in gone {
-            to.storage().delete(&names::map(&map)).map_err(chunkstore::Error::from)?;
+            to.storage().delete(&map).map_err(chunkstore::Error::from)?;
         }
         // Every swap leaves an old HEAD where the store keeps versions.
         if let Some(shelf) = to.storage().shelf()

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chunkstore::ObjectId;
 use chunkstore::envelope;
 use chunkstore::format::{ObjectKind, names};
-use chunkstore::head::{Head, LeafRef};
+use chunkstore::head::{Head, LeafRef, Root};
 use chunkstore::index::Segment;
 use chunkstore::keys::KeyRing;
 use chunkstore::storage::memory::MemoryStorage;
@@ -149,7 +149,7 @@ impl Judge {
 /// The segments, snapshots, grants and leaves that HEAD names.
 fn names_of(head: &Head) -> BTreeSet<String> {
     let segments = head.segments.iter().expect("it was read").map(|segment| names::segment(&segment.id));
-    let snapshots = head.roots.iter().expect("it was read").map(|root| names::snapshot(&root.id));
+    let snapshots = head.roots.iter().expect("it was read").map(Root::object);
     let grants = head.grants.map(|_| names::grants(head.epoch()));
     segments.chain(snapshots).chain(grants).chain(head.leaves().flat_map(LeafRef::names)).collect()
 }

@@ -80,7 +80,9 @@ impl Sync<'_> {
                     }
                 }
             }
-            self.lock(&names::snapshot(&listed.id), until)?;
+            if let Some(root) = to.head().roots.find(|root| root.id == listed.id)? {
+                self.lock(&root.object(), until)?;
+            }
             self.changes.locked.insert(listed.id, until);
         }
         // Without these, nothing of it could be read.
