@@ -77,7 +77,8 @@ impl RenewReport {
     }
 }
 
-/// Moves what earlier epochs seal to the newest, as far as it may go.
+/// Moves what epochs before `epoch` seal to the newest, as far as it may go. Objects that `source` has under it are taken
+/// over from there.
 ///
 /// # Errors
 ///
@@ -85,11 +86,12 @@ impl RenewReport {
 pub fn renew(
     repo: &Repository,
     source: Option<&Repository>,
+    epoch: u32,
     options: &RenewOptions,
     monitor: &dyn Monitor,
 ) -> Result<RenewReport> {
     let store = repo.store();
-    let epoch = store.reload()?.epoch();
+    store.reload()?;
     let pruning = PruneOptions {
         max_unused: MaxUnused::Unlimited,
         no_rebase: true,
@@ -126,6 +128,12 @@ pub fn renew(
         report.objects_renewed = done.roots + done.segments + done.leaves;
         report.objects_locked = done.locked;
         crate::prune::delete_doomed(store)?;
+    }
+    if options.dry_run {
+        // As if it were done, but for what stays.
+        let stays = report.renewal.packs_left();
+        report.left = (stays > 0).then(|| format!("{stays} packs would stay"));
+        return Ok(report);
     }
     report.left = chunkstore::store::holders(&*store.reload()?, epoch.saturating_sub(1))?;
     Ok(report)

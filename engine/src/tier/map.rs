@@ -42,9 +42,17 @@ pub struct TierMap {
     /// Until when all packs that a snapshot needs are locked, in seconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub locked: BTreeMap<ObjectId, u64>,
+    /// The epoch that the tier was moved to: copies under earlier ones that are still there wait for their removal.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub renewed: u32,
     /// A map could not be read: what it said is not known, and the next one that is written takes its place.
     #[serde(skip)]
     is_in_part: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_none(epoch: &u32) -> bool {
+    *epoch == 0
 }
 
 /// So many maps are read before they are made one.
@@ -72,6 +80,7 @@ impl TierMap {
             };
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
+            all.renewed = all.renewed.max(map.renewed);
         }
         let live: HashSet<PackId> = store.index().packs()?.iter().map(|pack| pack.name.id).collect();
         if !live.is_empty() {
@@ -95,6 +104,7 @@ impl TierMap {
             let mut all = self;
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
+            all.renewed = all.renewed.max(map.renewed);
             all.is_in_part = false;
             map = all;
         }

@@ -30,7 +30,12 @@ fn options() -> RenewOptions {
 }
 
 fn re_encrypt(repo: &Repository) -> Result<RenewReport> {
-    renew(repo, None, &options(), &Tally::default())
+    renew_by(repo, &options())
+}
+
+fn renew_by(repo: &Repository, options: &RenewOptions) -> Result<RenewReport> {
+    let epoch = repo.store().reload()?.epoch();
+    renew(repo, None, epoch, options, &Tally::default())
 }
 
 fn retire(repo: &Repository, epoch: u32) -> Result<Vec<u32>> {
@@ -110,7 +115,7 @@ fn all_is_moved_and_then_old_epochs_are_retired() {
     assert!(refused.contains("still needed here") && refused.contains("key re-encrypt"), "{refused}");
     let refused = retire(&repo, 2).unwrap_err().to_string();
     assert!(refused.contains("epoch 2 is the newest"), "{refused}");
-    let plan = renew(&repo, None, &RenewOptions { dry_run: true, ..options() }, &Tally::default()).unwrap();
+    let plan = renew_by(&repo, &RenewOptions { dry_run: true, ..options() }).unwrap();
     assert!(
         plan.renewal.packs > 0 && plan.renewal.packs_moved == plan.renewal.packs && !plan.is_done(),
         "{plan:?}"
@@ -219,7 +224,7 @@ fn others_go_on_beside_a_re_encryption() {
 fn move_and_retire(disk: &Arc<MemoryStorage>) {
     let repo = open(disk);
     let patient = RenewOptions { fence_after_ms: 0, ..options() };
-    let report = renew(&repo, None, &patient, &Tally::default()).unwrap();
+    let report = renew_by(&repo, &patient).unwrap();
     let epoch = repo.store().head().epoch();
     let retired = repo.store().retire(epoch - 1, &[], &RetireOptions::default());
     assert!(report.is_done() || retired.is_err(), "{report:?}");
@@ -265,7 +270,7 @@ fn a_budget_is_kept_and_the_next_runs_go_on() {
     let mut left = vec![];
     for run in 0..40 {
         let budget = RenewOptions { max_repack: Some(20_000), ..options() };
-        let report = renew(&open(&disk), None, &budget, &Tally::default()).unwrap();
+        let report = renew_by(&open(&disk), &budget).unwrap();
         assert!(report.renewal.packs_moved <= 2, "{report:?}");
         assert_eq!(nights(&disk), [1, 2, 3], "run {run}");
         left.push(report.renewal.packs_over);
