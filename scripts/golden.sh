@@ -16,6 +16,7 @@ truncate -s 100000 tree/holes && printf 'data' | dd of=tree/holes bs=1 seek=5000
 touch -d '1969-12-31 12:00:00.5' tree/folder/old
 "$esker" -q backup tree --tag first
 "$esker" -q key rotate
+"$esker" -q key re-encrypt && "$esker" -q key retire 1
 seq 1 2000 | "$esker" -q backup --stdin --stdin-filename streams/seq
 # Changed in places: stored against the first version.
 sed 's/77/seventy-seven/' tree/numbers > numbers && cat numbers > tree/numbers && rm numbers tree/folder/old

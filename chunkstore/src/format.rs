@@ -279,17 +279,18 @@ pub mod names {
     pub fn snapshot(id: &ObjectId) -> String {
         format!("{SNAPSHOTS}/{id}")
     }
-    /// `<folder>/<id>.<epoch>`: the object of a root that was sealed again under that epoch.
+    /// `<folder>/<id>.<again>`: the object of a root that was sealed again.
     #[must_use]
-    pub fn renewed(folder: &str, id: &ObjectId, epoch: u32) -> String {
-        format!("{folder}/{id}.{epoch}")
+    pub fn renewed(folder: &str, id: &ObjectId, again: &ObjectId) -> String {
+        format!("{folder}/{id}.{again}")
     }
-    /// The id of a root, and the epoch that it was sealed again under, from the last part of its object's name.
+    /// The id of a root, and what its object's name has besides if it was sealed again, from the last part of the name.
     #[must_use]
-    pub fn root(last: &str) -> Option<(ObjectId, Option<u32>)> {
-        let Some((id, epoch)) = last.split_once('.') else { return Some((ObjectId::parse(last)?, None)) };
-        let epoch = epoch.parse().ok().filter(|number: &u32| number.to_string() == epoch)?;
-        Some((ObjectId::parse(id)?, Some(epoch)))
+    pub fn root(last: &str) -> Option<(ObjectId, Option<ObjectId>)> {
+        match last.split_once('.') {
+            Some((id, again)) => Some((ObjectId::parse(id)?, Some(ObjectId::parse(again)?))),
+            None => Some((ObjectId::parse(last)?, None)),
+        }
     }
 }
 

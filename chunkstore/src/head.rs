@@ -116,9 +116,10 @@ pub struct Root {
     /// The epoch that the object is sealed under; 0 if that is not known.
     #[serde(default)]
     pub epoch: u32,
-    /// Whether the object was sealed again since it was first written: then its name has the epoch.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub renewed: bool,
+    /// The second part of the object's name, if it was sealed again since it was first written. Random, so that no name is
+    /// ever used twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<ObjectId>,
     /// What whoever wrote the object says of it, so that roots are compared and ordered without their records; empty where
     /// nobody said anything. At most 1024 bytes.
     #[serde(default, skip_serializing_if = "Bytes::is_empty", with = "items::hex")]
@@ -145,16 +146,16 @@ impl Root {
     #[must_use]
     pub fn new(kind: &'static str, id: ObjectId, hash: ObjectId, epoch: u32) -> Self {
         let (columns, record) = (Bytes::new(), Body::None);
-        Self { kind: Cow::Borrowed(kind), id, hash, epoch, renewed: false, columns, record }
+        Self { kind: Cow::Borrowed(kind), id, hash, epoch, renewed: None, columns, record }
     }
 
     /// The name of its object.
     #[must_use]
     pub fn object(&self) -> String {
         let folder = if self.is_snapshot() { names::SNAPSHOTS } else { names::MAPS };
-        match self.renewed {
-            true => names::renewed(folder, &self.id, self.epoch),
-            false => format!("{folder}/{}", self.id),
+        match &self.renewed {
+            Some(again) => names::renewed(folder, &self.id, again),
+            None => format!("{folder}/{}", self.id),
         }
     }
 

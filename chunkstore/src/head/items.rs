@@ -34,7 +34,9 @@ impl Item for Root {
 
     fn encode(&self, out: &mut Encoder) {
         out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes());
-        out.u32(self.epoch).u8(u8::from(self.renewed)).var(&self.columns);
+        out.u32(self.epoch).u8(u8::from(self.renewed.is_some()));
+        self.renewed.iter().for_each(|again| drop(out.raw(again.as_bytes())));
+        out.var(&self.columns);
     }
 
     fn decode(decoder: &mut Decoder<'_>, whole: &Whole<'_>, place: u32) -> Result<Self, Malformed> {
@@ -45,12 +47,14 @@ impl Item for Root {
             other => Cow::Owned(other.to_owned()),
         };
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
-        let (epoch, renewed) = (decoder.u32()?, decoder.u8()?);
-        if renewed > 1 {
-            return Err(decoder.malformed("flags of a root"));
-        }
+        let epoch = decoder.u32()?;
+        let renewed = match decoder.u8()? {
+            0 => None,
+            1 => Some(ObjectId(decoder.array()?)),
+            _ => return Err(decoder.malformed("flags of a root")),
+        };
         let columns = whole.part(decoder.var(MAX_COLUMNS)?);
-        Ok(Self { kind, id, hash, epoch, renewed: renewed == 1, columns, record: whole.body(place) })
+        Ok(Self { kind, id, hash, epoch, renewed, columns, record: whole.body(place) })
     }
 
     fn body(&self) -> Body {

@@ -126,8 +126,8 @@ struct Found {
     hash: ObjectId,
     /// The epoch that it is sealed under.
     epoch: u32,
-    /// Whether its name has the epoch.
-    renewed: bool,
+    /// What its name has besides the id.
+    renewed: Option<ObjectId>,
 }
 
 impl Found {
@@ -378,8 +378,8 @@ impl Rebuild<'_> {
         Ok(None)
     }
 
-    /// Names in a folder, with their ids, and the epochs that they were sealed again under.
-    fn ids(&self, folder: &str) -> Result<Vec<(String, (ObjectId, Option<u32>))>> {
+    /// Names in a folder, with their ids, and what they have besides if they were sealed again.
+    fn ids(&self, folder: &str) -> Result<Vec<(String, (ObjectId, Option<ObjectId>))>> {
         let mut found = vec![];
         self.access.storage.list(folder, &mut |name, _| {
             found.extend(name.rsplit('/').next().and_then(names::root).map(|id| (name.to_owned(), id)));
@@ -421,10 +421,7 @@ impl Rebuild<'_> {
                 let plain = envelope::open(self.keys, kind, &name, &sealed)?;
                 let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
                 let epoch = envelope::epoch_of(&sealed).unwrap_or_default();
-                if renewed.is_some_and(|renewed| renewed != epoch) {
-                    return Err(Error::corrupt(&name, "it is sealed under another epoch than its name says"));
-                }
-                read(Found { id, hash, epoch, renewed: renewed.is_some() }, &plain)
+                read(Found { id, hash, epoch, renewed }, &plain)
             });
             match opened {
                 Ok(value) => all.push(value),

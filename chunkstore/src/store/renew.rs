@@ -1,12 +1,13 @@
 //! Small objects that are sealed again under the newest epoch: records of snapshots, tier maps, segments, leaves of HEAD.
 //!
-//! Each is written under a new name, which a swap then puts in the place of the old one. The name of a root's object has the
-//! epoch, so whoever was killed before the swap finds the object there, and two at once write the same. HEAD goes from an
-//! epoch to a later one only, so an object of an earlier one than HEAD names is never named again.
+//! Each is written under a new name, which a swap then puts in the place of the old one. A root keeps its id: the name of its
+//! object has a second part, which is random like all names, so that a prune that removes what a killed run left never meets
+//! what another one is about to name. HEAD goes from an epoch to a later one only.
 
 use super::segments::oldest;
 use super::{ChunkStore, MAP_ROOT};
-use crate::format::{MAX_SEGMENT_LEN, MAX_SMALL_LEN, ObjectKind, names};
+use crate::env::random_array;
+use crate::format::{ObjectKind, names};
 use crate::head::{Head, Root, SegmentRef};
 use crate::id::{ObjectId, SessionId};
 use crate::storage::ErrorKind;
@@ -74,7 +75,7 @@ impl ChunkStore {
         done: &mut Renewed,
     ) -> Result<()> {
         let theirs = source.map(Self::head);
-        let mut new: HashMap<ObjectId, (Root, String)> = HashMap::new();
+        let mut new: HashMap<ObjectId, Root> = HashMap::new();
         for root in old {
             told()?;
             let there = match &theirs {
@@ -82,31 +83,30 @@ impl ChunkStore {
                 None => None,
             };
             let renewed = match (there, source) {
-                (Some(there), Some(source)) if there.renewed => {
+                (Some(there), Some(source)) if there.renewed.is_some() => {
                     self.copy_snapshot(&there, source, None)?;
                     Some(there)
                 }
                 _ => self.seal_again(root, epoch)?,
             };
             if let Some(renewed) = renewed {
-                let (hash, epoch) = (renewed.hash, renewed.epoch);
-                new.insert(root.id, (Root { hash, epoch, renewed: true, ..root.clone() }, root.object()));
+                new.insert(root.id, renewed);
             }
         }
         let placed = self.update_head(|head| {
             at_work(head, session)?;
             let mut placed = vec![];
             head.roots.replace(|root| {
-                let (new, _) = new.get(&root.id).filter(|(new, _)| root.epoch < new.epoch)?;
-                placed.push(root.id);
+                let new = new.get(&root.id).filter(|new| root.epoch < new.epoch)?;
+                placed.push(root.object());
                 // What HEAD has beside the object is as it was.
-                Some(vec![Root { hash: new.hash, epoch: new.epoch, renewed: true, ..root.clone() }])
+                Some(vec![Root { hash: new.hash, epoch: new.epoch, renewed: new.renewed, ..root.clone() }])
             })?;
             Ok(placed)
         })?;
         done.roots += placed.len() as u64;
-        for (_, before) in placed.iter().filter_map(|id| new.get(id)) {
-            match self.access.storage.delete(before) {
+        for before in placed {
+            match self.access.storage.delete(&before) {
                 Err(error) if error.kind == ErrorKind::Denied => done.locked += 1,
                 removed => removed?,
             }
@@ -116,9 +116,9 @@ impl ChunkStore {
 
     /// Writes the object of a root again. `None` if the root was removed meanwhile.
     fn seal_again(&self, root: &Root, epoch: u32) -> Result<Option<Root>> {
-        let (kind, limit) = match &*root.kind {
-            Root::SNAPSHOT => (ObjectKind::Snapshot, MAX_SMALL_LEN),
-            MAP_ROOT => (ObjectKind::TierMap, MAX_SEGMENT_LEN),
+        let kind = match &*root.kind {
+            Root::SNAPSHOT => ObjectKind::Snapshot,
+            MAP_ROOT => ObjectKind::TierMap,
             other => {
                 let why = format!("HEAD has a root of kind '{other}', which this esker cannot encrypt again");
                 return Err(Error::Unsupported { why });
@@ -139,23 +139,11 @@ impl ChunkStore {
             },
             read => read?,
         };
-        let again = Root { epoch, renewed: true, ..root.clone() };
+        let renewed = Some(ObjectId(random_array(&*self.access.env)?));
+        let again = Root { epoch, renewed, ..root.clone() };
         let name = again.object();
         let sealed = Bytes::from(envelope::seal(&self.keys, epoch, kind, &name, &plain, &*self.access.env)?);
-        let sealed = match self.access.storage.put(&name, sealed.clone()) {
-            // By another one, or by this one before it was killed: HEAD may name that object soon.
-            Err(error) if error.kind == ErrorKind::Conflict => {
-                let there = self.access.storage.get(&name, limit)?;
-                if envelope::open(&self.keys, kind, &name, &there)? != plain {
-                    return Err(Error::corrupt(name, "it is not what was encrypted again"));
-                }
-                there
-            }
-            put => {
-                put?;
-                sealed
-            }
-        };
+        self.access.storage.put(&name, sealed.clone())?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         Ok(Some(Root { hash, ..again }))
     }
@@ -192,9 +180,9 @@ impl ChunkStore {
             Ok(placed)
         })?;
         done.segments += placed.len() as u64;
-        for (before, now) in &new {
-            let unused = if placed.contains(before) { before } else { &now.id };
-            match self.access.storage.delete(&names::segment(unused)) {
+        // What was not placed, because others replaced the segment meanwhile, a prune removes.
+        for before in placed {
+            match self.access.storage.delete(&names::segment(&before)) {
                 Err(error) if error.kind == ErrorKind::Denied => done.locked += 1,
                 removed => removed?,
             }

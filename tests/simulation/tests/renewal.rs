@@ -117,7 +117,7 @@ fn all_is_moved_and_then_old_epochs_are_retired() {
     assert!(refused.contains("epoch 2 is the newest"), "{refused}");
     let plan = renew_by(&repo, &RenewOptions { dry_run: true, ..options() }).unwrap();
     assert!(
-        plan.renewal.packs > 0 && plan.renewal.packs_moved == plan.renewal.packs && !plan.is_done(),
+        plan.renewal.packs > 0 && plan.renewal.packs_moved == plan.renewal.packs && plan.objects > 0,
         "{plan:?}"
     );
     let report = re_encrypt(&repo).unwrap();
@@ -271,7 +271,7 @@ fn a_budget_is_kept_and_the_next_runs_go_on() {
     for run in 0..40 {
         let budget = RenewOptions { max_repack: Some(20_000), ..options() };
         let report = renew_by(&open(&disk), &budget).unwrap();
-        assert!(report.renewal.packs_moved <= 2, "{report:?}");
+        assert!(report.renewal.bytes_moved <= 40_000, "{report:?}");
         assert_eq!(nights(&disk), [1, 2, 3], "run {run}");
         left.push(report.renewal.packs_over);
         if report.is_done() {
