@@ -35,7 +35,9 @@ impl Item for Root {
     fn encode(&self, out: &mut Encoder) {
         out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes());
         out.u32(self.epoch).u8(u8::from(self.renewed.is_some()));
-        self.renewed.iter().for_each(|again| drop(out.raw(again.as_bytes())));
+        if let Some(again) = &self.renewed {
+            out.raw(again.as_bytes());
+        }
         out.var(&self.columns);
     }
 

@@ -297,9 +297,9 @@ pub(super) fn retire(args: &Retire, context: &Context) -> CommandResult {
     let done = store.retire(args.epoch, &tiers, &options).map_err(|error| {
         let mut failure = Failure::from(error);
         let away = fleet.iter().flat_map(|fleet| &fleet.away);
-        for (name, why) in away.filter(|(name, _)| failure.message.contains(&format!("'{name}'"))) {
-            failure.message += &format!(" ({name}: {why})");
-        }
+        let named = away.filter(|(name, _)| failure.message.contains(&format!("'{name}'")));
+        let why: String = named.map(|(name, why)| format!(" ({name}: {why})")).collect();
+        failure.message += &why;
         failure
     })?;
     let mut summary = Summary::new(json!({
