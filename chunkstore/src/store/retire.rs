@@ -140,3 +140,153 @@ fn tier_is_free(name: &str, head: &Head, epoch: u32) -> Result<()> {
          moved there, and what waits for a lock or a thaw"
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::ChunkerParams;
+    use crate::config::Layout;
+    use crate::env::SeededEnv;
+    use crate::executor::Inline;
+    use crate::format::{ObjectKind, PackKind, names};
+    use crate::head::SegmentRef;
+    use crate::id::{ObjectId, PackId, SessionId};
+    use crate::index::{PackEntry, Segment};
+    use crate::keys::{KdfParams, SlotOwner};
+    use crate::pack::PackName;
+    use crate::storage::Storage as _;
+    use crate::storage::memory::MemoryStorage;
+    use crate::store::{Access, Identity};
+    use std::collections::HashSet;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+
+    fn access(storage: &Arc<MemoryStorage>, seed: u64, cache: Option<&Path>) -> Access {
+        Access {
+            storage: Arc::clone(storage) as _,
+            env: Arc::new(SeededEnv::new(seed)),
+            cpu: Arc::new(Inline),
+            io: Arc::new(Inline),
+            cache: cache.map(Path::to_owned),
+            identity: Identity::default(),
+        }
+    }
+
+    fn made(storage: &Arc<MemoryStorage>, cache: Option<&Path>) -> ChunkStore {
+        let access = access(storage, 1, cache);
+        ChunkStore::init(
+            access,
+            ChunkerParams::default(),
+            b"x",
+            CHEAP,
+            SlotOwner::default(),
+            Layout::default(),
+        )
+        .unwrap()
+    }
+
+    fn segment(store: &ChunkStore, epoch: u32) -> SegmentRef {
+        let (session, id) = (SessionId([9; 16]), PackId([7; 32]));
+        let name = PackName { session, id, kind: PackKind::Data, epoch };
+        store.write_segment(&Segment { packs: vec![PackEntry { name, len: 100, records: vec![] }] }).unwrap()
+    }
+
+    fn retire(store: &ChunkStore, epoch: u32) -> Result<Vec<u32>> {
+        store.retire(epoch, &[], &RetireOptions::default()).map(|done| done.epochs)
+    }
+
+    fn why(refused: Result<Vec<u32>>) -> String {
+        refused.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_still_needs_an_epoch_stops_it() {
+        let store = made(&Arc::default(), None);
+        // It began before the rotation, and may seal under the first epoch.
+        let session = store.open_session("backup").unwrap();
+        store.rotate().unwrap();
+        assert!(why(retire(&store, 1)).contains("1 runs at work"));
+        // One that began later does not.
+        let later = store.open_session("backup").unwrap();
+        let old = segment(&store, 1);
+        assert_eq!(old.epoch, 1, "the lowest of what is in it");
+        store.checkpoint(&later, std::slice::from_ref(&old)).unwrap();
+        store.close_session(&session, &[]).unwrap();
+        assert!(why(retire(&store, 1)).contains("1 index segments"));
+        store
+            .update_head(|head| {
+                head.segments.clear();
+                head.doomed.push(crate::head::PackRef { session: SessionId([9; 16]), id: PackId([7; 32]) });
+                Ok(())
+            })
+            .unwrap();
+        assert!(why(retire(&store, 1)).contains("1 packs that are to be removed"));
+        store.update_head(|head| head.doomed.retain(|_| false)).unwrap();
+        assert_eq!(retire(&store, 1).unwrap(), [1]);
+        // Whatever brings something under it is refused now.
+        let brings = |refused: Result<()>| matches!(refused, Err(Error::Fenced { .. }));
+        assert!(brings(store.checkpoint(&later, std::slice::from_ref(&old))));
+        assert!(brings(store.commit(&later, std::slice::from_ref(&old), &[], &HashSet::new())));
+        assert!(brings(store.close_session(&later, &[old])));
+        store.close_session(&later, &[]).unwrap();
+        assert!(store.head().segments.is_empty());
+    }
+
+    #[test]
+    fn a_tier_that_is_not_looked_at_stops_it() {
+        let store = made(&Arc::default(), None);
+        let there = Arc::new(MemoryStorage::default());
+        let tier = store.create_tier(access(&there, 2, None), "copy", false).unwrap();
+        store.rotate().unwrap();
+        assert!(why(retire(&store, 1)).contains("tier 'copy' cannot be looked at"));
+        let with_it = || store.retire(1, &[("copy", &tier)], &RetireOptions::default());
+        assert!(with_it().unwrap_err().to_string().contains("still needed on tier 'copy': HEAD itself"));
+        let session = tier.open_sync(&store, &store.head()).unwrap();
+        assert!(with_it().unwrap_err().to_string().contains("1 runs at work"));
+        tier.close_session(&session, &[]).unwrap();
+        let done = with_it().unwrap();
+        assert_eq!((done.epochs, done.untold.len(), tier.head().retired()), (vec![1], 0, 1));
+        // Of a HEAD that was made anew, nobody knows whether it lists all tiers.
+        store.rotate().unwrap();
+        let session = tier.open_sync(&store, &store.head()).unwrap();
+        tier.close_session(&session, &[]).unwrap();
+        store
+            .update_head(|head| {
+                head.tiers.all = false;
+                Ok(())
+            })
+            .unwrap();
+        let anew = |options| store.retire(2, &[("copy", &tier)], &options);
+        assert!(anew(RetireOptions::default()).unwrap_err().to_string().contains("--all-tiers-known"));
+        let knows = RetireOptions { knows_all_tiers: true, ..RetireOptions::default() };
+        assert_eq!(anew(knows).unwrap().epochs, [2]);
+    }
+
+    /// A leaked key of a retired epoch makes no HEAD for a client that has read HEAD since, whatever generation it claims.
+    #[test]
+    fn a_head_under_a_retired_epoch_is_refused() {
+        let (storage, cache) = (Arc::new(MemoryStorage::default()), tempfile::tempdir().unwrap());
+        let store = made(&storage, Some(cache.path()));
+        let leaked = Arc::clone(ChunkStore::open(access(&storage, 3, None), b"x").unwrap().keys());
+        store.rotate().unwrap();
+        retire(&store, 1).unwrap();
+        store.reload().unwrap();
+        let mut head = Head::clone(&store.head());
+        head.epochs.retain(|epoch, _| *epoch == 1);
+        head.epochs.values_mut().for_each(|epoch| epoch.retired_ms = None);
+        (head.generation, head.incarnation, head.grants) = (1000, 9, None);
+        head.nonce = ObjectId([5; 32]);
+        let env = SeededEnv::new(4);
+        let plain = serde_json::to_vec(&head).unwrap();
+        let forged = crate::envelope::seal(&leaked, 1, ObjectKind::Head, names::HEAD, &plain, &env).unwrap();
+        storage.replace(names::HEAD, forged.into()).unwrap();
+        let here = [store.reload().map(drop), store.rotate().map(drop)];
+        let later = ChunkStore::open(access(&storage, 5, Some(cache.path())), b"x").map(drop);
+        for refused in here.into_iter().chain([later]) {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("epoch 1, which was retired"), "{refused}");
+        }
+    }
+}
