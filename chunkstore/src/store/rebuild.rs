@@ -120,6 +120,9 @@ struct Rebuild<'a> {
     plan: RebuildPlan,
 }
 
+/// The name of an object, the id in it, and what it has besides if it was sealed again.
+type Named = (String, (ObjectId, Option<ObjectId>));
+
 /// An object that was read.
 struct Found {
     id: ObjectId,
@@ -379,7 +382,7 @@ impl Rebuild<'_> {
     }
 
     /// Names in a folder, with their ids, and what they have besides if they were sealed again.
-    fn ids(&self, folder: &str) -> Result<Vec<(String, (ObjectId, Option<ObjectId>))>> {
+    fn ids(&self, folder: &str) -> Result<Vec<Named>> {
         let mut found = vec![];
         self.access.storage.list(folder, &mut |name, _| {
             found.extend(name.rsplit('/').next().and_then(names::root).map(|id| (name.to_owned(), id)));

@@ -8,6 +8,7 @@ use super::{PruneOptions, PrunePlan};
 use crate::reach::short;
 use chunkstore::index::PackEntry;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// What a re-encryption finds of packs of earlier epochs. Bytes are as stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -59,16 +60,16 @@ impl Renewal {
     }
 
     pub(super) fn stays(&mut self, pack: &PackEntry, why: Stays) {
-        match why {
-            Stays::Spared => {
-                (self.packs_spared, self.bytes_spared) = (self.packs_spared + 1, self.bytes_spared + pack.len)
-            }
-            Stays::Frozen => {
-                (self.packs_frozen, self.bytes_frozen) = (self.packs_frozen + 1, self.bytes_frozen + pack.len)
-            }
-            Stays::AtWork => self.packs_at_work += 1,
-            Stays::Lost => self.packs_lost += 1,
-            Stays::BeforeHead => self.packs_before_head += 1,
+        let (packs, bytes) = match why {
+            Stays::Spared => (&mut self.packs_spared, Some(&mut self.bytes_spared)),
+            Stays::Frozen => (&mut self.packs_frozen, Some(&mut self.bytes_frozen)),
+            Stays::AtWork => (&mut self.packs_at_work, None),
+            Stays::Lost => (&mut self.packs_lost, None),
+            Stays::BeforeHead => (&mut self.packs_before_head, None),
+        };
+        *packs += 1;
+        if let Some(bytes) = bytes {
+            *bytes += pack.len;
         }
     }
 
@@ -106,14 +107,16 @@ pub(super) fn choose(
     for start in order {
         let mut open = vec![start];
         while let Some(number) = open.last().copied() {
-            if entered.contains_key(&number) {
-                open.pop();
-                if entered.insert(number, true) == Some(false) {
-                    ordered.push(number);
+            match entered.entry(number) {
+                Entry::Occupied(mut is_left) => {
+                    open.pop();
+                    if !is_left.insert(true) {
+                        ordered.push(number);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            entered.insert(number, false);
+                Entry::Vacant(new) => new.insert(false),
+            };
             let Some((used, _)) = left.get(&number) else { continue };
             let bases = used
                 .iter()

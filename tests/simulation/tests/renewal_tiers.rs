@@ -170,7 +170,8 @@ fn re_encrypt(primary: &Repository) {
 }
 
 fn move_tier(primary: &Repository, tier: &Tier) -> Result<TierRenewal> {
-    let kept = promised(&tier.repo);
+    let listed = tier.repo.snapshots_strict()?.into_iter();
+    let kept: Vec<_> = listed.map(|listed| Owed { listed, until: Until::Forever }).collect();
     tier.renew(primary, &kept, true, &options(), &Tally::default())
 }
 
@@ -241,9 +242,11 @@ fn a_tier_with_a_longer_retention_is_moved_within_itself() {
     assert_eq!(retire(&primary, &[&copy]).unwrap(), [1]);
     // What is written on follows, and the tier alone knows what is retired.
     back_up(&open(&disk), 5).unwrap();
-    let copy = tier(&open(&disk), &there, None, None).unwrap();
+    let primary = open(&disk);
+    let copy = tier(&primary, &there, None, None).unwrap();
     let owed: Vec<_> =
         promised(&primary).into_iter().filter(|owed| owed.listed.snapshot.time.as_second() == 5).collect();
+    assert_eq!(owed.len(), 1);
     sync(&primary, &primary, &copy, &owed, &[], &SyncOptions::default(), &Tally::default()).unwrap();
     assert_eq!((nights(&there), nights(&disk)), (vec![1, 2, 3, 4, 5], vec![2, 3, 4, 5]));
     let alone = open(&there);
