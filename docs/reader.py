@@ -224,6 +224,9 @@ class Repository:
         self.head = json.loads(self.open_object("HEAD", 1, "head"))
         if self.head["required_features"]:
             raise SystemExit("this repository needs a newer reader")
+        retired = [int(epoch) for epoch, known in self.head["epochs"].items() if "retired_ms" in known]
+        # What is sealed under one of these is an old object, or a forged one.
+        self.epochs = {epoch: key for epoch, key in self.epochs.items() if epoch > max(retired, default=0)}
         self.load_index()
 
     def read(self, name, offset=0, length=-1):
@@ -287,6 +290,8 @@ class Repository:
         if header.raw(6) != b"esker\0" or header.get("BB") != (kind, 1):
             raise SystemExit(name + " is not what its name says")
         epoch, salt, commitment = header.get("I"), header.raw(32), header.raw(32)
+        if epoch not in self.epochs:
+            raise SystemExit(name + " is sealed under an epoch that was retired, or whose key is lost")
         key, expected = committed(derive(self.epochs[epoch], label, salt))
         if commitment != expected:
             raise SystemExit(name + ": wrong key commitment")
@@ -313,11 +318,14 @@ class Repository:
         if name == "roots":
             kind = fields.var().decode()
             item = {"type": kind, "id": fields.raw(32).hex(), "hash": fields.raw(32).hex()}
+            item["epoch"], renewed = fields.get("IB")
+            if renewed:
+                item["renewed"] = fields.raw(32).hex()
             fields.var()  # columns
             return item
         if name == "segments":
             item = {"id": fields.raw(32).hex(), "hash": fields.raw(32).hex()}
-            item["packs"], item["chunks"] = fields.get("II")
+            item["packs"], item["chunks"], item["epoch"] = fields.get("III")
             return item
         return {"session": fields.raw(16).hex(), "id": fields.raw(32).hex()}  # doomed
 
@@ -385,7 +393,8 @@ class Repository:
         found = []
         for root in self.items("roots"):
             if root["type"] == "snapshot":
-                record = json.loads(self.open_object("snapshots/" + root["id"], 3, "snapshot", root["hash"]))
+                name = "snapshots/" + root["id"] + ("." + root["renewed"] if "renewed" in root else "")
+                record = json.loads(self.open_object(name, 3, "snapshot", root["hash"]))
                 found.append((root["id"], record))
         return sorted(found, key=lambda pair: pair[1]["time"])
 

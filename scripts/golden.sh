@@ -18,6 +18,7 @@ touch -d '1969-12-31 12:00:00.5' tree/folder/old
 "$esker" -q key add --new-key-file "${ESKER_PASSWORD_FILE%/password}/key"
 "$esker" -q key split 2/3 --output "${ESKER_PASSWORD_FILE%/password}/shares"
 "$esker" -q key rotate
+"$esker" -q key re-encrypt && "$esker" -q key retire 1
 seq 1 2000 | "$esker" -q backup --stdin --stdin-filename streams/seq
 # Changed in places: stored against the first version.
 sed 's/77/seventy-seven/' tree/numbers > numbers && cat numbers > tree/numbers && rm numbers tree/folder/old

@@ -100,6 +100,7 @@ mod redis_choices;
 mod redis_neighbours;
 mod redis_wire;
 mod relay;
+mod renewed;
 mod repairs;
 mod restic_anew;
 mod restic_clients;

@@ -78,7 +78,7 @@ fn main() {
     let _ = std::fs::remove_dir_all(folder);
     let segments: List<SegmentRef> = (0..chunks.div_ceil(PER_SEGMENT))
         .map(|number| ObjectId(hash(b's', number)))
-        .map(|id| SegmentRef { id, hash: id, packs: 0, chunks: 0 })
+        .map(|id| SegmentRef { id, hash: id, packs: 0, chunks: 0, epoch: 1 })
         .collect();
 
     let index = RocksIndex::open(folder).expect("index");

@@ -39,6 +39,14 @@ pub fn seal(
     Ok(out.bytes)
 }
 
+/// Names the object that is sealed under a retired epoch.
+pub(crate) fn refused(error: Error, name: &str) -> Error {
+    match error {
+        error @ Error::RetiredEpoch { .. } => Error::corrupt(name, error),
+        error => error,
+    }
+}
+
 /// The epoch that an object says it was sealed under, whatever it is.
 #[must_use]
 pub fn epoch_of(sealed: &[u8]) -> Option<u32> {
@@ -115,7 +123,7 @@ fn read_header(
     let epoch = decoder.u32().in_object(name)?;
     let salt = decoder.array().in_object(name)?;
     let commitment: [u8; 32] = decoder.array().in_object(name)?;
-    let key = key(kind, epoch, &salt)?;
+    let key = key(kind, epoch, &salt).map_err(|error| refused(error, name))?;
     if blake3::Hash::from(key.commitment) != commitment {
         return Err(Error::corrupt(name, "key commitment does not match"));
     }

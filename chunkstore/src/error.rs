@@ -66,6 +66,14 @@ pub enum Error {
         /// The epoch.
         epoch: u32,
     },
+    /// Something is sealed under the data key of an epoch that was retired.
+    #[error(
+        "it is sealed under epoch {epoch}, which was retired: nothing that is needed is, so it is an old object or a forged one"
+    )]
+    RetiredEpoch {
+        /// The epoch.
+        epoch: u32,
+    },
     /// The repository needs a newer esker.
     #[error("this repository needs a newer esker: {why}")]
     Unsupported {

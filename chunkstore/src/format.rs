@@ -289,6 +289,19 @@ pub mod names {
     pub fn snapshot(id: &ObjectId) -> String {
         format!("{SNAPSHOTS}/{id}")
     }
+    /// `<folder>/<id>.<again>`: the object of a root that was sealed again.
+    #[must_use]
+    pub fn renewed(folder: &str, id: &ObjectId, again: &ObjectId) -> String {
+        format!("{folder}/{id}.{again}")
+    }
+    /// The id of a root, and what its object's name has besides if it was sealed again, from the last part of the name.
+    #[must_use]
+    pub fn root(last: &str) -> Option<(ObjectId, Option<ObjectId>)> {
+        match last.split_once('.') {
+            Some((id, again)) => Some((ObjectId::parse(id)?, Some(ObjectId::parse(again)?))),
+            None => Some((ObjectId::parse(last)?, None)),
+        }
+    }
 }
 
 /// Bytes that do not follow the format; says where and what.

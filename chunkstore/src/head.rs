@@ -3,6 +3,7 @@
 //! a commit's dependencies are checked on the very HEAD that it replaces, doomed packs never come
 //! back, and a session that is not open commits nothing. No clock and no listing enters.
 
+use crate::format::names;
 use crate::id::{ObjectId, PackId, SessionId};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -27,7 +28,7 @@ mod swap;
 pub use body::{Bodies, Body};
 pub use columns::{NoColumns, RootColumns};
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
-pub use epochs::EpochRef;
+pub use epochs::{EpochRef, Needs};
 pub use leaf::{Item, Whole, decode_leaf, encode_leaf};
 use leaves::{Leaves, Stamp};
 pub use list::{List, Stretch};
@@ -114,6 +115,13 @@ pub struct Root {
     pub id: ObjectId,
     /// BLAKE3 of its sealed bytes.
     pub hash: ObjectId,
+    /// The epoch that the object is sealed under; 0 if that is not known.
+    #[serde(default)]
+    pub epoch: u32,
+    /// The second part of the object's name, if it was sealed again since it was first written. Random, so that no name is
+    /// ever used twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<ObjectId>,
     /// What whoever wrote the object says of it, so that roots are compared and ordered without their records; empty where
     /// nobody said anything. At most 1024 bytes.
     #[serde(default, skip_serializing_if = "Bytes::is_empty", with = "items::hex")]
@@ -138,8 +146,19 @@ impl Root {
 
     /// One of which only the object is known.
     #[must_use]
-    pub fn new(kind: &'static str, id: ObjectId, hash: ObjectId) -> Self {
-        Self { kind: Cow::Borrowed(kind), id, hash, columns: Bytes::new(), record: Body::None }
+    pub fn new(kind: &'static str, id: ObjectId, hash: ObjectId, epoch: u32) -> Self {
+        let (columns, record) = (Bytes::new(), Body::None);
+        Self { kind: Cow::Borrowed(kind), id, hash, epoch, renewed: None, columns, record }
+    }
+
+    /// The name of its object.
+    #[must_use]
+    pub fn object(&self) -> String {
+        let folder = if self.is_snapshot() { names::SNAPSHOTS } else { names::MAPS };
+        match &self.renewed {
+            Some(again) => names::renewed(folder, &self.id, again),
+            None => format!("{folder}/{}", self.id),
+        }
     }
 
     /// Whether it is a snapshot's.
@@ -160,6 +179,9 @@ pub struct SegmentRef {
     pub packs: u32,
     /// How many chunks it lists.
     pub chunks: u32,
+    /// The lowest epoch of the object and of the packs that it lists; 0 if that is not known.
+    #[serde(default)]
+    pub epoch: u32,
 }
 
 /// A pack's place in the store.
@@ -253,15 +275,16 @@ impl Head {
         Age { incarnation: self.incarnation, generation: self.generation }
     }
 
-    /// Puts `new` in the place of a root.
+    /// Puts `new` in the place of a root, which it returns.
     ///
     /// # Errors
     ///
     /// [`Error::Gone`] if there is no such root.
-    pub fn replace(&mut self, old: ObjectId, new: &Root) -> Result<()> {
+    pub fn replace(&mut self, old: ObjectId, new: &Root) -> Result<Root> {
         let place = self.roots.find_mut(|root| root.id == old)?.ok_or(Error::Gone { id: old })?;
-        place.clone_from(new);
-        self.forget(old)
+        let before = std::mem::replace(place, new.clone());
+        self.forget(old)?;
+        Ok(before)
     }
 
     /// Notes that a snapshot was taken out on purpose, where copies may have it.

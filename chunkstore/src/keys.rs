@@ -14,6 +14,7 @@ use crate::storage::Storage;
 use crate::{Error, Result};
 use hybrid::PrivateKey;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use zeroize::Zeroizing;
 
@@ -69,6 +70,8 @@ pub struct KeyRing {
     master: Key,
     id_key: Key,
     epochs: RwLock<BTreeMap<u32, Key>>,
+    /// This epoch and all before it are retired: their keys are not kept, and not used.
+    retired: AtomicU32,
     own: OnceLock<OwnSlot>,
     places: Mutex<Vec<Weak<dyn Storage>>>,
     /// One thread at a time reads grants.
@@ -92,7 +95,8 @@ impl KeyRing {
     fn assemble(repository: RepositoryId, master: Key, epochs: BTreeMap<u32, Key>) -> Self {
         let id_key = derive(&master, "chunk-id", &[]);
         let (own, places, learning) = (OnceLock::new(), Mutex::default(), Mutex::default());
-        Self { repository, master, id_key, epochs: RwLock::new(epochs), own, places, learning }
+        let (epochs, retired) = (RwLock::new(epochs), AtomicU32::new(0));
+        Self { repository, master, id_key, epochs, retired, own, places, learning }
     }
 
     /// The repository these keys belong to.
@@ -131,7 +135,8 @@ impl KeyRing {
     /// Adds keys of epochs. Of one that is known, the key must be the same: whoever had a slot once, and writes to the
     /// store, knows the master key, but no later data key.
     fn add(&self, keys: impl IntoIterator<Item = (u32, Key)>) -> Result<()> {
-        let keys: Vec<(u32, Key)> = keys.into_iter().collect();
+        let retired = self.retired();
+        let keys: Vec<(u32, Key)> = keys.into_iter().filter(|(epoch, _)| *epoch > retired).collect();
         let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
         for (epoch, key) in &keys {
             if epochs.get(epoch).is_some_and(|known| blake3::Hash::from(**known) != **key) {
@@ -141,6 +146,20 @@ impl KeyRing {
         }
         epochs.extend(keys);
         Ok(())
+    }
+
+    /// Lets go of the keys of an epoch that was retired and of all before it.
+    pub(crate) fn retire(&self, epoch: u32) {
+        if self.retired.fetch_max(epoch, Ordering::AcqRel) < epoch {
+            let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+            epochs.retain(|known, _| *known > epoch);
+        }
+    }
+
+    /// The highest epoch that is known to be retired; 0 if none is.
+    #[must_use]
+    pub fn retired(&self) -> u32 {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// Forgets the key of an epoch that never came to be.
@@ -157,6 +176,9 @@ impl KeyRing {
 
     /// The key of an epoch: a known one, or one that is granted to the own slot.
     fn epoch_key(&self, epoch: u32) -> Result<Key> {
+        if epoch <= self.retired() && epoch > 0 {
+            return Err(Error::RetiredEpoch { epoch });
+        }
         let known = || self.with_epochs(|epochs| epochs.get(&epoch).cloned());
         if let Some(key) = known() {
             return Ok(key);
@@ -205,7 +227,7 @@ impl KeyRing {
     pub fn has_epoch(&self, epoch: u32) -> Result<bool> {
         match self.epoch_key(epoch) {
             Ok(_) => Ok(true),
-            Err(error) if error.is_damage() || matches!(error, Error::NotGranted { .. }) => Ok(false),
+            Err(error) if error.is_damage() || is_refused(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -265,6 +287,11 @@ impl KeyRing {
         let parent = derive(&*self.epoch_key(epoch)?, "pack", &[&[kind as u8], pack.as_bytes()]);
         Ok(committed(&parent))
     }
+}
+
+/// Whether a key cannot be had for good.
+fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::NotGranted { .. } | Error::RetiredEpoch { .. })
 }
 
 fn committed(parent: &[u8; 32]) -> CommittedKey {

@@ -3,7 +3,6 @@
 //! A builder is filled, then sealed exactly once into bytes that never change; an upload may be retried with those same
 //! bytes. Pack ids are random, so no pair of key and nonce repeats.
 
-use crate::Result;
 use crate::aead::counter_nonce;
 use crate::format::{
     Encoder, FORMAT_VERSION, KeyMethod, PACK_END_MAGIC, PACK_HEADER_LEN, PACK_MAGIC, PACK_TRAILER_LEN,
@@ -11,6 +10,7 @@ use crate::format::{
 };
 use crate::id::{PackId, RepositoryId, SessionId};
 use crate::keys::{CommittedKey, KeyRing};
+use crate::{Error, Result};
 
 mod reader;
 mod record;
@@ -146,7 +146,13 @@ impl PackBuilder {
     /// Encrypts every chunk in place, appends the directory with its padding, and the trailer.
     pub fn seal(self, keys: &KeyRing) -> Result<SealedPack> {
         let Self { name, mut buffer, records, .. } = self;
-        let key = name.key(keys)?;
+        let key = name.key(keys).map_err(|error| match error {
+            // This run began before the rotation, and was taken for dead.
+            Error::RetiredEpoch { epoch } => Error::Fenced {
+                why: format!("the data key of epoch {epoch} was retired meanwhile; run it again"),
+            },
+            error => error,
+        })?;
         let header = name.header(&key.commitment);
         buffer[..PACK_HEADER_LEN].copy_from_slice(&header);
         for record in &records {

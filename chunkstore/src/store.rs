@@ -27,6 +27,8 @@ mod copies;
 mod lost;
 mod opening;
 mod rebuild;
+mod renew;
+mod retire;
 mod rotation;
 mod segments;
 mod session;
@@ -37,6 +39,8 @@ pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look};
 use opening::{Slots, read_config};
 pub use rebuild::{FoundSlot, Peeked, RebuildOptions, RebuildPlan, peek, rebuild_head};
+pub use renew::Renewed;
+pub use retire::{RetireOptions, Retired, holders};
 pub use rotation::Rotated;
 
 /// So long the epoch of a HEAD that was read is taken for the last one: a rotation reaches a long backup soon, by one small
@@ -395,13 +399,13 @@ impl ChunkStore {
     /// `columns` is what the root says of it, see [`Root::columns`].
     pub fn write_snapshot(&self, plain: &[u8], columns: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
-        let name = names::snapshot(&id);
+        let (name, epoch) = (names::snapshot(&id), self.epoch());
         let sealed =
-            envelope::seal(&self.keys, self.epoch(), ObjectKind::Snapshot, &name, plain, &*self.access.env)?;
+            envelope::seal(&self.keys, epoch, ObjectKind::Snapshot, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.access.storage.put(&name, sealed.into())?;
         let (columns, record) = (Bytes::copy_from_slice(columns), Body::Here(Bytes::copy_from_slice(plain)));
-        Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash) })
+        Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash, epoch) })
     }
 
     /// For whoever restores: what cannot be read here of records of snapshots is read from the store's copies. Whoever mends
@@ -435,9 +439,24 @@ impl ChunkStore {
         }
     }
 
-    /// Reads the object of a snapshot and checks it against HEAD.
+    /// Reads the object of a snapshot and checks it against HEAD. One that was sealed again since HEAD was read is read as the
+    /// HEAD of now names it.
     pub fn read_snapshot(&self, root: &Root) -> Result<Vec<u8>> {
-        let name = names::snapshot(&root.id);
+        let read = self.read_snapshot_as(root);
+        match read {
+            Err(error) if error.is_damage() => {
+                let now = self.reload()?.roots.find(|known| known.id == root.id)?.cloned();
+                match now.filter(|now| now != root) {
+                    Some(now) => self.read_snapshot_as(&now),
+                    None => Err(error),
+                }
+            }
+            read => read,
+        }
+    }
+
+    fn read_snapshot_as(&self, root: &Root) -> Result<Vec<u8>> {
+        let name = root.object();
         let read = |storage: &dyn Storage| {
             let sealed = storage.get(&name, MAX_SMALL_LEN)?;
             if *blake3::hash(&sealed).as_bytes() != root.hash.0 {

@@ -264,7 +264,11 @@ impl Fleet {
         outcome: &mut TierOutcome,
     ) -> Result<(), Failure> {
         let name = &tier.options.name;
-        let options = SyncOptions { dry_run: work.dry_run, compression: context.global.compression };
+        let options = SyncOptions {
+            dry_run: work.dry_run,
+            compression: context.global.compression,
+            ..SyncOptions::default()
+        };
         let kept = standing.kept(name);
         let sources = standing.sources(standing.owed(name), &self.primary, &self.tiers);
         if sources.is_empty() {

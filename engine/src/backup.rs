@@ -213,12 +213,12 @@ fn run(
             let _ = store.close_session(&session, &[]);
         }
     })?;
-    let id = root.id;
+    let (id, record) = (root.id, root.object());
     // Without room for it, nothing counts: what was written is taken back.
     let take_back = |error: &chunkstore::Error| {
         if let chunkstore::Error::NotSwapped(_) = error {
             // The record first: with it, 'repair head' would list a snapshot without its packs.
-            let _ = repo.remove_record(&id);
+            let _ = repo.remove_record(&record);
             for segment in &segments {
                 let _ = store.storage().delete(&chunkstore::format::names::segment(&segment.id));
             }
@@ -236,10 +236,9 @@ fn run(
             let done = done.inspect_err(take_back);
             if let Err(chunkstore::Error::Gone { .. }) = done {
                 store.close_session(&session, &segments)?;
-                repo.remove_record(&id)?;
+                repo.remove_record(&record)?;
             }
-            done?;
-            repo.remove_record(&old)?;
+            repo.remove_record(&done?.object())?;
         }
     }
     tracing::info!(

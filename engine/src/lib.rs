@@ -111,6 +111,7 @@ pub mod promise;
 pub mod prune;
 pub mod rank;
 mod reach;
+pub mod renew;
 pub mod repair;
 pub mod repository;
 mod reseal;

@@ -21,10 +21,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub(crate) mod orphans;
 mod rebase;
+mod renewal;
 mod rewrite;
 mod standing;
 mod survey;
 use orphans::{dead_sessions, find_orphans, list_objects, may_remove, unnamed};
+pub use renewal::Renewal;
 use rewrite::rewrite;
 use survey::{Marks, Survey};
 
@@ -54,6 +56,10 @@ pub struct PruneOptions {
     pub max_repack: Option<u64>,
     /// Keep deltas on their bases, even if nothing else needs these.
     pub no_rebase: bool,
+    /// Move what packs of epochs before this one have to the newest epoch, and remove these packs; leave all others.
+    pub renew_before: Option<u32>,
+    /// Packs that cannot be read now.
+    pub unreadable: HashSet<PackId>,
     /// Only make the plan.
     pub dry_run: bool,
     /// Size of new packs.
@@ -109,6 +115,9 @@ pub struct PrunePlan {
     pub sessions_fenced: u64,
     /// Whether removal waits for running sessions; the next prune finishes it.
     pub deferred: bool,
+    /// What a re-encryption finds.
+    #[serde(skip)]
+    pub renewal: Renewal,
 }
 
 /// Attempts, when other prunes change the index meanwhile.

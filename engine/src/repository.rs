@@ -178,20 +178,20 @@ impl Repository {
         ids: &[ObjectId],
         note: &dyn Fn(&mut Head, ObjectId) -> chunkstore::Result<()>,
     ) -> Result<Vec<ObjectId>> {
-        let absent = self.store.update_head(|head| {
+        let (absent, taken): (Vec<ObjectId>, Vec<String>) = self.store.update_head(|head| {
             let taken = head.roots.take(|root| ids.contains(&root.id))?;
             let absent = ids.iter().filter(|id| taken.iter().all(|root| root.id != **id)).copied().collect();
             ids.iter().try_for_each(|id| note(head, *id))?;
-            Ok(absent)
+            Ok((absent, taken.iter().map(Root::object).collect()))
         })?;
-        ids.iter().try_for_each(|id| self.remove_record(id))?;
+        let left = absent.iter().map(chunkstore::format::names::snapshot);
+        taken.into_iter().chain(left).try_for_each(|name| self.remove_record(&name))?;
         Ok(absent)
     }
 
     /// Removes the object of a snapshot that HEAD does not list.
-    pub(crate) fn remove_record(&self, id: &ObjectId) -> Result<()> {
-        let name = chunkstore::format::names::snapshot(id);
-        Ok(self.store.storage().delete(&name).map_err(chunkstore::Error::from)?)
+    pub(crate) fn remove_record(&self, object: &str) -> Result<()> {
+        Ok(self.store.storage().delete(object).map_err(chunkstore::Error::from)?)
     }
 
     /// The snapshot that is in the place of the one of this id: that itself, or what replaced it meanwhile, as a live stream
@@ -248,10 +248,9 @@ impl Repository {
         let done = self.store.commit_in_place_of(old.id, &session, &[], &root, &HashSet::new());
         if let Err(chunkstore::Error::Gone { .. }) = done {
             self.store.close_session(&session, &[])?;
-            self.remove_record(&root.id)?;
+            self.remove_record(&root.object())?;
         }
-        done?;
-        self.remove_record(&old.id)?;
+        self.remove_record(&done?.object())?;
         Ok(root)
     }
 }

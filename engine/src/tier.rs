@@ -8,21 +8,22 @@ use crate::prune::orphans::dead_sessions;
 use crate::prune::{MaxUnused, PruneOptions, PrunePlan, delete_doomed, prune};
 use crate::snapshot::Listed;
 use crate::{Monitor, Repository, Result};
-use chunkstore::ObjectId;
 use chunkstore::head::Head;
 use chunkstore::storage::probe::compares_and_swaps;
 use chunkstore::storage::shelf::Placing;
 use chunkstore::store::{Access, ChunkStore, Clock, another_tier, not_adopted};
+use chunkstore::{ObjectId, PackId};
 use std::collections::HashSet;
 
 pub mod back;
 pub mod keep;
 pub mod map;
+pub mod renew;
 pub mod status;
 pub mod sync;
 pub mod thaw;
 
-use map::TierMap;
+use map::{Placed, TierMap};
 
 /// What a tier is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -169,6 +170,16 @@ impl Tier {
         if ids.is_empty() { Ok(()) } else { self.repo.forget(ids).map(drop) }
     }
 
+    /// Packs that may not go: locked, or, unless `early`, paid for until later.
+    fn spared(&self, map: &TierMap, early: bool) -> HashSet<PackId> {
+        let now_ms = self.repo.store().now_ms();
+        let stays = |placed: &Placed| {
+            let locked = placed.locked_until.is_some_and(|until| until * 1000 > now_ms);
+            locked || !early && placed.class.is_some() && placed.paid_until_ms(self.min_days) > now_ms
+        };
+        map.packs.iter().filter(|(_, placed)| stays(placed)).map(|(id, _)| *id).collect()
+    }
+
     /// Removes packs that nothing here needs, but none that is locked, or paid for until later unless `early`; none that
     /// was there before HEAD was made anew, unless `accept_head`.
     pub fn prune(
@@ -181,17 +192,7 @@ impl Tier {
         if !dry_run {
             self.clear()?;
         }
-        let now_ms = self.repo.store().now_ms();
-        let map = TierMap::read(self.repo.store())?;
-        let spare: HashSet<_> = map
-            .packs
-            .iter()
-            .filter(|(_, placed)| {
-                let locked = placed.locked_until.is_some_and(|until| until * 1000 > now_ms);
-                locked || !early && placed.class.is_some() && placed.paid_until_ms(self.min_days) > now_ms
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let spare = self.spared(&TierMap::read(self.repo.store())?, early);
         let options = PruneOptions {
             // Packs here are the primary's: they go whole or not at all.
             max_unused: MaxUnused::Unlimited,

@@ -4,6 +4,7 @@
 use crate::{ItemError, Monitor, Repository, Result};
 use chunkstore::bases::BaseReader;
 use chunkstore::format::{ENVELOPE_HEADER_LEN, ObjectKind, names};
+use chunkstore::head::Root;
 use chunkstore::index::PackEntry;
 use chunkstore::store::{ChunkStore, describe};
 use chunkstore::{ChunkId, ObjectId, PackId};
@@ -286,7 +287,7 @@ impl Check<'_> {
         let (head, storage, keys) =
             (self.store.head(), Arc::clone(self.store.storage()), Arc::clone(self.store.keys()));
         let mut listed: HashSet<String> = head.segment_ids()?.iter().map(names::segment).collect();
-        listed.extend(head.roots.iter()?.map(|root| names::snapshot(&root.id)));
+        listed.extend(head.roots.iter()?.map(Root::object));
         let kinds = [(names::SNAPSHOTS, ObjectKind::Snapshot), (names::INDEX, ObjectKind::Segment)];
         for (folder, kind) in kinds {
             let mut unlisted = vec![];

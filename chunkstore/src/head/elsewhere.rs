@@ -18,6 +18,8 @@ pub struct Elsewhere {
     pub slots: BTreeMap<ObjectId, KnownSlot>,
     /// Grants that HEADs of other places name, by epoch.
     pub grants: BTreeMap<u32, Bytes>,
+    /// The highest epoch that any of them knows to be retired.
+    pub retired: u32,
     /// Snapshots that were forgotten on purpose, as HEADs of other places have them.
     pub forgotten: BTreeSet<ObjectId>,
 }

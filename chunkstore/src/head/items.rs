@@ -34,7 +34,12 @@ impl Item for Root {
     const SHARE: usize = 1;
 
     fn encode(&self, out: &mut Encoder) {
-        out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes()).var(&self.columns);
+        out.var(self.kind.as_bytes()).raw(self.id.as_bytes()).raw(self.hash.as_bytes());
+        out.u32(self.epoch).u8(u8::from(self.renewed.is_some()));
+        if let Some(again) = &self.renewed {
+            out.raw(again.as_bytes());
+        }
+        out.var(&self.columns);
     }
 
     fn decode(decoder: &mut Decoder<'_>, whole: &Whole<'_>, place: u32) -> Result<Self, Malformed> {
@@ -45,8 +50,14 @@ impl Item for Root {
             other => Cow::Owned(other.to_owned()),
         };
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
+        let epoch = decoder.u32()?;
+        let renewed = match decoder.u8()? {
+            0 => None,
+            1 => Some(ObjectId(decoder.array()?)),
+            _ => return Err(decoder.malformed("flags of a root")),
+        };
         let columns = whole.part(decoder.var(MAX_COLUMNS)?);
-        Ok(Self { kind, id, hash, columns, record: whole.body(place) })
+        Ok(Self { kind, id, hash, epoch, renewed, columns, record: whole.body(place) })
     }
 
     fn body(&self) -> Body {
@@ -63,12 +74,16 @@ impl Item for SegmentRef {
     const SHARE: usize = 2;
 
     fn encode(&self, out: &mut Encoder) {
-        out.raw(self.id.as_bytes()).raw(self.hash.as_bytes()).u32(self.packs).u32(self.chunks);
+        out.raw(self.id.as_bytes())
+            .raw(self.hash.as_bytes())
+            .u32(self.packs)
+            .u32(self.chunks)
+            .u32(self.epoch);
     }
 
     fn decode(decoder: &mut Decoder<'_>, _: &Whole<'_>, _: u32) -> Result<Self, Malformed> {
         let (id, hash) = (ObjectId(decoder.array()?), ObjectId(decoder.array()?));
-        Ok(Self { id, hash, packs: decoder.u32()?, chunks: decoder.u32()? })
+        Ok(Self { id, hash, packs: decoder.u32()?, chunks: decoder.u32()?, epoch: decoder.u32()? })
     }
 }
 

@@ -138,7 +138,7 @@ impl<T: Item> Leaf<T> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let bodies = bodies.map(|(object, _)| leaves.put(stamp, &object)).transpose()?;
         let object = leaves.put(stamp, &plain)?;
-        let reference = LeafRef { age: stamp.age, object, items: count, bytes, bodies };
+        let reference = LeafRef { age: stamp.age, object, epoch: stamp.epoch, items: count, bytes, bodies };
         written.push(reference);
         let leaf = Self::named(reference, T::summary(&items, leaves.columns()).into());
         leaf.attach(leaves);

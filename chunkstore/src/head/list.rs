@@ -448,6 +448,20 @@ impl<T: Item> List<T> {
         Ok(())
     }
 
+    /// Takes the leaves apart that are `meant`, with the bodies of their items, so that the next swap writes them again.
+    ///
+    /// # Errors
+    ///
+    /// As [`List::iter`]; or a body cannot be read.
+    pub(super) fn loosen(&mut self, meant: impl Fn(&LeafRef) -> bool) -> Result<()> {
+        for part in &mut self.0 {
+            if matches!(part, Part::Leaf(leaf, _) if meant(leaf.reference())) {
+                part.loosened()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes leaves apart of which so much is missing that a list of it would take more of HEAD than it may.
     fn loosen_sparse(&mut self, inline: usize) -> Result<()> {
         // A place has about six digits, and a list of places has half of what the items have.

@@ -102,7 +102,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn segment_ref(seed: u8) -> SegmentRef {
-        SegmentRef { id: ObjectId([seed; 32]), hash: ObjectId([seed; 32]), packs: 1, chunks: 50 }
+        SegmentRef { id: ObjectId([seed; 32]), hash: ObjectId([seed; 32]), packs: 1, chunks: 50, epoch: 1 }
     }
 
     /// The same list, whose leaves cannot be read.

@@ -23,6 +23,9 @@ pub struct LeafRef {
     /// The object.
     #[serde(flatten)]
     pub object: ObjectRef,
+    /// The epoch that its objects are sealed under; 0 if that is not known.
+    #[serde(default)]
+    pub epoch: u32,
     /// Items in it.
     pub items: u32,
     /// Bytes of them, with their bodies, before they were compressed and sealed.

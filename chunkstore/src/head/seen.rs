@@ -15,6 +15,9 @@ pub(super) struct Seen {
     #[serde(flatten)]
     pub(super) age: Age,
     pub(super) hash: ObjectId,
+    /// The highest epoch that was retired.
+    #[serde(default)]
+    pub(super) retired: u32,
 }
 
 /// Where HEADs that were seen are noted, if anywhere.

@@ -102,7 +102,8 @@ impl HeadStore {
     pub fn create(&self, slots: BTreeMap<ObjectId, ObjectId>) -> Result<()> {
         let nonce = ObjectId(random_array(&*self.env)?);
         let made_ms = u64::try_from(self.env.now().as_millis()).unwrap_or_default();
-        let epochs = BTreeMap::from([(self.keys.latest_epoch(), EpochRef { made_ms })]);
+        let epochs =
+            BTreeMap::from([(self.keys.latest_epoch(), EpochRef { made_ms, ..EpochRef::default() })]);
         self.create_as(Head { epochs, ..Head::first(nonce, slots) })
     }
 
@@ -118,7 +119,7 @@ impl HeadStore {
         }
         (first.tier, first.home) = (Some(tier.to_owned()), self.home.clone());
         (first.incarnation, first.tiers) = (primary.incarnation, primary.tiers.clone());
-        (first.epochs, first.grants) = (primary.epochs.clone(), primary.grants);
+        (first.epochs, first.grants) = (primary.epochs_of_tier(), primary.grants);
         let age = first.age();
         first.tiers.note(tier, age);
         self.create_as(first)
@@ -380,6 +381,7 @@ impl HeadStore {
             );
             return Err(Error::corrupt(names::HEAD, why));
         }
+        self.keys.retire(head.retired());
         head.attach(&self.leaves);
         Ok(head)
     }
@@ -389,7 +391,14 @@ impl HeadStore {
         let Some(path) = self.notes.path(tier) else { return Ok(()) };
         let _one_at_a_time = locked(&self.seen_lock);
         let age = head.age();
+        let mut retired = head.retired();
         if let Some(seen) = &self.notes.read(tier) {
+            self.keys.retire(seen.retired);
+            if head.epoch() <= seen.retired {
+                let epoch = head.epoch();
+                return Err(Error::corrupt(names::HEAD, Error::RetiredEpoch { epoch }));
+            }
+            retired = retired.max(seen.retired);
             if age < seen.age {
                 return Err(rolled_back(head, seen.age));
             }
@@ -398,7 +407,7 @@ impl HeadStore {
                 return if hash == seen.hash { Ok(()) } else { Err(fork) };
             }
         }
-        self.notes.write(&path, &Seen { age, hash }, &*self.env)
+        self.notes.write(&path, &Seen { age, hash, retired }, &*self.env)
     }
 
     /// Applies `change` to the current HEAD and swaps it in; on a lost race, applies it to the new one.

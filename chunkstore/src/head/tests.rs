@@ -103,11 +103,11 @@ fn id(number: u64) -> ObjectId {
 fn root(number: u64) -> Root {
     let record = Body::Here(Bytes::from(format!("{{\"number\":{number}}}")));
     let columns = Bytes::copy_from_slice(&number.to_le_bytes());
-    Root { columns, record, ..Root::new(Root::SNAPSHOT, id(number), id(number + 1)) }
+    Root { columns, record, ..Root::new(Root::SNAPSHOT, id(number), id(number + 1), 1) }
 }
 
 fn segment(number: u64) -> SegmentRef {
-    SegmentRef { id: id(number), hash: id(number + 1), packs: 1, chunks: 7 }
+    SegmentRef { id: id(number), hash: id(number + 1), packs: 1, chunks: 7, epoch: 1 }
 }
 
 /// The objects in the store are those that HEAD names.

@@ -24,7 +24,8 @@ pub struct PackReader {
 impl PackReader {
     /// Derives the pack's key.
     pub fn new(name: PackName, keys: &KeyRing) -> Result<Self> {
-        Ok(Self { key: name.key(keys)?, name, repository: *keys.repository() })
+        let key = name.key(keys).map_err(|error| crate::envelope::refused(error, &name.object()))?;
+        Ok(Self { key, name, repository: *keys.repository() })
     }
 
     /// Decrypts one sealed chunk and leaves it compressed; for moving it into another pack.

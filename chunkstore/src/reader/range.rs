@@ -46,6 +46,14 @@ pub(super) fn read_run(
     let start = u64::from(first.record.offset);
     let reader = match PackReader::new(first.pack.name, store.keys()) {
         Ok(reader) => reader,
+        // The index may be older than HEAD, and its epoch retired since: then it was moved.
+        Err(Error::Corrupt { why, .. }) => {
+            let error = || Error::corrupt(first.pack.name.object(), &why);
+            return places
+                .iter()
+                .map(|place| read_otherwise(store, place, bases, decompressor, error()))
+                .collect();
+        }
         Err(error) => return all_fail(places, &error),
     };
     let mut run =

@@ -311,7 +311,7 @@ impl ChunkStore {
 
     /// Copies a snapshot's object from another tier of this repository.
     pub fn copy_snapshot(&self, root: &Root, from: &Self, locked_until: Option<u64>) -> Result<()> {
-        let name = names::snapshot(&root.id);
+        let name = root.object();
         let sealed = from.storage().get(&name, MAX_SMALL_LEN)?;
         if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
             return Err(Error::corrupt(name, "is not the object that HEAD names"));
@@ -327,16 +327,16 @@ impl ChunkStore {
     pub fn write_map(&self, plain: &[u8]) -> Result<Root> {
         let id = ObjectId(random_array(&*self.access.env)?);
         let name = names::map(&id);
-        let sealed =
-            envelope::seal(&self.keys, self.epoch(), ObjectKind::TierMap, &name, plain, &*self.access.env)?;
+        let epoch = self.epoch();
+        let sealed = envelope::seal(&self.keys, epoch, ObjectKind::TierMap, &name, plain, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
         self.storage().put(&name, sealed.into())?;
-        Ok(Root::new(MAP_ROOT, id, hash))
+        Ok(Root::new(MAP_ROOT, id, hash, epoch))
     }
 
     /// Reads a map and checks it against HEAD.
     pub fn read_map(&self, root: &Root) -> Result<Vec<u8>> {
-        let name = names::map(&root.id);
+        let name = root.object();
         let sealed = self.storage().get(&name, MAX_SEGMENT_LEN)?;
         if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
             return Err(Error::corrupt(name, "is not the object that HEAD names"));
@@ -354,7 +354,7 @@ impl ChunkStore {
             not_adopted(head, primary)?;
             head.incarnation = primary.incarnation;
             head.slots.clone_from(&primary.slots);
-            head.epochs.clone_from(&primary.epochs);
+            head.epochs = primary.epochs_of_tier();
             head.grants = primary.grants;
             head.tiers.clone_from(&primary.tiers);
             head.clock_ms = primary.clock_ms;

@@ -113,6 +113,31 @@ struct Rebuild<'a> {
     plan: RebuildPlan,
 }
 
+/// The name of an object, the id in it, and what it has besides if it was sealed again.
+type Named = (String, (ObjectId, Option<ObjectId>));
+
+/// An object that was read.
+struct Found {
+    id: ObjectId,
+    hash: ObjectId,
+    /// The epoch that it is sealed under.
+    epoch: u32,
+    /// What its name has besides the id.
+    renewed: Option<ObjectId>,
+}
+
+impl Found {
+    fn root(&self, kind: &'static str) -> Root {
+        Root { renewed: self.renewed, ..Root::new(kind, self.id, self.hash, self.epoch) }
+    }
+}
+
+/// Of a root that was sealed again, and whose earlier object is still there, the last one is kept.
+fn last_of_each(roots: &mut Vec<Root>) {
+    roots.sort_by_key(|root| (root.id, std::cmp::Reverse(root.epoch)));
+    roots.dedup_by_key(|root| root.id);
+}
+
 /// Examines HEAD and, unless it is sound or `dry_run` is set, replaces it. **No other process may use the repository**:
 /// a prune that continues with the old HEAD would remove packs that the new one lists. From then on a prune removes
 /// nothing that existed before, until a person allows it ([`crate::head::Anew`]).
@@ -138,6 +163,7 @@ fn rebuild_any(
     Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
     let heads = ChunkStore::head_store(&access, &keys, &config);
+    keys.retire(elsewhere.retired);
     heads.refuse_foreign_config()?;
     let back = put_grants_back(&*access.storage, &keys, elsewhere, dry_run)?;
     // One that was put back from an older copy knows things that lie nowhere else.
@@ -281,33 +307,35 @@ impl Rebuild<'_> {
         let listed: HashSet<ObjectId> = old_roots.iter().map(|root| root.id).collect();
         let columns = self.access.columns;
         let mut roots =
-            self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |id, hash, plain| {
+            self.read_all(names::SNAPSHOTS, ObjectKind::Snapshot, MAX_SMALL_LEN, |found, plain| {
                 let (columns, record) =
                     (columns.of_record(plain).into(), Body::Here(Bytes::copy_from_slice(plain)));
-                Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash) })
+                Ok(Root { columns, record, ..found.root(Root::SNAPSHOT) })
             })?;
+        last_of_each(&mut roots);
         // In the order of their commits, as far as it is known: it decides about ages.
         let order: HashMap<ObjectId, usize> =
             old_roots.iter().enumerate().map(|(place, root)| (root.id, place)).collect();
         roots.sort_by_key(|root| order.get(&root.id).copied().unwrap_or(usize::MAX));
         self.plan.snapshots = roots.len() as u64;
         self.plan.snapshots_found = roots.iter().filter(|root| !listed.contains(&root.id)).count() as u64;
-        let maps = self.read_all(names::MAPS, ObjectKind::TierMap, MAX_SEGMENT_LEN, |id, hash, _| {
-            Ok(Root::new(MAP_ROOT, id, hash))
+        let mut maps = self.read_all(names::MAPS, ObjectKind::TierMap, MAX_SEGMENT_LEN, |found, _| {
+            Ok(found.root(MAP_ROOT))
         })?;
+        last_of_each(&mut maps);
         roots.extend(maps);
         roots.extend(old_roots.into_iter().filter(|root| !root.is_snapshot() && root.kind != MAP_ROOT));
         let segments =
-            self.read_all(names::INDEX, ObjectKind::Segment, MAX_SEGMENT_LEN, |id, hash, plain| {
-                let segment =
-                    Segment::decode(plain).map_err(|error| Error::corrupt(names::segment(&id), error))?;
-                Ok((id, hash, segment))
+            self.read_all(names::INDEX, ObjectKind::Segment, MAX_SEGMENT_LEN, |found, plain| {
+                let segment = Segment::decode(plain)
+                    .map_err(|error| Error::corrupt(names::segment(&found.id), error))?;
+                Ok((found, segment))
             })?;
         if !options.without_grants || tier.is_some() {
             // A tier's come from its primary.
             self.plan.refuse_without_keys(&self.access.storage.place())?;
         }
-        let packs = segments.iter().flat_map(|(_, _, segment)| &segment.packs);
+        let packs = segments.iter().flat_map(|(_, segment)| &segment.packs);
         self.used = packs.map(|pack| pack.name.epoch).max().unwrap_or_default().max(self.used);
         let slots = self.slots(old.as_ref(), elsewhere, dry_run)?;
         self.plan.slots = slots.len() as u64;
@@ -352,7 +380,7 @@ impl Rebuild<'_> {
         let bytes = Bytes::from(self.keys.make_epoch(epoch, &self.public, &*self.access.env)?);
         put_kept(&*self.access.storage, &names::grants(epoch), &bytes)?;
         let made_ms = u64::try_from(now.as_millis()).unwrap_or_default();
-        head.epochs.insert(epoch, EpochRef { made_ms });
+        head.epochs.insert(epoch, EpochRef { made_ms, ..EpochRef::default() });
         head.grants = Some(ObjectId(*blake3::hash(&bytes).as_bytes()));
         Ok(())
     }
@@ -376,11 +404,11 @@ impl Rebuild<'_> {
         Ok(None)
     }
 
-    /// Names in a folder, with their ids.
-    fn ids(&self, folder: &str) -> Result<Vec<(String, ObjectId)>> {
+    /// Names in a folder, with their ids, and what they have besides if they were sealed again.
+    fn ids(&self, folder: &str) -> Result<Vec<Named>> {
         let mut found = vec![];
         self.access.storage.list(folder, &mut |name, _| {
-            found.extend(name.rsplit('/').next().and_then(ObjectId::parse).map(|id| (name.to_owned(), id)));
+            found.extend(name.rsplit('/').next().and_then(names::root).map(|id| (name.to_owned(), id)));
         })?;
         found.sort();
         Ok(found)
@@ -407,17 +435,19 @@ impl Rebuild<'_> {
         folder: &str,
         kind: ObjectKind,
         limit: u64,
-        read: impl Fn(ObjectId, ObjectId, &[u8]) -> Result<T>,
+        read: impl Fn(Found, &[u8]) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut all = vec![];
-        for (name, id) in self.ids(folder)? {
+        for (name, (id, renewed)) in self.ids(folder)? {
             let sealed = self.access.storage.get(&name, limit).map_err(Error::from);
             if let Ok(sealed) = &sealed {
                 self.note_epoch(kind, &name, sealed)?;
             }
             let opened = sealed.and_then(|sealed| {
                 let plain = envelope::open(self.keys, kind, &name, &sealed)?;
-                read(id, ObjectId(*blake3::hash(&sealed).as_bytes()), &plain)
+                let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
+                let epoch = envelope::epoch_of(&sealed).unwrap_or_default();
+                read(Found { id, hash, epoch, renewed }, &plain)
             });
             match opened {
                 Ok(value) => all.push(value),
@@ -431,7 +461,7 @@ impl Rebuild<'_> {
     /// A segment that a prune replaced may still exist and list missing packs: it is written again without them.
     fn with_packs_that_are_there(
         &mut self,
-        segments: Vec<(ObjectId, ObjectId, Segment)>,
+        segments: Vec<(Found, Segment)>,
         dry_run: bool,
     ) -> Result<Vec<SegmentRef>> {
         let mut there: HashSet<String> = HashSet::new();
@@ -439,7 +469,7 @@ impl Rebuild<'_> {
             there.insert(name.to_owned());
         })?;
         let mut gone: HashSet<PackId> = HashSet::new();
-        let packs = segments.iter().flat_map(|(_, _, segment)| &segment.packs);
+        let packs = segments.iter().flat_map(|(_, segment)| &segment.packs);
         for pack in packs.filter(|pack| !there.contains(&pack.name.object())) {
             match self.access.storage.len(&pack.name.object()) {
                 Ok(_) => {}
@@ -451,21 +481,22 @@ impl Rebuild<'_> {
         }
         self.plan.packs_gone = gone.len() as u64;
         let (mut references, mut listed) = (vec![], HashSet::new());
-        for (id, hash, mut segment) in segments {
+        for (found, mut segment) in segments {
             let before = segment.packs.len();
             // Listed twice, if both what was replaced and what replaced it are there: once is enough.
             segment.packs.retain(|pack| !gone.contains(&pack.name.id) && listed.insert(pack.name.id));
-            let (id, hash) = match segment.packs.len() {
-                0 => continue,
-                len if len == before || dry_run => (id, hash),
-                _ => {
-                    let fresh = super::segments::write_segment(self.access, self.keys, self.epoch, &segment)?;
-                    (fresh.id, fresh.hash)
-                }
-            };
             let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-            let (packs, chunks) = (count(segment.packs.len()), count(segment.chunk_count()));
-            references.push(SegmentRef { id, hash, packs, chunks });
+            references.push(match segment.packs.len() {
+                0 => continue,
+                len if len == before || dry_run => SegmentRef {
+                    id: found.id,
+                    hash: found.hash,
+                    packs: count(segment.packs.len()),
+                    chunks: count(segment.chunk_count()),
+                    epoch: super::segments::oldest(&segment, found.epoch),
+                },
+                _ => super::segments::write_segment(self.access, self.keys, self.epoch, &segment)?,
+            });
         }
         self.plan.packs = listed.len() as u64;
         Ok(references)
@@ -513,6 +544,15 @@ impl Rebuild<'_> {
         let mut epochs = old.map(|head| head.epochs.clone()).unwrap_or_default();
         for epoch in self.keys.epochs().into_iter().filter(|epoch| *epoch <= self.epoch) {
             epochs.entry(epoch).or_default();
+        }
+        // The marks of those that were retired say it to whoever reads HEAD.
+        let retired = self.keys.retired();
+        if retired > 0 {
+            epochs.entry(retired).or_default();
+        }
+        let now_ms = u64::try_from(self.access.env.now().as_millis()).unwrap_or_default();
+        for known in epochs.range_mut(..=retired).map(|(_, known)| known) {
+            known.retired_ms.get_or_insert(now_ms);
         }
         Ok((epochs, grants.map(|bytes| ObjectId(*blake3::hash(&bytes).as_bytes()))))
     }

@@ -55,7 +55,7 @@ impl ChunkStore {
             let slots = self.public_keys(&head)?;
             let (epoch, bytes) = self.claim(&head, &slots)?;
             let hash = ObjectId(*blake3::hash(&bytes).as_bytes());
-            let made = EpochRef { made_ms: self.now_ms() };
+            let made_ms = self.now_ms();
             let (before, known) = (head.epoch(), (&head.epochs, &head.slots));
             let swapped = self.update_head(|head| {
                 // By a swap whose answer was lost, and many swaps ago: nobody else has the number.
@@ -69,7 +69,8 @@ impl ChunkStore {
                 for epoch in self.keys.epochs() {
                     head.epochs.entry(epoch).or_insert(others.get(&epoch).copied().unwrap_or_default());
                 }
-                head.epochs.insert(epoch, made);
+                let since = head.generation + 1;
+                head.epochs.insert(epoch, EpochRef { made_ms, since, retired_ms: None });
                 head.grants = Some(hash);
                 Ok(true)
             });

@@ -110,5 +110,11 @@ pub(super) fn write_segment(
     let hash = ObjectId(*blake3::hash(&sealed).as_bytes());
     access.storage.put(&name, sealed.into())?;
     let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-    Ok(SegmentRef { id, hash, packs: count(segment.packs.len()), chunks: count(segment.chunk_count()) })
+    let (packs, chunks) = (count(segment.packs.len()), count(segment.chunk_count()));
+    Ok(SegmentRef { id, hash, packs, chunks, epoch: oldest(segment, epoch) })
+}
+
+/// The lowest epoch of a segment that is sealed under `epoch`, and of the packs that it lists.
+pub(super) fn oldest(segment: &Segment, epoch: u32) -> u32 {
+    segment.packs.iter().map(|pack| pack.name.epoch).min().unwrap_or(epoch).min(epoch)
 }

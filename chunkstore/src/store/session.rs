@@ -51,7 +51,7 @@ impl ChunkStore {
             may_open(head, "sync")?;
             super::not_adopted(head, primary)?;
             if was_behind && is_behind(head) {
-                head.epochs.clone_from(&primary.epochs);
+                head.epochs = primary.epochs_of_tier();
                 head.grants = primary.grants;
                 head.slots.clone_from(&primary.slots);
             }
@@ -110,7 +110,8 @@ impl ChunkStore {
         roots: &[(Root, Option<ObjectId>)],
         relied: &HashSet<PackId>,
     ) -> Result<()> {
-        self.commit_with(session, segments, relied, |head| {
+        let brought: Vec<Root> = roots.iter().map(|(root, _)| root.clone()).collect();
+        self.commit_with(session, segments, relied, &brought, |head| {
             for (root, before) in roots {
                 match before {
                     // A snapshot of this session: nobody else can have committed it.
@@ -125,7 +126,8 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// The same for a root that takes the place of `old`, which is in no HEAD from then on.
+    /// The same for a root that takes the place of `old`, which is in no HEAD from then on. Returns that one, whose object is
+    /// needed no more.
     ///
     /// # Errors
     ///
@@ -137,20 +139,22 @@ impl ChunkStore {
         segments: &[SegmentRef],
         root: &Root,
         relied: &HashSet<PackId>,
-    ) -> Result<()> {
-        self.commit_with(session, segments, relied, |head| head.replace(old, root))?;
+    ) -> Result<Root> {
+        let brought = std::slice::from_ref(root);
+        let before = self.commit_with(session, segments, relied, brought, |head| head.replace(old, root))?;
         tracing::info!(session = %session.short(), replaced = %old.short(), segments = segments.len(), "session committed");
-        Ok(())
+        Ok(before)
     }
 
     /// The swap of a commit; `place` puts the roots into HEAD.
-    fn commit_with(
+    fn commit_with<R>(
         &self,
         session: &SessionId,
         segments: &[SegmentRef],
         relied: &HashSet<PackId>,
-        place: impl Fn(&mut Head) -> Result<()>,
-    ) -> Result<()> {
+        roots: &[Root],
+        place: impl Fn(&mut Head) -> Result<R>,
+    ) -> Result<R> {
         self.update_head(|head| {
             if !head.is_open(session)? {
                 return Err(Error::Fenced {
@@ -158,10 +162,12 @@ impl ChunkStore {
                 });
             }
             self.check_relied(head, relied)?;
+            head.accepts(segments, roots)?;
             head.condemned.retain(|pack| !relied.contains(&pack.id))?;
             head.segments.extend(segments.iter().cloned());
-            place(head)?;
-            head.sessions.retain(|known| known.id != *session)
+            let placed = place(head)?;
+            head.sessions.retain(|known| known.id != *session)?;
+            Ok(placed)
         })
     }
 
@@ -174,6 +180,7 @@ impl ChunkStore {
                 why: "this session was fenced by a prune; run the command again".into(),
             })?;
             open.seen_ms = now_ms;
+            head.accepts(segments, &[])?;
             head.segments.extend(segments.iter().cloned());
             Ok(())
         })?;
@@ -187,6 +194,7 @@ impl ChunkStore {
             if !head.is_open(session)? {
                 return Ok(());
             }
+            head.accepts(segments, &[])?;
             head.segments.extend(segments.iter().cloned());
             head.sessions.retain(|known| known.id != *session)
         })?;
@@ -328,7 +336,8 @@ mod tests {
         // Others' segments take the one that is relied on to a leaf. They need not be read.
         let other = ChunkStore::open(store.access.clone(), b"x").unwrap();
         let name = |n: u8| ObjectId([n; 32]);
-        let others = (0..200).map(|n| SegmentRef { id: name(n), hash: name(n), packs: 1, chunks: 0 });
+        let others =
+            (0..200).map(|n| SegmentRef { id: name(n), hash: name(n), packs: 1, chunks: 0, epoch: 1 });
         let others: Vec<SegmentRef> = others.collect();
         let session = other.open_session("test").unwrap();
         other.close_session(&session, &others).unwrap();

@@ -15,7 +15,10 @@ use serde_json::json;
 mod list;
 mod new;
 mod paper;
+mod places;
+mod renew;
 mod split;
+use places::Places;
 
 /// Add, remove and change passwords and keys, and rotate data keys
 ///
@@ -36,6 +39,23 @@ enum Action {
     List,
     /// List epochs, and the packs that are encrypted with the key of each
     Epochs,
+    /// Move what earlier epochs encrypt to the newest, here and on the tiers
+    ///
+    /// Backups and restores go on meanwhile. Interrupted, it goes on with the next call. Exit code 3 if something is left:
+    /// beyond --max-repack-size, locked, frozen, or on a tier that cannot be reached.
+    ReEncrypt(renew::ReEncrypt),
+    /// Retire an epoch: what is encrypted with its key is refused from then on
+    ///
+    /// Only when nothing needs it any more, here or on any tier. Earlier epochs are retired with it. A copied key of a
+    /// retired epoch opens what somebody copied before, and passes nothing new off.
+    Retire(renew::Retire),
+    #[command(flatten)]
+    Change(Change),
+}
+
+/// What changes key slots, or makes an epoch.
+#[derive(clap::Subcommand, Debug)]
+enum Change {
     /// Add a password or a key file
     Add(NewSlot),
     /// Remove a key slot by its id; the last one stays
@@ -57,7 +77,8 @@ enum Action {
     /// Make a new data key, for everything that is written from now on
     ///
     /// Every key slot gets it, whatever opens it. A slot that was removed before does not; it keeps what it could read.
-    /// Existing packs are not encrypted again: a new snapshot may use chunks of old packs, which old keys open.
+    /// Existing packs are not encrypted again: a new snapshot may use chunks of old packs, which old keys open until
+    /// 'key re-encrypt' has moved them.
     Rotate,
 }
 
@@ -77,16 +98,21 @@ impl Args {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
-    let secret = context.secret(false)?;
-    let repo = match args.only_prints() {
-        true => context.open_to_look()?,
-        false => context.open()?,
-    };
-    let store = repo.store();
     match args.action {
-        Action::List => list::slots(store, context),
-        Action::Epochs => list::epochs(store, context),
-        Action::Rotate => {
+        Action::List => list::slots(&Places::open(context, false)?, context),
+        Action::Epochs => list::epochs(&Places::open(context, false)?, context),
+        Action::ReEncrypt(args) => renew::re_encrypt(&args, context),
+        Action::Retire(args) => renew::retire(&args, context),
+        Action::Change(change) => run_change(change, context),
+    }
+}
+
+fn run_change(change: Change, context: &Context) -> CommandResult {
+    let secret = context.secret(false)?;
+    let repo = context.open()?;
+    let store = repo.store();
+    match change {
+        Change::Rotate => {
             let done = store.rotate()?;
             let mut summary = Summary::new(json!({
                 "epoch": done.epoch, "epoch_before": done.before, "granted": done.slots,
@@ -97,6 +123,10 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
                 done.slots.len()
             ));
             summary.line(
+                "New snapshots may use chunks of existing packs, which the keys before still open. 'esker key re-encrypt' \
+                 moves these packs to the new key.",
+            );
+            summary.line(
                 "Packs that running backups have begun are still encrypted with the key before; their next ones are not, after \
                  a minute at most.",
             );
@@ -104,7 +134,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             context.console.summary(&summary);
             Ok(Code::Done)
         }
-        Action::Add(new) => {
+        Change::Add(new) => {
             let made = new.secret.make()?;
             let slot = add(&repo, &made.secret, new.owner.get(), context);
             let slot = made.settle(slot)?;
@@ -114,9 +144,9 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             context.console.summary(&summary);
             Ok(Code::Done)
         }
-        Action::Sheet(args) => paper::run(args, &repo, context),
-        Action::Split(args) => split::run(args, &repo, context),
-        Action::Remove { id } => {
+        Change::Sheet(args) => paper::run(args, &repo, context),
+        Change::Split(args) => split::run(args, &repo, context),
+        Change::Remove { id } => {
             let slot = find(store, &id)?;
             let mut summary = Summary::new(json!({"added": [], "removed": [slot]}));
             if is_ours(store, &slot, &secret) && store.head().slots.len() > 1 {
@@ -137,7 +167,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             context.console.summary(&summary);
             Ok(Code::Done)
         }
-        Action::Passwd(new) => passwd(&new, &repo, &secret, context),
+        Change::Passwd(new) => passwd(&new, &repo, &secret, context),
     }
 }
 

@@ -229,6 +229,7 @@ fn elsewhere(context: &Context, wanted: Option<&str>, primary: bool) -> Result<E
             }
         };
         known.tiers.merge(&head.tiers);
+        known.retired = known.retired.max(head.retired());
         known.forgotten.extend(head.forgotten.iter()?);
         any |= head.tiers.all;
         match &head.tier {

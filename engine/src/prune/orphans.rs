@@ -4,7 +4,7 @@ use super::process_start;
 use super::survey::Survey;
 use crate::Result;
 use chunkstore::format::names;
-use chunkstore::head::{Head, LeafRef, Session};
+use chunkstore::head::{Head, LeafRef, Root, Session};
 use chunkstore::store::{ChunkStore, Identity};
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::HashSet;
@@ -42,7 +42,7 @@ pub(super) fn find_orphans(
         .collect();
     let doomed: HashSet<PackId> = head.doomed.iter()?.map(|pack| pack.id).collect();
     let segments: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
-    let roots: HashSet<ObjectId> = head.roots.iter()?.map(|root| root.id).collect();
+    let roots: HashSet<String> = head.roots.iter()?.map(Root::object).collect();
     let leaves: HashSet<String> = head.leaves().flat_map(LeafRef::names).collect();
     let is_orphan = |name: &&String| {
         // What an interrupted put left belongs to whom the object would have belonged to.
@@ -63,7 +63,7 @@ pub(super) fn find_orphans(
                 open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !segments.contains(&id))
             }
             (Some(names::SNAPSHOTS | names::MAPS), Some(id), None) => {
-                open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !roots.contains(&id))
+                open.is_empty() && names::root(id).is_some() && (staged || !roots.contains(name))
             }
             // A slot that came back, or that was to be added by a process that died.
             (Some(names::KEYS), Some(id), None) => {
@@ -123,7 +123,7 @@ pub(super) fn unnamed(orphans: Vec<String>, store: &ChunkStore, survey: &Survey)
     'head: loop {
         let head = store.reload()?;
         let mut named: HashSet<String> = head.segment_ids()?.iter().map(names::segment).collect();
-        named.extend(head.roots.iter()?.flat_map(|root| [names::snapshot(&root.id), names::map(&root.id)]));
+        named.extend(head.roots.iter()?.map(Root::object));
         named.extend(head.leaves().flat_map(LeafRef::names));
         for slot in head.slots.keys().map(names::key).chain([names::grants(head.epoch())]) {
             named.extend(names::copies(&slot));

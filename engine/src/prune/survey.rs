@@ -1,13 +1,13 @@
 //! Chunks that snapshots need, and the content of packs: the mark of a prune, and its choice of packs.
 
 use super::rebase::{Moved, Rebase};
+use super::renewal::{self, Stays};
 use super::standing::Standing;
 use super::{MaxUnused, PruneOptions, PrunePlan};
 use crate::reach::for_each_chunk;
 use crate::reach::{ShortId, short};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
-use chunkstore::format::names;
 use chunkstore::head::{Head, Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::ingest::ChunkRef;
@@ -70,8 +70,8 @@ impl Marks {
 
 fn mark_one(repo: &Repository, root: &Root, each: &mut dyn FnMut(ChunkRef)) -> Result<()> {
     let plain = repo.store().read_snapshot(root)?;
-    let snapshot: Snapshot = serde_json::from_slice(&plain)
-        .map_err(|error| chunkstore::Error::corrupt(names::snapshot(&root.id), error))?;
+    let snapshot: Snapshot =
+        serde_json::from_slice(&plain).map_err(|error| chunkstore::Error::corrupt(root.object(), error))?;
     for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, each)
 }
 
@@ -119,7 +119,9 @@ impl Survey {
         // become removable.
         let mut packs: Vec<&PackEntry> = segments.iter().flat_map(|(_, segment)| &segment.packs).collect();
         packs.retain(|pack| !doomed.contains(&pack.name.id) && live.insert(pack.name.id));
-        packs.sort_by_key(|pack| condemned.contains(&pack.name.id));
+        // What was moved to the newest epoch already is asked before what it was moved from.
+        let is_old = |pack: &PackEntry| options.renew_before.is_some_and(|epoch| pack.name.epoch < epoch);
+        packs.sort_by_key(|pack| (condemned.contains(&pack.name.id), is_old(pack)));
         let lost = store.lost_packs(Duration::ZERO)?;
         let unsound = lost.ids();
         if !lost.is_empty() {
@@ -143,7 +145,7 @@ impl Survey {
         let Rebase { chunks: rebase, keep } = Rebase::plan(&standing, &marks.needed, options);
         plan.chunks_rebase = rebase.len() as u64;
         let mut remove = HashSet::new();
-        let mut partial = vec![];
+        let (mut partial, mut moving) = (vec![], vec![]);
         for (number, pack) in packs.iter().enumerate() {
             plan.packs_total += 1;
             plan.bytes_total += pack.len;
@@ -157,7 +159,16 @@ impl Survey {
             let used_bytes: u64 =
                 used.iter().map(|position| u64::from(pack.records[*position].stored_len)).sum();
             plan.bytes_used += used_bytes;
-            if at_work.contains(&pack.name.session) || options.spare.contains(&pack.name.id) {
+            if is_old(pack) {
+                plan.renewal.found(pack);
+            }
+            if options.renew_before.is_some() && !is_old(pack) {
+                // None of a re-encryption's business.
+            } else if at_work.contains(&pack.name.session) || options.spare.contains(&pack.name.id) {
+                if is_old(pack) {
+                    let spared = options.spare.contains(&pack.name.id);
+                    plan.renewal.stays(pack, if spared { Stays::Spared } else { Stays::AtWork });
+                }
                 // Its session is still running and will name it in its commit; or it may not go yet.
             } else if used.len() < pack.records.len()
                 && !options.accept_head
@@ -165,16 +176,28 @@ impl Survey {
             {
                 // Snapshots that need the rest of it may be there, and not be named.
                 plan.kept_before_head += u64::from(used.is_empty());
+                if is_old(pack) {
+                    plan.renewal.stays(pack, Stays::BeforeHead);
+                }
             } else if used.is_empty() {
                 plan.packs_unused += 1;
                 plan.chunks_unused += pack.records.len() as u64;
                 plan.bytes_remove += pack.len;
                 remove.insert(pack.name.id);
+            } else if is_old(pack) {
+                if unsound.contains(&pack.name.id) {
+                    plan.renewal.stays(pack, Stays::Lost);
+                } else if options.unreadable.contains(&pack.name.id) {
+                    plan.renewal.stays(pack, Stays::Frozen);
+                } else {
+                    moving.push((number, used, used_bytes));
+                }
             } else if used.len() < pack.records.len() && !unsound.contains(&pack.name.id) {
                 partial.push(((*pack).clone(), used, used_bytes));
             }
         }
-        let repack = choose_repack(&mut plan, partial, options);
+        let mut repack = choose_repack(&mut plan, partial, options);
+        repack.extend(renewal::choose(&mut plan, &packs, &standing, moving, options));
         remove.extend(repack.iter().map(|(pack, _)| pack.name.id));
         Ok(Self { plan, segments, remove, repack, rebase, live, lost })
     }

@@ -476,7 +476,7 @@ mod tests {
         let storage = store_with_others(false);
         let repo = Repository::open(access(&storage, 8), b"x").unwrap();
         let all = repo.snapshots(&Tally::default()).unwrap();
-        let bare = |root: &Root| Root::new(Root::SNAPSHOT, root.id, root.hash);
+        let bare = |root: &Root| Root::new(Root::SNAPSHOT, root.id, root.hash, root.epoch);
         repo.store().update_head(|head| head.roots.replace(|root| Some(vec![bare(root)]))).unwrap();
         assert_eq!(repo.snapshots(&Tally::default()).unwrap(), all);
         storage.delete(&chunkstore::format::names::snapshot(&all[77].id)).unwrap();

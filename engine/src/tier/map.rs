@@ -2,7 +2,6 @@
 //! its HEAD, each with changes; when they become many, one replaces them.
 
 use crate::{Error, Result};
-use chunkstore::format::names;
 use chunkstore::head::Root;
 use chunkstore::store::{ChunkStore, MAP_ROOT};
 use chunkstore::{ObjectId, PackId};
@@ -43,9 +42,17 @@ pub struct TierMap {
     /// Until when all packs that a snapshot needs are locked, in seconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub locked: BTreeMap<ObjectId, u64>,
+    /// The epoch that the tier was moved to: copies under earlier ones that are still there wait for their removal.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub renewed: u32,
     /// A map could not be read: what it said is not known, and the next one that is written takes its place.
     #[serde(skip)]
     is_in_part: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_none(epoch: &u32) -> bool {
+    *epoch == 0
 }
 
 /// So many maps are read before they are made one.
@@ -59,7 +66,7 @@ impl TierMap {
         for root in head.roots.iter()?.filter(|root| root.kind == MAP_ROOT) {
             let read = store.read_map(root).and_then(|plain| {
                 serde_json::from_slice(&plain)
-                    .map_err(|error| chunkstore::Error::corrupt(names::map(&root.id), error))
+                    .map_err(|error| chunkstore::Error::corrupt(root.object(), error))
             });
             let map: Self = match read {
                 Ok(map) => map,
@@ -73,6 +80,7 @@ impl TierMap {
             };
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
+            all.renewed = all.renewed.max(map.renewed);
         }
         let live: HashSet<PackId> = store.index().packs()?.iter().map(|pack| pack.name.id).collect();
         if !live.is_empty() {
@@ -84,7 +92,7 @@ impl TierMap {
     }
 
     /// Writes what changed; returns the maps that HEAD is to name, and those that it no longer needs.
-    pub(super) fn write(self, changes: Self, store: &ChunkStore) -> Result<(Vec<Root>, Vec<ObjectId>)> {
+    pub(super) fn write(self, changes: Self, store: &ChunkStore) -> Result<(Vec<Root>, Vec<String>)> {
         let head = store.head();
         let old: Vec<Root> = head.roots.iter()?.filter(|root| root.kind == MAP_ROOT).cloned().collect();
         if changes == Self::default() && !self.is_in_part {
@@ -96,13 +104,14 @@ impl TierMap {
             let mut all = self;
             all.packs.extend(map.packs);
             all.locked.extend(map.locked);
+            all.renewed = all.renewed.max(map.renewed);
             all.is_in_part = false;
             map = all;
         }
         let plain = serde_json::to_vec(&map).map_err(|error| Error::Invalid(error.to_string()))?;
         let fresh = store.write_map(&plain)?;
         if whole {
-            let gone = old.iter().map(|root| root.id).collect();
+            let gone = old.iter().map(Root::object).collect();
             return Ok((vec![fresh], gone));
         }
         Ok((old.into_iter().chain([fresh]).collect(), vec![]))

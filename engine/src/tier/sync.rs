@@ -46,6 +46,8 @@ pub struct SyncOptions {
     pub dry_run: bool,
     /// How chunks are compressed that are sealed anew.
     pub compression: Compression,
+    /// Copy again what is there under an earlier epoch only, of all snapshots that are there; and set all locks anew.
+    pub renew: bool,
 }
 
 /// What a sync did.
@@ -116,6 +118,7 @@ pub fn sync(
         };
         let mut work = Sync::new((primary, source), tier, session, options, monitor)?;
         (work.lost_from, work.lost) = (lost_from.ids(), lost);
+        work.find_old()?;
         let done = work.compare_clocks().and_then(|()| work.run(owed, kept));
         if done.is_err() && !options.dry_run {
             // What was copied is listed all the same, so that the next sync need not repeat it.
@@ -199,6 +202,8 @@ struct Sync<'a> {
     lost_from: HashSet<PackId>,
     /// Those of the tier.
     lost: LostPacks,
+    /// Packs of the tier under earlier epochs than it was moved to, or is to be.
+    old: HashSet<PackId>,
     /// By how many seconds this machine's clock is behind the store's, by which locks end.
     behind_s: u64,
     /// What lies on the tier, but no HEAD lists yet.
@@ -230,6 +235,7 @@ impl<'a> Sync<'a> {
             locks: HashMap::new(),
             lost_from: HashSet::new(),
             lost: LostPacks::none(),
+            old: HashSet::new(),
             behind_s: 0,
             finished: Segment::default(),
             finished_bytes: 0,
@@ -264,6 +270,11 @@ impl<'a> Sync<'a> {
                 Err(error) => self.fail(owed.listed.id, &error),
             }
         }
+        if self.options.renew {
+            for kept in kept.iter().filter(|kept| roots.iter().any(|root| root.id == kept.listed.id)) {
+                self.gather(&kept.listed, self.lock_until(kept.until))?;
+            }
+        }
         self.close_under_bases()?;
         let mut entries = self.whole_packs()?;
         self.count(&entries);
@@ -283,7 +294,10 @@ impl<'a> Sync<'a> {
         self.copy_packs(entries)?;
         self.report.packs_lost = self.lost.len() as u64;
         self.checkpoint()?;
-        let until = going.iter().map(|(_, until)| *until).max().unwrap_or_default();
+        let mut until = going.iter().map(|(_, until)| *until).max().unwrap_or_default();
+        if self.options.renew {
+            until = kept.iter().map(|kept| self.lock_until(kept.until)).max().unwrap_or_default().max(until);
+        }
         let segments = self.rewrite_the_rest(until)?;
         self.from().reload()?;
         let head = primary.reload()?;
@@ -291,6 +305,25 @@ impl<'a> Sync<'a> {
         primary.copy_slots(&head, &**self.to().storage())?;
         self.extend_locks(kept)?;
         self.commit(going, segments)
+    }
+
+    /// Packs of the tier that are not to be relied on, if there is anything else.
+    fn avoided(&self) -> HashSet<PackId> {
+        let mut avoided = self.lost.ids();
+        if self.options.renew {
+            avoided.extend(&self.old);
+        }
+        avoided
+    }
+
+    fn find_old(&mut self) -> Result<()> {
+        let epoch = if self.options.renew { self.primary.store().head().epoch() } else { self.map.renewed };
+        if self.options.renew && self.map.renewed < epoch {
+            self.changes.renewed = epoch;
+        }
+        let packs = self.to().index().packs()?;
+        self.old = packs.iter().filter(|pack| pack.name.epoch < epoch).map(|pack| pack.name.id).collect();
+        Ok(())
     }
 
     fn fail(&mut self, snapshot: ObjectId, error: &Error) {
@@ -443,7 +476,7 @@ impl<'a> Sync<'a> {
         to.commit_tier(&self.session, &self.primary.store().head(), &TierCommit { segments, roots, maps })?;
         to.sync_index()?;
         for map in gone {
-            to.storage().delete(&names::map(&map)).map_err(chunkstore::Error::from)?;
+            to.storage().delete(&map).map_err(chunkstore::Error::from)?;
         }
         // Every swap leaves an old HEAD where the store keeps versions.
         if let Some(shelf) = to.storage().shelf()

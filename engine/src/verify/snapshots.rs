@@ -7,7 +7,6 @@ use crate::reach::for_each_chunk;
 use crate::snapshot::Listed;
 use crate::{Error, Repository, Result};
 use chunkstore::bases::{Grounded, ground, ground_everywhere};
-use chunkstore::format::names;
 use chunkstore::head::Root;
 use chunkstore::ingest::ChunkRef;
 use chunkstore::store::{MAP_ROOT, describe};
@@ -36,7 +35,7 @@ impl Check<'_> {
         for root in self.store.head().roots.iter()?.filter(|root| root.kind != "snapshot") {
             if root.kind == MAP_ROOT {
                 let map = self.store.read_map(root);
-                self.note(&names::map(&root.id), map)?;
+                self.note(&root.object(), map)?;
                 continue;
             }
             let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
@@ -44,7 +43,7 @@ impl Check<'_> {
         }
         for root in self.roots(repo)? {
             self.report.snapshots += 1;
-            let name = names::snapshot(&root.id);
+            let name = root.object();
             let mut plain = self.store.read_snapshot(&root);
             if plain.as_ref().is_err_and(chunkstore::Error::is_damage) && self.fetch_snapshot(&root) {
                 plain = self.store.read_snapshot(&root);

@@ -3,7 +3,6 @@
 use super::Check;
 use crate::repair::supply::{Broken, supply};
 use crate::{Repository, Result};
-use chunkstore::format::names;
 use chunkstore::head::Root;
 use chunkstore::index::PackEntry;
 use chunkstore::store::ChunkStore;
@@ -31,7 +30,7 @@ impl Check<'_> {
         let fetched = others.iter().any(|other| self.store.copy_snapshot(root, other, None).is_ok());
         if fetched {
             self.report.snapshots_fetched += 1;
-            self.healed(names::snapshot(&root.id), "could not be read; copied from another tier".into());
+            self.healed(root.object(), "could not be read; copied from another tier".into());
         }
         fetched
     }

@@ -38,12 +38,13 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "record" => all.pack.records.iter().map(encoded).collect(),
         "segment" => vec![all.segment.encode()],
         "leaf" => vec![
-            encode_leaf(&[Root::new(Root::SNAPSHOT, ObjectId([1; 32]), ObjectId([2; 32]))]),
+            encode_leaf(&[Root::new(Root::SNAPSHOT, ObjectId([1; 32]), ObjectId([2; 32]), 1)]),
             encode_leaf(&[SegmentRef {
                 id: ObjectId([3; 32]),
                 hash: ObjectId([4; 32]),
                 packs: 1,
                 chunks: 9,
+                epoch: 1,
             }]),
             encode_leaf(&[PackRef { session: SessionId([5; 16]), id: PackId([6; 32]) }]),
             encode_leaf(&[ObjectId([7; 32]), ObjectId([8; 32])]),

@@ -44,10 +44,16 @@ pub enum Sometimes {
     Rotated,
     /// A process at work met a data key that it lacked, and got it.
     Learned,
+    /// A pack was moved to a later epoch.
+    Renewed,
+    /// An epoch was retired.
+    Retired,
+    /// An epoch was not retired because something needed it.
+    NotRetired,
 }
 
 /// All of them.
-pub const ALL: [Sometimes; 19] = [
+pub const ALL: [Sometimes; 22] = [
     Sometimes::BackedUp,
     Sometimes::StoredDelta,
     Sometimes::ReadBeside,
@@ -67,6 +73,9 @@ pub const ALL: [Sometimes; 19] = [
     Sometimes::Checkpointed,
     Sometimes::Rotated,
     Sometimes::Learned,
+    Sometimes::Renewed,
+    Sometimes::Retired,
+    Sometimes::NotRetired,
 ];
 
 /// How often each was seen.

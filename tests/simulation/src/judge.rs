@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chunkstore::ObjectId;
 use chunkstore::envelope;
 use chunkstore::format::{ObjectKind, names};
-use chunkstore::head::{Head, LeafRef};
+use chunkstore::head::{Head, LeafRef, Root};
 use chunkstore::index::Segment;
 use chunkstore::keys::KeyRing;
 use chunkstore::storage::memory::MemoryStorage;
@@ -69,6 +69,9 @@ impl Judge {
             let plain =
                 envelope::open(&self.keys, ObjectKind::Segment, &name, sealed).expect("segments open");
             let segment = Segment::decode(&plain).expect("segments read");
+            let oldest =
+                segment.packs.iter().map(|pack| pack.name.epoch).chain(envelope::epoch_of(sealed)).min();
+            assert_eq!(oldest, Some(reference.epoch), "HEAD says another epoch of {name}");
             packs.extend(segment.packs.iter().map(|pack| pack.name.id));
         }
         packs
@@ -149,9 +152,27 @@ impl Judge {
 /// The segments, snapshots, grants and leaves that HEAD names.
 fn names_of(head: &Head) -> BTreeSet<String> {
     let segments = head.segments.iter().expect("it was read").map(|segment| names::segment(&segment.id));
-    let snapshots = head.roots.iter().expect("it was read").map(|root| names::snapshot(&root.id));
+    let snapshots = head.roots.iter().expect("it was read").map(Root::object);
     let grants = head.grants.map(|_| names::grants(head.epoch()));
     segments.chain(snapshots).chain(grants).chain(head.leaves().flat_map(LeafRef::names)).collect()
+}
+
+/// No object that HEAD names, and no pack in its segments, is sealed under a retired epoch; and HEAD says which it is.
+fn nothing_retired_is_named(disk: &Disk, head: &Head) {
+    let (objects, retired) = (disk.objects(), head.retired());
+    assert!(retired < head.epoch());
+    for name in names_of(head) {
+        let epoch = objects.get(&name).and_then(|sealed| envelope::epoch_of(sealed));
+        assert!(epoch.is_none_or(|epoch| epoch > retired), "HEAD names {name}, whose epoch is retired");
+    }
+    let segments = head.segments.iter().expect("it was read").map(|segment| segment.epoch);
+    let roots = head.roots.iter().expect("it was read").map(|root| root.epoch);
+    let lowest = segments.chain(roots).chain(head.leaves().map(|leaf| leaf.epoch)).min();
+    assert!(lowest.is_none_or(|lowest| lowest > retired), "HEAD needs epoch {lowest:?} of {retired}");
+    for root in head.roots.iter().expect("it was read") {
+        let said = objects.get(&root.object()).and_then(|sealed| envelope::epoch_of(sealed));
+        assert_eq!(said, Some(root.epoch), "HEAD says another epoch of {}", root.object());
+    }
 }
 
 impl Witness for Judge {
@@ -226,6 +247,7 @@ impl Judge {
         };
         let (condemned, doomed) = (condemned_in(&new), doomed_in(&new));
         let listed = self.listed(disk, &new);
+        nothing_retired_is_named(disk, &new);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.ever_doomed.extend(&doomed);
         let back: Vec<&PackId> = listed.intersection(&seen.ever_doomed).collect();

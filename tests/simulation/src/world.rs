@@ -11,13 +11,14 @@ use chunkstore::env::Env;
 use chunkstore::executor::Inline;
 use chunkstore::ingest::{PackerOptions, Sealing};
 use chunkstore::keys::{KdfParams, SlotOwner};
-use chunkstore::store::{Access, Identity};
+use chunkstore::store::{Access, Identity, RetireOptions};
 use chunkstore::{Error as StoreError, ObjectId};
 use engine::backup::{BackupOptions, backup};
 use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
 use engine::prune::{MaxUnused, PruneOptions, prune};
+use engine::renew::{RenewOptions, renew};
 use engine::restore::{Held, dump};
 use engine::snapshot::{Listed, SourceRecord};
 use engine::source::{Content, Item, Piece, Source, SourceError};
@@ -36,6 +37,7 @@ struct Plan {
     pruners: u64,
     readers: u64,
     rotators: u64,
+    renewers: u64,
     hazards: Hazards,
     faults: Faults,
     layout: Layout,
@@ -51,6 +53,7 @@ impl Plan {
             pruners: 1 + random.below(3),
             readers: random.below(2),
             rotators: random.below(2),
+            renewers: random.below(2),
             hazards: Hazards {
                 crash: some(random, 8),
                 stall: if unkind == 2 { random.below(12) } else { 0 },
@@ -173,6 +176,7 @@ pub fn simulate(seed: u64) -> Outcome {
     (0..plan.pruners).for_each(|number| hire(|host| host.prune(), format!("pruner-{number}")));
     (0..plan.readers).for_each(|number| hire(|host| host.read(), format!("reader-{number}")));
     (0..plan.rotators).for_each(|number| hire(|host| host.rotate(), format!("rotator-{number}")));
+    (0..plan.renewers).for_each(|number| hire(|host| host.renew(), format!("renewer-{number}")));
     let ran = schedule::run(seed, plan.hazards, actors);
     let World { truth, coverage, .. } = world;
     coverage.add(Sometimes::Crashed, ran.crashed);
@@ -294,7 +298,8 @@ impl<'a> Host<'a> {
     /// Notes that a process got data keys since it was opened, when it knew so many.
     fn learned(&self, repo: &Repository, known: usize) {
         let now = repo.store().keys().epochs().len();
-        self.world.coverage.add(Sometimes::Learned, (now - known) as u64);
+        // Those of retired epochs go.
+        self.world.coverage.add(Sometimes::Learned, now.saturating_sub(known) as u64);
     }
 
     /// Makes new data epochs, now and then.
@@ -307,6 +312,41 @@ impl<'a> Host<'a> {
                     assert!(done.epoch > done.before);
                     self.world.coverage.add(Sometimes::Rotated, 1);
                 }
+                Err(error) => self.excuse(&error.into()),
+            }
+        }
+    }
+
+    /// Moves what is sealed under earlier epochs to a new one, and retires them once nothing needs them.
+    fn renew(&self) {
+        for run in 0..1 + self.below(3) {
+            self.turn.get().sleep(self.below(3000));
+            let Ok(repo) = self.open(run).inspect_err(|error| self.excuse(error)) else { continue };
+            let coverage = &self.world.coverage;
+            let rotated = if self.below(2) == 0 { repo.store().rotate().map(drop) } else { Ok(()) };
+            if let Err(error) = rotated {
+                self.excuse(&error.into());
+                continue;
+            }
+            let options = RenewOptions {
+                max_repack: (self.below(3) == 0).then(|| self.below(40_000)),
+                packer: small_packs(),
+                fence_after_ms: [0, 60_000, 3_600_000, 7 * 24 * 3_600_000][self.below(4) as usize],
+                ..RenewOptions::default()
+            };
+            let epoch = repo.store().epoch();
+            match renew(&repo, None, epoch, &options, &Tally::default()) {
+                Ok(report) => coverage.add(Sometimes::Renewed, report.renewal.packs_moved),
+                Err(error) => {
+                    self.excuse(&error);
+                    continue;
+                }
+            }
+            self.turn.get().sleep(self.below(3000));
+            // Refused as long as anything needs it; whether it is right, the judge sees.
+            match repo.store().retire(epoch.saturating_sub(1), &[], &RetireOptions::default()) {
+                Ok(done) => coverage.add(Sometimes::Retired, done.epochs.len() as u64),
+                Err(StoreError::Invalid(_)) => coverage.add(Sometimes::NotRetired, 1),
                 Err(error) => self.excuse(&error.into()),
             }
         }

@@ -7,19 +7,17 @@
     reason = "a test that fails must say where, and this one counts"
 )]
 
-use bytes::Bytes;
 use chunkstore::format::names;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
-use chunkstore::storage::{Storage, StorageResult, Version};
 use engine::monitor::Tally;
 use engine::restore::dump;
 use engine::snapshot::Filter;
 use engine::{Repository, Result};
+use nights::beside::Beside;
 use nights::mortal::{Mortal, copy, everywhere};
 use nights::{access, back_up, clean, forget_first, init, nights, open};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 mod nights;
 
@@ -88,65 +86,6 @@ fn a_rotation_that_ends_anywhere_leaves_the_old_epoch_or_the_new_one() {
     println!("rotate: {points} faults, all well");
 }
 
-/// A store at one of whose calls somebody else does something first.
-struct Beside<'a> {
-    disk: Arc<MemoryStorage>,
-    left: AtomicI64,
-    other: &'a (dyn Fn(&Arc<MemoryStorage>) + Send + Sync),
-}
-
-impl Beside<'_> {
-    fn call(&self) {
-        if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
-            (self.other)(&self.disk);
-        }
-    }
-}
-
-impl Storage for Beside<'static> {
-    fn place(&self) -> String {
-        "memory".into()
-    }
-    fn put(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.call();
-        self.disk.put(name, body)
-    }
-    fn replace(&self, name: &str, body: Bytes) -> StorageResult<()> {
-        self.call();
-        self.disk.replace(name, body)
-    }
-    fn get(&self, name: &str, limit: u64) -> StorageResult<Bytes> {
-        self.call();
-        self.disk.get(name, limit)
-    }
-    fn get_range(&self, name: &str, offset: u64, len: u64) -> StorageResult<Bytes> {
-        self.call();
-        self.disk.get_range(name, offset, len)
-    }
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        self.call();
-        self.disk.len(name)
-    }
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        self.call();
-        self.disk.list(folder, each)
-    }
-    fn delete(&self, name: &str) -> StorageResult<()> {
-        self.call();
-        self.disk.delete(name)
-    }
-    fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
-        self.call();
-        self.disk.read_versioned(name)
-    }
-    fn swap(&self, name: &str, expected: Option<&Version>, body: Bytes) -> StorageResult<()> {
-        self.call();
-        self.disk.swap(name, expected, body)
-    }
-    chunkstore::forward!(self => self.disk; connections);
-    chunkstore::plain_store!(stream_range leftovers is_near keeps_copies written_ms copies shelf);
-}
-
 /// Does `work` with a rotation by another process before its nth call, for every n; `judge` looks at what came of it.
 fn beside_a_rotation(
     name: &str,
@@ -154,18 +93,17 @@ fn beside_a_rotation(
     work: Operation<'_>,
     judge: &dyn Fn(&Arc<MemoryStorage>, &str),
 ) {
-    let rotate = |disk: &Arc<MemoryStorage>| {
+    static ROTATE: fn(&Arc<MemoryStorage>) = |disk| {
         open(disk).store().rotate().unwrap();
     };
     for calls in 0.. {
         let disk = copy(disk);
-        let left = AtomicI64::new(calls);
-        let beside = Arc::new(Beside { disk: Arc::clone(&disk), left, other: Box::leak(Box::new(rotate)) });
+        let beside = Beside::new(&disk, calls, ROTATE);
         let when = format!("{name}, a rotation before call {calls}");
         Repository::open(access(Arc::clone(&beside) as _), b"y")
             .and_then(|repo| work(&repo))
             .unwrap_or_else(|error| panic!("{when}: {error:?}"));
-        let is_over = beside.left.load(Ordering::Relaxed) >= 0;
+        let is_over = beside.is_over();
         let epoch = open(&disk).store().head().epoch();
         assert!(is_over || epoch >= 2, "{when}: {epoch}");
         judge(&disk, &when);

@@ -1,5 +1,6 @@
 //! What `esker key list` and `esker key epochs` print.
 
+use super::places::Places;
 use crate::commands::json_time;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -7,14 +8,15 @@ use crate::output;
 use crate::units::duration;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
-use chunkstore::head::EpochRef;
 use chunkstore::keys::slot_header;
-use chunkstore::store::{ChunkStore, describe};
+use chunkstore::store::{ChunkStore, describe, holders};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// `key list`
-pub(super) fn slots(store: &ChunkStore, context: &Context) -> CommandResult {
+pub(super) fn slots(places: &Places, context: &Context) -> CommandResult {
+    let store = places.primary().store();
     let mut rows = vec![];
     for slot in store.head().slots.keys() {
         rows.push(row(store, slot, None));
@@ -50,18 +52,18 @@ pub(super) fn slots(store: &ChunkStore, context: &Context) -> CommandResult {
             }
         }
         output::line("epochs:");
-        print_epochs(&epochs_of(store)?);
+        print_epochs(&epochs_of(places)?, places);
     }
     Ok(Code::Done)
 }
 
 /// `key epochs`
-pub(super) fn epochs(store: &ChunkStore, context: &Context) -> CommandResult {
-    let epochs = epochs_of(store)?;
+pub(super) fn epochs(places: &Places, context: &Context) -> CommandResult {
+    let epochs = epochs_of(places)?;
     if context.global.json {
         output::json_line(&epochs.iter().map(Epoch::json).collect());
     } else {
-        print_epochs(&epochs);
+        print_epochs(&epochs, places);
     }
     Ok(Code::Done)
 }
@@ -72,51 +74,131 @@ struct Epoch {
     is_current: bool,
     /// When it was made, in milliseconds since the Unix epoch, and how many seconds ago; none if that is not known.
     made: Option<(u64, u64)>,
+    /// When it was retired, in the same milliseconds.
+    retired_ms: Option<u64>,
+    /// Place by place, the primary first.
+    held: Vec<Held>,
+    /// Tiers that cannot be reached, or that esker.toml does not name.
+    unknown: Vec<String>,
+}
+
+/// What an epoch protects at one place.
+#[derive(Default)]
+struct Held {
+    place: String,
     packs: u64,
     bytes: u64,
+    /// What stands against retiring it, for people.
+    needs: Option<String>,
 }
 
 impl Epoch {
     fn json(&self) -> Value {
+        let primary = self.held.first();
+        let places = self.held.iter().map(|held| {
+            json!({"place": held.place, "packs": held.packs, "bytes": held.bytes, "needs": held.needs})
+        });
         json!({
             "epoch": self.number, "current": self.is_current, "created": self.made.map(|(made_ms, _)| time(made_ms)),
-            "age_seconds": self.made.map(|(_, age_s)| age_s), "packs": self.packs, "bytes": self.bytes,
+            "age_seconds": self.made.map(|(_, age_s)| age_s), "retired": self.retired_ms.map(time),
+            "packs": primary.map(|held| held.packs), "bytes": primary.map(|held| held.bytes),
+            "places": places.collect::<Vec<_>>(), "unreachable": self.unknown, "retirable": self.is_retirable(),
+            "next": self.next(),
         })
     }
-}
 
-/// The epochs that HEAD lists, with the live packs of each.
-fn epochs_of(store: &ChunkStore) -> Result<Vec<Epoch>, Failure> {
-    store.sync_index()?;
-    let head = store.head();
-    let mut packs: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    for pack in store.index().packs()? {
-        let (count, bytes) = packs.entry(pack.name.epoch).or_default();
-        (*count, *bytes) = (*count + 1, *bytes + pack.len);
+    /// Whether nothing that is known needs it.
+    fn is_retirable(&self) -> bool {
+        let is_free = self.held.iter().all(|held| held.needs.is_none()) && self.unknown.is_empty();
+        !self.is_current && self.retired_ms.is_none() && is_free
     }
-    let current = head.epoch();
-    let row = |(number, made): (&u32, &EpochRef)| {
-        let (packs, bytes) = packs.get(number).copied().unwrap_or_default();
-        let age_s = store.now_ms().saturating_sub(made.made_ms) / 1000;
-        let made = (made.made_ms > 0).then_some((made.made_ms, age_s));
-        Epoch { number: *number, is_current: *number == current, made, packs, bytes }
-    };
-    Ok(head.epochs.iter().map(row).collect())
+
+    /// The command that comes next, if there is one.
+    fn next(&self) -> Option<String> {
+        let needed = self.held.iter().any(|held| held.needs.is_some());
+        match self.is_current || self.retired_ms.is_some() {
+            true => None,
+            false if needed => Some("esker key re-encrypt".into()),
+            false => Some(format!("esker key retire {}", self.number)),
+        }
+    }
+
+    /// What it protects and what can be done, in words.
+    fn told(&self) -> String {
+        let Some(retired_ms) = self.retired_ms else {
+            let held = self.held.iter().map(|held| {
+                let place = if self.held.len() > 1 { format!("{}: ", held.place) } else { String::new() };
+                format!("{place}{} packs, {}", held.packs, output::bytes(held.bytes))
+            });
+            let mut told = held.collect::<Vec<_>>().join("; ");
+            if !self.unknown.is_empty() && !self.is_current {
+                told += &format!("; not known of {}", self.unknown.join(", "));
+            }
+            if let Some(next) = self.next() {
+                told += &format!("; next: '{next}'");
+            }
+            return told;
+        };
+        format!("retired {}: nothing under it is accepted", time(retired_ms))
+    }
 }
 
-fn print_epochs(epochs: &[Epoch]) {
+/// The epochs that HEAD lists, with the live packs of each at every place that can be reached.
+fn epochs_of(places: &Places) -> Result<Vec<Epoch>, Failure> {
+    let mut stores: Vec<(String, &Arc<ChunkStore>)> =
+        vec![(places.name().to_owned(), places.primary().store())];
+    for tier in places.fleet().iter().flat_map(|fleet| &fleet.tiers) {
+        stores.push((tier.options.name.clone(), tier.repo.store()));
+    }
+    let mut packs: Vec<BTreeMap<u32, (u64, u64)>> = vec![];
+    for (_, store) in &stores {
+        store.sync_index()?;
+        let mut sums: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        for pack in store.index().packs()? {
+            let (count, bytes) = sums.entry(pack.name.epoch).or_default();
+            (*count, *bytes) = (*count + 1, *bytes + pack.len);
+        }
+        packs.push(sums);
+    }
+    let primary = places.primary().store();
+    let head = primary.head();
+    let is_known = |name: &&String| stores.iter().all(|(known, _)| known != *name);
+    let unknown: Vec<String> = head.tiers.made.keys().filter(is_known).cloned().collect();
+    let mut all = vec![];
+    for (number, made) in &head.epochs {
+        let mut held = vec![];
+        for ((place, store), sums) in stores.iter().zip(&packs) {
+            let (packs, bytes) = sums.get(number).copied().unwrap_or_default();
+            let needs = match made.retired_ms {
+                Some(_) => None,
+                None => holders(&store.head(), *number)?,
+            };
+            held.push(Held { place: place.clone(), packs, bytes, needs });
+        }
+        let age_s = primary.now_ms().saturating_sub(made.made_ms) / 1000;
+        all.push(Epoch {
+            number: *number,
+            is_current: *number == head.epoch(),
+            made: (made.made_ms > 0).then_some((made.made_ms, age_s)),
+            retired_ms: made.retired_ms,
+            held,
+            unknown: unknown.clone(),
+        });
+    }
+    Ok(all)
+}
+
+fn print_epochs(epochs: &[Epoch], places: &Places) {
     for epoch in epochs {
         let mark = if epoch.is_current { "*" } else { " " };
         let made = epoch.made.map_or_else(
             || "made at an unknown time".to_owned(),
             |(made_ms, age_s)| format!("made {}, {} ago", time(made_ms), duration(age_s as f64)),
         );
-        output::line(format!(
-            "{mark} {}  {made}  {} packs, {}",
-            epoch.number,
-            epoch.packs,
-            output::bytes(epoch.bytes)
-        ));
+        output::line(format!("{mark} {}  {made}  {}", epoch.number, epoch.told()));
+    }
+    for (name, why) in places.fleet().iter().flat_map(|fleet| &fleet.away) {
+        output::line(format!("  tier '{name}' cannot be reached: {why}"));
     }
 }
 

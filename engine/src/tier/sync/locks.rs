@@ -6,7 +6,7 @@ use crate::promise::Until;
 use crate::reach::for_each_chunk;
 use crate::tier::map::{DAY_MS, Placed};
 use crate::{Error, Result};
-use chunkstore::bases::ground;
+use chunkstore::bases::{Grounded, ground, ground_everywhere};
 use chunkstore::format::names;
 use chunkstore::{ChunkId, PackId};
 use std::collections::{HashMap, HashSet};
@@ -67,20 +67,23 @@ impl Sync<'_> {
                 Until::Newest | Until::Open => continue,
                 _ => self.lock_until(*until),
             };
-            if self.map.locked.get(&listed.id).is_some_and(|there| *there >= until) {
+            let is_locked = self.map.locked.get(&listed.id).is_some_and(|there| *there >= until);
+            if is_locked && !self.options.renew {
                 continue;
             }
             let mut ids: Vec<ChunkId> = vec![];
             for_each_chunk(to, listed, &mut |chunk| ids.push(chunk.id))?;
             for ids in ids.chunks(LOOKUP) {
-                for grounded in ground(&**to.index(), ids, &HashSet::new())?.into_iter().flatten() {
+                for grounded in self.preferred(ids)? {
                     for pack in grounded.packs {
                         let there = self.locks.entry(pack).or_default();
                         *there = until.max(*there);
                     }
                 }
             }
-            self.lock(&names::snapshot(&listed.id), until)?;
+            if let Some(root) = to.head().roots.find(|root| root.id == listed.id)? {
+                self.lock(&root.object(), until)?;
+            }
             self.changes.locked.insert(listed.id, until);
         }
         // Without these, nothing of it could be read.
@@ -110,6 +113,28 @@ impl Sync<'_> {
             self.changes.packs.insert(pack, Placed { locked_until: Some(until), ..placed });
         }
         Ok(())
+    }
+
+    /// Where chunks lie on the tier: not in packs that wait for their removal, if they lie elsewhere, too.
+    fn preferred(&self, ids: &[ChunkId]) -> Result<Vec<Grounded>> {
+        let to = self.to();
+        let mut found = ground(&**to.index(), ids, &self.old)?;
+        for look_everywhere in [true, false] {
+            let left: Vec<ChunkId> =
+                ids.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| *id).collect();
+            if left.is_empty() || self.old.is_empty() {
+                break;
+            }
+            let more = match look_everywhere {
+                true => ground_everywhere(to, &left, &self.old)?,
+                false => ground(&**to.index(), &left, &HashSet::new())?,
+            };
+            let mut more = more.into_iter();
+            for place in found.iter_mut().filter(|place| place.is_none()) {
+                *place = more.next().flatten();
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// The object of a pack that this session wrote.

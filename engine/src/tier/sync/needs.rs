@@ -45,7 +45,7 @@ impl Sync<'_> {
             return Ok(());
         }
         let mut lacking = vec![];
-        let on_tier = ground(&**self.to().index(), ids, &self.lost.ids())?;
+        let on_tier = ground(&**self.to().index(), ids, &self.avoided())?;
         for (id, grounded) in ids.iter().zip(on_tier) {
             match grounded {
                 Some(grounded) if grounded.location.record.depth < depth => {
@@ -171,7 +171,7 @@ impl Sync<'_> {
             }
             Ok(())
         })?;
-        let (to, avoid) = (self.to(), self.lost.ids());
+        let (to, avoid) = (self.to(), self.avoided());
         let mut counts = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOOKUP) {
             let found = ground(&**to.index(), ids, &avoid)?;

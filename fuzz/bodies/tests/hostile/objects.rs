@@ -61,14 +61,14 @@ pub(crate) fn heads() -> Vec<Case> {
     };
     vec![
         with("a root that is not there", "not found", |head| {
-            head.roots.push(Root::new("snapshot", ObjectId([5; 32]), ObjectId([6; 32])));
+            head.roots.push(Root::new("snapshot", ObjectId([5; 32]), ObjectId([6; 32]), 1));
         }),
         with("a root of unknown kind", "kind 'trap'", |head| {
-            head.roots.push(Root::new("trap", ObjectId([5; 32]), ObjectId([6; 32])));
+            head.roots.push(Root::new("trap", ObjectId([5; 32]), ObjectId([6; 32]), 1));
         }),
         with("a segment that is not there", "not found", |head| {
             let (id, hash) = (ObjectId([5; 32]), ObjectId([6; 32]));
-            head.segments.push(SegmentRef { id, hash, packs: 1, chunks: 1 });
+            head.segments.push(SegmentRef { id, hash, packs: 1, chunks: 1, epoch: 1 });
         }),
         with("a feature that nobody knows", "feature", |head| head.required_features.push("trap".into())),
         with("a slot that is not there", "slot is missing", |head| {

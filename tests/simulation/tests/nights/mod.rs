@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub(crate) mod beside;
 pub(crate) mod mortal;
 
 static PROCESSES: AtomicU64 = AtomicU64::new(0);

@@ -159,10 +159,15 @@ pub(crate) fn copy(disk: &MemoryStorage) -> Arc<MemoryStorage> {
 /// Runs `meet` for every fault at every call, until no more calls are made; returns how often that was. `meet` returns
 /// the store that was to fail.
 pub(crate) fn everywhere(meet: &mut dyn FnMut(Fault, i64) -> Arc<Mortal>) -> u64 {
+    everywhere_of(&FAULTS, meet)
+}
+
+/// The same for some faults.
+pub(crate) fn everywhere_of(faults: &[Fault], meet: &mut dyn FnMut(Fault, i64) -> Arc<Mortal>) -> u64 {
     let mut points = 0;
     for calls in 0.. {
         let mut done = false;
-        for fault in FAULTS {
+        for fault in faults.iter().copied() {
             // As many calls as that are made only while nothing goes wrong.
             done |= meet(fault, calls).left.load(Ordering::Relaxed) > 0;
             points += 1;
