@@ -42,8 +42,7 @@ pub trait SlotSecret: Send + Sync {
     fn is_for(&self, header: &SlotHeader) -> bool;
 
     /// What trying a slot costs, in KiB of memory times passes over it.
-    fn cost(&self, header: &SlotHeader) -> u64 {
-        let _ = header;
+    fn cost(&self, _header: &SlotHeader) -> u64 {
         0
     }
 

@@ -206,7 +206,7 @@ impl KeyText {
             return Err(KeyTextError::Other);
         }
         let text = std::str::from_utf8(text).map_err(|_| KeyTextError::Other)?;
-        // Spreadsheets and editors of some systems begin a text with it.
+        // The byte order mark, with which some editors begin a text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
         let mut letters = Zeroizing::new(String::with_capacity(text.len() + 1));
