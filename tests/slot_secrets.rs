@@ -38,7 +38,7 @@ fn with_all_kinds() -> (Repo, Vec<String>) {
     (repo, shares.iter().map(|path| path.as_str().unwrap().to_owned()).collect())
 }
 
-fn two<'a>(shares: &'a [String], which: [usize; 2]) -> [&'a str; 4] {
+fn two(shares: &[String], which: [usize; 2]) -> [&str; 4] {
     ["--share", &shares[which[0]], "--share", &shares[which[1]]]
 }
 

@@ -19,7 +19,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use zeroize::Zeroizing;
 
 pub(crate) mod grants;
+mod header;
 mod hybrid;
+mod raw;
+mod read;
 mod secret;
 mod shamir;
 mod shares;
@@ -28,11 +31,14 @@ mod slot;
 mod tests;
 mod text;
 pub use grants::Grants;
-pub use secret::{Method, NewSlot, RawKey, SlotSecret};
-pub use shares::{Share, Shares, Split};
-pub use slot::{Argon2, KdfParams, SlotHeader, SlotOwner, make_slot, open_slot, slot_header};
+pub use header::{Argon2, KdfParams, SlotHeader, Split};
+pub use raw::RawKey;
+pub use read::KeyText;
+pub use secret::{Method, NewSlot, SlotSecret};
+pub use shares::{Share, Shares};
+pub use slot::{SlotOwner, make_slot, open_slot, slot_header};
 pub(crate) use slot::{split_lines, unsupported};
-pub use text::{KeyBytes, KeyText, KeyTextError};
+pub use text::{KeyBytes, KeyTextError};
 
 type Key = Zeroizing<[u8; 32]>;
 

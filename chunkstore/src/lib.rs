@@ -5,7 +5,7 @@
 //! | [`mod@format`] | every magic, width and limit; the only file that decides bytes |
 //! | [`id`] | typed identifiers |
 //! | [`chunker`] | where to cut; pure |
-//! | [`aead`], [`keys`] | AES-256-GCM behind one function; passphrase → key hierarchy |
+//! | [`aead`], [`keys`] | AES-256-GCM behind one function; secrets of slots → key hierarchy |
 //! | [`envelope`] | how small objects (HEAD, index segments, snapshots) are sealed |
 //! | [`seal`], [`pack`] | one chunk ⇄ its frame; many frames in one object |
 //! | [`index`] | chunk id → location: segments, in memory, and (feature `rocksdb`) on disk |

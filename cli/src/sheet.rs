@@ -91,7 +91,7 @@ impl<'a> Sheet<'a> {
             }
         };
         page.push_str("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-        // Written without room for anything else to be loaded, whatever the texts below are.
+        // A browser loads nothing, whatever the texts of others below contain.
         page.push_str(
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
         );

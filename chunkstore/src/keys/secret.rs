@@ -2,11 +2,10 @@
 //! implement it in a crate of its own. What opens a slot is a secret of 32 bytes, however it is come by; the slot's own key
 //! is derived from it with the repository and the slot (`slot.rs`).
 
-use super::slot::{Argon2, KdfParams, SlotHeader};
-use super::text::{KEY_LABEL, KeyBytes};
-use super::{Key, derive};
+use super::Key;
+use super::header::{Argon2, KdfParams, SlotHeader};
 use crate::env::{Env, random_array};
-use crate::format::{self, SLOT_KEY, SLOT_PASSPHRASE};
+use crate::format::{self, SLOT_PASSPHRASE};
 use crate::id::{ObjectId, RepositoryId};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -42,8 +41,7 @@ pub trait SlotSecret: Send + Sync {
     fn is_for(&self, header: &SlotHeader) -> bool;
 
     /// What trying a slot costs, in KiB of memory times passes over it.
-    fn cost(&self, header: &SlotHeader) -> u64 {
-        let _ = header;
+    fn cost(&self, _header: &SlotHeader) -> u64 {
         0
     }
 
@@ -161,59 +159,4 @@ fn stretch(passphrase: &[u8], argon2: &Argon2, slot: &ObjectId) -> Result<Key> {
         },
     )?;
     Ok(secret)
-}
-
-/// 256 random bits, from a key file or from a recovery sheet. Guessing them is hopeless, so nothing makes it dearer.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RawKey(Key);
-
-impl std::fmt::Debug for RawKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RawKey")
-    }
-}
-
-impl RawKey {
-    /// Makes one.
-    ///
-    /// # Errors
-    ///
-    /// There is no randomness.
-    pub fn generate(env: &dyn Env) -> Result<Self> {
-        Ok(Self(Zeroizing::new(random_array(env)?)))
-    }
-
-    /// The key that is these bytes.
-    pub(super) fn of(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    /// Its bytes, to be written as text.
-    #[must_use]
-    pub fn text(&self) -> KeyBytes {
-        KeyBytes::new(KEY_LABEL, &*self.0)
-    }
-}
-
-impl SlotSecret for RawKey {
-    fn name(&self) -> &'static str {
-        "key"
-    }
-
-    fn is_for(&self, header: &SlotHeader) -> bool {
-        header.version == 1 && header.kind == SLOT_KEY
-    }
-
-    fn open(&self, _slot: &ObjectId, _header: &SlotHeader) -> Result<Key> {
-        Ok(self.0.clone())
-    }
-
-    fn make(&self, _new: &NewSlot<'_>) -> Result<(Method, Key)> {
-        Ok((Method { kind: SLOT_KEY.into(), members: Map::new() }, self.0.clone()))
-    }
-}
-
-/// The key under which a slot is sealed, from its secret.
-pub(super) fn slot_key(secret: &[u8; 32], repository: &RepositoryId, slot: &ObjectId) -> super::CommittedKey {
-    super::committed(&derive(secret, "slot", &[repository.as_bytes(), slot.as_bytes()]))
 }

@@ -2,22 +2,16 @@
 //! from a wrong one, and the slot's header has a hash of each, so that each that is given is checked, needed or not.
 
 use super::Key;
+use super::header::{SlotHeader, Split};
 use super::secret::{Method, NewSlot, SlotSecret, members};
 use super::shamir::{self, Bytes};
-use super::slot::SlotHeader;
-use super::text::{KeyBytes, SHARE_LABEL};
+use super::text::{KeyBytes, SHARE_LABEL, SHARE_LEN, SPLIT_LEN};
 use crate::env::{Env, random_array};
 use crate::format::{MAX_SHARES, SLOT_SHARES, names};
 use crate::id::{ObjectId, to_hex};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
-
-/// Bytes of a share: threshold, count, number, reserved, split, value.
-pub(super) const SHARE_LEN: usize = 4 + SPLIT_LEN + 32;
-/// Bytes of a split's id.
-pub(super) const SPLIT_LEN: usize = 8;
 
 /// One share of a secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -82,19 +76,6 @@ impl Share {
     fn hash(&self) -> ObjectId {
         ObjectId(*blake3::keyed_hash(&self.value, &[&[self.number][..], &self.split].concat()).as_bytes())
     }
-}
-
-/// What a slot's header says of its shares.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Split {
-    /// The id, in hex.
-    pub split: String,
-    /// So many open the slot.
-    pub threshold: u8,
-    /// So many there are.
-    pub shares: u8,
-    /// A hash of each, by number.
-    checks: Vec<ObjectId>,
 }
 
 /// Shares that were given together, each with the name by which messages call it.

@@ -1,8 +1,8 @@
 //! Secrets of slots: known answers, which a program of another language computed from docs/format.md alone; texts that are
 //! damaged; slots of each kind; a key service.
 
-use super::secret::slot_key;
 use super::shamir;
+use super::slot::slot_key;
 use super::*;
 use crate::env::SeededEnv;
 use crate::format::SLOT_KINDS;

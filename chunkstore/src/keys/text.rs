@@ -8,16 +8,20 @@
 //! its group. Capital letters and spaces mean nothing, lines with `#` at their beginning are left out, as are numbers of
 //! groups among words. No message has a part of a key in it.
 
-use super::secret::RawKey;
-use super::shares::Share;
 use std::collections::HashMap;
 use std::sync::OnceLock;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Begins a key.
 pub(super) const KEY_LABEL: &str = "ESKER-KEY-1";
 /// Begins a share.
 pub(super) const SHARE_LABEL: &str = "ESKER-SHARE-1";
+/// Bytes of a key.
+const KEY_LEN: usize = 32;
+/// Bytes of a split's id.
+pub(super) const SPLIT_LEN: usize = 8;
+/// Bytes of a share: threshold, count, number, reserved, split, value.
+pub(super) const SHARE_LEN: usize = 4 + SPLIT_LEN + 32;
 /// Bytes of the checksum of all.
 const CHECK_LEN: usize = 4;
 /// Bytes, and words, of a group.
@@ -105,7 +109,7 @@ impl std::fmt::Debug for KeyBytes {
 }
 
 fn payload_len(label: &str) -> usize {
-    if label == SHARE_LABEL { super::shares::SHARE_LEN } else { 32 }
+    if label == SHARE_LABEL { SHARE_LEN } else { KEY_LEN }
 }
 
 fn word_count(label: &str) -> usize {
@@ -186,27 +190,18 @@ impl KeyBytes {
     }
 }
 
-/// A text that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyText {
-    /// A key.
-    Key(RawKey),
-    /// A share of one.
-    Share(Share),
-}
-
-impl KeyText {
+impl KeyBytes {
     /// Reads either form.
     ///
     /// # Errors
     ///
     /// It is damaged or something else, and where.
-    pub fn parse(text: &[u8]) -> Result<Self, KeyTextError> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, KeyTextError> {
         if text.len() > MAX_TEXT_LEN {
             return Err(KeyTextError::Other);
         }
         let text = std::str::from_utf8(text).map_err(|_| KeyTextError::Other)?;
-        // Spreadsheets and editors of some systems begin a text with it.
+        // The byte order mark, with which some editors begin a text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
         let mut letters = Zeroizing::new(String::with_capacity(text.len() + 1));
@@ -286,18 +281,18 @@ impl KeyText {
         Self::of_bytes(label, &bytes)
     }
 
-    fn of_bytes(label: &str, bytes: &[u8]) -> Result<Self, KeyTextError> {
+    fn of_bytes(label: &'static str, bytes: &[u8]) -> Result<Self, KeyTextError> {
         let (payload, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(KeyTextError::Other)?;
         if checksum(label, payload) != *check {
             return Err(KeyTextError::Checksum);
         }
-        if label == SHARE_LABEL {
-            return Share::read(payload).map(Self::Share).ok_or(KeyTextError::Numbers);
-        }
-        let mut key = <[u8; 32]>::try_from(payload).map_err(|_| KeyTextError::Other)?;
-        let read = RawKey::of(key);
-        key.zeroize();
-        Ok(Self::Key(read))
+        Ok(Self::new(label, payload))
+    }
+
+    /// Whose text it is, and what is in it.
+    pub(super) fn parts(&self) -> (&'static str, &[u8]) {
+        let end = self.bytes.len().saturating_sub(CHECK_LEN);
+        (self.label, self.bytes.get(..end).unwrap_or_default())
     }
 }
 
