@@ -299,6 +299,14 @@ impl Check<'_> {
                 // One that others remove meanwhile, or that is too short to say anything, is not listed, and none of ours.
                 let Ok(header) = storage.get_range(&name, 0, ENVELOPE_HEADER_LEN as u64) else { continue };
                 if let Some(epoch) = keys.lacks_key_of(kind, &header)? {
+                    if epoch <= keys.retired() {
+                        // Left by a re-encryption where it is locked, put back from a copy, or forged.
+                        self.monitor.warning(&format!(
+                            "{name} is sealed under epoch {epoch}, which was retired; HEAD does not list it, and nothing needs \
+                             it. A prune removes it unless it is locked"
+                        ));
+                        continue;
+                    }
                     let why = format!(
                         "HEAD does not list it, and it cannot be opened: the data key of epoch {epoch} is lost here. A copy of \
                          {} has it: with that in its place, and without HEAD and its copies, 'esker repair head' lists \

@@ -417,6 +417,10 @@ impl Rebuild<'_> {
     /// Notes the epoch that an object says it is sealed under. Of another one's key nothing is lost.
     fn note_epoch(&mut self, kind: ObjectKind, name: &str, sealed: &[u8]) -> Result<()> {
         let Some(epoch) = envelope::epoch_of(sealed) else { return Ok(()) };
+        // Nothing that was needed was left under a retired one.
+        if epoch <= self.keys.retired() {
+            return Ok(());
+        }
         let is_keyless = match self.plan.keyless.contains_key(&epoch) {
             true => !envelope::is_of_one(self.keys, &self.keys.epochs(), kind, sealed),
             false => self.keys.lacks_key_of(kind, sealed)?.is_some(),

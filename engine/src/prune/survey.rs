@@ -119,9 +119,9 @@ impl Survey {
         // become removable.
         let mut packs: Vec<&PackEntry> = segments.iter().flat_map(|(_, segment)| &segment.packs).collect();
         packs.retain(|pack| !doomed.contains(&pack.name.id) && live.insert(pack.name.id));
-        // What was moved to the newest epoch already is asked before what it was moved from.
+        // What lies under a later epoch, too, was moved there, and is asked before what it was moved from.
         let is_old = |pack: &PackEntry| options.renew_before.is_some_and(|epoch| pack.name.epoch < epoch);
-        packs.sort_by_key(|pack| (condemned.contains(&pack.name.id), is_old(pack)));
+        packs.sort_by_key(|pack| (condemned.contains(&pack.name.id), std::cmp::Reverse(pack.name.epoch)));
         let lost = store.lost_packs(Duration::ZERO)?;
         let unsound = lost.ids();
         if !lost.is_empty() {

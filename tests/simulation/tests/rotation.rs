@@ -10,7 +10,9 @@
 use chunkstore::format::names;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::store::RetireOptions;
 use engine::monitor::Tally;
+use engine::renew::{RenewOptions, renew};
 use engine::restore::dump;
 use engine::snapshot::Filter;
 use engine::{Repository, Result};
@@ -44,7 +46,8 @@ fn settled(disk: &Arc<MemoryStorage>, passwords: &[&[u8]], when: &str) -> u32 {
         let repo = Repository::open(access(Arc::clone(disk) as _), password)
             .unwrap_or_else(|error| panic!("{when}: {error:?}"));
         epochs.push(repo.store().head().epoch());
-        let known: Vec<u32> = repo.store().head().epochs.keys().copied().collect();
+        let head = repo.store().head();
+        let known: Vec<u32> = head.epochs.keys().copied().filter(|epoch| *epoch > head.retired()).collect();
         assert!(known.iter().all(|epoch| repo.store().keys().has_epoch(*epoch).unwrap()), "{when}");
     }
     epochs.dedup();
@@ -192,8 +195,19 @@ fn an_open_repository_follows_every_rotation() {
     assert_eq!(nights(&disk), [1, 2, 3, 4, 5, 6, 7, 9]);
 }
 
-/// Rotations with backups and prunes between, each killed at some call and done again: 20, or as many as
-/// `ESKER_ROTATIONS` says.
+/// Moves all to the newest epoch, and retires the others.
+fn move_and_retire(repo: &Repository) -> Result<()> {
+    let epoch = repo.store().reload()?.epoch();
+    let options = RenewOptions { packer: nights::packs(), fence_after_ms: 1, ..RenewOptions::default() };
+    let report = renew(repo, None, epoch, &options, &Tally::default())?;
+    if report.is_done() {
+        repo.store().retire(epoch - 1, &[], &RetireOptions::default())?;
+    }
+    Ok(())
+}
+
+/// Rotations with backups and prunes between, and now and then a re-encryption and a retirement, each killed at some call
+/// and done again: 20, or as many as `ESKER_ROTATIONS` says.
 #[test]
 fn many_rotations_with_backups_prunes_and_kills_between() {
     let rotations: u64 = std::env::var("ESKER_ROTATIONS").ok().map_or(20, |text| text.parse().unwrap());
@@ -201,13 +215,17 @@ fn many_rotations_with_backups_prunes_and_kills_between() {
     let (mut there, mut kills) = (vec![1, 2], 0);
     for round in 0..rotations {
         let number = round + 3;
-        let operations: [Operation<'_>; 3] =
-            [&|repo| Ok(repo.store().rotate().map(drop)?), &|repo| back_up(repo, number), &|repo| {
+        let operations: [Operation<'_>; 4] = [
+            &|repo| Ok(repo.store().rotate().map(drop)?),
+            &|repo| back_up(repo, number),
+            &|repo| {
                 while repo.snapshot_roots()?.len() > 4 {
                     forget_first(repo)?;
                 }
                 clean(repo)
-            }];
+            },
+            &|repo| if round % 5 == 4 { move_and_retire(repo) } else { Ok(()) },
+        ];
         for (place, operation) in operations.into_iter().enumerate() {
             let before = nights(&disk);
             let calls = (round * 7 + place as u64 * 3) % 23 + 4;
@@ -230,8 +248,9 @@ fn many_rotations_with_backups_prunes_and_kills_between() {
         there.drain(..kept);
         assert_eq!(nights(&disk), there, "round {round}");
     }
-    let epochs = open(&disk).store().head().epochs.len() as u64;
-    assert!(epochs > rotations, "{epochs}");
+    let head = open(&disk).store().head();
+    let epochs = head.epochs.len() as u64;
+    assert!(epochs > rotations && (rotations < 5 || head.retired() > 1), "{epochs}");
     settled(&disk, &PASSWORDS, "at the end");
     // A slot of the beginning has all keys from the last grants alone.
     println!("{rotations} rotations, {kills} kills, {epochs} epochs");
