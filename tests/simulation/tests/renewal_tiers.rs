@@ -336,7 +336,7 @@ fn a_locked_tier_waits_for_the_end_of_its_locks() {
     let alone = done.report.renewal.packs_moved + done.report.renewal.packs_spared;
     assert!(alone > 0);
     let longer: Vec<_> = packs.filter(|name| locks(&cold).get(*name) > before.get(*name)).collect();
-    println!("{} locks of old packs were extended", longer.len());
+    assert!(longer.is_empty(), "locks of old packs were extended: {longer:?}");
 }
 
 /// The tier's store meets each of `faults` at every call.
