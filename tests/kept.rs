@@ -240,3 +240,19 @@ fn slots_and_grants_come_back_from_another_tier() {
     }
     crate::rotated_tiers::everybody_opens(&world);
 }
+
+/// One flipped bit, wherever it is, of what is read before any key is known, or by the key.
+#[test]
+fn one_bit_of_a_configuration_or_a_slot_costs_nothing() {
+    let world = World::new(&[]);
+    for name in ["config".to_owned(), format!("keys/{}", world.slot("second"))] {
+        let sound = fs::read(world.path(&name)).unwrap();
+        let step = if name == "config" { 7 } else { 61 };
+        for at in (0..sound.len()).step_by(step) {
+            world.flip(&name, at);
+            world.with("second", &["snapshots"], 0);
+            assert!(fs::read(world.path(&name)).unwrap() == sound, "byte {at} of {name}");
+        }
+        world.is_whole(&name, &sound);
+    }
+}

@@ -5,7 +5,7 @@ use super::Access;
 use crate::config::Config;
 use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::id::{ObjectId, RepositoryId};
-use crate::kept::read_kept;
+use crate::kept::{most_alike, read_kept};
 use crate::keys::{self, KdfParams, KeyRing, SlotHeader, SlotSecret};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
@@ -146,8 +146,21 @@ pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
     }
 }
 
-/// Reads the configuration.
+/// Reads the configuration. Of a disk's copies of it, what most of them say: before a key is known, nothing tells which is
+/// damaged.
 pub(super) fn read_config(storage: &dyn Storage) -> Result<(Bytes, Config)> {
+    if storage.keeps_copies()
+        && let Ok(Some(bytes)) = most_alike(storage, names::CONFIG, |bytes| Config::read(bytes).is_ok())
+        && storage.get(names::CONFIG, MAX_SMALL_LEN).is_ok_and(|there| there != bytes)
+    {
+        let copy = names::copies(names::CONFIG).next().unwrap_or_default();
+        tracing::warn!("config is damaged: it is taken from its copies, as {copy}");
+        if let Err(error) = storage.replace(names::CONFIG, bytes.clone()) {
+            tracing::debug!(%error, "it could not be put back");
+            let config = Config::read(&bytes)?;
+            return Ok((bytes, config));
+        }
+    }
     match read_kept(storage, names::CONFIG, MAX_SMALL_LEN, |bytes| Config::read(bytes)) {
         Err(Error::Storage(error)) if error.kind == ErrorKind::NotFound => {
             Err(missing(storage, &look(storage)?))
@@ -227,16 +240,17 @@ impl Slots {
         }
         for slot in there {
             let name = names::key(&slot);
-            match read_kept(storage, &name, MAX_SLOT_LEN, |bytes| keys::slot_header(&slot, bytes)) {
-                Ok((bytes, header)) if header.repository_id == config.repository_id => {
-                    slots.readable.push((slot, bytes));
-                }
+            let read = read_kept(storage, &name, MAX_SLOT_LEN, |bytes| {
+                let header = keys::slot_header(&slot, bytes)?;
                 // What an interrupted init of another repository left, or the config is another's.
-                Ok(_) if slots.damage.is_none() => {
-                    slots.damage = Some(Error::corrupt(name, "it belongs to another repository"));
+                match header.repository_id == config.repository_id {
+                    true => Ok(()),
+                    false => Err(Error::corrupt(&name, "it belongs to another repository")),
                 }
-                Ok(_) => {}
-                Err(error) => slots.damage = Some(error),
+            });
+            match read {
+                Ok((bytes, ())) => slots.readable.push((slot, bytes)),
+                Err(error) => drop(slots.damage.get_or_insert(error)),
             }
         }
         // The dear ones last: a slot that somebody planted keeps nobody waiting whose own opens.
@@ -295,13 +309,15 @@ impl Slots {
     }
 
     /// Notes a slot that the secret is not for.
-    fn pass_over(&mut self, slot: &ObjectId, header: &SlotHeader) {
+    fn pass_over(&mut self, slot: ObjectId, bytes: Bytes, header: &SlotHeader) {
         if self.in_copies {
             return;
         }
         if !header.is_known() {
-            self.unsupported = Some(keys::unsupported(slot, header));
+            self.unsupported = Some(keys::unsupported(&slot, header));
         }
+        // What says its kind may be damaged.
+        self.unopened.push((slot, bytes));
         *self.others.entry((header.kind_shown(), header.is_known())).or_default() += 1;
     }
 
@@ -310,7 +326,7 @@ impl Slots {
         while let Some((slot, bytes)) = self.next() {
             let header = keys::slot_header(&slot, &bytes)?;
             if !secret.is_for(&header) {
-                self.pass_over(&slot, &header);
+                self.pass_over(slot, bytes, &header);
                 continue;
             }
             if !self.affords(secret.cost(&header)) {
