@@ -92,12 +92,15 @@ fn a_check_heals_from_what_is_sound_wherever_it_lies() {
         let sound = fs::read(world.path(&name)).unwrap();
         for damaged in [&[0][..], &[1], &[0, 2], &[1, 2]] {
             damaged.iter().for_each(|place| world.flip(&places(&name)[*place], at));
-            let said = world.with("correct horse", &["check"], 1);
-            for place in damaged {
-                let place = &places(&name)[*place];
+            // Whoever opens the repository mends what it needs itself: the grants, whosever part is damaged.
+            let is_told = |place: &&usize| **place > 0 || name.starts_with("keys/");
+            let told: Vec<&usize> = damaged.iter().filter(is_told).collect();
+            let said = world.with("correct horse", &["check"], i32::from(!told.is_empty()));
+            for place in &told {
+                let place = &places(&name)[**place];
                 assert!(said.contains(&format!("{place}:")), "{place}: {said}");
             }
-            assert!(said.contains("--heal"), "{said}");
+            assert!(told.is_empty() || said.contains("--heal"), "{said}");
             world.with("correct horse", &["check", "--heal"], 0);
             world.is_whole(&name, &sound);
         }
@@ -230,8 +233,10 @@ fn slots_and_grants_come_back_from_another_tier() {
             // One of the tier's own is damaged, too.
             fs::write(PathBuf::from(world.place("disk/vault")).join(&name), "y").unwrap();
             let said = world.repo.fails(1, ["check"]);
-            assert!(said.contains("'esker heal'"), "{said}");
-            world.repo.ok(["heal"]);
+            // Without grants there is no key to open HEAD with.
+            let way_out = if name.starts_with("keys/") { "heal" } else { "repair head" };
+            assert!(said.contains(&format!("'esker {way_out}'")), "{said}");
+            world.repo.ok(way_out.split(' '));
             for place in places(&name) {
                 assert!(fs::read(repo.join(&place)).unwrap() == sound, "{place}");
             }

@@ -97,7 +97,7 @@ fn a_head_made_anew_has_the_key_slots_that_count() {
     ["repo", "disk/vault"].iter().for_each(|place| as_second(place, 12));
     world.shell(&format!("cp kept-slot repo/keys/{second}; {lose_head}"));
     let said = repo.ok(["repair", "head", "-y"]);
-    assert!(said.contains("1 key slots that are there stay out"), "{said}");
+    assert!(said.contains("stays out"), "{said}");
     as_second("repo", 12);
     world.night(11);
     ["repo", "disk/vault"].iter().for_each(|place| as_second(place, 12));

@@ -1,6 +1,6 @@
 //! Re-encryption and retiring from the command line: what is said, what is refused, and the other reader.
 
-use crate::harness::{Repo, noise, run, server, source_root};
+use crate::harness::{Repo, expect, noise, run, server, source_root};
 use crate::lost::three_nights;
 use crate::tiered::Tiered;
 use chunkstore::format::{ENVELOPE_MAGIC, PACK_MAGIC};
@@ -61,7 +61,7 @@ fn what_is_said_and_what_is_refused() {
     assert!(place["packs_moved"].as_u64().unwrap() > 0 && place["dollars"] == 0.0, "{plan}");
     assert!(plan["dry_run"] == true && plan["done"] == false, "{plan}");
     assert!(has_epoch(repo.folder(), 1), "a dry run changes nothing");
-    let left = repo.fails(3, ["key", "re-encrypt", "--max-repack-size", "1k"]);
+    let left = expect(&repo.run(["key", "re-encrypt", "--max-repack-size", "1k"]), 3);
     assert!(
         left.contains("beyond --max-repack-size") && left.contains("goes on with what is left"),
         "{left}"

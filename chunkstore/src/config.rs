@@ -110,9 +110,28 @@ impl Config {
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let corrupt = |why: &str| Error::corrupt(names::CONFIG, why);
         let (line, _) = split_lines(bytes).ok_or_else(|| corrupt("not two lines"))?;
-        // Version and features first: a newer configuration may look different otherwise.
         let value: serde_json::Value =
             serde_json::from_str(line).map_err(|error| Error::corrupt(names::CONFIG, error))?;
+        // First, since a newer configuration may look different otherwise.
+        Self::refuse_newer(&value)?;
+        let config: Self =
+            serde_json::from_value(value).map_err(|error| Error::corrupt(names::CONFIG, error))?;
+        let chunker = &config.chunker;
+        if chunker.id != FASTCDC_2020 || chunker.version != 1 || chunker.key_label != "gear" {
+            return Err(Error::Unsupported { why: format!("chunker '{}'", chunker.id) });
+        }
+        chunker.data.validate()?;
+        Ok(config)
+    }
+
+    /// Whether the first line says that a later version wrote it.
+    pub(crate) fn is_newer(bytes: &[u8]) -> bool {
+        let value = split_lines(bytes).and_then(|(line, _)| serde_json::from_str(line).ok());
+        value.is_some_and(|value| matches!(Self::refuse_newer(&value), Err(Error::Unsupported { .. })))
+    }
+
+    fn refuse_newer(value: &serde_json::Value) -> Result<()> {
+        let corrupt = |why: &str| Error::corrupt(names::CONFIG, why);
         let version = value.get("esker").and_then(serde_json::Value::as_u64);
         if version != Some(u64::from(FORMAT_VERSION)) {
             let version = version.ok_or_else(|| corrupt("no format version"))?;
@@ -127,14 +146,7 @@ impl Config {
                 return Err(Error::Unsupported { why: format!("required feature '{feature}'") });
             }
         }
-        let config: Self =
-            serde_json::from_value(value).map_err(|error| Error::corrupt(names::CONFIG, error))?;
-        let chunker = &config.chunker;
-        if chunker.id != FASTCDC_2020 || chunker.version != 1 || chunker.key_label != "gear" {
-            return Err(Error::Unsupported { why: format!("chunker '{}'", chunker.id) });
-        }
-        chunker.data.validate()?;
-        Ok(config)
+        Ok(())
     }
 
     /// Checks the MAC once the keys are known.

@@ -15,7 +15,7 @@ use crate::id::{ObjectId, RepositoryId};
 use crate::kept::read_kept;
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result, envelope, error::InObject as _};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
@@ -95,7 +95,19 @@ impl<'a> Grants<'a> {
     }
 
     /// All keys that it has for the slot of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// It has none, or any part of it is damaged.
     pub(crate) fn open(&self, keys: &KeyRing, name: &str) -> Result<Vec<(u32, Key)>> {
+        let (all, is_whole) = self.open_own(keys, name)?;
+        is_whole
+            .then_some(all)
+            .ok_or_else(|| Error::corrupt(name, "what it has for other key slots is damaged"))
+    }
+
+    /// The same, and whether the rest of it is sound, too.
+    fn open_own(&self, keys: &KeyRing, name: &str) -> Result<(Vec<(u32, Key)>, bool)> {
         if self.repository != keys.repository || names::grants_epoch(name) != Some(self.epoch) {
             return Err(Error::corrupt(name, "it has the grants of another repository or epoch"));
         }
@@ -124,12 +136,10 @@ impl<'a> Grants<'a> {
             all.push((epoch, Zeroizing::new(decoder.array().in_object(name)?)));
         }
         // So whoever opens it finds damage to what is granted to others.
-        if *blake3::hash(self.before).as_bytes() != decoder.array::<32>().in_object(name)? {
-            return Err(Error::corrupt(name, "what it has for other key slots is damaged"));
-        }
+        let is_whole = *blake3::hash(self.before).as_bytes() == decoder.array::<32>().in_object(name)?;
         decoder.finish().in_object(name)?;
         all.push((self.epoch, key));
-        Ok(all)
+        Ok((all, is_whole))
     }
 }
 
@@ -194,7 +204,7 @@ pub(super) fn learn(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result
             break;
         };
         let name = names::grants(last);
-        match read(keys, storage, &name)? {
+        match read(keys, storage, &name, false)? {
             Some(opened) => return keys.add(opened),
             // HEAD may be of a later epoch by now. Otherwise they are lost.
             None if storage.read_head()?.and_then(|(sealed, _)| envelope::epoch_of(&sealed))
@@ -215,19 +225,34 @@ pub(super) fn take(keys: &KeyRing, name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 /// All keys that the object has for the slot of `keys`; a disk has copies of it. One that does not open, or has no grant for
-/// the slot, may be damaged: a copy that opens takes its place. `None` if there is none.
-fn read(keys: &KeyRing, storage: &dyn Storage, name: &str) -> Result<Option<Vec<(u32, Key)>>> {
+/// the slot, may be damaged: a copy that opens takes its place. If no copy is whole, one that has the keys for the slot will
+/// do, unless it is to be `whole`. `None` if there is none.
+fn read(keys: &KeyRing, storage: &dyn Storage, name: &str, whole: bool) -> Result<Option<Vec<(u32, Key)>>> {
     // Whether one has a grant for the slot that does not open: then it is damaged, and the slot was not removed.
     let (damaged, not_granted) = (Cell::new(false), Cell::new(None));
+    let own_only = RefCell::new(None);
     let read = read_kept(storage, name, MAX_SMALL_LEN, |bytes| {
         let grants = Grants::decode(bytes).in_object(name)?;
-        grants.open(keys, name).inspect_err(|error| match error {
+        let (opened, is_whole) = grants.open_own(keys, name).inspect_err(|error| match error {
             Error::NotGranted { slot, epoch } => not_granted.set(Some((*slot, *epoch))),
             _ => damaged.set(true),
-        })
+        })?;
+        if is_whole {
+            return Ok(opened);
+        }
+        damaged.set(true);
+        own_only.replace(Some(opened));
+        Err(Error::corrupt(name, "what it has for other key slots is damaged"))
     });
     match read {
         Ok((_, opened)) => Ok(Some(opened)),
+        Err(error) if error.is_damage() && !whole && own_only.borrow().is_some() => {
+            tracing::warn!(
+                "{}, and no copy of it is sound: 'esker key rotate' makes a new data key for every slot",
+                crate::error::describe(&error)
+            );
+            Ok(own_only.take())
+        }
         Err(error) => match not_granted.get() {
             Some((slot, epoch)) if !damaged.get() && (error.is_damage() || is_not_granted(&error)) => {
                 Err(Error::NotGranted { slot, epoch })
@@ -245,7 +270,7 @@ fn read(keys: &KeyRing, storage: &dyn Storage, name: &str) -> Result<Option<Vec<
 
 /// Whether the grants of an epoch that are there open for the slot of `keys`.
 pub(crate) fn are_sound(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<bool> {
-    match read(keys, storage, &names::grants(epoch)) {
+    match read(keys, storage, &names::grants(epoch), true) {
         Ok(opened) => Ok(opened.is_some()),
         Err(error) if error.is_damage() || is_not_granted(&error) => Ok(false),
         Err(error) => Err(error),
@@ -261,7 +286,7 @@ fn listed(keys: &KeyRing, storage: &dyn Storage, epoch: u32) -> Result<Vec<(u32,
     let there = there(storage)?;
     let mut refused = None;
     for name in there.range(epoch..).rev().take(MOST_TRIED).copied().map(names::grants) {
-        match read(keys, storage, &name) {
+        match read(keys, storage, &name, false) {
             Ok(Some(opened)) if opened.iter().any(|(known, _)| *known == epoch) => return Ok(opened),
             Ok(_) => {}
             Err(error) if error.is_damage() || is_not_granted(&error) => refused = Some(error),
@@ -408,10 +433,14 @@ mod tests {
             keys.object_key(ObjectKind::Head, 2, &[0; 32]).is_ok()
         };
         assert!(opens(&bytes));
+        let other_grant = GRANTS_HEADER_LEN + 4 + 112..GRANTS_HEADER_LEN + 4 + 224;
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
-            assert!(!opens(&bad), "byte {at}");
+            // What is another slot's keeps nobody out, and is noticed.
+            assert!(!opens(&bad) || other_grant.contains(&at), "byte {at}");
+            let (keys, storage) = ring.process(0, &[(2, &bad)]);
+            assert!(!are_sound(&keys, &*storage, 2).unwrap(), "byte {at}");
             assert!(at % 9 > 0 || !opens(&bytes[..at]), "cut at {at}");
         }
     }
@@ -460,7 +489,7 @@ mod tests {
         let bytes = ring.epoch(2, &[0]);
         assert_eq!(
             blake3::hash(&bytes).to_hex().as_str(),
-            "a12a4412cd7095a17a906108799240aee642684ed97f93720c5c4e2439ff5ade"
+            "191b0d3ceb831d906644655794cff6746527685f2bb411e9a7a66ddfb5254294"
         );
         let epochs = [(1, Zeroizing::new([2; 32]))].into();
         let keys = KeyRing::assemble(RepositoryId([3; 16]), Zeroizing::new([1; 32]), epochs);

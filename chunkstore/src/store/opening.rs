@@ -147,11 +147,13 @@ pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
 }
 
 /// Reads the configuration. Of a disk's copies of it, what most of them say: before a key is known, nothing tells which is
-/// damaged.
+/// damaged. What a later version wrote is left alone.
 pub(super) fn read_config(storage: &dyn Storage) -> Result<(Bytes, Config)> {
     if storage.keeps_copies()
         && let Ok(Some(bytes)) = most_alike(storage, names::CONFIG, |bytes| Config::read(bytes).is_ok())
-        && storage.get(names::CONFIG, MAX_SMALL_LEN).is_ok_and(|there| there != bytes)
+        && storage
+            .get(names::CONFIG, MAX_SMALL_LEN)
+            .is_ok_and(|there| there != bytes && !Config::is_newer(&there))
     {
         let copy = names::copies(names::CONFIG).next().unwrap_or_default();
         tracing::warn!("config is damaged: it is taken from its copies, as {copy}");

@@ -59,7 +59,10 @@ impl Check<'_> {
         };
         let own = object.name();
         match sound {
-            None => self.fail(own, lost(object)),
+            None => {
+                let is_missing = examined.damaged.iter().all(|(_, what)| *what == "is missing");
+                self.fail(own, lost(object, is_missing));
+            }
             Some(bytes) if self.options.heal => {
                 for (name, what) in examined.damaged {
                     storage.replace(&name, bytes.clone()).map_err(chunkstore::Error::from)?;
@@ -108,17 +111,19 @@ impl Check<'_> {
 }
 
 /// What is lost with an object of which nothing is sound here.
-fn lost(object: &Kept) -> String {
+fn lost(object: &Kept, is_missing: bool) -> String {
+    let what = if is_missing { "is missing" } else { "was changed" };
     match object {
-        Kept::Config(_) => "is not what it was when this check began".into(),
+        Kept::Config(_) => format!("the configuration {what}, since this check began"),
         Kept::Slot(slot, _) => format!(
-            "the key slot was changed, or is missing: it may no longer open the repository. If another tier has \
-             it, 'esker heal' puts it back; 'esker key remove {}' drops it",
+            "the key slot {what}: it may no longer open the repository. If another tier has it, 'esker heal' puts it back; \
+             'esker key remove {}' drops it",
             slot.short()
         ),
-        Kept::Grants(..) => "is not the object that HEAD names: key slots that are older than the data key may \
-                             no longer open the repository. If another tier has it, 'esker heal' puts it back; 'esker key \
-                             rotate' makes a new data key for every slot"
-            .into(),
+        Kept::Grants(..) => format!(
+            "the grants that HEAD names: the object {what}. Key slots that are older than the data key may no longer open the \
+             repository. If another tier has it, 'esker heal' puts it back; 'esker key rotate' makes a new data key for \
+             every slot"
+        ),
     }
 }
