@@ -137,6 +137,10 @@ fn tiers_hold_an_epoch_until_they_are_moved() {
     world.shell("mv away disk");
     let (code, said) = world.say(&["key", "retire", "1"]);
     assert!(code == 1 && said.contains("still needed on tier 'vault'"), "{said}");
+    let (code, said) = world.say(&["key", "retire", "1", "--lost-tier", "vault"]);
+    assert!(code == 1 && said.contains("it is not lost"), "{said}");
+    let (code, said) = world.say(&["key", "retire", "1", "--lost-tier", "nope"]);
+    assert!(code == 2 && said.contains("there is no tier 'nope'"), "{said}");
     let (code, said) = world.say(&["key", "re-encrypt"]);
     assert!(code == 0 && said.contains("vault: moved"), "{said}");
     for folder in ["repo", "disk/vault"] {
@@ -147,4 +151,45 @@ fn tiers_hold_an_epoch_until_they_are_moved() {
     world.is_whole("disk/vault", 4);
     assert!(world.night(4).contains("all promises are kept"));
     world.is_whole("disk/vault", 5);
+}
+
+/// What was the primary before is in no HEAD's list of tiers, and may have snapshots that only it has.
+#[test]
+fn an_old_primary_that_is_away_holds_its_epochs() {
+    let world: Tiered = three_nights();
+    world.repo.ok(["backup", "--no-sync", "data"]);
+    world.shell("mv repo away");
+    world.repo.ok(["tier", "adopt", "vault"]);
+    world.be_primary("vault");
+    world.repo.ok(["key", "rotate"]);
+    let (code, said) = world.say(&["key", "re-encrypt"]);
+    assert!(code == 3 && said.contains("tier 'local' cannot be reached"), "{said}");
+    let epochs = world.repo.json(["key", "epochs"]);
+    let last = epochs.as_array().unwrap().len() - 2;
+    let earlier = epochs[last]["epoch"].to_string();
+    let (code, said) = world.say(&["key", "retire", &earlier]);
+    assert!(code == 1 && said.contains("tier 'local' cannot be looked at"), "{said}");
+    world.shell("mv away repo");
+    let (_, said) = world.say(&["tier", "sync", "--rejoin", "local"]);
+    assert!(said.contains("brought back 1 snapshots"), "{said}");
+}
+
+/// A tier that was given up comes back: nothing on it counts, and nobody says that it is up to date.
+#[test]
+fn a_tier_that_was_given_up_is_made_again() {
+    let world: Tiered = three_nights();
+    world.repo.ok(["key", "rotate"]);
+    world.shell("mv disk away");
+    assert_eq!(world.say(&["key", "re-encrypt"]).0, 3);
+    let (code, said) = world.say(&["key", "retire", "1", "--lost-tier", "vault"]);
+    assert_eq!(code, 0, "{said}");
+    world.shell("mv away disk");
+    let (code, said) = world.say(&["tier", "sync"]);
+    assert!(code == 3 && said.contains("esker tier init vault"), "{said}");
+    world.shell("rm -rf disk/vault");
+    let (code, said) = world.say(&["tier", "init", "vault"]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = world.say(&["tier", "sync"]);
+    assert_eq!(code, 0, "{said}");
+    world.is_whole("disk/vault", world.snapshots("disk/vault"));
 }

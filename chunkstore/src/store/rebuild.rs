@@ -194,7 +194,11 @@ fn rebuild_any(
             let known = tier.as_ref().and_then(|tier| elsewhere.tiers.made.get(tier));
             match known.filter(|known| head.age() < **known) {
                 Some(known) => describe(&rolled_back(&head, *known)),
-                None => return Ok(RebuildPlan { tier, grants_put_back: back, ..RebuildPlan::default() }),
+                None => {
+                    let slots_put_back = put_slots_back(&*access.storage, &keys, &head, elsewhere, dry_run)?;
+                    let plan = RebuildPlan { tier, grants_put_back: back, ..RebuildPlan::default() };
+                    return Ok(RebuildPlan { slots_put_back, ..plan });
+                }
             }
         }
         Err(error @ (Error::Corrupt { .. } | Error::Rollback { .. })) => describe(&error),
@@ -223,7 +227,12 @@ fn put_grants_back(
     dry_run: bool,
 ) -> Result<Vec<u32>> {
     let mut back = vec![];
+    // Older ones were removed when HEAD here went past them.
+    let here = storage.read_head()?.and_then(|(sealed, _)| envelope::epoch_of(&sealed));
     for (epoch, bytes) in &elsewhere.grants {
+        if here.is_some_and(|here| here > *epoch) && keys.has_epoch(here.unwrap_or_default())? {
+            continue;
+        }
         if grants_are_sound(keys, storage, *epoch)? {
             continue;
         }
@@ -235,6 +244,30 @@ fn put_grants_back(
             replace_kept(storage, &names::grants(*epoch), bytes)?;
         }
         back.push(*epoch);
+    }
+    Ok(back)
+}
+
+/// Puts slots back that a sound HEAD lists and of which nothing is sound here, from wherever they are. Returns how many.
+fn put_slots_back(
+    storage: &dyn Storage,
+    keys: &KeyRing,
+    head: &Head,
+    elsewhere: &Elsewhere,
+    dry_run: bool,
+) -> Result<u64> {
+    let mut back = 0;
+    for (slot, hash) in &head.slots {
+        let kept = Kept::Slot(*slot, *hash);
+        let there = elsewhere.slots.get(slot).and_then(|known| known.bytes.as_ref());
+        let Some(bytes) = there.filter(|bytes| kept.is(bytes, keys)) else { continue };
+        if kept.examine(storage, keys)?.sound.is_some() {
+            continue;
+        }
+        if !dry_run {
+            replace_kept(storage, &names::key(slot), bytes)?;
+        }
+        back += 1;
     }
     Ok(back)
 }

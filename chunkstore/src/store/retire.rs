@@ -115,6 +115,12 @@ fn may_retire(head: &Head, epoch: u32, tiers: &[(&str, &ChunkStore)], options: &
              epoch"
         )));
     }
+    if let Some((name, _)) = tiers.iter().find(|(name, _)| options.lost_tiers.iter().any(|lost| lost == name))
+    {
+        return Err(Error::Invalid(format!(
+            "tier '{name}' can be reached: it is not lost, and nothing was retired"
+        )));
+    }
     let known =
         |name: &String| tiers.iter().any(|(tier, _)| tier == name) || options.lost_tiers.contains(name);
     if let Some(away) = head.tiers.made.keys().find(|name| !known(name)) {

@@ -71,6 +71,12 @@ impl ChunkStore {
 
     /// Removes a key slot, whether its object is sound or not; the last one that is stays.
     pub fn remove_slot(&self, slot: &ObjectId) -> Result<()> {
+        if let Some(tier) = self.tier() {
+            return Err(Error::Invalid(format!(
+                "this is tier '{tier}', which gets its key slots from the primary: remove it there, and 'esker tier sync' \
+                 removes it here"
+            )));
+        }
         let is_sound = |(slot, hash): &(&ObjectId, &ObjectId)| {
             Kept::Slot(**slot, **hash).read(&*self.access.storage, &self.keys).is_ok()
         };

@@ -348,7 +348,13 @@ fn head(
         ));
     }
     if plan.why.is_empty() {
-        let nothing = plan.grants_put_back.is_empty();
+        if plan.slots_put_back > 0 {
+            say(format!(
+                "{} key slots are missing or damaged; another tier has them, from which they are put back",
+                plan.slots_put_back
+            ));
+        }
+        let nothing = plan.grants_put_back.is_empty() && plan.slots_put_back == 0;
         say(format!("HEAD is fine{}", if nothing { "; nothing to do" } else { "" }));
     } else {
         say(format!("HEAD cannot be used: {}", plan.why));
@@ -406,7 +412,7 @@ fn head(
             );
         }
     }
-    let lacks = !plan.why.is_empty() || !plan.grants_put_back.is_empty();
+    let lacks = !plan.why.is_empty() || !plan.grants_put_back.is_empty() || plan.slots_put_back > 0;
     let effect = if plan.keyless.is_empty() { Effect::Adds } else { Effect::GivesUp };
     let done = lacks && go_on(manner, effect)?;
     if done {

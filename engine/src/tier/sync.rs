@@ -79,6 +79,22 @@ pub struct SyncReport {
 /// Attempts, when a prune of the primary changes what there is to copy.
 const ATTEMPTS: u32 = 4;
 
+/// Refuses a tier that has what was sealed under a `retired` epoch: it was given up, or an older state of it came back.
+fn refuse_retired(tier: &Tier, retired: u32) -> Result<()> {
+    let (store, name) = (tier.repo.store(), &tier.options.name);
+    let needs = store.reload()?.needs(retired)?;
+    let count = needs.segments + needs.roots;
+    if retired == 0 || count == 0 {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{count} records and index segments there are sealed under epoch {retired} or an earlier one. These are retired, so \
+         nobody reads them: the tier was given up ('--lost-tier'), or an older state of it came back. Remove all that is at \
+         {}, then 'esker tier init {name}' makes it again (with --again, if it asks for that), and 'esker tier sync' fills it",
+        store.storage().place()
+    )))
+}
+
 /// Copies `owed` snapshots to a tier, from the primary or from another tier that has them, and extends the locks of what
 /// they and `kept` ones, which are there already, need. What HEAD says besides, key slots among it, is the primary's.
 pub fn sync(
@@ -98,6 +114,7 @@ pub fn sync(
     loop {
         let _in_it = tracing::info_span!("sync", tier = to.storage().place(), attempt).entered();
         let head = from.reload()?;
+        refuse_retired(tier, from.keys().retired())?;
         for store in [from, to] {
             if let Some((segment, why)) = store.sync_index()?.first() {
                 return Err(Error::Refused(format!(

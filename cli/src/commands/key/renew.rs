@@ -176,16 +176,18 @@ fn tell(all: &[Told], places: &Places, dry_run: bool, context: &Context) -> Comm
     let mut summary = Summary::new(json!({
         "epoch": epoch, "dry_run": dry_run, "done": is_done && !dry_run, "places": values, "unreachable": unreachable,
     }));
-    for told in all {
-        lines(told, dry_run).into_iter().for_each(|line| summary.line(line));
+    for (place, told) in all.iter().enumerate() {
+        lines(told, place > 0, dry_run).into_iter().for_each(|line| summary.line(line));
     }
     for (name, why) in away {
         summary.line(format!("tier '{name}' cannot be reached, and was left as it is: {why}"));
     }
     if !dry_run && is_done {
         summary.line(format!("nothing is left under an earlier epoch than {epoch}"));
-        if epoch > 1 {
-            summary.line(format!("'esker key retire {}' makes earlier keys useless", epoch - 1));
+        let head = places.primary().store().head();
+        let earlier = head.epochs.range(head.retired().saturating_add(1)..epoch).next_back();
+        if let Some((earlier, _)) = earlier {
+            summary.line(format!("'esker key retire {earlier}' makes earlier keys useless"));
         }
     } else if !dry_run {
         summary.line("'esker key re-encrypt' goes on with what is left");
@@ -195,7 +197,7 @@ fn tell(all: &[Told], places: &Places, dry_run: bool, context: &Context) -> Comm
 }
 
 /// A place in words.
-fn lines(told: &Told, dry_run: bool) -> Vec<String> {
+fn lines(told: &Told, is_tier: bool, dry_run: bool) -> Vec<String> {
     let Told { name, done, dollars } = told;
     let RenewReport { renewal, .. } = &done.report;
     let bytes = output::bytes;
@@ -259,9 +261,11 @@ fn lines(told: &Told, dry_run: bool) -> Vec<String> {
     stay(renewal.packs_lost, "they are lost, or have another length than they had; see 'esker check'".into());
     stay(
         renewal.packs_before_head,
-        "HEAD was made anew after they were written, and may not name all of what is in them; 'esker prune --accept-head', \
-         once its snapshots are as they should be"
-            .into(),
+        format!(
+            "HEAD was made anew after they were written, and may not name all of what is in them; '{}', once its snapshots \
+             are as they should be",
+            crate::fleet::accepting_head(is_tier.then_some(name.as_str()))
+        ),
     );
     if done.report.objects_locked > 0 {
         said.push(format!(
@@ -292,6 +296,24 @@ pub(super) fn retire(args: &Retire, context: &Context) -> CommandResult {
         .collect();
     for tier in fleet.iter().flat_map(|fleet| &fleet.tiers) {
         tier.clear()?;
+    }
+    let made = &store.head().tiers.made;
+    let away: Vec<&String> = fleet.iter().flat_map(|fleet| &fleet.away).map(|(name, _)| name).collect();
+    let is_known = |name: &String| made.contains_key(name) || away.contains(&name);
+    let is_open = |name: &String| tiers.iter().any(|(tier, _)| tier == name);
+    if let Some(unknown) = args.lost_tier.iter().find(|name| !is_known(name) && !is_open(name)) {
+        return Err(Failure::usage(format!("--lost-tier: there is no tier '{unknown}'")));
+    }
+    // What was the primary before another tier was adopted is in no HEAD's list, and may have snapshots that only it has.
+    if let Some(name) = away.into_iter().find(|name| !args.lost_tier.contains(name)) {
+        let why = fleet.iter().flat_map(|fleet| &fleet.away).find(|(tier, _)| tier == name);
+        let why = why.map_or("", |(_, why)| why);
+        return Err(Failure::new(format!(
+            "tier '{name}' cannot be looked at ({why}), and may have what needs epoch {}: nothing was retired. \
+             Make it reachable and bring it up with 'esker tier sync', then run this again; or give up what it has with \
+             '--lost-tier {name}'",
+            args.epoch
+        )));
     }
     let options = RetireOptions { lost_tiers: args.lost_tier.clone(), knows_all_tiers: args.all_tiers_known };
     let done = store.retire(args.epoch, &tiers, &options).map_err(|error| {
