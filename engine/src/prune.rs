@@ -437,13 +437,16 @@ pub(crate) fn rewrite_segments(
     Ok(replaced)
 }
 
-/// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)).
+/// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)). `None` if there is none, or one
+/// that has ended and whose parent has not asked for its exit code yet (states Z and X).
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "/proc is not a file but a question to the kernel")]
 pub fn process_start(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the name, may hold spaces and parentheses; the last ')' ends it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let has_ended = matches!(fields.next()?, "Z" | "X");
+    fields.nth(18).filter(|_| !has_ended)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -456,5 +459,13 @@ mod tests {
         assert!(this.is_some_and(|ticks| ticks > 1) && this == process_start(std::process::id()));
         assert!(process_start(1) < this, "the first of all processes started before");
         assert_eq!(process_start(u32::MAX), None);
+        // One that was killed, until somebody waits for it.
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        assert!(process_start(child.id()) >= this);
+        child.kill().unwrap();
+        while process_start(child.id()).is_some() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
     }
 }
