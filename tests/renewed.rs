@@ -179,6 +179,7 @@ fn an_old_primary_that_is_away_holds_its_epochs() {
 fn a_tier_that_was_given_up_is_made_again() {
     let world: Tiered = three_nights();
     world.repo.ok(["key", "rotate"]);
+    assert!(world.night(3).contains("all promises are kept"));
     world.shell("mv disk away");
     assert_eq!(world.say(&["key", "re-encrypt"]).0, 3);
     let (code, said) = world.say(&["key", "retire", "1", "--lost-tier", "vault"]);

@@ -417,7 +417,9 @@ mod tests {
             let monitor = Tally::default();
             let mut source =
                 FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &monitor).unwrap();
-            backup(repo, &mut source, &BackupOptions::default(), &monitor).unwrap()
+            let time = crate::backup::timestamp(repo.store().now_ms());
+            let options = BackupOptions { time, ..BackupOptions::default() };
+            backup(repo, &mut source, &options, &monitor).unwrap()
         };
         let first = back_up(&open(8)).snapshot;
         assert!(first.is_some());
