@@ -289,17 +289,30 @@ fn a_config_that_is_lost_everywhere_is_said_to_be() {
 #[test]
 fn the_config_of_another_place_is_refused() {
     let world = three_nights();
+    // Where two copies say what it is, it is mended.
+    let own = std::fs::read(world.repo.path("repo/config")).unwrap();
+    world.shell("cp disk/vault/config repo/config");
+    let (code, told) = world.say(&["run"]);
+    assert!(code == 0 && told.contains("it is taken from its copies"), "{told}");
+    assert!(std::fs::read(world.repo.path("repo/config")).unwrap() == own);
     for (from, to, without, code, named, repair) in [
         (
             "disk/vault",
             "repo",
-            "true",
+            "rm repo/copies/*/config",
             1,
             "config of tier 'vault', and this is the place of the primary",
             "repair head",
         ),
         ("disk/vault", "repo", "rm -r repo/copies", 1, "this is the place of the primary", "repair head"),
-        ("disk/vault", "repo", "rm repo/HEAD", 1, "this is the place of the primary", "repair head"),
+        (
+            "disk/vault",
+            "repo",
+            "rm repo/HEAD repo/copies/*/config",
+            1,
+            "this is the place of the primary",
+            "repair head",
+        ),
         (
             "repo",
             "disk/vault",
