@@ -12,7 +12,7 @@ pub(crate) type Key = (Timestamp, Option<(u64, u64)>);
 pub(crate) type Commit = ((u64, u64), Timestamp);
 
 /// The ends of stamps in HEAD's order, of which none is to be moved: neither times nor clocks nor places ever go back, and
-/// no clock stands before [`EARLIEST`].
+/// no clock stands before 2025.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Run {
     /// The first and the last stamp, if there are any.
