@@ -312,7 +312,7 @@ fn a_failed_change_of_passwords_says_which_ones_open() {
         match (output.status.code(), old, new) {
             (Some(0), false, true) => break,
             (Some(27), true, false) => assert!(
-                said.contains("the old password opens the repository, the new one does not"),
+                said.contains("the old password opens the repository, the new password does not"),
                 "{said}"
             ),
             (Some(27), true, true) => {
