@@ -316,7 +316,10 @@ fn a_failed_change_of_passwords_says_which_ones_open() {
                 "{said}"
             ),
             (Some(27), true, true) => {
-                assert!(said.contains("both passwords open the repository now"), "{said}");
+                assert!(
+                    said.contains("both the old password and the new password open the repository now"),
+                    "{said}"
+                );
             }
             other => panic!("{swap}: {other:?}: {said}"),
         }
