@@ -214,14 +214,15 @@ class Repository:
         self.root = root
         line, mac = self.read("config").decode().rstrip("\n").split("\n")
         self.config = json.loads(line)
-        if self.config["esker"] != 1 or self.config["required_features"]:
+        if self.config["esker"] != 1 or set(self.config["required_features"]) - {"head-chain"}:
             raise SystemExit("this repository needs a newer reader")
         self.id = bytes.fromhex(self.config["repository_id"])
+        self.sealed_head = self.read(self.head_name())
         self.unlock(secret)
         expected = blake3.blake3(line.encode(), key=derive(self.master, "config")).hexdigest()
         if expected != mac:
             raise SystemExit("config is damaged")
-        self.head = json.loads(self.open_object("HEAD", 1, "head"))
+        self.head = json.loads(self.open_object("HEAD", 1, "head", data=self.sealed_head))
         if self.head["required_features"]:
             raise SystemExit("this repository needs a newer reader")
         retired = [int(epoch) for epoch, known in self.head["epochs"].items() if "retired_ms" in known]
@@ -233,6 +234,12 @@ class Repository:
         with open(os.path.join(self.root, name), "rb") as file:
             file.seek(offset)
             return file.read(length)
+
+    def head_name(self):
+        """Where HEAD lies: it is sealed as HEAD everywhere."""
+        if self.config.get("head") != "chain":
+            return "HEAD"
+        return "head/" + max(name for name in os.listdir(os.path.join(self.root, "head")) if name.isdigit())
 
     def unlock(self, secret):
         for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
@@ -253,7 +260,7 @@ class Repository:
 
     def take_grant(self, slot, private):
         """Adds the data keys that the slot lacks; false if HEAD's epoch was never granted to it."""
-        epoch = struct.unpack("<I", self.read("HEAD", 8, 4))[0]
+        epoch = struct.unpack("<I", self.sealed_head[8:12])[0]
         if epoch in self.epochs:
             return True
         name = "grants/%d" % epoch

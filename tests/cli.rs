@@ -106,6 +106,9 @@ fn keys_come_and_go_without_touching_data() {
     expect(&with("correct horse", &["dump", "latest", "stdin"]), 0);
     let keys = repo.json(["key", "list"]);
     assert_eq!(keys.as_array().unwrap().len(), 2);
+    // Another password, and the label stays.
+    std::fs::write(repo.path("staple"), "new staple\n").unwrap();
+    expect(&with("battery staple", &["key", "passwd", "--new-password-file", "staple"]), 0);
     std::fs::write(repo.path("third"), "changed\n").unwrap();
     repo.ok(["key", "passwd", "--new-password-file", "third"]);
     expect(&with("correct horse", &["snapshots"]), 12);
@@ -114,7 +117,7 @@ fn keys_come_and_go_without_touching_data() {
     let keys: serde_json::Value = serde_json::from_slice(&keys.stdout).unwrap();
     let spare = keys.as_array().unwrap().iter().find(|key| key["label"] == "spare").unwrap();
     expect(&with("changed", &["key", "remove", spare["id"].as_str().unwrap()]), 0);
-    expect(&with("battery staple", &["snapshots"]), 12);
+    expect(&with("new staple", &["snapshots"]), 12);
     let last = with("changed", &["key", "list", "--json"]);
     let last: serde_json::Value = serde_json::from_slice(&last.stdout).unwrap();
     expect(&with("changed", &["key", "remove", last[0]["id"].as_str().unwrap()]), 1);

@@ -45,6 +45,29 @@ fn the_reader_restores_a_fresh_repository() {
     assert!(!output.status.success());
 }
 
+/// A HEAD that is a chain of objects, and keys of several epochs: the last link is what counts.
+#[test]
+fn the_reader_reads_a_chain_that_was_rotated() {
+    let repo = Repo::empty();
+    repo.ok(["init", "--head", "chain"]);
+    std::fs::write(repo.path("file"), "before").unwrap();
+    repo.ok(["backup", "file"]);
+    repo.ok(["key", "rotate"]);
+    std::fs::write(repo.path("file"), "after").unwrap();
+    repo.ok(["backup", "file"]);
+    assert!(std::fs::read_dir(repo.folder().join("head")).unwrap().count() > 3);
+    std::fs::write(repo.path("pw"), "correct horse\n").unwrap();
+    let (place, password) = (repo.folder().to_str().unwrap(), repo.path("pw"));
+    let password = password.to_str().unwrap();
+    assert_eq!(reader(&[place, password, "list"]).lines().count(), 2);
+    for (snapshot, expected) in [("latest~1", "before"), ("latest", "after")] {
+        let id = repo.json(["snapshots", snapshot])[0]["id"].as_str().unwrap().to_owned();
+        let out = repo.path(snapshot);
+        reader(&[place, password, "restore", &id, out.to_str().unwrap()]);
+        assert_eq!(std::fs::read_to_string(out.join("file")).unwrap(), expected);
+    }
+}
+
 /// Versions of a stream that are stored as patches, small ones and those whose frames refer to their bases.
 #[test]
 fn the_reader_follows_patches() {

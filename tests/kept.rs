@@ -2,6 +2,7 @@
 //! sound one, by whichever command meets it, and never the other way round.
 
 use crate::harness::{Repo, expect};
+use crate::tiered::Tiered;
 use std::fs;
 use std::path::PathBuf;
 
@@ -122,29 +123,43 @@ fn a_check_heals_from_what_is_sound_wherever_it_lies() {
 
 #[test]
 fn a_head_that_is_made_anew_lists_what_is_sound() {
-    for copies in [false, true] {
+    for (copies, which) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
         let world = World::new(&[]);
-        for (name, at) in world.objects().into_iter().take(if copies { 1 } else { 2 }) {
-            let sound = fs::read(world.path(&name)).unwrap();
-            world.flip(&name, at);
-            world.lose_head(copies);
-            world.with("correct horse", &["repair", "head", "-y"], 0);
-            world.is_whole(&name, &sound);
-            world.with("correct horse", &["key", "rotate"], 0);
-            world.with("second", &["snapshots"], 0);
-            world.with("second", &["check", "--read-data"], 0);
-            if !copies {
-                break;
-            }
-        }
+        // Without any HEAD, the grants are what says who counts.
+        let (name, at) = world.objects()[which].clone();
+        let sound = fs::read(world.path(&name)).unwrap();
+        world.flip(&name, at);
+        world.lose_head(copies);
+        world.with("correct horse", &["repair", "head", "-y"], 0);
+        world.is_whole(&name, &sound);
+        world.with("correct horse", &["key", "rotate"], 0);
+        world.with("second", &["snapshots"], 0);
+        world.with("second", &["check", "--read-data"], 0);
     }
-    // Without any HEAD, the grants are what says who counts.
-    let world = World::new(&[]);
-    let (name, at) = world.objects()[1].clone();
-    world.flip(&name, at);
-    world.lose_head(true);
-    world.with("correct horse", &["repair", "head", "-y"], 0);
-    world.with("second", &["check", "--read-data"], 0);
+}
+
+/// The copies of HEAD count only when it is lost, so nobody but a check would see that they are.
+#[test]
+fn copies_of_head_are_checked_and_made_again() {
+    for init in [&[][..], &["--head", "chain"]] {
+        let world = World::new(init);
+        let [_, first, second] = places("HEAD");
+        world.flip(&first, 200);
+        let said = world.with("correct horse", &["check"], 1);
+        assert!(
+            said.contains(&format!("{first}: the copy of HEAD is damaged")) && said.contains("--heal"),
+            "{said}"
+        );
+        assert!(!said.contains(&second), "{said}");
+        world.with("correct horse", &["check", "--heal"], 0);
+        world.with("correct horse", &["check"], 0);
+        assert!(fs::read(world.path(&first)).unwrap() == fs::read(world.path(&second)).unwrap());
+        // What is missing, as after a move from a bucket, is made by whoever opens it.
+        [&first, &second].iter().for_each(|name| fs::remove_file(world.path(name)).unwrap());
+        world.with("correct horse", &["snapshots"], 0);
+        assert!(fs::read(world.path(&first)).unwrap() == fs::read(world.path(&second)).unwrap());
+        world.with("correct horse", &["check"], 0);
+    }
 }
 
 /// Slots that were added or removed since the last rotation: nothing proves either, so each is named.
@@ -211,15 +226,20 @@ fn a_head_that_is_older_than_its_copies_is_refused() {
     }
 }
 
+/// The slot of the second password.
+fn second(world: &Tiered) -> String {
+    let list = world.repo.json(["key", "list"]);
+    let slot = list.as_array().unwrap().iter().find(|slot| slot["label"] == "second").unwrap();
+    slot["id"].as_str().unwrap().to_owned()
+}
+
 /// A slot, and grants, of which nothing is left here: another tier has them.
 #[test]
 fn slots_and_grants_come_back_from_another_tier() {
     let world = crate::rotated_tiers::with_a_second_password();
     world.repo.ok(["key", "rotate"]);
     world.repo.ok(["tier", "sync"]);
-    let list = world.repo.json(["key", "list"]);
-    let slot = list.as_array().unwrap().iter().find(|slot| slot["label"] == "second").unwrap();
-    let slot = slot["id"].as_str().unwrap();
+    let slot = second(&world);
     let repo = PathBuf::from(world.place("repo"));
     for name in [format!("keys/{slot}"), "grants/2".into()] {
         let sound = fs::read(repo.join(&name)).unwrap();
@@ -235,6 +255,10 @@ fn slots_and_grants_come_back_from_another_tier() {
             let said = world.repo.fails(1, ["check"]);
             // Without grants there is no key to open HEAD with.
             let is_slot = name.starts_with("keys/");
+            if is_slot {
+                let listed = world.repo.ok(["key", "list"]);
+                assert!(listed.contains("is damaged or missing, and opens nothing"), "{listed}");
+            }
             assert!(said.contains(if is_slot { "'esker heal'" } else { "'esker repair head'" }), "{said}");
             match is_slot && lost {
                 true => world.repo.ok(["heal"]),
@@ -247,6 +271,42 @@ fn slots_and_grants_come_back_from_another_tier() {
         }
     }
     crate::rotated_tiers::everybody_opens(&world);
+}
+
+/// Every slot of the primary is damaged so that it still reads as one: no password opens it, and another tier has them.
+#[test]
+fn slots_that_all_are_damaged_come_back_from_another_tier() {
+    let world = crate::rotated_tiers::with_a_second_password();
+    let repo = PathBuf::from(world.place("repo"));
+    let mut sound = vec![];
+    for entry in fs::read_dir(repo.join("keys")).unwrap() {
+        let name = format!("keys/{}", entry.unwrap().file_name().to_str().unwrap());
+        let mut bytes = fs::read(repo.join(&name)).unwrap();
+        sound.push((name.clone(), bytes.clone()));
+        let at = bytes.len() - 9;
+        bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
+        places(&name).iter().for_each(|place| fs::write(repo.join(place), &bytes).unwrap());
+    }
+    let said = world.repo.fails(12, ["snapshots"]);
+    assert!(said.contains("may be damaged: 'esker repair head' asks the other tiers"), "{said}");
+    let said = world.repo.ok(["repair", "head", "-y"]);
+    assert!(said.contains("2 of the key slots"), "{said}");
+    for (name, bytes) in sound {
+        places(&name)
+            .iter()
+            .for_each(|place| assert!(fs::read(repo.join(place)).unwrap() == bytes, "{place}"));
+    }
+    crate::rotated_tiers::everybody_opens(&world);
+    world.repo.ok(["check"]);
+    // A tier that does not know of a new password gives nobody the old one back.
+    world.repo.ok(["key", "remove", &second(&world)]);
+    let keys = || fs::read_dir(repo.join("keys")).unwrap().count();
+    let slots = keys();
+    let old = |args: &[&str]| world.repo.command(args).env("ESKER_PASSWORD", "second").output().unwrap();
+    for args in [&["snapshots"][..], &["repair", "head", "-y"]] {
+        expect(&old(args), 12);
+    }
+    assert_eq!(keys(), slots);
 }
 
 /// One flipped bit, wherever it is, of what is read before any key is known, or by the key.

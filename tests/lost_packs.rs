@@ -102,6 +102,26 @@ fn a_backup_stores_again_what_was_in_a_lost_pack() {
     assert!(met >= 2, "{met} of {count}: the packs with content are built on");
 }
 
+/// What a backup stored again is not lost, though the pack is given up that had it first.
+#[test]
+fn chunks_that_were_stored_again_are_not_called_lost() {
+    let repo = Repo::empty();
+    repo.ok(["init", "--parity", "off"]);
+    let files = [("small", noise(2, 3000))];
+    std::fs::write(repo.path("small"), &files[0].1).unwrap();
+    repo.ok(["backup", "small"]);
+    packs(repo.folder()).iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    repo.ok(["backup", "--force", "small"]);
+    let plan = repo.json(["repair", "packs", "--dry-run"]);
+    let count = |what: &str| plan[what].as_u64().unwrap();
+    assert!(count("chunks_elsewhere") > 0 && count("chunks_lost") == 0, "{plan}");
+    let said = repo.ok(["repair", "packs", "-y"]);
+    assert!(said.contains("are in other packs, too, 0 lost"), "{said}");
+    repo.ok(["check", "--read-data"]);
+    restores(&repo, "latest", &files, "stored again");
+    restores(&repo, "latest~1", &files, "stored again");
+}
+
 /// Other commands that build on packs.
 #[test]
 fn rewrites_and_repairs_do_not_build_on_a_lost_pack() {

@@ -149,7 +149,7 @@ fn index(criterion: &mut Criterion) {
     let index = RocksIndex::open(folder.path()).expect("index");
     let name = ObjectId([1; 32]);
     let segments = vec![SegmentRef { id: name, hash: name, packs: 1, chunks: 1, epoch: 1 }].into();
-    index.sync(&segments, &mut |_| Ok(segment.clone())).expect("filled");
+    index.sync(&segments, &mut |_| Ok(Some(segment.clone()))).expect("filled");
     let known: Vec<ChunkId> = (0..CHUNKS).step_by(7919).take(64).map(id).collect();
     let unknown: Vec<ChunkId> = (CHUNKS..CHUNKS + 64).map(id).collect();
     let mut group = criterion.benchmark_group("index");

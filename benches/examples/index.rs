@@ -91,7 +91,7 @@ fn main() {
             let made = segment(next, chunks);
             next += 1;
             making += start.elapsed();
-            Ok(made)
+            Ok(Some(made))
         })
         .expect("sync");
     let seconds = (start.elapsed() - making).as_secs_f64();

@@ -8,7 +8,7 @@
 
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Inline;
-use chunkstore::format::{Codec, PackKind};
+use chunkstore::format::{Codec, PACK_HEADER_LEN, PackKind, TAG_LEN};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::pack::{PackName, Record};
 use chunkstore::storage::local::LocalStorage;
@@ -66,6 +66,7 @@ fn main() {
             .map(|number| store.write_segment(&segment(number, session)).expect("a segment is written"))
             .collect();
         store.commit(&session, &segments, &roots, &Default::default()).expect("a commit");
+        store.load_segment(segments.last().expect("there is one")).expect("a segment can be read");
     }
     println!("{} snapshots, {} segments", store.head().roots.len(), store.head().segments.len());
 }
@@ -74,6 +75,8 @@ fn main() {
 fn segment(number: u64, session: SessionId) -> Segment {
     let hash = *blake3::hash(&number.to_le_bytes()).as_bytes();
     let name = PackName { session, id: PackId(hash), kind: PackKind::Data, epoch: 1 };
-    let records = vec![Record::full(ChunkId(hash), 1 << 20, number, Codec::Raw)];
+    let record = Record::full(ChunkId(hash), 1 << 20, number, Codec::Raw);
+    let (offset, stored_len) = (PACK_HEADER_LEN as u32, record.plain_len + TAG_LEN as u32);
+    let records = vec![Record { offset, stored_len, ..record }];
     Segment { packs: vec![PackEntry { name, len: 64 << 20, records }] }
 }

@@ -200,7 +200,9 @@ mod tests {
         let mut records = vec![Record::full(id(0), 100, 0, Codec::Raw)];
         for n in 1..=100u8 {
             let packs = vec![PackEntry { name, len: 4096, records: records.clone() }];
-            index.sync(&vec![segment_ref(n)].into(), &mut |_| Ok(Segment { packs: packs.clone() })).unwrap();
+            index
+                .sync(&vec![segment_ref(n)].into(), &mut |_| Ok(Some(Segment { packs: packs.clone() })))
+                .unwrap();
             let around = ground(&index, &[id(n - 1)], &HashSet::new()).unwrap().pop().flatten().unwrap();
             let choice = choose(&index, &[Arc::new(around)], &HashSet::new()).unwrap().unwrap();
             let digits: u32 = (0..4).map(|place| u32::from(n) / 4u32.pow(place) % 4).sum();

@@ -138,8 +138,8 @@ pub struct Cut {
     pub after: Option<ChunkId>,
 }
 
-/// Fetches a segment.
-pub type Load<'a> = dyn FnMut(&SegmentRef) -> Result<Segment> + 'a;
+/// Fetches a segment. `None` if it is to be left out: it cannot be had.
+pub type Load<'a> = dyn FnMut(&SegmentRef) -> Result<Option<Segment>> + 'a;
 
 /// Finds chunks. Implementations are shared by all worker threads.
 pub trait ChunkIndex: Send + Sync {
@@ -151,7 +151,8 @@ pub trait ChunkIndex: Send + Sync {
     /// Every pack in the index.
     fn packs(&self) -> Result<Vec<Arc<PackInfo>>>;
     /// Takes up segments that are not in it yet, and forgets those that are not in `segments`. `load` fetches one. The
-    /// leaves of the list are read only if its outline does not say what is missing.
+    /// leaves of the list are read only if its outline does not say what is missing. While any is left out, it is fetched
+    /// again each time.
     fn sync(&self, segments: &List<SegmentRef>, load: &mut Load<'_>) -> Result<()>;
     /// The outline of the list that it was last brought up to. `None` if it holds a part of a list.
     fn outline(&self) -> Result<Option<Outline>>;
@@ -262,12 +263,18 @@ impl ChunkIndex for MemoryIndex {
         if missing.anew {
             *state = MemoryState::default();
         }
+        let mut has_all = true;
         for reference in missing.segments {
-            let segment = load(reference)?;
+            let Some(segment) = load(reference)? else {
+                has_all = false;
+                continue;
+            };
             state.outline = None;
             state.add(reference.id, segment);
         }
-        state.outline = Some(Outline::of(segments));
+        if has_all {
+            state.outline = Some(Outline::of(segments));
+        }
         Ok(())
     }
 
@@ -325,7 +332,7 @@ pub(crate) mod tests {
 
     pub(crate) fn conformance(index: &dyn ChunkIndex) {
         let (a, b) = (segment_ref(0xa), segment_ref(0xb));
-        let mut load = |reference: &SegmentRef| Ok(segment(reference.id.0[0], 50));
+        let mut load = |reference: &SegmentRef| Ok(Some(segment(reference.id.0[0], 50)));
         let in_a = segment(0xa, 50).packs[0].records[7].clone();
         let in_b = segment(0xb, 50).packs[0].records[49].clone();
         index.sync(&vec![a.clone()].into(), &mut load).unwrap();
@@ -354,7 +361,7 @@ pub(crate) mod tests {
         let mut loaded = vec![];
         let mut load = |reference: &SegmentRef| {
             loaded.push(reference.id.0[0]);
-            Ok(segment(reference.id.0[0], 50))
+            Ok(Some(segment(reference.id.0[0], 50)))
         };
         index.sync(list, &mut load).unwrap();
         assert_eq!(index.outline().unwrap(), Some(Outline::of(list)));
@@ -387,14 +394,14 @@ pub(crate) mod tests {
         assert!(synced(index, &unreadable(&list)).is_empty());
     }
 
-    /// Whoever syncs leaves out what is damaged, after each attempt to load it.
+    /// What is left out is tried again each time, and an error costs only what comes after it.
     fn what_cannot_be_loaded_costs_nothing_else(index: &dyn ChunkIndex) {
         let mut list: List<SegmentRef> = (1..=4).map(segment_ref).collect();
         synced(index, &list);
         list.extend((5..=7).map(segment_ref));
         let mut load = |reference: &SegmentRef| match reference.id.0[0] {
-            6 => Err(Error::Invalid("damaged".into())),
-            seed => Ok(segment(seed, 50)),
+            6 => Err(Error::Invalid("no answer".into())),
+            seed => Ok(Some(segment(seed, 50))),
         };
         assert!(index.sync(&list, &mut load).is_err());
         let mut sound = list.clone();
@@ -403,6 +410,21 @@ pub(crate) mod tests {
         assert!(index.sync(&list, &mut load).is_err());
         assert!(synced(index, &sound).is_empty());
         assert!(index.outline().unwrap().is_some_and(|outline| outline.is_within(&sound)));
+        list.extend((8..=10).map(segment_ref));
+        for expected in [vec![6, 8, 9, 10], vec![6, 9]] {
+            let mut tried = vec![];
+            let mut load = |reference: &SegmentRef| {
+                let seed = reference.id.0[0];
+                tried.push(seed);
+                Ok((![6, 9].contains(&seed)).then(|| segment(seed, 50)))
+            };
+            index.sync(&list, &mut load).unwrap();
+            tried.sort_unstable();
+            assert_eq!(tried, expected);
+            assert_eq!(index.packs().unwrap().len(), 8);
+        }
+        sound.extend([8, 10].map(segment_ref));
+        assert!(synced(index, &sound).is_empty());
     }
 
     #[test]

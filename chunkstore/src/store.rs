@@ -366,6 +366,16 @@ impl ChunkStore {
         self.heads.check_leaf(leaf)
     }
 
+    /// The copies of HEAD that none could be taken from; see [`HeadStore::damaged_copies`].
+    pub fn damaged_head_copies(&self) -> Result<Vec<(String, &'static str)>> {
+        self.heads.damaged_copies()
+    }
+
+    /// Writes a copy of HEAD again; see [`HeadStore::mend_copy`].
+    pub fn mend_head_copy(&self, name: &str) -> Result<()> {
+        self.heads.mend_copy(name)
+    }
+
     /// Changes HEAD; see [`HeadStore::update`].
     pub fn update_head<R>(&self, change: impl FnMut(&mut Head) -> Result<R>) -> Result<R> {
         let (head, result) = self.heads.update(change)?;

@@ -214,7 +214,7 @@ impl Context {
         let opened = |access, secret: Secret| {
             let repo = Repository::open(access, &secret);
             match self.file.as_ref().filter(|_| self.uses_file()).and_then(File::primary) {
-                Some(primary) => repo.map_err(|error| in_place(error, primary)),
+                Some(primary) => repo.map_err(|error| self.or_damaged_slots(in_place(error, primary))),
                 // Without another place, HEAD alone can be made anew.
                 None => repo.map_err(|error| match &error {
                     engine::Error::Store(chunkstore::Error::Corrupt { object, .. }) if object == HEAD => {

@@ -124,6 +124,24 @@ impl Failure {
         }
     }
 
+    /// Adds what mends content that is damaged or gone, where the message names no command.
+    fn or_heal(mut self, error: &chunkstore::Error) -> Self {
+        let object = match error {
+            chunkstore::Error::Corrupt { object, .. } => object,
+            chunkstore::Error::Storage(error) if error.kind == ErrorKind::NotFound => &error.object,
+            _ => return self,
+        };
+        let is_content = [names::PACKS, names::INDEX, names::SNAPSHOTS, names::MAPS]
+            .iter()
+            .any(|folder| object.split('/').any(|part| part == *folder));
+        if is_content && !self.message.contains("'esker ") {
+            self.message.push_str(
+                "; 'esker check' names all that is damaged, 'esker heal' mends what parity or another tier has",
+            );
+        }
+        self
+    }
+
     /// Adds what can be done, where the message alone does not say so.
     fn with_advice(mut self) -> Self {
         if self.code == Code::RepositoryFull {
@@ -153,7 +171,11 @@ impl From<engine::Error> for Failure {
             engine::Error::Interrupted => Code::Interrupted,
             _ => Code::Failed,
         };
-        Self { code, message: harmless(chunkstore::store::describe(&error)) }.with_advice()
+        let failure = Self { code, message: harmless(chunkstore::store::describe(&error)) };
+        match &error {
+            engine::Error::Store(error) => failure.with_advice().or_heal(error),
+            _ => failure.with_advice(),
+        }
     }
 }
 
@@ -161,6 +183,7 @@ impl From<chunkstore::Error> for Failure {
     fn from(error: chunkstore::Error) -> Self {
         Self { code: store_code(&error), message: harmless(chunkstore::store::describe(&error)) }
             .with_advice()
+            .or_heal(&error)
     }
 }
 

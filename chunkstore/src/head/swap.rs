@@ -7,7 +7,7 @@ use super::reference::LeafRef;
 use super::seen::{Notes, Seen};
 use super::{Age, Anew, Elsewhere, EpochRef, Head, List, Root, SegmentRef};
 use crate::env::{Env, SystemEnv, random_array};
-use crate::format::{KNOWN_FEATURES, MAX_SEGMENT_LEN, ObjectKind, names};
+use crate::format::{KNOWN_FEATURES, ObjectKind, names};
 use crate::id::ObjectId;
 use crate::keys::KeyRing;
 use crate::log::ms;
@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+mod copies;
 mod home;
 pub(crate) use home::called;
 
@@ -224,35 +225,6 @@ impl HeadStore {
         self.remember(&head, hash)
     }
 
-    /// Keeps copies of HEAD beside it, where a bad sector could take it. They are read to make HEAD anew, and once when a
-    /// repository is opened; they decide nothing else, so the swap stays one.
-    fn copy(&self, sealed: &Bytes) {
-        if !self.storage.keeps_copies() {
-            return;
-        }
-        for name in names::copies(names::HEAD) {
-            if let Err(error) = self.storage.replace(&name, sealed.clone()) {
-                tracing::debug!(%error, "a copy of HEAD was not written");
-            }
-        }
-    }
-
-    /// The copies of HEAD that a local disk has, and the HEAD itself, however old: the latest of those that are sound.
-    pub(crate) fn latest_copy(&self) -> Option<Head> {
-        let there = self.storage.read_head().ok().flatten().map(|(sealed, _)| sealed);
-        let there = there.and_then(|sealed| self.unseal(&sealed).ok());
-        there.into_iter().chain(self.copies()).max_by_key(Head::age)
-    }
-
-    /// HEAD and its copies as they are stored, damaged or not.
-    pub(crate) fn stored(&self) -> Vec<(String, Bytes)> {
-        let there = self.storage.read_head().ok().flatten().map(|(sealed, _)| sealed);
-        let there = there.into_iter().map(|sealed| (names::HEAD.to_owned(), sealed));
-        let copies = names::copies(names::HEAD).filter(|_| self.storage.keeps_copies());
-        let read = |name: String| Some((name.clone(), self.storage.get(&name, MAX_SEGMENT_LEN).ok()?));
-        there.chain(copies.filter_map(read)).collect()
-    }
-
     /// Reads HEAD, however old it is.
     pub(crate) fn load_unchecked(&self) -> Result<LoadedHead> {
         self.load_any()
@@ -287,28 +259,6 @@ impl HeadStore {
             }
             done => done.map(|()| loaded),
         }
-    }
-
-    /// Refuses a HEAD that is older than a copy that a disk has of it: copies are written after HEAD, so a later HEAD was there
-    /// and is lost. Asked once, when a repository is opened: who has seen a HEAD remembers it.
-    fn not_older_than_copies(&self, loaded: LoadedHead) -> Result<LoadedHead> {
-        let Some(copy) = self.copies().map(|head| head.age()).max().filter(|age| loaded.head.age() < *age)
-        else {
-            return Ok(loaded);
-        };
-        // Another process may have swapped since.
-        let again = self.load_any()?;
-        match again.head.age() < copy {
-            true => Err(rolled_back(&again.head, copy)),
-            false => Ok(again),
-        }
-    }
-
-    /// The copies that a disk has of HEAD, as far as they are sound.
-    fn copies(&self) -> impl Iterator<Item = Head> {
-        let names = names::copies(names::HEAD).filter(|_| self.storage.keeps_copies());
-        let sealed = names.filter_map(|name| self.storage.get(&name, MAX_SEGMENT_LEN).ok());
-        sealed.filter_map(|sealed| self.unseal(&sealed).ok())
     }
 
     /// Reads HEAD, and the leaves that would be missed if others swapped them out.

@@ -21,6 +21,7 @@ use rocksdb::{
     WaitForCompactOptions, WriteBatch,
 };
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -218,11 +219,19 @@ impl RocksIndex {
         }
         let missing = Missing::find(segments, view.state.outline.as_ref(), || view.segments())?;
         let anew = missing.anew || view.db.is_none();
-        let mut loaded =
-            missing.segments.into_iter().map(|reference| Ok((reference.id, load(reference)?))).peekable();
-        // Before anything is touched: a segment that is damaged is tried each time.
+        let has_all = Cell::new(true);
+        let fetched = missing.segments.into_iter().filter_map(|reference| {
+            let segment = load(reference).transpose();
+            has_all.set(has_all.get() && segment.is_some());
+            Some(segment?.map(|segment| (reference.id, segment)))
+        });
+        let mut loaded = fetched.peekable();
+        // Before anything is touched: a segment that cannot be had is tried each time.
         if let Some(Err(error)) = loaded.next_if(Result::is_err) {
             return Err(error);
+        }
+        if !anew && loaded.peek().is_none() && !has_all.get() {
+            return self.set_view(view);
         }
         let mut state = std::mem::take(&mut view.state);
         drop(view);
@@ -236,7 +245,7 @@ impl RocksIndex {
             let _ = fs::remove_file(self.folder.join("state.json"));
             failed = self.write(&mut state, &mut loaded)?;
         }
-        state.outline = failed.is_none().then(|| Outline::of(segments));
+        state.outline = (failed.is_none() && has_all.get()).then(|| Outline::of(segments));
         self.write_state(&state)?;
         private::close_all(&database);
         match failed {
@@ -445,7 +454,7 @@ mod tests {
     fn packs_of_many_pages_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let list: List<SegmentRef> = (0..=255).map(segment_ref).collect();
-        let mut load = |reference: &SegmentRef| Ok(segment(reference.id.0[0], 2));
+        let mut load = |reference: &SegmentRef| Ok(Some(segment(reference.id.0[0], 2)));
         RocksIndex::open(folder.path()).unwrap().sync(&list, &mut load).unwrap();
         let index = RocksIndex::open(folder.path()).unwrap();
         let ids: Vec<ChunkId> = (0..=255).rev().map(|seed| segment(seed, 2).packs[0].records[1].id).collect();
@@ -460,7 +469,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (segment_ref(1), segment_ref(2));
         let (one, both) = (List::from(vec![a.clone()]), List::from(vec![a, b]));
-        let mut load = |reference: &SegmentRef| Ok(segment(reference.id.0[0], 20));
+        let mut load = |reference: &SegmentRef| Ok(Some(segment(reference.id.0[0], 20)));
         let first = RocksIndex::open(folder.path()).unwrap();
         first.sync(&one, &mut load).unwrap();
         let second = RocksIndex::open(folder.path()).unwrap();

@@ -204,7 +204,7 @@ mod tests {
     /// A prediction over 50 old chunks of 300 bytes with anchors of their own.
     fn prediction() -> (Prediction, Vec<u64>) {
         let index = MemoryIndex::default();
-        index.sync(&vec![segment_ref(1)].into(), &mut |_| Ok(segment(1, 50))).unwrap();
+        index.sync(&vec![segment_ref(1)].into(), &mut |_| Ok(Some(segment(1, 50)))).unwrap();
         let records = segment(1, 50).packs[0].records.clone();
         let chunks: Vec<_> = records.iter().map(|record| ChunkRef { id: record.id, len: 300 }).collect();
         let mut prediction = Prediction::default();
@@ -264,7 +264,7 @@ mod tests {
         }
         let ids: Vec<_> = old.packs[0].records.iter().map(|record| record.id).collect();
         let pack: PackInfo = {
-            index.sync(&vec![segment_ref(1)].into(), &mut |_| Ok(old.clone())).unwrap();
+            index.sync(&vec![segment_ref(1)].into(), &mut |_| Ok(Some(old.clone()))).unwrap();
             *index.packs().unwrap()[0]
         };
         let counts = |avoid: &HashSet<PackId>| -> Vec<bool> {

@@ -45,8 +45,16 @@ fn told(error: &StorageError) -> String {
 }
 
 /// The answer to a writer that did not win for another reason than that another one did.
-fn refused(answers: &[StorageResult<()>]) -> Option<&StorageError> {
-    answers.iter().filter_map(|answer| answer.as_ref().err()).find(|error| error.kind != ErrorKind::Conflict)
+///
+/// # Errors
+///
+/// There is no room: that says nothing of what the store can do.
+fn refused(answers: Vec<StorageResult<()>>) -> StorageResult<Option<StorageError>> {
+    let mut answers = answers.into_iter().filter_map(Result::err);
+    match answers.find(|error| error.kind != ErrorKind::Conflict) {
+        Some(error) if error.kind == ErrorKind::Full => Err(error),
+        refused => Ok(refused),
+    }
 }
 
 fn races(storage: &dyn Storage, name: &str) -> Result<Result<(), String>, StorageError> {
@@ -61,17 +69,18 @@ fn races(storage: &dyn Storage, name: &str) -> Result<Result<(), String>, Storag
         let body = |racer: u8| Bytes::from(vec![round, racer]);
         let answers = race(name, |racer| storage.swap(name, expected.as_ref(), body(racer)))?;
         let there = storage.read_versioned(name)?;
-        if answers.iter().all(Result::is_err)
-            && let Some(error) = refused(&answers)
+        let won: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        if !won.contains(&true)
             && there.as_ref().map(|(_, version)| version) == expected.as_ref()
+            && let Some(error) = refused(answers)?
         {
-            return Ok(Err(format!("it refuses a conditional write: {}", told(error))));
+            return Ok(Err(format!("it refuses a conditional write: {}", told(&error))));
         }
         let Some((now, version)) = there else {
             return wrong("an object that was just written is not there");
         };
         // Answers may be lost, so that nobody knows to have won; but who does must be the one.
-        if (0..RACERS).any(|racer| answers[racer as usize].is_ok() && now != body(racer)) {
+        if (0..RACERS).zip(won).any(|(racer, won)| won && now != body(racer)) {
             return wrong("of several writers at once more than one was told that it won");
         }
         versions.push(Some(version));
@@ -127,11 +136,12 @@ fn creations(
     let body = |racer: u8| Bytes::from(vec![racer]);
     for (round, name) in names.iter().enumerate() {
         let answers = race(name, |racer| storage.put(name, body(racer)))?;
-        if answers.iter().all(Result::is_err)
-            && let Some(error) = refused(&answers)
+        let won: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        if !won.contains(&true)
             && matches!(storage.len(name), Err(missing) if missing.kind == ErrorKind::NotFound)
+            && let Some(error) = refused(answers)?
         {
-            return Ok(Err(format!("it refuses to create an object: {}", told(error))));
+            return Ok(Err(format!("it refuses to create an object: {}", told(&error))));
         }
         let mut listed = 0;
         storage.list(folder, &mut |_, _| listed += 1)?;
@@ -139,7 +149,7 @@ fn creations(
             return wrong("a listing does not show an object that was just created");
         }
         let now = storage.get(name, 1)?;
-        if (0..RACERS).any(|racer| answers[racer as usize].is_ok() && now != body(racer)) {
+        if (0..RACERS).zip(won).any(|(racer, won)| won && now != body(racer)) {
             return wrong("of several writers at once more than one was told that it created an object");
         }
         if storage.put(name, Bytes::from_static(b"later")).is_ok() {
@@ -166,6 +176,7 @@ mod tests {
         ListsLate,
         Refuses,
         Keeps,
+        IsFull,
     }
 
     fn not_implemented(name: &str) -> StorageError {
@@ -184,6 +195,9 @@ mod tests {
             if self.1 == Flaw::Refuses {
                 return Err(not_implemented(name));
             }
+            if self.1 == Flaw::IsFull {
+                return Err(StorageError { kind: ErrorKind::Full, ..not_implemented(name) });
+            }
             if self.1 == Flaw::Overwrites { self.0.replace(name, body) } else { self.0.put(name, body) }
         }
         fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
@@ -196,12 +210,15 @@ mod tests {
             if self.1 == Flaw::Refuses {
                 return Err(not_implemented(name));
             }
+            if self.1 == Flaw::IsFull && expected.is_none() {
+                return Err(StorageError { kind: ErrorKind::Full, ..not_implemented(name) });
+            }
             let now = self.0.read_versioned(name)?.map(|(_, version)| version);
             let flawed = match self.1 {
                 Flaw::IgnoresVersion => expected.is_some() && now.is_some(),
                 Flaw::IgnoresAbsence => expected.is_none(),
                 Flaw::CreatesOnUpdate => expected.is_some() && now.is_none(),
-                Flaw::Overwrites | Flaw::ListsLate | Flaw::Refuses | Flaw::Keeps => false,
+                Flaw::Overwrites | Flaw::ListsLate | Flaw::Refuses | Flaw::Keeps | Flaw::IsFull => false,
             };
             self.0.swap(name, if flawed { now.as_ref() } else { expected }, body)
         }
@@ -241,6 +258,10 @@ mod tests {
                 let why = verdict.unwrap().unwrap_err();
                 assert!(why.contains("501 Not Implemented") && !why.contains("not there"), "{why}");
             }
+        }
+        let full = Flawed(MemoryStorage::default(), Flaw::IsFull);
+        for verdict in [compares_and_swaps(&full, &SystemEnv), creates_once(&full, &SystemEnv)] {
+            assert!(verdict.unwrap_err().is_full(), "no room says nothing of what a store can do");
         }
         for flaw in [Flaw::Overwrites, Flaw::ListsLate] {
             let store = Flawed(MemoryStorage::default(), flaw);

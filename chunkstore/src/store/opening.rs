@@ -4,6 +4,7 @@
 use super::Access;
 use crate::config::Config;
 use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
+use crate::head::Elsewhere;
 use crate::id::{ObjectId, RepositoryId};
 use crate::kept::{most_alike, read_kept};
 use crate::keys::{self, KdfParams, KeyRing, SlotHeader, SlotSecret};
@@ -183,6 +184,17 @@ pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
     Ok(slots)
 }
 
+/// Where the slots lie that are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The slots themselves.
+    Slots,
+    /// The copies that a disk has of them.
+    Copies,
+    /// Other places of the repository.
+    Elsewhere,
+}
+
 /// The key slots of a repository that may be tried, and those that cannot be read.
 pub(super) struct Slots {
     storage: Arc<dyn Storage>,
@@ -190,8 +202,8 @@ pub(super) struct Slots {
     readable: Vec<(ObjectId, Bytes)>,
     /// What the secret did not open. It may be damaged, and a copy sound.
     unopened: Vec<(ObjectId, Bytes)>,
-    /// Whether copies are what is tried now.
-    in_copies: bool,
+    /// Where what is tried now lies.
+    stage: Stage,
     /// How often a slot was tried.
     attempts: usize,
     damage: Option<Error>,
@@ -207,15 +219,13 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Finds those that are there and belong to this repository. Those that no HEAD ever listed may be among them.
-    pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
-        let storage = &*access.storage;
-        let mut slots = Self {
+    fn new(access: &Access, config: &Config, stage: Stage) -> Self {
+        Self {
             storage: Arc::clone(&access.storage),
             repository: config.repository_id,
             readable: vec![],
             unopened: vec![],
-            in_copies: false,
+            stage,
             attempts: 0,
             damage: None,
             others: BTreeMap::new(),
@@ -223,7 +233,27 @@ impl Slots {
             untried: None,
             tried: 0,
             left: MAX_DEAR_COST,
-        };
+        }
+    }
+
+    /// Those that other places of the repository have. One of them opens this place only if HEAD here lists it.
+    pub(super) fn elsewhere(access: &Access, config: &Config, elsewhere: &Elsewhere) -> Self {
+        let mut slots = Self::new(access, config, Stage::Elsewhere);
+        for (slot, known) in &elsewhere.slots {
+            let Some(bytes) = &known.bytes else { continue };
+            let header = keys::slot_header(slot, bytes);
+            if header.is_ok_and(|header| header.repository_id == config.repository_id) {
+                slots.readable.push((*slot, bytes.clone()));
+            }
+        }
+        slots.readable.sort_by_key(|(slot, bytes)| (cost(slot, bytes), *slot));
+        slots
+    }
+
+    /// Finds those that are there and belong to this repository. Those that no HEAD ever listed may be among them.
+    pub(super) fn find(access: &Access, config: &Config) -> Result<Self> {
+        let storage = &*access.storage;
+        let mut slots = Self::new(access, config, Stage::Slots);
         let there = slots_there(storage)?;
         if there.is_empty() {
             let found = look(storage)?;
@@ -282,8 +312,8 @@ impl Slots {
     /// Takes the next one. After the slots themselves follow the copies that a disk has of those that did not open, as far
     /// as they are not the same: of a slot whose bytes are damaged, the secret cannot be told from a wrong one.
     fn next(&mut self) -> Option<(ObjectId, Bytes)> {
-        if self.readable.is_empty() && !self.in_copies && self.storage.keeps_copies() {
-            self.in_copies = true;
+        if self.readable.is_empty() && self.stage == Stage::Slots && self.storage.keeps_copies() {
+            self.stage = Stage::Copies;
             for (slot, bytes) in std::mem::take(&mut self.unopened) {
                 let mut known = vec![bytes];
                 for copy in names::copies(&names::key(&slot)) {
@@ -312,7 +342,7 @@ impl Slots {
 
     /// Notes a slot that the secret is not for.
     fn pass_over(&mut self, slot: ObjectId, bytes: Bytes, header: &SlotHeader) {
-        if self.in_copies {
+        if self.stage != Stage::Slots {
             return;
         }
         if !header.is_known() {
@@ -337,10 +367,10 @@ impl Slots {
                 continue;
             }
             self.attempts += 1;
-            self.tried += usize::from(!self.in_copies);
+            self.tried += usize::from(self.stage == Stage::Slots);
             match keys::open_slot(&slot, &bytes, secret) {
                 Ok(Some(ring)) => {
-                    if self.in_copies {
+                    if self.stage == Stage::Copies {
                         self.mend(&slot, &bytes);
                     }
                     return Ok((slot, ring));

@@ -158,10 +158,14 @@ fn rebuild_any(
 ) -> Result<RebuildPlan> {
     let dry_run = options.dry_run;
     let (bytes, config) = read_config(&*access.storage)?;
-    let (own, keys) = Slots::find(&access, &config)?.open_next(secret)?;
-    let keys = Arc::new(keys);
-    Config::verify(&bytes, &keys)?;
     lay_out(&mut access, &config);
+    let (own, keys) = match Slots::find(&access, &config)?.open_next(secret) {
+        Err(wrong @ Error::WrongPassword { .. }) => {
+            slot_elsewhere(&access, &config, secret, elsewhere)?.ok_or(wrong)?
+        }
+        opened => opened.map(|(slot, keys)| (slot, Arc::new(keys)))?,
+    };
+    Config::verify(&bytes, &keys)?;
     let heads = ChunkStore::head_store(&access, &keys, &config);
     keys.retire(elsewhere.retired);
     heads.refuse_foreign_config()?;
@@ -217,6 +221,28 @@ fn rebuild_any(
         heads.force(head)?;
     }
     Ok(rebuild.plan)
+}
+
+/// Opens a slot that another place has, and that HEAD here lists: here, all its copies are damaged. A slot that HEAD here does
+/// not list opens nothing: who removed it, or changed its password, did so here.
+fn slot_elsewhere(
+    access: &Access,
+    config: &Config,
+    secret: &dyn SlotSecret,
+    elsewhere: &Elsewhere,
+) -> Result<Option<(ObjectId, Arc<KeyRing>)>> {
+    let mut slots = Slots::elsewhere(access, config, elsewhere);
+    loop {
+        let (slot, keys) = match slots.open_next(secret) {
+            Err(Error::WrongPassword { .. } | Error::Corrupt { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        let keys = Arc::new(keys);
+        let heads = ChunkStore::head_store(access, &keys, config);
+        if heads.load_unchecked().is_ok_and(|loaded| loaded.head.slots.contains_key(&slot)) {
+            return Ok(Some((slot, keys)));
+        }
+    }
 }
 
 /// Puts grants back that HEADs of other places name and that are missing or damaged here, and takes their keys.

@@ -8,6 +8,7 @@ use crate::id::ObjectId;
 use crate::index::Segment;
 use crate::keys::KeyRing;
 use crate::{Error, Result, envelope};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 impl ChunkStore {
@@ -31,31 +32,31 @@ impl ChunkStore {
         }
         let (mut segments, mut damaged) = (head.segments.clone(), vec![]);
         loop {
-            let mut bad = None;
-            let result = self.index.sync(&segments, &mut |reference| {
+            let mut bad = BTreeMap::new();
+            self.index.sync(&segments, &mut |reference| {
                 if let Some(segment) = at_hand(&reference.id) {
-                    return Ok(segment);
+                    return Ok(Some(segment));
                 }
-                self.load_segment(reference).inspect_err(|error| {
-                    if error.is_damage() {
-                        bad = Some((reference.id, describe(error)));
+                match self.load_segment(reference) {
+                    Err(error) if error.is_damage() => {
+                        bad.insert(reference.id, describe(&error));
+                        Ok(None)
                     }
-                })
-            });
-            match (result, bad) {
-                (Ok(()), _) => break,
-                (Err(_), Some((id, why))) => {
-                    // A prune may have replaced it since HEAD was read: then that is the news, no damage.
-                    let fresh = self.reload()?;
-                    if fresh.segments.find(|segment| segment.id == id)?.is_none() {
-                        (segments, head) = (fresh.segments.clone(), fresh);
-                        damaged.clear();
-                        continue;
-                    }
-                    segments.retain(|segment| segment.id != id)?;
-                    damaged.push((id, why));
+                    loaded => loaded.map(Some),
                 }
-                (Err(error), None) => return Err(error),
+            })?;
+            if bad.is_empty() {
+                break;
+            }
+            // A prune may have replaced one since HEAD was read: then that is the news, no damage.
+            let fresh = self.reload()?;
+            let listed: HashSet<ObjectId> = fresh.segment_ids()?.into_iter().collect();
+            if bad.keys().all(|id| listed.contains(id)) {
+                segments.retain(|segment| !bad.contains_key(&segment.id))?;
+                damaged.extend(bad);
+            } else {
+                (segments, head) = (fresh.segments.clone(), fresh);
+                damaged.clear();
             }
         }
         let synced = Synced { outline: Outline::of(&head.segments), damaged: damaged.clone() };

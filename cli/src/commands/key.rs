@@ -6,7 +6,7 @@ use crate::output::Summary;
 use crate::secrets::Secret;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
-use chunkstore::keys::{KdfParams, SlotOwner, open_slot};
+use chunkstore::keys::{KdfParams, SlotOwner, open_slot, slot_header};
 use chunkstore::store::ChunkStore;
 use engine::Repository;
 use new::{NewSecret, Owner};
@@ -179,7 +179,12 @@ fn passwd(new: &NewSlot, repo: &Repository, secret: &Secret, context: &Context) 
         head.slots.keys().copied().filter(|slot| is_ours(store, slot, secret)).collect();
     let made = new.secret.make()?;
     let told = |failure, made: &Secret| told_of(failure, repo, secret, made, context);
-    let slot = add(repo, &made.secret, new.owner.get(), context);
+    // What people call the slot stays, unless they give another label.
+    let mut owner = new.owner.get();
+    if owner.label.is_empty() {
+        owner.label = ours.first().and_then(|old| label(store, old)).unwrap_or_default();
+    }
+    let slot = add(repo, &made.secret, owner, context);
     let slot = slot.map_err(|(failure, is_there)| (told(failure, &made.secret), is_there));
     let what = called(&made.secret);
     let new_secret = made.secret.clone();
@@ -260,6 +265,12 @@ fn told_of(failure: Failure, repo: &Repository, old: &Secret, new: &Secret, cont
 fn is_ours(store: &ChunkStore, slot: &ObjectId, secret: &Secret) -> bool {
     let bytes = store.storage().get(&names::key(slot), MAX_SMALL_LEN);
     bytes.is_ok_and(|bytes| open_slot(slot, &bytes, secret).is_ok_and(|ring| ring.is_some()))
+}
+
+/// The label of a slot, if it can be read.
+fn label(store: &ChunkStore, slot: &ObjectId) -> Option<String> {
+    let bytes = store.storage().get(&names::key(slot), MAX_SMALL_LEN).ok()?;
+    Some(slot_header(slot, &bytes).ok()?.label)
 }
 
 fn find(store: &ChunkStore, wanted: &str) -> Result<ObjectId, Failure> {

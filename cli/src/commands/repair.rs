@@ -11,7 +11,8 @@ use chunkstore::storage::Storage;
 use chunkstore::store::{Found, RebuildOptions, is_locked_out, look, peek, rebuild_head};
 use engine::Repository;
 use engine::repair::{
-    PacksOptions, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs, repair_snapshots,
+    PacksOptions, PacksReport, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs,
+    repair_snapshots,
 };
 use engine::shown;
 use engine::tier::Role;
@@ -459,19 +460,31 @@ fn packs(context: &Context, packs: &[String], read_data: bool, manner: Manner) -
             context.console.say(what);
         }
     };
+    let elsewhere = |report: &PacksReport| match report.chunks_elsewhere {
+        0 => String::new(),
+        count => format!(", {count} are in other packs, too"),
+    };
     say(match report.packs_damaged {
         0 => format!("{} packs were looked at; none is damaged", report.packs_read),
         damaged => format!(
             "{damaged} packs are damaged: {} can be made whole from parity, {} are to be given up; of those, {} chunks can \
-             be stored again, {} are lost",
-            report.packs_healed, report.packs_dropped, report.chunks_saved, report.chunks_lost
+             be stored again{}, {} are lost",
+            report.packs_healed,
+            report.packs_dropped,
+            report.chunks_saved,
+            elsewhere(&report),
+            report.chunks_lost
         ),
     });
     if report.packs_damaged > 0 && go_on(manner, Effect::GivesUp)? {
         report = repair(&PacksOptions { packs: report.damaged, dry_run: false, ..options })?;
         say(format!(
-            "{} packs were made whole from parity, {} given up; {} chunks were stored again, {} lost",
-            report.packs_healed, report.packs_dropped, report.chunks_saved, report.chunks_lost
+            "{} packs were made whole from parity, {} given up; {} chunks were stored again{}, {} lost",
+            report.packs_healed,
+            report.packs_dropped,
+            report.chunks_saved,
+            elsewhere(&report),
+            report.chunks_lost
         ));
         if report.chunks_lost > 0 && !context.global.json {
             context

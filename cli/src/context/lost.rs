@@ -95,6 +95,19 @@ impl Context {
         Failure { message, ..failure }
     }
 
+    /// Adds to an error that says that no key slot opens that they may be damaged, where another tier may have them.
+    pub(crate) fn or_damaged_slots(&self, failure: Failure) -> Failure {
+        let has_copies = self.file.as_ref().is_some_and(|file| file.copies().next().is_some());
+        if failure.code != Code::WrongPassword || !has_copies {
+            return failure;
+        }
+        let message = format!(
+            "{}; if it should open the repository, its key slots here may be damaged: 'esker repair head' asks the other tiers",
+            failure.message
+        );
+        Failure { message, ..failure }
+    }
+
     /// Shows what can be reached where the primary cannot.
     pub(crate) fn show_survivors(&self, why: &Failure) {
         let mut table = output::table(&["Tier", "Role", "Snapshots", "Newest", "Problem"]);

@@ -27,6 +27,8 @@ pub struct Renewal {
     pub packs_over: u64,
     /// Their bytes.
     pub bytes_over: u64,
+    /// What the first of them needs of the budget.
+    pub bytes_next: u64,
     /// Packs that stay because they are locked, or paid for until later.
     pub packs_spared: u64,
     /// Their bytes.
@@ -131,6 +133,9 @@ pub(super) fn choose(
         let (Some((used, bytes)), Some(pack)) = (left.remove(&number), packs.get(number)) else { continue };
         is_over |= options.max_repack.is_some_and(|most| plan.bytes_repack + bytes > most);
         if is_over {
+            if plan.renewal.packs_over == 0 {
+                plan.renewal.bytes_next = bytes;
+            }
             plan.renewal.packs_over += 1;
             plan.renewal.bytes_over += pack.len;
             continue;

@@ -43,7 +43,9 @@ pub struct PacksReport {
     pub packs_dropped: u64,
     /// Chunks that were stored again.
     pub chunks_saved: u64,
-    /// Chunks that could not be read. Some may have other locations.
+    /// Chunks that could not be read, and that another pack has, too.
+    pub chunks_elsewhere: u64,
+    /// Chunks that could not be read, and that no other pack has.
     pub chunks_lost: u64,
     /// The damaged packs.
     pub damaged: Vec<PackId>,
@@ -99,9 +101,11 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
         }
     }
     report.packs_dropped = drop.len() as u64;
-    report.chunks_lost = drop.iter().map(|(_, bad)| bad.len() as u64).sum();
+    let unread: u64 = drop.iter().map(|(_, bad)| bad.len() as u64).sum();
     let all: u64 = drop.iter().map(|(pack, _)| pack.records.len() as u64).sum();
-    report.chunks_saved = all - report.chunks_lost.min(all);
+    report.chunks_saved = all - unread.min(all);
+    report.chunks_lost = lost_chunks(&live, &drop).len() as u64;
+    report.chunks_elsewhere = unread - report.chunks_lost.min(unread);
     if !options.dry_run && !drop.is_empty() {
         let session = store.open_session("repair")?;
         let done = replace(store, &session, &segments, &drop, options.packer);
@@ -112,6 +116,23 @@ pub fn repair_packs(repo: &Repository, options: &PacksOptions, monitor: &dyn Mon
         store.sync_index()?;
     }
     Ok(report)
+}
+
+/// The unreadable chunks of packs that are dropped, as far as no other pack has them: a backup may have stored them again.
+fn lost_chunks(live: &[&PackEntry], drop: &[(&PackEntry, HashSet<ChunkId>)]) -> HashSet<ChunkId> {
+    let dropped: HashSet<PackId> = drop.iter().map(|(pack, _)| pack.name.id).collect();
+    let mut lost: HashSet<ChunkId> = drop.iter().flat_map(|(_, bad)| bad).copied().collect();
+    for (pack, bad) in drop {
+        pack.records.iter().filter(|record| !bad.contains(&record.id)).for_each(|record| {
+            lost.remove(&record.id);
+        });
+    }
+    for pack in live.iter().filter(|pack| !dropped.contains(&pack.name.id)) {
+        pack.records.iter().for_each(|record| {
+            lost.remove(&record.id);
+        });
+    }
+    lost
 }
 
 /// The error of a pack, and which chunks of it cannot be read; none if it is sound. Reads twice, since this repair is

@@ -19,7 +19,22 @@ impl Check<'_> {
         for object in std::iter::once(config).chain(Kept::of(&head)) {
             self.kept_object(&object)?;
         }
+        self.head_copies()?;
         self.granted()
+    }
+
+    /// Checks the copies that a disk has of HEAD, from which it is made anew if it is lost.
+    fn head_copies(&mut self) -> Result<()> {
+        for (name, what) in self.store.damaged_head_copies()? {
+            if self.options.heal {
+                self.store.mend_head_copy(&name)?;
+                self.healed(name, format!("{what}; made again from HEAD"));
+            } else {
+                self.report.suggest_heal = true;
+                self.fail(name, format!("the copy of HEAD {what}: one bad sector more may lose it"));
+            }
+        }
+        Ok(())
     }
 
     /// Names key slots that are there and that HEAD does not list.

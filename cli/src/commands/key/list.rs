@@ -8,8 +8,8 @@ use crate::output;
 use crate::units::duration;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
-use chunkstore::keys::slot_header;
-use chunkstore::store::{ChunkStore, describe, holders};
+use chunkstore::keys::{SlotHeader, slot_header};
+use chunkstore::store::{ChunkStore, Kept, describe, holders};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +18,22 @@ use std::sync::Arc;
 pub(super) fn slots(places: &Places, context: &Context) -> CommandResult {
     let store = places.primary().store();
     let mut rows = vec![];
-    for slot in store.head().slots.keys() {
-        rows.push(row(store, slot, None));
+    for (slot, hash) in &store.head().slots {
+        // Which of several copies is the slot, HEAD's hash says. A slot that is damaged opens nothing, though it may still read
+        // as one.
+        let sound = Kept::Slot(*slot, *hash).examine(&**store.storage(), store.keys())?.sound;
+        let problem = sound.is_none().then_some(
+            "is damaged or missing, and opens nothing; 'esker heal' puts it back if another tier has it, 'esker key remove' \
+             drops it",
+        );
+        let header = sound.map(|bytes| slot_header(slot, &bytes));
+        rows.push(row(store, slot, header, problem));
     }
     for slot in store.stray_slots()? {
         rows.push(row(
             store,
             &slot,
+            None,
             Some("opens nothing: it was removed, or never added; 'esker prune' removes it"),
         ));
     }
@@ -208,13 +217,18 @@ fn time(ms: u64) -> String {
     json_time(time.unwrap_or_default())
 }
 
-/// One slot of the list. What is wrong with it is its `problem`.
-fn row(store: &ChunkStore, slot: &ObjectId, stray: Option<&str>) -> Value {
-    let header = (store.storage().get(&names::key(slot), MAX_SMALL_LEN))
-        .map_err(chunkstore::Error::from)
-        .and_then(|bytes| slot_header(slot, &bytes));
-    let mut row = json!({"id": slot, "current": stray.is_none() && store.keys().own_slot() == Some(*slot)});
-    let mut problem = stray.map(str::to_owned);
+/// One slot of the list, by the header of its `sound` bytes or of those that are there. What is wrong with it is its `problem`.
+fn row(
+    store: &ChunkStore,
+    slot: &ObjectId,
+    sound: Option<chunkstore::Result<SlotHeader>>,
+    problem: Option<&str>,
+) -> Value {
+    let there = || store.storage().get(&names::key(slot), MAX_SMALL_LEN).map_err(chunkstore::Error::from);
+    let header = sound.unwrap_or_else(|| there().and_then(|bytes| slot_header(slot, &bytes)));
+    let is_ours = problem.is_none() && store.keys().own_slot() == Some(*slot);
+    let mut row = json!({"id": slot, "current": is_ours});
+    let mut problem = problem.map(str::to_owned);
     match header {
         Ok(header) => {
             row["kind"] = json!(header.kind_shown());

@@ -239,7 +239,11 @@ fn lines(told: &Told, is_tier: bool, dry_run: bool) -> Vec<String> {
             seconds.and_then(|seconds| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
         time.map(show_time)
     };
-    stay(renewal.packs_over, format!("{} are beyond --max-repack-size", bytes(renewal.bytes_over)));
+    let next = match renewal.packs_moved {
+        0 => format!("; the first of them needs {}", bytes(renewal.bytes_next)),
+        _ => String::new(),
+    };
+    stay(renewal.packs_over, format!("{} are beyond --max-repack-size{next}", bytes(renewal.bytes_over)));
     let spared = match (date(done.locked_until_s), date(done.paid_until_s)) {
         (Some(locked), _) => format!("{} are locked, the last until {locked}", bytes(renewal.bytes_spared)),
         (None, Some(paid)) => {
