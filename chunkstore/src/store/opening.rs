@@ -183,6 +183,19 @@ pub(super) fn slots_there(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
     Ok(slots)
 }
 
+/// What the key slots that are there say of themselves, as far as it can be read. No key is needed, and nothing of it is proved.
+pub fn slot_headers(storage: &dyn Storage) -> Result<Vec<(ObjectId, SlotHeader)>> {
+    let mut headers = vec![];
+    for slot in slots_there(storage)?.into_iter().take(MAX_SLOTS) {
+        let name = names::key(&slot);
+        match read_kept(storage, &name, MAX_SLOT_LEN, |bytes| keys::slot_header(&slot, bytes)) {
+            Err(error) if error.is_damage() => {}
+            read => headers.push((slot, read?.1)),
+        }
+    }
+    Ok(headers)
+}
+
 /// The key slots of a repository that may be tried, and those that cannot be read.
 pub(super) struct Slots {
     storage: Arc<dyn Storage>,
@@ -348,6 +361,7 @@ impl Slots {
                 Ok(None) => self.unopened.push((slot, bytes)),
                 // Another one may take less, or be of a service that answers.
                 Err(error @ (Error::Memory { .. } | Error::KeyService { .. })) => self.untried = Some(error),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
                     self.damage = Some(error);
                     self.unopened.push((slot, bytes));

@@ -146,6 +146,7 @@ impl Service {
         } else if file.password_file.is_none()
             && file.key_file.is_none()
             && file.password_command.is_none()
+            && file.kms.is_none()
             && !sets_a_password(&environment_file)
         {
             return Err(Failure::new(format!(
