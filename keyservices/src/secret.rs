@@ -5,14 +5,13 @@ use chunkstore::env::{Env, random_array};
 use chunkstore::id::ObjectId;
 use chunkstore::keys::{Method, NewSlot, SlotHeader, SlotSecret, Wrapped};
 use chunkstore::{Error, Result};
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 type Key = Zeroizing<[u8; 32]>;
 
-/// What was unwrapped, by slot, with what it was unwrapped from.
-type Known = BTreeMap<ObjectId, (Sealed, Key)>;
+/// What was unwrapped, of which slot, and from what.
+type Known = Vec<(Binding, Sealed, Key)>;
 
 /// A key service as the secret of key slots.
 pub struct ServiceSecret {
@@ -56,14 +55,14 @@ impl ServiceSecret {
         &self.address
     }
 
-    fn known(&self, sealed: &Sealed, slot: &ObjectId) -> Option<Key> {
+    fn known(&self, sealed: &Sealed, binding: &Binding) -> Option<Key> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(slot).filter(|(from, _)| from == sealed).map(|(_, secret)| secret.clone())
+        let mut same = known.iter().filter(|(of, from, _)| (of, from) == (binding, sealed));
+        same.next().map(|(_, _, secret)| secret.clone())
     }
 
-    fn know(&self, sealed: &Sealed, slot: &ObjectId, secret: &Key) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(*slot, (sealed.clone(), secret.clone()));
+    fn know(&self, sealed: Sealed, binding: Binding, secret: Key) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).push((binding, sealed, secret));
     }
 
     /// Asks the service; what it says goes before what was kept.
@@ -123,12 +122,12 @@ impl SlotSecret for ServiceSecret {
             return Err(Error::corrupt(chunkstore::format::names::key(slot), "no wrapped secret"));
         };
         let sealed = Sealed { key, wrapped };
-        if let Some(secret) = self.known(&sealed, slot) {
+        let binding = Binding { repository: header.repository_id, slot: *slot };
+        if let Some(secret) = self.known(&sealed, &binding) {
             return Ok(secret);
         }
-        let binding = Binding { repository: header.repository_id, slot: *slot };
         let secret = self.unwrap(&sealed, &binding).map_err(|refusal| self.failed(Some(*slot), &refusal))?;
-        self.know(&sealed, slot, &secret);
+        self.know(sealed, binding, secret.clone());
         Ok(secret)
     }
 
@@ -139,7 +138,7 @@ impl SlotSecret for ServiceSecret {
         let (key, wrapped) = (sealed.key.clone(), sealed.wrapped.clone());
         let method = Method::wrapped(&Wrapped { service: self.address.to_string(), key, wrapped })?;
         if self.proves {
-            let proof = self.unwrap(&sealed, &binding).map_err(|refusal| {
+            let proof = self.service.unwrap(&sealed, &binding).map_err(|refusal| {
                 let why = format!(
                     "it wrapped a secret, and does not unwrap it, so the slot would open nothing here and was not made: {refusal} \
                      (--wrap-only makes a slot that this machine need not open)"
@@ -150,7 +149,7 @@ impl SlotSecret for ServiceSecret {
                 let why = "it unwrapped something else than it wrapped: no slot was made";
                 return Err(self.failed(None, &Refusal::new(Kind::Unfit, why)));
             }
-            self.know(&sealed, new.slot, &secret);
+            self.know(sealed, binding, secret.clone());
         }
         Ok((method, secret))
     }

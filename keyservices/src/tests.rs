@@ -194,8 +194,7 @@ fn one_process_asks_once_for_each_slot_and_a_slot_elsewhere_is_another_one() {
     }
     assert_eq!(bench.state.lock().unwrap().asked, 1);
     let moved = SlotHeader { repository_id: RepositoryId([4; 16]), ..bench.header.clone() };
-    let failed = Bench::new();
-    let other = secret.open(&failed.slot, &moved).unwrap_err();
+    let other = secret.open(&bench.slot, &moved).unwrap_err();
     assert!(other.to_string().contains("another binding"), "{other}");
     // What the slot says of its service decides only whether it is tried.
     let mut hostile = bench.header.clone();
