@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A repository that nothing opens but what a test gives.
@@ -142,6 +142,29 @@ fn slots(bare: &Bare, args: &[&str], kind: &str) -> Vec<String> {
     all.as_array().unwrap().iter().filter(of).map(|row| row["id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Puts the bytes of a slot of one repository in the place of a slot of another, and makes them say that they are of that one.
+fn move_slot(from: &Bare, to: &Bare, url: &str, opened: &[&str]) {
+    let theirs = slots(to, opened, "kms").remove(0);
+    let mine = fs::read_dir(from.repo.folder().join("keys")).unwrap().map(|entry| entry.unwrap().path());
+    let text = mine.map(|path| fs::read_to_string(path).unwrap()).find(|text| text.contains(url)).unwrap();
+    let id = |text: &str| {
+        let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        header["repository_id"].as_str().unwrap().to_owned()
+    };
+    let place = to.repo.folder().join("keys").join(&theirs);
+    let moved = text.replace(&id(&text), &id(&fs::read_to_string(place).unwrap()));
+    overwrite(to, &theirs, &moved);
+}
+
+/// Writes other bytes over a slot and its copies.
+fn overwrite(bare: &Bare, slot: &str, text: &str) {
+    for copy in ["", "copies/1/", "copies/2/"] {
+        let path = bare.repo.folder().join(format!("{copy}keys")).join(slot);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
 #[test]
 fn a_repository_is_opened_by_a_transit_engine_alone_and_outlives_its_rotations() {
     let bao = Bao::start();
@@ -267,21 +290,7 @@ fn whatever_a_transit_engine_refuses_is_told() {
     // A slot's bytes in another repository.
     let other = bao.bare();
     other.ends(0, &["init", "--kms", &url]);
-    let theirs = slots(&other, &["--kms", &url], "kms");
-    let mine = fs::read_dir(bare.repo.folder().join("keys")).unwrap().map(|entry| entry.unwrap().path());
-    let text = mine.map(|path| fs::read_to_string(path).unwrap()).find(|text| text.contains(&url)).unwrap();
-    let place = other.repo.folder().join("keys").join(&theirs[0]);
-    let id = |text: &str| {
-        let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        header["repository_id"].as_str().unwrap().to_owned()
-    };
-    let original = fs::read_to_string(&place).unwrap();
-    let moved = text.replace(&id(&text), &id(&original));
-    for copy in ["", "copies/1/", "copies/2/"] {
-        let path = other.repo.folder().join(format!("{copy}keys")).join(&theirs[0]);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(path, &moved).unwrap();
-    }
+    move_slot(&bare, &other, &url, &["--kms", &url]);
     let told = other.ends(12, &["--kms", &url, "snapshots"]);
     assert!(told.contains("another repository or slot"), "{told}");
     // Versions that are too old, and the way out.
@@ -526,7 +535,12 @@ fn azure_key_vault_opens_with_every_identity_and_refuses_as_it_does() {
     let list = bare.json(&["--kms", &url, "key", "list"]);
     let has_first = |row: &Value| row["key"].as_str().is_some_and(|key| key.ends_with(&first));
     assert!(!list.as_array().unwrap().iter().any(has_first), "{list}");
-    // A slot that was changed, as by somebody who has the public key: what is wrapped is of this repository and slot.
+    // A slot's bytes in another repository: the vault unwraps them, and what it unwraps is of the first one.
+    let other = Bare { repo: Repo::empty(), environment: bare.environment.clone() };
+    other.ends(0, &["init", "--kms", &url]);
+    move_slot(&bare, &other, &url, &["--kms", &url]);
+    let told = other.ends(12, &["--kms", &url, "snapshots"]);
+    assert!(told.contains("another repository or slot"), "{told}");
     vault.client("disable");
     tries(&bare, "the key is disabled");
     vault.client("enable");
@@ -578,16 +592,12 @@ fn garbage_and_silence_are_no_secrets() {
     bare.set("VAULT_TOKEN", "sesame-token");
     // The slot says another service, as whoever can write to the store may make it say.
     let says = |url: &str| {
-        for copy in ["", "copies/1/", "copies/2/"] {
-            let path = bare.repo.folder().join(format!("{copy}keys")).join(&slot);
-            let text = fs::read_to_string(&path).unwrap();
-            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            let mut header: Value = serde_json::from_str(&lines[0]).unwrap();
-            header["service"] = json!(url);
-            lines[0] = header.to_string();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            fs::write(path, lines.join("\n") + "\n").unwrap();
-        }
+        let text = fs::read_to_string(bare.repo.folder().join("keys").join(&slot)).unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let mut header: Value = serde_json::from_str(&lines[0]).unwrap();
+        header["service"] = json!(url);
+        lines[0] = header.to_string();
+        overwrite(&bare, &slot, &(lines.join("\n") + "\n"));
     };
     let tries = |port: u16| {
         let url = format!("vault+http://127.0.0.1:{port}/transit/k");
@@ -613,6 +623,21 @@ fn garbage_and_silence_are_no_secrets() {
     let named = bare.ends(1, &["snapshots"]);
     assert!(named.contains("only if it is yours"), "{named}");
     assert!(listener.accept().is_err(), "somebody came");
+}
+
+/// Whoever has had enough waits no longer.
+#[test]
+fn a_signal_ends_the_wait_for_a_service() {
+    let bare = Bare::new(&[("VAULT_TOKEN", "sesame-token")]);
+    let url = format!("vault+http://127.0.0.1:{}/transit/k", liar(GARBAGE[2], Duration::from_secs(600)));
+    let mut command = bare.command(&["-o", "kms.timeout=300", "init", "--kms", &url]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let began = Instant::now();
+    run("kill", &["-INT", &child.id().to_string()]);
+    let output = child.wait_with_output().unwrap();
+    expect(&output, 130);
+    assert!(began.elapsed() < Duration::from_secs(5), "{}", said(&output));
 }
 
 /// At any level, in messages and in the log.

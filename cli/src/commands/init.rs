@@ -152,7 +152,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             Secret::Kms(_) => "",
         };
         match super::key::services::alone(repo.store()) {
-            Some(advice) => context.console.say(advice.to_owned()),
+            Some(advice) => context.console.say(advice),
             None => context
                 .console
                 .say(format!("Without the {what} nothing in it can be read again: keep it elsewhere, too.")),
