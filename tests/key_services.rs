@@ -366,6 +366,7 @@ impl AwsKms {
         let mut command = Command::new(server("stores/bin/python"));
         command.arg(source_root().join("tests/servers/kms.py"));
         command.env("PORT", port.to_string()).env("LOG", dir.path().join("requests"));
+        command.env("SECRET", "sesame-secret");
         let kms = Self { _process: Process::start(&mut command), dir, port };
         wait_for("moto", 60, || kms.python("kms.list_keys()").is_some());
         kms
@@ -423,10 +424,14 @@ fn aws_kms_opens_with_the_context_of_the_slot_and_the_key_that_was_named() {
     assert!(asked.iter().any(|request| request[0] == "decrypt" && request[1] == "alias/esker"), "{asked:?}");
     // The credentials of a profile.
     fs::create_dir(bare.repo.path(".aws")).unwrap();
-    let profile = "[default]\naws_access_key_id = AKTEST\naws_secret_access_key = x\n";
+    let profile = "[default]\naws_access_key_id = AKTEST\naws_secret_access_key = sesame-secret\n";
     fs::write(bare.repo.path(".aws/credentials"), profile).unwrap();
     let mut command = bare.command(&["--kms", &url, "snapshots"]);
     expect(&command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").output().unwrap(), 0);
+    let mut command = bare.command(&["--kms", &url, "snapshots"]);
+    let output = command.env("AWS_SECRET_ACCESS_KEY", "wrong").output().unwrap();
+    expect(&output, 12);
+    assert!(said(&output).contains("does not accept the credentials"), "{}", said(&output));
     // Rotated, moved, disabled, doomed.
     kms.python(&format!("kms.rotate_key_on_demand(KeyId='{id}')"));
     bare.ends(0, &["--kms", &url, "snapshots"]);

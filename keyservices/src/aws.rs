@@ -1,12 +1,13 @@
 //! AWS KMS: `Encrypt` and `Decrypt` with an encryption context, as its API reference describes them.
 
-use crate::client::{Ask, Client, Reach, Reply};
+use crate::client::{Ask, Client, Reach, Reply, json};
 use crate::{Address, Binding, KeyService, Kind, Refusal, Sealed, answers, secret_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chunkstore::storage::s3::{AwsSigner, S3Options};
 use reqwest::Method;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// A key of AWS KMS.
@@ -18,6 +19,29 @@ pub struct Aws {
     region: String,
     key: String,
     endpoint: Option<String>,
+}
+
+/// What a secret is bound to.
+type Context = BTreeMap<&'static str, String>;
+
+fn context(binding: &Binding) -> Context {
+    binding.pairs().into_iter().collect()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Encrypt<'a> {
+    key_id: &'a str,
+    plaintext: &'a str,
+    encryption_context: Context,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Decrypt<'a> {
+    key_id: &'a str,
+    ciphertext_blob: &'a str,
+    encryption_context: Context,
 }
 
 impl Aws {
@@ -51,17 +75,13 @@ impl Aws {
         })
     }
 
-    fn context(binding: &Binding) -> Value {
-        let pairs = binding.pairs().map(|(name, value)| (name.to_owned(), Value::String(value)));
-        Value::Object(pairs.into_iter().collect::<Map<_, _>>())
-    }
-
     fn ask(&self, op: &'static str, target: &str, body: Zeroizing<Vec<u8>>) -> Result<Reply, Refusal> {
         let given = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
         let signed = self.client.wait(self.signer.headers(&self.url, &given, body.to_vec()))?;
         let mut headers = signed.map_err(|error| {
             let why = format!("no credentials of AWS: {}", chunkstore::error::describe(&error));
-            Refusal::new(Kind::NoLogin, why)
+            // They come from a service of the machine, which may be down.
+            Refusal::new(Kind::Away, why)
         })?;
         for name in ["authorization", "x-amz-security-token"] {
             if let Some(value) = headers.get_mut(name) {
@@ -89,17 +109,15 @@ impl KeyService for Aws {
     fn wrap(&self, secret: &[u8; 32], binding: &Binding) -> Result<Sealed, Refusal> {
         let plain = Zeroizing::new(STANDARD.encode(secret));
         let body =
-            json!({"KeyId": self.key, "Plaintext": &*plain, "EncryptionContext": Self::context(binding)});
-        let body = Zeroizing::new(body.to_string().into_bytes());
+            json(&Encrypt { key_id: &self.key, plaintext: &plain, encryption_context: context(binding) })?;
         answers::aws_encrypted(&self.ask("Encrypt", "TrentService.Encrypt", body)?.body)
     }
 
     fn unwrap(&self, sealed: &Sealed, binding: &Binding) -> Result<Zeroizing<[u8; 32]>, Refusal> {
         // The key that the user named, not one that the slot names: who wrote the slot may have a key of their own.
-        let body = json!({
-            "KeyId": self.key, "CiphertextBlob": sealed.wrapped, "EncryptionContext": Self::context(binding),
-        });
-        let body = Zeroizing::new(body.to_string().into_bytes());
+        let encryption_context = context(binding);
+        let body =
+            json(&Decrypt { key_id: &self.key, ciphertext_blob: &sealed.wrapped, encryption_context })?;
         let reply = self.ask("Decrypt", "TrentService.Decrypt", body)?;
         let (key, plain) = answers::aws_decrypted(&reply.body)?;
         if key != sealed.key {

@@ -3,13 +3,13 @@
 //! RSA-OAEP binds nothing to what it wraps, so the hash of the binding is wrapped with the secret. Whoever has the public part of the
 //! key can wrap: what is unwrapped says nothing about who wrapped it.
 
-use crate::client::{Ask, Client, Reach, Reply, headers};
+use crate::client::{Ask, Client, Reach, Reply, headers, json};
 use crate::identity::{AzureLogin, Tokens};
 use crate::{Address, Binding, KeyService, Kind, Refusal, Sealed, answers, secret_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
-use serde_json::json;
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// The version of the interface.
@@ -58,7 +58,7 @@ impl AzureVault {
     }
 
     fn change(&self, op: &'static str, version: &str, value: &str) -> Result<Reply, Refusal> {
-        let body = Zeroizing::new(json!({"alg": "RSA-OAEP-256", "value": value}).to_string().into_bytes());
+        let body = json(&BTreeMap::from([("alg", "RSA-OAEP-256"), ("value", value)]))?;
         self.ask(op, Method::POST, &format!("/{version}/{op}"), body)
     }
 

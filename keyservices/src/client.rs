@@ -6,6 +6,7 @@ use chunkstore::storage::reach::explained;
 use connector_kit::http::{Halt, LOOK, Line, Wait, chain};
 use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Method, RequestBuilder};
+use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use zeroize::Zeroizing;
 
 /// Longest answer, in bytes: a wrapped secret has less than 8 KiB.
 const MAX_ANSWER: usize = 256 << 10;
+/// Room for what is sent, in bytes: a wrapped secret, its binding twice, and names.
+const MAX_BODY: usize = 16 << 10;
 /// Attempts in all, as long as there is no answer that counts.
 const ATTEMPTS: u32 = 3;
 /// The first pause between two; the second is four times as long.
@@ -174,6 +177,14 @@ impl Client {
             }
         }
     }
+}
+
+/// A body of JSON. At once as large as it can become: what grows leaves copies behind.
+pub(crate) fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let mut body = Zeroizing::new(Vec::with_capacity(MAX_BODY));
+    serde_json::to_writer(&mut *body, value)
+        .map_err(|error| Refusal::new(Kind::Unfit, format!("what is to be sent is no JSON: {error}")))?;
+    Ok(body)
 }
 
 fn told(halt: Halt, is_tls: bool) -> Refusal {

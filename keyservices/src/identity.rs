@@ -102,15 +102,12 @@ impl Tokens {
                 let url = format!("{METADATA}/metadata/identity/oauth2/token");
                 let version = [("api-version", "2018-02-01")];
                 let asked = self.of_machine(&url, &version, &[("metadata", "true", false)], METADATA_WAIT);
-                asked.map_err(|refusal| match refusal.kind {
-                    Kind::Away => Refusal::new(
-                        Kind::NoLogin,
-                        format!(
-                            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE; this \
-                             machine's metadata service gives none: {refusal}"
-                        ),
+                asked.map_err(|refusal| Refusal {
+                    why: format!(
+                        "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE are not set, and this \
+                         machine's metadata service gives none: {refusal}"
                     ),
-                    _ => refusal,
+                    ..refusal
                 })
             }
         }

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 /// What kind of refusal it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// There are no credentials for it, or they cannot be had.
+    /// It does not accept the credentials, or there are none.
     NoLogin,
     /// It does not let these credentials do this.
     Denied,
@@ -52,7 +52,7 @@ impl Refusal {
     /// Whether the service itself said that the secret is not to be had: what was kept of it is not to be used either.
     #[must_use]
     pub fn revokes(&self) -> bool {
-        matches!(self.kind, Kind::Denied | Kind::Disabled | Kind::Lost | Kind::TooOld | Kind::Context)
+        !matches!(self.kind, Kind::Away | Kind::Interrupted | Kind::Unfit)
     }
 }
 

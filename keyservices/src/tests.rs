@@ -136,7 +136,7 @@ fn what_is_kept_is_used_while_the_service_is_down_and_not_after_its_time() {
 
 #[test]
 fn what_the_service_refuses_is_let_go_of() {
-    for kind in [Kind::Denied, Kind::Disabled, Kind::Lost, Kind::TooOld, Kind::Context] {
+    for kind in [Kind::NoLogin, Kind::Denied, Kind::Disabled, Kind::Lost, Kind::TooOld, Kind::Context] {
         let bench = Bench::new();
         bench.open(Some(HOUR)).unwrap();
         bench.refuses(Some(kind));

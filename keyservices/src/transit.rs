@@ -1,11 +1,11 @@
 //! The transit engine of OpenBao and HashiCorp Vault: `encrypt` and `decrypt` with associated data, as its HTTP API describes them.
 
-use crate::client::{Ask, Client, Reach, Reply, headers};
+use crate::client::{Ask, Client, Reach, Reply, headers, json};
 use crate::{Address, Binding, KeyService, Kind, Refusal, Sealed, answers, secret_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
-use serde_json::json;
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// Who we are for OpenBao and Vault.
@@ -74,8 +74,8 @@ impl Transit {
     fn change(&self, op: &'static str, name: &str, value: &str, binding: &Binding) -> Result<Reply, Refusal> {
         let bound = STANDARD.encode(binding.text());
         // Derived keys take the context, and cannot do without; others ignore it.
-        let body = json!({name: value, "associated_data": bound, "context": bound});
-        let reply = self.ask(op, Method::POST, op, Zeroizing::new(body.to_string().into_bytes()))?;
+        let body = BTreeMap::from([(name, value), ("associated_data", &bound), ("context", &bound)]);
+        let reply = self.ask(op, Method::POST, op, json(&body)?)?;
         if reply.is_success() { Ok(reply) } else { Err(answers::transit_refused(reply.status, &reply.body)) }
     }
 
