@@ -212,6 +212,9 @@ fn a_repository_is_opened_by_a_transit_engine_alone_and_outlives_its_rotations()
     bare.ends(0, &["--key-file", "key", "key", "remove", &kms[0]]);
     let refused = bare.ends(12, &["--kms", &url, "snapshots"]);
     assert!(refused.contains("no key slot is for the key service"), "{refused}");
+    bare.ends(0, &["--key-file", "key", "key", "add", "--new-kms", &url]);
+    let other = bare.ends(12, &["--kms", "vault+http://127.0.0.1:1/transit/k", "snapshots"]);
+    assert!(other.contains(&format!("kms {url}")), "{other}");
 }
 
 #[test]

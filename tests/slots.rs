@@ -135,8 +135,8 @@ fn slots_of_other_secrets_are_not_tried() {
     let none = said(&elsewhere).to_string();
     assert_eq!(
         none,
-        "no key slot is for the key service that was given: those that are there are of other kinds, key, kms (2 of them), \
-         passphrase, shares 2/3"
+        "no key slot is for the key service that was given: those that are there are of other kinds, key, kms kms://a, \
+         kms kms://b, passphrase, shares 2/3"
     );
     assert_eq!(elsewhere.asked.into_inner(), 0);
     let other = said(&RawKey::generate(&SystemEnv).unwrap());

@@ -333,7 +333,11 @@ impl Slots {
         }
         // What says its kind may be damaged.
         self.unopened.push((slot, bytes));
-        *self.others.entry((header.kind_shown(), header.is_known())).or_default() += 1;
+        let kind = match header.wrapped() {
+            Some(wrapped) => format!("{} {}", header.kind_shown(), wrapped.service),
+            None => header.kind_shown(),
+        };
+        *self.others.entry((kind, header.is_known())).or_default() += 1;
     }
 
     /// Opens the next one that the secret fits, and returns it with the keys in it.
