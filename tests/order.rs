@@ -2,12 +2,13 @@
 //! of: every place is tried against every later one.
 
 use crate::harness::{esker_binary, expect, source_root};
+use crate::key_services::Bao;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
 
 /// How a value is given. In the texts, `VALUE` is the value itself, `FILE` a file that holds it, `KEY` the key file that is
-/// called so, `DIR` the test's folder.
+/// called so, `KMS` the key service, `DIR` the test's folder.
 #[derive(Clone, Copy)]
 enum Way {
     Flags(&'static [&'static str]),
@@ -31,11 +32,14 @@ const PASSWORD: Subject = Subject {
         ("`-p`, `--password-file`", Way::Flags(&["-p", "FILE"])),
         ("`--password-command`", Way::Flags(&["--password-command", "printf '%s\\n' VALUE"])),
         ("`--key-file`", Way::Flags(&["--key-file", "KEY"])),
+        ("`--kms`", Way::Flags(&["--kms", "KMS"])),
         ("`ESKER_KEY_FILE`", Way::Variables(&[("ESKER_KEY_FILE", "KEY")])),
+        ("`ESKER_KMS`", Way::Variables(&[("ESKER_KMS", "KMS")])),
         ("`ESKER_PASSWORD_FILE`", Way::Variables(&[("ESKER_PASSWORD_FILE", "FILE")])),
         ("`ESKER_PASSWORD_COMMAND`", Way::Variables(&[("ESKER_PASSWORD_COMMAND", "cat FILE")])),
         ("`ESKER_PASSWORD`", Way::Variables(&[("ESKER_PASSWORD", "VALUE")])),
         ("`key_file` of esker.toml", Way::Line("key_file = \"KEY\"")),
+        ("`kms` of esker.toml", Way::Line("kms = \"KMS\"")),
         ("`password_file` of esker.toml", Way::Line("password_file = \"FILE\"")),
         ("`password_command` of esker.toml", Way::Line("password_command = \"cat FILE\"")),
     ],
@@ -131,11 +135,16 @@ fn the_page_says_what_is_tested() {
     assert_eq!(there, page(), "run this test with ESKER_WRITE_PAGES=1 to write the page anew");
 }
 
+/// A key service that is not there.
+const NOBODY: &str = "vault+http://127.0.0.1:1/transit/k";
+
 /// A folder to work in, which is HOME, and the lines of an esker.toml in `work`.
 struct Bench {
     folder: tempfile::TempDir,
     /// Where the key files are.
     keys: std::path::PathBuf,
+    /// The key service that opens.
+    kms: String,
     lines: Vec<String>,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
@@ -146,7 +155,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("work")).unwrap();
         let keys = folder.path().to_owned();
-        Self { folder, keys, lines: vec![], flags: vec![], variables: vec![] }
+        Self { folder, keys, kms: String::new(), lines: vec![], flags: vec![], variables: vec![] }
     }
 
     fn dir(&self) -> &Path {
@@ -166,6 +175,7 @@ impl Bench {
         let key = self.keys.join(value);
         let filled = |text: &str| {
             let text = text.replace("FILE", &file.display().to_string());
+            let text = text.replace("KMS", if value == "right" { &self.kms } else { NOBODY });
             text.replace("KEY", &key.display().to_string()).replace("VALUE", value)
         };
         std::fs::write(&file, value).unwrap();
@@ -231,9 +241,17 @@ fn passwords_are_taken_in_the_order_of_the_page() {
     };
     make(&["-r", "repo", "key", "add", "--new-key-file", "right"]);
     make(&["-r", "another", "init", "--new-key-file", "wrong"]);
+    let bao = Bao::start();
+    let login = bao.login();
+    let mut add = Command::new(esker_binary());
+    add.args(["-q", "--no-cache", "-r", "repo", "key", "add", "--new-kms", &bao.url()]).env_clear();
+    add.env("ESKER_PASSWORD", "right").envs(login.clone()).current_dir(template.dir());
+    expect(&add.output().unwrap(), 0);
     for (winner, loser, what) in pairs(&PASSWORD) {
         let mut bench = Bench::new();
         bench.keys = template.dir().to_owned();
+        bench.kms = bao.url();
+        bench.variables.extend(login.clone());
         bench.lines.push(format!("repository = \"{place}\""));
         bench.give(winner, "right");
         bench.give(loser, "wrong");

@@ -7,7 +7,9 @@ use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
 use chunkstore::executor::Inline;
 use chunkstore::format::{MAX_SLOTS, names};
-use chunkstore::keys::{KdfParams, Method, NewSlot, RawKey, Shares, SlotHeader, SlotOwner, SlotSecret};
+use chunkstore::keys::{
+    KdfParams, Method, NewSlot, RawKey, Shares, SlotHeader, SlotOwner, SlotSecret, Wrapped,
+};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult};
 use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
@@ -83,21 +85,21 @@ impl SlotSecret for Service {
     }
 
     fn is_for(&self, header: &SlotHeader) -> bool {
-        header.kind == "kms" && header.members.get("uri").is_some_and(|uri| uri == self.uri)
+        header.wrapped().is_some_and(|wrapped| wrapped.service == self.uri)
     }
 
     fn open(&self, slot: &ObjectId, _header: &SlotHeader) -> chunkstore::Result<Zeroizing<[u8; 32]>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.is_down {
             let why = format!("{} does not answer: try again, or use another secret", self.uri);
-            return Err(chunkstore::Error::KeyService { slot: *slot, why });
+            return Err(chunkstore::Error::KeyService { slot: Some(*slot), why, is_away: true });
         }
         Ok(Zeroizing::new([7; 32]))
     }
 
     fn make(&self, _new: &NewSlot<'_>) -> chunkstore::Result<(Method, Zeroizing<[u8; 32]>)> {
-        let members = [("uri".to_owned(), self.uri.into())].into_iter().collect();
-        Ok((Method { kind: "kms".into(), members }, Zeroizing::new([7; 32])))
+        let wrapped = Wrapped { service: self.uri.into(), key: "v1".into(), wrapped: "x".into() };
+        Ok((Method::wrapped(&wrapped)?, Zeroizing::new([7; 32])))
     }
 }
 
@@ -133,8 +135,8 @@ fn slots_of_other_secrets_are_not_tried() {
     let none = said(&elsewhere).to_string();
     assert_eq!(
         none,
-        "no key slot is for the key service that was given: those that are there are of other kinds, key, kms (2 of them), \
-         passphrase, shares 2/3"
+        "no key slot is for the key service that was given: those that are there are of other kinds, key, kms kms://a, \
+         kms kms://b, passphrase, shares 2/3"
     );
     assert_eq!(elsewhere.asked.into_inner(), 0);
     let other = said(&RawKey::generate(&SystemEnv).unwrap());

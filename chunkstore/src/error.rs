@@ -49,12 +49,14 @@ pub enum Error {
         split: String,
     },
     /// A service that a slot's secret is asked of did not give it: it is down, it denies it, or it has lost its key.
-    #[error("key slot {}: {why}", slot.short())]
+    #[error("{}{why}", slot.map(|slot| format!("key slot {}: ", slot.short())).unwrap_or_default())]
     KeyService {
-        /// The slot.
-        slot: ObjectId,
+        /// The slot; none for one that was to be made.
+        slot: Option<ObjectId>,
         /// Which of these, of which service, and what to do.
         why: String,
+        /// There was no answer that counts: the service may give the secret later.
+        is_away: bool,
     },
     /// The slot by which the repository was opened has no grant of an epoch.
     #[error(

@@ -78,7 +78,13 @@ pub const SLOT_KEY: &str = "key";
 /// The kind of slots that several shares open together.
 pub const SLOT_SHARES: &str = "shares";
 /// All kinds; `kms`, which a key service opens, is reserved.
-pub const SLOT_KINDS: [&str; 4] = [SLOT_PASSPHRASE, SLOT_KEY, SLOT_SHARES, "kms"];
+pub const SLOT_KINDS: [&str; 4] = [SLOT_PASSPHRASE, SLOT_KEY, SLOT_SHARES, SLOT_KMS];
+/// Kind of a key slot whose secret a key service wrapped.
+pub const SLOT_KMS: &str = "kms";
+/// Longest URL of a key service, and longest name of a key, in a slot.
+pub const MAX_SERVICE_LEN: usize = 1024;
+/// Longest wrapped secret in a slot, as text: the most that AWS KMS gives, in base64.
+pub const MAX_WRAPPED_LEN: usize = 8 << 10;
 /// Most shares of a secret.
 pub const MAX_SHARES: u8 = 16;
 /// Largest Argon2id memory accepted from a slot, in KiB (1 GiB).

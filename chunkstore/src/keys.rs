@@ -31,7 +31,7 @@ mod slot;
 mod tests;
 mod text;
 pub use grants::Grants;
-pub use header::{Argon2, KdfParams, SlotHeader, Split};
+pub use header::{Argon2, KdfParams, SlotHeader, Split, Wrapped};
 pub use raw::RawKey;
 pub use read::KeyText;
 pub use secret::{Method, NewSlot, SlotSecret};

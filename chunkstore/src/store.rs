@@ -36,7 +36,7 @@ mod slots;
 pub use crate::error::describe;
 pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
 pub use lost::{Asked, LostPacks};
-pub use opening::{Claim, Found, claim, is_locked_out, look};
+pub use opening::{Claim, Found, claim, is_locked_out, look, slot_headers};
 use opening::{Slots, read_config};
 pub use rebuild::{FoundSlot, Peeked, RebuildOptions, RebuildPlan, peek, rebuild_head};
 pub use renew::Renewed;

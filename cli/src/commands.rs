@@ -53,7 +53,7 @@ mod version;
 #[derive(Parser, Debug)]
 #[command(name = "esker", version, about, max_term_width = 100, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 3 incomplete, 10 no repository, 11 try again, 12 wrong password,\n20 source command failed, 21 dump not whole, 22 frozen, 25 source unavailable, 26 source empty, 27 storage full, 28 superseded, 130 interrupted."
+    after_help = "Exit codes: 0 done, 1 failed, 3 incomplete, 10 no repository, 11 try again, 12 wrong password,\n20 source command failed, 21 dump not whole, 22 frozen, 25 source unavailable, 26 source empty, 27 storage full, 28 superseded, 29 key service away, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -2,13 +2,12 @@
 
 use crate::exit::Failure;
 use crate::file::File;
-use crate::passwords::{self, Password, Use};
+use crate::passwords;
 use crate::places::Details;
-use crate::secrets::Secret;
 use crate::trust::{self, Found};
 use crate::values::{Connections, Filled, Retries, Seconds};
 use crate::variables::{environment, environment_path, environment_text};
-use crate::{small, user, words};
+use crate::{key_services, small, user, words};
 use chunkstore::seal::Compression;
 use chunkstore::storage::HttpOptions;
 use engine::connector::{Setting, Settings, Tls};
@@ -16,6 +15,8 @@ use engine::shown;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+
+mod opening;
 
 /// The options that give a password.
 const PASSWORDS: [&str; 3] = ["password_file", "password_command", "insecure_no_password"];
@@ -72,6 +73,8 @@ pub(crate) struct Global {
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE", help = options_help())]
     pub(crate) options: Vec<OsString>,
     #[command(flatten)]
+    pub(crate) key_services: key_services::Flags,
+    #[command(flatten)]
     pub(crate) network: crate::network::Network,
     #[command(flatten)]
     pub(crate) unneeded: crate::network::Unneeded,
@@ -94,6 +97,8 @@ pub(crate) struct Global {
 pub(crate) struct Options {
     pub(crate) http: HttpOptions,
     pub(crate) s3_region: Option<String>,
+    /// Seconds to wait for a key service.
+    pub(crate) kms_timeout: Option<u64>,
     /// Those of connectors.
     pub(crate) connectors: Settings,
     pub(crate) tls_files: [Option<PathBuf>; 3],
@@ -125,6 +130,9 @@ impl Global {
                 }
                 "s3.retries" => options.http.retries = value.parse().map(Retries::size).map_err(wrong)?,
                 "s3.timeout" => options.http.timeout_s = value.parse().map(Seconds::get).map_err(wrong)?,
+                "kms.timeout" => {
+                    options.kms_timeout = Some(value.parse().map(Seconds::get).map_err(wrong)?);
+                }
                 "tls.ca" => options.tls.authorities = Some(read_pem(&word, &mut options.tls_files[0])?),
                 "tls.cert" => options.tls.certificate = Some(read_pem(&word, &mut options.tls_files[1])?),
                 "tls.key" => options.tls.key = Some(read_pem(&word, &mut options.tls_files[2])?),
@@ -185,96 +193,6 @@ impl Global {
         places.into_iter().flatten().find(|path| path.is_file())
     }
 
-    /// What opens the repository, from wherever it was given; a password is asked for on a terminal.
-    /// A flag goes before every variable, and a variable before esker.toml.
-    pub(crate) fn secret(&self, confirm: bool, file: Option<&File>) -> Result<Secret, Failure> {
-        if self.recovery {
-            return Secret::ask_words();
-        }
-        match self.secret_unasked(file)? {
-            Some(secret) => Ok(secret),
-            None => Password::ask("password for the repository: ", confirm, Use::Open).map(Secret::Password),
-        }
-    }
-
-    /// The same, if it is given somewhere.
-    pub(crate) fn secret_unasked(&self, file: Option<&File>) -> Result<Option<Secret>, Failure> {
-        if self.recovery {
-            return Ok(None);
-        }
-        if !self.shares.is_empty() {
-            return Secret::shares(&self.shares).map(Some);
-        }
-        if let Some(file) = &self.key_file {
-            return Secret::key_file(file).map(Some);
-        }
-        if let Some(password) = self.password_of_flags(file)? {
-            return Ok(Some(Secret::Password(password)));
-        }
-        if let Some(file) = environment_path("ESKER_KEY_FILE") {
-            return Secret::key_file(&file).map(Some);
-        }
-        if let Some(password) = self.password_of_variables(file)? {
-            return Ok(Some(Secret::Password(password)));
-        }
-        if let Some(file) = file.and_then(|file| file.key_file.as_ref()) {
-            return Secret::key_file(file).map(Some);
-        }
-        Ok(self.password_of_file(file)?.map(Secret::Password))
-    }
-
-    fn password_of_flags(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
-        if self.insecure_no_password {
-            return Ok(Some(Password::nothing()));
-        }
-        if let Some(file) = &self.password_file {
-            return Password::in_file(file, Use::Open).map(Some);
-        }
-        let given = self.password_command.as_ref();
-        given.map(|command| Password::from_command(command, &self.passed(file), Use::Open)).transpose()
-    }
-
-    fn password_of_variables(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
-        if let Some(file) = environment_path("ESKER_PASSWORD_FILE") {
-            return Password::in_file(&file, Use::Open).map(Some);
-        }
-        if let Some(command) = environment_path("ESKER_PASSWORD_COMMAND") {
-            return Password::from_command(command.as_os_str(), &self.passed(file), Use::Open).map(Some);
-        }
-        Ok(Password::in_variable("ESKER_PASSWORD"))
-    }
-
-    fn password_of_file(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
-        if let Some(file) = file.and_then(|file| file.password_file.as_ref()) {
-            return Password::in_file(file, Use::Open).map(Some);
-        }
-        let given = file.and_then(|file| file.password_command.as_ref());
-        let from = |command| Password::from_command(OsStr::new(command), &self.passed(file), Use::Open);
-        given.map(from).transpose()
-    }
-
-    /// Variables that commands of users get although they hold secrets.
-    pub(crate) fn passed(&self, file: Option<&File>) -> Vec<String> {
-        let of_file = file.map(|file| file.pass_environment.as_slice()).unwrap_or_default();
-        self.pass_env.iter().chain(of_file).cloned().collect()
-    }
-
-    /// The password of the repository that `copy` reads, if a variable gives it one of its own.
-    pub(crate) fn password_of_source(&self) -> Result<Option<Password>, Failure> {
-        if let Some(file) = environment_path("ESKER_FROM_PASSWORD_FILE") {
-            return Password::in_file(&file, Use::OpenSource).map(Some);
-        }
-        if let Some(command) = environment_path("ESKER_FROM_PASSWORD_COMMAND") {
-            return Password::from_command(command.as_os_str(), &self.pass_env, Use::OpenSource).map(Some);
-        }
-        Ok(Password::in_variable("ESKER_FROM_PASSWORD"))
-    }
-
-    /// The key file of the same repository, likewise.
-    pub(crate) fn key_file_of_source() -> Option<PathBuf> {
-        environment_path("ESKER_FROM_KEY_FILE")
-    }
-
     /// Where `copy` reads from.
     pub(crate) fn place_of_source(
         given: Option<&OsString>,
@@ -330,7 +248,8 @@ fn option(name: &str) -> Option<&'static Setting> {
 
 /// What help says of `-o`.
 fn options_help() -> String {
-    let mut help = String::from("Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout");
+    let mut help =
+        String::from("Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, kms.timeout");
     let all = connectors::all().iter().flat_map(|connector| connector.settings());
     for Setting { name, values, about, .. } in all.filter(|setting| !setting.secret) {
         help += &format!(",\n{name}={values} ({about})");

@@ -18,7 +18,7 @@ use chunkstore::storage::ErrorKind;
 use chunkstore::storage::Storage;
 use chunkstore::storage::limit::Rates;
 use chunkstore::storage::local::LocalStorage;
-use chunkstore::store::{Access, Found, Identity, look};
+use chunkstore::store::{Access, Found, Identity, look, slot_headers};
 use engine::Repository;
 use engine::backup::BackupOptions;
 use engine::columns::SnapshotColumns;
@@ -260,8 +260,38 @@ impl Context {
                 there => drop(there?),
             }
         }
+        if make == Make::No {
+            self.refuse_without_service(&*storage)?;
+        }
         let secret = self.secret(make != Make::No)?;
         open(self.access(storage)?, secret)
+    }
+
+    /// Says which key service opens a repository that nothing else opens, before somebody is asked for a password.
+    fn refuse_without_service(&self, storage: &dyn Storage) -> Result<(), Failure> {
+        if self.secret.get().is_some() || self.global.recovery {
+            return Ok(());
+        }
+        if let Some(secret) = self.global.secret_unasked(self.own_file())? {
+            self.secret.get_or_init(|| secret);
+            return Ok(());
+        }
+        let mut services = std::collections::BTreeSet::new();
+        for (_, header) in slot_headers(storage)? {
+            match header.wrapped() {
+                Some(wrapped) => drop(services.insert(wrapped.service)),
+                None => return Ok(()),
+            }
+        }
+        if services.is_empty() {
+            return Ok(());
+        }
+        let services: Vec<String> = services.into_iter().map(|url| shown::text(&url).into_owned()).collect();
+        Err(Failure::new(format!(
+            "a key service opens this repository: name it with --kms, ESKER_KMS or kms of esker.toml. The repository says: {}. \
+             Whoever can write to the store may have written that, so name the service only if it is yours",
+            services.join(", ")
+        )))
     }
 
     /// Whether there is parity, or another tier, to mend a repository from.

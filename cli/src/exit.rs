@@ -37,6 +37,8 @@ pub(crate) enum Code {
     SourceEmpty = 26,
     /// The repository's storage has no room left.
     RepositoryFull = 27,
+    /// A key service is down, or does not answer.
+    KeyServiceAway = 29,
     /// ctrl-C.
     Interrupted = 130,
     /// Whoever read the output had enough; as a shell shows it of programs that SIGPIPE ended.
@@ -216,7 +218,9 @@ fn store_code(error: &chunkstore::Error) -> Code {
         chunkstore::Error::NoRepository { .. } => Code::NoRepository,
         chunkstore::Error::WrongPassword { .. }
         | chunkstore::Error::TooFewShares { .. }
+        | chunkstore::Error::KeyService { is_away: false, .. }
         | chunkstore::Error::NotGranted { .. } => Code::WrongPassword,
+        chunkstore::Error::KeyService { is_away: true, .. } => Code::KeyServiceAway,
         chunkstore::Error::Fenced { .. } => Code::Busy,
         chunkstore::Error::Superseded => Code::Superseded,
         chunkstore::Error::Interrupted => Code::Interrupted,

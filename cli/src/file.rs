@@ -99,6 +99,10 @@ pub(crate) struct File {
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) password_command: Option<String>,
     pub(crate) key_file: Option<PathBuf>,
+    /// The URL of a key service.
+    pub(crate) kms: Option<String>,
+    /// For how many seconds what it unwraps is kept.
+    pub(crate) kms_cache: Option<u64>,
     /// Variables that commands and hooks get although they hold secrets.
     pub(crate) pass_environment: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
@@ -293,6 +297,10 @@ name = "nightly"
             "password_file = \"\"",
             "password_command = \"\"",
             "key_file = \"\"",
+            "kms = \"\"",
+            "kms = \"https://example.org/k\"",
+            "kms_cache = \"soon\"",
+            "kms_cache = \"31d\"",
             "memory = \"0\"",
             "timezone = \"\"",
             "prices.DEEP_ARCHIVE.gb_month = nan",

@@ -10,6 +10,7 @@ mod exit;
 mod file;
 mod filters;
 mod fleet;
+mod key_services;
 mod manager;
 mod network;
 mod output;

@@ -61,6 +61,17 @@ fn parse_duration(text: &str) -> Result<u64, String> {
     seconds.ok_or_else(|| format!("'{text}' is no time such as 5m or 2h"))
 }
 
+/// Longest time for which what a key service unwrapped is kept: what is to be there for longer is a key file.
+const LONGEST_KEEP: u64 = 30 * 24 * 3600;
+
+/// Seconds for which it is kept.
+pub(crate) fn parse_keep(text: &str) -> Result<u64, String> {
+    match parse_duration(text)? {
+        seconds if seconds <= LONGEST_KEEP => Ok(seconds),
+        _ => Err(format!("'{text}' is longer than 30 days: for so long, make a key file")),
+    }
+}
+
 /// The same as `s3.timeout` of `-o` and `timeout` of a tier take it.
 fn parse_timeout(text: &str) -> Result<u64, String> {
     let seconds = i64::try_from(parse_duration(text)?).unwrap_or(i64::MAX);

@@ -100,8 +100,8 @@ fn prompted(prompt: &str) -> Result<Zeroizing<String>, Failure> {
         _ => Failure {
             code: Code::Failed,
             message:
-                "no password: set ESKER_PASSWORD, ESKER_PASSWORD_FILE, ESKER_PASSWORD_COMMAND or ESKER_KEY_FILE, or run on \
-                a terminal"
+                "no password: set ESKER_PASSWORD, ESKER_PASSWORD_FILE, ESKER_PASSWORD_COMMAND, ESKER_KEY_FILE or ESKER_KMS, \
+                or run on a terminal"
                     .into(),
         },
     })

@@ -88,7 +88,7 @@ impl Place {
     pub(crate) fn open(&self, make: Make, rates: Rates) -> Result<Arc<dyn Storage>, Failure> {
         let storage: Arc<dyn Storage> = match self {
             Self::S3(options) => {
-                credentials::of_s3(options)?;
+                credentials::of_amazon(options, "S3")?;
                 let http = HttpOptions { stop: small::stop(), ..options.http.clone() };
                 Arc::new(s3::open(&S3Options { http, ..(**options).clone() })?)
             }
@@ -205,6 +205,15 @@ fn bytes_of(path: &Path) -> PathBuf {
 /// The same of a name in a store, which is text.
 fn text_of(name: &str) -> Result<String, Failure> {
     words::text(OsStr::from_bytes(&path_bytes(name)), "the place in the store")
+}
+
+/// The credentials of AWS that there are for another service of it, `what`.
+pub(crate) fn amazon(region: &str, http: HttpOptions, what: &str) -> Result<S3Options, Failure> {
+    let details = Details { http, region: Some(region.to_owned()), ..Details::default() };
+    // An endpoint for S3 means nothing there.
+    let options = s3_options(Some(format!("https://{region}")), String::new(), String::new(), &details)?;
+    credentials::of_amazon(&options, what)?;
+    Ok(options)
 }
 
 fn s3_options(

@@ -1,4 +1,4 @@
-//! What opens a repository: a password, a key of 256 bits, or shares of one. Keys and shares are read from files, in any of
+//! What opens a repository: a password, a key of 256 bits, shares of one, or a key service. Keys and shares are read from files, in any of
 //! their forms, or group by group from a terminal.
 
 use crate::exit::Failure;
@@ -9,8 +9,10 @@ use chunkstore::keys::{
     KeyText, KeyTextError, Method, NewSlot, RawKey, Share, Shares, SlotHeader, SlotSecret,
 };
 use engine::shown;
+use keyservices::ServiceSecret;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Most groups of words of one text.
@@ -29,6 +31,8 @@ pub(crate) enum Secret {
     Key(RawKey),
     /// Shares, as many as are needed at least.
     Shares(Shares),
+    /// A key service.
+    Kms(Arc<ServiceSecret>),
 }
 
 impl Secret {
@@ -36,7 +40,7 @@ impl Secret {
     pub(crate) fn password(self) -> Result<Password, Failure> {
         match self {
             Self::Password(password) => Ok(password),
-            Self::Key(_) | Self::Shares(_) => Err(Failure::new(
+            Self::Key(_) | Self::Shares(_) | Self::Kms(_) => Err(Failure::new(
                 "a repository of restic is opened by its password: give it with --from-password-file or \
                  --from-password-command",
             )),
@@ -102,6 +106,7 @@ impl SlotSecret for Secret {
             Self::Password(password) => password.as_bytes().name(),
             Self::Key(key) => key.name(),
             Self::Shares(shares) => shares.name(),
+            Self::Kms(service) => service.name(),
         }
     }
 
@@ -110,6 +115,7 @@ impl SlotSecret for Secret {
             Self::Password(password) => password.as_bytes().is_for(header),
             Self::Key(key) => key.is_for(header),
             Self::Shares(shares) => shares.is_for(header),
+            Self::Kms(service) => service.is_for(header),
         }
     }
 
@@ -118,6 +124,7 @@ impl SlotSecret for Secret {
             Self::Password(password) => password.as_bytes().cost(header),
             Self::Key(key) => key.cost(header),
             Self::Shares(shares) => shares.cost(header),
+            Self::Kms(service) => service.cost(header),
         }
     }
 
@@ -126,6 +133,7 @@ impl SlotSecret for Secret {
             Self::Password(password) => password.as_bytes().open(slot, header),
             Self::Key(key) => key.open(slot, header),
             Self::Shares(shares) => shares.open(slot, header),
+            Self::Kms(service) => service.open(slot, header),
         }
     }
 
@@ -134,6 +142,7 @@ impl SlotSecret for Secret {
             Self::Password(password) => password.as_bytes().make(new),
             Self::Key(key) => key.make(new),
             Self::Shares(shares) => shares.make(new),
+            Self::Kms(service) => service.make(new),
         }
     }
 }

@@ -160,7 +160,7 @@ mod tests {
     const TEXT: &[(&str, &str)] = &[
         (
             "",
-            "--compression --http-user-agent --key-hint --limit-download --limit-upload --log --pack-size --retry-lock --stuck-request-timeout",
+            "--compression --http-user-agent --key-hint --kms --kms-cache --limit-download --limit-upload --log --pack-size --retry-lock --stuck-request-timeout",
         ),
         (
             "backup",
@@ -172,7 +172,7 @@ mod tests {
         ("cat index", "id"),
         ("cat snapshot", "snapshot"),
         ("check", "--not-verified-within --read-data-subset snapshots"),
-        ("copy", "--from-key-hint snapshots"),
+        ("copy", "--from-key-hint --from-kms snapshots"),
         ("find", "--newest --oldest"),
         (
             "forget",
@@ -182,6 +182,8 @@ mod tests {
         ("heal", "tiers"),
         ("import", "--from-key-hint snapshots"),
         ("init", "--chunk-size --repository-version"),
+        ("key add", "--new-kms"),
+        ("key passwd", "--new-kms"),
         ("key remove", "id"),
         ("key re-encrypt", "--fence-after --max-repack-size"),
         ("key retire", "--fence-after --lost-tier epoch"),

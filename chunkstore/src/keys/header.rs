@@ -2,7 +2,9 @@
 //! of a slot of a kind that is not known can be read all the same, so that rotation reaches it.
 
 use super::text::SPLIT_LEN;
-use crate::format::{MAX_SHARES, SLOT_KINDS, SLOT_PASSPHRASE, SLOT_SHARES};
+use crate::format::{
+    MAX_SERVICE_LEN, MAX_SHARES, MAX_WRAPPED_LEN, SLOT_KINDS, SLOT_KMS, SLOT_PASSPHRASE, SLOT_SHARES,
+};
 use crate::id::{ObjectId, RepositoryId, from_hex};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -94,12 +96,19 @@ impl SlotHeader {
         self.method(SLOT_SHARES).filter(is_sane)
     }
 
+    /// Which key service wrapped its secret, if one did.
+    #[must_use]
+    pub fn wrapped(&self) -> Option<Wrapped> {
+        self.method(SLOT_KMS).filter(Wrapped::is_sane)
+    }
+
     /// Whether this version knows its kind, and what the kind has of its own.
     #[must_use]
     pub fn is_known(&self) -> bool {
         match self.kind.as_str() {
             SLOT_PASSPHRASE => self.argon2().is_some(),
             SLOT_SHARES => self.split().is_some(),
+            SLOT_KMS => self.wrapped().is_some(),
             kind => self.version == 1 && SLOT_KINDS.contains(&kind),
         }
     }
@@ -113,6 +122,30 @@ impl SlotHeader {
         let is_plain =
             |letter: &char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || *letter == '-';
         self.kind.chars().filter(is_plain).take(32).collect()
+    }
+}
+
+/// What a slot's header says of the key service that wrapped its secret. Whoever can write to the store may have written it:
+/// no credentials go where it points to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrapped {
+    /// The URL of the service and of the key, without credentials.
+    pub service: String,
+    /// The key as the service itself names it: with its version, where it has versions.
+    pub key: String,
+    /// The secret as the service wrapped it, in the form that the service takes it back.
+    pub wrapped: String,
+}
+
+impl Wrapped {
+    /// Whether it has the bounds of the format, and no letters but visible ones of ASCII.
+    pub(super) fn is_sane(&self) -> bool {
+        let is_plain = |text: &str, most: usize| {
+            (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        is_plain(&self.service, MAX_SERVICE_LEN)
+            && is_plain(&self.key, MAX_SERVICE_LEN)
+            && is_plain(&self.wrapped, MAX_WRAPPED_LEN)
     }
 }
 

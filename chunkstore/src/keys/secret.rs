@@ -1,11 +1,11 @@
-//! The secrets that open key slots, behind one trait: a passphrase, a key of 256 bits, shares of one. A key service is to
-//! implement it in a crate of its own. What opens a slot is a secret of 32 bytes, however it is come by; the slot's own key
+//! The secrets that open key slots, behind one trait: a passphrase, a key of 256 bits, shares of one. Key services
+//! implement it in the crate `keyservices`. What opens a slot is a secret of 32 bytes, however it is come by; the slot's own key
 //! is derived from it with the repository and the slot (`slot.rs`).
 
 use super::Key;
-use super::header::{Argon2, KdfParams, SlotHeader};
+use super::header::{Argon2, KdfParams, SlotHeader, Wrapped};
 use crate::env::{Env, random_array};
-use crate::format::{self, SLOT_PASSPHRASE};
+use crate::format::{self, SLOT_KMS, SLOT_PASSPHRASE};
 use crate::id::{ObjectId, RepositoryId};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -30,6 +30,20 @@ pub struct Method {
     pub kind: String,
     /// Members of the header, none of which has the name of a member that every slot has.
     pub members: Map<String, Value>,
+}
+
+impl Method {
+    /// What the slot of a secret says that a key service wrapped.
+    ///
+    /// # Errors
+    ///
+    /// It is out of the bounds of the format.
+    pub fn wrapped(wrapped: &Wrapped) -> Result<Self> {
+        if !wrapped.is_sane() {
+            return Err(Error::Invalid("a key service gave what a key slot cannot hold".into()));
+        }
+        Ok(Self { kind: SLOT_KMS.into(), members: members(wrapped)? })
+    }
 }
 
 /// A secret that opens key slots, and that new slots can be made for.

@@ -5,7 +5,7 @@ use super::shamir;
 use super::slot::slot_key;
 use super::*;
 use crate::env::SeededEnv;
-use crate::format::SLOT_KINDS;
+use crate::format::{MAX_SERVICE_LEN, MAX_WRAPPED_LEN, SLOT_KINDS};
 use crate::id::{from_hex, to_hex};
 use proptest::prelude::*;
 
@@ -334,16 +334,14 @@ impl SlotSecret for Service {
     }
 
     fn is_for(&self, header: &SlotHeader) -> bool {
-        header.version == 1
-            && header.kind == "kms"
-            && header.members.get("uri").is_some_and(|uri| uri == "kms://a")
+        header.wrapped().is_some_and(|wrapped| wrapped.service == "kms://a")
     }
 
     fn open(&self, slot: &ObjectId, header: &SlotHeader) -> Result<Key> {
         if let Some(why) = self.answers {
-            return Err(Error::KeyService { slot: *slot, why: why.into() });
+            return Err(Error::KeyService { slot: Some(*slot), why: why.into(), is_away: true });
         }
-        let wrapped = header.members.get("wrapped").and_then(|value| value.as_str()).and_then(from_hex);
+        let wrapped = header.wrapped().and_then(|wrapped| from_hex(&wrapped.wrapped));
         let wrapped = wrapped.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         Ok(Zeroizing::new(
             wrapped.ok_or_else(|| Error::corrupt("slot", "no secret"))?.map(|byte| byte ^ 0x55),
@@ -353,8 +351,34 @@ impl SlotSecret for Service {
     fn make(&self, new: &NewSlot<'_>) -> Result<(Method, Key)> {
         let secret = Zeroizing::new(random_array::<32>(new.env)?);
         let wrapped = to_hex(&secret.map(|byte| byte ^ 0x55));
-        let members = [("uri".to_owned(), "kms://a".into()), ("wrapped".to_owned(), wrapped.into())];
-        Ok((Method { kind: "kms".into(), members: members.into_iter().collect() }, secret))
+        let wrapped = Wrapped { service: "kms://a".into(), key: "v1".into(), wrapped };
+        Ok((Method::wrapped(&wrapped)?, secret))
+    }
+}
+
+/// What a slot says of a service is printed, and sent back to it.
+#[test]
+fn what_a_service_wrapped_has_bounds() {
+    let sane = Wrapped { service: "kms://a".into(), key: "v1".into(), wrapped: "x".repeat(MAX_WRAPPED_LEN) };
+    assert!(Method::wrapped(&sane).is_ok());
+    for bad in [
+        Wrapped { service: String::new(), ..sane.clone() },
+        Wrapped { service: "a b".into(), ..sane.clone() },
+        Wrapped { service: "a\u{1b}[2J".into(), ..sane.clone() },
+        Wrapped { key: "k".repeat(MAX_SERVICE_LEN + 1), ..sane.clone() },
+        Wrapped { key: "\u{fc}".into(), ..sane.clone() },
+        Wrapped { wrapped: "x".repeat(MAX_WRAPPED_LEN + 1), ..sane.clone() },
+        Wrapped { wrapped: "x\n".into(), ..sane.clone() },
+    ] {
+        assert!(Method::wrapped(&bad).is_err(), "{bad:?}");
+        let (env, ring) = ring(11);
+        let (id, bytes) =
+            make_slot(&ring, &Service { answers: None }, CHEAP, SlotOwner::default(), &env).unwrap();
+        let mut header = slot_header(&id, &bytes).unwrap();
+        for (name, value) in [("service", &bad.service), ("key", &bad.key), ("wrapped", &bad.wrapped)] {
+            header.members.insert(name.into(), value.as_str().into());
+        }
+        assert!(header.wrapped().is_none() && !header.is_known(), "{bad:?}");
     }
 }
 

@@ -2,9 +2,11 @@
 
 use super::cloud::CloudStorage;
 use super::object::Objects;
+use super::reach::Connector;
 use super::requests::Requests;
 use super::{ErrorKind, HttpOptions, StorageError, StorageResult};
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredentialProvider, S3ConditionalPut};
+use object_store::client::HttpRequest;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, RetryConfig};
 use shelf::{S3Shelf, S3Signer};
@@ -43,11 +45,15 @@ impl std::fmt::Debug for S3Options {
     }
 }
 
-/// Prepares access to a prefix of a bucket; nothing is sent yet.
-pub fn open(options: &S3Options) -> StorageResult<CloudStorage> {
-    let place = format!("s3:{}/{}/{}", options.endpoint, options.bucket, options.prefix);
-    let region = if options.region.is_empty() { "us-east-1" } else { &options.region };
-    let connector = options.http.connector(options.endpoint.starts_with("http://"), &place)?;
+impl S3Options {
+    fn region(&self) -> &str {
+        if self.region.is_empty() { "us-east-1" } else { &self.region }
+    }
+}
+
+/// A bucket as `object_store` has it, and how to get in.
+fn bucket(options: &S3Options, connector: &Connector, place: &str) -> StorageResult<AmazonS3> {
+    let region = options.region();
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&options.bucket)
         .with_region(region)
@@ -68,12 +74,20 @@ pub fn open(options: &S3Options) -> StorageResult<CloudStorage> {
     if !options.session_token.is_empty() {
         builder = builder.with_token(&options.session_token);
     }
-    let store = builder.build().map_err(|source| StorageError {
+    builder.build().map_err(|source| StorageError {
         kind: ErrorKind::Failed,
         op: "open",
-        object: place.clone(),
+        object: place.to_owned(),
         source: source.into(),
-    })?;
+    })
+}
+
+/// Prepares access to a prefix of a bucket; nothing is sent yet.
+pub fn open(options: &S3Options) -> StorageResult<CloudStorage> {
+    let place = format!("s3:{}/{}/{}", options.endpoint, options.bucket, options.prefix);
+    let region = options.region();
+    let connector = options.http.connector(options.endpoint.starts_with("http://"), &place)?;
+    let store = bucket(options, &connector, &place)?;
     let signer = S3Signer { credentials: Arc::clone(store.credentials()), region: region.to_owned() };
     let objects =
         Objects::new(Arc::new(PrefixStore::new(store, options.prefix.as_str())), place, connector.line())?;
@@ -85,6 +99,50 @@ pub fn open(options: &S3Options) -> StorageResult<CloudStorage> {
     let requests = Requests::new(&objects, signer, bucket, &options.prefix, &options.http, &connector);
     let shelf = Box::new(S3Shelf::new(requests, options.lock_governance));
     Ok(CloudStorage { objects, connections: options.http.connections, shelf })
+}
+
+/// Signs requests to another service of AWS, with the credentials that a bucket is reached with.
+pub struct AwsSigner {
+    credentials: AwsCredentialProvider,
+    service: &'static str,
+    region: String,
+}
+
+impl AwsSigner {
+    /// Of a service, by its name in signatures; nothing is sent yet. Of the options, region, credentials and HTTP count.
+    pub fn new(service: &'static str, options: &S3Options) -> StorageResult<Self> {
+        // The service that gives a machine its role speaks plain HTTP; the request that is signed is sent by others.
+        let connector = options.http.connector(true, service)?;
+        // A name is a must, and no bucket of it is ever asked for.
+        let options = S3Options { bucket: service.into(), ..options.clone() };
+        let credentials = Arc::clone(bucket(&options, &connector, service)?.credentials());
+        Ok(Self { credentials, service, region: options.region().to_owned() })
+    }
+
+    /// The headers of a POST with this body, the given ones among them, signed.
+    pub async fn headers(
+        &self,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        body: Vec<u8>,
+    ) -> StorageResult<http::HeaderMap> {
+        let failed = |kind, source: Box<dyn std::error::Error + Send + Sync>| {
+            let object = self.service.to_owned();
+            StorageError { kind, op: "sign a request to", object, source }
+        };
+        let mut request = http::Request::post(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(bytes::Bytes::from(body).into());
+        let mut request: HttpRequest = request.map_err(|error| failed(ErrorKind::Failed, error.into()))?;
+        let credential = self.credentials.get_credential().await;
+        let credential = credential.map_err(|error| failed(ErrorKind::Denied, error.into()))?;
+        let signed = AwsAuthorizer::new(&credential, self.service, &self.region);
+        let signed = signed.try_authorize(&mut request, None);
+        signed.map_err(|error| failed(ErrorKind::Failed, error.into()))?;
+        Ok(request.into_parts().0.headers)
+    }
 }
 
 /// How `object_store` is to try again. It counts time from the first attempt, and one upload over a slow line may take

@@ -195,6 +195,19 @@ enum Stage {
     Elsewhere,
 }
 
+/// What the key slots that are there say of themselves, as far as it can be read. No key is needed, and nothing of it is proved.
+pub fn slot_headers(storage: &dyn Storage) -> Result<Vec<(ObjectId, SlotHeader)>> {
+    let mut headers = vec![];
+    for slot in slots_there(storage)?.into_iter().take(MAX_SLOTS) {
+        let name = names::key(&slot);
+        match read_kept(storage, &name, MAX_SLOT_LEN, |bytes| keys::slot_header(&slot, bytes)) {
+            Err(error) if error.is_damage() => {}
+            read => headers.push((slot, read?.1)),
+        }
+    }
+    Ok(headers)
+}
+
 /// The key slots of a repository that may be tried, and those that cannot be read.
 pub(super) struct Slots {
     storage: Arc<dyn Storage>,
@@ -350,7 +363,11 @@ impl Slots {
         }
         // What says its kind may be damaged.
         self.unopened.push((slot, bytes));
-        *self.others.entry((header.kind_shown(), header.is_known())).or_default() += 1;
+        let kind = match header.wrapped() {
+            Some(wrapped) => format!("{} {}", header.kind_shown(), wrapped.service),
+            None => header.kind_shown(),
+        };
+        *self.others.entry((kind, header.is_known())).or_default() += 1;
     }
 
     /// Opens the next one that the secret fits, and returns it with the keys in it.
@@ -378,6 +395,7 @@ impl Slots {
                 Ok(None) => self.unopened.push((slot, bytes)),
                 // Another one may take less, or be of a service that answers.
                 Err(error @ (Error::Memory { .. } | Error::KeyService { .. })) => self.untried = Some(error),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
                     self.damage = Some(error);
                     self.unopened.push((slot, bytes));

@@ -3,6 +3,7 @@
 use crate::config::Global;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::key_services::Proof;
 use crate::passwords::{Password, Use};
 use crate::secrets::Secret;
 use std::ffi::OsString;
@@ -65,6 +66,9 @@ pub(crate) struct FromSecret {
     /// Open that repository with shares of a key: give it for each of them
     #[arg(long = "from-share", value_name = "FILE", conflicts_with_all = PASSWORDS, conflicts_with = "from_key_file")]
     from_shares: Vec<PathBuf>,
+    /// Open that repository with a key service [env: ESKER_FROM_KMS]
+    #[arg(long, value_name = "URL", conflicts_with_all = PASSWORDS, conflicts_with_all = ["from_key_file", "from_shares"])]
+    from_kms: Option<String>,
 }
 
 impl FromSecret {
@@ -75,11 +79,17 @@ impl FromSecret {
         if let Some(file) = &self.from_key_file {
             return Secret::key_file(file);
         }
+        if let Some(url) = &self.from_kms {
+            return context.global.key_service(url, None, Proof::Must);
+        }
         if let Some(password) = self.password.of_flags(context)? {
             return Ok(Secret::Password(password));
         }
         if let Some(file) = Global::key_file_of_source() {
             return Secret::key_file(&file);
+        }
+        if let Some(url) = Global::key_service_of_source()? {
+            return context.global.key_service(&url, None, Proof::Must);
         }
         match context.global.password_of_source()? {
             Some(password) => Ok(Secret::Password(password)),

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long)]
     shared: bool,
     /// Make a key instead of a password, and write it into a new file, which --key-file reads
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["password_file", "password_command", "insecure_no_password", "key_file", "shares", "recovery"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["password_file", "password_command", "insecure_no_password", "key_file", "shares", "recovery", "kms"])]
     new_key_file: Option<PathBuf>,
     /// Keep parity beside each pack, from which 'check --heal' mends damage: 3 % more. By default on local disk
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
@@ -146,10 +146,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         output::json_line(&serde_json::json!({"message_type": "initialized", "id": id, "repository": place}));
     } else {
         context.console.say(format!("created esker repository {} at {place}", id.short()));
-        let what = if matches!(context.secret(false)?, Secret::Password(_)) { "password" } else { "key" };
-        context
-            .console
-            .say(format!("Without the {what} nothing in it can be read again: keep it elsewhere, too."));
+        let what = match context.secret(false)? {
+            Secret::Password(_) => "password",
+            Secret::Key(_) | Secret::Shares(_) => "key",
+            Secret::Kms(_) => "",
+        };
+        match super::key::services::alone(repo.store()) {
+            Some(advice) => context.console.say(advice),
+            None => context
+                .console
+                .say(format!("Without the {what} nothing in it can be read again: keep it elsewhere, too.")),
+        }
     }
     make_tiers(&repo, context)
 }

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
+use crate::key_services::Proof;
 use crate::output::Summary;
 use crate::secrets::Secret;
 use chunkstore::ObjectId;
@@ -17,6 +18,7 @@ mod new;
 mod paper;
 mod places;
 mod renew;
+pub(crate) mod services;
 mod split;
 use places::Places;
 
@@ -56,14 +58,17 @@ enum Action {
 /// What changes key slots, or makes an epoch.
 #[derive(clap::Subcommand, Debug)]
 enum Change {
-    /// Add a password or a key file
-    Add(NewSlot),
+    /// Add a password, a key file or a key service
+    Add(Add),
     /// Remove a key slot by its id; the last one stays
     Remove {
         /// Id or its first digits
         id: String,
     },
-    /// Replace what the repository was opened with, by a new password or key file
+    /// Replace what the repository was opened with, by a new password, key file or key service
+    ///
+    /// After the key of a key service was rotated there, '--kms URL' with '--new-kms URL' wraps a new secret with the newest
+    /// version.
     Passwd(NewSlot),
     /// Make a sheet to print, with a key that opens the repository as words and as a QR code
     ///
@@ -88,6 +93,15 @@ struct NewSlot {
     secret: NewSecret,
     #[command(flatten)]
     owner: Owner,
+}
+
+#[derive(clap::Args, Debug)]
+struct Add {
+    #[command(flatten)]
+    new: NewSlot,
+    /// With --new-kms: this machine may wrap with the key and not unwrap, so do not prove that the slot opens
+    #[arg(long, requires = "new_kms")]
+    wrap_only: bool,
 }
 
 impl Args {
@@ -134,12 +148,15 @@ fn run_change(change: Change, context: &Context) -> CommandResult {
             context.console.summary(&summary);
             Ok(Code::Done)
         }
-        Change::Add(new) => {
-            let made = new.secret.make()?;
+        Change::Add(Add { new, wrap_only }) => {
+            let made = new.secret.make(context, if wrap_only { Proof::Without } else { Proof::Must })?;
             let slot = add(&repo, &made.secret, new.owner.get(), context);
             let slot = made.settle(slot)?;
             let mut summary = Summary::new(json!({"added": [slot], "removed": []}));
             summary.line(format!("added key slot {}", slot.short()));
+            if wrap_only {
+                summary.line("That it opens was not proved: try it where the key service unwraps, before you rely on it.");
+            }
             for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
@@ -163,6 +180,7 @@ fn run_change(change: Change, context: &Context) -> CommandResult {
                 "Whoever had what opens this slot may have copied the keys in it, and can then still read what was written until \
                  now. 'esker key rotate' makes a new data key, which the slot never opens.",
             );
+            services::alone(store).into_iter().for_each(|advice| summary.line(advice));
             for_tiers(context, &mut summary);
             context.console.summary(&summary);
             Ok(Code::Done)
@@ -177,7 +195,7 @@ fn passwd(new: &NewSlot, repo: &Repository, secret: &Secret, context: &Context) 
     let head = store.head();
     let ours: Vec<ObjectId> =
         head.slots.keys().copied().filter(|slot| is_ours(store, slot, secret)).collect();
-    let made = new.secret.make()?;
+    let made = new.secret.make(context, Proof::Must)?;
     let told = |failure, made: &Secret| told_of(failure, repo, secret, made, context);
     // What people call the slot stays, unless they give another label.
     let mut owner = new.owner.get();
@@ -199,6 +217,7 @@ fn passwd(new: &NewSlot, repo: &Repository, secret: &Secret, context: &Context) 
             "If somebody else had what opened it before, 'esker key rotate' makes a new data key, which that never opens.",
         );
     }
+    services::alone(store).into_iter().for_each(|advice| summary.line(advice));
     for_tiers(context, &mut summary);
     context.console.summary(&summary);
     Ok(Code::Done)

@@ -2,6 +2,7 @@
 
 use super::{File, Hooks, Mistake, RunSpec, SourceSpec, StreamSpec, TierPlace, WarmUp};
 use crate::commands::parse_size;
+use crate::network::parse_keep;
 use crate::places::{Details, Place};
 use crate::values::{Connections, Filled, FilledPath, LockDays, Parallel, Retries, Seconds};
 use chunkstore::storage::HttpOptions;
@@ -25,6 +26,8 @@ pub(super) struct Raw {
     password_file: Option<FilledPath>,
     password_command: Option<Filled>,
     key_file: Option<FilledPath>,
+    kms: Option<Spanned<String>>,
+    kms_cache: Option<Spanned<String>>,
     #[serde(default)]
     pass_environment: Vec<Filled>,
     cache_dir: Option<FilledPath>,
@@ -289,6 +292,19 @@ impl<'a> Reader<'a> {
             }
             text.clone()
         });
+        let kms = raw.kms.map(|url| {
+            if let Err(why) = keyservices::Address::parse(url.get_ref()) {
+                self.wrong(&url, why);
+            }
+            url.into_inner()
+        });
+        let kms_cache = raw.kms_cache.and_then(|time| match parse_keep(time.get_ref()) {
+            Ok(seconds) => Some(seconds),
+            Err(why) => {
+                self.wrong(&time, why);
+                None
+            }
+        });
         let memory = self.some_size(&raw.memory, "nothing runs without memory");
         Some(File {
             path: path.to_owned(),
@@ -296,6 +312,8 @@ impl<'a> Reader<'a> {
             password_file: raw.password_file.map(FilledPath::get),
             password_command: raw.password_command.map(Filled::get),
             key_file: raw.key_file.map(FilledPath::get),
+            kms,
+            kms_cache,
             pass_environment: texts(raw.pass_environment),
             cache_dir: raw.cache_dir.map(FilledPath::get),
             zone: zone?,

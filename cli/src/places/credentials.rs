@@ -22,11 +22,12 @@ enum Cloud {
     Azure,
 }
 
-pub(super) fn of_s3(options: &S3Options) -> Result<(), Failure> {
+/// Of a service of AWS.
+pub(super) fn of_amazon(options: &S3Options, what: &str) -> Result<(), Failure> {
     let (id, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
     let missing = |why: String| {
         Err(Failure::new(format!(
-            "no credentials for S3: set {id} and {secret}, or a profile in ~/.aws/credentials ({why})"
+            "no credentials for {what}: set {id} and {secret}, or a profile in ~/.aws/credentials ({why})"
         )))
     };
     match (options.access_key_id.is_empty(), options.secret_access_key.is_empty()) {

@@ -51,7 +51,7 @@ pub fn command(program: impl AsRef<OsStr>, environment: &BTreeMap<String, String
 }
 
 /// Whether a variable holds a secret that esker, or restic in its place, reads: the password of a repository, keys of a
-/// store, the password of a database. What else an environment holds is not esker's to judge.
+/// store, the password of a database, a token for a key service. What else an environment holds is not esker's to judge.
 #[must_use]
 pub fn is_secret_variable(name: &OsStr) -> bool {
     let name = String::from_utf8_lossy(name.as_bytes()).to_ascii_uppercase();
@@ -60,7 +60,16 @@ pub fn is_secret_variable(name: &OsStr) -> bool {
     begins(&["AWS_", "AZURE_", "RESTIC_"])
         || (begins(&["ESKER_", "QDRANT_"])
             && has(&["PASSWORD", "KEY_FILE", "API_KEY", "APIKEY", "SECRET", "TOKEN"]))
-        || matches!(&*name, "PGPASSWORD" | "MYSQL_PWD" | "REDISCLI_AUTH" | "VALKEYCLI_AUTH")
+        || matches!(
+            &*name,
+            "PGPASSWORD"
+                | "MYSQL_PWD"
+                | "REDISCLI_AUTH"
+                | "VALKEYCLI_AUTH"
+                | "BAO_TOKEN"
+                | "VAULT_TOKEN"
+                | "IDENTITY_HEADER"
+        )
 }
 
 /// Which of these variables a command that a user wrote down does not get; `passed` are handed on.
@@ -306,6 +315,10 @@ mod tests {
             "PGPASSWORD",
             "MYSQL_PWD",
             "REDISCLI_AUTH",
+            "VAULT_TOKEN",
+            "BAO_TOKEN",
+            "IDENTITY_HEADER",
+            "ESKER_KMS_TOKEN_FILE",
         ];
         let open = [
             "PATH",
@@ -315,7 +328,8 @@ mod tests {
             "ESKER_SOURCE",
             "ESKER_CACHE_DIR",
             "PGHOST",
-            "VAULT_TOKEN",
+            "VAULT_ADDR",
+            "ESKER_KMS",
         ];
         let names = || secret.iter().chain(&open).map(OsString::from);
         assert_eq!(withheld(names(), &[]), secret.map(OsString::from));

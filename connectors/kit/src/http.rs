@@ -79,7 +79,10 @@ impl Line {
     }
 
     /// Waits for what comes.
-    fn wait<T>(
+    ///
+    /// # Errors
+    /// Why it does not come.
+    pub fn wait<T>(
         &self,
         wait: Wait,
         coming: impl Future<Output = Result<T, reqwest::Error>>,

@@ -9,7 +9,9 @@ use chunkstore::bases::base_generation;
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::config::Config;
 use chunkstore::env::SeededEnv;
-use chunkstore::format::{Codec, Decoder, Encoder, MAX_SHARES, MAX_SLOTS, ObjectKind, PackKind};
+use chunkstore::format::{
+    Codec, Decoder, Encoder, MAX_SERVICE_LEN, MAX_SHARES, MAX_SLOTS, ObjectKind, PackKind,
+};
 use chunkstore::head::{Condemned, Head, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf};
 use chunkstore::id::to_hex;
 use chunkstore::index::Segment;
@@ -60,10 +62,11 @@ pub fn all() -> impl Iterator<Item = &'static Target> {
 }
 
 /// The decoders.
-pub const TARGETS: [Target; 27] = [
+pub const TARGETS: [Target; 28] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
+    Target { name: "keyservice", run: key_service },
     Target { name: "keytext", run: key_text },
     Target { name: "share", run: share },
     Target { name: "grants", run: grants },
@@ -149,12 +152,39 @@ fn config(data: &[u8]) {
     assert_eq!(Config::read(&sealed).expect("and read"), config);
 }
 
+/// A URL of a key service and what one answers: byte 0 says which, the rest is the text or the body.
+fn key_service(data: &[u8]) {
+    use keyservices::{Address, answers};
+    let Some((which, rest)) = data.split_first() else { return };
+    let status = [200, 302, 400, 403, 404, 409, 429, 503][usize::from(which >> 5)];
+    let bounded = |refusal: keyservices::Refusal| {
+        assert!(refusal.why.len() < 4096 && !refusal.why.contains(char::is_control), "{refusal:?}");
+    };
+    match which & 7 {
+        0 => {
+            let Ok(address) = Address::parse(&String::from_utf8_lossy(rest)) else { return };
+            let written = address.to_string();
+            assert_eq!(Address::parse(&written).as_ref(), Ok(&address), "{written}");
+        }
+        1 => answers::aws_encrypted(rest).map_or_else(bounded, drop),
+        2 => answers::aws_decrypted(rest).map_or_else(bounded, drop),
+        3 => answers::transit_encrypted(rest).map_or_else(bounded, drop),
+        4 => answers::transit_decrypted(rest).map_or_else(bounded, drop),
+        5 => answers::azure_key(rest).map_or_else(bounded, drop),
+        6 => answers::azure_unwrapped(rest).map_or_else(bounded, drop),
+        _ => answers::azure_token(rest).map_or_else(bounded, drop),
+    }
+    let refusals = [answers::aws_refused, answers::transit_refused, answers::azure_refused];
+    refusals.iter().for_each(|refused| bounded(refused(status, rest)));
+}
+
 fn slot(data: &[u8]) {
     let id = ObjectId([3; 32]);
     // No more than the readable part: deriving a key takes the memory that the slot asks for, within limits.
     if let Ok(header) = slot_header(&id, data) {
         assert!(header.kind_shown().len() <= 64);
         assert!(header.split().is_none_or(|split| split.threshold >= 2 && split.shares <= MAX_SHARES));
+        assert!(header.wrapped().is_none_or(|slot| slot.service.len() <= MAX_SERVICE_LEN));
     }
 }
 

@@ -29,6 +29,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "head" => all.heads.clone(),
         "config" => vec![all.config.clone()],
         "slot" => all.slots.clone(),
+        "keyservice" => key_services(),
         "keytext" => all.key_texts.clone(),
         "share" => vec![all.shares.concat(), all.shares.first().cloned().unwrap_or_default()],
         "grants" => vec![all.grants.clone()],
@@ -66,6 +67,34 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "parity" => [0, 1, 5000].map(|harm| with_parity(&all.pack.bytes, harm)).into(),
         other => crate::clients::seeds::of(other),
     }
+}
+
+/// A slot as one of a key service, made of another one: its text alone is read.
+fn of_service(slot: &[u8]) -> Vec<u8> {
+    let says = r#""kind":"kms","service":"vault://h:8200/transit/k","key":"v1","wrapped":"vault:v1:AAEC","#;
+    String::from_utf8_lossy(slot).replacen(r#""kind":"passphrase","#, says, 1).into_bytes()
+}
+
+/// URLs and answers, each behind the byte that says what it is.
+fn key_services() -> Vec<Vec<u8>> {
+    let all: [(u8, &str); 12] = [
+        (0, "aws-kms://eu-central-1/alias/esker?endpoint=https://kms.example.org"),
+        (0, "vault://vault.example.org:8200/team/transit/k?namespace=a/b"),
+        (0, "azure-kv://v.vault.azure.net/k/0123456789abcdef"),
+        (1, r#"{"CiphertextBlob":"AQICAHg=","KeyId":"arn:aws:kms:eu-central-1:1:key/0a-1b"}"#),
+        (2, r#"{"Plaintext":"AAECAw==","KeyId":"arn:aws:kms:eu-central-1:1:key/0a-1b"}"#),
+        (0x41, r#"{"__type":"com.amazonaws.kms#DisabledException","Message":"arn is disabled."}"#),
+        (3, r#"{"data":{"ciphertext":"vault:v1:NVPcifPlmCOW3TKoXNxNNaSB6A==","key_version":1}}"#),
+        (4, r#"{"data":{"plaintext":"AAECAw=="}}"#),
+        (0x44, r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#),
+        (
+            5,
+            r#"{"key":{"kid":"https://v.vault.azure.net/keys/k/0a","kty":"RSA"},"attributes":{"enabled":true}}"#,
+        ),
+        (6, r#"{"kid":"https://v.vault.azure.net/keys/k/0a","value":"AAECAw"}"#),
+        (7, r#"{"token_type":"Bearer","expires_in":3599,"access_token":"abc"}"#),
+    ];
+    all.map(|(which, text)| [&[which], text.as_bytes()].concat()).into()
 }
 
 /// A pack, damaged at one place unless that is 0, and its parity.
@@ -142,7 +171,7 @@ fn make() -> Result<Seeds> {
         heads: vec![json(&*empty)?, json(&*head)?],
         config: store.config().seal(&KEYS)?,
         grants: KEYS.make_epoch(2, &[(id, slot_header(&id, &slot)?.public)], &env)?,
-        slots: vec![slot, of_key, of_shares],
+        slots: vec![slot.clone(), of_key, of_shares, of_service(&slot)],
         key_texts: texts.map(|text| text.as_bytes().to_vec()).collect(),
         shares: split.iter().filter_map(payload).collect(),
         envelope: envelope::seal(&KEYS, 1, ObjectKind::Head, names::HEAD, b"{}", &env)?,

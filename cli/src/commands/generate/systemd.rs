@@ -146,6 +146,7 @@ impl Service {
         } else if file.password_file.is_none()
             && file.key_file.is_none()
             && file.password_command.is_none()
+            && file.kms.is_none()
             && !sets_a_password(&environment_file)
         {
             return Err(Failure::new(format!(
@@ -239,7 +240,8 @@ fn account(name: Option<&str>) -> Result<(String, PathBuf), Failure> {
 fn sets_a_password(file: &Path) -> bool {
     let text = std::fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let names = ["ESKER_PASSWORD", "ESKER_PASSWORD_FILE", "ESKER_PASSWORD_COMMAND", "ESKER_KEY_FILE"];
+    let names =
+        ["ESKER_PASSWORD", "ESKER_PASSWORD_FILE", "ESKER_PASSWORD_COMMAND", "ESKER_KEY_FILE", "ESKER_KMS"];
     text.lines().filter_map(|line| line.trim().split_once('=')).any(|(name, value)| {
         names.contains(&name.trim()) && !value.trim().trim_matches(['"', '\'']).is_empty()
     })

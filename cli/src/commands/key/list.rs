@@ -48,17 +48,22 @@ pub(super) fn slots(places: &Places, context: &Context) -> CommandResult {
             let problem = text("problem");
             if problem.is_empty() {
                 let split = row["split"].as_str().map(|split| format!("  split {split}")).unwrap_or_default();
+                let service = row["service"].as_str().map(|url| format!("  {url}, key {}", text("key")));
                 output::line(format!(
-                    "{mark} {id}  {}  {}@{}  {}  {}{split}",
+                    "{mark} {id}  {}  {}@{}  {}  {}{split}{}",
                     text("kind"),
                     text("userName"),
                     text("hostName"),
                     text("created"),
-                    text("label")
+                    text("label"),
+                    service.unwrap_or_default()
                 ));
             } else {
                 output::line(format!("{mark} {id}  {problem}"));
             }
+        }
+        if let Some(advice) = super::services::alone(store) {
+            output::line(advice);
         }
         output::line("epochs:");
         print_epochs(&epochs_of(places)?, places);
@@ -238,6 +243,10 @@ fn row(
             row["label"] = json!(header.label);
             if let Some(split) = header.split() {
                 row["split"] = json!(split.split);
+            }
+            if let Some(wrapped) = header.wrapped() {
+                row["service"] = json!(wrapped.service);
+                row["key"] = json!(wrapped.key);
             }
         }
         Err(error) => {

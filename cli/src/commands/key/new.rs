@@ -1,7 +1,8 @@
 //! New key slots: whose they are, and what is to open them.
 
-use crate::context::owner;
+use crate::context::{Context, owner};
 use crate::exit::Failure;
+use crate::key_services::Proof;
 use crate::passwords::{Password, Use};
 use crate::secret_files::SecretFile;
 use crate::secrets::Secret;
@@ -55,6 +56,9 @@ pub(super) struct NewSecret {
     /// Make a key instead of a password, and write it into a new file, which --key-file reads
     #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_file", "new_insecure_no_password"])]
     new_key_file: Option<PathBuf>,
+    /// Make a slot that a key service opens, with --kms
+    #[arg(long, value_name = "URL", conflicts_with_all = ["new_password_file", "new_insecure_no_password", "new_key_file"])]
+    new_kms: Option<String>,
 }
 
 /// A secret, and the file that was written with it, if one was.
@@ -65,7 +69,11 @@ pub(super) struct Made {
 
 impl NewSecret {
     /// Makes the secret, or reads it. A key is on disk before this returns.
-    pub(super) fn make(&self) -> Result<Made, Failure> {
+    pub(super) fn make(&self, context: &Context, proof: Proof) -> Result<Made, Failure> {
+        if let Some(url) = &self.new_kms {
+            let secret = context.global.key_service(url, context.file.as_ref(), proof)?;
+            return Ok(Made { secret, file: None });
+        }
         if let Some(path) = &self.new_key_file {
             let key = RawKey::generate(&SystemEnv)?;
             let file = SecretFile::of_key(path, &key)?;

@@ -1,0 +1,191 @@
+//! Key services: how they are named, and who we are for each of them. What proves that comes from where the services' own tools look
+//! for it.
+
+use crate::exit::Failure;
+use crate::network::parse_keep;
+use crate::secrets::Secret;
+use crate::variables::{environment, environment_path, environment_text};
+use crate::{passwords, places, small, user};
+use chunkstore::env::SystemEnv;
+use chunkstore::storage::HttpOptions;
+use keyservices::{
+    Address, Aws, AzureLogin, AzureVault, Cache, CacheFolder, How, KeyService, Reach, Refusal, ServiceSecret,
+    Transit, TransitLogin,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// The options that name what else opens a repository.
+const OTHERS: [&str; 6] =
+    ["password_file", "password_command", "insecure_no_password", "key_file", "shares", "recovery"];
+
+/// Seconds to wait for a key service, unless `-o kms.timeout` says otherwise.
+const TIMEOUT_S: u64 = 10;
+/// Flags about key services.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(crate) struct Flags {
+    /// Open the repository with a key service that unwraps the secret of a key slot: aws-kms://REGION/KEY,
+    /// vault://HOST:PORT/MOUNT/KEY or azure-kv://VAULT.vault.azure.net/KEY; docs/keys.md [env: ESKER_KMS]
+    #[arg(long, global = true, value_name = "URL", conflicts_with_all = OTHERS)]
+    pub(crate) kms: Option<String>,
+    /// Keep what the key service unwraps for so long, such as 1h, and use it while the service is down; 0 removes what
+    /// is kept
+    #[arg(long, env = "ESKER_KMS_CACHE", global = true, value_name = "TIME", value_parser = parse_keep)]
+    kms_cache: Option<u64>,
+}
+
+impl Flags {
+    /// For how many seconds what a service unwraps is kept, if that was said.
+    pub(crate) fn keep(&self) -> Option<u64> {
+        self.kms_cache
+    }
+}
+
+/// Whether a new slot must be proved to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Must,
+    /// This machine may wrap, and not unwrap.
+    Without,
+}
+
+/// How key services are reached, and what is kept of them.
+pub(crate) struct Way {
+    pub(crate) http: HttpOptions,
+    pub(crate) timeout_s: Option<u64>,
+    /// Seconds; 0 to remove what is kept.
+    pub(crate) keep: Option<u64>,
+}
+
+/// The key service at a URL that the user named, as the secret of key slots. It is not asked for anything yet.
+pub(crate) fn named(url: &str, way: Way, proof: Proof) -> Result<Secret, Failure> {
+    let http = HttpOptions {
+        stop: small::stop(),
+        // That is of stores only: who could pretend to be a key service would have what proves who we are.
+        any_certificate: false,
+        ..way.http
+    };
+    let timeout = Duration::from_secs(way.timeout_s.unwrap_or(TIMEOUT_S));
+    let reach = Reach { authorities: http.authorities.clone(), timeout, stop: small::stop() };
+    let mut address = Address::parse(url).map_err(Failure::new)?;
+    let service = service(&mut address, http, reach)?;
+    let secret = ServiceSecret::new(service, address, cache(way.keep)?, Arc::new(SystemEnv));
+    Ok(Secret::Kms(Arc::new(match proof {
+        Proof::Must => secret,
+        Proof::Without => secret.unproved(),
+    })))
+}
+
+fn service(
+    address: &mut Address,
+    http: HttpOptions,
+    mut reach: Reach,
+) -> Result<Box<dyn KeyService>, Failure> {
+    let shown = address.to_string();
+    let failed = move |refusal: Refusal| Failure::new(format!("{shown}: {refusal}"));
+    Ok(match address {
+        Address::Aws { region, key, endpoint } => {
+            let login = places::amazon(region, http, "AWS KMS")?;
+            Box::new(Aws::new(region, key, endpoint.as_deref(), &login, &reach).map_err(failed)?)
+        }
+        Address::Transit { origin, mount, key, namespace } => {
+            if namespace.is_empty() {
+                let named = either(["BAO_NAMESPACE", "VAULT_NAMESPACE"]).unwrap_or_default();
+                named.trim_matches('/').clone_into(namespace);
+            }
+            if let Some(file) = ["BAO_CACERT", "VAULT_CACERT"].into_iter().find_map(environment_path) {
+                reach.authorities.extend_from_slice(b"\n");
+                reach.authorities.extend(small::read(&file, small::DOCUMENT)?);
+            }
+            let login = TransitLogin { token: transit_token()? };
+            Box::new(Transit::new([origin, mount, key, namespace], login, &reach).map_err(failed)?)
+        }
+        Address::Azure { host, key, version } => {
+            Box::new(AzureVault::new([host, key, version], azure_login()?, &reach).map_err(failed)?)
+        }
+    })
+}
+
+fn either(names: [&str; 2]) -> Option<String> {
+    names.into_iter().find_map(environment)
+}
+
+/// The token for OpenBao and Vault: of a file that is named, of a variable, or of the last login of their own tools.
+fn transit_token() -> Result<Zeroizing<String>, Failure> {
+    let text = |line: Zeroizing<Vec<u8>>| {
+        let line = std::str::from_utf8(&line).map(|line| Zeroizing::new(line.trim().to_owned()));
+        line.map_err(|_| Failure::new("the token for the key service is not UTF-8"))
+    };
+    if let Some(file) = environment_path("ESKER_KMS_TOKEN_FILE") {
+        return text(passwords::first_line(small::secret(&file)?));
+    }
+    if let Some(token) = either(["BAO_TOKEN", "VAULT_TOKEN"]) {
+        return Ok(Zeroizing::new(token));
+    }
+    let kept = user::home_folder().map(|home| home.join(".vault-token")).filter(|file| file.is_file());
+    kept.map_or(Ok(Zeroizing::default()), |file| text(passwords::first_line(small::secret(&file)?)))
+}
+
+/// Who we are for Azure, as its own tools find it out: an application with a secret, one with a federated token, the machine.
+fn azure_login() -> Result<AzureLogin, Failure> {
+    let text = |name: &str| Ok::<_, Failure>(environment_text(name)?.unwrap_or_default());
+    let (tenant, client) = (text("AZURE_TENANT_ID")?, text("AZURE_CLIENT_ID")?);
+    let authority = text("AZURE_AUTHORITY_HOST")?;
+    let authority = match authority.trim_end_matches('/') {
+        "" => "https://login.microsoftonline.com".to_owned(),
+        https if https.starts_with("https://") => https.to_owned(),
+        _ => return Err(Failure::new("AZURE_AUTHORITY_HOST is to begin with https://")),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    if !tenant.bytes().all(is_plain) {
+        return Err(Failure::new("AZURE_TENANT_ID is no id or name of a tenant"));
+    }
+    let is_application = !tenant.is_empty() && !client.is_empty();
+    let how = if let Some(secret) = environment_text("AZURE_CLIENT_SECRET")?.filter(|_| is_application) {
+        How::Secret(Zeroizing::new(secret))
+    } else if let Some(file) = environment_path("AZURE_FEDERATED_TOKEN_FILE").filter(|_| is_application) {
+        How::Federated(file)
+    } else if let (Some(endpoint), Some(header)) =
+        (environment_text("IDENTITY_ENDPOINT")?, environment_text("IDENTITY_HEADER")?)
+    {
+        How::Endpoint(endpoint, Zeroizing::new(header))
+    } else {
+        How::Machine
+    };
+    Ok(AzureLogin { authority, tenant, client, how })
+}
+
+/// Where secrets are kept: a folder of the user's that the system empties. None, if there is none such.
+fn kept_folder() -> Option<PathBuf> {
+    let uid = rustix::process::getuid();
+    // Of several, the first one; a service manager names them for one service.
+    let of_service =
+        environment("RUNTIME_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
+    let of_user = || environment_path("XDG_RUNTIME_DIR");
+    let by_number =
+        || Some(PathBuf::from(format!("/run/user/{}", uid.as_raw()))).filter(|folder| folder.is_dir());
+    let of_root = || uid.is_root().then(|| PathBuf::from("/run"));
+    let folder = of_service.or_else(of_user).or_else(by_number).or_else(of_root)?;
+    folder.is_absolute().then(|| folder.join("esker-kms"))
+}
+
+fn cache(keep: Option<u64>) -> Result<Option<Cache>, Failure> {
+    let Some(seconds) = keep else { return Ok(None) };
+    let Some(folder) = kept_folder() else {
+        if seconds > 0 {
+            tracing::warn!(
+                "the secret of the key service is not kept: there is no runtime folder of this user (XDG_RUNTIME_DIR; a service \
+                 takes RuntimeDirectory=)"
+            );
+        }
+        return Ok(None);
+    };
+    let folder = CacheFolder::new(folder);
+    if seconds == 0 {
+        folder.clear().map_err(Failure::new)?;
+        return Ok(None);
+    }
+    Ok(Some(Cache::new(folder, Duration::from_secs(seconds))))
+}
