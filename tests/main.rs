@@ -29,6 +29,7 @@ mod groups;
 mod handshakes;
 mod harness;
 mod hints;
+mod hosts;
 mod import;
 mod journal;
 mod kept;

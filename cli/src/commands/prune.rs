@@ -58,7 +58,15 @@ fn parse_unused(text: &str) -> Result<MaxUnused, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open()?;
-    prune_and_print(&repo, &args.prune, args.dry_run, context)
+    let admitted = match args.dry_run {
+        true => Code::Done,
+        // What waits may need what nothing else does.
+        false => super::host::take_in_first(&repo, context)?,
+    };
+    match prune_and_print(&repo, &args.prune, args.dry_run, context)? {
+        Code::Done => Ok(admitted),
+        code => Ok(code),
+    }
 }
 
 pub(crate) fn prune_and_print(
