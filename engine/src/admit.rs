@@ -625,3 +625,6 @@ fn garbage(wrong: Option<ChunkId>) -> std::result::Result<(), Refusal> {
         Some(id) => refused(format!("chunk {} is not what its id says", id.short())),
     }
 }
+
+#[cfg(test)]
+mod tests;

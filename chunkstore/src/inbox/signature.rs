@@ -116,9 +116,13 @@ impl Statement<'_> {
         let mut out = Encoder::default();
         out.raw(self.repository.as_bytes()).raw(self.host.as_bytes()).u64(self.run);
         out.raw(&self.time_ns.to_le_bytes()).var(self.hostname.as_bytes()).u32(count(self.paths.len()));
-        self.paths.iter().for_each(|path| drop(out.var(path.as_bytes())));
+        for path in self.paths {
+            out.var(path.as_bytes());
+        }
         out.u8(self.level).u32(count(self.chunks.len()));
-        self.chunks.iter().for_each(|(id, len)| drop(out.raw(id.as_bytes()).u32(*len)));
+        for (id, len) in self.chunks {
+            out.raw(id.as_bytes()).u32(*len);
+        }
         out.bytes
     }
 }

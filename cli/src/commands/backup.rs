@@ -144,6 +144,9 @@ pub(crate) struct Args {
     /// Do not copy to the tiers of esker.toml afterwards
     #[arg(long)]
     no_sync: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
     /// Back up as a host that may only write, with the file that 'esker host add' wrote: no password is needed, and the
     /// snapshot is pending until a full client admits it
     #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with_all = ["parent", "delta", "incremental", "time", "keep_until"])]
@@ -197,10 +200,9 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         return as_host::run(bundle, source, options, args.host.as_deref(), context);
     }
     let repo = context.open()?;
-    let admitted = match args.dry_run {
-        true => Code::Done,
-        false => super::host::take_in_first(&repo, context)?,
-    };
+    if !args.dry_run && !args.no_admit {
+        super::host::take_in_first(&repo, context)?;
+    }
     let mut base = None;
     if args.incremental {
         let (id, incremental) = incremental(&args, stamp, &repo, context)?;
@@ -250,7 +252,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     if let Some(id) = report.snapshot.filter(|_| !context.global.json) {
         context.console.say(stay::of_backup(id, args.keep_until, context));
     }
-    let code = if context.console.error_count() > 0 { Code::Incomplete } else { admitted };
+    let code = if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done };
     drop(repo);
     if args.no_sync || report.snapshot.is_none() || !has_tiers(context) {
         return Ok(code);

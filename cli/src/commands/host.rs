@@ -96,12 +96,20 @@ fn take_in(repo: &Repository, context: &Context) -> Result<Vec<Admission>, Failu
     Ok(context.console.during("admit", |monitor| admit(repo, &options, monitor))?)
 }
 
-/// Takes in what waits before a full client backs up or prunes, and says what came of it.
-pub(super) fn take_in_first(repo: &Repository, context: &Context) -> CommandResult {
+/// Takes in what waits before a full client backs up or prunes, and says what came of it. Whatever that is, the client's own
+/// work goes on: no host can stop it.
+pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<(), Failure> {
     if repo.store().tier().is_some() || repo.store().hosts()?.is_empty() {
-        return Ok(Code::Done);
+        return Ok(());
     }
-    let done = take_in(repo, context)?;
+    let done = match take_in(repo, context) {
+        Ok(done) => done,
+        Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+        Err(failure) => {
+            context.console.warn(&format!("what hosts brought could not be admitted: {}", failure.message));
+            vec![]
+        }
+    };
     context.console.monitor().restart();
     for admission in &done {
         match told(admission) {
@@ -109,7 +117,7 @@ pub(super) fn take_in_first(repo: &Repository, context: &Context) -> CommandResu
             (text, false) => context.console.say(text),
         }
     }
-    Ok(code(&done))
+    Ok(())
 }
 
 fn code(done: &[Admission]) -> Code {
