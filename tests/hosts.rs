@@ -1,7 +1,7 @@
 //! Hosts that may only write: they have a file, a cache folder, and nothing else. A full client admits what they bring, and
 //! a thief with all that such a host has gets nothing, and changes nothing.
 
-use crate::harness::{Repo, esker_binary, expect, noise, text};
+use crate::harness::{Repo, esker_binary, expect, noise, run, server, source_root, text};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -115,10 +115,27 @@ fn a_host_backs_up_with_its_file_only_and_a_full_client_admits_and_restores_it()
     // Nothing of it counts yet, and it is shown as waiting.
     assert_eq!(repo.snapshot_count(), 0);
     assert_eq!(repo.json(["host", "list"])[0]["pending"], 1);
+    let shown = repo.ok(["snapshots"]);
+    assert!(shown.contains("pending: run 1 of host web1"), "{shown}");
+    // The independent reader proves it, too.
+    let script = source_root().join("docs/reader.py");
+    let python = server("venv/bin/python");
+    fs::write(repo.path("password"), "correct horse\n").unwrap();
+    let (folder, password) = (repo.folder().to_str().unwrap(), repo.path("password"));
+    let read =
+        |what: &str| run(&python, &[script.to_str().unwrap(), folder, password.to_str().unwrap(), what]);
+    let listed = read("inbox");
+    assert!(listed.starts_with("web1 1 ") && listed.contains("data-web1"), "{listed}");
     let done = admit(&repo, 0);
     assert_eq!(done[0]["outcome"], "admitted");
+    assert!(read("inbox").is_empty() && read("list").contains(" web1 "));
     let id = done[0]["snapshot_id"].as_str().unwrap();
     let listed = repo.json(["snapshots"]);
+    assert_eq!(
+        (&listed[0]["signed"]["host"], &listed[0]["signed"]["signature"]),
+        (&"web1".into(), &"valid".into())
+    );
+    assert!(repo.ok(["snapshots"]).contains("1 signed by host web1"));
     assert_eq!((&listed[0]["id"], &listed[0]["hostname"]), (&Value::from(id), &Value::from("web1")));
     restored(&repo, id, &host);
     assert_eq!(files_beneath(&host.inbox()), Vec::<PathBuf>::new(), "the inbox is empty again");

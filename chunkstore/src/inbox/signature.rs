@@ -152,6 +152,26 @@ mod tests {
         );
     }
 
+    /// The vector of docs/format.md, section 5.3, as an independent program computed it.
+    #[test]
+    fn the_vector_of_the_format() {
+        let key = SigningKey::from_bytes(&[4; 32]);
+        let statement = Statement {
+            repository: RepositoryId([3; 16]),
+            host: ObjectId([9; 32]),
+            run: 7,
+            time_ns: 1_700_000_000_000_000_000,
+            hostname: "web1",
+            paths: &["/etc".to_owned()],
+            level: 0,
+            chunks: &[(crate::ChunkId([2; 32]), 100)],
+        };
+        assert_eq!(
+            to_hex(&key.sign(Signed::Snapshot, &statement.bytes())),
+            "1712476c76442d29b82b78f30d2322cc01b478bc97020732c70649d112800a59c555cf04e3be9211ce94cd6bbe8f1c2e47ac19e766f3921c0d022b691914be06"
+        );
+    }
+
     #[test]
     fn a_signature_is_of_one_host_one_kind_and_every_byte() {
         let env = SeededEnv::new(1);

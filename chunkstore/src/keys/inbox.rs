@@ -184,6 +184,38 @@ mod tests {
         assert!(other.open_run(&host, 7, 1, &sealed).is_err());
     }
 
+    /// Every random byte is a seven.
+    struct Sevens;
+
+    impl Env for Sevens {
+        fn now(&self) -> std::time::Duration {
+            std::time::Duration::ZERO
+        }
+        fn random(&self, bytes: &mut [u8]) -> Result<()> {
+            bytes.fill(7);
+            Ok(())
+        }
+        fn sleep(&self, _: std::time::Duration) {}
+    }
+
+    /// The vector of docs/format.md, section 5.6, as an independent program computed it.
+    #[test]
+    fn the_vector_of_the_format() {
+        let epochs = BTreeMap::from([(1, Zeroizing::new([5; 32]))]);
+        let keys = KeyRing::assemble(RepositoryId([3; 16]), Zeroizing::new([6; 32]), epochs);
+        let own = keys.for_host(ObjectId([9; 32]), 1).unwrap();
+        let hex = |bytes: &[u8]| to_hex(bytes);
+        assert_eq!(hex(&own.inbox), "18974b68fb3e8135cd156f62dbdcd5001bda870889b2bec74e06d21b94d10124");
+        assert_eq!(hex(&*own.channel), "8884f4f9fe104be36bcffe7538a17bda479c8b482d68568e314032dcc42455e3");
+        let (_, sealed) = own.begin(7, &Sevens).unwrap();
+        let encapsulated = hex(&sealed.encapsulated);
+        assert_eq!(encapsulated, "5fd47633b5e43fca7bad1bfbe424feacb175d9d4d4a30f166dbd30636f0b446b");
+        assert_eq!(
+            hex(&sealed.sealed),
+            "49b6b52ed8a0b71305f8fc96fa729b8bb658d52dae9537cc34d0d1da95d2f55611cccf26a1b926a104fcbde858f87a44"
+        );
+    }
+
     #[test]
     fn a_host_names_chunks_as_the_repository_does_and_shows_nothing() {
         let env = SeededEnv::new(1);
