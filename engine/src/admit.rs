@@ -155,8 +155,12 @@ fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Result<()> {
         Err(error) if error.kind == ErrorKind::NotFound => {}
         there => return Ok(there.map(drop).map_err(chunkstore::Error::from)?),
     }
-    if let Some(snapshot) = host.snapshot.filter(|_| number == host.run) {
-        return answer(store, host, number, host.commit, Verdict::Admitted(snapshot), vec![]);
+    if number == host.run {
+        let verdict = match (host.snapshot, &host.refused) {
+            (Some(snapshot), _) => Verdict::Admitted(snapshot),
+            (None, why) => Verdict::Refused(why.clone().unwrap_or_default()),
+        };
+        return answer(store, host, number, host.commit, verdict, vec![]);
     }
     let sealed = match store.storage().get(&names::commit(&host.id, number), MAX_SMALL_LEN) {
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
@@ -231,6 +235,10 @@ impl Admitter<'_> {
     /// Takes a run in, or refuses it. `None` if another admitter was faster.
     fn settle(&self, number: u64, run: &Run) -> Result<Option<Outcome>> {
         let (store, host) = (self.repo.store(), self.host);
+        if host.run > 0 {
+            // What was settled last is answered before the next is: HEAD knows what came of the last one only.
+            answer_late(store, host, host.run)?;
+        }
         let name = names::commit(&host.id, number);
         let bytes = match store.storage().get(&name, MAX_SMALL_LEN) {
             // Another admitter removed it.
@@ -257,29 +265,28 @@ impl Admitter<'_> {
             epoch: has_epoch.then_some(header.epoch),
         };
         let anew = header.previous == NO_COMMIT && host.commit != NO_COMMIT;
-        let done = match self.is_refused_already(&signed)? {
-            Some(why) => refused(why),
-            None if !has_epoch => refused(format!(
+        let done = if !has_epoch {
+            refused(format!(
                 "it is sealed to the inbox of epoch {}, which was retired or is not known here",
                 header.epoch
-            )),
-            None if !anew && header.previous != host.commit => {
-                if self.is_passed_over(number)? {
-                    return Ok(None);
-                }
-                refused(
-                    "a commit before it is missing: it was lost or removed in the store, or two machines have the file of \
-                     this host",
-                )
+            ))
+        } else if !anew && header.previous != host.commit {
+            if self.is_passed_over(number)? {
+                return Ok(None);
             }
-            None => match self.take_in(&signed, &settled) {
+            refused(
+                "a commit before it is missing: it was lost or removed in the store, or two machines have the file of this \
+                 host",
+            )
+        } else {
+            match self.take_in(&signed, &settled) {
                 // Final, for a snapshot that nobody can make again: what was damaged on its way is sound the second time.
                 Err(Refusal::Settle { why, .. }) => {
                     tracing::info!(why, "looks a second time");
                     self.take_in(&signed, &settled)
                 }
                 done => done,
-            },
+            }
         };
         let outcome = match done {
             Ok(Some(snapshot)) => {
@@ -290,12 +297,10 @@ impl Admitter<'_> {
             Err(Refusal::Fail(error)) => return Err(error),
             Err(Refusal::Settle { why, missing }) => {
                 let count = missing.len() as u64;
-                // The answer first: the host is told even if this ends here, and the next admitter goes by it.
-                let told = Verdict::Refused(why.clone());
-                answer(store, host, number, signed.hash, told, missing)?;
-                if !store.settle_refused(&settled)? {
+                if !store.settle_refused(&settled, &why)? {
                     return Ok(None);
                 }
+                answer(store, host, number, signed.hash, Verdict::Refused(why.clone()), missing)?;
                 Outcome::Refused { why, missing: count }
             }
         };
@@ -316,20 +321,6 @@ impl Admitter<'_> {
             }
         }
         Ok(false)
-    }
-
-    /// Why an admitter before refused this commit, and ended before HEAD said so.
-    fn is_refused_already(&self, signed: &SignedCommit) -> Result<Option<String>> {
-        let (store, host, run) = (self.repo.store(), &self.host.id, signed.header.run);
-        let sealed = match store.storage().get(&names::reply(host, run), Reply::MAX_LEN) {
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            sealed => sealed.map_err(chunkstore::Error::from)?,
-        };
-        let reply = Reply::open(&store.keys().channel(host), host, run, &sealed)?;
-        Ok(match reply.verdict {
-            Verdict::Refused(why) if reply.commit == signed.hash => Some(why),
-            _ => None,
-        })
     }
 
     /// Proves what a run brought, and commits its snapshot. `None` if another admitter was faster.

@@ -29,6 +29,9 @@ pub struct Host {
     /// The snapshot that came of it, if it was admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<ObjectId>,
+    /// Why it was refused, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// The time of its last snapshot, in the same milliseconds: none of an earlier time follows.
     pub last_ms: u64,
     /// Fields of later versions, kept as they are.
@@ -39,7 +42,17 @@ pub struct Host {
 /// The commit before the first one.
 pub const NO_COMMIT: ObjectId = ObjectId([0; 32]);
 
+/// Longest reason in HEAD, in bytes.
+const MAX_REASON: usize = 300;
+
 impl Host {
+    /// A reason as HEAD keeps it.
+    #[must_use]
+    pub fn reason(why: &str) -> String {
+        let end = (0..=MAX_REASON.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
+        why.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
+    }
+
     /// Whether a name can be a host's.
     #[must_use]
     pub fn is_name(name: &str) -> bool {

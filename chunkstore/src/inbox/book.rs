@@ -152,7 +152,8 @@ impl Book {
         let state = read_state(&folder.join("state"));
         let remote = Arc::clone(&access.storage);
         let own: Arc<dyn Storage> = Arc::<BookStorage>::clone(&store);
-        let access = Access { storage: own, cache: Some(folder.join("index")), ..access };
+        let cache = access.cache.as_ref().map(|_| folder.join("index"));
+        let access = Access { storage: own, cache, ..access };
         let is_new = state.is_none();
         let state = state.unwrap_or_default();
         let mut book = Self { folder: folder.to_owned(), bundle, remote, store, access, state, _lock: lock };

@@ -77,6 +77,7 @@ impl ChunkStore {
                 run: 0,
                 commit: NO_COMMIT,
                 snapshot: None,
+                refused: None,
                 last_ms: 0,
                 other: BTreeMap::new(),
             });
@@ -157,7 +158,7 @@ impl ChunkStore {
         }
         let brought = std::slice::from_ref(root);
         let done = self.commit_with(session, segments, relied, brought, |head| {
-            settle(head, settled, Some((root.id, time_ms)))?;
+            settle(head, settled, Ok((root.id, time_ms)))?;
             head.roots.push(root.clone());
             Ok(())
         });
@@ -172,8 +173,8 @@ impl ChunkStore {
     /// # Errors
     ///
     /// HEAD cannot be swapped.
-    pub fn settle_refused(&self, settled: &Settled) -> Result<bool> {
-        match self.update_head(|head| settle(head, settled, None)) {
+    pub fn settle_refused(&self, settled: &Settled, why: &str) -> Result<bool> {
+        match self.update_head(|head| settle(head, settled, Err(why))) {
             Err(Error::Gone { .. }) => Ok(false),
             done => done.map(|()| true),
         }
@@ -192,18 +193,27 @@ impl ChunkStore {
 /// # Errors
 ///
 /// [`Error::Gone`] if another one was settled meanwhile.
-fn settle(head: &mut Head, settled: &Settled, admitted: Option<(ObjectId, u64)>) -> Result<()> {
+fn settle(
+    head: &mut Head,
+    settled: &Settled,
+    verdict: std::result::Result<(ObjectId, u64), &str>,
+) -> Result<()> {
     let Settled { host: id, run, commit, after, epoch } = *settled;
     let host = head.hosts.find_mut(|host| host.id == id)?.ok_or(Error::Gone { id })?;
     if host.run >= run || host.commit != after {
         return Err(Error::Gone { id });
     }
-    if admitted.is_some() && host.revoked_ms.is_some() {
+    if verdict.is_ok() && host.revoked_ms.is_some() {
         return Err(Error::Invalid(format!("host '{}' was revoked meanwhile", host.name)));
     }
     (host.run, host.commit) = (run, commit);
     host.epoch = epoch.map_or(host.epoch, |epoch| host.epoch.max(epoch));
-    host.snapshot = admitted.map(|(snapshot, _)| snapshot);
-    host.last_ms = admitted.map_or(host.last_ms, |(_, time_ms)| host.last_ms.max(time_ms));
+    match verdict {
+        Ok((snapshot, time_ms)) => {
+            (host.snapshot, host.refused) = (Some(snapshot), None);
+            host.last_ms = host.last_ms.max(time_ms);
+        }
+        Err(why) => (host.snapshot, host.refused) = (None, Some(Host::reason(why))),
+    }
     Ok(())
 }
