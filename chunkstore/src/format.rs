@@ -39,6 +39,8 @@ pub const COMMIT_HEADER_LEN: usize = 8 + 1 + 3 + 4 + 16 + 32 + 8 + 32 + ENCAPSUL
 pub const SIGNATURE_LEN: usize = 64;
 /// Most packs of one commit: 64 TiB of packs of the usual size.
 pub const MAX_COMMIT_PACKS: usize = 1 << 20;
+/// Most interrupted runs that packs of one commit come from.
+pub const MAX_COMMIT_RUNS: usize = 1 << 12;
 /// Most hosts of a repository.
 pub const MAX_HOSTS: usize = 4096;
 /// Longest name of a host.

@@ -23,5 +23,5 @@ pub use bundle::Bundle;
 pub use commit::{Brought, Commit, Earlier, Header, SignedCommit};
 pub use outbox::Outbox;
 pub use reply::{Reply, Verdict};
-pub use runs::{Run, runs_of};
+pub use runs::{Inboxes, Run};
 pub use signature::{PublicKey, SigningKey};

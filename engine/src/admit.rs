@@ -7,11 +7,11 @@ use crate::host::signed;
 use crate::manifest::{ManifestReader, Record, Step};
 use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
-use crate::{Counter, Error, Monitor, Repository, Result};
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::format::{MAX_PACK_LEN, MAX_SMALL_LEN, PackKind, names};
 use chunkstore::head::{Host, NO_COMMIT, SegmentRef};
 use chunkstore::inbox::reply::MOST_MISSING;
-use chunkstore::inbox::{Brought, Commit, PublicKey, Reply, Run, SignedCommit, Verdict, runs_of};
+use chunkstore::inbox::{Brought, Commit, Inboxes, PublicKey, Reply, Run, SignedCommit, Verdict};
 use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing};
 use chunkstore::keys::KeyRing;
 use chunkstore::pack::{PackReader, read_directory};
@@ -25,6 +25,9 @@ use std::time::Duration;
 
 /// A snapshot's time may lie so far ahead of the admitter's clock.
 const MOST_AHEAD_MS: u64 = 3_600_000;
+
+/// The longest record of a snapshot that a host may bring, in bytes: HEAD has all records. One has some kilobytes.
+const MAX_RECORD: usize = 1 << 20;
 
 /// So many numbers before a run are asked for, if a commit seems to be missing.
 const MOST_PASSED: usize = 1000;
@@ -87,14 +90,13 @@ pub struct Admission {
 /// Of the repository. What a host brought is no error of this.
 pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -> Result<Vec<Admission>> {
     let store = repo.store();
-    store.reload()?;
+    if store.reload()?.hosts.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut inboxes = Inboxes::list(&**store.storage())?;
     let mut all = vec![];
     for host in store.hosts()? {
-        if host.revoked_ms.is_some() {
-            continue;
-        }
-        let (runs, _) = runs_of(&**store.storage(), &host.id)?;
-        for (number, run) in runs {
+        for (number, run) in inboxes.runs.remove(&host.id).unwrap_or_default() {
             // As HEAD has it by now.
             let host = store.hosts()?.into_iter().find(|known| known.id == host.id);
             let Some(host) = host.filter(|host| host.revoked_ms.is_none()) else { break };
@@ -107,8 +109,18 @@ pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -
                     match admitter.settle(number, &run) {
                         // A prune was faster, and removed what this run builds on, or took this for dead.
                         Err(error) if retry.again(&error).is_some() => {}
-                        outcome => break outcome?,
+                        outcome => break outcome,
                     }
+                };
+                let outcome = match outcome {
+                    // What one host brought stops no other one.
+                    Err(error) if !is_ours(&error) => {
+                        let (item, message) =
+                            (format!("run {number} of host {}", host.name), error.to_string());
+                        monitor.error(ItemError { during: "admission", item, message });
+                        break;
+                    }
+                    outcome => outcome?,
                 };
                 let (id, bytes) = (host.id, run.bytes);
                 let admission = |outcome| Admission { host: host.name, id, run: number, bytes, outcome };
@@ -122,17 +134,35 @@ pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -
     Ok(all)
 }
 
+/// Whether the store failed, or this process, whatever is admitted.
+fn is_ours(error: &Error) -> bool {
+    match error {
+        Error::Store(error @ chunkstore::Error::Storage(_)) => !error.is_damage(),
+        Error::Store(
+            chunkstore::Error::Memory { .. }
+            | chunkstore::Error::NotSwapped(_)
+            | chunkstore::Error::Fenced { .. }
+            | chunkstore::Error::WorkerPanicked
+            | chunkstore::Error::Interrupted
+            | chunkstore::Error::Randomness(_),
+        )
+        | Error::Interrupted => true,
+        _ => false,
+    }
+}
+
 /// Runs that wait to be admitted, by host, as a listing shows them.
 ///
 /// # Errors
 ///
 /// Of the store.
 pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, u64, Run)>> {
+    let mut inboxes = Inboxes::list(&**store.storage())?;
     let mut all = vec![];
-    for host in store.hosts()? {
-        let (runs, _) = runs_of(&**store.storage(), &host.id)?;
+    for host in store.hosts()?.into_iter().filter(|host| host.revoked_ms.is_none()) {
         let is_new = |(number, run): &(u64, Run)| *number > host.run && run.is_committed;
-        all.extend(runs.into_iter().filter(is_new).map(|(number, run)| (host.clone(), number, run)));
+        let runs = inboxes.runs.remove(&host.id).unwrap_or_default().into_iter().filter(is_new);
+        all.extend(runs.map(|(number, run)| (host.clone(), number, run)));
     }
     Ok(all)
 }
@@ -355,6 +385,9 @@ impl Admitter<'_> {
     /// The snapshot's record, as it will be: what a host may not decide is decided here.
     fn snapshot(&self, commit: &SignedCommit, brought: &Commit) -> std::result::Result<Snapshot, Refusal> {
         let (store, host) = (self.repo.store(), self.host);
+        if brought.record.len() > MAX_RECORD {
+            return refused("its snapshot's record is too long");
+        }
         let Ok(said) = serde_json::from_slice::<Snapshot>(&brought.record) else {
             return refused("its snapshot's record is none");
         };
@@ -484,7 +517,15 @@ impl Admitter<'_> {
         };
         if let Some(reader) = whole {
             let mut reader = reader.remember_chunks();
-            while let Some(step) = reader.next_step()? {
+            loop {
+                let step = match reader.next_step() {
+                    Ok(Some(step)) => step,
+                    Ok(None) => break,
+                    Err(Error::Malformed { why, .. }) => {
+                        return refused(format!("its list of entries: {why}"));
+                    }
+                    Err(error) => return Err(Refusal::Fail(error)),
+                };
                 needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
                 match step {
                     Step::Record(Record::Chunks(chunks)) => {
@@ -545,6 +586,10 @@ impl<'a> Intake<'a> {
         monitor: &dyn Monitor,
     ) -> std::result::Result<(), Refusal> {
         monitor.count(Counter::BytesTotal, packs.iter().map(|pack| pack.len).sum());
+        let mut seen = HashSet::new();
+        if !packs.iter().all(|pack| seen.insert(pack.name.id)) {
+            return refused("it names a pack twice");
+        }
         for pack in packs {
             self.take(pack, packer)?;
             monitor.count(Counter::BytesDone, pack.len);

@@ -10,7 +10,7 @@ use super::commit::{Commit, Earlier, Header};
 use super::outbox::Outbox;
 use super::reply::{Reply, Verdict};
 use crate::env::random_array;
-use crate::format::names;
+use crate::format::{MAX_COMMIT_RUNS, names};
 use crate::head::NO_COMMIT;
 use crate::id::{ObjectId, PackId, to_hex};
 use crate::keys::{KdfParams, SealedRunKey, SlotOwner};
@@ -20,6 +20,7 @@ use crate::store::{Access, ChunkStore, Found, look};
 use crate::{Error, Result, config::Layout, forward, patience, private};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +210,17 @@ impl Book {
         let (remote, book) = (Arc::clone(&self.remote), Arc::clone(&self.store));
         let outbox = Outbox::begin(remote, book, ring, (self.bundle.keys.host, run, epoch), self.sent())?;
         let outbox = Arc::new(outbox);
+        // Of those that brought nothing, nobody needs the key.
+        let brought: HashSet<u64> = outbox.sent()?.iter().map(|pack| pack.run).collect();
+        self.state.earlier.retain(|known| known.run == run || brought.contains(&known.run));
+        if self.state.earlier.len() > MAX_COMMIT_RUNS {
+            return Err(Error::Invalid(format!(
+                "{} runs were interrupted one after the other: remove {}, and the next one begins anew",
+                self.state.earlier.len(),
+                self.folder.display()
+            )));
+        }
+        self.save()?;
         Ok((self.open_store()?.with_outbox(Arc::clone(&outbox)), outbox))
     }
 

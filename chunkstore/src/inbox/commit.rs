@@ -3,8 +3,8 @@
 use super::signature::{PublicKey, Signed, SigningKey};
 use crate::env::Env;
 use crate::format::{
-    COMMIT_HEADER_LEN, COMMIT_MAGIC, Decoder, Encoder, FORMAT_VERSION, MAX_COMMIT_PACKS, MAX_PACK_LEN,
-    MAX_SMALL_LEN, Malformed, ObjectKind, PackKind, SIGNATURE_LEN, names,
+    COMMIT_HEADER_LEN, COMMIT_MAGIC, Decoder, Encoder, FORMAT_VERSION, MAX_COMMIT_PACKS, MAX_COMMIT_RUNS,
+    MAX_PACK_LEN, MAX_SMALL_LEN, Malformed, ObjectKind, PackKind, SIGNATURE_LEN, names,
 };
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::keys::{KeyRing, SealedRunKey};
@@ -127,21 +127,21 @@ impl Commit {
     /// It does not follow the format.
     pub fn decode(bytes: &[u8]) -> std::result::Result<Self, Malformed> {
         let mut decoder = Decoder::new(bytes, "commit of a host");
-        let counted = |decoder: &mut Decoder<'_>, least: usize| {
+        let counted = |decoder: &mut Decoder<'_>, most: usize, least: usize| {
             let count = decoder.u32()? as usize;
-            if count > MAX_COMMIT_PACKS || count > decoder.remaining() / least {
+            if count > most || count > decoder.remaining() / least {
                 return Err(decoder.malformed("more packs than bytes for them"));
             }
             Ok(count)
         };
         let mut earlier = vec![];
-        for _ in 0..counted(&mut decoder, EARLIER_LEN)? {
+        for _ in 0..counted(&mut decoder, MAX_COMMIT_RUNS, EARLIER_LEN)? {
             let (run, epoch) = (decoder.u64()?, decoder.u32()?);
             let key = SealedRunKey { encapsulated: decoder.array()?, sealed: decoder.array()? };
             earlier.push(Earlier { run, epoch, key });
         }
         let mut packs = vec![];
-        for _ in 0..counted(&mut decoder, BROUGHT_LEN)? {
+        for _ in 0..counted(&mut decoder, MAX_COMMIT_PACKS, BROUGHT_LEN)? {
             let run = decoder.u64()?;
             let (session, id) = (SessionId(decoder.array()?), PackId(decoder.array()?));
             let kind = PackKind::from_byte(decoder.u8()?);

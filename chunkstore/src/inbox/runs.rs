@@ -17,25 +17,36 @@ pub struct Run {
     pub bytes: u64,
 }
 
-/// The runs in the inbox of a host, by number; and how many objects there belong to none.
-///
-/// # Errors
-///
-/// Of the store.
-pub fn runs_of(storage: &dyn Storage, host: &ObjectId) -> Result<(BTreeMap<u64, Run>, u64)> {
-    let (mut runs, mut strays) = (BTreeMap::<u64, Run>::new(), 0);
-    let listed = storage.list(&names::inbox(host), &mut |name, len| match names::run_of(name) {
-        Some((of, run, last)) if of == *host => {
-            let run = runs.entry(run).or_default();
-            run.is_committed |= last == names::COMMIT;
-            run.bytes += len;
-            run.objects.push(name.to_owned());
+/// What lies in all inboxes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inboxes {
+    /// The runs of each host, by number.
+    pub runs: BTreeMap<ObjectId, BTreeMap<u64, Run>>,
+    /// Objects there that belong to no run.
+    pub strays: u64,
+}
+
+impl Inboxes {
+    /// Lists them: one request, as long as little waits.
+    ///
+    /// # Errors
+    ///
+    /// Of the store.
+    pub fn list(storage: &dyn Storage) -> Result<Self> {
+        let mut all = Self::default();
+        let listed = storage.list(names::INBOX, &mut |name, len| match names::run_of(name) {
+            Some((host, run, last)) => {
+                let run = all.runs.entry(host).or_default().entry(run).or_default();
+                run.is_committed |= last == names::COMMIT;
+                run.bytes += len;
+                run.objects.push(name.to_owned());
+            }
+            None => all.strays += 1,
+        });
+        listed.map_err(Error::from)?;
+        for run in all.runs.values_mut().flat_map(BTreeMap::values_mut) {
+            run.objects.sort_by_key(|name| name.ends_with(names::COMMIT));
         }
-        _ => strays += 1,
-    });
-    listed.map_err(Error::from)?;
-    for run in runs.values_mut() {
-        run.objects.sort_by_key(|name| name.ends_with(names::COMMIT));
+        Ok(all)
     }
-    Ok((runs, strays))
 }

@@ -218,6 +218,8 @@ fn garbage_under_an_id_costs_nobody_a_byte() {
 fn a_snapshot_in_anothers_name_or_of_another_time_is_refused() {
     for (because, change) in [
         ("of another host", (|snapshot| snapshot.hostname = "db1".into()) as fn(&mut Snapshot)),
+        ("record is too long", |snapshot| snapshot.description = "x".repeat(MAX_RECORD)),
+        ("list of entries", |snapshot| snapshot.manifest.level = 200),
         ("still to come", |snapshot| snapshot.time += jiff::SignedDuration::from_hours(2)),
     ] {
         let mut thief = Thief::new();
@@ -273,6 +275,12 @@ fn packs_that_are_not_there_or_not_as_signed_are_refused() {
         ("is missing in the inbox", (|commit| commit.packs[0].name.id = PackId([1; 32])) as fn(&mut Commit)),
         ("is not what the host brought", |commit| commit.packs[0].hash = ObjectId([1; 32])),
         ("is not what the host brought", |commit| commit.packs[0].len += 1),
+        ("names a pack twice", |commit| commit.packs.push(commit.packs[0])),
+        ("a run before it that is none", |commit| {
+            let (run, epoch) = (1, 1);
+            let key = chunkstore::keys::SealedRunKey { encapsulated: [1; 32], sealed: [1; 48] };
+            commit.earlier.push(chunkstore::inbox::Earlier { run, epoch, key });
+        }),
         ("of a run whose key it does not have", |commit| commit.packs[0].run = 9),
         ("header is not the one that was written", |commit| {
             commit.packs[0].name.session = SessionId([1; 16]);

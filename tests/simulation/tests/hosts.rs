@@ -10,10 +10,12 @@
 use chunkstore::inbox::{Book, Bundle};
 use chunkstore::storage::Storage;
 use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::store::RetireOptions;
 use engine::admit::{Admission, AdmitOptions, Outcome, admit};
 use engine::backup::BackupOptions;
 use engine::host::{backup_as_host, take_answers};
 use engine::monitor::Tally;
+use engine::renew::{RenewOptions, renew};
 use engine::{Repository, Result};
 use nights::beside::Beside;
 use nights::mortal::{Mortal, copy, everywhere};
@@ -209,12 +211,54 @@ fn a_rotation_reaches_a_host_with_the_next_answer() {
     host(2);
     assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));
     assert_eq!(epoch(), 1, "it did not know of the new one");
+    let retire = || open(&disk).store().retire(1, &[], &RetireOptions::default()).unwrap_err().to_string();
+    assert!(retire().contains("hosts may still bring") && retire().contains("web1"), "{}", retire());
     host(3);
     assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));
     assert_eq!(epoch(), 2);
     assert_eq!(nights(&disk), [1, 2, 3]);
-    // Nothing that the host ever had opens anything.
+    assert!(retire().contains("still needed here") && !retire().contains("web1"), "{}", retire());
+    // Moved and retired, with a run of the host in the inbox: it is sealed to the newest.
     host(4);
+    let repo = open(&disk);
+    let options = RenewOptions { packer: packs(), ..RenewOptions::default() };
+    for _ in 0..2 {
+        renew(&repo, None, repo.store().epoch(), &options, &Tally::default()).unwrap();
+    }
+    repo.store().retire(1, &[], &RetireOptions::default()).unwrap();
+    assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));
+    assert_eq!(nights(&disk), [1, 2, 3, 4]);
+}
+
+/// A bundle that lay in a drawer while its epoch was retired: the first run is refused, and brings the new key.
+#[test]
+fn a_bundle_of_a_retired_epoch_is_refused_once() {
+    let (disk, bundle) = prepared();
+    let folder = tempfile::tempdir().unwrap();
+    let repo = open(&disk);
+    // As if the host had been given up, and added again by hand.
+    repo.store()
+        .update_head(|head| {
+            head.hosts.find_mut(|_| true)?.unwrap().epoch = 2;
+            Ok(())
+        })
+        .unwrap();
+    repo.store().rotate().unwrap();
+    let options = RenewOptions { packer: packs(), ..RenewOptions::default() };
+    for _ in 0..2 {
+        renew(&repo, None, repo.store().epoch(), &options, &Tally::default()).unwrap();
+    }
+    repo.store().retire(1, &[], &RetireOptions::default()).unwrap();
+    let host = |number| host_night(&bundle, Arc::clone(&disk) as _, folder.path(), number).unwrap();
+    host(1);
+    let done = take_in(&open(&disk)).unwrap();
+    assert!(
+        matches!(&done[0].outcome, Outcome::Refused { why, .. } if why.contains("was retired")),
+        "{done:?}"
+    );
+    assert!(!host(2), "the host is told");
+    assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));
+    assert_eq!(nights(&disk), [2]);
 }
 
 /// A lost cache folder costs an upload, and is told.
