@@ -2,12 +2,14 @@
 """Reads an esker repository, format 1, from docs/format.md alone: no code is shared with esker.
 
 usage: reader.py REPO SECRET list
+       reader.py REPO SECRET inbox
        reader.py REPO SECRET restore SNAPSHOT TARGET
 
 SECRET is a file whose first line is the password, or key:FILE, or shares:FILE,FILE and so on: a key file, or
 words in a file, and as many shares as are needed; or kms:FILE, the secret that a key service unwrapped (section 3.4), in
-hex. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets
-every file, directory, symbolic link and hard link, with modes and times (owners only as root).
+hex. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets every file, directory, symbolic link and hard link,
+with modes and times (owners only as root). 'inbox' reads and checks what write-only hosts brought and nobody admitted
+yet.
 Needs: blake3, cryptography, zstandard, argon2-cffi; words.txt beside it for words. Everything read is
 authenticated; anything that is not right ends the program with a message.
 """
@@ -22,6 +24,8 @@ import sys
 import blake3
 import zstandard
 from argon2.low_level import Type, hash_secret_raw
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
@@ -165,6 +169,11 @@ def hpke_open(private, encapsulated, psk, psk_id, info, aad, sealed):
     return ChaCha20Poly1305(key).decrypt(base_nonce, sealed, aad)
 
 
+def derived_private(secret):
+    """The private key of DeriveKeyPair of DHKEM(X25519, HKDF-SHA256)."""
+    return expand(KEM, extract(KEM, b"", b"dkp_prk", secret), b"sk", b"", 32)
+
+
 class Fields:
     """Little-endian fields of a byte string."""
 
@@ -293,8 +302,8 @@ class Repository:
             raise SystemExit(name + " is damaged: what it has for other key slots was changed")
         return True
 
-    def open_object(self, name, kind, label, expected_hash=None, data=None):
-        """Opens a small sealed object."""
+    def open_object(self, name, kind, label, expected_hash=None, data=None, epochs=None):
+        """Opens a small sealed object; `epochs` has other keys than the repository's."""
         data = data or self.read(name)
         if expected_hash and blake3.blake3(data).hexdigest() != expected_hash:
             raise SystemExit(name + " is not the object that HEAD names")
@@ -302,9 +311,10 @@ class Repository:
         if header.raw(6) != b"esker\0" or header.get("BB") != (kind, 1):
             raise SystemExit(name + " is not what its name says")
         epoch, salt, commitment = header.get("I"), header.raw(32), header.raw(32)
-        if epoch not in self.epochs:
+        epochs = epochs or self.epochs
+        if epoch not in epochs:
             raise SystemExit(name + " is sealed under an epoch that was retired, or whose key is lost")
-        key, expected = committed(derive(self.epochs[epoch], label, salt))
+        key, expected = committed(derive(epochs[epoch], label, salt))
         if commitment != expected:
             raise SystemExit(name + ": wrong key commitment")
         return AESGCM(key).decrypt(nonce(0), data[76:], data[:76] + self.id + name.encode())
@@ -335,6 +345,8 @@ class Repository:
                 item["renewed"] = fields.raw(32).hex()
             fields.var()  # columns
             return item
+        if name == "hosts":
+            return json.loads(fields.var())
         if name == "segments":
             item = {"id": fields.raw(32).hex(), "hash": fields.raw(32).hex()}
             item["packs"], item["chunks"], item["epoch"] = fields.get("III")
@@ -378,8 +390,7 @@ class Repository:
         session, pack, kind, epoch, ordinal, record, offset, stored, plain_len, codec, bases = place
         sealed = self.read(f"packs/{session.hex()}/{pack.hex()}", offset, stored)
         key, _ = committed(derive(self.epochs[epoch], "pack", bytes([kind]), pack))
-        aad = b"chunk" + b"\x01" + self.id + session + pack + bytes([kind]) + struct.pack("<I", ordinal) + record
-        data = AESGCM(key).decrypt(nonce(ordinal), sealed, aad)
+        data = AESGCM(key).decrypt(nonce(ordinal), sealed, self.chunk_aad(session, pack, kind, ordinal, record))
         if codec == 1:
             data = zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_len)
         elif codec in (2, 3, 4):
@@ -399,6 +410,79 @@ class Repository:
             del self.recent[next(iter(self.recent))]
         self.recent[chunk_id] = data
         return data
+
+    def chunk_aad(self, session, pack, kind, ordinal, record):
+        return b"chunk" + b"\x01" + self.id + session + pack + bytes([kind]) + struct.pack("<I", ordinal) + record
+
+    def inbox(self):
+        """What hosts brought that nobody admitted: (host, run, the snapshot's record), all of it checked."""
+        for host in self.items("hosts") if "hosts" in self.head else []:
+            folder = os.path.join(self.root, "inbox", host["id"])
+            for run in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+                if os.path.exists(os.path.join(folder, run, "commit")):
+                    yield host, int(run), self.brought(host, "inbox/%s/" % host["id"], run)
+
+    def brought(self, host, folder, run):
+        """The record of the snapshot that a commit brings; its packs, and every chunk in them, are read."""
+        name, data = folder + run + "/commit", self.read(folder + run + "/commit")
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(host["public"]))
+        try:
+            public.verify(data[-64:], b"esker commit 1" + data[:-64])
+        except InvalidSignature:
+            raise SystemExit(name + ": the host did not sign it")
+        fields = Fields(data[:-64])
+        if fields.raw(12) != b"eskercom\x01\0\0\0":
+            raise SystemExit(name + " is not what its name says")
+        epoch = fields.get("I")
+        if fields.raw(16) != self.id or fields.raw(32).hex() != host["id"] or fields.get("Q") != int(run):
+            raise SystemExit(name + " is of another repository, host or run")
+        fields.raw(32)  # the commit before
+        keys = {int(run): self.run_key(host, int(run), epoch, fields.raw(80))}
+        sealed = fields.var()
+        body = Fields(self.open_object(name, 7, "commit", data=sealed, epochs={epoch: keys[int(run)]}))
+        for _ in range(body.get("I")):
+            earlier, of = body.get("QI")
+            keys[earlier] = self.run_key(host, earlier, of, body.raw(80))
+        for _ in range(body.get("I")):
+            of, session, pack = body.get("Q"), body.raw(16), body.raw(32)
+            kind, epoch, length, expected = *body.get("BIQ"), body.raw(32)
+            data = self.read("%s%020d/%s" % (folder, of, pack.hex()))
+            if len(data) != length or blake3.blake3(data).digest() != expected:
+                raise SystemExit("pack %s is not what the host brought" % pack.hex())
+            self.check_pack(data, keys[of], (session, pack, kind, epoch))
+        return json.loads(body.var())
+
+    def run_key(self, host, run, epoch, sealed):
+        """The key of a run, which is sealed to the inbox of an epoch."""
+        private = derived_private(derive(self.epochs[epoch], "inbox"))
+        psk = derive(derive(self.master, "host", bytes.fromhex(host["id"])), "inbox")
+        info = b"esker inbox" + self.id + bytes.fromhex(host["id"]) + struct.pack("<QI", run, epoch)
+        return hpke_open(private, sealed[:32], psk, b"esker inbox", info, b"", sealed[32:])
+
+    def check_pack(self, data, parent, name):
+        """Every chunk of a pack is what its id says."""
+        session, pack, kind, epoch = name
+        key, commitment = committed(derive(parent, "pack", bytes([kind]), pack))
+        header = b"eskerpak" + bytes([1, kind, 1, 0]) + struct.pack("<I", epoch) + session + pack + commitment
+        start = struct.unpack("<Q", data[-16:-8])[0]
+        if data[:96] != header or data[-8:] != b"eskerend":
+            raise SystemExit("pack %s is damaged" % pack.hex())
+        aad = b"directory\x01" + self.id + header + struct.pack("<QQ", len(data), start)
+        fields = Fields(AESGCM(key).decrypt(DIRECTORY_NONCE, data[start:-16], aad))
+        count = fields.get("I")
+        fields.var()
+        for ordinal in range(count):
+            at = fields.at
+            chunk = fields.raw(32)
+            offset, stored, plain, codec, _depth, bases, _generation, _anchor = fields.get("IIIBBBBQ")
+            if bases or codec > 1:
+                raise SystemExit("chunk %s needs others" % chunk.hex())
+            aad = self.chunk_aad(session, pack, kind, ordinal, fields.data[at : fields.at])
+            found = AESGCM(key).decrypt(nonce(ordinal), data[offset : offset + stored], aad)
+            if codec == 1:
+                found = zstandard.ZstdDecompressor().decompress(found, max_output_size=plain)
+            if len(found) != plain or blake3.blake3(found, key=self.id_key).digest() != chunk:
+                raise SystemExit("chunk %s is not what its id says" % chunk.hex())
 
     def snapshots(self):
         """All snapshots, oldest first."""
@@ -508,6 +592,9 @@ def main():
     if sys.argv[3] == "list":
         for name, record in snapshots:
             print(name, record["time"], record["hostname"], *record["paths"])
+    elif sys.argv[3] == "inbox":
+        for host, run, record in repository.inbox():
+            print(host["name"], run, record["time"], record["hostname"], *record["paths"])
     elif sys.argv[3] == "restore" and len(sys.argv) == 6:
         wanted = sys.argv[4]
         chosen = [pair for pair in snapshots if pair[0].startswith(wanted)]

@@ -67,6 +67,10 @@ const COMMANDS: &[(&str, &str)] = &[
     ("key sheet", "key sheet sheet.html"),
     ("key split", "key split 2/3 --output shares"),
     ("key re-encrypt", "key re-encrypt --dry-run"),
+    ("host add", "host add web1 --write-only --place PLACE"),
+    ("host list", "host list"),
+    ("host admit", "host admit"),
+    ("host revoke", "host revoke web1"),
     ("key rotate", "key rotate -r OTHER"),
     ("key re-encrypt", "key re-encrypt -r OTHER"),
     ("key retire", "key retire 1 -r OTHER"),
@@ -145,6 +149,7 @@ fn place() -> Place {
 impl Place {
     fn words(&self, line: &str, added: &str) -> Vec<String> {
         let line = line.replace("REDIS", &self.redis.url()).replace("ADDED", added);
+        let line = line.replace("PLACE", self.repo.path("repo").to_str().unwrap());
         let line = line.replace("OTHER", self.other.folder().to_str().unwrap());
         line.split(' ').map(str::to_owned).collect()
     }

@@ -10,8 +10,8 @@ const IDENTITY: &str = r#"{"identities":[{"name":"test","credentials":[{"accessK
 
 /// One process that is all of it.
 pub(crate) struct Weed {
-    _process: Process,
-    _dir: tempfile::TempDir,
+    process: Option<Process>,
+    dir: tempfile::TempDir,
     port: u16,
 }
 
@@ -19,15 +19,33 @@ impl Weed {
     /// Starts it and waits until it answers.
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("s3.json");
-        std::fs::write(&config, IDENTITY).unwrap();
-        let data = dir.path().join("data");
-        std::fs::create_dir(&data).unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        let (process, port) = Self::run(dir.path(), IDENTITY);
+        let weed = Self { process: Some(process), dir, port };
+        wait_until_ready(&weed.options("ready"));
+        weed
+    }
+
+    /// Starts it again with the same objects, and with one more identity, which may do these actions.
+    pub(crate) fn restart_with(&mut self, (key, secret): (&str, &str), actions: &[String]) {
+        drop(self.process.take());
+        let mut identities: serde_json::Value = serde_json::from_str(IDENTITY).unwrap();
+        identities["identities"].as_array_mut().unwrap().push(serde_json::json!({
+            "name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions,
+        }));
+        let (process, port) = Self::run(self.dir.path(), &identities.to_string());
+        (self.process, self.port) = (Some(process), port);
+        wait_until_ready(&self.options("ready"));
+    }
+
+    fn run(dir: &std::path::Path, identities: &str) -> (Process, u16) {
+        let config = dir.join("s3.json");
+        std::fs::write(&config, identities).unwrap();
         let port = free_port();
         let mut command = Command::new(server("weed"));
         command
             .arg("mini")
-            .arg(format!("-dir={}", data.display()))
+            .arg(format!("-dir={}", dir.join("data").display()))
             .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]);
         command.arg(format!("-s3.port={port}")).arg(format!("-s3.config={}", config.display()));
         // Each of its parts listens on a port of its own and on that plus 10,000.
@@ -43,9 +61,7 @@ impl Weed {
             "-s3.port.lance=0",
             "-bucket=bk1",
         ]);
-        let weed = Self { _process: Process::start(command.current_dir(dir.path())), _dir: dir, port };
-        wait_until_ready(&weed.options("ready"));
-        weed
+        (Process::start(command.current_dir(dir)), port)
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -30,6 +30,22 @@ pub const GRANTED_LEN: usize = 32 + 16;
 /// Most epochs of a repository: a rotation a day for 180 years.
 pub const MAX_EPOCHS: usize = 1 << 16;
 
+/// First bytes of the commit of a run of a write-only host.
+pub const COMMIT_MAGIC: &[u8; 8] = b"eskercom";
+/// Length of its header: magic, version, three zeros, epoch, repository id, host, run, hash of the commit before, sealed
+/// key of the run.
+pub const COMMIT_HEADER_LEN: usize = 8 + 1 + 3 + 4 + 16 + 32 + 8 + 32 + ENCAPSULATED_LEN + GRANTED_LEN;
+/// Length of a signature.
+pub const SIGNATURE_LEN: usize = 64;
+/// Most packs of one commit: 64 TiB of packs of the usual size.
+pub const MAX_COMMIT_PACKS: usize = 1 << 20;
+/// Most interrupted runs that packs of one commit come from.
+pub const MAX_COMMIT_RUNS: usize = 1 << 12;
+/// Most hosts of a repository.
+pub const MAX_HOSTS: usize = 4096;
+/// Longest name of a host.
+pub const MAX_HOST_NAME: usize = 255;
+
 /// First bytes of a pack's parity.
 pub const PARITY_MAGIC: &[u8; 8] = b"eskerpar";
 
@@ -115,6 +131,10 @@ pub enum ObjectKind {
     Leaf = 5,
     /// The earlier keys in `grants/<epoch>`.
     Ring = 6,
+    /// What a run of a write-only host brings: the inner part of `inbox/<host>/<run>/commit`.
+    Commit = 7,
+    /// `replies/<host>/<run>`.
+    Reply = 8,
 }
 
 impl ObjectKind {
@@ -128,6 +148,8 @@ impl ObjectKind {
             Self::TierMap => "tier-map",
             Self::Leaf => "leaf",
             Self::Ring => "ring",
+            Self::Commit => "commit",
+            Self::Reply => "reply",
         }
     }
 }
@@ -226,6 +248,55 @@ pub mod names {
     pub const MAPS: &str = "maps";
     /// Folder of the leaves of HEAD.
     pub const SETS: &str = "sets";
+
+    /// Folder of what write-only hosts bring.
+    pub const INBOX: &str = "inbox";
+    /// Folder of the answers to them.
+    pub const REPLIES: &str = "replies";
+    /// The last part of the name of the object that a run begins with.
+    pub const BEGUN: &str = "begun";
+    /// The last part of the name of the object that a run ends with.
+    pub const COMMIT: &str = "commit";
+
+    /// `inbox/<host>`: all that a host may write.
+    #[must_use]
+    pub fn inbox(host: &ObjectId) -> String {
+        format!("{INBOX}/{host}")
+    }
+    /// `inbox/<host>/<run>`, twenty digits.
+    #[must_use]
+    pub fn run(host: &ObjectId, run: u64) -> String {
+        format!("{INBOX}/{host}/{run:020}")
+    }
+    /// `inbox/<host>/<run>/begun`: whoever creates it has the number.
+    #[must_use]
+    pub fn begun(host: &ObjectId, run: u64) -> String {
+        format!("{}/{BEGUN}", self::run(host, run))
+    }
+    /// `inbox/<host>/<run>/commit`.
+    #[must_use]
+    pub fn commit(host: &ObjectId, run: u64) -> String {
+        format!("{}/{COMMIT}", self::run(host, run))
+    }
+    /// `inbox/<host>/<run>/<pack>`.
+    #[must_use]
+    pub fn brought(host: &ObjectId, run: u64, pack: &PackId) -> String {
+        format!("{}/{pack}", self::run(host, run))
+    }
+    /// The run in the name of an object of an inbox, and the last part of the name.
+    #[must_use]
+    pub fn run_of(name: &str) -> Option<(ObjectId, u64, &str)> {
+        let mut parts = name.strip_prefix(INBOX)?.strip_prefix('/')?.split('/');
+        let (host, run, last) = (ObjectId::parse(parts.next()?)?, parts.next()?, parts.next()?);
+        let is_run = run.len() == 20 && run.bytes().all(|digit| digit.is_ascii_digit());
+        let run = run.parse().ok().filter(|_| is_run && parts.next().is_none())?;
+        Some((host, run, last))
+    }
+    /// `replies/<host>/<run>`, twenty digits.
+    #[must_use]
+    pub fn reply(host: &ObjectId, run: u64) -> String {
+        format!("{REPLIES}/{host}/{run:020}")
+    }
 
     /// Folder of further copies of the objects that everything hangs on.
     pub const COPIES: &str = "copies";

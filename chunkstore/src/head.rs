@@ -16,6 +16,7 @@ mod body;
 mod columns;
 mod elsewhere;
 mod epochs;
+mod hosts;
 mod items;
 mod leaf;
 mod leaves;
@@ -29,6 +30,7 @@ pub use body::{Bodies, Body};
 pub use columns::{NoColumns, RootColumns};
 pub use elsewhere::{Elsewhere, KnownSlot, Place};
 pub use epochs::{EpochRef, Needs};
+pub use hosts::{Host, NO_COMMIT};
 pub use leaf::{Item, Whole, decode_leaf, encode_leaf};
 use leaves::{Leaves, Stamp};
 pub use list::{List, Stretch};
@@ -95,6 +97,9 @@ pub struct Head {
     pub doomed: List<PackRef>,
     /// Every key slot with a keyed hash of its bytes.
     pub slots: BTreeMap<ObjectId, ObjectId>,
+    /// The hosts that may bring what they back up to an inbox, and nothing else.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub hosts: List<Host>,
     /// The epochs of data keys. This HEAD, and whatever is written after it was read, is sealed under the last.
     pub epochs: BTreeMap<u32, EpochRef>,
     /// BLAKE3 of the grants of the last epoch; none for the first, which every slot has in itself.
@@ -263,6 +268,7 @@ impl Head {
             condemned: List::default(),
             doomed: List::default(),
             slots,
+            hosts: List::default(),
             epochs: BTreeMap::from([(1, EpochRef::default())]),
             grants: None,
             other: BTreeMap::new(),
@@ -360,7 +366,7 @@ impl Head {
         let packs = self.condemned.leaves().chain(self.doomed.leaves());
         let forgotten = self.forgotten.leaves().chain(self.forgotten_everywhere.leaves());
         let lists = self.roots.leaves().chain(self.segments.leaves()).chain(self.sessions.leaves());
-        lists.chain(packs).chain(forgotten).chain(anew)
+        lists.chain(packs).chain(forgotten).chain(anew).chain(self.hosts.leaves())
     }
 
     fn attach(&self, leaves: &Arc<Leaves>) {
@@ -371,6 +377,7 @@ impl Head {
         self.doomed.attach(leaves);
         self.forgotten.attach(leaves);
         self.forgotten_everywhere.attach(leaves);
+        self.hosts.attach(leaves);
         self.anew.iter().for_each(|anew| anew.sessions.attach(leaves));
     }
 
@@ -384,6 +391,7 @@ impl Head {
         self.doomed.settle(leaves, age, written)?;
         self.forgotten.settle(leaves, age, written)?;
         self.forgotten_everywhere.settle(leaves, age, written)?;
+        self.hosts.settle(leaves, age, written)?;
         self.anew.iter_mut().try_for_each(|anew| anew.sessions.settle(leaves, age, written))
     }
 
@@ -400,6 +408,7 @@ impl Head {
         self.doomed.read()?;
         self.forgotten.read()?;
         self.forgotten_everywhere.read()?;
+        self.hosts.read()?;
         self.anew.iter().try_for_each(|anew| anew.sessions.read())
     }
 }

@@ -224,6 +224,32 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Adds a chunk that was cut elsewhere, as it is. Its anchor is found here, if it is to have one.
+    ///
+    /// # Errors
+    ///
+    /// It is longer than a chunk of this repository can be.
+    pub fn add_whole(&mut self, plain: &[u8], has_anchor: bool) -> Result<()> {
+        if plain.len() > self.max_len {
+            let why = format!("a chunk of {} bytes is longer than chunks are here", plain.len());
+            return Err(Error::Invalid(why));
+        }
+        if self.slab.len() - self.filled < plain.len() {
+            self.dispatch();
+        }
+        let end = self.filled + plain.len();
+        self.slab[self.filled..end].copy_from_slice(plain);
+        self.filled = end;
+        let anchor = if has_anchor { self.chunker.anchor(plain) } else { 0 };
+        let before = std::mem::replace(&mut self.last_anchor, anchor);
+        self.chunks.push(CutChunk { range: self.cut..end, anchor, before, hint: Hint::default() });
+        (self.cut, self.sought) = (end, false);
+        if self.cut >= self.batch_len || self.chunks.len() >= BATCH_TOKENS {
+            self.dispatch();
+        }
+        Ok(())
+    }
+
     /// Bytes since the last cut.
     #[must_use]
     pub fn uncut(&self) -> usize {

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 pub(crate) mod grants;
 mod header;
 mod hybrid;
+mod inbox;
 mod raw;
 mod read;
 mod secret;
@@ -32,6 +33,8 @@ mod tests;
 mod text;
 pub use grants::Grants;
 pub use header::{Argon2, KdfParams, SlotHeader, Split, Wrapped};
+pub(crate) use inbox::CHANNEL;
+pub use inbox::{HostKeys, SealedRunKey};
 pub use raw::RawKey;
 pub use read::KeyText;
 pub use secret::{Method, NewSlot, SlotSecret};
@@ -69,12 +72,21 @@ struct OwnSlot {
     private: PrivateKey,
 }
 
+/// What chunks are named and cut by.
+#[derive(Clone)]
+pub(crate) struct Naming {
+    pub(crate) id_key: Key,
+    pub(crate) gear_key: Key,
+}
+
 /// All secrets of a repository, as far as this process has met them: a data key of an epoch that it lacks is read from
 /// the grants in the places that the repository was opened at.
 pub struct KeyRing {
     repository: RepositoryId,
     master: Key,
     id_key: Key,
+    /// Those of another repository that chunks are named and cut by, in a host's book of what it stored there.
+    lent: OnceLock<Naming>,
     epochs: RwLock<BTreeMap<u32, Key>>,
     /// This epoch and all before it are retired: their keys are not kept, and not used.
     retired: AtomicU32,
@@ -102,7 +114,8 @@ impl KeyRing {
         let id_key = derive(&master, "chunk-id", &[]);
         let (own, places, learning) = (OnceLock::new(), Mutex::default(), Mutex::default());
         let (epochs, retired) = (RwLock::new(epochs), AtomicU32::new(0));
-        Self { repository, master, id_key, epochs, retired, own, places, learning }
+        let lent = OnceLock::new();
+        Self { repository, master, id_key, lent, epochs, retired, own, places, learning }
     }
 
     /// The repository these keys belong to.
@@ -253,13 +266,17 @@ impl KeyRing {
     /// Names a chunk by its content.
     #[must_use]
     pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
-        ChunkId(*blake3::keyed_hash(&self.id_key, plain).as_bytes())
+        let id_key = self.lent.get().map_or(&self.id_key, |lent| &lent.id_key);
+        ChunkId(*blake3::keyed_hash(id_key, plain).as_bytes())
     }
 
     /// The key that the gear table is drawn from.
     #[must_use]
     pub fn gear_key(&self) -> Zeroizing<[u8; 32]> {
-        derive(&self.master, "gear", &[])
+        match self.lent.get() {
+            Some(lent) => lent.gear_key.clone(),
+            None => derive(&self.master, "gear", &[]),
+        }
     }
 
     /// Authenticates the text of the configuration.

@@ -13,6 +13,7 @@
 //! | [`head`] | the only mutable object, changed by compare-and-swap |
 //! | [`config`] | what never changes after `init` |
 //! | [`store`], [`ingest`], [`reader`] | the chunk store: open, write in parallel, read in order |
+//! | [`inbox`] | what write-only hosts bring: runs, their commits, the answers; and a host's own side |
 //! | [`storage`] | named objects on disk, in S3, in memory |
 //! | [`private`], [`patience`] | local files that are nobody else's, and locks that are waited for only so long |
 //! | [`mod@pool`] | values that threads share, and that wait to be used again |
@@ -76,6 +77,7 @@ pub mod executor;
 pub mod format;
 pub mod head;
 pub mod id;
+pub mod inbox;
 pub mod index;
 pub mod ingest;
 mod kept;

@@ -80,6 +80,7 @@ const MOST_CHUNKS: usize = 1 << 16;
 const DIRECTORY_ORDINAL: u64 = u64::MAX;
 
 /// A pack being filled. Holds compressed plaintext until [`PackBuilder::seal`].
+#[derive(Clone)]
 pub struct PackBuilder {
     name: PackName,
     buffer: Vec<u8>,
@@ -106,6 +107,28 @@ impl PackBuilder {
         buffer.clear();
         buffer.resize(PACK_HEADER_LEN, 0);
         Self { name, buffer, records: vec![], directory_len: 0 }
+    }
+
+    /// Length of the object that it will be.
+    pub(crate) fn sealed_len(&self) -> u64 {
+        let directory = 4 + 4 + self.directory_len + TAG_LEN;
+        padded_len((self.buffer.len() + directory + PACK_TRAILER_LEN) as u64)
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> PackName {
+        self.name
+    }
+
+    /// The kind of its chunks.
+    pub(crate) fn kind(&self) -> PackKind {
+        self.name.kind
+    }
+
+    /// The same, to be sealed under another epoch.
+    pub(crate) fn under(mut self, epoch: u32) -> Self {
+        self.name.epoch = epoch;
+        self
     }
 
     /// Adds a compressed chunk: what `record` says of it holds, but for its place, which is decided here.

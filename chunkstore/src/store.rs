@@ -8,6 +8,7 @@ use crate::executor::Executor;
 use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root, RootColumns};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
+use crate::inbox::Outbox;
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 pub use crate::kept::{Examined, Kept};
 use crate::kept::{delete_kept, put_kept};
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 mod copies;
+mod hosts;
 mod lost;
 mod opening;
 mod rebuild;
@@ -35,6 +37,7 @@ mod session;
 mod slots;
 pub use crate::error::describe;
 pub use copies::{Clock, MAP_ROOT, TierCommit, another_tier, not_adopted};
+pub use hosts::Settled;
 pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look, slot_headers};
 use opening::{Slots, read_config};
@@ -88,6 +91,8 @@ pub struct ChunkStore {
     heads: HeadStore,
     index: Arc<dyn ChunkIndex>,
     state: Mutex<State>,
+    /// Where packs go, if this is the book of a write-only host.
+    outbox: Option<Arc<Outbox>>,
     /// How data packs are to lie, and all others.
     placing: (Placing, Placing),
     /// Whether records of snapshots that cannot be read here are read from copies.
@@ -258,6 +263,7 @@ impl ChunkStore {
             heads,
             index,
             state,
+            outbox: None,
             placing,
             records_from_copies,
             decompressors,
@@ -298,6 +304,22 @@ impl ChunkStore {
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.access.storage
+    }
+
+    /// The same, with packs that go to the inbox of another repository.
+    pub(crate) fn with_outbox(mut self, outbox: Arc<Outbox>) -> Self {
+        self.outbox = Some(outbox);
+        self
+    }
+
+    pub(crate) fn outbox(&self) -> Option<&Arc<Outbox>> {
+        self.outbox.as_ref()
+    }
+
+    /// The store that packs go to.
+    #[must_use]
+    pub fn pack_storage(&self) -> &Arc<dyn Storage> {
+        self.outbox.as_ref().map_or(&self.access.storage, |outbox| outbox.storage())
     }
 
     /// Milliseconds since the Unix epoch.

@@ -26,6 +26,7 @@ mod forget;
 mod from;
 mod generate;
 mod heal;
+mod host;
 mod import;
 mod init;
 mod key;
@@ -117,6 +118,8 @@ enum Command {
     Stats(stats::Args),
     /// Add, remove and change passwords and keys
     Key(key::Args),
+    /// Hosts that may only write: add and revoke them, and take in what they back up
+    Host(host::Args),
     /// Rebuild damaged parts of the repository
     Repair(repair::Args),
     /// Print internal records as JSON
@@ -149,6 +152,7 @@ impl Command {
             | Self::Connectors
             | Self::Version => true,
             Self::Key(args) => args.only_prints(),
+            Self::Host(args) => args.only_prints(),
             Self::Tier(args) => args.only_prints(),
             Self::Thaw(args) => args.only_prints(),
             Self::Generate(args) => args.only_prints(),
@@ -212,6 +216,7 @@ fn dispatch(cli: Cli) -> CommandResult {
         Command::Stats(args) => stats::run(&args, &context),
         Command::Stream(args) => stream::run(&args, &context),
         Command::Key(args) => key::run(args, &context),
+        Command::Host(args) => host::run(args, &context),
         Command::Repair(args) => repair::run(&args, &context),
         Command::Cat(args) => cat::run(&args, &context),
         Command::Rewrite(args) => rewrite::run(&args, &context),

@@ -24,6 +24,7 @@
 //! | [`calibrate`], [`trial`], [`plan`] | this machine's stages; the user's own data; what a repository will take |
 //! | [`restic`] | a repository of restic, read for `esker import` |
 //! | [`repair`], [`rewrite`], [`stats`], [`diff`] | the index from the packs; snapshots anew; sizes; what changed |
+//! | [`host`], [`admit`] | a backup by a host that may only write; taking what it brought into the repository |
 //! | [`monitor`] | where counts, progress and non-fatal errors go |
 //! | [`retry`] | attempts at work that a prune elsewhere may fence |
 //!
@@ -82,6 +83,7 @@
     expect(clippy::disallowed_methods, reason = "tests make their own files and read where they are")
 )]
 
+pub mod admit;
 pub mod backup;
 pub mod calibrate;
 pub mod clock;
@@ -95,6 +97,7 @@ pub mod group;
 pub mod growing;
 #[cfg(test)]
 mod histories;
+pub mod host;
 pub mod identity;
 pub mod inside;
 pub mod log;

@@ -91,6 +91,10 @@ pub fn rewrite(
         if let Some(host) = &options.hostname {
             fresh.hostname.clone_from(host);
         }
+        if fresh.manifest != old.manifest || fresh.hostname != old.hostname {
+            // It is no longer what a write-only host signed; `original` names that.
+            fresh.signed = None;
+        }
         if let Some(time) = options.time {
             fresh.time = time;
         }

@@ -1,5 +1,6 @@
 //! The record that makes a manifest reachable. JSON, sealed; restic's field names where they exist.
 
+use crate::host::Signed;
 use crate::identity::Identity;
 use crate::manifest::ManifestRoot;
 use crate::{Error, Result};
@@ -247,6 +248,9 @@ pub struct Snapshot {
     /// No rule and no promise removes it before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_until: Option<jiff::Timestamp>,
+    /// The write-only host that made it, and its signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
     /// Fields of later versions, kept as they are.
     #[serde(flatten)]
     pub other: std::collections::BTreeMap<String, serde_json::Value>,

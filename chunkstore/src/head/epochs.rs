@@ -132,6 +132,7 @@ impl Head {
         self.doomed.loosen(is_old)?;
         self.forgotten.loosen(is_old)?;
         self.forgotten_everywhere.loosen(is_old)?;
+        self.hosts.loosen(is_old)?;
         self.anew.iter_mut().try_for_each(|anew| anew.sessions.loosen(is_old))
     }
 }

@@ -184,6 +184,7 @@ impl HeadStore {
         forgotten.extend(old.iter().flat_map(|head| head.forgotten.readable()));
         let everywhere = old.iter().flat_map(|head| head.forgotten_everywhere.readable());
         let forgotten_everywhere: List<ObjectId> = everywhere.copied().collect();
+        let hosts = old.iter().flat_map(|head| head.hosts.readable()).cloned().collect();
         let (required_features, other) =
             old.map(|head| (head.required_features, head.other)).unwrap_or_default();
         let since_ms = u64::try_from(self.env.now().as_millis()).unwrap_or_default();
@@ -192,7 +193,7 @@ impl HeadStore {
         let home = self.home.clone();
         let first = Head { incarnation, generation, tier, home, tiers, anew, ..first };
         let forgotten = forgotten.into_iter().collect();
-        let first = Head { clock_ms, without_parity, forgotten, forgotten_everywhere, ..first };
+        let first = Head { clock_ms, without_parity, forgotten, forgotten_everywhere, hosts, ..first };
         let (roots, segments) = (roots.into(), segments.into());
         Ok(Head { roots, segments, required_features, other, ..first })
     }

@@ -11,7 +11,7 @@ use crate::format::{PackKind, SEGMENT_CHUNKS};
 use crate::head::SegmentRef;
 use crate::id::{PackId, SessionId};
 use crate::index::{PackEntry, Segment};
-use crate::pack::{PackBuilder, PackName, Record};
+use crate::pack::{PackBuilder, PackName, Record, SealedPack};
 use crate::parity;
 use crate::pool::Pool;
 use crate::storage::ErrorKind;
@@ -101,7 +101,7 @@ impl Packer {
             dedupe: Arc::clone(dedupe),
             session,
             options,
-            size: PackSize::new(options.pack_len, dedupe.store.storage().is_near()),
+            size: PackSize::new(options.pack_len, dedupe.store.pack_storage().is_near()),
             data: None,
             metadata: None,
             uploads: VecDeque::new(),
@@ -173,7 +173,7 @@ impl Packer {
     }
 
     fn upload(&mut self, builder: PackBuilder) -> Result<()> {
-        let most = (IN_FLIGHT_BYTES / self.size.bytes()).clamp(1, self.store.storage().connections());
+        let most = (IN_FLIGHT_BYTES / self.size.bytes()).clamp(1, self.store.pack_storage().connections());
         while self.uploads.len() >= most {
             self.finish_one()?;
         }
@@ -181,6 +181,13 @@ impl Packer {
         let buffers = Arc::clone(&self.buffers);
         let discard = self.options.discard;
         self.uploads.push_back(submit(&*self.store.access.io, move || {
+            if let Some(outbox) = store.outbox().filter(|_| !discard) {
+                let began = Instant::now();
+                let len = builder.sealed_len();
+                let SealedPack { name, bytes, records } = outbox.send(builder, store.keys())?;
+                buffers.put(bytes);
+                return Ok((PackEntry { name, len, records }, began.elapsed()));
+            }
             let sealed = builder.seal(store.keys())?;
             let len = sealed.bytes.len() as u64;
             let body = bytes::Bytes::from(sealed.bytes);

@@ -43,6 +43,11 @@ impl PrivateKey {
         Ok((Self(private), public.to_bytes().into()))
     }
 
+    /// The key pair that is derived from a secret.
+    pub(super) fn derive(secret: &[u8; 32]) -> Self {
+        Self(Kem::derive_keypair(secret).0)
+    }
+
     pub(super) fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
         <Kem as hpke::Kem>::PrivateKey::from_bytes(bytes).ok().map(Self)
     }

@@ -32,7 +32,7 @@ impl RawKey {
     }
 
     /// The key that is these bytes.
-    pub(super) fn of(bytes: [u8; 32]) -> Self {
+    pub(crate) fn of(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 

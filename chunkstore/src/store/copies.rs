@@ -367,6 +367,9 @@ impl ChunkStore {
                     ours.clone_from(theirs);
                 }
             }
+            if head.hosts.to_vec()? != primary.hosts.to_vec()? {
+                head.hosts.clone_from(&primary.hosts);
+            }
             let known: HashSet<ObjectId> = head.segment_ids()?.into_iter().collect();
             head.segments.extend(commit.segments.iter().filter(|new| !known.contains(&new.id)).cloned());
             let replaced: HashSet<ObjectId> = commit.roots.iter().map(|root| root.id).collect();

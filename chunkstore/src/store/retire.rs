@@ -6,7 +6,7 @@
 //! primary does not have, no sync brings to a tier that was looked at.
 
 use super::ChunkStore;
-use crate::head::{Head, Needs};
+use crate::head::{Head, Host, Needs};
 use crate::{Error, Result};
 
 /// Choices for retiring an epoch.
@@ -48,7 +48,20 @@ pub fn holders(head: &Head, epoch: u32) -> Result<Option<String>> {
     if head.epoch() <= epoch {
         said.push("HEAD itself".into());
     }
+    let hosts = hosts_on(head, epoch)?;
+    if !hosts.is_empty() {
+        said.push(format!("the inbox of the hosts {}", hosts.join(", ")));
+    }
     Ok((!said.is_empty()).then(|| said.join(", ")))
+}
+
+/// The write-only hosts that may still seal to the inbox of an epoch or of an earlier one. A tier has no inbox.
+fn hosts_on(head: &Head, epoch: u32) -> Result<Vec<String>> {
+    if head.tier.is_some() {
+        return Ok(vec![]);
+    }
+    let is_on = |host: &&Host| host.revoked_ms.is_none() && host.epoch <= epoch;
+    Ok(head.hosts.iter()?.filter(is_on).map(|host| host.name.clone()).collect())
 }
 
 impl ChunkStore {
@@ -107,6 +120,14 @@ fn may_retire(head: &Head, epoch: u32, tiers: &[(&str, &ChunkStore)], options: &
         return Err(Error::Invalid(format!(
             "epoch {epoch} is the newest: everything new is encrypted with its key. 'esker key rotate' makes another \
              epoch, and 'esker key re-encrypt' moves to it what this one protects"
+        )));
+    }
+    let hosts = hosts_on(head, epoch)?;
+    if !hosts.is_empty() {
+        return Err(Error::Invalid(format!(
+            "hosts may still bring what is encrypted for epoch {epoch}, or one before it: {}. Each gets the new key with the \
+             answer to its next backup, and uses it with the one after that; 'esker host revoke' gives one up",
+            hosts.join(", ")
         )));
     }
     if let Some(held) = holders(head, epoch)? {

@@ -147,7 +147,7 @@ impl ChunkStore {
     }
 
     /// The swap of a commit; `place` puts the roots into HEAD.
-    fn commit_with<R>(
+    pub(super) fn commit_with<R>(
         &self,
         session: &SessionId,
         segments: &[SegmentRef],

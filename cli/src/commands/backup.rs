@@ -23,6 +23,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod as_host;
 mod report;
 
 /// Back up paths, streams, commands and databases
@@ -143,6 +144,13 @@ pub(crate) struct Args {
     /// Do not copy to the tiers of esker.toml afterwards
     #[arg(long)]
     no_sync: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
+    /// Back up as a host that may only write, with the file that 'esker host add' wrote: no password is needed, and the
+    /// snapshot is pending until a full client admits it
+    #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with_all = ["parent", "delta", "incremental", "time", "keep_until"])]
+    bundle: Option<PathBuf>,
 }
 
 /// What can be backed up, for help.
@@ -185,7 +193,16 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     }
     // Sources first: a missing path is told before a password is asked for.
     let mut source = open_source(&args, &files, stamp, context)?;
+    if let Some(path) = &args.bundle {
+        let bundle = as_host::bundle(path)?;
+        let sealing = Sealing { compression: context.global.compression, delta: false };
+        let options = options(&args, &files, time, sealing, packer);
+        return as_host::run(bundle, source, options, args.host.as_deref(), context);
+    }
     let repo = context.open()?;
+    if !args.dry_run && !args.no_admit {
+        super::host::take_in_first(&repo, context)?;
+    }
     let mut base = None;
     if args.incremental {
         let (id, incremental) = incremental(&args, stamp, &repo, context)?;
@@ -198,35 +215,8 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         }
         None => None,
     };
-    let options = BackupOptions {
-        hostname: args.host.clone().unwrap_or_else(hostname),
-        username: username(),
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        tags: args.tag.iter().flat_map(|tags| split_tags(tags)).filter(|tag| !tag.is_empty()).collect(),
-        description: args.description.clone(),
-        excludes: files.excludes.texts(),
-        time,
-        time_given: args.time.is_some(),
-        keep_until: args.keep_until,
-        made_by: MadeBy::Hand,
-        source_name: None,
-        hold: Hold::Unsaid,
-        parent,
-        replaces: None,
-        parent_of: args.group_by,
-        force: args.force,
-        no_scan: args.no_scan,
-        ignore_inode: args.ignore_inode,
-        ignore_ctime: args.ignore_ctime,
-        dry_run: args.dry_run,
-        skip_if_unchanged: args.skip_if_unchanged,
-        sealing: Sealing { compression: context.global.compression, delta: delta(&args, &repo, context)? },
-        packer,
-        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
-        packs_seen_within: Duration::ZERO,
-        original: None,
-    };
+    let sealing = Sealing { compression: context.global.compression, delta: delta(&args, &repo, context)? };
+    let options = BackupOptions { parent, ..options(&args, &files, time, sealing, packer) };
     // Standard input cannot be read again, everything else can.
     let mut retry = if args.stdin { Retry::new(1) } else { Retry::default() };
     let report = loop {
@@ -273,6 +263,45 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         Code::Done => code,
         behind => behind,
     })
+}
+
+/// What the flags say about the backup and its record.
+fn options(
+    args: &Args,
+    files: &FilesOptions,
+    time: jiff::Timestamp,
+    sealing: Sealing,
+    packer: PackerOptions,
+) -> BackupOptions {
+    BackupOptions {
+        hostname: args.host.clone().unwrap_or_else(hostname),
+        username: username(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        tags: args.tag.iter().flat_map(|tags| split_tags(tags)).filter(|tag| !tag.is_empty()).collect(),
+        description: args.description.clone(),
+        excludes: files.excludes.texts(),
+        time,
+        time_given: args.time.is_some(),
+        keep_until: args.keep_until,
+        made_by: MadeBy::Hand,
+        source_name: None,
+        hold: Hold::Unsaid,
+        parent: None,
+        replaces: None,
+        parent_of: args.group_by,
+        force: args.force,
+        no_scan: args.no_scan,
+        ignore_inode: args.ignore_inode,
+        ignore_ctime: args.ignore_ctime,
+        dry_run: args.dry_run,
+        skip_if_unchanged: args.skip_if_unchanged,
+        sealing,
+        packer,
+        program_version: concat!("esker ", env!("CARGO_PKG_VERSION")).into(),
+        packs_seen_within: Duration::ZERO,
+        original: None,
+    }
 }
 
 /// The URL that `--incremental` is for, and the beginnings of all that it can be for.

@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
 }
 
 /// Choices that `forget --prune` shares.
@@ -58,6 +61,10 @@ fn parse_unused(text: &str) -> Result<MaxUnused, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open()?;
+    if !args.dry_run && !args.no_admit {
+        // What waits may need what nothing else does.
+        super::host::take_in_first(&repo, context)?;
+    }
     prune_and_print(&repo, &args.prune, args.dry_run, context)
 }
 

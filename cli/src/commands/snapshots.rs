@@ -2,10 +2,14 @@
 
 use super::{FilterArgs, json_time, show_time};
 use crate::context::Context;
-use crate::exit::{Code, CommandResult};
+use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use chunkstore::ObjectId;
+use chunkstore::head::Host;
+use chunkstore::{ObjectId, RepositoryId};
 use comfy_table::{Table, presets};
+use engine::Repository;
+use engine::admit::waiting;
+use engine::host::{Author, author};
 use engine::policy::GroupBy;
 use engine::rank;
 use engine::shown;
@@ -52,10 +56,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         });
         all.reverse();
     }
+    let authors = Authors { repository: *repo.store().keys().repository(), hosts: repo.store().hosts()? };
     if args.group_by.is_some() {
         grouped(&all, group_by, args, context);
     } else if context.global.json {
-        output::json_array(all.iter().map(|listed| Shown::new(listed, moved(listed))))?;
+        let shown = |listed| Shown::new(listed, moved(listed)).signed(authors.json(&listed.snapshot));
+        output::json_array(all.iter().map(shown))?;
     } else {
         output::block(if args.compact { compact(&all) } else { table(&all) });
         for listed in &all {
@@ -67,9 +73,71 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 ));
             }
         }
+        authors.tell(&all);
         output::line(format!("{} snapshots", all.len()));
+        pending(&repo, context)?;
     }
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
+}
+
+/// What tells by whom snapshots of write-only hosts were made.
+struct Authors {
+    repository: RepositoryId,
+    hosts: Vec<Host>,
+}
+
+impl Authors {
+    fn json(&self, snapshot: &Snapshot) -> Option<Value> {
+        let signed = snapshot.signed.as_ref()?;
+        let (name, signature) = match author(snapshot, &self.repository, &self.hosts) {
+            Author::Client => return None,
+            Author::Host(host) => (Some(host.name), "valid"),
+            Author::Revoked(host) => (Some(host.name), "revoked"),
+            Author::Doubtful(_) => (None, "invalid"),
+        };
+        Some(json!({"host": name, "host_id": signed.host, "run": signed.run, "signature": signature}))
+    }
+
+    /// Says of each host how many of these it signed, and of which that is in doubt.
+    fn tell(&self, all: &[Listed]) {
+        let mut signed = std::collections::BTreeMap::<String, u64>::new();
+        for listed in all {
+            match author(&listed.snapshot, &self.repository, &self.hosts) {
+                Author::Client => {}
+                Author::Host(host) => *signed.entry(host.name).or_default() += 1,
+                Author::Revoked(host) => {
+                    *signed.entry(format!("{}, which was revoked since", host.name)).or_default() += 1;
+                }
+                Author::Doubtful(why) => {
+                    output::line(format!("{}: its signature does not count: {why}", listed.id.short()));
+                }
+            }
+        }
+        for (host, count) in signed {
+            output::line(format!("{count} signed by host {host}"));
+        }
+    }
+}
+
+/// Says what of hosts waits to be admitted: there are no snapshots of it yet.
+fn pending(repo: &Repository, context: &Context) -> Result<(), Failure> {
+    if repo.store().head().hosts.is_empty() || repo.store().tier().is_some() {
+        return Ok(());
+    }
+    match waiting(repo.store()) {
+        Ok(waiting) => {
+            for (host, run, waits) in waiting {
+                let bytes = output::bytes(waits.bytes);
+                output::line(format!(
+                    "pending: run {run} of host {}, {bytes}; 'esker host admit' takes it in",
+                    host.name
+                ));
+            }
+        }
+        // A reader need not have the right to look there.
+        Err(error) => context.console.say(format!("what waits in inboxes is not known: {error}")),
+    }
+    Ok(())
 }
 
 /// In groups, in order of their keys.
@@ -153,11 +221,18 @@ struct Shown<'a> {
     /// The time that it is ranked by, where its own was that of a wrong clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     ranked_time: Option<String>,
+    /// The write-only host that made it, and whether its signature fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed: Option<Value>,
     id: ObjectId,
     short_id: String,
 }
 
 impl<'a> Shown<'a> {
+    fn signed(self, signed: Option<Value>) -> Self {
+        Self { signed, ..self }
+    }
+
     fn new(listed: &'a Listed, ranked: Option<Timestamp>) -> Self {
         let snapshot = &listed.snapshot;
         Self {
@@ -181,6 +256,7 @@ impl<'a> Shown<'a> {
             hold: Some(snapshot.hold).filter(|hold| *hold != Hold::Unsaid),
             keep_until: snapshot.keep_until.map(json_time),
             ranked_time: ranked.map(json_time),
+            signed: None,
             id: listed.id,
             short_id: listed.id.short(),
         }

@@ -88,7 +88,10 @@ pub fn repair_snapshots(
         for (place, Listed { id, snapshot }) in damaged {
             let manifest = write_sound(&dedupe, &mut packer, &snapshot, monitor)?;
             if manifest.entries > 0 {
-                fresh.push((place, Snapshot { manifest, original: Some(id), earlier: vec![], ..snapshot }));
+                let original = Some(id);
+                // It is no longer what a write-only host signed.
+                let fresh_record = Snapshot { manifest, original, earlier: vec![], signed: None, ..snapshot };
+                fresh.push((place, fresh_record));
             }
         }
         let segments = packer.flush()?;

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::entry::{Entry, display_path};
+use crate::host::{Author, author};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::reach::for_each_chunk;
 use crate::snapshot::Listed;
@@ -41,6 +42,7 @@ impl Check<'_> {
             let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
             self.fail(root.id.to_string(), why);
         }
+        let hosts = self.store.hosts()?;
         for root in self.roots(repo)? {
             self.report.snapshots += 1;
             let name = root.object();
@@ -53,7 +55,12 @@ impl Check<'_> {
                 self.fail(name.clone(), "HEAD's copy of the record is another one");
             }
             match serde_json::from_slice::<crate::snapshot::Snapshot>(&plain) {
-                Ok(snapshot) => self.manifest(&root.id, &snapshot)?,
+                Ok(snapshot) => {
+                    if let Author::Doubtful(why) = author(&snapshot, self.store.keys().repository(), &hosts) {
+                        self.fail(name.clone(), format!("its signature: {why}"));
+                    }
+                    self.manifest(&root.id, &snapshot)?;
+                }
                 Err(error) => self.fail(name, error.to_string()),
             }
         }

@@ -12,8 +12,11 @@ use chunkstore::env::SeededEnv;
 use chunkstore::format::{
     Codec, Decoder, Encoder, MAX_SERVICE_LEN, MAX_SHARES, MAX_SLOTS, ObjectKind, PackKind,
 };
-use chunkstore::head::{Condemned, Head, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf};
+use chunkstore::head::{
+    Condemned, Head, Host, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf,
+};
 use chunkstore::id::to_hex;
+use chunkstore::inbox::{Bundle, Commit, PublicKey, SignedCommit};
 use chunkstore::index::Segment;
 use chunkstore::keys::{Grants, KeyRing, KeyText, Shares, slot_header};
 use chunkstore::pack::{PackName, Record, decode_directory, read_directory, read_header};
@@ -62,7 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Target> {
 }
 
 /// The decoders.
-pub const TARGETS: [Target; 28] = [
+pub const TARGETS: [Target; 30] = [
     Target { name: "head", run: head },
     Target { name: "config", run: config },
     Target { name: "slot", run: slot },
@@ -70,6 +73,8 @@ pub const TARGETS: [Target; 28] = [
     Target { name: "keytext", run: key_text },
     Target { name: "share", run: share },
     Target { name: "grants", run: grants },
+    Target { name: "commit", run: host_commit },
+    Target { name: "bundle", run: host_bundle },
     Target { name: "envelope", run: open_envelope },
     Target { name: "pack", run: pack },
     Target { name: "directory", run: directory },
@@ -225,6 +230,27 @@ fn grants(data: &[u8]) {
     assert!(KEYS.take(2, data).is_err() || seeds::is_granted(data));
 }
 
+/// The commit of a write-only host: the object, and what is sealed in it.
+fn host_commit(data: &[u8]) {
+    let bytes = bytes::Bytes::copy_from_slice(data);
+    if let Ok(signed) = SignedCommit::decode(&bytes) {
+        // Nobody forges a signature.
+        assert!(!signed.is_of(&PublicKey(ObjectId([3; 32]))) && signed.open(&KEYS).is_err());
+    }
+    if let Ok(commit) = Commit::decode(data) {
+        assert_eq!(commit.encode(), data);
+    }
+}
+
+/// The file of a write-only host.
+fn host_bundle(data: &[u8]) {
+    let Ok(bundle) = Bundle::from_text(data) else { return };
+    let text = bundle.to_text().expect("a bundle that was read");
+    let again =
+        Bundle::from_text(&text).and_then(|again| again.to_text()).expect("a bundle can be read again");
+    assert_eq!(again, text);
+}
+
 fn open_envelope(data: &[u8]) {
     for kind in [ObjectKind::Head, ObjectKind::Segment, ObjectKind::Snapshot] {
         // Nobody forges a tag; but the header and its lengths are read before.
@@ -300,6 +326,7 @@ fn leaf(data: &[u8]) {
     of::<PackRef>(data);
     of::<ObjectId>(data);
     of::<SessionId>(data);
+    of::<Host>(data);
 }
 
 fn manifest_chunk(data: &[u8]) {

@@ -2,10 +2,12 @@
 
 use crate::forge::{Forge, encode, file};
 use crate::{KEYS, id, name};
+use chunkstore::chunker::ChunkerParams;
 use chunkstore::env::SeededEnv;
 use chunkstore::format::{Codec, Encoder, ObjectKind, names};
 use chunkstore::head::{PackRef, Root, SegmentRef, encode_leaf};
 use chunkstore::id::from_hex;
+use chunkstore::inbox::{Brought, Bundle, Commit, Earlier, Header, SigningKey};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::keys::{KdfParams, RawKey, Share, Shares, SlotOwner, make_slot, slot_header};
 use chunkstore::pack::{PackBuilder, Record, SealedPack};
@@ -33,6 +35,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "keytext" => all.key_texts.clone(),
         "share" => vec![all.shares.concat(), all.shares.first().cloned().unwrap_or_default()],
         "grants" => vec![all.grants.clone()],
+        "commit" => all.commits.clone(),
+        "bundle" => vec![all.bundle.clone()],
         "envelope" => vec![all.envelope.clone()],
         "pack" => vec![all.pack.bytes.to_vec()],
         "directory" => vec![directory(&all.pack.records)],
@@ -125,6 +129,8 @@ struct Seeds {
     key_texts: Vec<Vec<u8>>,
     shares: Vec<Vec<u8>>,
     grants: Vec<u8>,
+    commits: Vec<Vec<u8>>,
+    bundle: Vec<u8>,
     envelope: Vec<u8>,
     pack: SealedPack,
     segment: Segment,
@@ -167,7 +173,10 @@ fn make() -> Result<Seeds> {
         packs: vec![PackEntry { name: name(), len: pack.bytes.len() as u64, records: pack.records.clone() }],
     };
     let (patch, frames) = frames()?;
+    let (commits, bundle) = of_host(&env)?;
     Ok(Seeds {
+        commits,
+        bundle,
         heads: vec![json(&*empty)?, json(&*head)?],
         config: store.config().seal(&KEYS)?,
         grants: KEYS.make_epoch(2, &[(id, slot_header(&id, &slot)?.public)], &env)?,
@@ -183,6 +192,28 @@ fn make() -> Result<Seeds> {
         patch,
         frames,
     })
+}
+
+/// A commit of a write-only host, and what is sealed in it; and the host's file.
+fn of_host(env: &SeededEnv) -> Result<(Vec<Vec<u8>>, Vec<u8>)> {
+    let bundle = Bundle {
+        place: "s3://bucket/esker".into(),
+        name: "web1".into(),
+        keys: KEYS.for_host(ObjectId([9; 32]), 1)?,
+        signing: SigningKey::generate(env)?,
+        chunker: ChunkerParams::default(),
+    };
+    let (ring, key) = bundle.keys.begin(4, env)?;
+    let commit = Commit {
+        earlier: vec![Earlier { run: 3, epoch: 1, key }],
+        packs: vec![Brought { run: 4, name: name(), len: 4096, hash: ObjectId([7; 32]) }],
+        record: b"{}".as_slice().into(),
+        signature: [8; 64],
+    };
+    let (repository, host) = (bundle.keys.repository, bundle.keys.host);
+    let header = Header { repository, host, run: 4, epoch: 1, previous: ObjectId([0; 32]), key };
+    let sealed = commit.seal(&header, &ring, &bundle.signing, env)?;
+    Ok((vec![sealed, commit.encode()], bundle.to_text()?.to_vec()))
 }
 
 /// A pack with a chunk of each kind.

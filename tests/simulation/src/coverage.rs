@@ -50,10 +50,18 @@ pub enum Sometimes {
     Retired,
     /// An epoch was not retired because something needed it.
     NotRetired,
+    /// A write-only host brought a backup.
+    Brought,
+    /// What one brought was admitted.
+    Admitted,
+    /// What one brought was refused.
+    Refused,
+    /// The host was told so.
+    ToldRefused,
 }
 
 /// All of them.
-pub const ALL: [Sometimes; 22] = [
+pub const ALL: [Sometimes; 26] = [
     Sometimes::BackedUp,
     Sometimes::StoredDelta,
     Sometimes::ReadBeside,
@@ -76,6 +84,10 @@ pub const ALL: [Sometimes; 22] = [
     Sometimes::Renewed,
     Sometimes::Retired,
     Sometimes::NotRetired,
+    Sometimes::Brought,
+    Sometimes::Admitted,
+    Sometimes::Refused,
+    Sometimes::ToldRefused,
 ];
 
 /// How often each was seen.

@@ -133,6 +133,15 @@ impl Judge {
         let packs = self.listed(disk, &head);
         let named = names_of(&head);
         for name in disk.objects().keys() {
+            if let Some((host, run, _)) = names::run_of(name) {
+                // Of a run that was interrupted: it goes with the next one that is settled.
+                let host = head.hosts.find(|known| known.id == host).expect("it was read");
+                assert!(host.is_some_and(|host| run > host.run), "seed {seed}: {name} is left behind");
+                continue;
+            }
+            if name.starts_with(names::REPLIES) {
+                continue;
+            }
             let needed = match name.rsplit('/').next().and_then(PackId::parse) {
                 Some(pack) if name.starts_with(names::PACKS) || name.starts_with(names::PARITY) => {
                     packs.contains(&pack)
@@ -224,6 +233,12 @@ impl Judge {
                 );
                 assert!(!self.listed(disk, &head).contains(&pack), "{name} is deleted while HEAD lists it");
             }
+        } else if let Some((host, run, _)) = names::run_of(name) {
+            let known = head.hosts.find(|known| known.id == host).expect("it was read");
+            assert!(known.is_some_and(|known| run <= known.run), "{name} is deleted before it is settled");
+            let is_committed = disk.objects().contains_key(&names::commit(&host, run));
+            let is_answered = disk.objects().contains_key(&names::reply(&host, run));
+            assert!(!is_committed || is_answered, "{name} is deleted before it is answered");
         } else {
             assert!(!names_of(&head).contains(name), "{name} is deleted while HEAD names it");
             if let Some(epoch) = names::grants_epoch(name) {
@@ -246,6 +261,12 @@ impl Judge {
             head.doomed.iter().expect("it was read").map(|pack| pack.id).collect()
         };
         let (condemned, doomed) = (condemned_in(&new), doomed_in(&new));
+        for before in old.hosts.iter().expect("it was read") {
+            let after = new.hosts.find(|known| known.id == before.id).expect("it was read");
+            let after = after.expect("nobody removes a host");
+            let moved = after.run > before.run && after.commit != before.commit;
+            assert!(after == before || moved, "a run of a host was settled twice, or taken back");
+        }
         let listed = self.listed(disk, &new);
         nothing_retired_is_named(disk, &new);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

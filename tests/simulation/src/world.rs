@@ -28,6 +28,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod hosts;
+use hosts::Bringers;
+
 const PASSWORD: &[u8] = b"simulation";
 
 /// A kind of world; the seed chooses within it.
@@ -38,6 +41,7 @@ struct Plan {
     readers: u64,
     rotators: u64,
     renewers: u64,
+    bringers: u64,
     hazards: Hazards,
     faults: Faults,
     layout: Layout,
@@ -63,6 +67,7 @@ impl Plan {
                 head: if random.chance(250) { HeadMethod::Chain } else { HeadMethod::Swap },
                 parity: random.chance(250),
             },
+            bringers: if random.chance(300) { 1 + random.below(2) } else { 0 },
         }
     }
 
@@ -79,6 +84,7 @@ struct World {
     truth: Mutex<Truth>,
     /// What hosts asked to forget, perhaps before its writer knew that it is there.
     forgotten: Mutex<HashSet<ObjectId>>,
+    bringers: Bringers,
     coverage: Coverage,
 }
 
@@ -165,6 +171,7 @@ pub fn simulate(seed: u64) -> Outcome {
         disk: Arc::clone(&disk),
         truth: Mutex::default(),
         forgotten: Mutex::default(),
+        bringers: Bringers::add(&made, plan.bringers),
         coverage: Coverage::default(),
     };
     let mut actors: Vec<Box<dyn FnOnce(Turn) + Send + '_>> = vec![];
@@ -177,8 +184,13 @@ pub fn simulate(seed: u64) -> Outcome {
     (0..plan.readers).for_each(|number| hire(|host| host.read(), format!("reader-{number}")));
     (0..plan.rotators).for_each(|number| hire(|host| host.rotate(), format!("rotator-{number}")));
     (0..plan.renewers).for_each(|number| hire(|host| host.renew(), format!("renewer-{number}")));
+    (0..plan.bringers).for_each(|number| hire(|host| host.bring(), format!("host-{number}")));
+    (0..plan.bringers).for_each(|number| hire(|host| host.admit(), format!("admitter-{number}")));
     let ran = schedule::run(seed, plan.hazards, actors);
-    let World { truth, coverage, .. } = world;
+    let mut truth = std::mem::take(&mut *locked(&world.truth));
+    let judged: Arc<dyn Witness> = Arc::clone(&judge) as _;
+    hosts::settle(&world, &judged, &mut truth);
+    let World { coverage, .. } = world;
     coverage.add(Sometimes::Crashed, ran.crashed);
     judge.report(&coverage);
     let last = |name: &str| {
@@ -187,7 +199,7 @@ pub fn simulate(seed: u64) -> Outcome {
         Repository::open(access(link, HostEnv::new(seed, name, None, 0), name), PASSWORD)
             .expect("nothing disturbs the judge")
     };
-    judge.judge(seed, &disk, &last, &truth.into_inner().unwrap_or_else(PoisonError::into_inner));
+    judge.judge(seed, &disk, &last, &truth);
     Outcome { steps: ran.steps, trace: ran.trace, coverage }
 }
 

@@ -118,12 +118,16 @@ pub(crate) fn packs() -> PackerOptions {
     PackerOptions { pack_len: 16 << 10, checkpoint_len: 24 << 10, ..PackerOptions::default() }
 }
 
-pub(crate) fn back_up(repo: &Repository, number: u64) -> Result<()> {
+/// The stream of a night.
+pub(crate) fn source(number: u64) -> impl Source {
     let content = TextContent(night(number));
-    let item = Item::stream("text", Time::default(), Box::new(move || Ok(Box::new(content))));
+    Text(Some(Item::stream("text", Time::default(), Box::new(move || Ok(Box::new(content))))))
+}
+
+pub(crate) fn back_up(repo: &Repository, number: u64) -> Result<()> {
     let time = jiff::Timestamp::from_second(number as i64).unwrap();
     let options = BackupOptions { packer: packs(), time, ..BackupOptions::default() };
-    backup(repo, &mut Text(Some(item)), &options, &Tally::default()).map(drop)
+    backup(repo, &mut source(number), &options, &Tally::default()).map(drop)
 }
 
 pub(crate) fn clean(repo: &Repository) -> Result<()> {

@@ -1,0 +1,462 @@
+//! A host's book: what it remembers of what it stored. It is a small repository in the host's cache folder, whose packs of
+//! content are only noted: they went to the inbox, and nobody here can read them. Packs of manifests are kept, sealed under
+//! the book's own key, so that the next run sees which files are unchanged.
+//!
+//! Beside it lies how far the host has come: the last run, the hash of its last commit, and which runs wait for an answer.
+//! A lost book costs one upload of everything.
+
+use super::bundle::Bundle;
+use super::commit::{Commit, Earlier, Header};
+use super::outbox::Outbox;
+use super::reply::{Reply, Verdict};
+use crate::env::random_array;
+use crate::format::{MAX_COMMIT_RUNS, names};
+use crate::head::NO_COMMIT;
+use crate::id::{ObjectId, PackId, to_hex};
+use crate::keys::{KdfParams, SealedRunKey, SlotOwner};
+use crate::storage::local::LocalStorage;
+use crate::storage::{ErrorKind, Storage, StorageResult};
+use crate::store::{Access, ChunkStore, Found, look};
+use crate::{Error, Result, config::Layout, forward, patience, private};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// First bytes of what stands for a pack that is in the inbox; its length follows.
+const NOTED_MAGIC: &[u8; 8] = b"eskernot";
+const NOTED_LEN: u64 = 16;
+
+/// So many numbers are tried for a run: others of this host took them, which a lost book did not know.
+const MOST_TAKEN: u64 = 10_000;
+
+/// The book's objects: a folder in which packs may be noted instead of kept.
+pub(crate) struct BookStorage(LocalStorage);
+
+impl BookStorage {
+    /// Notes a pack that is elsewhere.
+    pub(crate) fn note(&self, pack: &str, len: u64) -> StorageResult<()> {
+        self.0.put(pack, [&NOTED_MAGIC[..], &len.to_le_bytes()].concat().into())
+    }
+
+    /// The length that was noted of a pack, if its object is a note.
+    fn noted(&self, name: &str, len: u64) -> StorageResult<Option<u64>> {
+        if len != NOTED_LEN || !name.starts_with(names::PACKS) {
+            return Ok(None);
+        }
+        let note = self.0.get(name, NOTED_LEN)?;
+        let len = note.strip_prefix(NOTED_MAGIC).and_then(|len| len.try_into().ok());
+        Ok(len.map(u64::from_le_bytes))
+    }
+}
+
+impl Storage for BookStorage {
+    fn len(&self, name: &str) -> StorageResult<u64> {
+        let len = self.0.len(name)?;
+        Ok(self.noted(name, len)?.unwrap_or(len))
+    }
+
+    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        let mut found = vec![];
+        self.0.list(folder, &mut |name, len| found.push((name.to_owned(), len)))?;
+        for (name, len) in found {
+            each(&name, self.noted(&name, len)?.unwrap_or(len));
+        }
+        Ok(())
+    }
+
+    forward!(self => self.0; place put replace get get_range stream_range leftovers delete read_versioned swap
+        connections is_near keeps_copies written_ms copies shelf);
+}
+
+/// How far a host has come.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    /// The last run that was begun.
+    run: u64,
+    /// BLAKE3 of the last commit; `None` if there was none, or if the book before was lost.
+    previous: Option<ObjectId>,
+    /// A later key of the inbox than the bundle's.
+    inbox: Option<(u32, ObjectId)>,
+    /// Runs that were interrupted, and whose packs the next commit brings.
+    earlier: Vec<Interrupted>,
+    /// Runs that wait for an answer.
+    pending: Vec<Pending>,
+    /// A commit that is on its way to the inbox; its bytes lie beside.
+    writing: Option<Pending>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Interrupted {
+    run: u64,
+    epoch: u32,
+    encapsulated: String,
+    sealed: String,
+}
+
+/// A run that waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The run.
+    pub run: u64,
+    /// BLAKE3 of its commit.
+    pub commit: ObjectId,
+    /// The snapshot in the book.
+    pub snapshot: ObjectId,
+    /// When it was committed, in milliseconds since the Unix epoch.
+    pub made_ms: u64,
+    /// The packs that it brought.
+    pub packs: Vec<PackId>,
+}
+
+/// What became of a run that waited for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The run.
+    pub run: Pending,
+    /// The answer.
+    pub reply: Reply,
+}
+
+/// A host at work: its book, and the way to the inbox.
+pub struct Book {
+    folder: PathBuf,
+    bundle: Bundle,
+    remote: Arc<dyn Storage>,
+    store: Arc<BookStorage>,
+    access: Access,
+    state: State,
+    /// Held while it is open: one process at a time has the host's number.
+    _lock: std::fs::File,
+}
+
+impl Book {
+    /// Opens the book in `folder`, or begins one. `access` is how the repository's place is reached.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it; the folder cannot be written; or the inbox cannot be reached.
+    pub fn open(bundle: Bundle, access: Access, folder: &Path, patience: Duration) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::Cache { why: format!("{}: {error}", folder.display()) };
+        private::folder(folder).map_err(failed)?;
+        let path = folder.join("lock");
+        let lock = private::open(&path).map_err(failed)?;
+        patience::lock(&lock, &path, false, patience).map_err(|error| Error::Fenced {
+            why: format!(
+                "another backup of host '{}' is at work here ({error}); run it again after that",
+                bundle.name
+            ),
+        })?;
+        let store = Arc::new(BookStorage(LocalStorage::create(&folder.join("store"), false)?));
+        let state = read_state(&folder.join("state"));
+        let remote = Arc::clone(&access.storage);
+        let own: Arc<dyn Storage> = Arc::<BookStorage>::clone(&store);
+        let cache = access.cache.as_ref().map(|_| folder.join("index"));
+        let access = Access { storage: own, cache, ..access };
+        let is_new = state.is_none();
+        let state = state.unwrap_or_default();
+        let mut book = Self { folder: folder.to_owned(), bundle, remote, store, access, state, _lock: lock };
+        if let Some((epoch, inbox)) = book.state.inbox.filter(|(epoch, _)| *epoch > book.bundle.keys.epoch) {
+            (book.bundle.keys.epoch, book.bundle.keys.inbox) = (epoch, inbox.0);
+        }
+        if is_new {
+            book.state.run = book.last_answered()?;
+            book.save()?;
+        }
+        book.finish_writing()?;
+        Ok(book)
+    }
+
+    /// The host's bundle, with the newest key of the inbox.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Runs that wait for an answer, the oldest first.
+    #[must_use]
+    pub fn pending(&self) -> &[Pending] {
+        &self.state.pending
+    }
+
+    /// The last run that was answered, as a listing of the answers shows it.
+    fn last_answered(&self) -> Result<u64> {
+        let (host, mut last) = (self.bundle.keys.host, 0);
+        let folder = format!("{}/{host}", names::REPLIES);
+        let listed = self.remote.list(&folder, &mut |name, _| {
+            let run = name.rsplit('/').next().and_then(|run| run.parse().ok());
+            last = last.max(run.unwrap_or_default());
+        });
+        listed.map_err(Error::from)?;
+        Ok(last)
+    }
+
+    /// The book's store, through which packs go to the inbox under a run that begins now.
+    ///
+    /// # Errors
+    ///
+    /// The inbox cannot be reached, or the book is damaged.
+    pub fn begin(&mut self) -> Result<(ChunkStore, Arc<Outbox>)> {
+        let run = self.claim()?;
+        let (ring, key) = self.bundle.keys.begin(run, &*self.access.env)?;
+        let epoch = self.bundle.keys.epoch;
+        let interrupted =
+            Interrupted { run, epoch, encapsulated: to_hex(&key.encapsulated), sealed: to_hex(&key.sealed) };
+        // Noted first: what is in the inbox under a key that nobody noted is lost.
+        self.state.earlier.push(interrupted);
+        self.save()?;
+        let (remote, book) = (Arc::clone(&self.remote), Arc::clone(&self.store));
+        let outbox = Outbox::begin(remote, book, ring, (self.bundle.keys.host, run, epoch), self.sent())?;
+        let outbox = Arc::new(outbox);
+        // Of those that brought nothing, nobody needs the key.
+        let brought: HashSet<u64> = outbox.sent()?.iter().map(|pack| pack.run).collect();
+        self.state.earlier.retain(|known| known.run == run || brought.contains(&known.run));
+        if self.state.earlier.len() > MAX_COMMIT_RUNS {
+            return Err(Error::Invalid(format!(
+                "{} runs were interrupted one after the other: remove {}, and the next one begins anew",
+                self.state.earlier.len(),
+                self.folder.display()
+            )));
+        }
+        self.save()?;
+        Ok((self.open_store()?.with_outbox(Arc::clone(&outbox)), outbox))
+    }
+
+    /// The book's store, for whoever only changes what it remembers.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged.
+    pub fn open_store(&self) -> Result<ChunkStore> {
+        let secret = self.bundle.signing.book();
+        let store = match look(&*self.access.storage)? {
+            Found::Nothing | Found::Unfinished => {
+                let owner = SlotOwner { label: "book".into(), ..SlotOwner::default() };
+                let (access, chunker) = (self.access.clone(), self.bundle.chunker);
+                ChunkStore::init(access, chunker, &secret, KdfParams::default(), owner, Layout::default())?
+            }
+            _ => ChunkStore::open(self.access.clone(), &secret)?,
+        };
+        store.keys().lend(self.bundle.keys.naming());
+        Ok(store)
+    }
+
+    fn sent(&self) -> PathBuf {
+        self.folder.join("sent")
+    }
+
+    /// Takes a number that no run of this host has.
+    fn claim(&mut self) -> Result<u64> {
+        let host = self.bundle.keys.host;
+        for _ in 0..MOST_TAKEN {
+            self.state.run += 1;
+            self.save()?;
+            let nonce: [u8; 32] = random_array(&*self.access.env)?;
+            match self.remote.put(&names::begun(&host, self.state.run), Bytes::copy_from_slice(&nonce)) {
+                Ok(()) => return Ok(self.state.run),
+                // Of a run whose end nobody noted here.
+                Err(error) if error.kind == ErrorKind::Conflict => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Invalid(format!(
+            "{MOST_TAKEN} numbers of runs are taken: let 'esker host admit' run first"
+        )))
+    }
+
+    /// Ends a run: brings the snapshot, whose record is `record`, to the inbox.
+    ///
+    /// # Errors
+    ///
+    /// The inbox cannot be reached. The run then counts as interrupted, or is finished when the book is opened again.
+    pub fn commit(
+        &mut self,
+        outbox: &Outbox,
+        snapshot: ObjectId,
+        record: Bytes,
+        sign: impl FnOnce(u64) -> [u8; crate::format::SIGNATURE_LEN],
+    ) -> Result<Pending> {
+        let run = outbox.run();
+        let packs = outbox.sent()?;
+        let mut earlier = vec![];
+        let mut own = None;
+        for known in &self.state.earlier {
+            let key = known.key()?;
+            let Interrupted { run: of, epoch, .. } = *known;
+            if of == run {
+                own = Some(key);
+            } else if packs.iter().any(|pack| pack.run == of) {
+                earlier.push(Earlier { run: of, epoch, key });
+            }
+        }
+        let key = own.ok_or_else(|| Error::Invalid("this run was not begun".into()))?;
+        let keys = &self.bundle.keys;
+        let header = Header {
+            repository: keys.repository,
+            host: keys.host,
+            run,
+            epoch: keys.epoch,
+            previous: self.state.previous.unwrap_or(NO_COMMIT),
+            key,
+        };
+        let ids = packs.iter().map(|pack| pack.name.id).collect();
+        let commit = Commit { earlier, packs, record, signature: sign(run) };
+        let bytes = commit.seal(&header, outbox.ring(), &self.bundle.signing, &*self.access.env)?;
+        let hash = ObjectId(*blake3::hash(&bytes).as_bytes());
+        let made_ms = u64::try_from(self.access.env.now().as_millis()).unwrap_or_default();
+        // From here on the run is finished by whoever opens the book next.
+        self.write("commit", &bytes)?;
+        self.state.writing = Some(Pending { run, commit: hash, snapshot, made_ms, packs: ids });
+        self.save()?;
+        self.finish_writing()?;
+        self.state.pending.last().cloned().ok_or_else(|| Error::Invalid("no run waits".into()))
+    }
+
+    /// Puts the commit that is on its way into the inbox, if there is one.
+    fn finish_writing(&mut self) -> Result<()> {
+        let Some(pending) = self.state.writing.clone() else { return Ok(()) };
+        let path = self.folder.join("commit");
+        let bytes = std::fs::read(&path).map_err(|error| self.failed(&error))?;
+        if *blake3::hash(&bytes).as_bytes() != pending.commit.0 {
+            return Err(Error::corrupt(path.display().to_string(), "it is not the commit that was noted"));
+        }
+        match self.remote.put(&names::commit(&self.bundle.keys.host, pending.run), bytes.into()) {
+            // The number is this host's: an earlier attempt got through.
+            Err(error) if error.kind != ErrorKind::Conflict => return Err(error.into()),
+            _ => {}
+        }
+        self.state.previous = Some(pending.commit);
+        self.state.earlier.clear();
+        self.state.pending.push(pending);
+        self.state.writing = None;
+        Outbox::forget(&self.sent()).map_err(|error| self.failed(&error))?;
+        self.save()?;
+        let _ = std::fs::remove_file(path);
+        Ok(())
+    }
+
+    /// Reads the answers that are there. What a refused run brought, and what the repository no longer has, is to be taken
+    /// out of the book by the caller, who then confirms with [`Book::taken`].
+    ///
+    /// # Errors
+    ///
+    /// The place cannot be reached, or an answer is forged.
+    pub fn answers(&mut self) -> Result<Vec<Answered>> {
+        let (host, channel) = (self.bundle.keys.host, self.bundle.keys.channel());
+        let mut answered = vec![];
+        for pending in &self.state.pending {
+            let name = names::reply(&host, pending.run);
+            let sealed = match self.remote.get(&name, Reply::MAX_LEN) {
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                sealed => sealed?,
+            };
+            let reply = Reply::open(&channel, &host, pending.run, &sealed)?;
+            if reply.commit != pending.commit {
+                return Err(Error::corrupt(
+                    name,
+                    "it answers another commit of this number: another machine has the bundle of this host, or the store \
+                     exchanged the commit; 'esker host revoke' ends the bundle",
+                ));
+            }
+            answered.push(Answered { run: pending.clone(), reply });
+        }
+        // Runs are answered in their order: one that was passed over never reached whoever answers.
+        let Some(last) = answered.iter().max_by_key(|answered| answered.reply.settled) else {
+            return Ok(answered);
+        };
+        let why = "the store lost its commit, or somebody removed it";
+        let verdict = Verdict::Refused(why.into());
+        let lost = Reply { verdict, missing: vec![], ..last.reply.clone() };
+        let is_lost = |pending: &&Pending| {
+            pending.run <= lost.settled && answered.iter().all(|answered| answered.run.run != pending.run)
+        };
+        let passed: Vec<Answered> = self
+            .state
+            .pending
+            .iter()
+            .filter(is_lost)
+            .cloned()
+            .map(|run| {
+                let reply = Reply { commit: run.commit, ..lost.clone() };
+                Answered { run, reply }
+            })
+            .collect();
+        answered.extend(passed);
+        answered.sort_by_key(|answered| answered.run.run);
+        Ok(answered)
+    }
+
+    /// Notes that the answer to a run was taken in.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be written.
+    pub fn taken(&mut self, answered: &Answered) -> Result<()> {
+        let Answered { run, reply } = answered;
+        self.state.pending.retain(|pending| pending.run != run.run);
+        self.state.run = self.state.run.max(reply.settled);
+        if reply.epoch > self.bundle.keys.epoch {
+            self.state.inbox = Some((reply.epoch, reply.inbox));
+            (self.bundle.keys.epoch, self.bundle.keys.inbox) = (reply.epoch, reply.inbox.0);
+        }
+        self.save()
+    }
+
+    /// Removes the notes of packs, so that their chunks are stored again.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be written.
+    pub fn forget_packs(&self, packs: &[crate::pack::PackName]) -> Result<()> {
+        packs.iter().try_for_each(|pack| Ok(self.access.storage.delete(&pack.object())?))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Error {
+        Error::Cache { why: format!("{}: {error}", self.folder.display()) }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let random: [u8; 8] = random_array(&*self.access.env)?;
+        private::replace_durably(&self.folder.join(name), bytes, &to_hex(&random))
+            .map_err(|error| self.failed(&error))
+    }
+
+    fn save(&self) -> Result<()> {
+        let bytes = serde_json::to_vec(&self.state).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.write("state", &bytes)
+    }
+}
+
+impl Interrupted {
+    fn key(&self) -> Result<SealedRunKey> {
+        let none = || Error::Cache {
+            why: "the host's book has a key that is none; remove the book's folder".into(),
+        };
+        let bytes = |hex: &str| crate::id::from_hex(hex).ok_or_else(none);
+        let encapsulated = bytes(&self.encapsulated)?.try_into().map_err(|_| none())?;
+        let sealed = bytes(&self.sealed)?.try_into().map_err(|_| none())?;
+        Ok(SealedRunKey { encapsulated, sealed })
+    }
+}
+
+/// One that cannot be read counts as lost.
+fn read_state(path: &Path) -> Option<State> {
+    let state = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if state.is_none() && path.exists() {
+        tracing::warn!(path = %path.display(), "how far this host has come cannot be read: it begins anew");
+    }
+    state
+}
+
+impl Answered {
+    /// Why it was refused, if it was.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        match &self.reply.verdict {
+            Verdict::Admitted(_) => None,
+            Verdict::Refused(why) => Some(why),
+        }
+    }
+}

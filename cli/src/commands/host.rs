@@ -1,0 +1,280 @@
+//! `esker host`
+
+use crate::commands::json_time;
+use crate::context::Context;
+use crate::exit::{Code, CommandResult, Failure};
+use crate::output::{self, Summary};
+use crate::places::Place;
+use crate::secret_files::SecretFile;
+use chunkstore::head::Host;
+use engine::Repository;
+use engine::admit::{Admission, AdmitOptions, Outcome, admit, waiting};
+use engine::shown;
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+/// Hosts that may only write: add and revoke them, and take in what they back up
+///
+/// Such a host has a file instead of a password. With it 'esker backup --bundle FILE' brings what it backs up to an inbox.
+/// It cannot read, forget or prune anything. docs/hosts.md has more.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Action {
+    /// Add a host, and write the file that it backs up with
+    Add(Add),
+    /// List the hosts, and what of each waits to be admitted
+    List,
+    /// Revoke a host: nothing that it brings is admitted from then on
+    Revoke {
+        /// Its name, or the first digits of its id
+        #[arg(value_parser = crate::words::kept())]
+        host: String,
+    },
+    /// Take what hosts have brought into the repository
+    ///
+    /// Each chunk is decrypted and named by its content, so nothing that a host says of it is believed. 'backup' and 'prune'
+    /// of a full client do it first, too. Exit code 3 if something was refused.
+    Admit,
+}
+
+#[derive(clap::Args, Debug)]
+struct Add {
+    /// What to call it: its snapshots have this host name
+    #[arg(value_parser = crate::words::kept())]
+    name: String,
+    /// It may only write; other hosts get a password or a key file ('esker key add')
+    #[arg(long, required = true)]
+    write_only: bool,
+    /// Write its file here; without it, into NAME.esker-host
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Where the host finds the repository, if elsewhere than this machine does
+    #[arg(long, value_name = "PLACE")]
+    place: Option<OsString>,
+}
+
+impl Args {
+    /// Whether it only prints.
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self.action, Action::List)
+    }
+}
+
+pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
+    match args.action {
+        Action::Add(args) => add(&args, context),
+        Action::List => list(context),
+        Action::Revoke { host } => revoke(&host, context),
+        Action::Admit => {
+            let repo = context.open()?;
+            let done = take_in(&repo, context)?;
+            let mut summary = Summary::new(json!({"runs": done.iter().map(row).collect::<Vec<Value>>()}));
+            if done.is_empty() {
+                summary.line("nothing waits to be admitted");
+            }
+            for admission in &done {
+                let (text, is_bad) = told(admission);
+                summary.outcome(text, is_bad);
+            }
+            context.console.summary(&summary);
+            Ok(code(&done))
+        }
+    }
+}
+
+/// Takes in what waits.
+fn take_in(repo: &Repository, context: &Context) -> Result<Vec<Admission>, Failure> {
+    let common = context.backup_options(repo);
+    let options = AdmitOptions { sealing: common.sealing, packer: common.packer };
+    Ok(context.console.during("admit", |monitor| admit(repo, &options, monitor))?)
+}
+
+/// Takes in what waits before a full client backs up or prunes, and says what came of it. Whatever that is, the client's own
+/// work goes on: no host can stop it.
+pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<(), Failure> {
+    if repo.store().tier().is_some() || repo.store().hosts()?.is_empty() {
+        return Ok(());
+    }
+    let done = match take_in(repo, context) {
+        Ok(done) => done,
+        Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+        Err(failure) => {
+            context.console.warn(&format!("what hosts brought could not be admitted: {}", failure.message));
+            vec![]
+        }
+    };
+    context.console.monitor().restart();
+    for admission in &done {
+        match told(admission) {
+            (text, true) => context.console.warn(&text),
+            (text, false) => context.console.say(text),
+        }
+    }
+    Ok(())
+}
+
+fn code(done: &[Admission]) -> Code {
+    let is_in = |admission: &Admission| matches!(admission.outcome, Outcome::Admitted { .. });
+    if done.iter().all(is_in) { Code::Done } else { Code::Incomplete }
+}
+
+/// What became of a run, for people, and whether it is bad.
+fn told(admission: &Admission) -> (String, bool) {
+    let Admission { host, run, bytes, outcome, .. } = admission;
+    match outcome {
+        Outcome::Admitted { snapshot, anew: false } => (
+            format!("{host}, run {run}: {} admitted as snapshot {}", output::bytes(*bytes), snapshot.short()),
+            false,
+        ),
+        Outcome::Admitted { snapshot, anew: true } => (
+            format!(
+                "{host}, run {run}: {} admitted as snapshot {}. The host began anew: its cache folder was lost, or another \
+                 machine has its file",
+                output::bytes(*bytes),
+                snapshot.short()
+            ),
+            true,
+        ),
+        Outcome::Refused { why, .. } => (
+            format!("{host}, run {run}: refused: {why}. The host's next backup stores again what it needs"),
+            true,
+        ),
+        Outcome::Forged { why } => (
+            format!("{host}, run {run}: left in the inbox: {why}; somebody else wrote it, or it is damaged"),
+            true,
+        ),
+    }
+}
+
+fn row(admission: &Admission) -> Value {
+    let Admission { host, id, run, bytes, outcome } = admission;
+    let mut row = json!({"host": host, "host_id": id, "run": run, "bytes": bytes});
+    let more = match outcome {
+        Outcome::Admitted { snapshot, anew } => {
+            json!({"outcome": "admitted", "snapshot_id": snapshot, "anew": anew})
+        }
+        Outcome::Refused { why, missing } => {
+            json!({"outcome": "refused", "why": why, "chunks_missing": missing})
+        }
+        Outcome::Forged { why } => json!({"outcome": "forged", "why": why}),
+    };
+    if let (Value::Object(row), Value::Object(more)) = (&mut row, more) {
+        row.extend(more);
+    }
+    row
+}
+
+fn add(args: &Add, context: &Context) -> CommandResult {
+    let place = match &args.place {
+        Some(place) => place.clone(),
+        None => match context.place()? {
+            // The host may stand in another folder.
+            (Place::Folder(folder), _) => std::path::absolute(folder)?.into_os_string(),
+            _ => context.global.place()?.unwrap_or_default(),
+        },
+    };
+    if place.is_empty() {
+        return Err(Failure::usage(
+            "the repository's place is in esker.toml, which the host does not have: give it with --place",
+        ));
+    }
+    let place = engine::names::path_text(place.as_bytes());
+    let path = args.to.clone().unwrap_or_else(|| PathBuf::from(format!("{}.esker-host", args.name)));
+    if path.exists() {
+        return Err(Failure::new(format!("{} exists: name another file with --to", shown::path(&path))));
+    }
+    let repo = context.open()?;
+    let store = repo.store();
+    let bundle = store.add_host(&args.name, &place)?;
+    let id = bundle.keys.host;
+    let written = bundle.to_text().map_err(Failure::from).and_then(|text| {
+        let text = std::str::from_utf8(&text).map_err(|error| Failure::new(error.to_string()))?;
+        SecretFile::write(&path, text)
+    });
+    match written {
+        Ok(file) => file.keep(),
+        Err(failure) => {
+            // Nobody has its key.
+            store.remove_host(&id)?;
+            return Err(failure);
+        }
+    }
+    let mut summary = Summary::new(json!({"host": args.name, "host_id": id}))
+        .with_name("file", path.as_os_str().as_bytes());
+    summary.line(format!("added host '{}', {}", args.name, id.short()));
+    summary.line(format!(
+        "Bring {} to it, and remove it here: 'esker backup --bundle FILE' backs up with it. It may write below inbox/{id} and \
+         read below replies/{id}, and needs no other right (docs/hosts.md has policies).",
+        shown::path(&path)
+    ));
+    context.console.summary(&summary);
+    Ok(Code::Done)
+}
+
+fn list(context: &Context) -> CommandResult {
+    let repo = context.open_to_look()?;
+    let store = repo.store();
+    let waiting = waiting(store)?;
+    let time = |ms: u64| {
+        let ms = i64::try_from(ms).unwrap_or_default();
+        json_time(jiff::Timestamp::from_millisecond(ms).unwrap_or_default())
+    };
+    let of = |host: &Host| waiting.iter().filter(|(of, ..)| of.id == host.id).collect::<Vec<_>>();
+    let rows: Vec<Value> = store.hosts()?.iter().map(|host| {
+        let own = of(host);
+        let mut row = json!({
+            "host": host.name, "host_id": host.id, "added": time(host.added_ms), "run": host.run,
+            "epoch": host.epoch, "pending": own.len(), "pending_bytes": own.iter().map(|(_, _, run)| run.bytes).sum::<u64>(),
+        });
+        if let Some(ms) = host.revoked_ms {
+            row["revoked"] = time(ms).into();
+        }
+        if let Some(snapshot) = host.snapshot {
+            row["snapshot_id"] = json!(snapshot);
+        }
+        row
+    }).collect();
+    if context.global.json {
+        output::json_line(&Value::Array(rows));
+        return Ok(Code::Done);
+    }
+    if rows.is_empty() {
+        output::line("no hosts: 'esker host add NAME --write-only' adds one");
+    }
+    for row in rows {
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let id: String = text("host_id").chars().take(8).collect();
+        let state = match (row["revoked"].as_str(), row["pending"].as_u64().unwrap_or_default()) {
+            (Some(when), _) => format!("revoked {when}"),
+            (None, 0) => format!("{} runs", row["run"]),
+            (None, pending) => format!(
+                "{} runs, {pending} pending ({})",
+                row["run"],
+                output::bytes(row["pending_bytes"].as_u64().unwrap_or_default())
+            ),
+        };
+        output::line(format!("{id}  {}  added {}  {state}", text("host"), text("added")));
+    }
+    Ok(Code::Done)
+}
+
+fn revoke(wanted: &str, context: &Context) -> CommandResult {
+    let repo = context.open()?;
+    let host = repo.store().revoke_host(wanted)?;
+    let mut summary = Summary::new(json!({"host": host.name, "host_id": host.id}));
+    summary.line(format!(
+        "revoked host '{}', {}: nothing that it brings is admitted from now on",
+        host.name,
+        host.id.short()
+    ));
+    summary.line("Its snapshots stay. Take its right to write to the store back, too.");
+    context.console.summary(&summary);
+    Ok(Code::Done)
+}

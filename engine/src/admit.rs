@@ -1,0 +1,666 @@
+//! Taking what write-only hosts brought into the repository: each commit is checked, each chunk is decrypted, named by its
+//! content and stored by the ordinary pipeline, and the snapshot is committed as any other. So nothing that a host says
+//! about a chunk is ever believed, and docs/concurrency.md sees one more writer.
+
+use crate::backup::timestamp;
+use crate::host::signed;
+use crate::manifest::{ManifestReader, Record, Step};
+use crate::retry::Retry;
+use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
+use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
+use chunkstore::format::{MAX_PACK_LEN, MAX_SMALL_LEN, PackKind, names};
+use chunkstore::head::{Host, NO_COMMIT, SegmentRef};
+use chunkstore::inbox::reply::MOST_MISSING;
+use chunkstore::inbox::{Brought, Commit, Inboxes, PublicKey, Reply, Run, SignedCommit, Verdict};
+use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing};
+use chunkstore::keys::KeyRing;
+use chunkstore::pack::{PackReader, read_directory};
+use chunkstore::seal::Decompressor;
+use chunkstore::storage::ErrorKind;
+use chunkstore::store::{ChunkStore, Settled, describe};
+use chunkstore::{ChunkId, ObjectId, SessionId};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A snapshot's time may lie so far ahead of the admitter's clock.
+const MOST_AHEAD_MS: u64 = 3_600_000;
+
+/// The longest record of a snapshot that a host may bring, in bytes: HEAD has all records. One has some kilobytes.
+const MAX_RECORD: usize = 1 << 20;
+
+/// So many numbers before a run are asked for, if a commit seems to be missing.
+const MOST_PASSED: usize = 1000;
+
+/// Ids looked up at a time.
+const LOOKUP: usize = 1024;
+
+/// Choices for an admission.
+#[derive(Clone, Debug, Default)]
+pub struct AdmitOptions {
+    /// How chunks are stored.
+    pub sealing: Sealing,
+    /// How to pack.
+    pub packer: PackerOptions,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the repository.
+    Admitted {
+        /// The snapshot.
+        snapshot: ObjectId,
+        /// Whether the host had lost its book, or another machine has its bundle.
+        anew: bool,
+    },
+    /// It is not, and the host was told.
+    Refused {
+        /// Why, for people.
+        why: String,
+        /// Chunks that are missing.
+        missing: u64,
+    },
+    /// It is not the host's: it has no part in the order of the host's commits.
+    Forged {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// A run that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The host's name.
+    pub host: String,
+    /// Its id.
+    pub id: ObjectId,
+    /// The run.
+    pub run: u64,
+    /// Bytes in the inbox.
+    pub bytes: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Looks into all inboxes, and takes in what can be taken in.
+///
+/// # Errors
+///
+/// Of the repository. What a host brought is no error of this.
+pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -> Result<Vec<Admission>> {
+    let store = repo.store();
+    if store.reload()?.hosts.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut inboxes = Inboxes::list(&**store.storage())?;
+    let mut all = vec![];
+    for host in store.hosts()? {
+        for (number, run) in inboxes.runs.remove(&host.id).unwrap_or_default() {
+            // As HEAD has it by now.
+            let host = store.hosts()?.into_iter().find(|known| known.id == host.id);
+            let Some(host) = host.filter(|host| host.revoked_ms.is_none()) else { break };
+            if number <= host.run {
+                clear(store, &host, number, &run)?;
+            } else if run.is_committed {
+                let admitter = Admitter { repo, host: &host, options, monitor };
+                let mut retry = Retry::default();
+                let outcome = loop {
+                    match admitter.settle(number, &run) {
+                        // A prune was faster, and removed what this run builds on, or took this for dead.
+                        Err(error) if retry.again(&error).is_some() => {}
+                        outcome => break outcome,
+                    }
+                };
+                let outcome = match outcome {
+                    // What one host brought stops no other one.
+                    Err(error) if !is_ours(&error) => {
+                        let (item, message) =
+                            (format!("run {number} of host {}", host.name), error.to_string());
+                        monitor.error(ItemError { during: "admission", item, message });
+                        break;
+                    }
+                    outcome => outcome?,
+                };
+                let (id, bytes) = (host.id, run.bytes);
+                let admission = |outcome| Admission { host: host.name, id, run: number, bytes, outcome };
+                all.extend(outcome.map(admission));
+            }
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Whether the store failed, or this process, whatever is admitted.
+fn is_ours(error: &Error) -> bool {
+    match error {
+        Error::Store(error @ chunkstore::Error::Storage(_)) => !error.is_damage(),
+        Error::Store(
+            chunkstore::Error::Memory { .. }
+            | chunkstore::Error::NotSwapped(_)
+            | chunkstore::Error::Fenced { .. }
+            | chunkstore::Error::WorkerPanicked
+            | chunkstore::Error::Interrupted
+            | chunkstore::Error::Randomness(_),
+        )
+        | Error::Interrupted => true,
+        _ => false,
+    }
+}
+
+/// Runs that wait to be admitted, by host, as a listing shows them.
+///
+/// # Errors
+///
+/// Of the store.
+pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, u64, Run)>> {
+    let mut inboxes = Inboxes::list(&**store.storage())?;
+    let mut all = vec![];
+    for host in store.hosts()?.into_iter().filter(|host| host.revoked_ms.is_none()) {
+        let is_new = |(number, run): &(u64, Run)| *number > host.run && run.is_committed;
+        let runs = inboxes.runs.remove(&host.id).unwrap_or_default().into_iter().filter(is_new);
+        all.extend(runs.map(|(number, run)| (host.clone(), number, run)));
+    }
+    Ok(all)
+}
+
+/// Removes what is left of a run that is settled, after the host has its answer.
+fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> Result<()> {
+    if run.is_committed {
+        answer_late(store, host, number)?;
+    }
+    for name in &run.objects {
+        store.storage().delete(name).map_err(chunkstore::Error::from)?;
+    }
+    Ok(())
+}
+
+/// Answers a run that is over, if nobody did: the admitter died between its swap and the answer; or the host lost its book,
+/// and took a number again that was over.
+fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Result<()> {
+    match store.storage().len(&names::reply(&host.id, number)) {
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        there => return Ok(there.map(drop).map_err(chunkstore::Error::from)?),
+    }
+    if number == host.run {
+        let verdict = match (host.snapshot, &host.refused) {
+            (Some(snapshot), _) => Verdict::Admitted(snapshot),
+            (None, why) => Verdict::Refused(why.clone().unwrap_or_default()),
+        };
+        return answer(store, host, number, host.commit, verdict, vec![]);
+    }
+    let sealed = match store.storage().get(&names::commit(&host.id, number), MAX_SMALL_LEN) {
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+        sealed => sealed.map_err(chunkstore::Error::from)?,
+    };
+    // Of others, nobody waits for an answer.
+    match SignedCommit::decode(&sealed) {
+        Ok(signed) if signed.is_of(&PublicKey(host.public)) => {
+            let why = format!("the number {number} was over: the next run has a later one");
+            answer(store, host, number, signed.hash, Verdict::Refused(why), vec![])
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Answers a run. An answer that is there stays.
+fn answer(
+    store: &ChunkStore,
+    host: &Host,
+    run: u64,
+    commit: ObjectId,
+    verdict: Verdict,
+    missing: Vec<ChunkId>,
+) -> Result<()> {
+    let epoch = store.epoch();
+    let inbox = ObjectId(store.keys().inbox_public(epoch)?);
+    let reply = Reply { commit, verdict, missing, settled: host.run.max(run), epoch, inbox };
+    let sealed = reply.seal(&store.keys().channel(&host.id), &host.id, run, &*store.access.env)?;
+    match store.storage().put(&names::reply(&host.id, run), sealed.into()) {
+        Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
+        done => Ok(done.map_err(chunkstore::Error::from)?),
+    }
+}
+
+/// Why a run is not taken in.
+enum Refusal {
+    /// The host is told, and its order of commits goes on after it.
+    Settle { why: String, missing: Vec<ChunkId> },
+    /// The repository failed, or this process.
+    Fail(Error),
+}
+
+impl<E: Into<Error>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::Fail(error.into())
+    }
+}
+
+fn refused<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
+    Err(Refusal::Settle { why: why.into(), missing: vec![] })
+}
+
+/// What is wrong with what a host brought, rather than with the store.
+fn of_host<T>(done: chunkstore::Result<T>) -> std::result::Result<T, Refusal> {
+    done.map_err(|error| match error {
+        error @ chunkstore::Error::Storage(_) if !error.is_damage() => Refusal::Fail(error.into()),
+        error @ (chunkstore::Error::Memory { .. } | chunkstore::Error::Interrupted) => {
+            Refusal::Fail(error.into())
+        }
+        error => Refusal::Settle { why: describe(&error), missing: vec![] },
+    })
+}
+
+struct Admitter<'a> {
+    repo: &'a Repository,
+    host: &'a Host,
+    options: &'a AdmitOptions,
+    monitor: &'a dyn Monitor,
+}
+
+impl Admitter<'_> {
+    /// Takes a run in, or refuses it. `None` if another admitter was faster.
+    fn settle(&self, number: u64, run: &Run) -> Result<Option<Outcome>> {
+        let (store, host) = (self.repo.store(), self.host);
+        if host.run > 0 {
+            // What was settled last is answered before the next is: HEAD knows what came of the last one only.
+            answer_late(store, host, host.run)?;
+        }
+        let name = names::commit(&host.id, number);
+        let bytes = match store.storage().get(&name, MAX_SMALL_LEN) {
+            // Another admitter removed it.
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(chunkstore::Error::from)?,
+        };
+        let signed = match SignedCommit::decode(&bytes) {
+            Ok(signed) => signed,
+            Err(malformed) => return Ok(Some(Outcome::Forged { why: malformed.to_string() })),
+        };
+        let header = &signed.header;
+        if header.repository != *store.keys().repository() || header.host != host.id || header.run != number {
+            return Ok(Some(Outcome::Forged { why: "it is of another repository, host or run".into() }));
+        }
+        if !signed.is_of(&PublicKey(host.public)) {
+            return Ok(Some(Outcome::Forged { why: format!("host '{}' did not sign it", host.name) }));
+        }
+        let has_epoch = store.keys().has_epoch(header.epoch)?;
+        let settled = Settled {
+            host: host.id,
+            run: number,
+            commit: signed.hash,
+            after: host.commit,
+            epoch: has_epoch.then_some(header.epoch),
+        };
+        let anew = header.previous == NO_COMMIT && host.commit != NO_COMMIT;
+        let done = if !has_epoch {
+            refused(format!(
+                "it is sealed to the inbox of epoch {}, which was retired or is not known here",
+                header.epoch
+            ))
+        } else if !anew && header.previous != host.commit {
+            if self.is_passed_over(number)? {
+                return Ok(None);
+            }
+            refused(
+                "a commit before it is missing: it was lost or removed in the store, or two machines have the file of this \
+                 host",
+            )
+        } else {
+            match self.take_in(&signed, &settled) {
+                // Final, for a snapshot that nobody can make again: what was damaged on its way is sound the second time.
+                Err(Refusal::Settle { why, .. }) => {
+                    tracing::info!(why, "looks a second time");
+                    self.take_in(&signed, &settled)
+                }
+                done => done,
+            }
+        };
+        let outcome = match done {
+            Ok(Some(snapshot)) => {
+                answer(store, host, number, signed.hash, Verdict::Admitted(snapshot), vec![])?;
+                Outcome::Admitted { snapshot, anew }
+            }
+            Ok(None) => return Ok(None),
+            Err(Refusal::Fail(error)) => return Err(error),
+            Err(Refusal::Settle { why, missing }) => {
+                let count = missing.len() as u64;
+                if !store.settle_refused(&settled, &why)? {
+                    return Ok(None);
+                }
+                answer(store, host, number, signed.hash, Verdict::Refused(why.clone()), missing)?;
+                Outcome::Refused { why, missing: count }
+            }
+        };
+        for name in &run.objects {
+            store.storage().delete(name).map_err(chunkstore::Error::from)?;
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Whether a listing left out a commit before this one: then that is next.
+    fn is_passed_over(&self, number: u64) -> Result<bool> {
+        let storage = self.repo.store().storage();
+        for run in (self.host.run + 1..number).rev().take(MOST_PASSED) {
+            match storage.len(&names::commit(&self.host.id, run)) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(chunkstore::Error::from(error).into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Proves what a run brought, and commits its snapshot. `None` if another admitter was faster.
+    fn take_in(
+        &self,
+        signed: &SignedCommit,
+        settled: &Settled,
+    ) -> std::result::Result<Option<ObjectId>, Refusal> {
+        let store = self.repo.store();
+        let header = &signed.header;
+        let ring = of_host(store.keys().open_run(&header.host, header.run, header.epoch, &header.key))?;
+        let commit = of_host(signed.open(&ring))?;
+        let snapshot = self.snapshot(signed, &commit)?;
+        let mut rings = BTreeMap::from([(header.run, ring)]);
+        for earlier in &commit.earlier {
+            if earlier.run >= header.run || rings.contains_key(&earlier.run) {
+                return refused("it names a run before it that is none");
+            }
+            let ring = store.keys().open_run(&header.host, earlier.run, earlier.epoch, &earlier.key);
+            rings.insert(earlier.run, of_host(ring)?);
+        }
+        // From here on as a backup.
+        let session = store.open_session("admit")?;
+        let done = self.store_all(&session, &commit, &rings, snapshot, settled);
+        match &done {
+            Ok(Some(_)) => {}
+            _ => drop(store.close_session(&session, &[])),
+        }
+        done
+    }
+
+    /// The snapshot's record, as it will be: what a host may not decide is decided here.
+    fn snapshot(&self, commit: &SignedCommit, brought: &Commit) -> std::result::Result<Snapshot, Refusal> {
+        let (store, host) = (self.repo.store(), self.host);
+        if brought.record.len() > MAX_RECORD {
+            return refused("its snapshot's record is too long");
+        }
+        let Ok(said) = serde_json::from_slice::<Snapshot>(&brought.record) else {
+            return refused("its snapshot's record is none");
+        };
+        if said.hostname != host.name {
+            return refused(format!("its snapshot says that it is of another host than '{}'", host.name));
+        }
+        let now_ms = store.now_ms();
+        let time_ms = u64::try_from(said.time.as_millisecond()).unwrap_or_default();
+        if time_ms > now_ms.saturating_add(MOST_AHEAD_MS) {
+            return refused(
+                "the time of its snapshot is still to come: the clock of one of the two machines is wrong",
+            );
+        }
+        let head = store.head();
+        let made = Made {
+            incarnation: head.incarnation,
+            generation: head.generation,
+            clock: timestamp(now_ms),
+            time_given: false,
+        };
+        let signed = signed(host.id, commit.header.run, said.time, &brought.signature);
+        if !signed.fits(&said, store.keys().repository(), &PublicKey(host.public)) {
+            return refused("the host's signature of its snapshot does not fit");
+        }
+        // A flood of snapshots of times long past would push others out of what rules keep.
+        let time = said.time.max(timestamp(host.last_ms));
+        let made_by = match said.made_by {
+            made_by @ (MadeBy::Hand | MadeBy::Run(_)) => made_by,
+            MadeBy::Stream | MadeBy::Safety => MadeBy::Hand,
+        };
+        Ok(Snapshot {
+            time,
+            made: Some(made),
+            made_by,
+            hold: Hold::Unsaid,
+            keep_until: None,
+            // Ids of the host's book, which mean nothing here.
+            parent: None,
+            original: None,
+            earlier: vec![],
+            signed: Some(signed),
+            other: BTreeMap::new(),
+            ..said
+        })
+    }
+
+    fn store_all(
+        &self,
+        session: &SessionId,
+        commit: &Commit,
+        rings: &BTreeMap<u64, KeyRing>,
+        snapshot: Snapshot,
+        settled: &Settled,
+    ) -> std::result::Result<Option<ObjectId>, Refusal> {
+        let store = self.repo.store();
+        self.repo.sync_index(self.monitor)?;
+        let dedupe = Dedupe::asking(Arc::clone(store), self.options.sealing, Duration::ZERO)?;
+        let mut packer = Packer::new(&dedupe, *session, self.options.packer)?;
+        let mut intake = Intake::new(&dedupe, self.host.id, rings)?;
+        let proved = intake.take_all(&commit.packs, &mut packer, self.monitor);
+        let segments: Vec<SegmentRef> = match proved {
+            Ok(()) => packer.flush()?,
+            Err(refusal) => {
+                packer.abandon();
+                return Err(refusal);
+            }
+        };
+        // Listed before the manifest is walked, which is read like any other.
+        store.checkpoint(session, &segments)?;
+        self.repo.sync_index(self.monitor)?;
+        let missing = self.missing(&dedupe, &snapshot)?;
+        if !missing.is_empty() {
+            let why = format!(
+                "{} chunks that it builds on are no longer in the repository: what they were of was forgotten and pruned",
+                missing.len()
+            );
+            return Err(Refusal::Settle { why, missing });
+        }
+        let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
+        let root = self.repo.write_snapshot(&snapshot)?;
+        // The commit point.
+        let done = store.commit_of_host(session, &[], &root, &dedupe.relied(), settled, time_ms);
+        match done {
+            Ok(true) => {
+                tracing::info!(host = %self.host.id.short(), run = settled.run, snapshot = %root.id.short(), "admitted");
+                Ok(Some(root.id))
+            }
+            Ok(false) => {
+                self.repo.remove_record(&root.object())?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Chunks that the snapshot needs and that are nowhere; the session relies on all others.
+    fn missing(
+        &self,
+        dedupe: &Arc<Dedupe>,
+        snapshot: &Snapshot,
+    ) -> std::result::Result<Vec<ChunkId>, Refusal> {
+        let store = self.repo.store();
+        let mut missing = HashSet::new();
+        let mut needed: Vec<ChunkId> = snapshot.manifest.chunks.iter().map(|(id, _)| *id).collect();
+        let mut look = |needed: &mut Vec<ChunkId>, least: usize| -> std::result::Result<bool, Refusal> {
+            if needed.len() < least {
+                return Ok(true);
+            }
+            for ids in std::mem::take(needed).chunks(LOOKUP) {
+                if !dedupe.keep(ids)? {
+                    for id in ids {
+                        if !dedupe.keep(&[*id])? {
+                            missing.insert(*id);
+                        }
+                    }
+                }
+            }
+            Ok(missing.len() < MOST_MISSING)
+        };
+        // Without these there is nothing to read.
+        look(&mut needed, 0)?;
+        let whole = match ManifestReader::new(store, &snapshot.manifest) {
+            Ok(reader) => Some(reader),
+            Err(Error::Store(error)) if error.is_damage() => None,
+            Err(Error::Malformed { why, .. }) => return refused(format!("its list of entries: {why}")),
+            Err(error) => return Err(Refusal::Fail(error)),
+        };
+        if let Some(reader) = whole {
+            let mut reader = reader.remember_chunks();
+            loop {
+                let step = match reader.next_step() {
+                    Ok(Some(step)) => step,
+                    Ok(None) => break,
+                    Err(Error::Malformed { why, .. }) => {
+                        return refused(format!("its list of entries: {why}"));
+                    }
+                    Err(error) => return Err(Refusal::Fail(error)),
+                };
+                needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
+                match step {
+                    Step::Record(Record::Chunks(chunks)) => {
+                        needed.extend(chunks.into_iter().map(|chunk| chunk.id))
+                    }
+                    Step::Record(_) => {}
+                    Step::Damage(damage) => {
+                        needed.push(damage.chunk);
+                        look(&mut needed, 0)?;
+                        if !dedupe.keep(&[damage.chunk])? {
+                            continue;
+                        }
+                        return refused(format!("its list of entries: {}", describe(&damage.error)));
+                    }
+                }
+                if !look(&mut needed, LOOKUP)? {
+                    break;
+                }
+                if self.monitor.interrupted() {
+                    return Err(Refusal::Fail(Error::Interrupted));
+                }
+            }
+            needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
+        }
+        look(&mut needed, 0)?;
+        let mut missing: Vec<ChunkId> = missing.into_iter().collect();
+        missing.sort_unstable();
+        missing.truncate(MOST_MISSING);
+        Ok(missing)
+    }
+}
+
+/// The way of a host's chunks into the pipeline, which names them by their content.
+struct Intake<'a> {
+    store: Arc<ChunkStore>,
+    host: ObjectId,
+    rings: &'a BTreeMap<u64, KeyRing>,
+    lanes: [(Lane<()>, VecDeque<ChunkId>); 2],
+    decompressor: Decompressor,
+}
+
+impl<'a> Intake<'a> {
+    fn new(
+        dedupe: &Arc<Dedupe>,
+        host: ObjectId,
+        rings: &'a BTreeMap<u64, KeyRing>,
+    ) -> chunkstore::Result<Self> {
+        let lane = |kind| Ok::<_, chunkstore::Error>((Lane::new(dedupe, kind)?, VecDeque::new()));
+        let lanes = [lane(PackKind::Data)?, lane(PackKind::Metadata)?];
+        let store = Arc::clone(dedupe.store());
+        Ok(Self { store, host, rings, lanes, decompressor: Decompressor::new()? })
+    }
+
+    fn take_all(
+        &mut self,
+        packs: &[Brought],
+        packer: &mut Packer,
+        monitor: &dyn Monitor,
+    ) -> std::result::Result<(), Refusal> {
+        monitor.count(Counter::BytesTotal, packs.iter().map(|pack| pack.len).sum());
+        let mut seen = HashSet::new();
+        if !packs.iter().all(|pack| seen.insert(pack.name.id)) {
+            return refused("it names a pack twice");
+        }
+        for pack in packs {
+            self.take(pack, packer)?;
+            monitor.count(Counter::BytesDone, pack.len);
+            if monitor.interrupted() {
+                return Err(Refusal::Fail(Error::Interrupted));
+            }
+        }
+        for (lane, expected) in &mut self.lanes {
+            let mut wrong = None;
+            lane.drain(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
+            garbage(wrong)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, pack: &Brought, packer: &mut Packer) -> std::result::Result<(), Refusal> {
+        let Some(ring) = self.rings.get(&pack.run) else {
+            return refused("it names a pack of a run whose key it does not have");
+        };
+        let name = names::brought(&self.host, pack.run, &pack.name.id);
+        let bytes = match self.store.storage().get(&name, MAX_PACK_LEN) {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return refused(format!("pack {} is missing in the inbox", pack.name.id.short()));
+            }
+            bytes => bytes.map_err(chunkstore::Error::from)?,
+        };
+        if bytes.len() as u64 != pack.len || *blake3::hash(&bytes).as_bytes() != pack.hash.0 {
+            return refused(format!("pack {} is not what the host brought", pack.name.id.short()));
+        }
+        let (reader, records): (PackReader, _) = of_host(read_directory(pack.name, ring, &bytes))?;
+        let number = usize::from(pack.name.kind == PackKind::Metadata);
+        let (lane, expected) = &mut self.lanes[number];
+        for record in &records {
+            if record.is_delta() {
+                return refused("it brought a chunk that needs others to be read");
+            }
+            let sealed = record.range().and_then(|range| bytes.get(range));
+            let Some(sealed) = sealed else {
+                return refused("a pack is shorter than its list of chunks says");
+            };
+            let plain = of_host(reader.open_unnamed(record, sealed, &[], &mut self.decompressor))?;
+            of_host(lane.add_whole(&plain, record.anchor != 0))?;
+            expected.push_back(record.id);
+        }
+        let mut wrong = None;
+        lane.collect(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
+        garbage(wrong)
+    }
+}
+
+/// Compares a chunk's name with the one that the host gave it.
+fn check(
+    expected: &mut VecDeque<ChunkId>,
+    output: &Output<()>,
+    wrong: &mut Option<ChunkId>,
+) -> chunkstore::Result<()> {
+    if let Output::Chunk(chunk) = output {
+        let said = expected.pop_front();
+        if let Some(said) = said.filter(|said| *said != chunk.id) {
+            wrong.get_or_insert(said);
+        }
+    }
+    Ok(())
+}
+
+fn garbage(wrong: Option<ChunkId>) -> std::result::Result<(), Refusal> {
+    match wrong {
+        None => Ok(()),
+        Some(id) => refused(format!("chunk {} is not what its id says", id.short())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! A backup by a host that may only write: the ordinary backup, into the host's book, whose packs go to the inbox. What it
+//! brought counts when a full client has admitted it (`admit.rs`).
+
+use crate::backup::{BackupOptions, BackupReport, backup};
+use crate::group::GroupBy;
+use crate::monitor::Tally;
+use crate::prune::{MaxUnused, PruneOptions, prune};
+use crate::repair::{PacksOptions, repair_packs};
+use crate::snapshot::Snapshot;
+use crate::source::Source;
+use crate::{Error, Monitor, Repository, Result};
+use chunkstore::head::Host;
+use chunkstore::id::{from_hex, to_hex};
+use chunkstore::inbox::book::{Answered, Pending};
+use chunkstore::inbox::signature::{Signed as What, Statement};
+use chunkstore::inbox::{Book, PublicKey};
+use chunkstore::{ObjectId, PackId, RepositoryId};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// The host that made a snapshot, as the snapshot's record has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The host.
+    pub host: ObjectId,
+    /// Its run.
+    pub run: u64,
+    /// The time that it signed, which the snapshot's may differ from.
+    pub time: jiff::Timestamp,
+    /// Its signature (Ed25519) of what the snapshot is of, in hex.
+    pub signature: String,
+}
+
+/// What is known of who made a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// A full client: there is no signature.
+    Client,
+    /// A write-only host, whose signature fits.
+    Host(Host),
+    /// The same, and the host was revoked since.
+    Revoked(Host),
+    /// The signature does not fit, or is of a host that the repository does not know.
+    Doubtful(String),
+}
+
+fn statement<'a>(
+    snapshot: &'a Snapshot,
+    repository: &RepositoryId,
+    host: ObjectId,
+    run: u64,
+    time: jiff::Timestamp,
+) -> Statement<'a> {
+    Statement {
+        repository: *repository,
+        host,
+        run,
+        time_ns: time.as_nanosecond(),
+        hostname: &snapshot.hostname,
+        paths: &snapshot.paths,
+        level: snapshot.manifest.level,
+        chunks: &snapshot.manifest.chunks,
+    }
+}
+
+impl Signed {
+    /// Whether the host of this public key signed the snapshot.
+    #[must_use]
+    pub fn fits(&self, snapshot: &Snapshot, repository: &RepositoryId, public: &PublicKey) -> bool {
+        let signature = from_hex(&self.signature).and_then(|bytes| bytes.try_into().ok());
+        let statement = statement(snapshot, repository, self.host, self.run, self.time);
+        signature.is_some_and(|signature| public.verifies(What::Snapshot, &statement.bytes(), &signature))
+    }
+}
+
+/// Who made a snapshot, as far as signatures say.
+#[must_use]
+pub fn author(snapshot: &Snapshot, repository: &RepositoryId, hosts: &[Host]) -> Author {
+    let Some(signed) = &snapshot.signed else { return Author::Client };
+    let Some(host) = hosts.iter().find(|host| host.id == signed.host) else {
+        return Author::Doubtful(format!("host {} is not known here", signed.host.short()));
+    };
+    if !signed.fits(snapshot, repository, &PublicKey(host.public)) {
+        return Author::Doubtful(format!("it is not what host '{}' signed", host.name));
+    }
+    match host.revoked_ms {
+        None => Author::Host(host.clone()),
+        Some(_) => Author::Revoked(host.clone()),
+    }
+}
+
+/// The result of a host's backup.
+#[derive(Clone, Debug)]
+pub struct HostReport {
+    /// The backup's report. Its snapshot is one of the book: the repository's gets another id.
+    pub backup: BackupReport,
+    /// The run that now waits for a full client; none if there is nothing to admit.
+    pub pending: Option<Pending>,
+}
+
+/// Takes in the answers that are there: what was refused is stored again by the next backup.
+///
+/// # Errors
+///
+/// The place cannot be reached, or an answer is forged.
+pub fn take_answers(book: &mut Book) -> Result<Vec<Answered>> {
+    let answers = book.answers()?;
+    if answers.iter().any(|answered| answered.refused().is_some()) {
+        let repo = Repository::with_store(book.open_store()?);
+        repo.sync_index(&Tally::default())?;
+        for answered in answers.iter().filter(|answered| answered.refused().is_some()) {
+            drop_refused(book, &repo, answered)?;
+        }
+    }
+    answers.iter().try_for_each(|answered| book.taken(answered))?;
+    Ok(answers)
+}
+
+/// Takes out of the book what a refused run brought, and where it has chunks that the repository lacks.
+fn drop_refused(book: &Book, repo: &Repository, answered: &Answered) -> Result<()> {
+    let index = repo.store().index();
+    let mut gone: HashSet<PackId> = answered.run.packs.iter().copied().collect();
+    let lookup = index.lookup(&answered.reply.missing)?;
+    gone.extend(lookup.into_iter().flatten().map(|location| location.pack.name.id));
+    let packs: Vec<_> = index.packs()?.into_iter().filter(|pack| gone.contains(&pack.name.id)).collect();
+    repo.forget(&[answered.run.snapshot])?;
+    if packs.is_empty() {
+        return Ok(());
+    }
+    book.forget_packs(&packs.iter().map(|pack| pack.name).collect::<Vec<_>>())?;
+    let options =
+        PacksOptions { packs: packs.iter().map(|pack| pack.name.id).collect(), ..PacksOptions::default() };
+    repair_packs(repo, &options, &Tally::default())?;
+    Ok(())
+}
+
+/// Backs up `source` as a host, and brings it to the inbox.
+///
+/// # Errors
+///
+/// Of the source, of the book and of the inbox.
+pub fn backup_as_host(
+    book: &mut Book,
+    source: &mut dyn Source,
+    options: &BackupOptions,
+    monitor: &dyn Monitor,
+) -> Result<HostReport> {
+    if options.hostname != book.bundle().name {
+        return Err(Error::Invalid(format!(
+            "a write-only host backs up under its own name: this one is '{}'",
+            book.bundle().name
+        )));
+    }
+    if options.dry_run {
+        let repo = Repository::with_store(book.open_store()?);
+        return Ok(HostReport { backup: backup(&repo, source, options, monitor)?, pending: None });
+    }
+    let (store, outbox) = book.begin()?;
+    let repo = Repository::with_store(store);
+    let report = backup(&repo, source, options, monitor)?;
+    let Some(id) = report.snapshot else { return Ok(HostReport { backup: report, pending: None }) };
+    let roots = repo.snapshot_roots()?;
+    let root = roots.iter().find(|root| root.id == id);
+    let snapshot = repo.read_snapshot(root.ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?)?;
+    let record = serde_json::to_vec(&snapshot).map_err(|error| Error::Invalid(error.to_string()))?;
+    let (keys, signing) = (book.bundle().keys.clone(), book.bundle().signing.clone());
+    let sign = |run| {
+        let statement = statement(&snapshot, &keys.repository, keys.host, run, snapshot.time);
+        signing.sign(What::Snapshot, &statement.bytes())
+    };
+    let pending = book.commit(&outbox, id, record.into(), sign)?;
+    if let Err(error) = trim(&repo) {
+        // It only takes more space.
+        tracing::warn!(%error, "the host's book could not be trimmed");
+    }
+    Ok(HostReport { backup: report, pending: Some(pending) })
+}
+
+/// Keeps of the book the last snapshot of each group: what older ones had, the repository may have lost since.
+fn trim(repo: &Repository) -> Result<()> {
+    let tally = Tally::default();
+    let mut seen = HashSet::new();
+    let mut old = vec![];
+    for listed in repo.snapshots(&tally)?.iter().rev() {
+        if !seen.insert(GroupBy::default().key(&listed.snapshot)) {
+            old.push(listed.id);
+        }
+    }
+    if old.is_empty() {
+        return Ok(());
+    }
+    repo.forget(&old)?;
+    let options =
+        PruneOptions { max_unused: MaxUnused::Unlimited, no_rebase: true, ..PruneOptions::default() };
+    prune(repo, &options, &tally)?;
+    Ok(())
+}
+
+/// The signature as records have it.
+#[must_use]
+pub(crate) fn signed(host: ObjectId, run: u64, time: jiff::Timestamp, signature: &[u8]) -> Signed {
+    Signed { host, run, time, signature: to_hex(signature) }
+}

@@ -1,0 +1,217 @@
+//! Hosts that may only write: they have a file, a cache folder, and nothing else. A full client admits what they bring, and
+//! a thief with all that such a host has gets nothing, and changes nothing.
+
+use crate::harness::{Repo, esker_binary, expect, noise, run, server, source_root, text};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A host of a repository: its file, its cache folder, its data.
+struct Host<'a> {
+    repo: &'a Repo,
+    name: &'static str,
+    cache: PathBuf,
+}
+
+impl<'a> Host<'a> {
+    fn add(repo: &'a Repo, name: &'static str) -> Self {
+        repo.ok(["host", "add", name, "--write-only"]);
+        let host = Self { repo, name, cache: repo.path(&format!("cache-{name}")) };
+        fs::create_dir(host.data()).unwrap();
+        fs::write(host.data().join("text"), text(7, 300_000)).unwrap();
+        fs::write(host.data().join("noise"), noise(name.len() as u64, 900_000)).unwrap();
+        host
+    }
+
+    fn file(&self) -> PathBuf {
+        self.repo.path(&format!("{}.esker-host", self.name))
+    }
+
+    fn data(&self) -> PathBuf {
+        self.repo.path(&format!("data-{}", self.name))
+    }
+
+    /// A command with what the host has: no password, no key, no cache of a full client.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(esker_binary());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("TZ", "UTC");
+        command.env("HOME", &self.cache).env("ESKER_CACHE_DIR", &self.cache);
+        command.args(args).current_dir(self.repo.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self) -> Output {
+        let (file, data) = (self.file(), self.data());
+        self.command(&["--json", "backup", "--bundle", file.to_str().unwrap(), data.to_str().unwrap()])
+            .output()
+            .unwrap()
+    }
+
+    /// Backs up its data, and returns the report.
+    fn backup(&self) -> Value {
+        let output = expect(&self.run(), 0);
+        serde_json::from_str(output.lines().last().unwrap()).unwrap()
+    }
+
+    fn inbox(&self) -> PathBuf {
+        let rows = self.repo.json(["host", "list"]);
+        let row = rows.as_array().unwrap().iter().find(|row| row["host"] == self.name).unwrap();
+        self.repo.folder().join("inbox").join(row["host_id"].as_str().unwrap())
+    }
+}
+
+/// Admits, and returns what came of each run.
+fn admit(repo: &Repo, code: i32) -> Vec<Value> {
+    let output = repo.run(["--json", "host", "admit"]);
+    let stdout = expect(&output, code);
+    let report: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    report["runs"].as_array().unwrap().clone()
+}
+
+fn restored(repo: &Repo, snapshot: &str, host: &Host<'_>) {
+    let target = repo.path("restored");
+    let _ = fs::remove_dir_all(&target);
+    repo.ok(["restore", snapshot, "--target", "restored"]);
+    let there = target.join(host.data().strip_prefix("/").unwrap());
+    for name in ["text", "noise"] {
+        assert_eq!(fs::read(there.join(name)).unwrap(), fs::read(host.data().join(name)).unwrap(), "{name}");
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn files_beneath(folder: &Path) -> Vec<PathBuf> {
+    let mut all = vec![];
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => all.extend(files_beneath(&entry.path())),
+            false => all.push(entry.path()),
+        }
+    }
+    all
+}
+
+#[test]
+fn a_host_backs_up_with_its_file_only_and_a_full_client_admits_and_restores_it() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    assert_eq!(fs::metadata(host.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    let first = host.backup();
+    assert_eq!((&first["pending"], &first["run"]), (&Value::Bool(true), &Value::from(1)));
+    // Nothing of it counts yet, and it is shown as waiting.
+    assert_eq!(repo.snapshot_count(), 0);
+    assert_eq!(repo.json(["host", "list"])[0]["pending"], 1);
+    let shown = repo.ok(["snapshots"]);
+    assert!(shown.contains("pending: run 1 of host web1"), "{shown}");
+    // The independent reader proves it, too.
+    let script = source_root().join("docs/reader.py");
+    let python = server("venv/bin/python");
+    fs::write(repo.path("password"), "correct horse\n").unwrap();
+    let (folder, password) = (repo.folder().to_str().unwrap(), repo.path("password"));
+    let read =
+        |what: &str| run(&python, &[script.to_str().unwrap(), folder, password.to_str().unwrap(), what]);
+    let listed = read("inbox");
+    assert!(listed.starts_with("web1 1 ") && listed.contains("data-web1"), "{listed}");
+    let done = admit(&repo, 0);
+    assert_eq!(done[0]["outcome"], "admitted");
+    assert!(read("inbox").is_empty() && read("list").contains(" web1 "));
+    let id = done[0]["snapshot_id"].as_str().unwrap();
+    let listed = repo.json(["snapshots"]);
+    assert_eq!(
+        (&listed[0]["signed"]["host"], &listed[0]["signed"]["signature"]),
+        (&"web1".into(), &"valid".into())
+    );
+    assert!(repo.ok(["snapshots"]).contains("1 signed by host web1"));
+    assert_eq!((&listed[0]["id"], &listed[0]["hostname"]), (&Value::from(id), &Value::from("web1")));
+    restored(&repo, id, &host);
+    assert_eq!(files_beneath(&host.inbox()), Vec::<PathBuf>::new(), "the inbox is empty again");
+
+    // The second night brings what changed, and is admitted by the next backup of a full client.
+    fs::write(host.data().join("text"), [text(7, 300_000), b"one line more\n".to_vec()].concat()).unwrap();
+    let second = host.backup();
+    assert_eq!(second["files_unmodified"], 1);
+    let added = second["data_added_packed"].as_u64().unwrap();
+    assert!(added < first["data_added_packed"].as_u64().unwrap() / 2, "{added} bytes for a line");
+    fs::write(repo.path("other"), "of a full client").unwrap();
+    repo.ok(["backup", "other"]);
+    assert_eq!(repo.snapshot_count(), 3);
+    restored(&repo, "latest~1", &host);
+    repo.ok(["check", "--read-data"]);
+    // A third, of nothing new, is admitted by a prune, which keeps what it builds on.
+    host.backup();
+    repo.ok(["prune", "--max-unused", "0"]);
+    assert_eq!(repo.snapshot_count(), 4);
+    restored(&repo, "latest", &host);
+}
+
+#[test]
+fn hosts_find_what_others_stored_only_through_who_proved_it() {
+    let repo = Repo::new();
+    let (one, two) = (Host::add(&repo, "web1"), Host::add(&repo, "web2"));
+    for host in [&one, &two] {
+        fs::write(host.data().join("noise"), noise(3, 900_000)).unwrap();
+    }
+    one.backup();
+    let second = two.backup();
+    // It does not see what the other one stored, and brings it, too.
+    assert!(second["data_added_packed"].as_u64().unwrap() > 900_000);
+    admit(&repo, 0);
+    let size = repo.json(["stats", "--mode", "raw-data"])["total_size"].as_u64().unwrap();
+    assert!(size < 1_600_000, "it is stored once: {size}");
+    restored(&repo, "latest", &two);
+}
+
+#[test]
+fn what_a_thief_replays_shortens_or_forges_is_refused_and_told() {
+    let repo = Repo::new();
+    let (host, other) = (Host::add(&repo, "web1"), Host::add(&repo, "web2"));
+    let inbox = host.inbox();
+    host.backup();
+    copy_all(&inbox, &repo.path("kept"));
+    admit(&repo, 0);
+
+    // Replayed: it is over, and is removed.
+    copy_all(&repo.path("kept"), &inbox);
+    assert_eq!(admit(&repo, 0), Vec::<Value>::new());
+    assert_eq!(files_beneath(&inbox), Vec::<PathBuf>::new());
+    assert_eq!(repo.snapshot_count(), 1);
+
+    // Replayed under another number, and as another host: whoever writes there has not the key.
+    copy_all(&repo.path("kept/00000000000000000001"), &inbox.join("00000000000000000007"));
+    copy_all(&repo.path("kept"), &other.inbox());
+    let done = admit(&repo, 3);
+    assert!(done.len() == 2 && done.iter().all(|run| run["outcome"] == "forged"), "{done:?}");
+    fs::remove_dir_all(inbox.join("00000000000000000007")).unwrap();
+    fs::remove_dir_all(other.inbox()).unwrap();
+
+    // Shortened: one of two runs is lost. The other one is refused, and the host is told, and brings all of it again.
+    fs::write(host.data().join("text"), text(8, 300_000)).unwrap();
+    host.backup();
+    fs::write(host.data().join("noise"), noise(9, 900_000)).unwrap();
+    host.backup();
+    fs::remove_dir_all(inbox.join("00000000000000000002")).unwrap();
+    let done = admit(&repo, 3);
+    assert_eq!((done.len(), &done[0]["outcome"]), (1, &Value::from("refused")), "{done:?}");
+    assert!(done[0]["why"].as_str().unwrap().contains("a commit before it is missing"));
+    let output = host.run();
+    expect(&output, 3);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("run 2 was refused") && told.contains("run 3 was refused"), "{told}");
+    assert_eq!(admit(&repo, 0)[0]["outcome"], "admitted");
+    restored(&repo, "latest", &host);
+    repo.ok(["check", "--read-data"]);
+}
