@@ -344,7 +344,7 @@ fn every_rule_of_admission_is_needed() {
             !["both", "a gap", "a chunk", "a replayed"].iter().any(|sometimes| name.starts_with(sometimes))
         };
         assert!(
-            names.iter().any(|name| is_failure(&name)),
+            names.iter().any(|name| is_failure(name)),
             "{variant:?}: nothing goes wrong in {states} states"
         );
     }

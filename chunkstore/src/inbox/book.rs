@@ -118,6 +118,9 @@ pub struct Answered {
     pub run: Pending,
     /// The answer.
     pub reply: Reply,
+    /// Whether it answers another commit of this number: this host is not the only one that has its bundle, or it was set
+    /// back to an earlier state.
+    pub is_to_another: bool,
 }
 
 /// A host at work: its book, and the way to the inbox.
@@ -353,14 +356,21 @@ impl Book {
                 sealed => sealed?,
             };
             let reply = Reply::open(&channel, &host, pending.run, &sealed)?;
-            if reply.commit != pending.commit {
-                return Err(Error::corrupt(
-                    name,
-                    "it answers another commit of this number: another machine has the bundle of this host, or the store \
-                     exchanged the commit; 'esker host revoke' ends the bundle",
-                ));
-            }
-            answered.push(Answered { run: pending.clone(), reply });
+            let is_to_another = reply.commit != pending.commit;
+            let reply = match is_to_another {
+                false => reply,
+                true => Reply {
+                    commit: pending.commit,
+                    verdict: Verdict::Refused(
+                        "another machine has the file of this host, or this one was set back to an earlier state: a run of \
+                         this number is settled. If it is not this machine's, 'esker host revoke' ends the file"
+                            .into(),
+                    ),
+                    missing: vec![],
+                    ..reply
+                },
+            };
+            answered.push(Answered { run: pending.clone(), reply, is_to_another });
         }
         // Runs are answered in their order: one that was passed over never reached whoever answers.
         let Some(last) = answered.iter().max_by_key(|answered| answered.reply.settled) else {
@@ -380,7 +390,7 @@ impl Book {
             .cloned()
             .map(|run| {
                 let reply = Reply { commit: run.commit, ..lost.clone() };
-                Answered { run, reply }
+                Answered { run, reply, is_to_another: false }
             })
             .collect();
         answered.extend(passed);
@@ -394,7 +404,11 @@ impl Book {
     ///
     /// The folder cannot be written.
     pub fn taken(&mut self, answered: &Answered) -> Result<()> {
-        let Answered { run, reply } = answered;
+        let Answered { run, reply, is_to_another } = answered;
+        if *is_to_another {
+            // The order of commits went on without this one: the next begins anew, and the full client says so.
+            self.state.previous = None;
+        }
         self.state.pending.retain(|pending| pending.run != run.run);
         self.state.run = self.state.run.max(reply.settled);
         if reply.epoch > self.bundle.keys.epoch {

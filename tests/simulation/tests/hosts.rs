@@ -281,6 +281,14 @@ fn a_host_that_lost_its_book_begins_anew() {
     host_night(&bundle, Arc::clone(&disk) as _, folder.path(), 5).unwrap();
     let done = take_in(&open(&disk)).unwrap();
     assert!(matches!(&done[0].outcome, Outcome::Refused { .. }), "{done:?}");
+    // Set back, as a machine that was restored from an image is: it goes on, and the full client says so.
+    assert!(!host_night(&bundle, Arc::clone(&disk) as _, folder.path(), 6).unwrap());
+    let done = take_in(&open(&disk)).unwrap();
+    assert!(
+        matches!(done[..], [Admission { outcome: Outcome::Admitted { anew: true, .. }, .. }]),
+        "{done:?}"
+    );
+    assert_eq!(nights(&disk), [1, 2, 3, 4, 6]);
 }
 
 #[test]
