@@ -2,8 +2,8 @@
 //! content and stored by the ordinary pipeline, and the snapshot is committed as any other. So nothing that a host says
 //! about a chunk is ever believed, and docs/concurrency.md sees one more writer.
 
+use crate::author::signed;
 use crate::backup::timestamp;
-use crate::host::signed;
 use crate::manifest::{ManifestReader, Record, Step};
 use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
