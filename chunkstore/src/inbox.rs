@@ -13,6 +13,7 @@
 pub mod book;
 pub mod bundle;
 pub mod commit;
+mod noted;
 pub mod outbox;
 pub mod reply;
 pub mod runs;

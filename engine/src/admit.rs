@@ -2,8 +2,8 @@
 //! content and stored by the ordinary pipeline, and the snapshot is committed as any other. So nothing that a host says
 //! about a chunk is ever believed, and docs/concurrency.md sees one more writer.
 
+use crate::author::signed;
 use crate::backup::timestamp;
-use crate::host::signed;
 use crate::manifest::{ManifestReader, Record, Step};
 use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
@@ -93,45 +93,69 @@ pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -
     if store.reload()?.hosts.is_empty() {
         return Ok(vec![]);
     }
-    let mut inboxes = Inboxes::list(&**store.storage())?;
+    let inboxes = Inboxes::list(&**store.storage())?;
     let mut all = vec![];
-    for host in store.hosts()? {
-        for (number, run) in inboxes.runs.remove(&host.id).unwrap_or_default() {
-            // As HEAD has it by now.
-            let host = store.hosts()?.into_iter().find(|known| known.id == host.id);
-            let Some(host) = host.filter(|host| host.revoked_ms.is_none()) else { break };
-            if number <= host.run {
-                clear(store, &host, number, &run)?;
-            } else if run.is_committed {
-                let admitter = Admitter { repo, host: &host, options, monitor };
-                let mut retry = Retry::default();
-                let outcome = loop {
-                    match admitter.settle(number, &run) {
-                        // A prune was faster, and removed what this run builds on, or took this for dead.
-                        Err(error) if retry.again(&error).is_some() => {}
-                        outcome => break outcome,
-                    }
-                };
-                let outcome = match outcome {
-                    // What one host brought stops no other one.
-                    Err(error) if !is_ours(&error) => {
-                        let (item, message) =
-                            (format!("run {number} of host {}", host.name), error.to_string());
-                        monitor.error(ItemError { during: "admission", item, message });
-                        break;
-                    }
-                    outcome => outcome?,
-                };
-                let (id, bytes) = (host.id, run.bytes);
-                let admission = |outcome| Admission { host: host.name, id, run: number, bytes, outcome };
-                all.extend(outcome.map(admission));
+    for (id, runs) in inboxes.runs {
+        let taken = take_runs(repo, &id, runs, options, monitor, &mut all);
+        match taken {
+            // What one host brought stops no other one.
+            Err(error) if !is_ours(&error) => {
+                let (item, message) = (format!("what host {} brought", id.short()), error.to_string());
+                monitor.error(ItemError { during: "admission", item, message });
             }
-            if monitor.interrupted() {
-                return Err(Error::Interrupted);
-            }
+            taken => taken?,
         }
     }
     Ok(all)
+}
+
+/// Takes in the runs of a host.
+fn take_runs(
+    repo: &Repository,
+    id: &ObjectId,
+    runs: BTreeMap<u64, Run>,
+    options: &AdmitOptions,
+    monitor: &dyn Monitor,
+    all: &mut Vec<Admission>,
+) -> Result<()> {
+    let store = repo.store();
+    // As HEAD has it by now: each run that is settled changes it.
+    let known = || -> Result<Option<Host>> {
+        let head = store.head();
+        let host = head.hosts.find(|host| host.id == *id)?.cloned();
+        Ok(host.filter(|host| host.revoked_ms.is_none()))
+    };
+    for (number, run) in &runs {
+        let Some(host) = known()? else { return Ok(()) };
+        let outcome = if *number <= host.run {
+            clear(store, &host, *number, run)?
+        } else if run.is_committed {
+            let admitter = Admitter { repo, host: &host, options, monitor };
+            let mut retry = Retry::default();
+            loop {
+                match admitter.settle(*number, run) {
+                    // A prune was faster, and removed what this run builds on, or took this for dead.
+                    Err(error) if retry.again(&error).is_some() => {}
+                    outcome => break outcome?,
+                }
+            }
+        } else {
+            None
+        };
+        let admission =
+            |outcome| Admission { host: host.name, id: *id, run: *number, bytes: run.bytes, outcome };
+        all.extend(outcome.map(admission));
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    // What was interrupted is over once a later run is settled, which has brought what it left.
+    if let Some(host) = known()? {
+        for (number, run) in runs.iter().filter(|(number, run)| **number <= host.run && !run.is_committed) {
+            clear(store, &host, *number, run)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the store failed, or this process, whatever is admitted.
@@ -167,15 +191,37 @@ pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, u64, Run)>> {
     Ok(all)
 }
 
-/// Removes what is left of a run that is settled, after the host has its answer.
-fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> Result<()> {
+/// Removes what is left of a run whose number is over, after the host has its answer. Says so if it is another one than was
+/// settled.
+fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> Result<Option<Outcome>> {
+    let mut outcome = None;
     if run.is_committed {
         answer_late(store, host, number)?;
+        outcome = another(store, host, number)?;
     }
     for name in &run.objects {
         store.storage().delete(name).map_err(chunkstore::Error::from)?;
     }
-    Ok(())
+    Ok(outcome)
+}
+
+/// Whether the host signed another commit of a number than the one that was answered: then two machines are this host.
+fn another(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<Outcome>> {
+    let read = |name: &str, limit: u64| match store.storage().get(name, limit) {
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(chunkstore::Error::from),
+    };
+    let commit = read(&names::commit(&host.id, number), MAX_SMALL_LEN)?;
+    let Some(signed) = commit.and_then(|bytes| SignedCommit::decode(&bytes).ok()) else { return Ok(None) };
+    let Some(reply) = read(&names::reply(&host.id, number), Reply::MAX_LEN)? else { return Ok(None) };
+    let reply = Reply::open(&store.keys().channel(&host.id), &host.id, number, &reply)?;
+    let is_other = signed.is_of(&PublicKey(host.public)) && reply.commit != signed.hash;
+    Ok(is_other.then(|| Outcome::Refused {
+        why: "a run of this number was settled before: two machines have the file of this host, or it was set back to an \
+              earlier state"
+            .into(),
+        missing: 0,
+    }))
 }
 
 /// Answers a run that is over, if nobody did: the admitter died between its swap and the answer; or the host lost its book,
@@ -451,6 +497,8 @@ impl Admitter<'_> {
         let segments: Vec<SegmentRef> = match proved {
             Ok(()) => packer.flush()?,
             Err(refusal) => {
+                // Closed first: a session that is open may still name its packs.
+                store.close_session(session, &[])?;
                 packer.abandon();
                 return Err(refusal);
             }
@@ -529,7 +577,7 @@ impl Admitter<'_> {
                 needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
                 match step {
                     Step::Record(Record::Chunks(chunks)) => {
-                        needed.extend(chunks.into_iter().map(|chunk| chunk.id))
+                        needed.extend(chunks.into_iter().map(|chunk| chunk.id));
                     }
                     Step::Record(_) => {}
                     Step::Damage(damage) => {

@@ -1,93 +1,19 @@
 //! A backup by a host that may only write: the ordinary backup, into the host's book, whose packs go to the inbox. What it
 //! brought counts when a full client has admitted it (`admit.rs`).
 
+use crate::author::statement;
 use crate::backup::{BackupOptions, BackupReport, backup};
 use crate::group::GroupBy;
 use crate::monitor::Tally;
 use crate::prune::{MaxUnused, PruneOptions, prune};
 use crate::repair::{PacksOptions, repair_packs};
-use crate::snapshot::Snapshot;
 use crate::source::Source;
 use crate::{Error, Monitor, Repository, Result};
-use chunkstore::head::Host;
-use chunkstore::id::{from_hex, to_hex};
+use chunkstore::PackId;
+use chunkstore::inbox::Book;
 use chunkstore::inbox::book::{Answered, Pending};
-use chunkstore::inbox::signature::{Signed as What, Statement};
-use chunkstore::inbox::{Book, PublicKey};
-use chunkstore::{ObjectId, PackId, RepositoryId};
-use serde::{Deserialize, Serialize};
+use chunkstore::inbox::signature::Signed as What;
 use std::collections::HashSet;
-
-/// The host that made a snapshot, as the snapshot's record has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signed {
-    /// The host.
-    pub host: ObjectId,
-    /// Its run.
-    pub run: u64,
-    /// The time that it signed, which the snapshot's may differ from.
-    pub time: jiff::Timestamp,
-    /// Its signature (Ed25519) of what the snapshot is of, in hex.
-    pub signature: String,
-}
-
-/// What is known of who made a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Author {
-    /// A full client: there is no signature.
-    Client,
-    /// A write-only host, whose signature fits.
-    Host(Host),
-    /// The same, and the host was revoked since.
-    Revoked(Host),
-    /// The signature does not fit, or is of a host that the repository does not know.
-    Doubtful(String),
-}
-
-fn statement<'a>(
-    snapshot: &'a Snapshot,
-    repository: &RepositoryId,
-    host: ObjectId,
-    run: u64,
-    time: jiff::Timestamp,
-) -> Statement<'a> {
-    Statement {
-        repository: *repository,
-        host,
-        run,
-        time_ns: time.as_nanosecond(),
-        hostname: &snapshot.hostname,
-        paths: &snapshot.paths,
-        level: snapshot.manifest.level,
-        chunks: &snapshot.manifest.chunks,
-    }
-}
-
-impl Signed {
-    /// Whether the host of this public key signed the snapshot.
-    #[must_use]
-    pub fn fits(&self, snapshot: &Snapshot, repository: &RepositoryId, public: &PublicKey) -> bool {
-        let signature = from_hex(&self.signature).and_then(|bytes| bytes.try_into().ok());
-        let statement = statement(snapshot, repository, self.host, self.run, self.time);
-        signature.is_some_and(|signature| public.verifies(What::Snapshot, &statement.bytes(), &signature))
-    }
-}
-
-/// Who made a snapshot, as far as signatures say.
-#[must_use]
-pub fn author(snapshot: &Snapshot, repository: &RepositoryId, hosts: &[Host]) -> Author {
-    let Some(signed) = &snapshot.signed else { return Author::Client };
-    let Some(host) = hosts.iter().find(|host| host.id == signed.host) else {
-        return Author::Doubtful(format!("host {} is not known here", signed.host.short()));
-    };
-    if !signed.fits(snapshot, repository, &PublicKey(host.public)) {
-        return Author::Doubtful(format!("it is not what host '{}' signed", host.name));
-    }
-    match host.revoked_ms {
-        None => Author::Host(host.clone()),
-        Some(_) => Author::Revoked(host.clone()),
-    }
-}
 
 /// The result of a host's backup.
 #[derive(Clone, Debug)]
@@ -194,10 +120,4 @@ fn trim(repo: &Repository) -> Result<()> {
         PruneOptions { max_unused: MaxUnused::Unlimited, no_rebase: true, ..PruneOptions::default() };
     prune(repo, &options, &tally)?;
     Ok(())
-}
-
-/// The signature as records have it.
-#[must_use]
-pub(crate) fn signed(host: ObjectId, run: u64, time: jiff::Timestamp, signature: &[u8]) -> Signed {
-    Signed { host, run, time, signature: to_hex(signature) }
 }

@@ -1,6 +1,5 @@
 //! The record that makes a manifest reachable. JSON, sealed; restic's field names where they exist.
 
-use crate::host::Signed;
 use crate::identity::Identity;
 use crate::manifest::ManifestRoot;
 use crate::{Error, Result};
@@ -192,6 +191,19 @@ pub struct Made {
     /// Whether the snapshot's time was given, or copied from another snapshot: then no clock contradicts it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub time_given: bool,
+}
+
+/// The host that made a snapshot, as the snapshot's record has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The host.
+    pub host: ObjectId,
+    /// Its run.
+    pub run: u64,
+    /// The time that it signed, which the snapshot's may differ from.
+    pub time: jiff::Timestamp,
+    /// Its signature (Ed25519) of what the snapshot is of, in hex.
+    pub signature: String,
 }
 
 /// A snapshot.

@@ -7,6 +7,7 @@
 
 use super::bundle::Bundle;
 use super::commit::{Commit, Earlier, Header};
+use super::noted::BookStorage;
 use super::outbox::Outbox;
 use super::reply::{Reply, Verdict};
 use crate::env::random_array;
@@ -15,9 +16,9 @@ use crate::head::NO_COMMIT;
 use crate::id::{ObjectId, PackId, to_hex};
 use crate::keys::{KdfParams, SealedRunKey, SlotOwner};
 use crate::storage::local::LocalStorage;
-use crate::storage::{ErrorKind, Storage, StorageResult};
+use crate::storage::{ErrorKind, Storage};
 use crate::store::{Access, ChunkStore, Found, look};
-use crate::{Error, Result, config::Layout, forward, patience, private};
+use crate::{Error, Result, config::Layout, patience, private};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -25,51 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// First bytes of what stands for a pack that is in the inbox; its length follows.
-const NOTED_MAGIC: &[u8; 8] = b"eskernot";
-const NOTED_LEN: u64 = 16;
-
 /// So many numbers are tried for a run: others of this host took them, which a lost book did not know.
 const MOST_TAKEN: u64 = 10_000;
-
-/// The book's objects: a folder in which packs may be noted instead of kept.
-pub(crate) struct BookStorage(LocalStorage);
-
-impl BookStorage {
-    /// Notes a pack that is elsewhere.
-    pub(crate) fn note(&self, pack: &str, len: u64) -> StorageResult<()> {
-        self.0.put(pack, [&NOTED_MAGIC[..], &len.to_le_bytes()].concat().into())
-    }
-
-    /// The length that was noted of a pack, if its object is a note.
-    fn noted(&self, name: &str, len: u64) -> StorageResult<Option<u64>> {
-        if len != NOTED_LEN || !name.starts_with(names::PACKS) {
-            return Ok(None);
-        }
-        let note = self.0.get(name, NOTED_LEN)?;
-        let len = note.strip_prefix(NOTED_MAGIC).and_then(|len| len.try_into().ok());
-        Ok(len.map(u64::from_le_bytes))
-    }
-}
-
-impl Storage for BookStorage {
-    fn len(&self, name: &str) -> StorageResult<u64> {
-        let len = self.0.len(name)?;
-        Ok(self.noted(name, len)?.unwrap_or(len))
-    }
-
-    fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
-        let mut found = vec![];
-        self.0.list(folder, &mut |name, len| found.push((name.to_owned(), len)))?;
-        for (name, len) in found {
-            each(&name, self.noted(&name, len)?.unwrap_or(len));
-        }
-        Ok(())
-    }
-
-    forward!(self => self.0; place put replace get get_range stream_range leftovers delete read_versioned swap
-        connections is_near keeps_copies written_ms copies shelf);
-}
 
 /// How far a host has come.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -118,6 +76,9 @@ pub struct Answered {
     pub run: Pending,
     /// The answer.
     pub reply: Reply,
+    /// Whether it answers another commit of this number: this host is not the only one that has its bundle, or it was set
+    /// back to an earlier state.
+    pub is_to_another: bool,
 }
 
 /// A host at work: its book, and the way to the inbox.
@@ -149,7 +110,7 @@ impl Book {
                 bundle.name
             ),
         })?;
-        let store = Arc::new(BookStorage(LocalStorage::create(&folder.join("store"), false)?));
+        let store = Arc::new(BookStorage::new(LocalStorage::create(&folder.join("store"), false)?));
         let state = read_state(&folder.join("state"));
         let remote = Arc::clone(&access.storage);
         let own: Arc<dyn Storage> = Arc::<BookStorage>::clone(&store);
@@ -353,14 +314,21 @@ impl Book {
                 sealed => sealed?,
             };
             let reply = Reply::open(&channel, &host, pending.run, &sealed)?;
-            if reply.commit != pending.commit {
-                return Err(Error::corrupt(
-                    name,
-                    "it answers another commit of this number: another machine has the bundle of this host, or the store \
-                     exchanged the commit; 'esker host revoke' ends the bundle",
-                ));
-            }
-            answered.push(Answered { run: pending.clone(), reply });
+            let is_to_another = reply.commit != pending.commit;
+            let reply = match is_to_another {
+                false => reply,
+                true => Reply {
+                    commit: pending.commit,
+                    verdict: Verdict::Refused(
+                        "another machine has the file of this host, or this one was set back to an earlier state: a run of \
+                         this number is settled. If it is not this machine's, 'esker host revoke' ends the file"
+                            .into(),
+                    ),
+                    missing: vec![],
+                    ..reply
+                },
+            };
+            answered.push(Answered { run: pending.clone(), reply, is_to_another });
         }
         // Runs are answered in their order: one that was passed over never reached whoever answers.
         let Some(last) = answered.iter().max_by_key(|answered| answered.reply.settled) else {
@@ -380,7 +348,7 @@ impl Book {
             .cloned()
             .map(|run| {
                 let reply = Reply { commit: run.commit, ..lost.clone() };
-                Answered { run, reply }
+                Answered { run, reply, is_to_another: false }
             })
             .collect();
         answered.extend(passed);
@@ -394,7 +362,11 @@ impl Book {
     ///
     /// The folder cannot be written.
     pub fn taken(&mut self, answered: &Answered) -> Result<()> {
-        let Answered { run, reply } = answered;
+        let Answered { run, reply, is_to_another } = answered;
+        if *is_to_another {
+            // The order of commits went on without this one: the next begins anew, and the full client says so.
+            self.state.previous = None;
+        }
         self.state.pending.retain(|pending| pending.run != run.run);
         self.state.run = self.state.run.max(reply.settled);
         if reply.epoch > self.bundle.keys.epoch {

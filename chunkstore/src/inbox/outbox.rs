@@ -1,8 +1,8 @@
 //! Where the packs of a host go: into its inbox, under the key of the run. Each is noted in a journal before the book counts
 //! on it, so that what an interrupted run brought is brought in by the next commit.
 
-use super::book::BookStorage;
 use super::commit::Brought;
+use super::noted::BookStorage;
 use crate::format::{PackKind, names};
 use crate::id::{ObjectId, PackId, SessionId};
 use crate::keys::KeyRing;

@@ -137,7 +137,7 @@ impl KeyRing {
     }
 
     fn inbox(&self, epoch: u32) -> Result<PrivateKey> {
-        Ok(PrivateKey::derive(&*derive(&*self.epoch_key(epoch)?, "inbox", &[])))
+        Ok(PrivateKey::derive(&derive(&*self.epoch_key(epoch)?, "inbox", &[])))
     }
 
     /// Opens the key of a run: the ring that opens what it brought.

@@ -9,7 +9,7 @@ use chunkstore::{ObjectId, RepositoryId};
 use comfy_table::{Table, presets};
 use engine::Repository;
 use engine::admit::waiting;
-use engine::host::{Author, author};
+use engine::author::{Author, author};
 use engine::policy::GroupBy;
 use engine::rank;
 use engine::shown;

@@ -181,10 +181,10 @@ fn what_a_host_brings_honestly_is_admitted() {
     assert_eq!(bytes, b"what counts");
     let hosts = thief.repo.store().hosts().unwrap();
     let repository = thief.repo.store().keys().repository();
-    let author = |snapshot: &Snapshot| crate::host::author(snapshot, repository, &hosts);
-    assert!(matches!(author(&snapshot), crate::host::Author::Host(host) if host.name == "web1"));
+    let author = |snapshot: &Snapshot| crate::author::author(snapshot, repository, &hosts);
+    assert!(matches!(author(&snapshot), crate::author::Author::Host(host) if host.name == "web1"));
     let other = Snapshot { hostname: "web2".into(), ..snapshot };
-    assert!(matches!(author(&other), crate::host::Author::Doubtful(_)));
+    assert!(matches!(author(&other), crate::author::Author::Doubtful(_)));
     // What nobody signed as it is, check tells.
     let check =
         || crate::verify::check(&thief.repo, crate::verify::ReadData::All, &Tally::default()).unwrap();

@@ -1,8 +1,8 @@
 //! Every snapshot can be read, every manifest be walked through, every chunk be found.
 
 use super::Check;
+use crate::author::{Author, author};
 use crate::entry::{Entry, display_path};
-use crate::host::{Author, author};
 use crate::manifest::{Ending, ManifestReader, Record, Step};
 use crate::reach::for_each_chunk;
 use crate::snapshot::Listed;

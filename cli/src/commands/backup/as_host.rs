@@ -13,6 +13,7 @@ use engine::host::{backup_as_host, take_answers};
 use engine::names::path_bytes;
 use engine::shown;
 use engine::source::Source;
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
@@ -89,12 +90,21 @@ pub(super) fn run(
         .console
         .during("backup", |monitor| backup_as_host(&mut book, &mut *source, &options, monitor))?;
     let mut summary = super::report::summary(&report.backup, &source.records(), options.dry_run, context)?;
+    summary = summary.with("answered", answers.iter().map(row).collect::<Vec<Value>>());
     if let Some(pending) = &report.pending {
         summary = pended(summary, pending.run, book.pending().len());
     }
     context.console.summary(&summary);
     let lost = answers.iter().any(|answered| answered.refused().is_some());
     Ok(if lost || context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })
+}
+
+/// What became of an earlier run, for programs.
+fn row(answered: &Answered) -> Value {
+    match answered.refused() {
+        None => json!({"run": answered.run.run, "outcome": "admitted"}),
+        Some(why) => json!({"run": answered.run.run, "outcome": "refused", "why": why}),
+    }
 }
 
 fn pended(summary: Summary, run: u64, waiting: usize) -> Summary {
