@@ -138,7 +138,8 @@ impl Storage for Link {
             return Err(error(ErrorKind::Failed, "write", name, "503"));
         }
         let (old, link) = (self.disk.head(), name.starts_with(names::HEADS));
-        let numbered = link || name.starts_with(names::GRANTS);
+        // Of those that several may write, the first one counts.
+        let numbered = link || [names::GRANTS, names::REPLIES].iter().any(|folder| name.starts_with(folder));
         if numbered && self.disk.objects().get(name).is_some_and(|other| *other != body) {
             return Err(error(ErrorKind::Conflict, "write", name, "412"));
         }

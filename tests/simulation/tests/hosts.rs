@@ -206,6 +206,7 @@ fn a_rotation_reaches_a_host_with_the_next_answer() {
     let host = |number| host_night(&bundle, Arc::clone(&disk) as _, folder.path(), number).unwrap();
     let epoch = || open(&disk).store().hosts().unwrap()[0].epoch;
     host(1);
+    assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));
     open(&disk).store().rotate().unwrap();
     host(2);
     assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));

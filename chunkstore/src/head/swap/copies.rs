@@ -40,11 +40,15 @@ impl HeadStore {
     /// Refuses a HEAD that is older than a copy that a disk has of it: copies are written after HEAD, so a later HEAD was there
     /// and is lost. Asked once, when a repository is opened: who has seen a HEAD remembers it.
     pub(super) fn not_older_than_copies(&self, loaded: LoadedHead) -> Result<LoadedHead> {
-        self.make_missing();
-        let Some(copy) = self.copies().map(|head| head.age()).max().filter(|age| loaded.head.age() < *age)
-        else {
-            return Ok(loaded);
-        };
+        let mut latest = None;
+        for name in names::copies(names::HEAD).filter(|_| self.storage.keeps_copies()) {
+            match self.storage.get(&name, MAX_SEGMENT_LEN) {
+                Ok(sealed) => latest = latest.max(self.unseal(&sealed).ok().map(|head| head.age())),
+                Err(error) if error.kind == ErrorKind::NotFound => self.make_missing(&name),
+                Err(_) => {}
+            }
+        }
+        let Some(copy) = latest.filter(|age| loaded.head.age() < *age) else { return Ok(loaded) };
         // Another process may have swapped since.
         let again = self.load_any()?;
         match again.head.age() < copy {
@@ -60,15 +64,11 @@ impl HeadStore {
         sealed.filter_map(|sealed| self.unseal(&sealed).ok())
     }
 
-    /// Makes the copies that are missing, as those of other objects are when they are read: a repository that was brought here
-    /// from a bucket has none.
-    fn make_missing(&self) {
-        for name in names::copies(names::HEAD).filter(|_| self.storage.keeps_copies()) {
-            let is_missing =
-                matches!(self.storage.len(&name), Err(error) if error.kind == ErrorKind::NotFound);
-            if is_missing && let Err(error) = self.mend_copy(&name) {
-                tracing::debug!(%error, "a copy of HEAD that is missing could not be made");
-            }
+    /// Makes a copy that is missing, as those of other objects are when they are read: a repository that was brought here from a
+    /// bucket has none.
+    fn make_missing(&self, name: &str) {
+        if let Err(error) = self.mend_copy(name) {
+            tracing::debug!(%error, "a copy of HEAD that is missing could not be made");
         }
     }
 
