@@ -301,7 +301,7 @@ fn this_test_sees_what_is_wrong() {
 fn settings(repo: &Repo) -> BTreeSet<String> {
     let help = repo.ok(["--help"]);
     let text: String = help.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    let list = text.split("Set KEY=VALUE:").nth(1).unwrap().split("--json").next().unwrap();
+    let list = text.split("Set KEY=VALUE:").nth(1).unwrap().split(" --").next().unwrap();
     let words = list.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-'));
     words.map(|word| word.trim_matches('.')).filter(|word| word.contains('.')).map(str::to_owned).collect()
 }

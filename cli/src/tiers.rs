@@ -151,7 +151,8 @@ impl Context {
                 Err(failure) => {
                     // No other tier has other key slots; and which repository is meant, none of them tells.
                     if failure.code == Code::WrongPassword || self.cannot_tell() {
-                        return Err(failure);
+                        let is_primary = tier.options.role == Role::Primary;
+                        return Err(if is_primary { self.or_damaged_slots(failure) } else { failure });
                     }
                     self.note(&tier.options.name, &failure.message);
                     last.get_or_insert(failure);
@@ -185,7 +186,10 @@ impl Context {
         let file = self.need_file()?;
         let tier = file.tier(name)?.clone();
         let is_primary = tier.options.role == Role::Primary;
-        let ways_out = |failure| if is_primary { self.with_ways_out(failure) } else { failure };
+        let ways_out = |failure| match is_primary {
+            true => self.or_damaged_slots(self.with_ways_out(failure)),
+            false => failure,
+        };
         let main = tier.place.open(Make::No, tier.rates).map_err(ways_out)?;
         self.refuse_another(&tier, &*main)?;
         let others =
