@@ -111,8 +111,8 @@ fn place(made: &Made) -> (u64, u64) {
 
 /// The time that each snapshot is ranked by.
 fn times(all: &[Stamp], now: Timestamp) -> Vec<Timestamp> {
-    let mut order: Vec<(usize, Made)> =
-        all.iter().enumerate().filter_map(|(at, stamp)| Some((at, stamp.made?))).collect();
+    let mut order: Vec<(usize, Made)> = Vec::with_capacity(all.len());
+    order.extend(all.iter().enumerate().filter_map(|(at, stamp)| Some((at, stamp.made?))));
     order.sort_by_key(|(_, made)| place(made));
     let end = latest_right(now);
     match is_plain(&order, end) {
