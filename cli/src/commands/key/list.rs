@@ -59,7 +59,8 @@ pub(super) fn slots(places: &Places, context: &Context) -> CommandResult {
                     service.unwrap_or_default()
                 ));
             } else {
-                output::line(format!("{mark} {id}  {problem}"));
+                let kind = row["kind"].as_str().map(|kind| format!("{kind}  ")).unwrap_or_default();
+                output::line(format!("{mark} {id}  {kind}{problem}"));
             }
         }
         if let Some(advice) = super::services::alone(store) {
