@@ -114,6 +114,12 @@ bench-heads: build-tools ## A backup of nothing new and a listing with 10 and wi
 	$(CARGO) build --release --workspace --examples --bin esker
 	python3 benches/heads.py "$(ESKER)" "$(CARGO_TARGET_DIR)/release/examples/many" --runs $(RUNS)
 
+.PHONY: bench-hosts
+bench-hosts: build-tools servers ## Two nights of a write-only host and of a full client, over the same dumps
+	python3 benches/corpora.py "$(CORPORA)" pg redis
+	$(CARGO) build --release --package cli
+	python3 benches/hosts.py "$(ESKER)" "$(CORPORA)" --runs $(RUNS)
+
 .PHONY: bench-tiers
 bench-tiers: build-tools servers ## Compare tier sync and restore with plain parallel transfers to the same store (2 GB of /dev/shm)
 	$(CARGO) build --release --package cli

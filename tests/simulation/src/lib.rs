@@ -8,10 +8,12 @@ mod coverage;
 pub mod files;
 mod judge;
 mod schedule;
+mod seeds;
 mod storage;
 mod world;
 
 pub use coverage::{ALL, Coverage, Sometimes};
+pub use seeds::{Seeds, run_seeds};
 pub use world::{Outcome, simulate};
 
 #[cfg(test)]
@@ -34,13 +36,11 @@ mod tests {
     /// `ESKER_SEEDS` for fewer, where a mutant is to be found out by any of many tests.
     #[test]
     fn two_thousand_seeds() {
-        let coverage = Coverage::default();
         let seeds = std::env::var("ESKER_SEEDS").map_or(2000, |text| text.parse().unwrap());
-        for seed in 0..seeds {
-            coverage.merge(&simulate(seed).coverage);
-        }
+        let ran = run_seeds(0..seeds, 4);
+        assert!(ran.failed.is_empty(), "{:#?}; 'make simulate FIRST=n SEEDS=1' runs one again", ran.failed);
         for what in ALL {
-            assert!(coverage.get(what) > 0, "{what:?} never happened");
+            assert!(ran.coverage.get(what) > 0, "{what:?} never happened");
         }
     }
 }

@@ -1,10 +1,8 @@
 //! `simulate`: worlds by number.
 
 use clap::Parser;
-use simulation::{ALL, Coverage, simulate};
+use simulation::{ALL, run_seeds};
 use std::io::Write as _;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 #[global_allocator]
@@ -21,43 +19,22 @@ struct Args {
     first: u64,
     /// Worlds at a time: the threads of one wait for each other, so more of them than there are cores
     #[arg(long, default_value_t = 6)]
-    threads: u64,
+    threads: usize,
 }
 
 fn main() -> std::io::Result<()> {
-    let args = Args::parse();
-    let (next, steps, start) = (AtomicU64::new(args.first), AtomicU64::new(0), Instant::now());
-    let (coverage, failed) = (Coverage::default(), Mutex::new(vec![]));
-    let end = args.first + args.seeds;
-    std::thread::scope(|scope| {
-        for _ in 0..args.threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        break;
-                    }
-                    match std::panic::catch_unwind(|| simulate(seed)) {
-                        Ok(outcome) => {
-                            steps.fetch_add(outcome.steps, Ordering::Relaxed);
-                            coverage.merge(&outcome.coverage);
-                        }
-                        Err(_) => failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(seed),
-                    }
-                }
-            });
-        }
-    });
+    let Args { seeds, first, threads } = Args::parse();
+    let start = Instant::now();
+    let ran = run_seeds(first..first + seeds, threads);
     let mut out = std::io::stdout().lock();
-    let (steps, seconds) = (steps.into_inner(), start.elapsed().as_secs_f64());
-    writeln!(out, "{} seeds from {}, {steps} steps, {seconds:.0} s", args.seeds, args.first)?;
+    writeln!(out, "{seeds} seeds from {first}, {} steps, {:.0} s", ran.steps, start.elapsed().as_secs_f64())?;
     for what in ALL {
-        writeln!(out, "  {:15} {}", format!("{what:?}"), coverage.get(what))?;
+        writeln!(out, "  {:15} {}", format!("{what:?}"), ran.coverage.get(what))?;
     }
-    let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if failed.is_empty() {
+    if ran.failed.is_empty() {
         return writeln!(out, "no seed failed");
     }
-    writeln!(out, "{} seeds failed, of them {:?}", failed.len(), &failed[..failed.len().min(10)])?;
+    writeln!(out, "{} seeds failed, the first of them:", ran.failed.len())?;
+    ran.failed.iter().take(10).try_for_each(|(seed, why)| writeln!(out, "  {seed}: {why}"))?;
     Err(std::io::Error::other("run again with --first SEED --seeds 1"))
 }
