@@ -1,45 +1,42 @@
 //! The snapshots of one HEAD in the order of [`crate::rank`], with what their roots say of them. Their records are read
 //! when somebody needs them; those of roots without columns at once.
 
-use super::{Repository, parse};
+use super::Repository;
 use crate::columns::{Columns, decode_summary};
 use crate::rank::{self, Run, Stamp};
-use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
+use crate::snapshot::{Filter, Listed, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
-use chunkstore::executor::{Pending, submit};
 use chunkstore::head::{Head, Root, Stretch};
 use chunkstore::store::describe;
 use jiff::Timestamp;
-use std::collections::{HashMap, VecDeque};
-
-/// Records that one job parses.
-const PARSED_AT_ONCE: usize = 128;
-
-/// Records that were parsed, by place.
-type Batch = Vec<(usize, Result<Snapshot>)>;
+use std::collections::HashMap;
 
 /// So many records are read from their own objects: each is small. Whoever needs more reads HEAD's leaves, which have many.
 const READ_ALONE: usize = 8;
 
 /// Which snapshots there are, and which came first.
 pub(crate) struct Past<'a> {
-    repo: &'a Repository,
+    pub(super) repo: &'a Repository,
     /// Leaves that were not read, with what HEAD says of them: all in them is older than the rest, and in order.
     unread: Vec<(Stretch<'a, Root>, Run)>,
     /// In HEAD's order.
-    roots: Vec<&'a Root>,
+    pub(super) roots: Vec<&'a Root>,
     /// What each is ranked by.
     stamps: Vec<Stamp>,
     /// The columns of those that had none, by place.
     missing: HashMap<usize, Columns>,
     /// Places in these, of the oldest snapshot first.
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
+    /// The times that snapshots of wrong clocks are ranked by, by place.
+    moved: HashMap<usize, Timestamp>,
     /// Records that were read, by place; `None` cannot be read, and was reported.
-    records: HashMap<usize, Option<Listed>>,
+    pub(super) records: HashMap<usize, Option<Listed>>,
     /// Records that cannot be read, of those that were to be.
     pub(super) damaged: Vec<ItemError>,
     /// Whether one of them was forgotten since HEAD was read: a later HEAD has what replaced it.
     pub(super) is_old: bool,
+    /// Whether no later HEAD is looked at, whatever was forgotten.
+    pub(super) is_last: bool,
 }
 
 impl<'a> Past<'a> {
@@ -52,9 +49,11 @@ impl<'a> Past<'a> {
             stamps: vec![],
             missing: HashMap::new(),
             order: vec![],
+            moved: HashMap::new(),
             records: HashMap::new(),
             damaged: vec![],
             is_old: false,
+            is_last: true,
         };
         let (mut unread, mut rest) = (vec![], head.roots.stretches().peekable());
         while let Some(run) = rest.peek().and_then(Stretch::summary).and_then(decode_summary) {
@@ -72,7 +71,9 @@ impl<'a> Past<'a> {
             return Ok(past);
         }
         past.read_earlier(unread)?;
-        past.order = rank::order(past.stamps.iter(), now).into_iter().map(|(place, _)| place).collect();
+        let ranked = rank::order(past.stamps.iter(), now);
+        past.moved = ranked.iter().filter(|(at, time)| past.stamps[*at].time != *time).copied().collect();
+        past.order = ranked.into_iter().map(|(place, _)| place).collect();
         Ok(past)
     }
 
@@ -84,7 +85,8 @@ impl<'a> Past<'a> {
             let stamp = match Columns::decode_stamp(&root.columns) {
                 Some(stamp) => stamp,
                 None => {
-                    let Some(listed) = self.note(root, self.repo.read_snapshot(root))? else { continue };
+                    let Some(snapshot) = self.note(root, self.repo.read_snapshot(root))? else { continue };
+                    let listed = Listed { id: root.id, snapshot };
                     let columns = Columns::of(&listed.snapshot);
                     let stamp = columns.stamp;
                     self.missing.insert(self.roots.len(), columns);
@@ -114,7 +116,7 @@ impl<'a> Past<'a> {
     }
 
     /// Reads what was not read. It is older than the rest, and in order.
-    fn read_all(&mut self) -> Result<()> {
+    pub(super) fn read_all(&mut self) -> Result<()> {
         if !self.unread.is_empty() {
             let unread = std::mem::take(&mut self.unread);
             self.read_earlier(unread)?;
@@ -123,10 +125,15 @@ impl<'a> Past<'a> {
         Ok(())
     }
 
-    /// The snapshot that was read, unless its record is damaged, which is noted.
-    fn note(&mut self, root: &Root, read: Result<Snapshot>) -> Result<Option<Listed>> {
+    /// The time that the snapshot at a place is ranked by.
+    pub(super) fn ranked_time(&self, place: usize) -> Timestamp {
+        self.moved.get(&place).copied().unwrap_or(self.stamps[place].time)
+    }
+
+    /// What was read of a snapshot, unless its record is damaged, which is noted.
+    pub(super) fn note<T>(&mut self, root: &Root, read: Result<T>) -> Result<Option<T>> {
         match read {
-            Ok(snapshot) => Ok(Some(Listed { id: root.id, snapshot })),
+            Ok(read) => Ok(Some(read)),
             Err(Error::Store(error)) if error.is_damage() => {
                 if self.repo.store.reload()?.roots.contains(root)? {
                     let item = format!("snapshots/{}", root.id);
@@ -141,14 +148,14 @@ impl<'a> Past<'a> {
     }
 
     /// The snapshot at a place, unless it cannot be read.
-    fn at(&mut self, place: usize) -> Result<Option<&Listed>> {
+    pub(super) fn at(&mut self, place: usize) -> Result<Option<&Listed>> {
         if !self.records.contains_key(&place) {
             let root = self.roots[place];
             let read = match self.records.len() < READ_ALONE {
                 true => self.repo.read_one_snapshot(root),
                 false => self.repo.read_snapshot(root),
             };
-            let read = self.note(root, read)?;
+            let read = self.note(root, read)?.map(|snapshot| Listed { id: root.id, snapshot });
             self.records.insert(place, read);
         }
         Ok(self.records.get(&place).and_then(Option::as_ref))
@@ -207,46 +214,6 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// All that can be read, oldest first. The records are parsed on all cores.
-    pub(super) fn all(&mut self) -> Result<Vec<Listed>> {
-        self.read_all()?;
-        // Those that cannot be read were reported.
-        let is_reported = |place: &usize| matches!(self.records.get(place), Some(None));
-        let places: Vec<usize> = self.order.iter().copied().filter(|place| !is_reported(place)).collect();
-        let cpu = &*self.repo.store.access.cpu;
-        let (mut batches, mut all) = (VecDeque::new(), Vec::with_capacity(places.len()));
-        for places in places.chunks(PARSED_AT_ONCE) {
-            // Few wait, so that the memory of those that were taken is used again.
-            if batches.len() > 2 * cpu.parallelism() {
-                self.take(&mut batches, &mut all)?;
-            }
-            let record = |place: &usize| {
-                let root = self.roots[*place];
-                (*place, root.id, self.repo.store.snapshot_record(root))
-            };
-            let records: Vec<_> = places.iter().map(record).collect();
-            batches.push_back(submit(cpu, move || {
-                let parsed = records.into_iter().map(|(place, id, record)| {
-                    (place, record.map_err(Error::from).and_then(|record| parse(&id, &record)))
-                });
-                parsed.collect::<Batch>()
-            }));
-        }
-        while !batches.is_empty() {
-            self.take(&mut batches, &mut all)?;
-        }
-        Ok(all)
-    }
-
-    /// Takes the records of the first batch.
-    fn take(&mut self, batches: &mut VecDeque<Pending<Batch>>, all: &mut Vec<Listed>) -> Result<()> {
-        let Some(batch) = batches.pop_front() else { return Ok(()) };
-        for (place, read) in batch.wait()? {
-            all.extend(self.note(self.roots[place], read)?);
-        }
-        Ok(())
-    }
-
     /// All whose objects can be read, oldest first.
     pub(super) fn stored(&mut self) -> Result<Vec<Listed>> {
         self.read_all()?;
@@ -254,7 +221,7 @@ impl<'a> Past<'a> {
         for number in 0..self.order.len() {
             let root = self.roots[self.order[number]];
             let read = self.repo.read_stored(root);
-            all.extend(self.note(root, read)?);
+            all.extend(self.note(root, read)?.map(|snapshot| Listed { id: root.id, snapshot }));
         }
         Ok(all)
     }
@@ -271,7 +238,7 @@ impl<'a> Past<'a> {
 
     /// The snapshot that stands `back` before the latest that fits.
     fn latest(&mut self, back: usize, filter: &Filter) -> Result<Option<Listed>> {
-        let asks = filter.tags.iter().flatten().any(|tag| tag == SAFETY);
+        let asks = filter.asks_for_safety();
         let may_fit =
             |columns: &Columns| (asks || !columns.is_safety) && columns.may_be_of_hosts(&filter.hosts);
         let mut left = back;
