@@ -83,7 +83,7 @@ fn view(
     let (mut count, mut fitting) = (0, 0);
     repo.view_snapshots(
         move |ranked| viewer.view_if_fits(&ranked),
-        &mut |viewed| {
+        &mut |viewed: serde_json::Result<Option<Viewed>>| {
             count += 1;
             if let Some(viewed) = viewed.map_err(unserializable)? {
                 fitting += 1;

@@ -1,7 +1,7 @@
 //! All snapshots of a HEAD, one after the other: each record is parsed on one of all cores, something is made of it there, and
 //! the record is dropped. Records take kilobytes, and there may be a hundred thousand of them.
 
-use super::{Past, Repository, parse};
+use super::{Past, parse};
 use crate::rank::Ranked;
 use crate::snapshot::Listed;
 use crate::{Error, Result};
