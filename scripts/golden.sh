@@ -1,7 +1,9 @@
 #!/bin/bash
-# golden.sh ESKER FOLDER: makes a small repository with every kind of record, and the sums of its files.
+# golden.sh ESKER FOLDER: makes a small repository with every kind of record, the sums of its files, and what the commands
+# print that `listings` has.
 set -euo pipefail
 esker=$1 golden=$2
+commands=$(sed -n 's/^\$ //p' "$golden/listings")
 rm -rf "$golden" && mkdir -p "$golden"
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 printf 'golden\n' > "$golden/password"
@@ -26,3 +28,8 @@ sed 's/77/seventy-seven/' tree/numbers > numbers && cat numbers > tree/numbers &
 "$esker" -q backup tree --tag second
 "$esker" stats | grep -q 'in [1-9][0-9]* chunks, stored in' # there are deltas in it
 find ./tree -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > "${ESKER_PASSWORD_FILE%/password}/sums"
+while read -r command; do
+    echo "\$ $command"
+    # shellcheck disable=SC2086 # words of one command line
+    "$esker" $command
+done <<< "$commands" > "${ESKER_PASSWORD_FILE%/password}/listings"

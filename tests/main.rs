@@ -39,6 +39,7 @@ mod keys;
 mod layers;
 mod leaves;
 mod limits;
+mod listings;
 mod local_user;
 mod log_secrets;
 mod logs;

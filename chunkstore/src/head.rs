@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+mod bodies;
 mod body;
 mod columns;
 mod elsewhere;
@@ -26,6 +27,8 @@ mod outline;
 mod reference;
 mod seen;
 mod swap;
+mod texts;
+pub use bodies::BodyReader;
 pub use body::{Bodies, Body};
 pub use columns::{NoColumns, RootColumns};
 pub use elsewhere::{Elsewhere, KnownSlot, Place};

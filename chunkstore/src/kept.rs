@@ -113,17 +113,29 @@ impl Kept {
     }
 }
 
+/// What an object and its copies have.
+pub(crate) struct Alike {
+    /// The object's own bytes, whatever they are.
+    pub(crate) own: Option<Bytes>,
+    /// Those that most of them have, of those that may be the object.
+    pub(crate) most: Option<Bytes>,
+}
+
 /// The bytes that most of an object and its copies have, of those that `may_be` the object: without a HEAD, nothing tells more.
 /// Of as many the object's own.
 pub(crate) fn most_alike(
     storage: &dyn Storage,
     name: &str,
     may_be: impl Fn(&Bytes) -> bool,
-) -> Result<Option<Bytes>> {
-    let mut found: Vec<(Bytes, usize)> = vec![];
+) -> Result<Alike> {
+    let (mut own, mut found): (Option<Bytes>, Vec<(Bytes, usize)>) = (None, vec![]);
     let copies = names::copies(name).filter(|_| storage.keeps_copies());
-    for name in std::iter::once(name.to_owned()).chain(copies) {
-        let bytes = match storage.get(&name, MAX_SMALL_LEN) {
+    for place in std::iter::once(name.to_owned()).chain(copies) {
+        let read = storage.get(&place, MAX_SMALL_LEN);
+        if place == name {
+            own = read.as_ref().ok().cloned();
+        }
+        let bytes = match read {
             Ok(bytes) if may_be(&bytes) => bytes,
             Ok(_) => continue,
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => continue,
@@ -139,7 +151,8 @@ pub(crate) fn most_alike(
         }
     }
     found.reverse();
-    Ok(found.into_iter().max_by_key(|(_, count)| *count).map(|(bytes, _)| bytes))
+    let most = found.into_iter().max_by_key(|(_, count)| *count).map(|(bytes, _)| bytes);
+    Ok(Alike { own, most })
 }
 
 /// Reads an object of which a disk has several copies. If only a copy is sound, it replaces the object; copies that are missing

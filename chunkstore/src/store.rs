@@ -29,6 +29,7 @@ mod hosts;
 mod lost;
 mod opening;
 mod rebuild;
+mod records;
 mod renew;
 mod retire;
 mod rotation;
@@ -42,6 +43,7 @@ pub use lost::{Asked, LostPacks};
 pub use opening::{Claim, Found, claim, is_locked_out, look, slot_headers};
 use opening::{Slots, read_config};
 pub use rebuild::{FoundSlot, Peeked, RebuildOptions, RebuildPlan, peek, rebuild_head};
+pub use records::Records;
 pub use renew::Renewed;
 pub use retire::{RetireOptions, Retired, holders};
 pub use rotation::Rotated;
@@ -438,69 +440,6 @@ impl ChunkStore {
         self.access.storage.put(&name, sealed.into())?;
         let (columns, record) = (Bytes::copy_from_slice(columns), Body::Here(Bytes::copy_from_slice(plain)));
         Ok(Root { columns, record, ..Root::new(Root::SNAPSHOT, id, hash, epoch) })
-    }
-
-    /// For whoever restores: what cannot be read here of records of snapshots is read from the store's copies. Whoever mends
-    /// is to know that it cannot be read.
-    #[must_use]
-    pub fn with_records_from_copies(mut self) -> Self {
-        self.records_from_copies = true;
-        self
-    }
-
-    /// The record of a snapshot: from HEAD's leaves, or else from its object.
-    pub fn snapshot_record(&self, root: &Root) -> Result<Bytes> {
-        match root.record.read() {
-            Ok(Some(record)) => Ok(record),
-            // An older HEAD's leaf may be gone, and so may one of this HEAD: the object says the same.
-            Ok(None) => self.read_snapshot(root).map(Bytes::from),
-            Err(error) if error.is_damage() => self.read_snapshot(root).map(Bytes::from),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The same for whoever needs one or few records: where it is not at hand, its own object is read, which is small,
-    /// rather than those of all others with it.
-    pub fn one_snapshot_record(&self, root: &Root) -> Result<Bytes> {
-        match root.record.at_hand() {
-            Some(record) => Ok(record),
-            None => match self.read_snapshot(root) {
-                Err(error) if error.is_damage() => root.record.read().ok().flatten().ok_or(error),
-                read => read.map(Bytes::from),
-            },
-        }
-    }
-
-    /// Reads the object of a snapshot and checks it against HEAD. One that was sealed again since HEAD was read is read as the
-    /// HEAD of now names it.
-    pub fn read_snapshot(&self, root: &Root) -> Result<Vec<u8>> {
-        let read = self.read_snapshot_as(root);
-        match read {
-            Err(error) if error.is_damage() => {
-                let now = self.reload()?.roots.find(|known| known.id == root.id)?.cloned();
-                match now.filter(|now| now != root) {
-                    Some(now) => self.read_snapshot_as(&now),
-                    None => Err(error),
-                }
-            }
-            read => read,
-        }
-    }
-
-    fn read_snapshot_as(&self, root: &Root) -> Result<Vec<u8>> {
-        let name = root.object();
-        let read = |storage: &dyn Storage| {
-            let sealed = storage.get(&name, MAX_SMALL_LEN)?;
-            if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
-                return Err(Error::corrupt(&name, "is not the object that HEAD names"));
-            }
-            envelope::open(&self.keys, ObjectKind::Snapshot, &name, &sealed)
-        };
-        let storage = &*self.access.storage;
-        read(storage).or_else(|error| {
-            let copies = storage.copies().iter().filter(|_| error.is_damage() && self.records_from_copies);
-            copies.flat_map(|copy| read(&**copy)).next().ok_or(error)
-        })
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use engine::names::{normal_path, path_text};
 use engine::policy::{Keep, Period};
 use engine::snapshot::{Filter, Listed};
-use std::collections::HashSet;
+use engine::{Monitor, Repository};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -253,19 +253,16 @@ impl FilterArgs {
         }
     }
 
-    /// Those of `all` that are named, or else that fit. That nothing fits is an error.
-    pub(crate) fn choose(&self, all: Vec<Listed>, named: &[String]) -> Result<Vec<Listed>, Failure> {
-        let filter = self.filter();
-        if named.is_empty() {
-            let fitting = filter.choose(&all)?;
-            if fitting.len() == all.len() {
-                return Ok(all);
-            }
-            let fitting: HashSet<_> = fitting.into_iter().map(|listed| listed.id).collect();
-            return Ok(all.into_iter().filter(|listed| fitting.contains(&listed.id)).collect());
-        }
-        let chosen = named.iter().map(|wanted| Ok(engine::snapshot::find(&all, wanted, &filter)?.clone()));
-        chosen.collect()
+    /// The snapshots of a repository that are named, or else that fit. That nothing fits is an error. Of the others nothing is
+    /// kept in memory.
+    pub(crate) fn choose(
+        &self,
+        repo: &Repository,
+        named: &[String],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Listed>, Failure> {
+        let chosen = repo.choose(&self.filter(), named, monitor)?;
+        Ok(chosen.into_iter().map(|ranked| ranked.listed).collect())
     }
 }
 

@@ -11,11 +11,13 @@ mod console;
 mod json;
 mod log;
 mod progress;
+mod rows;
 mod summary;
 
 pub(crate) use console::Console;
-pub(crate) use json::{json_array, json_block, json_line, json_text, with_names};
+pub(crate) use json::{JsonArray, harmless, json_block, json_line, json_text, json_value, with_names};
 pub(crate) use log::{Flags as LogFlags, has_failed as log_has_failed, start as start_logging};
+pub(crate) use rows::{Rows, row};
 pub(crate) use summary::Summary;
 
 /// Writes one line to standard output, whatever names are in it; see [`shown`].

@@ -1,6 +1,7 @@
 //! A repository: the chunk store and the snapshots in it.
 
 use crate::columns::Columns;
+use crate::rank::Ranked;
 use crate::snapshot::{Filter, Listed, Snapshot};
 use crate::{Error, ItemError, Monitor, Result};
 use chunkstore::ObjectId;
@@ -12,7 +13,9 @@ use chunkstore::store::{Access, ChunkStore};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+mod choice;
 mod past;
+mod views;
 pub(crate) use past::Past;
 
 /// How often HEAD is read anew if snapshots of it are forgotten while they are read: a live stream replaces its own every few
@@ -76,12 +79,43 @@ impl Repository {
         Ok(self.store.head().roots.iter()?.filter(|root| root.is_snapshot()).cloned().collect())
     }
 
-    /// All snapshots, oldest first as [`crate::rank`] has it. One that cannot be read is reported and left out.
+    /// All snapshots, oldest first as [`crate::rank`] has it. One that cannot be read is reported and left out. Each takes
+    /// several kilobytes of memory: whoever needs less of each uses [`Repository::view_snapshots`].
     pub fn snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
         self.look(monitor, |past| past.all())
     }
 
-    /// The same, each read from its object, for whoever answers for the objects: HEAD has the record of a snapshot whose
+    /// Makes something of each snapshot, in the same order: `view` on all cores, and then `take` with what it returned. Few
+    /// records are in memory at a time. A snapshot that cannot be read is reported at the end and left out. So is one that
+    /// somebody forgets meanwhile, unless another one took its place before `take` was called for the first time.
+    ///
+    /// # Errors
+    ///
+    /// HEAD's lists cannot be read; the store fails; `take` fails; [`Error::Interrupted`].
+    pub fn view_snapshots<T: Send + 'static>(
+        &self,
+        view: impl Fn(Ranked) -> T + Send + Sync + 'static,
+        take: &mut dyn FnMut(T) -> Result<()>,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
+        let view = Arc::new(view);
+        let mut is_taken = false;
+        self.look(monitor, |past| {
+            let view = Arc::clone(&view);
+            let done = past.each(move |ranked| view(ranked), &mut |viewed| {
+                if monitor.interrupted() {
+                    return Err(Error::Interrupted);
+                }
+                is_taken = true;
+                take(viewed)
+            });
+            // What was taken cannot be taken back.
+            past.is_old &= !is_taken;
+            done
+        })
+    }
+
+    /// All snapshots, each read from its object, for whoever answers for the objects: HEAD has the record of a snapshot whose
     /// object is lost, too.
     pub fn stored_snapshots(&self, monitor: &dyn Monitor) -> Result<Vec<Listed>> {
         self.look(monitor, |past| past.stored())
@@ -91,13 +125,14 @@ impl Repository {
     pub(crate) fn look<T>(
         &self,
         monitor: &dyn Monitor,
-        ask: impl Fn(&mut Past<'_>) -> Result<T>,
+        mut ask: impl FnMut(&mut Past<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut left = LOOKS;
         loop {
             left -= 1;
             let head = self.store.head();
             let mut past = Past::of(self, &head)?;
+            past.is_last = left == 0;
             let answer = ask(&mut past);
             // What was forgotten meanwhile may have a successor, as those of a live stream have: it is in the HEAD of now.
             if !past.is_old || left == 0 {

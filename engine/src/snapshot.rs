@@ -326,7 +326,7 @@ impl Listed {
     }
 
     /// Whether `wanted`, an id or at least eight of its first digits, named it before its record was replaced.
-    fn was(&self, wanted: &str) -> bool {
+    pub(crate) fn was(&self, wanted: &str) -> bool {
         let is_id = wanted.len() >= 8 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
         let earlier = &self.snapshot.earlier;
         is_id && earlier.iter().any(|id| id.starts_with(wanted) || wanted.starts_with(id.as_str()))
@@ -389,9 +389,20 @@ impl Filter {
     pub fn choose<'a>(&self, all: &'a [Listed]) -> Result<Vec<&'a Listed>> {
         let fitting: Vec<&Listed> = all.iter().filter(|listed| self.fits(&listed.snapshot)).collect();
         if fitting.is_empty() && !all.is_empty() {
-            return Err(Error::NothingFits { filter: self.describe(), count: all.len() });
+            return Err(self.fits_none(all.len()));
         }
         Ok(fitting)
+    }
+
+    /// The error that it fits none of so many snapshots.
+    #[must_use]
+    pub fn fits_none(&self, count: usize) -> Error {
+        Error::NothingFits { filter: self.describe(), count }
+    }
+
+    /// Whether it names the tag of safety snapshots, which are not the latest otherwise.
+    pub(crate) fn asks_for_safety(&self) -> bool {
+        self.tags.iter().flatten().any(|tag| tag == SAFETY)
     }
 }
 
@@ -412,7 +423,7 @@ pub const SAFETY: &str = "safety";
 pub fn find<'a>(all: &'a [Listed], wanted: &str, filter: &Filter) -> Result<&'a Listed> {
     let none = || Error::NoSnapshot { wanted: wanted.to_owned() };
     if let Some(back) = back_of(wanted) {
-        let asks = filter.tags.iter().flatten().any(|tag| tag == SAFETY);
+        let asks = filter.asks_for_safety();
         let fitting = filter.choose(all)?.into_iter().filter(|one| asks || !one.snapshot.is_safety());
         return fitting.rev().nth(back).ok_or_else(none);
     }

@@ -4,7 +4,8 @@
 use super::Age;
 use super::leaves::Leaves;
 use super::reference::ObjectRef;
-use crate::format::{Decoder, Encoder, MAX_LEAF_LEN, names};
+use super::texts::Texts;
+use crate::format::{Encoder, names};
 use crate::{Error, Result};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -45,32 +46,32 @@ impl Bodies {
         Ok(Some((out.bytes, texts.len())))
     }
 
-    fn texts(&self) -> Result<&[Option<Bytes>]> {
+    /// The object that holds them, if there is one.
+    pub(super) fn object(&self) -> Result<Option<Bytes>> {
+        self.place.as_ref().map(|(leaves, age, object)| leaves.get(*age, *object)).transpose()
+    }
+
+    /// What is said of an object that cannot be read.
+    pub(super) fn damaged(&self, why: impl ToString) -> Error {
+        let name = self.place.as_ref().map(|(_, age, object)| names::leaf(age.parts(), &object.id));
+        Error::corrupt(name.unwrap_or_default(), why)
+    }
+
+    /// Those that were read and kept.
+    pub(super) fn kept(&self) -> Option<&[Option<Bytes>]> {
+        self.texts.get().map(Vec::as_slice)
+    }
+
+    /// All of them, kept from now on.
+    pub(super) fn texts(&self) -> Result<&[Option<Bytes>]> {
         if let Some(texts) = self.texts.get() {
             return Ok(texts);
         }
-        let texts = match &self.place {
+        let texts = match self.object()? {
             None => vec![],
-            Some((leaves, age, object)) => {
-                let plain = leaves.get(*age, *object)?;
-                let read = || -> std::result::Result<Vec<Option<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
-                    let mut decoder = Decoder::new(&plain, "bodies of a leaf");
-                    let len = decoder.u32()?;
-                    if u64::from(len) > MAX_LEAF_LEN {
-                        return Err(decoder.malformed("length over its limit").into());
-                    }
-                    let frame = decoder.raw(decoder.remaining())?;
-                    let texts = Bytes::from(zstd::bulk::decompress(frame, len as usize)?);
-                    let mut decoder = Decoder::new(&texts, "bodies of a leaf");
-                    let mut all = vec![];
-                    while decoder.remaining() > 0 {
-                        let is_there = decoder.u8()? != 0;
-                        let text = decoder.var(MAX_LEAF_LEN as usize)?;
-                        all.push(is_there.then(|| texts.slice_ref(text)));
-                    }
-                    Ok(all)
-                };
-                read().map_err(|error| Error::corrupt(names::leaf(age.parts(), &object.id), error))?
+            Some(object) => {
+                let texts = Texts::open(&object).and_then(|texts| texts.collect());
+                texts.map_err(|error| self.damaged(error))?
             }
         };
         Ok(self.texts.get_or_init(|| texts))
@@ -109,7 +110,7 @@ impl Body {
         match self {
             Self::None => None,
             Self::Here(bytes) => Some(bytes.clone()),
-            Self::There(bodies, place) => bodies.texts.get()?.get(*place as usize).cloned().flatten(),
+            Self::There(bodies, place) => bodies.kept()?.get(*place as usize).cloned().flatten(),
         }
     }
 

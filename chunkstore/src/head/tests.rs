@@ -281,3 +281,94 @@ fn a_lost_leaf_is_damage() {
     }
     assert_eq!(store(&disk, 1200).load().unwrap().head.roots.len(), 200);
 }
+
+/// A HEAD of 400 roots, whose records lie in leaves.
+fn with_leaves(disk: &Arc<Racy>) -> Head {
+    let heads = store(disk, 1200);
+    heads.create(BTreeMap::new()).unwrap();
+    for first in (0..400).step_by(100) {
+        heads.update(|head| add(&mut head.roots, (first..first + 100).map(root))).unwrap();
+    }
+    let head = store(disk, 1200).load().unwrap().head;
+    assert!(head.roots.leaves().filter(|leaf| leaf.bodies.is_some()).count() > 1);
+    head
+}
+
+fn expected(root: &Root) -> String {
+    format!("{{\"number\":{}}}", u64::from_le_bytes(root.columns[..].try_into().unwrap()))
+}
+
+/// The places of roots, from each leaf in turn.
+fn interleaved(roots: &[&Root]) -> Vec<usize> {
+    let mut leaves: Vec<(&Arc<Bodies>, Vec<usize>)> = vec![];
+    for (place, root) in roots.iter().enumerate() {
+        let Body::There(bodies, _) = &root.record else { continue };
+        match leaves.iter_mut().find(|(known, _)| Arc::ptr_eq(known, bodies)) {
+            Some((_, places)) => places.push(place),
+            None => leaves.push((bodies, vec![place])),
+        }
+    }
+    let turns =
+        (0..roots.len()).flat_map(|turn| leaves.iter().filter_map(move |(_, places)| places.get(turn)));
+    turns.copied().collect()
+}
+
+/// In order, from each leaf in turn, from the end: the same bodies. Those that are read in order are not kept.
+#[test]
+fn bodies_are_read_in_any_order() {
+    let head = with_leaves(&Arc::new(Racy::default()));
+    let roots: Vec<&Root> = head.roots.iter().unwrap().collect();
+    let every_second = (0..400).step_by(2).chain((1..400).step_by(2));
+    for (places, are_kept) in [
+        ((0..400).collect::<Vec<_>>(), false),
+        (interleaved(&roots), false),
+        ((0..400).step_by(7).collect(), false),
+        (every_second.collect(), true),
+        ((0..400).rev().collect(), true),
+    ] {
+        let mut reader = BodyReader::default();
+        for place in &places {
+            assert_eq!(reader.read(&roots[*place].record).unwrap().unwrap(), expected(roots[*place]));
+        }
+        let lying = roots.iter().filter(|root| matches!(root.record, Body::There(..)));
+        let kept = lying.filter(|root| root.record.at_hand().is_some()).count();
+        assert_eq!(kept > 0, are_kept, "{kept} are kept of {places:?}");
+    }
+}
+
+/// What was fetched is read, whoever removes it meanwhile. What is gone or damaged before is damage, for as long as it is read.
+#[test]
+fn bodies_that_were_fetched_cannot_go() {
+    let disk = Arc::new(Racy::default());
+    let head = with_leaves(&disk);
+    let roots: Vec<&Root> = head.roots.iter().unwrap().collect();
+    let mut reader = BodyReader::default();
+    assert!(roots.iter().all(|root| reader.fetch(&root.record).unwrap()));
+    assert!(!reader.fetch(&Body::None).unwrap());
+    let gone: Vec<String> = head
+        .roots
+        .leaves()
+        .map(|leaf| names::leaf(leaf.age.parts(), &leaf.bodies.unwrap().id))
+        .inspect(|name| drop(disk.disk.objects().remove(name).unwrap()))
+        .collect();
+    for root in &roots {
+        assert_eq!(reader.read(&root.record).unwrap().unwrap(), expected(root));
+    }
+    let again = store(&disk, 1200).load().unwrap().head;
+    let (mut reader, mut damaged) = (BodyReader::default(), 0);
+    for root in again.roots.iter().unwrap() {
+        let is_here = matches!(root.record, Body::Here(_));
+        assert_eq!(reader.fetch(&root.record).unwrap(), is_here);
+        match reader.read(&root.record) {
+            Ok(text) => assert_eq!(text.unwrap(), expected(root)),
+            Err(error) => {
+                assert!(
+                    error.is_damage() && gone.iter().any(|name| error.to_string().contains(name)),
+                    "{error}"
+                );
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 100, "{damaged}");
+}

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::format::{MAX_DEAR_COST, MAX_SLOT_LEN, MAX_SLOTS, MAX_SMALL_LEN, names};
 use crate::head::Elsewhere;
 use crate::id::{ObjectId, RepositoryId};
-use crate::kept::{most_alike, read_kept};
+use crate::kept::{Alike, most_alike, read_kept};
 use crate::keys::{self, KdfParams, KeyRing, SlotHeader, SlotSecret};
 use crate::storage::{ErrorKind, Storage};
 use crate::{Error, Result};
@@ -151,10 +151,10 @@ pub(super) fn missing(storage: &dyn Storage, found: &Found) -> Error {
 /// damaged. What a later version wrote is left alone.
 pub(super) fn read_config(storage: &dyn Storage) -> Result<(Bytes, Config)> {
     if storage.keeps_copies()
-        && let Ok(Some(bytes)) = most_alike(storage, names::CONFIG, |bytes| Config::read(bytes).is_ok())
-        && storage
-            .get(names::CONFIG, MAX_SMALL_LEN)
-            .is_ok_and(|there| there != bytes && !Config::is_newer(&there))
+        && let Ok(Alike { own: Some(there), most: Some(bytes) }) =
+            most_alike(storage, names::CONFIG, |bytes| Config::read(bytes).is_ok())
+        && there != bytes
+        && !Config::is_newer(&there)
     {
         let copy = names::copies(names::CONFIG).next().unwrap_or_default();
         tracing::warn!("config is damaged: it is taken from its copies, as {copy}");

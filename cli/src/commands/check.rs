@@ -97,8 +97,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let some = match args.snapshots.is_empty() && args.filter.is_empty() {
         true => None,
         false => {
-            let all = repo.snapshots(context.console.monitor())?;
-            let chosen = args.filter.choose(all, &args.snapshots)?;
+            let chosen = args.filter.choose(&repo, &args.snapshots, context.console.monitor())?;
             Some(chosen.iter().map(|listed| listed.id).collect())
         }
     };

@@ -48,10 +48,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         ));
     }
     let monitor = context.console.monitor();
-    let chosen = args.filter.choose(from.snapshots(monitor)?, &args.snapshots)?;
+    let chosen = args.filter.choose(&from, &args.snapshots, monitor)?;
     from.sync_index(monitor)?;
-    let there: HashSet<_> =
-        to.snapshots(monitor)?.iter().filter_map(|listed| listed.snapshot.original).collect();
+    let mut there = HashSet::new();
+    to.view_snapshots(
+        |ranked| ranked.listed.snapshot.original,
+        &mut |original| {
+            there.extend(original);
+            Ok(())
+        },
+        monitor,
+    )?;
     let mut copied = 0;
     let mut skipped = 0;
     for listed in chosen {

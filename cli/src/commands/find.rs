@@ -65,19 +65,23 @@ fn patterns(args: &Args) -> Result<Patterns, Failure> {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
     let monitor = context.console.monitor();
-    let filter = args.filter.filter();
-    let all = repo.snapshots(monitor)?;
+    let (wanted, folders): (Vec<String>, Vec<&str>) = args
+        .snapshot
+        .iter()
+        .map(|text| split_path(text))
+        .map(|(wanted, folder)| (wanted.to_owned(), folder))
+        .unzip();
+    let all = args.filter.choose(&repo, &wanted, monitor)?;
     repo.sync_index(monitor)?;
     let mut chosen = vec![];
-    for text in &args.snapshot {
-        let (wanted, folder) = split_path(text);
-        let listed = engine::snapshot::find(&all, wanted, &filter)?.clone();
-        let inside = Inside::new(folder).resolve(&repo, &listed.snapshot)?;
+    // None of them stands for whole snapshots.
+    let folders = folders.into_iter().map(Some).chain(std::iter::repeat(None));
+    for (listed, folder) in all.into_iter().zip(folders) {
+        let inside = match folder {
+            Some(folder) => Inside::new(folder).resolve(&repo, &listed.snapshot)?,
+            None => Inside::default(),
+        };
         chosen.push((listed, inside));
-    }
-    if args.snapshot.is_empty() {
-        let fitting = filter.choose(&all)?.into_iter().cloned();
-        chosen.extend(fitting.map(|listed| (listed, Inside::default())));
     }
     let patterns = patterns(args)?;
     let mut result = vec![];

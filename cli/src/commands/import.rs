@@ -51,11 +51,20 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     // restic's ids to ours. What was tagged since has another id, and remembers where it came from.
     let (mut there, mut partly): (HashMap<ObjectId, ObjectId>, HashMap<ObjectId, ObjectId>) =
         Default::default();
-    for listed in to.snapshots(monitor)? {
-        let Some(original) = listed.snapshot.original else { continue };
-        let lacks = listed.snapshot.sources.iter().any(|source| source.details.contains_key(LOST));
-        if lacks { &mut partly } else { &mut there }.insert(original, listed.id);
-    }
+    to.view_snapshots(
+        |ranked| {
+            let snapshot = &ranked.listed.snapshot;
+            let lacks = snapshot.sources.iter().any(|source| source.details.contains_key(LOST));
+            snapshot.original.map(|original| (original, ranked.listed.id, lacks))
+        },
+        &mut |imported| {
+            if let Some((original, id, lacks)) = imported {
+                if lacks { &mut partly } else { &mut there }.insert(original, id);
+            }
+            Ok(())
+        },
+        monitor,
+    )?;
     partly.retain(|original, _| !there.contains_key(original));
     if args.keep_going {
         // What can be read of them is here.

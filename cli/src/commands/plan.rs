@@ -199,7 +199,7 @@ fn peak_memory() -> u64 {
 /// What the snapshots of one source in the repository say of themselves.
 fn from_snapshots(args: &Args, context: &Context) -> Result<Planned, Failure> {
     let repo = context.open_to_look()?;
-    let mut all = args.filter.choose(repo.snapshots(context.console.monitor())?, &[])?;
+    let mut all = args.filter.choose(&repo, &[], context.console.monitor())?;
     let Some(newest) = all.last().map(|listed| listed.snapshot.clone()) else {
         return Err(Failure::new("no snapshots to plan from; give --nights with versions of the source"));
     };

@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     };
     let repo = context.open()?;
     let monitor = context.console.monitor();
-    let all = args.filter.choose(repo.snapshots(monitor)?, &args.snapshots)?;
+    let all = args.filter.choose(&repo, &args.snapshots, monitor)?;
     if all.is_empty() {
         return Err(Failure::new("there is no snapshot"));
     }

@@ -1,22 +1,21 @@
-//! `esker snapshots`
+//! `esker snapshots`: records are read one after the other, and what is shown of them is printed or kept.
 
-use super::{FilterArgs, json_time, show_time};
+use super::FilterArgs;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use chunkstore::head::Host;
-use chunkstore::{ObjectId, RepositoryId};
-use comfy_table::{Table, presets};
 use engine::Repository;
 use engine::admit::waiting;
-use engine::author::{Author, author};
 use engine::policy::GroupBy;
-use engine::rank;
-use engine::shown;
-use engine::snapshot::{Hold, Listed, MadeBy, Snapshot, SourceRecord, Summary};
-use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::{Value, json};
+
+mod authors;
+mod listing;
+mod shown;
+mod view;
+use authors::Authors;
+use listing::Listing;
+pub(crate) use shown::to_json;
+use view::{Form, Viewed, Viewer};
 
 /// List snapshots
 #[derive(clap::Args, Debug)]
@@ -41,81 +40,62 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
-    let all = repo.snapshots(context.console.monitor())?;
-    let moved = rank::moved(&all, context.now());
-    let moved = |listed: &Listed| moved.get(&listed.id).copied();
-    let mut all = args.filter.choose(all, &args.snapshots)?;
-    let group_by = args.group_by.unwrap_or_default();
-    if let Some(latest) = args.latest.or(args.last.then_some(1)) {
-        let mut seen = std::collections::BTreeMap::new();
-        all.reverse();
-        all.retain(|listed| {
-            let count = seen.entry(group_by.key(&listed.snapshot)).or_insert(0);
-            *count += 1;
-            *count <= latest
-        });
-        all.reverse();
-    }
-    let authors = Authors { repository: *repo.store().keys().repository(), hosts: repo.store().hosts()? };
-    if args.group_by.is_some() {
-        grouped(&all, group_by, args, context);
-    } else if context.global.json {
-        let shown = |listed| Shown::new(listed, moved(listed)).signed(authors.json(&listed.snapshot));
-        output::json_array(all.iter().map(shown))?;
-    } else {
-        output::block(if args.compact { compact(&all) } else { table(&all) });
-        for listed in &all {
-            if let Some(time) = moved(listed) {
-                output::line(format!(
-                    "{} was made by a clock that was wrong: it is ranked as of {}, by where it stands among the others",
-                    listed.id.short(),
-                    show_time(time)
-                ));
-            }
-        }
-        authors.tell(&all);
-        output::line(format!("{} snapshots", all.len()));
+    let form = match context.global.json {
+        true => Form::Json,
+        false if args.compact => Form::Compact,
+        false => Form::Table,
+    };
+    let latest = args.latest.or(args.last.then_some(1));
+    let is_grouped = args.group_by.is_some();
+    let viewer = Viewer {
+        form,
+        is_grouped,
+        group_by: (is_grouped || latest.is_some()).then(|| args.group_by.unwrap_or_default()),
+        filter: args.filter.filter(),
+        authors: Authors { repository: *repo.store().keys().repository(), hosts: repo.store().hosts()? },
+    };
+    let mut listing = Listing::new(form, is_grouped, latest);
+    view(&repo, viewer, &args.snapshots, context, &mut |viewed| listing.add(viewed))?;
+    listing.finish();
+    if form != Form::Json && !is_grouped {
         pending(&repo, context)?;
     }
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
 }
 
-/// What tells by whom snapshots of write-only hosts were made.
-struct Authors {
-    repository: RepositoryId,
-    hosts: Vec<Host>,
-}
-
-impl Authors {
-    fn json(&self, snapshot: &Snapshot) -> Option<Value> {
-        let signed = snapshot.signed.as_ref()?;
-        let (name, signature) = match author(snapshot, &self.repository, &self.hosts) {
-            Author::Client => return None,
-            Author::Host(host) => (Some(host.name), "valid"),
-            Author::Revoked(host) => (Some(host.name), "revoked"),
-            Author::Doubtful(_) => (None, "invalid"),
-        };
-        Some(json!({"host": name, "host_id": signed.host, "run": signed.run, "signature": signature}))
+/// Takes what is shown of each snapshot that is named, or else fits.
+fn view(
+    repo: &Repository,
+    viewer: Viewer,
+    named: &[String],
+    context: &Context,
+    take: &mut dyn FnMut(Viewed),
+) -> Result<(), Failure> {
+    let monitor = context.console.monitor();
+    let unserializable = |error: serde_json::Error| engine::Error::Invalid(error.to_string());
+    let filter = viewer.filter.clone();
+    if !named.is_empty() {
+        for ranked in repo.choose(&filter, named, monitor)? {
+            take(viewer.view(&ranked).map_err(unserializable)?);
+        }
+        return Ok(());
     }
-
-    /// Says of each host how many of these it signed, and of which that is in doubt.
-    fn tell(&self, all: &[Listed]) {
-        let mut signed = std::collections::BTreeMap::<String, u64>::new();
-        for listed in all {
-            match author(&listed.snapshot, &self.repository, &self.hosts) {
-                Author::Client => {}
-                Author::Host(host) => *signed.entry(host.name).or_default() += 1,
-                Author::Revoked(host) => {
-                    *signed.entry(format!("{}, which was revoked since", host.name)).or_default() += 1;
-                }
-                Author::Doubtful(why) => {
-                    output::line(format!("{}: its signature does not count: {why}", listed.id.short()));
-                }
+    let (mut count, mut fitting) = (0, 0);
+    repo.view_snapshots(
+        move |ranked| viewer.view_if_fits(&ranked),
+        &mut |viewed: serde_json::Result<Option<Viewed>>| {
+            count += 1;
+            if let Some(viewed) = viewed.map_err(unserializable)? {
+                fitting += 1;
+                take(viewed);
             }
-        }
-        for (host, count) in signed {
-            output::line(format!("{count} signed by host {host}"));
-        }
+            Ok(())
+        },
+        monitor,
+    )?;
+    match fitting == 0 && count > 0 {
+        true => Err(filter.fits_none(count).into()),
+        false => Ok(()),
     }
 }
 
@@ -138,165 +118,4 @@ fn pending(repo: &Repository, context: &Context) -> Result<(), Failure> {
         Err(error) => context.console.say(format!("what waits in inboxes is not known: {error}")),
     }
     Ok(())
-}
-
-/// In groups, in order of their keys.
-fn grouped(all: &[Listed], group_by: GroupBy, args: &Args, context: &Context) {
-    let mut groups = std::collections::BTreeMap::<_, Vec<Listed>>::new();
-    for listed in all {
-        groups.entry(group_by.key(&listed.snapshot)).or_default().push(listed.clone());
-    }
-    if context.global.json {
-        let groups = groups.iter().map(|(key, members)| {
-            json!({
-                "group_key": {"hostname": key.hostname, "paths": key.paths, "tags": key.tags},
-                "snapshots": members.iter().map(to_json).collect::<Vec<_>>(),
-            })
-        });
-        output::json_line(&Value::Array(groups.collect()));
-        return;
-    }
-    for (key, members) in &groups {
-        let mut parts = vec![];
-        for (what, names) in
-            [("host", vec![key.hostname.clone()]), ("tags", key.tags.clone()), ("paths", key.paths.clone())]
-        {
-            if names.iter().any(|name| !name.is_empty()) {
-                parts.push(format!("{what} [{}]", names.join(", ")));
-            }
-        }
-        output::line(format!("snapshots for ({}):", parts.join(", ")));
-        output::block(if args.compact { compact(members) } else { table(members) });
-        output::line(format!("{} snapshots", members.len()));
-    }
-}
-
-/// Snapshots in few columns.
-fn compact(all: &[Listed]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["ID", "Time", "Host", "Tags", "Size"]);
-    for listed in all {
-        let snapshot = &listed.snapshot;
-        table.add_row([
-            listed.id.short(),
-            show_time(snapshot.time),
-            shown::line(&snapshot.hostname).into_owned(),
-            shown::line(&snapshot.tags.join(",")).into_owned(),
-            output::bytes(snapshot.manifest.bytes),
-        ]);
-    }
-    table.trim_fmt()
-}
-
-/// A snapshot as restic shows it.
-#[derive(Serialize)]
-struct Shown<'a> {
-    time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent: Option<ObjectId>,
-    paths: &'a [String],
-    hostname: &'a str,
-    username: &'a str,
-    uid: u32,
-    gid: u32,
-    tags: &'a [String],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    excludes: &'a [String],
-    #[serde(skip_serializing_if = "str::is_empty")]
-    description: &'a str,
-    program_version: &'a str,
-    /// Of restic it is the id of a folder; here, of the list of all entries. Equal ones hold the same.
-    tree: String,
-    summary: &'a Summary,
-    sources: &'a [SourceRecord],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    skew_seconds: Option<f64>,
-    made_by: &'a MadeBy,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    original: Option<ObjectId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hold: Option<Hold>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keep_until: Option<String>,
-    /// The time that it is ranked by, where its own was that of a wrong clock.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ranked_time: Option<String>,
-    /// The write-only host that made it, and whether its signature fits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signed: Option<Value>,
-    id: ObjectId,
-    short_id: String,
-}
-
-impl<'a> Shown<'a> {
-    fn signed(self, signed: Option<Value>) -> Self {
-        Self { signed, ..self }
-    }
-
-    fn new(listed: &'a Listed, ranked: Option<Timestamp>) -> Self {
-        let snapshot = &listed.snapshot;
-        Self {
-            time: json_time(snapshot.time),
-            parent: snapshot.parent,
-            paths: &snapshot.paths,
-            hostname: &snapshot.hostname,
-            username: &snapshot.username,
-            uid: snapshot.uid,
-            gid: snapshot.gid,
-            tags: &snapshot.tags,
-            excludes: &snapshot.excludes,
-            description: &snapshot.description,
-            program_version: &snapshot.program_version,
-            tree: tree(snapshot),
-            summary: &snapshot.summary,
-            sources: &snapshot.sources,
-            skew_seconds: engine::snapshot::skew(&snapshot.sources).map(|skew| skew.as_secs_f64()),
-            made_by: &snapshot.made_by,
-            original: snapshot.original,
-            hold: Some(snapshot.hold).filter(|hold| *hold != Hold::Unsaid),
-            keep_until: snapshot.keep_until.map(json_time),
-            ranked_time: ranked.map(json_time),
-            signed: None,
-            id: listed.id,
-            short_id: listed.id.short(),
-        }
-    }
-}
-
-/// A snapshot as restic shows it.
-pub(crate) fn to_json(listed: &Listed) -> Value {
-    json!(Shown::new(listed, None))
-}
-
-fn tree(snapshot: &Snapshot) -> String {
-    let root = serde_json::to_vec(&snapshot.manifest).unwrap_or_default();
-    blake3::hash(&root).to_hex().to_string()
-}
-
-/// Snapshots for people.
-pub(crate) fn table(all: &[Listed]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["ID", "Time", "Host", "Tags", "Paths", "Size"]);
-    for listed in all {
-        let snapshot = &listed.snapshot;
-        let paths: Vec<String> = snapshot.paths.iter().map(|path| shown::name(path.as_bytes())).collect();
-        table.add_row([
-            listed.id.short(),
-            show_time(snapshot.time),
-            shown::line(&snapshot.hostname).into_owned(),
-            shown::line(
-                &snapshot
-                    .tags
-                    .iter()
-                    .cloned()
-                    .chain(super::stay::hold(snapshot))
-                    .collect::<Vec<_>>()
-                    .join(","),
-            )
-            .into_owned(),
-            paths.join("\n"),
-            output::bytes(snapshot.manifest.bytes),
-        ]);
-    }
-    table.trim_fmt()
 }

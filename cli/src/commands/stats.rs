@@ -74,7 +74,7 @@ fn by_mode(mode: Mode, repo: &engine::Repository, all: &[Listed], context: &Cont
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open_to_read()?.repo;
-    let all = args.filter.choose(repo.snapshots(context.console.monitor())?, &args.snapshots)?;
+    let all = args.filter.choose(&repo, &args.snapshots, context.console.monitor())?;
     if let Some(mode) = args.mode {
         return by_mode(mode, &repo, &all, context);
     }

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         return Err(Failure::usage("nothing to do: give --set, --add, --remove, --hold or --release"));
     }
     let repo = context.open()?;
-    let chosen = args.filter.choose(repo.snapshots(context.console.monitor())?, &args.snapshots)?;
+    let chosen = args.filter.choose(&repo, &args.snapshots, context.console.monitor())?;
     let mut changed = 0u64;
     let changed_record = |of: &Listed| {
         let mut snapshot = of.snapshot.clone();

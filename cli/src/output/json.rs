@@ -1,6 +1,5 @@
 //! JSON for programs: what is hidden is escaped, and what is secret left out of messages.
 
-use crate::exit::Failure;
 use crate::stdout;
 use engine::names::path_text;
 use engine::{secrets, shown};
@@ -16,21 +15,39 @@ pub(crate) fn json_line(value: &serde_json::Value) {
     stdout::write(format!("{}\n", harmless(value.to_string())).as_bytes());
 }
 
-/// Writes values as one JSON array, and ends the line; there may be more of them than should stand in memory as text.
-pub(crate) fn json_array(values: impl Iterator<Item = impl Serialize>) -> Result<(), Failure> {
-    let mut text = "[".to_owned();
-    for (number, value) in values.enumerate() {
-        if number > 0 {
-            text.push(',');
-        }
-        text += &serde_json::to_string(&value).map_err(|error| Failure::new(error.to_string()))?;
-        if text.len() >= WRITTEN_AT_ONCE {
-            stdout::write(harmless(std::mem::take(&mut text)).as_bytes());
+/// A JSON array on standard output, as one line; there may be more in it than should stand in memory as text.
+#[derive(Default)]
+pub(crate) struct JsonArray {
+    text: String,
+    has_begun: bool,
+}
+
+impl JsonArray {
+    /// Adds the text of a value, in which nothing is hidden: see [`json_value`]. Nothing is written before the first one.
+    pub(crate) fn push(&mut self, value: &str) {
+        self.text.push(if self.has_begun { ',' } else { '[' });
+        self.has_begun = true;
+        self.text += value;
+        if self.text.len() >= WRITTEN_AT_ONCE {
+            stdout::write(self.text.as_bytes());
+            self.text.clear();
         }
     }
-    text += "]\n";
-    stdout::write(harmless(text).as_bytes());
-    Ok(())
+
+    /// Ends the array and its line.
+    pub(crate) fn finish(mut self) {
+        self.text += if self.has_begun { "]\n" } else { "[]\n" };
+        stdout::write(self.text.as_bytes());
+    }
+}
+
+/// A value as JSON text that may be written as it is.
+///
+/// # Errors
+///
+/// It cannot be serialized; ours can.
+pub(crate) fn json_value(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(harmless)
 }
 
 /// The value with names in it that may be bytes of any kind: `field` as text, in which bytes that are not UTF-8 are
@@ -57,7 +74,7 @@ pub(crate) fn json_text(text: String) {
 }
 
 /// JSON text in which what [`shown::is_hidden`] is escaped (RFC 8259, section 7): within strings it may stand as it is.
-pub(super) fn harmless(text: String) -> String {
+pub(crate) fn harmless(text: String) -> String {
     let is_escaped = |character: char| character != '\n' && shown::is_hidden(character);
     // Of ASCII only controls are hidden; most texts have nothing else, and a look at their bytes is quick.
     let is_plain = |byte: &u8| byte.is_ascii() && (*byte == b'\n' || !byte.is_ascii_control());

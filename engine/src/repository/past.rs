@@ -1,45 +1,42 @@
 //! The snapshots of one HEAD in the order of [`crate::rank`], with what their roots say of them. Their records are read
 //! when somebody needs them; those of roots without columns at once.
 
-use super::{Repository, parse};
+use super::Repository;
 use crate::columns::{Columns, decode_summary};
 use crate::rank::{self, Run, Stamp};
-use crate::snapshot::{Filter, Listed, SAFETY, Snapshot, back_of, begins, find};
+use crate::snapshot::{Filter, Listed, Snapshot, back_of, begins, find};
 use crate::{Error, ItemError, Result};
-use chunkstore::executor::{Pending, submit};
 use chunkstore::head::{Head, Root, Stretch};
 use chunkstore::store::describe;
 use jiff::Timestamp;
-use std::collections::{HashMap, VecDeque};
-
-/// Records that one job parses.
-const PARSED_AT_ONCE: usize = 128;
-
-/// Records that were parsed, by place.
-type Batch = Vec<(usize, Result<Snapshot>)>;
+use std::collections::HashMap;
 
 /// So many records are read from their own objects: each is small. Whoever needs more reads HEAD's leaves, which have many.
 const READ_ALONE: usize = 8;
 
 /// Which snapshots there are, and which came first.
 pub(crate) struct Past<'a> {
-    repo: &'a Repository,
+    pub(super) repo: &'a Repository,
     /// Leaves that were not read, with what HEAD says of them: all in them is older than the rest, and in order.
     unread: Vec<(Stretch<'a, Root>, Run)>,
     /// In HEAD's order.
-    roots: Vec<&'a Root>,
+    pub(super) roots: Vec<&'a Root>,
     /// What each is ranked by.
     stamps: Vec<Stamp>,
     /// The columns of those that had none, by place.
     missing: HashMap<usize, Columns>,
     /// Places in these, of the oldest snapshot first.
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
+    /// The times that snapshots of wrong clocks are ranked by, by place.
+    moved: HashMap<usize, Timestamp>,
     /// Records that were read, by place; `None` cannot be read, and was reported.
-    records: HashMap<usize, Option<Listed>>,
+    pub(super) records: HashMap<usize, Option<Listed>>,
     /// Records that cannot be read, of those that were to be.
     pub(super) damaged: Vec<ItemError>,
     /// Whether one of them was forgotten since HEAD was read: a later HEAD has what replaced it.
     pub(super) is_old: bool,
+    /// Whether no later HEAD is looked at, whatever was forgotten.
+    pub(super) is_last: bool,
 }
 
 impl<'a> Past<'a> {
@@ -52,9 +49,11 @@ impl<'a> Past<'a> {
             stamps: vec![],
             missing: HashMap::new(),
             order: vec![],
+            moved: HashMap::new(),
             records: HashMap::new(),
             damaged: vec![],
             is_old: false,
+            is_last: true,
         };
         let (mut unread, mut rest) = (vec![], head.roots.stretches().peekable());
         while let Some(run) = rest.peek().and_then(Stretch::summary).and_then(decode_summary) {
@@ -72,7 +71,9 @@ impl<'a> Past<'a> {
             return Ok(past);
         }
         past.read_earlier(unread)?;
-        past.order = rank::order(past.stamps.iter(), now).into_iter().map(|(place, _)| place).collect();
+        let ranked = rank::order(past.stamps.iter(), now);
+        past.moved = ranked.iter().filter(|(at, time)| past.stamps[*at].time != *time).copied().collect();
+        past.order = ranked.into_iter().map(|(place, _)| place).collect();
         Ok(past)
     }
 
@@ -84,7 +85,8 @@ impl<'a> Past<'a> {
             let stamp = match Columns::decode_stamp(&root.columns) {
                 Some(stamp) => stamp,
                 None => {
-                    let Some(listed) = self.note(root, self.repo.read_snapshot(root))? else { continue };
+                    let Some(snapshot) = self.note(root, self.repo.read_snapshot(root))? else { continue };
+                    let listed = Listed { id: root.id, snapshot };
                     let columns = Columns::of(&listed.snapshot);
                     let stamp = columns.stamp;
                     self.missing.insert(self.roots.len(), columns);
@@ -114,7 +116,7 @@ impl<'a> Past<'a> {
     }
 
     /// Reads what was not read. It is older than the rest, and in order.
-    fn read_all(&mut self) -> Result<()> {
+    pub(super) fn read_all(&mut self) -> Result<()> {
         if !self.unread.is_empty() {
             let unread = std::mem::take(&mut self.unread);
             self.read_earlier(unread)?;
@@ -123,10 +125,15 @@ impl<'a> Past<'a> {
         Ok(())
     }
 
-    /// The snapshot that was read, unless its record is damaged, which is noted.
-    fn note(&mut self, root: &Root, read: Result<Snapshot>) -> Result<Option<Listed>> {
+    /// The time that the snapshot at a place is ranked by.
+    pub(super) fn ranked_time(&self, place: usize) -> Timestamp {
+        self.moved.get(&place).copied().unwrap_or(self.stamps[place].time)
+    }
+
+    /// What was read of a snapshot, unless its record is damaged, which is noted.
+    pub(super) fn note<T>(&mut self, root: &Root, read: Result<T>) -> Result<Option<T>> {
         match read {
-            Ok(snapshot) => Ok(Some(Listed { id: root.id, snapshot })),
+            Ok(read) => Ok(Some(read)),
             Err(Error::Store(error)) if error.is_damage() => {
                 if self.repo.store.reload()?.roots.contains(root)? {
                     let item = format!("snapshots/{}", root.id);
@@ -141,14 +148,14 @@ impl<'a> Past<'a> {
     }
 
     /// The snapshot at a place, unless it cannot be read.
-    fn at(&mut self, place: usize) -> Result<Option<&Listed>> {
+    pub(super) fn at(&mut self, place: usize) -> Result<Option<&Listed>> {
         if !self.records.contains_key(&place) {
             let root = self.roots[place];
             let read = match self.records.len() < READ_ALONE {
                 true => self.repo.read_one_snapshot(root),
                 false => self.repo.read_snapshot(root),
             };
-            let read = self.note(root, read)?;
+            let read = self.note(root, read)?.map(|snapshot| Listed { id: root.id, snapshot });
             self.records.insert(place, read);
         }
         Ok(self.records.get(&place).and_then(Option::as_ref))
@@ -207,46 +214,6 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// All that can be read, oldest first. The records are parsed on all cores.
-    pub(super) fn all(&mut self) -> Result<Vec<Listed>> {
-        self.read_all()?;
-        // Those that cannot be read were reported.
-        let is_reported = |place: &usize| matches!(self.records.get(place), Some(None));
-        let places: Vec<usize> = self.order.iter().copied().filter(|place| !is_reported(place)).collect();
-        let cpu = &*self.repo.store.access.cpu;
-        let (mut batches, mut all) = (VecDeque::new(), Vec::with_capacity(places.len()));
-        for places in places.chunks(PARSED_AT_ONCE) {
-            // Few wait, so that the memory of those that were taken is used again.
-            if batches.len() > 2 * cpu.parallelism() {
-                self.take(&mut batches, &mut all)?;
-            }
-            let record = |place: &usize| {
-                let root = self.roots[*place];
-                (*place, root.id, self.repo.store.snapshot_record(root))
-            };
-            let records: Vec<_> = places.iter().map(record).collect();
-            batches.push_back(submit(cpu, move || {
-                let parsed = records.into_iter().map(|(place, id, record)| {
-                    (place, record.map_err(Error::from).and_then(|record| parse(&id, &record)))
-                });
-                parsed.collect::<Batch>()
-            }));
-        }
-        while !batches.is_empty() {
-            self.take(&mut batches, &mut all)?;
-        }
-        Ok(all)
-    }
-
-    /// Takes the records of the first batch.
-    fn take(&mut self, batches: &mut VecDeque<Pending<Batch>>, all: &mut Vec<Listed>) -> Result<()> {
-        let Some(batch) = batches.pop_front() else { return Ok(()) };
-        for (place, read) in batch.wait()? {
-            all.extend(self.note(self.roots[place], read)?);
-        }
-        Ok(())
-    }
-
     /// All whose objects can be read, oldest first.
     pub(super) fn stored(&mut self) -> Result<Vec<Listed>> {
         self.read_all()?;
@@ -254,7 +221,7 @@ impl<'a> Past<'a> {
         for number in 0..self.order.len() {
             let root = self.roots[self.order[number]];
             let read = self.repo.read_stored(root);
-            all.extend(self.note(root, read)?);
+            all.extend(self.note(root, read)?.map(|snapshot| Listed { id: root.id, snapshot }));
         }
         Ok(all)
     }
@@ -271,7 +238,7 @@ impl<'a> Past<'a> {
 
     /// The snapshot that stands `back` before the latest that fits.
     fn latest(&mut self, back: usize, filter: &Filter) -> Result<Option<Listed>> {
-        let asks = filter.tags.iter().flatten().any(|tag| tag == SAFETY);
+        let asks = filter.asks_for_safety();
         let may_fit =
             |columns: &Columns| (asks || !columns.is_safety) && columns.may_be_of_hosts(&filter.hosts);
         let mut left = back;
@@ -296,195 +263,4 @@ impl<'a> Past<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backup::{BackupOptions, backup};
-    use crate::monitor::Tally;
-    use crate::repository::{access_for_test, made_for_test};
-    use crate::snapshot::Made;
-    use crate::source::files::{FilesOptions, FilesSource};
-    use chunkstore::env::{Env, SeededEnv};
-    use chunkstore::storage::{Storage, StorageResult, memory::MemoryStorage};
-    use std::collections::HashSet;
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
-
-    /// HEAD holds few roots itself. The clock begins at 2027, and so many seconds.
-    struct SmallHead(SeededEnv, u64);
-
-    impl Env for SmallHead {
-        fn now(&self) -> Duration {
-            self.0.now() + Duration::from_secs(100_000_000 + self.1)
-        }
-        fn random(&self, bytes: &mut [u8]) -> chunkstore::Result<()> {
-            self.0.random(bytes)
-        }
-        fn sleep(&self, time: Duration) {
-            self.0.sleep(time);
-        }
-        fn head_inline(&self) -> usize {
-            4 << 10
-        }
-    }
-
-    /// Notes the names of objects that are read.
-    #[derive(Default)]
-    struct Noting(MemoryStorage, Mutex<HashSet<String>>);
-
-    impl Storage for Noting {
-        fn get(&self, name: &str, limit: u64) -> StorageResult<bytes::Bytes> {
-            self.1.lock().unwrap().insert(name.to_owned());
-            self.0.get(name, limit)
-        }
-        chunkstore::forward!(self => self.0; place put replace get_range stream_range len list leftovers delete
-            read_versioned swap connections is_near keeps_copies written_ms copies shelf);
-    }
-
-    /// A store with a repository of 200 snapshots of other hosts, by clocks that are right or wrong.
-    fn store_with_others(clocks_are_right: bool) -> Arc<Noting> {
-        let storage = Arc::new(Noting::default());
-        let repo = made_for_test(access(&storage, 7));
-        let roots: Vec<Root> = (0..200)
-            .map(|number| {
-                let second =
-                    if clocks_are_right { 1_750_000_000 + number } else { 1_700_000_000 + number % 150 };
-                let time = Timestamp::from_second(second).unwrap();
-                let generation = if clocks_are_right { 0 } else { u64::try_from(number).unwrap() / 3 };
-                let made = Made { incarnation: 1, generation, clock: time, time_given: number % 7 == 0 };
-                let (hostname, tags) = (format!("host {}", number % 9), vec![format!("tag {}", number % 5)]);
-                let made = Some(made);
-                repo.write_snapshot(&Snapshot { time, hostname, tags, made, ..Snapshot::default() }).unwrap()
-            })
-            .collect();
-        let session = repo.store().open_session("test").unwrap();
-        repo.store().commit(&session, &[], &roots, &HashSet::new()).unwrap();
-        storage
-    }
-
-    fn access(storage: &Arc<Noting>, seed: u64) -> chunkstore::store::Access {
-        access_for_test(
-            Arc::clone(storage) as Arc<dyn Storage>,
-            Arc::new(SmallHead(SeededEnv::new(seed), seed)),
-        )
-    }
-
-    #[test]
-    fn a_backup_reads_no_record_of_another_group() {
-        let storage = store_with_others(false);
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("letter"), "Dear reader").unwrap();
-        let mut before = None;
-        for seed in 8..11 {
-            let repo = Repository::open(access(&storage, seed), b"x").unwrap();
-            let records: HashSet<String> = repo
-                .store()
-                .head()
-                .roots
-                .leaves()
-                .map(|leaf| chunkstore::format::names::leaf(leaf.age.parts(), &leaf.bodies.unwrap().id))
-                .collect();
-            assert!(!records.is_empty(), "200 roots do not lie in HEAD");
-            storage.1.lock().unwrap().clear();
-            let monitor = Tally::default();
-            let mut source =
-                FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &monitor).unwrap();
-            let options = BackupOptions { hostname: "ours".into(), ..BackupOptions::default() };
-            let report = backup(&repo, &mut source, &options, &monitor).unwrap();
-            assert_eq!(report.parent, before);
-            before = report.snapshot;
-            let read = storage.1.lock().unwrap();
-            let read: Vec<_> = read
-                .iter()
-                .filter(|name| records.contains(*name) || name.starts_with("snapshots/"))
-                .collect();
-            assert!(read.is_empty(), "{read:?}");
-            assert!(monitor.errors().is_empty());
-        }
-    }
-
-    /// What lies in HEAD itself is enough where no clock is wrong.
-    #[test]
-    fn a_backup_reads_no_leaf_that_is_older_than_its_parent() {
-        let storage = store_with_others(true);
-        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::fs::write(folder.path().join("letter"), "Dear reader").unwrap();
-        let open = |seed| {
-            let access = access(&storage, seed);
-            let cache = Some(cache.path().to_owned());
-            Repository::open(chunkstore::store::Access { cache, ..access }, b"x").unwrap()
-        };
-        let back_up = |repo: &Repository| {
-            let monitor = Tally::default();
-            let mut source =
-                FilesSource::new(&[folder.path().to_owned()], FilesOptions::default(), &monitor).unwrap();
-            let time = crate::backup::timestamp(repo.store().now_ms());
-            let options = BackupOptions { time, ..BackupOptions::default() };
-            backup(repo, &mut source, &options, &monitor).unwrap()
-        };
-        let first = back_up(&open(8)).snapshot;
-        assert!(first.is_some());
-        // From now on no leaf can be read, which an open does not notice if it is in the cache.
-        let cached = std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path());
-        let cached = cached.filter(|path| path.extension().is_some_and(|extension| extension == "sets"));
-        let mut leaves = 0;
-        for leaf in cached.flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
-            std::fs::write(leaf.unwrap().path(), "").unwrap();
-            leaves += 1;
-        }
-        assert!(leaves > 0);
-        let mut names = vec![];
-        storage.list(chunkstore::format::names::SETS, &mut |name, _| names.push(name.to_owned())).unwrap();
-        names.iter().for_each(|name| storage.delete(name).unwrap());
-        let repo = open(9);
-        assert!(repo.snapshots(&Tally::default()).is_err());
-        assert_eq!(back_up(&repo).parent, first);
-        assert_eq!(repo.find("latest~1", &Filter::default(), &Tally::default()).unwrap().id, first.unwrap());
-    }
-
-    #[test]
-    fn what_is_found_is_what_a_look_at_all_finds() {
-        for clocks_are_right in [false, true] {
-            what_is_found(clocks_are_right);
-        }
-    }
-
-    fn what_is_found(clocks_are_right: bool) {
-        let storage = store_with_others(clocks_are_right);
-        let repo = Repository::open(access(&storage, 8), b"x").unwrap();
-        let monitor = Tally::default();
-        let all = repo.snapshots(&monitor).unwrap();
-        assert_eq!(all, repo.snapshots_strict().unwrap());
-        let hosts = |host: &str| Filter { hosts: vec![host.to_owned()], ..Filter::default() };
-        let tags = Filter { tags: vec![vec!["tag 3".to_owned()]], ..hosts("host 4") };
-        let id = all[77].id.to_string();
-        for filter in [Filter::default(), hosts("host 3"), hosts("nobody"), tags] {
-            let words =
-                ["latest", "latest~1", "latest~21", "latest~199", "latest~200", "latest~x", "latests", ""];
-            for wanted in words.into_iter().chain([&id, &id[..12], &id[..1], "0", &id.to_uppercase()]) {
-                let (found, expected) = (repo.find(wanted, &filter, &monitor), find(&all, wanted, &filter));
-                match (found, expected) {
-                    (Ok(found), Ok(expected)) => assert_eq!(&found, expected, "{wanted}"),
-                    (Err(found), Err(expected)) => assert_eq!(found.to_string(), expected.to_string()),
-                    (found, expected) => panic!("{wanted}: {found:?} is not {expected:?}"),
-                }
-            }
-        }
-        assert!(monitor.errors().is_empty());
-    }
-
-    /// Roots of older versions say nothing of their snapshots, and damage is reported once, by whoever comes across it.
-    #[test]
-    fn roots_without_columns_are_read() {
-        let storage = store_with_others(false);
-        let repo = Repository::open(access(&storage, 8), b"x").unwrap();
-        let all = repo.snapshots(&Tally::default()).unwrap();
-        let bare = |root: &Root| Root::new(Root::SNAPSHOT, root.id, root.hash, root.epoch);
-        repo.store().update_head(|head| head.roots.replace(|root| Some(vec![bare(root)]))).unwrap();
-        assert_eq!(repo.snapshots(&Tally::default()).unwrap(), all);
-        storage.delete(&chunkstore::format::names::snapshot(&all[77].id)).unwrap();
-        let monitor = Tally::default();
-        assert_eq!(repo.find("latest", &Filter::default(), &monitor).unwrap().id, all[199].id);
-        let errors: Vec<_> = monitor.errors().into_iter().map(|error| (error.during, error.item)).collect();
-        assert_eq!(errors, [("snapshots", format!("snapshots/{}", all[77].id))]);
-    }
-}
+mod tests;

@@ -129,6 +129,6 @@ impl Rebuild<'_> {
                     && own.is_none_or(|own| own == header.public.0)
             })
         };
-        most_alike(&*self.access.storage, &names::key(slot), may_be)
+        Ok(most_alike(&*self.access.storage, &names::key(slot), may_be)?.most)
     }
 }
