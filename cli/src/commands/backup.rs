@@ -5,7 +5,7 @@ use crate::config::{hostname, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
-use crate::{filters, sources};
+use crate::{bundle, filters, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use connector_kit::command;
 use connector_kit::format::Expect;
@@ -193,8 +193,9 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     }
     // Sources first: a missing path is told before a password is asked for.
     let mut source = open_source(&args, &files, stamp, context)?;
-    if let Some(path) = &args.bundle {
-        let bundle = as_host::bundle(path)?;
+    if let Some(path) = context.bundle(args.bundle.as_deref()) {
+        as_host::refuse(&args)?;
+        let bundle = bundle::read(&path)?;
         let sealing = Sealing { compression: context.global.compression, delta: false };
         let options = options(&args, &files, time, sealing, packer);
         return as_host::run(bundle, source, options, args.host.as_deref(), context);
