@@ -141,6 +141,13 @@ fn summary(plan: &PrunePlan, dry_run: bool) -> Result<Summary, Failure> {
     add_orphans(plan, None, dry_run, &mut summary);
     let mut say = |text: String| summary.line(text);
     let verb = if dry_run { "would remove" } else { "removes" };
+    if plan.revoked_objects > 0 {
+        say(format!(
+            "{verb} {} objects with {} that revoked hosts left in their inboxes, and answers to them",
+            plan.revoked_objects,
+            bytes(plan.revoked_bytes)
+        ));
+    }
     say(format!("{verb} {}", bytes(plan.bytes_remove)));
     // restic's words and order: scripts look for them.
     let mut blobs = |what: &str, count: u64, len: u64| {
