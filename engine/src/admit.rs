@@ -8,6 +8,7 @@ use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
 use crate::{Error, ItemError, Monitor, Repository, Result};
 use answers::{answer, answer_late, clear};
+use bytes::Bytes;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::head::{Host, NO_COMMIT, SegmentRef};
 use chunkstore::inbox::{Commit, Inboxes, PublicKey, Run, SignedCommit, Verdict};
@@ -98,7 +99,7 @@ pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -
         let taken = take_runs(repo, &id, runs, options, monitor, &mut all);
         match taken {
             // What one host brought stops no other one.
-            Err(error) if !is_ours(&error) => {
+            Err(error) if !is_ours(&error, &id) => {
                 let (item, message) = (format!("what host {} brought", id.short()), error.to_string());
                 monitor.error(ItemError { during: "admission", item, message });
             }
@@ -157,9 +158,15 @@ fn take_runs(
     Ok(())
 }
 
-/// Whether the store failed, or this process, whatever is admitted.
-fn is_ours(error: &Error) -> bool {
+/// Whether the store failed, or this process, whatever is admitted. That an object in the inbox of host `id` cannot be read may
+/// be the host's doing: it chose its length, its storage class and how the store encrypts it.
+fn is_ours(error: &Error, id: &ObjectId) -> bool {
     match error {
+        Error::Store(chunkstore::Error::Storage(error))
+            if error.op == "read" && error.object.contains(&names::inbox(id)) =>
+        {
+            error.kind == ErrorKind::Stopped
+        }
         Error::Store(error @ chunkstore::Error::Storage(_)) => !error.is_damage(),
         Error::Store(
             chunkstore::Error::Memory { .. }
@@ -193,7 +200,13 @@ pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, u64, Run)>> {
 /// Why a run is not taken in.
 enum Refusal {
     /// The host is told, and its order of commits goes on after it.
-    Settle { why: String, missing: Vec<ChunkId> },
+    Settle {
+        why: String,
+        missing: Vec<ChunkId>,
+        /// Whether something was not as it was written, which may have happened on its way: then it is read once more. What
+        /// a host said wrongly it says wrongly again, and reading costs.
+        is_doubtful: bool,
+    },
     /// The repository failed, or this process.
     Fail(Error),
 }
@@ -205,7 +218,12 @@ impl<E: Into<Error>> From<E> for Refusal {
 }
 
 fn refused<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
-    Err(Refusal::Settle { why: why.into(), missing: vec![] })
+    Err(Refusal::Settle { why: why.into(), missing: vec![], is_doubtful: false })
+}
+
+/// The same of what may have been damaged on its way.
+fn doubted<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
+    Err(Refusal::Settle { why: why.into(), missing: vec![], is_doubtful: true })
 }
 
 /// What is wrong with what a host brought, rather than with the store.
@@ -215,8 +233,31 @@ fn of_host<T>(done: chunkstore::Result<T>) -> std::result::Result<T, Refusal> {
         error @ (chunkstore::Error::Memory { .. } | chunkstore::Error::Interrupted) => {
             Refusal::Fail(error.into())
         }
-        error => Refusal::Settle { why: describe(&error), missing: vec![] },
+        error => {
+            let is_doubtful = error.is_damage();
+            Refusal::Settle { why: describe(&error), missing: vec![], is_doubtful }
+        }
     })
+}
+
+/// What a name of an inbox leads to.
+enum Object {
+    Whole(Bytes),
+    Gone,
+    /// It has more bytes than it may have: not read.
+    TooLong,
+}
+
+/// Reads an object of an inbox of at most `limit` bytes.
+fn read(store: &ChunkStore, name: &str, limit: u64) -> Result<Object> {
+    match store.storage().get(name, limit) {
+        Ok(bytes) => Ok(Object::Whole(bytes)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(Object::Gone),
+        Err(error) => match store.storage().len(name) {
+            Ok(len) if len > limit => Ok(Object::TooLong),
+            _ => Err(chunkstore::Error::from(error).into()),
+        },
+    }
 }
 
 struct Admitter<'a> {
@@ -235,10 +276,13 @@ impl Admitter<'_> {
             answer_late(store, host, host.run)?;
         }
         let name = names::commit(&host.id, number);
-        let bytes = match store.storage().get(&name, MAX_SMALL_LEN) {
+        let bytes = match read(store, &name, MAX_SMALL_LEN)? {
+            Object::Whole(bytes) => bytes,
             // Another admitter removed it.
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(chunkstore::Error::from)?,
+            Object::Gone => return Ok(None),
+            Object::TooLong => {
+                return Ok(Some(Outcome::Forged { why: "it is longer than a commit can be".into() }));
+            }
         };
         let signed = match SignedCommit::decode(&bytes) {
             Ok(signed) => signed,
@@ -276,7 +320,7 @@ impl Admitter<'_> {
         } else {
             match self.take_in(&signed, &settled) {
                 // Final, for a snapshot that nobody can make again: what was damaged on its way is sound the second time.
-                Err(Refusal::Settle { why, .. }) => {
+                Err(Refusal::Settle { why, is_doubtful: true, .. }) => {
                     tracing::info!(why, "looks a second time");
                     self.take_in(&signed, &settled)
                 }
@@ -290,7 +334,7 @@ impl Admitter<'_> {
             }
             Ok(None) => return Ok(None),
             Err(Refusal::Fail(error)) => return Err(error),
-            Err(Refusal::Settle { why, missing }) => {
+            Err(Refusal::Settle { why, missing, .. }) => {
                 let count = missing.len() as u64;
                 if !store.settle_refused(&settled, &why)? {
                     return Ok(None);
@@ -431,7 +475,7 @@ impl Admitter<'_> {
                 "{} chunks that it builds on are no longer in the repository: what they were of was forgotten and pruned",
                 missing.len()
             );
-            return Err(Refusal::Settle { why, missing });
+            return Err(Refusal::Settle { why, missing, is_doubtful: false });
         }
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
         let root = self.repo.write_snapshot(&snapshot)?;

@@ -1,5 +1,6 @@
 //! `esker backup`
 
+use super::host::Waiting;
 use super::{FilterArgs, lists, parse_size, parse_time, split_tags, stay};
 use crate::config::{hostname, username};
 use crate::context::Context;
@@ -234,7 +235,11 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             false => open_source(&args, &files, stamp, context)?,
         };
     };
-    context.console.summary(&report::summary(&report, &source.records(), args.dry_run, context)?);
+    let mut summary = report::summary(&report, &source.records(), args.dry_run, context)?;
+    if args.dry_run && !args.no_admit {
+        summary = Waiting::look(&repo, context)?.add(summary);
+    }
+    context.console.summary(&summary);
     for note in &report.notes {
         context.console.warn(note);
     }

@@ -1,5 +1,6 @@
 //! `esker prune`
 
+use super::host::Waiting;
 use super::{parse_hours, parse_size};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -61,17 +62,33 @@ fn parse_unused(text: &str) -> Result<MaxUnused, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open()?;
-    if !args.dry_run && !args.no_admit {
-        // What waits may need what nothing else does.
-        super::host::take_in_first(&repo, context)?;
-    }
-    prune_and_print(&repo, &args.prune, args.dry_run, context)
+    let waiting = match (args.no_admit, args.dry_run) {
+        (true, _) => Waiting::default(),
+        (false, true) => Waiting::look(&repo, context)?,
+        (false, false) => {
+            // What waits may need what nothing else does.
+            super::host::take_in_first(&repo, context)?;
+            Waiting::default()
+        }
+    };
+    prune_and_say(&repo, &args.prune, args.dry_run, &waiting, context)
 }
 
+/// For commands that admit nothing.
 pub(crate) fn prune_and_print(
     repo: &Repository,
     args: &PruneArgs,
     dry_run: bool,
+    context: &Context,
+) -> CommandResult {
+    prune_and_say(repo, args, dry_run, &Waiting::default(), context)
+}
+
+fn prune_and_say(
+    repo: &Repository,
+    args: &PruneArgs,
+    dry_run: bool,
+    waiting: &Waiting,
     context: &Context,
 ) -> CommandResult {
     let options = PruneOptions {
@@ -89,7 +106,11 @@ pub(crate) fn prune_and_print(
         ..PruneOptions::default()
     };
     let plan = context.console.during("prune", |monitor| prune(repo, &options, monitor))?;
-    context.console.summary(&summary(&plan, dry_run)?);
+    let mut summary = summary(&plan, dry_run)?;
+    if dry_run {
+        summary = waiting.add(summary);
+    }
+    context.console.summary(&summary);
     Ok(Code::Done)
 }
 

@@ -1,6 +1,6 @@
 //! Answers to the runs of hosts, each written once; and what is removed once a run has its answer.
 
-use super::Outcome;
+use super::{Object, Outcome, read};
 use crate::Result;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::head::Host;
@@ -25,13 +25,11 @@ pub(super) fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> 
 
 /// Whether the host signed another commit of a number than the one that was answered: then two machines are this host.
 fn another(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<Outcome>> {
-    let read = |name: &str, limit: u64| match store.storage().get(name, limit) {
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        read => read.map(Some).map_err(chunkstore::Error::from),
+    let Some(signed) = signed(store, host, number)? else { return Ok(None) };
+    let reply = match store.storage().get(&names::reply(&host.id, number), Reply::MAX_LEN) {
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        reply => reply.map_err(chunkstore::Error::from)?,
     };
-    let commit = read(&names::commit(&host.id, number), MAX_SMALL_LEN)?;
-    let Some(signed) = commit.and_then(|bytes| SignedCommit::decode(&bytes).ok()) else { return Ok(None) };
-    let Some(reply) = read(&names::reply(&host.id, number), Reply::MAX_LEN)? else { return Ok(None) };
     let reply = Reply::open(&store.keys().channel(&host.id), &host.id, number, &reply)?;
     let is_other = signed.is_of(&PublicKey(host.public)) && reply.commit != signed.hash;
     Ok(is_other.then(|| Outcome::Refused {
@@ -40,6 +38,14 @@ fn another(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<Outcom
             .into(),
         missing: 0,
     }))
+}
+
+/// The commit of a run, if there is one.
+fn signed(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<SignedCommit>> {
+    match read(store, &names::commit(&host.id, number), MAX_SMALL_LEN)? {
+        Object::Whole(bytes) => Ok(SignedCommit::decode(&bytes).ok()),
+        Object::Gone | Object::TooLong => Ok(None),
+    }
 }
 
 /// Answers a run that is over, if nobody did: the admitter died between its swap and the answer; or the host lost its book,
@@ -56,13 +62,9 @@ pub(super) fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Resul
         };
         return answer(store, host, number, host.commit, verdict, vec![]);
     }
-    let sealed = match store.storage().get(&names::commit(&host.id, number), MAX_SMALL_LEN) {
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        sealed => sealed.map_err(chunkstore::Error::from)?,
-    };
     // Of others, nobody waits for an answer.
-    match SignedCommit::decode(&sealed) {
-        Ok(signed) if signed.is_of(&PublicKey(host.public)) => {
+    match signed(store, host, number)? {
+        Some(signed) if signed.is_of(&PublicKey(host.public)) => {
             let why = format!("the number {number} was over: the next run has a later one");
             answer(store, host, number, signed.hash, Verdict::Refused(why), vec![])
         }

@@ -1,6 +1,6 @@
 //! What a snapshot that a host brought needs: every chunk of it must be in the repository before it counts.
 
-use super::{Admitter, Refusal, refused};
+use super::{Admitter, Refusal, doubted, refused};
 use crate::Error;
 use crate::manifest::{ManifestReader, Record, Step};
 use crate::snapshot::Snapshot;
@@ -70,7 +70,7 @@ impl Admitter<'_> {
                         if !dedupe.keep(&[damage.chunk])? {
                             continue;
                         }
-                        return refused(format!("its list of entries: {}", describe(&damage.error)));
+                        return doubted(format!("its list of entries: {}", describe(&damage.error)));
                     }
                 }
                 if !look(&mut needed, LOOKUP)? {
