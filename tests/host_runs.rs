@@ -5,6 +5,7 @@ use crate::harness::{Repo, esker_binary, expect, noise};
 use crate::seaweed::Weed;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 const TOML: &str = r#"
@@ -144,6 +145,59 @@ fn esker_toml_of_a_host_is_for_backups_alone() {
     let output = host(&repo, &["run"]).env("ESKER_BUNDLE", repo.path("web1.esker-host")).output().unwrap();
     expect(&output, 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("esker.toml of a full client"), "{output:?}");
+}
+
+/// The file of a host, and a key file alike.
+#[test]
+fn keys_that_others_can_read_are_told_once_with_the_command_that_ends_it() {
+    let repo = Repo::new();
+    prepare(&repo, TOML);
+    repo.ok(["key", "add", "--new-key-file", "k"]);
+    let warnings = |output: &Output, file: &str| {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let end = format!("chmod go= {}", repo.path(file).canonicalize().unwrap().display());
+        told.lines().filter(|line| line.contains("can be read by other users") && line.contains(&end)).count()
+    };
+    for (file, words) in
+        [("web1.esker-host", &["run", "files"][..]), ("k", &["snapshots", "--key-file", "k"])]
+    {
+        let output = done(&repo, words);
+        expect(&output, 0);
+        assert_eq!(warnings(&output, file), 0, "{output:?}");
+        fs::set_permissions(repo.path(file), fs::Permissions::from_mode(0o644)).unwrap();
+        let output = done(&repo, words);
+        expect(&output, 0);
+        assert_eq!(warnings(&output, file), 1, "{output:?}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_a_real_one_admits_first() {
+    let repo = Repo::new();
+    prepare(&repo, TOML);
+    for words in [&["prune", "-n"][..], &["backup", "-n", "data"]] {
+        assert!(!repo.ok(words).contains("a real run first admits"));
+        let report = repo.json(words);
+        assert_eq!((&report["runs_to_admit"], &report["hosts_to_admit"]), (&json!(0), &json!(0)), "{report}");
+    }
+    expect(&done(&repo, &["run"]), 0);
+    for words in [&["prune", "-n"][..], &["backup", "-n", "data"]] {
+        let told = repo.ok(words);
+        assert!(told.contains("a real run first admits 2 runs of 1 host, "), "{told}");
+        let report = repo.json(words);
+        assert_eq!((&report["runs_to_admit"], &report["hosts_to_admit"]), (&json!(2), &json!(1)), "{report}");
+        assert!(!repo.ok([words, &["--no-admit"]].concat()).contains("a real run first admits"));
+    }
+    assert_eq!(repo.json(["host", "list"])[0]["pending"], 2, "nothing was admitted");
+    // And what a revoked host left.
+    repo.ok(["host", "revoke", "web1"]);
+    let report = repo.json(["prune", "-n"]);
+    assert_eq!(report["runs_to_admit"], json!(0));
+    let left = report["revoked_objects"].as_u64().unwrap();
+    assert!(left >= 4 && report["revoked_bytes"].as_u64().unwrap() > 400_000, "{report}");
+    assert!(repo.ok(["prune", "-n"]).contains(&format!("would remove {left} objects with")));
+    assert_eq!(repo.json(["prune"])["revoked_objects"], json!(left));
+    assert_eq!(repo.json(["prune"])["revoked_objects"], json!(0));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::places::{Make, Place};
+use crate::trust::warn_of_others;
 use chunkstore::format::MAX_SMALL_LEN;
 use chunkstore::inbox::book::Answered;
 use chunkstore::inbox::{Book, Bundle};
@@ -23,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Reads the file of a host.
 pub(crate) fn read(path: &Path) -> Result<Bundle, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", shown::path(path)));
+    warn_of_others(path);
     let len = path.metadata().map_err(|error| failed(&error))?.len();
     if len > MAX_SMALL_LEN {
         return Err(failed(&"it is too large for the file of a host"));
