@@ -167,6 +167,13 @@ impl Context {
         Ok(self.secret.get_or_init(|| secret).clone())
     }
 
+    /// What opens the repository in a place: before somebody is asked for a password, the key service is named that opens it,
+    /// if nothing else does.
+    pub(crate) fn secret_for(&self, storage: &dyn Storage) -> Result<Secret, Failure> {
+        self.refuse_without_service(storage)?;
+        self.secret(false)
+    }
+
     /// Says of a host that may only write what is done elsewhere, before somebody is asked for a password there.
     fn refuse_as_host(&self) -> Result<(), Failure> {
         match self.own_file().and_then(|file| file.bundle.as_ref()) {
@@ -291,10 +298,10 @@ impl Context {
                 there => drop(there?),
             }
         }
-        if make == Make::No {
-            self.refuse_without_service(&*storage)?;
-        }
-        let secret = self.secret(make != Make::No)?;
+        let secret = match make {
+            Make::No => self.secret_for(&*storage)?,
+            _ => self.secret(true)?,
+        };
         open(self.access(storage)?, secret)
     }
 

@@ -327,7 +327,7 @@ fn head(
         let none: Failure = chunkstore::Error::NoRepository { place: storage.place() }.into();
         return Err(if tier.is_none() { context.with_ways_out(none) } else { none });
     }
-    let secret = context.secret(false)?;
+    let secret = context.secret_for(&*storage)?;
     let known = elsewhere(context, tier, primary)?;
     if is_locked_out(&*storage)? {
         put_back(&storage, &known, manner, context)?;
