@@ -201,6 +201,46 @@ fn a_dry_run_says_what_a_real_one_admits_first() {
 }
 
 #[test]
+fn a_lost_head_loses_the_list_of_hosts_and_says_so() {
+    let repo = Repo::new();
+    prepare(&repo, TOML);
+    expect(&done(&repo, &["run"]), 0);
+    repo.ok(["host", "admit"]);
+    // A copy of HEAD has it.
+    fs::remove_file(repo.folder().join("HEAD")).unwrap();
+    let report = repo.json(["repair", "head", "--dry-run"]);
+    assert_eq!((&report["hosts"], &report["hosts_lost"]), (&json!(1), &json!(false)), "{report}");
+    let told = repo.ok(["repair", "head"]);
+    assert!(told.contains("1 write-only hosts are listed as the last HEAD that is known has them"), "{told}");
+    expect(&done(&repo, &["run", "words"]), 0);
+    assert_eq!(repo.json(["host", "admit"])["runs"][0]["outcome"], "admitted");
+    // Without any, nobody knows how many there were.
+    expect(&done(&repo, &["run", "words"]), 0);
+    for copy in ["", "copies/1/", "copies/2/"] {
+        fs::remove_file(repo.folder().join(format!("{copy}HEAD"))).unwrap();
+    }
+    fs::remove_dir_all(repo.path("cache")).unwrap();
+    let told = repo.ok(["repair", "head"]);
+    assert!(told.contains("how many there were is not known: 1 have something in inbox/"), "{told}");
+    assert!(told.contains("'esker host add NAME --write-only' adds each again"), "{told}");
+    assert_eq!(repo.json(["host", "list"]), json!([]));
+    assert_eq!(repo.json(["host", "admit"])["runs"], json!([]));
+    assert_eq!(repo.snapshot_count(), 3);
+    // Added again, it goes on with a book of its own making.
+    fs::remove_file(repo.path("web1.esker-host")).unwrap();
+    repo.ok(["host", "add", "web1", "--write-only"]);
+    let night = report_of(&repo);
+    assert_eq!((&night["runs_pending"], &night["answered"]), (&json!(2), &json!([])), "{night}");
+    let runs = repo.json(["host", "admit"])["runs"].clone();
+    assert!(runs.as_array().unwrap().iter().all(|run| run["outcome"] == "admitted"), "{runs}");
+    assert_eq!(repo.snapshot_count(), 5);
+}
+
+fn report_of(repo: &Repo) -> Value {
+    report(&done(repo, &["--json", "run"]), 0)
+}
+
+#[test]
 fn units_of_a_host_need_no_password() {
     let repo = Repo::new();
     prepare(&repo, &TOML.replace("cache_dir = \"DIR/cache-host\"\n", ""));
