@@ -188,7 +188,24 @@ fn a_dry_run_says_what_a_real_one_admits_first() {
         assert_eq!((&report["runs_to_admit"], &report["hosts_to_admit"]), (&json!(2), &json!(1)), "{report}");
         assert!(!repo.ok([words, &["--no-admit"]].concat()).contains("a real run first admits"));
     }
+    assert!(repo.ok(["forget", "--keep-last", "9", "--prune", "-n"]).contains("first admits 2 runs"));
     assert_eq!(repo.json(["host", "list"])[0]["pending"], 2, "nothing was admitted");
+    // By a run of a full client, and by what prunes.
+    let toml = "repository = \"DIR/repo\"\n[[source]]\nname = \"own\"\nurls = [\"DIR/data\"]\n";
+    fs::write(repo.path("full.toml"), toml.replace("DIR", &repo.dir.path().display().to_string())).unwrap();
+    let full = |words: &[&str]| {
+        let mut command = repo.command([&["-c", "full.toml"][..], words].concat());
+        expect(&command.env_remove("ESKER_REPOSITORY").output().unwrap(), 0)
+    };
+    full(&["run", "--no-admit"]);
+    assert_eq!(repo.snapshot_count(), 1);
+    full(&["run"]);
+    assert_eq!(repo.snapshot_count(), 4);
+    expect(&done(&repo, &["run"]), 0);
+    repo.ok(["forget", "--keep-last", "9", "--prune"]);
+    assert_eq!(repo.snapshot_count(), 6);
+    fs::write(repo.path("data/noise"), noise(3, 500_000)).unwrap();
+    expect(&done(&repo, &["run"]), 0);
     // And what a revoked host left.
     repo.ok(["host", "revoke", "web1"]);
     let report = repo.json(["prune", "-n"]);

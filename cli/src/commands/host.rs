@@ -41,8 +41,8 @@ enum Action {
     },
     /// Take what hosts have brought into the repository
     ///
-    /// Each chunk is decrypted and named by its content, so nothing that a host says of it is believed. 'backup' and 'prune'
-    /// of a full client do it first, too. Exit code 3 if something was refused.
+    /// Each chunk is decrypted and named by its content, so nothing that a host says of it is believed. 'backup', 'prune' and
+    /// 'run' of a full client do it first, too. Exit code 3 if something was refused.
     Admit,
 }
 

@@ -19,9 +19,6 @@ pub(crate) struct Args {
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// Do not first take in what hosts brought that may only write
-    #[arg(long)]
-    no_admit: bool,
 }
 
 /// Choices that `forget --prune` shares.
@@ -45,6 +42,9 @@ pub(crate) struct PruneArgs {
     /// snapshots first
     #[arg(long)]
     accept_head: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
 }
 
 fn parse_unused(text: &str) -> Result<MaxUnused, String> {
@@ -62,35 +62,24 @@ fn parse_unused(text: &str) -> Result<MaxUnused, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open()?;
-    let waiting = match (args.no_admit, args.dry_run) {
-        (true, _) => Waiting::default(),
-        (false, true) => Waiting::look(&repo, context)?,
-        (false, false) => {
-            // What waits may need what nothing else does.
-            super::host::take_in_first(&repo, context)?;
-            Waiting::default()
-        }
-    };
-    prune_and_say(&repo, &args.prune, args.dry_run, &waiting, context)
+    prune_and_print(&repo, &args.prune, args.dry_run, context)
 }
 
-/// For commands that admit nothing.
 pub(crate) fn prune_and_print(
     repo: &Repository,
     args: &PruneArgs,
     dry_run: bool,
     context: &Context,
 ) -> CommandResult {
-    prune_and_say(repo, args, dry_run, &Waiting::default(), context)
-}
-
-fn prune_and_say(
-    repo: &Repository,
-    args: &PruneArgs,
-    dry_run: bool,
-    waiting: &Waiting,
-    context: &Context,
-) -> CommandResult {
+    let waiting = match (args.no_admit, dry_run) {
+        (true, _) => Waiting::default(),
+        (false, true) => Waiting::look(repo, context)?,
+        (false, false) => {
+            // What waits may need what nothing else does.
+            super::host::take_in_first(repo, context)?;
+            Waiting::default()
+        }
+    };
     let options = PruneOptions {
         max_unused: args.max_unused,
         max_repack: args.max_repack_size,

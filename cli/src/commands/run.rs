@@ -1,6 +1,6 @@
 //! `esker run`
 
-use super::{stay, to_json};
+use super::{host, stay, to_json};
 use crate::config::hostname;
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Do not copy to tiers
     #[arg(long)]
     no_sync: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
     /// Let snapshots expire by this machine's clock, although it is far ahead of the last run
     #[arg(long, conflicts_with = "no_forget")]
     accept_clock: bool,
@@ -109,6 +112,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     // What is read before each backup is put back before.
     if let Err(failure) = fleet.mend_records(&|name| name == fleet.name, false) {
         context.console.warn(&failure.message);
+    }
+    if !args.no_admit {
+        host::take_in_first(&fleet.primary, context)?;
     }
     let goal = Goal::Repository(&fleet.primary);
     let sources =
