@@ -179,7 +179,7 @@ interval = "400ms"
 "#;
 
 /// The settings of a unit file, by name, each with its values.
-fn settings(unit: &Path) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn settings(unit: &Path) -> BTreeMap<String, Vec<String>> {
     let text = std::fs::read_to_string(unit).unwrap();
     let mut all = BTreeMap::<String, Vec<String>>::new();
     for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
@@ -204,7 +204,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// The command of a unit, in an empty environment with what the unit sets, in `/`.
-fn command_of(unit: &Path) -> Command {
+pub(crate) fn command_of(unit: &Path) -> Command {
     let settings = settings(unit);
     let line = words(&settings["ExecStart"][0]);
     let mut command = Command::new(&line[0]);

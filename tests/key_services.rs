@@ -181,6 +181,39 @@ fn a_repository_is_opened_by_a_transit_engine_alone_and_outlives_its_rotations()
     assert!(none.contains(&url) && none.contains("only if it is yours"), "{none}");
     let password = bare.command(&["snapshots"]).env("ESKER_PASSWORD", "x").output().unwrap();
     expect(&password, 12);
+    // By every command that would ask.
+    for words in [
+        &["repair", "head", "--dry-run"][..],
+        &["repair", "index", "--dry-run"],
+        &["repair", "packs", "--dry-run"],
+        &["repair", "snapshots", "--dry-run"],
+        &["key", "rotate"],
+        &["host", "list"],
+        &["restore", "latest", "--target", "out"],
+    ] {
+        let none = bare.ends(1, words);
+        assert!(none.contains(&url) && none.contains("only if it is yours"), "{words:?}: {none}");
+    }
+    let tiers = format!(
+        "[[tier]]\nname = \"a\"\nurl = \"{}\"\nrole = \"primary\"\n[[tier]]\nname = \"b\"\nurl = \"{}\"\n",
+        bare.repo.folder().display(),
+        bare.repo.path("b").display()
+    );
+    fs::write(bare.repo.path("esker.toml"), tiers).unwrap();
+    for words in [
+        &["tier", "adopt", "a"][..],
+        &["tier", "status"],
+        &["repair", "head", "--tier", "a", "--dry-run"],
+        &["run"],
+        &["key", "list"],
+        &["ls", "latest"],
+    ] {
+        let output = bare.command(words).env_remove("ESKER_REPOSITORY").output().unwrap();
+        expect(&output, 1);
+        let none = String::from_utf8_lossy(&output.stderr);
+        assert!(none.contains(&url) && none.contains("only if it is yours"), "{words:?}: {none}");
+    }
+    fs::remove_file(bare.repo.path("esker.toml")).unwrap();
     let toml =
         format!("repository = \"{}\"\nkms = \"{url}\"\nkms_cache = \"1h\"\n", bare.repo.folder().display());
     fs::write(bare.repo.path("esker.toml"), toml).unwrap();

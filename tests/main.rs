@@ -30,6 +30,7 @@ mod handshakes;
 mod harness;
 mod hints;
 mod host_rights;
+mod host_runs;
 mod hosts;
 mod import;
 mod journal;

@@ -250,6 +250,12 @@ impl<T> Lane<T> {
         Ok(())
     }
 
+    /// The longest chunk that it takes, in bytes.
+    #[must_use]
+    pub fn max_len(&self) -> usize {
+        self.max_len
+    }
+
     /// Bytes since the last cut.
     #[must_use]
     pub fn uncut(&self) -> usize {

@@ -24,6 +24,7 @@ use engine::backup::BackupOptions;
 use engine::columns::SnapshotColumns;
 use engine::shown;
 use engine::source::files::Own;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -103,13 +104,17 @@ impl Context {
     }
 
     /// esker.toml, where it speaks of the repository in use.
-    fn own_file(&self) -> Option<&File> {
+    pub(crate) fn own_file(&self) -> Option<&File> {
         self.file.as_ref().filter(|_| self.is_of_file)
     }
 
     /// esker.toml, for commands that mean nothing without.
     pub(crate) fn need_file(&self) -> Result<&File, Failure> {
         match &self.file {
+            Some(file) if file.primary().is_none() => Err(Failure::new(format!(
+                "{} says no place of the repository: give it a line 'repository = \"PLACE\"', or a tier with the role 'primary'",
+                shown::path(&file.path)
+            ))),
             Some(_) if !self.uses_file() => {
                 Err(Failure::new("tiers are those of esker.toml: leave -r and ESKER_REPOSITORY out"))
             }
@@ -120,18 +125,31 @@ impl Context {
         }
     }
 
+    /// esker.toml, for its runs: on a write-only host it need not say where the repository is.
+    pub(crate) fn file_of_runs(&self) -> Result<&File, Failure> {
+        let of_host = self.own_file().filter(|file| file.bundle.is_some());
+        of_host.map_or_else(|| self.need_file(), Ok)
+    }
+
     /// Where the repository is.
     pub(crate) fn place(&self) -> Result<(Place, Rates), Failure> {
         if let Some(place) = self.global.place()? {
-            let rates = self.global.network.rates(Rates::default());
-            return Ok((Place::parse(&place, &self.global.details()?)?, rates));
+            return self.place_given(&place);
         }
-        match self.file.as_ref().and_then(File::primary) {
-            Some(primary) => Ok((primary.place.clone(), primary.rates)),
-            None => Err(Failure::new(
+        let file = self.file.as_ref();
+        match (file.and_then(File::primary), file.and_then(|file| file.bundle.as_ref())) {
+            (Some(primary), _) => Ok((primary.place.clone(), primary.rates)),
+            (None, Some(bundle)) => self.place_of_host(&crate::bundle::read(bundle)?),
+            (None, None) => Err(Failure::new(
                 "which repository? Give -r PLACE, set ESKER_REPOSITORY, or write an esker.toml",
             )),
         }
+    }
+
+    /// A place that was given otherwise than by a tier of esker.toml.
+    pub(crate) fn place_given(&self, place: &OsStr) -> Result<(Place, Rates), Failure> {
+        let rates = self.global.network.rates(Rates::default());
+        Ok((Place::parse(place, &self.global.details()?)?, rates))
     }
 
     pub(crate) fn storage(&self, make: Make) -> Result<Arc<dyn Storage>, Failure> {
@@ -144,8 +162,27 @@ impl Context {
         if let Some(known) = self.secret.get() {
             return Ok(known.clone());
         }
+        self.refuse_as_host()?;
         let secret = self.global.secret(confirm, self.own_file())?;
         Ok(self.secret.get_or_init(|| secret).clone())
+    }
+
+    /// What opens the repository in a place: before somebody is asked for a password, the key service is named that opens it,
+    /// if nothing else does.
+    pub(crate) fn secret_for(&self, storage: &dyn Storage) -> Result<Secret, Failure> {
+        self.refuse_without_service(storage)?;
+        self.secret(false)
+    }
+
+    /// Says of a host that may only write what is done elsewhere, before somebody is asked for a password there.
+    fn refuse_as_host(&self) -> Result<(), Failure> {
+        match self.own_file().and_then(|file| file.bundle.as_ref()) {
+            Some(bundle) if !self.global.names_secret() => Err(Failure::new(format!(
+                "this machine is a write-only host, by {} in esker.toml: it backs up, by 'esker backup' and 'esker run'. A full                  client, with a password or a key, does everything else",
+                shown::path(bundle)
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The same, as far as nobody need be asked.
@@ -233,6 +270,7 @@ impl Context {
         open: impl FnOnce(Access, Secret) -> Result<T, Failure>,
         make: Make,
     ) -> Result<T, Failure> {
+        self.refuse_as_host()?;
         if make != Make::No {
             if let (Place::Folder(folder), _) = self.place()?
                 && folder.is_dir()
@@ -260,10 +298,10 @@ impl Context {
                 there => drop(there?),
             }
         }
-        if make == Make::No {
-            self.refuse_without_service(&*storage)?;
-        }
-        let secret = self.secret(make != Make::No)?;
+        let secret = match make {
+            Make::No => self.secret_for(&*storage)?,
+            _ => self.secret(true)?,
+        };
         open(self.access(storage)?, secret)
     }
 
@@ -325,16 +363,18 @@ impl Context {
 
     /// What all backups of this user, host and configuration say.
     pub(crate) fn backup_options(&self, repo: &Repository) -> BackupOptions {
+        self.backup_options_with(repo.store().storage().is_near())
+    }
+
+    /// The same; `delta` says whether changed chunks are stored against older ones.
+    pub(crate) fn backup_options_with(&self, delta: bool) -> BackupOptions {
         BackupOptions {
             hostname: hostname(),
             username: username(),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             time: self.now(),
-            sealing: Sealing {
-                compression: self.global.compression,
-                delta: repo.store().storage().is_near(),
-            },
+            sealing: Sealing { compression: self.global.compression, delta },
             packer: PackerOptions {
                 pack_len: self.global.pack_size.saturating_mul(1 << 20),
                 ..PackerOptions::default()

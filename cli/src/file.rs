@@ -96,6 +96,8 @@ pub(crate) struct File {
     pub(crate) path: PathBuf,
     /// The id of the repository that is meant, or its beginning.
     pub(crate) repository_id: Option<String>,
+    /// The file of a write-only host: the sources are backed up as that host.
+    pub(crate) bundle: Option<PathBuf>,
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) password_command: Option<String>,
     pub(crate) key_file: Option<PathBuf>,

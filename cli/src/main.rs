@@ -1,5 +1,6 @@
 //! The esker command: parse, run, report, exit.
 
+mod bundle;
 mod commands;
 mod config;
 mod context;

@@ -4,6 +4,7 @@
 use crate::exit::Failure;
 use crate::passwords::Password;
 use crate::small;
+use crate::trust::warn_of_others;
 use chunkstore::ObjectId;
 use chunkstore::keys::{
     KeyText, KeyTextError, Method, NewSlot, RawKey, Share, Shares, SlotHeader, SlotSecret,
@@ -148,6 +149,7 @@ impl SlotSecret for Secret {
 }
 
 fn read(path: &Path) -> Result<KeyText, Failure> {
+    warn_of_others(path);
     let text = small::secret(path)?;
     KeyText::parse(&text).map_err(|error| Failure::new(format!("{}: {error}", shown::path(path))))
 }

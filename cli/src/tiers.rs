@@ -130,10 +130,12 @@ impl Context {
             let found = wanted(&repo)?;
             return Ok((Opened::alone(repo), found));
         };
-        let secret = self.secret(false)?;
         let stores = self.stores(file, false);
         let mut turns: Vec<&(TierPlace, Arc<dyn Storage>)> = stores.iter().collect();
         turns.sort_by_key(|(tier, _)| tier.options.role != Role::Primary);
+        // Any of them has the slots of all.
+        let ours = turns.iter().find(|(tier, main)| self.refuse_another(tier, &**main).is_ok());
+        let secret = ours.map_or_else(|| self.secret(false), |(_, main)| self.secret_for(&**main))?;
         let mut last: Option<Failure> = None;
         let mut empty: Option<Opened> = None;
         for (tier, main) in turns {
@@ -192,6 +194,7 @@ impl Context {
         };
         let main = tier.place.open(Make::No, tier.rates).map_err(ways_out)?;
         self.refuse_another(&tier, &*main)?;
+        let secret = self.secret_for(&*main)?;
         let others =
             self.stores(file, quiet).into_iter().filter(|(other, _)| other.options.name != tier.options.name);
         let order = others
@@ -199,7 +202,7 @@ impl Context {
             .chain([Copy::new(name, Arc::clone(&main))]);
         let tiered = Arc::new(Tiered::new(main, order.collect(), false));
         let access = self.access(Arc::clone(&tiered) as _)?;
-        let store = ChunkStore::open(access, &self.secret(false)?);
+        let store = ChunkStore::open(access, &secret);
         let store = store.map_err(|error| ways_out(in_place(error, &tier)))?;
         // What is put back lies as it lay.
         let data = Placing { class: tier.options.class.clone(), locked_until: None };

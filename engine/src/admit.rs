@@ -4,24 +4,27 @@
 
 use crate::author::signed;
 use crate::backup::timestamp;
-use crate::manifest::{ManifestReader, Record, Step};
 use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
-use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
-use chunkstore::format::{MAX_PACK_LEN, MAX_SMALL_LEN, PackKind, names};
+use crate::{Error, ItemError, Monitor, Repository, Result};
+use answers::{answer, answer_late, clear};
+use bytes::Bytes;
+use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::head::{Host, NO_COMMIT, SegmentRef};
-use chunkstore::inbox::reply::MOST_MISSING;
-use chunkstore::inbox::{Brought, Commit, Inboxes, PublicKey, Reply, Run, SignedCommit, Verdict};
-use chunkstore::ingest::{Dedupe, Lane, Output, Packer, PackerOptions, Sealing};
+use chunkstore::inbox::{Commit, Inboxes, PublicKey, Run, SignedCommit, Verdict};
+use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
 use chunkstore::keys::KeyRing;
-use chunkstore::pack::{PackReader, read_directory};
-use chunkstore::seal::Decompressor;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, Settled, describe};
 use chunkstore::{ChunkId, ObjectId, SessionId};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use intake::Intake;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+mod answers;
+mod intake;
+mod needs;
 
 /// A snapshot's time may lie so far ahead of the admitter's clock.
 const MOST_AHEAD_MS: u64 = 3_600_000;
@@ -31,9 +34,6 @@ const MAX_RECORD: usize = 1 << 20;
 
 /// So many numbers before a run are asked for, if a commit seems to be missing.
 const MOST_PASSED: usize = 1000;
-
-/// Ids looked up at a time.
-const LOOKUP: usize = 1024;
 
 /// Choices for an admission.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +99,7 @@ pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -
         let taken = take_runs(repo, &id, runs, options, monitor, &mut all);
         match taken {
             // What one host brought stops no other one.
-            Err(error) if !is_ours(&error) => {
+            Err(error) if !is_ours(&error, &id) => {
                 let (item, message) = (format!("what host {} brought", id.short()), error.to_string());
                 monitor.error(ItemError { during: "admission", item, message });
             }
@@ -158,9 +158,15 @@ fn take_runs(
     Ok(())
 }
 
-/// Whether the store failed, or this process, whatever is admitted.
-fn is_ours(error: &Error) -> bool {
+/// Whether the store failed, or this process, whatever is admitted. That an object in the inbox of host `id` cannot be read may
+/// be the host's doing: it chose its length, its storage class and how the store encrypts it.
+fn is_ours(error: &Error, id: &ObjectId) -> bool {
     match error {
+        Error::Store(chunkstore::Error::Storage(error))
+            if error.op == "read" && error.object.contains(&names::inbox(id)) =>
+        {
+            error.kind == ErrorKind::Stopped
+        }
         Error::Store(error @ chunkstore::Error::Storage(_)) => !error.is_damage(),
         Error::Store(
             chunkstore::Error::Memory { .. }
@@ -191,90 +197,16 @@ pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, u64, Run)>> {
     Ok(all)
 }
 
-/// Removes what is left of a run whose number is over, after the host has its answer. Says so if it is another one than was
-/// settled.
-fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> Result<Option<Outcome>> {
-    let mut outcome = None;
-    if run.is_committed {
-        answer_late(store, host, number)?;
-        outcome = another(store, host, number)?;
-    }
-    for name in &run.objects {
-        store.storage().delete(name).map_err(chunkstore::Error::from)?;
-    }
-    Ok(outcome)
-}
-
-/// Whether the host signed another commit of a number than the one that was answered: then two machines are this host.
-fn another(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<Outcome>> {
-    let read = |name: &str, limit: u64| match store.storage().get(name, limit) {
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        read => read.map(Some).map_err(chunkstore::Error::from),
-    };
-    let commit = read(&names::commit(&host.id, number), MAX_SMALL_LEN)?;
-    let Some(signed) = commit.and_then(|bytes| SignedCommit::decode(&bytes).ok()) else { return Ok(None) };
-    let Some(reply) = read(&names::reply(&host.id, number), Reply::MAX_LEN)? else { return Ok(None) };
-    let reply = Reply::open(&store.keys().channel(&host.id), &host.id, number, &reply)?;
-    let is_other = signed.is_of(&PublicKey(host.public)) && reply.commit != signed.hash;
-    Ok(is_other.then(|| Outcome::Refused {
-        why: "a run of this number was settled before: two machines have the file of this host, or it was set back to an \
-              earlier state"
-            .into(),
-        missing: 0,
-    }))
-}
-
-/// Answers a run that is over, if nobody did: the admitter died between its swap and the answer; or the host lost its book,
-/// and took a number again that was over.
-fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Result<()> {
-    match store.storage().len(&names::reply(&host.id, number)) {
-        Err(error) if error.kind == ErrorKind::NotFound => {}
-        there => return Ok(there.map(drop).map_err(chunkstore::Error::from)?),
-    }
-    if number == host.run {
-        let verdict = match (host.snapshot, &host.refused) {
-            (Some(snapshot), _) => Verdict::Admitted(snapshot),
-            (None, why) => Verdict::Refused(why.clone().unwrap_or_default()),
-        };
-        return answer(store, host, number, host.commit, verdict, vec![]);
-    }
-    let sealed = match store.storage().get(&names::commit(&host.id, number), MAX_SMALL_LEN) {
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        sealed => sealed.map_err(chunkstore::Error::from)?,
-    };
-    // Of others, nobody waits for an answer.
-    match SignedCommit::decode(&sealed) {
-        Ok(signed) if signed.is_of(&PublicKey(host.public)) => {
-            let why = format!("the number {number} was over: the next run has a later one");
-            answer(store, host, number, signed.hash, Verdict::Refused(why), vec![])
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Answers a run. An answer that is there stays.
-fn answer(
-    store: &ChunkStore,
-    host: &Host,
-    run: u64,
-    commit: ObjectId,
-    verdict: Verdict,
-    missing: Vec<ChunkId>,
-) -> Result<()> {
-    let epoch = store.epoch();
-    let inbox = ObjectId(store.keys().inbox_public(epoch)?);
-    let reply = Reply { commit, verdict, missing, settled: host.run.max(run), epoch, inbox };
-    let sealed = reply.seal(&store.keys().channel(&host.id), &host.id, run, &*store.access.env)?;
-    match store.storage().put(&names::reply(&host.id, run), sealed.into()) {
-        Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
-        done => Ok(done.map_err(chunkstore::Error::from)?),
-    }
-}
-
 /// Why a run is not taken in.
 enum Refusal {
     /// The host is told, and its order of commits goes on after it.
-    Settle { why: String, missing: Vec<ChunkId> },
+    Settle {
+        why: String,
+        missing: Vec<ChunkId>,
+        /// Whether something was not as it was written, which may have happened on its way: then it is read once more. What
+        /// a host said wrongly it says wrongly again, and reading costs.
+        is_doubtful: bool,
+    },
     /// The repository failed, or this process.
     Fail(Error),
 }
@@ -286,7 +218,12 @@ impl<E: Into<Error>> From<E> for Refusal {
 }
 
 fn refused<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
-    Err(Refusal::Settle { why: why.into(), missing: vec![] })
+    Err(Refusal::Settle { why: why.into(), missing: vec![], is_doubtful: false })
+}
+
+/// The same of what may have been damaged on its way.
+fn doubted<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
+    Err(Refusal::Settle { why: why.into(), missing: vec![], is_doubtful: true })
 }
 
 /// What is wrong with what a host brought, rather than with the store.
@@ -296,8 +233,31 @@ fn of_host<T>(done: chunkstore::Result<T>) -> std::result::Result<T, Refusal> {
         error @ (chunkstore::Error::Memory { .. } | chunkstore::Error::Interrupted) => {
             Refusal::Fail(error.into())
         }
-        error => Refusal::Settle { why: describe(&error), missing: vec![] },
+        error => {
+            let is_doubtful = error.is_damage();
+            Refusal::Settle { why: describe(&error), missing: vec![], is_doubtful }
+        }
     })
+}
+
+/// What a name of an inbox leads to.
+enum Object {
+    Whole(Bytes),
+    Gone,
+    /// It has more bytes than it may have: not read.
+    TooLong,
+}
+
+/// Reads an object of an inbox of at most `limit` bytes.
+fn read(store: &ChunkStore, name: &str, limit: u64) -> Result<Object> {
+    match store.storage().get(name, limit) {
+        Ok(bytes) => Ok(Object::Whole(bytes)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(Object::Gone),
+        Err(error) => match store.storage().len(name) {
+            Ok(len) if len > limit => Ok(Object::TooLong),
+            _ => Err(chunkstore::Error::from(error).into()),
+        },
+    }
 }
 
 struct Admitter<'a> {
@@ -316,10 +276,13 @@ impl Admitter<'_> {
             answer_late(store, host, host.run)?;
         }
         let name = names::commit(&host.id, number);
-        let bytes = match store.storage().get(&name, MAX_SMALL_LEN) {
+        let bytes = match read(store, &name, MAX_SMALL_LEN)? {
+            Object::Whole(bytes) => bytes,
             // Another admitter removed it.
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(chunkstore::Error::from)?,
+            Object::Gone => return Ok(None),
+            Object::TooLong => {
+                return Ok(Some(Outcome::Forged { why: "it is longer than a commit can be".into() }));
+            }
         };
         let signed = match SignedCommit::decode(&bytes) {
             Ok(signed) => signed,
@@ -357,7 +320,7 @@ impl Admitter<'_> {
         } else {
             match self.take_in(&signed, &settled) {
                 // Final, for a snapshot that nobody can make again: what was damaged on its way is sound the second time.
-                Err(Refusal::Settle { why, .. }) => {
+                Err(Refusal::Settle { why, is_doubtful: true, .. }) => {
                     tracing::info!(why, "looks a second time");
                     self.take_in(&signed, &settled)
                 }
@@ -371,7 +334,7 @@ impl Admitter<'_> {
             }
             Ok(None) => return Ok(None),
             Err(Refusal::Fail(error)) => return Err(error),
-            Err(Refusal::Settle { why, missing }) => {
+            Err(Refusal::Settle { why, missing, .. }) => {
                 let count = missing.len() as u64;
                 if !store.settle_refused(&settled, &why)? {
                     return Ok(None);
@@ -512,7 +475,7 @@ impl Admitter<'_> {
                 "{} chunks that it builds on are no longer in the repository: what they were of was forgotten and pruned",
                 missing.len()
             );
-            return Err(Refusal::Settle { why, missing });
+            return Err(Refusal::Settle { why, missing, is_doubtful: false });
         }
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
         let root = self.repo.write_snapshot(&snapshot)?;
@@ -529,184 +492,6 @@ impl Admitter<'_> {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Chunks that the snapshot needs and that are nowhere; the session relies on all others.
-    fn missing(
-        &self,
-        dedupe: &Arc<Dedupe>,
-        snapshot: &Snapshot,
-    ) -> std::result::Result<Vec<ChunkId>, Refusal> {
-        let store = self.repo.store();
-        let mut missing = HashSet::new();
-        let mut needed: Vec<ChunkId> = snapshot.manifest.chunks.iter().map(|(id, _)| *id).collect();
-        let mut look = |needed: &mut Vec<ChunkId>, least: usize| -> std::result::Result<bool, Refusal> {
-            if needed.len() < least {
-                return Ok(true);
-            }
-            for ids in std::mem::take(needed).chunks(LOOKUP) {
-                if !dedupe.keep(ids)? {
-                    for id in ids {
-                        if !dedupe.keep(&[*id])? {
-                            missing.insert(*id);
-                        }
-                    }
-                }
-            }
-            Ok(missing.len() < MOST_MISSING)
-        };
-        // Without these there is nothing to read.
-        look(&mut needed, 0)?;
-        let whole = match ManifestReader::new(store, &snapshot.manifest) {
-            Ok(reader) => Some(reader),
-            Err(Error::Store(error)) if error.is_damage() => None,
-            Err(Error::Malformed { why, .. }) => return refused(format!("its list of entries: {why}")),
-            Err(error) => return Err(Refusal::Fail(error)),
-        };
-        if let Some(reader) = whole {
-            let mut reader = reader.remember_chunks();
-            loop {
-                let step = match reader.next_step() {
-                    Ok(Some(step)) => step,
-                    Ok(None) => break,
-                    Err(Error::Malformed { why, .. }) => {
-                        return refused(format!("its list of entries: {why}"));
-                    }
-                    Err(error) => return Err(Refusal::Fail(error)),
-                };
-                needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
-                match step {
-                    Step::Record(Record::Chunks(chunks)) => {
-                        needed.extend(chunks.into_iter().map(|chunk| chunk.id));
-                    }
-                    Step::Record(_) => {}
-                    Step::Damage(damage) => {
-                        needed.push(damage.chunk);
-                        look(&mut needed, 0)?;
-                        if !dedupe.keep(&[damage.chunk])? {
-                            continue;
-                        }
-                        return refused(format!("its list of entries: {}", describe(&damage.error)));
-                    }
-                }
-                if !look(&mut needed, LOOKUP)? {
-                    break;
-                }
-                if self.monitor.interrupted() {
-                    return Err(Refusal::Fail(Error::Interrupted));
-                }
-            }
-            needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
-        }
-        look(&mut needed, 0)?;
-        let mut missing: Vec<ChunkId> = missing.into_iter().collect();
-        missing.sort_unstable();
-        missing.truncate(MOST_MISSING);
-        Ok(missing)
-    }
-}
-
-/// The way of a host's chunks into the pipeline, which names them by their content.
-struct Intake<'a> {
-    store: Arc<ChunkStore>,
-    host: ObjectId,
-    rings: &'a BTreeMap<u64, KeyRing>,
-    lanes: [(Lane<()>, VecDeque<ChunkId>); 2],
-    decompressor: Decompressor,
-}
-
-impl<'a> Intake<'a> {
-    fn new(
-        dedupe: &Arc<Dedupe>,
-        host: ObjectId,
-        rings: &'a BTreeMap<u64, KeyRing>,
-    ) -> chunkstore::Result<Self> {
-        let lane = |kind| Ok::<_, chunkstore::Error>((Lane::new(dedupe, kind)?, VecDeque::new()));
-        let lanes = [lane(PackKind::Data)?, lane(PackKind::Metadata)?];
-        let store = Arc::clone(dedupe.store());
-        Ok(Self { store, host, rings, lanes, decompressor: Decompressor::new()? })
-    }
-
-    fn take_all(
-        &mut self,
-        packs: &[Brought],
-        packer: &mut Packer,
-        monitor: &dyn Monitor,
-    ) -> std::result::Result<(), Refusal> {
-        monitor.count(Counter::BytesTotal, packs.iter().map(|pack| pack.len).sum());
-        let mut seen = HashSet::new();
-        if !packs.iter().all(|pack| seen.insert(pack.name.id)) {
-            return refused("it names a pack twice");
-        }
-        for pack in packs {
-            self.take(pack, packer)?;
-            monitor.count(Counter::BytesDone, pack.len);
-            if monitor.interrupted() {
-                return Err(Refusal::Fail(Error::Interrupted));
-            }
-        }
-        for (lane, expected) in &mut self.lanes {
-            let mut wrong = None;
-            lane.drain(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
-            garbage(wrong)?;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, pack: &Brought, packer: &mut Packer) -> std::result::Result<(), Refusal> {
-        let Some(ring) = self.rings.get(&pack.run) else {
-            return refused("it names a pack of a run whose key it does not have");
-        };
-        let name = names::brought(&self.host, pack.run, &pack.name.id);
-        let bytes = match self.store.storage().get(&name, MAX_PACK_LEN) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                return refused(format!("pack {} is missing in the inbox", pack.name.id.short()));
-            }
-            bytes => bytes.map_err(chunkstore::Error::from)?,
-        };
-        if bytes.len() as u64 != pack.len || *blake3::hash(&bytes).as_bytes() != pack.hash.0 {
-            return refused(format!("pack {} is not what the host brought", pack.name.id.short()));
-        }
-        let (reader, records): (PackReader, _) = of_host(read_directory(pack.name, ring, &bytes))?;
-        let number = usize::from(pack.name.kind == PackKind::Metadata);
-        let (lane, expected) = &mut self.lanes[number];
-        for record in &records {
-            if record.is_delta() {
-                return refused("it brought a chunk that needs others to be read");
-            }
-            let sealed = record.range().and_then(|range| bytes.get(range));
-            let Some(sealed) = sealed else {
-                return refused("a pack is shorter than its list of chunks says");
-            };
-            let plain = of_host(reader.open_unnamed(record, sealed, &[], &mut self.decompressor))?;
-            of_host(lane.add_whole(&plain, record.anchor != 0))?;
-            expected.push_back(record.id);
-        }
-        let mut wrong = None;
-        lane.collect(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
-        garbage(wrong)
-    }
-}
-
-/// Compares a chunk's name with the one that the host gave it.
-fn check(
-    expected: &mut VecDeque<ChunkId>,
-    output: &Output<()>,
-    wrong: &mut Option<ChunkId>,
-) -> chunkstore::Result<()> {
-    if let Output::Chunk(chunk) = output {
-        let said = expected.pop_front();
-        if let Some(said) = said.filter(|said| *said != chunk.id) {
-            wrong.get_or_insert(said);
-        }
-    }
-    Ok(())
-}
-
-fn garbage(wrong: Option<ChunkId>) -> std::result::Result<(), Refusal> {
-    match wrong {
-        None => Ok(()),
-        Some(id) => refused(format!("chunk {} is not what its id says", id.short())),
     }
 }
 

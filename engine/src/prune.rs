@@ -22,11 +22,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub(crate) mod orphans;
 mod rebase;
 mod renewal;
+mod revoked;
 mod rewrite;
 mod standing;
 mod survey;
 use orphans::{dead_sessions, find_orphans, list_objects, may_remove, unnamed};
 pub use renewal::Renewal;
+use revoked::Revoked;
 use rewrite::rewrite;
 use survey::{Marks, Survey};
 
@@ -109,6 +111,10 @@ pub struct PrunePlan {
     pub orphans: u64,
     /// Their names.
     pub orphan_names: Vec<String>,
+    /// Objects in the inboxes of revoked hosts, and answers to them.
+    pub revoked_objects: u64,
+    /// Their bytes, which are no packs'.
+    pub revoked_bytes: u64,
     /// Packs and other objects that would be removed, but existed before HEAD was rebuilt.
     pub kept_before_head: u64,
     /// Sessions of dead processes.
@@ -151,6 +157,7 @@ struct Prepared {
     survey: Survey,
     dead: Vec<SessionId>,
     orphans: Vec<String>,
+    revoked: Revoked,
 }
 
 impl Prepared {
@@ -189,13 +196,22 @@ impl Prepared {
             orphans = removable;
             survey.plan.kept_before_head += (before - orphans.len()) as u64;
         }
-        Ok(Self { marks, survey, dead, orphans })
+        let revoked = Revoked::find(store, &head)?;
+        Ok(Self { marks, survey, dead, orphans, revoked })
     }
 
     fn plan(&self) -> PrunePlan {
         let (orphans, sessions_fenced) = (self.orphans.len() as u64, self.dead.len() as u64);
         let orphan_names = self.orphans.clone();
-        PrunePlan { orphans, orphan_names, sessions_fenced, ..self.survey.plan.clone() }
+        let (revoked_objects, revoked_bytes) = (self.revoked.count(), self.revoked.bytes());
+        PrunePlan {
+            orphans,
+            orphan_names,
+            revoked_objects,
+            revoked_bytes,
+            sessions_fenced,
+            ..self.survey.plan.clone()
+        }
     }
 
     /// Changes HEAD and deletes what is allowed.
@@ -236,6 +252,7 @@ impl Prepared {
                 done => done.map_err(chunkstore::Error::from)?,
             }
         }
+        self.revoked.remove(store, monitor)?;
         if options.accept_head && store.head().anew.is_some() {
             store.update_head(|head| {
                 head.anew = None;

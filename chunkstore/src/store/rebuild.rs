@@ -51,6 +51,12 @@ pub struct RebuildPlan {
     pub slots_unproven: Vec<FoundSlot>,
     /// Whether a new epoch is made: no other HEAD says which slots count, or which epoch was the last.
     pub makes_epoch: bool,
+    /// Write-only hosts that the new HEAD lists, as the last HEAD that is known has them.
+    pub hosts: u64,
+    /// Whether no HEAD says which hosts there were, or not of all of them. A tier has them from its primary.
+    pub hosts_lost: bool,
+    /// Hosts that have something in an inbox, or an answer.
+    pub hosts_seen: u64,
     /// Packs here have no parity, although the repository was made with it, and new ones will have none: as a primary
     /// that was a tier before.
     pub without_parity: bool,
@@ -402,6 +408,7 @@ impl Rebuild<'_> {
         let segments = self.with_packs_that_are_there(segments, dry_run)?;
         self.plan.segments = segments.len() as u64;
         let is_known = old.is_some();
+        self.note_hosts(old.as_ref(), tier.is_some())?;
         let is_proven = self.is_proven(old.as_ref(), elsewhere);
         let mut head = heads.successor(old, roots, segments, slots, elsewhere, tier)?;
         (head.epochs, head.grants) = (epochs, grants);
@@ -417,6 +424,23 @@ impl Rebuild<'_> {
             self.plan.without_parity = !any;
         }
         Ok(head)
+    }
+
+    /// Notes which hosts the new HEAD will have. Nothing but a HEAD has their keys.
+    fn note_hosts(&mut self, old: Option<&Head>, is_tier: bool) -> Result<()> {
+        self.plan.hosts = old.map_or(0, |head| head.hosts.readable().count() as u64);
+        self.plan.hosts_lost = !is_tier && old.is_none_or(|head| head.hosts.to_vec().is_err());
+        if !self.plan.hosts_lost {
+            return Ok(());
+        }
+        let mut seen = HashSet::new();
+        for folder in [names::INBOX, names::REPLIES] {
+            self.access.storage.list(folder, &mut |name, _| {
+                seen.extend(name.split('/').nth(1).and_then(ObjectId::parse));
+            })?;
+        }
+        self.plan.hosts_seen = seen.len() as u64;
+        Ok(())
     }
 
     /// Whether another HEAD says which slots count and which epoch was the last.

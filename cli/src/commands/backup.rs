@@ -1,11 +1,12 @@
 //! `esker backup`
 
+use super::host::Waiting;
 use super::{FilterArgs, lists, parse_size, parse_time, split_tags, stay};
 use crate::config::{hostname, username};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
-use crate::{filters, sources};
+use crate::{bundle, filters, sources};
 use chunkstore::ingest::{PackerOptions, Sealing};
 use connector_kit::command;
 use connector_kit::format::Expect;
@@ -193,8 +194,9 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     }
     // Sources first: a missing path is told before a password is asked for.
     let mut source = open_source(&args, &files, stamp, context)?;
-    if let Some(path) = &args.bundle {
-        let bundle = as_host::bundle(path)?;
+    if let Some(path) = context.bundle(args.bundle.as_deref()) {
+        as_host::refuse(&args)?;
+        let bundle = bundle::read(&path)?;
         let sealing = Sealing { compression: context.global.compression, delta: false };
         let options = options(&args, &files, time, sealing, packer);
         return as_host::run(bundle, source, options, args.host.as_deref(), context);
@@ -233,7 +235,11 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             false => open_source(&args, &files, stamp, context)?,
         };
     };
-    context.console.summary(&report::summary(&report, &source.records(), args.dry_run, context)?);
+    let mut summary = report::summary(&report, &source.records(), args.dry_run, context)?;
+    if args.dry_run && !args.no_admit {
+        summary = Waiting::look(&repo, context)?.add(summary);
+    }
+    context.console.summary(&summary);
     for note in &report.notes {
         context.console.warn(note);
     }

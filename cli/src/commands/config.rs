@@ -7,6 +7,7 @@ use crate::output::{self, Summary};
 use crate::schedule::Schedule;
 use engine::promise::Keep;
 use engine::secrets::without_secrets;
+use engine::shown;
 use jiff::tz::TimeZone;
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt as _;
@@ -71,8 +72,14 @@ fn summary(file: &File) -> Summary {
         "promises": file.promises.len(),
     }))
     .with_name("file", file.path.as_os_str().as_bytes());
+    if let Some(bundle) = &file.bundle {
+        summary = summary.with_name("bundle", bundle.as_os_str().as_bytes());
+    }
     let mut say = |text: String| summary.line(text);
     say(format!("{} is sound", file.path.display()));
+    if let Some(bundle) = &file.bundle {
+        say(format!("backs up as a write-only host, with {}", shown::path(bundle)));
+    }
     for tier in &file.tiers {
         let class = tier.options.class.as_deref().map(|class| format!(", {class}")).unwrap_or_default();
         let role = format!("{:?}", tier.options.role).to_lowercase();

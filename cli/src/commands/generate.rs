@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             }
         }
         What::Systemd(args) => {
-            let written = systemd::write(args, context.need_file()?)?;
+            let written = systemd::write(args, context)?;
             let mut summary = Summary::new(json!({"written": written.names, "enable": written.enable}))
                 .with_name("folder", written.folder.as_os_str().as_bytes());
             summary.line(format!("wrote {} into {}", written.names.join(", "), written.folder.display()));

@@ -6,11 +6,13 @@ use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
 use crate::places::Place;
 use crate::secret_files::SecretFile;
+use chunkstore::ObjectId;
 use chunkstore::head::Host;
 use engine::Repository;
 use engine::admit::{Admission, AdmitOptions, Outcome, admit, waiting};
 use engine::shown;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -39,8 +41,8 @@ enum Action {
     },
     /// Take what hosts have brought into the repository
     ///
-    /// Each chunk is decrypted and named by its content, so nothing that a host says of it is believed. 'backup' and 'prune'
-    /// of a full client do it first, too. Exit code 3 if something was refused.
+    /// Each chunk is decrypted and named by its content, so nothing that a host says of it is believed. 'backup', 'prune' and
+    /// 'run' of a full client do it first, too. Exit code 3 if something was refused.
     Admit,
 }
 
@@ -120,6 +122,46 @@ pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// What waits for a real run, which takes it in first; a dry run only says so.
+#[derive(Default)]
+pub(super) struct Waiting {
+    runs: usize,
+    hosts: usize,
+    bytes: u64,
+}
+
+impl Waiting {
+    /// Looks into the inboxes. As where runs are taken in, what hosts brought stops nobody.
+    pub(super) fn look(repo: &Repository, context: &Context) -> Result<Self, Failure> {
+        if repo.store().tier().is_some() || repo.store().hosts()?.is_empty() {
+            return Ok(Self::default());
+        }
+        let all = waiting(repo.store()).unwrap_or_else(|error| {
+            let why = Failure::from(error).message;
+            context.console.warn(&format!("what hosts brought could not be looked at: {why}"));
+            vec![]
+        });
+        let hosts: BTreeSet<ObjectId> = all.iter().map(|(host, ..)| host.id).collect();
+        let bytes = all.iter().map(|(_, _, run)| run.bytes).sum();
+        Ok(Self { runs: all.len(), hosts: hosts.len(), bytes })
+    }
+
+    /// Says what the numbers of a dry run leave out.
+    pub(super) fn add(&self, mut summary: Summary) -> Summary {
+        if self.runs > 0 {
+            let count =
+                |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+            summary.line(format!(
+                "a real run first admits {} of {}, {} in the inbox; the numbers above are without them",
+                count(self.runs, "run"),
+                count(self.hosts, "host"),
+                output::bytes(self.bytes)
+            ));
+        }
+        summary.with("runs_to_admit", self.runs).with("hosts_to_admit", self.hosts)
+    }
 }
 
 fn code(done: &[Admission]) -> Code {

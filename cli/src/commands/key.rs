@@ -122,8 +122,8 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
 }
 
 fn run_change(change: Change, context: &Context) -> CommandResult {
-    let secret = context.secret(false)?;
     let repo = context.open()?;
+    let secret = context.secret(false)?;
     let store = repo.store();
     match change {
         Change::Rotate => {

@@ -1,5 +1,6 @@
 //! `esker prune`
 
+use super::host::Waiting;
 use super::{parse_hours, parse_size};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -18,9 +19,6 @@ pub(crate) struct Args {
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// Do not first take in what hosts brought that may only write
-    #[arg(long)]
-    no_admit: bool,
 }
 
 /// Choices that `forget --prune` shares.
@@ -44,6 +42,9 @@ pub(crate) struct PruneArgs {
     /// snapshots first
     #[arg(long)]
     accept_head: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
 }
 
 fn parse_unused(text: &str) -> Result<MaxUnused, String> {
@@ -61,10 +62,6 @@ fn parse_unused(text: &str) -> Result<MaxUnused, String> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let repo = context.open()?;
-    if !args.dry_run && !args.no_admit {
-        // What waits may need what nothing else does.
-        super::host::take_in_first(&repo, context)?;
-    }
     prune_and_print(&repo, &args.prune, args.dry_run, context)
 }
 
@@ -74,6 +71,15 @@ pub(crate) fn prune_and_print(
     dry_run: bool,
     context: &Context,
 ) -> CommandResult {
+    let waiting = match (args.no_admit, dry_run) {
+        (true, _) => Waiting::default(),
+        (false, true) => Waiting::look(repo, context)?,
+        (false, false) => {
+            // What waits may need what nothing else does.
+            super::host::take_in_first(repo, context)?;
+            Waiting::default()
+        }
+    };
     let options = PruneOptions {
         max_unused: args.max_unused,
         max_repack: args.max_repack_size,
@@ -89,7 +95,11 @@ pub(crate) fn prune_and_print(
         ..PruneOptions::default()
     };
     let plan = context.console.during("prune", |monitor| prune(repo, &options, monitor))?;
-    context.console.summary(&summary(&plan, dry_run)?);
+    let mut summary = summary(&plan, dry_run)?;
+    if dry_run {
+        summary = waiting.add(summary);
+    }
+    context.console.summary(&summary);
     Ok(Code::Done)
 }
 
@@ -141,6 +151,13 @@ fn summary(plan: &PrunePlan, dry_run: bool) -> Result<Summary, Failure> {
     add_orphans(plan, None, dry_run, &mut summary);
     let mut say = |text: String| summary.line(text);
     let verb = if dry_run { "would remove" } else { "removes" };
+    if plan.revoked_objects > 0 {
+        say(format!(
+            "{verb} {} objects with {} that revoked hosts left in their inboxes, and answers to them",
+            plan.revoked_objects,
+            bytes(plan.revoked_bytes)
+        ));
+    }
     say(format!("{verb} {}", bytes(plan.bytes_remove)));
     // restic's words and order: scripts look for them.
     let mut blobs = |what: &str, count: u64, len: u64| {

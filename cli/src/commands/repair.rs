@@ -8,7 +8,7 @@ use chunkstore::PackId;
 use chunkstore::head::{Elsewhere, Place};
 use chunkstore::ingest::PackerOptions;
 use chunkstore::storage::Storage;
-use chunkstore::store::{Found, RebuildOptions, is_locked_out, look, peek, rebuild_head};
+use chunkstore::store::{Found, RebuildOptions, RebuildPlan, is_locked_out, look, peek, rebuild_head};
 use engine::Repository;
 use engine::repair::{
     PacksOptions, PacksReport, SnapshotsOptions, SnapshotsReport, repair_index, repair_packs,
@@ -314,6 +314,24 @@ fn put_back(
     )))
 }
 
+/// Says what becomes of write-only hosts.
+fn hosts(plan: &RebuildPlan, say: &dyn Fn(String)) {
+    if plan.hosts_lost {
+        say(format!(
+            "the list of write-only hosts is lost, and how many there were is not known: {} have something in inbox/ or an answer in \
+             replies/, and the new HEAD lists {}. 'esker host add NAME --write-only' adds each again: it gets a new file, and \
+             begins its book anew by itself. What was brought with an old file is not admitted",
+            plan.hosts_seen, plan.hosts
+        ));
+    } else if plan.hosts > 0 {
+        say(format!(
+            "{} write-only hosts are listed as the last HEAD that is known has them: 'esker host list' shows them; revoke \
+             again those that were revoked since",
+            plan.hosts
+        ));
+    }
+}
+
 fn head(
     context: &Context,
     tier: Option<&str>,
@@ -327,7 +345,7 @@ fn head(
         let none: Failure = chunkstore::Error::NoRepository { place: storage.place() }.into();
         return Err(if tier.is_none() { context.with_ways_out(none) } else { none });
     }
-    let secret = context.secret(false)?;
+    let secret = context.secret_for(&*storage)?;
     let known = elsewhere(context, tier, primary)?;
     if is_locked_out(&*storage)? {
         put_back(&storage, &known, manner, context)?;
@@ -405,6 +423,7 @@ fn head(
                 slot.id.short(),
             ));
         }
+        hosts(&plan, &say);
         if plan.makes_epoch {
             say(
                 "no other HEAD says which key slots count and which data key was the last: a new data key is made for \
@@ -433,7 +452,8 @@ fn head(
         "slots": plan.slots, "slots_put_back": plan.slots_put_back, "slots_left_out": plan.slots_left_out.len(),
         "grants_put_back": plan.grants_put_back,
         "unreadable": plan.unreadable, "snapshots_given_up": plan.snapshots_given_up(),
-        "slots_unproven": plan.slots_unproven.iter().map(|slot| slot.id).collect::<Vec<_>>(), "makes_epoch": plan.makes_epoch, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
+        "slots_unproven": plan.slots_unproven.iter().map(|slot| slot.id).collect::<Vec<_>>(), "makes_epoch": plan.makes_epoch,
+        "hosts": plan.hosts, "hosts_lost": plan.hosts_lost, "hosts_seen": plan.hosts_seen, "without_parity": plan.without_parity, "tier": plan.tier, "rebuilt": wanted,
     });
     told(context, &json, manner.dry_run)?;
     Ok(if plan.unreadable.is_empty() && plan.packs_gone == 0 { Code::Done } else { Code::Failed })

@@ -1,6 +1,6 @@
 //! `esker run`
 
-use super::{stay, to_json};
+use super::{host, stay, to_json};
 use crate::config::hostname;
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
@@ -9,12 +9,14 @@ use crate::fleet::{TierOutcome, Work, Worked};
 use crate::output::{self, Console, Summary};
 use crate::shell;
 use crate::values::Filled;
+use chunkstore::inbox::Book;
 use chunkstore::pool::locked;
 use chunkstore::threads;
 use connector_kit::command;
 use connector_kit::stream::StreamOptions;
 use engine::backup::{BackupOptions, BackupReport, backup};
 use engine::entry::Time;
+use engine::host::backup_as_host;
 use engine::monitor::Tally;
 use engine::patterns::Patterns;
 use engine::retry::Retry;
@@ -25,8 +27,10 @@ use engine::tier::keep::Standing;
 use engine::{Counter, ItemError, Monitor, Repository};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+mod as_host;
 mod locks;
 
 /// Back up the sources of esker.toml, copy to its tiers, forget by its promises
@@ -46,9 +50,15 @@ pub(crate) struct Args {
     /// Do not copy to tiers
     #[arg(long)]
     no_sync: bool,
+    /// Do not first take in what hosts brought that may only write
+    #[arg(long)]
+    no_admit: bool,
     /// Let snapshots expire by this machine's clock, although it is far ahead of the last run
     #[arg(long, conflicts_with = "no_forget")]
     accept_clock: bool,
+    /// Back up as a host that may only write, with the file that 'esker host add' wrote, as 'backup --bundle'
+    #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with = "accept_clock")]
+    bundle: Option<PathBuf>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
@@ -64,6 +74,8 @@ struct SourceOutcome {
     name: String,
     seconds: f64,
     result: Result<BackupReport, Failure>,
+    /// The run that waits for a full client, of a write-only host.
+    pending: Option<u64>,
     /// Files that could not be read.
     errors: usize,
     /// Records of earlier snapshots that could not be read.
@@ -76,7 +88,18 @@ struct SourceOutcome {
 /// (measured: docs/performance.md).
 const BACKUP_BYTES: u64 = 320 << 20;
 
+/// Where sources are backed up to.
+#[derive(Clone, Copy)]
+enum Goal<'a> {
+    Repository(&'a Repository),
+    /// As a write-only host, which has one run at a time.
+    Inbox(&'a Mutex<Book>),
+}
+
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
+    if let Some(path) = context.bundle(args.bundle.as_deref()) {
+        return as_host::run(args, &path, context);
+    }
     let file = context.need_file()?;
     let (specs, chosen) = choose(&args.names, file)?;
     let (place, _) = context.place()?;
@@ -90,20 +113,33 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     if let Err(failure) = fleet.mend_records(&|name| name == fleet.name, false) {
         context.console.warn(&failure.message);
     }
-    let name = if args.names.is_empty() { "all".to_owned() } else { args.names.join("+") };
+    if !args.no_admit {
+        host::take_in_first(&fleet.primary, context)?;
+    }
+    let goal = Goal::Repository(&fleet.primary);
     let sources =
-        context.console.during("backup", |_| back_up_all(&specs, &name, file, &fleet.primary, context));
+        context.console.during("backup", |_| back_up_all(&specs, &name_of(args), file, goal, context));
     let accept_clock = args.accept_clock;
     let work = Work { copy: !args.no_sync, forget, prune, accept_clock, ..Work::default() };
     let Worked { outcomes: tiers, standing, doubt } =
         context.console.during("tiers", |monitor| fleet.work(&work, file, context, monitor))?;
-    let failed = sources.iter().filter(|outcome| outcome.result.is_err()).count();
-    let incomplete = sources.iter().any(|outcome| outcome.errors + outcome.records > 0);
     let behind = doubt.is_some() || tiers.iter().any(TierOutcome::is_behind);
     let worked = Worked { outcomes: tiers, standing, doubt };
     let seconds = context.console.seconds() - start;
     context.console.summary(&summary(&args.names, &sources, &worked, seconds)?);
-    Ok(if context.console.monitor().interrupted() {
+    Ok(code(&sources, behind, context))
+}
+
+/// What the snapshots of a run say that made them.
+fn name_of(args: &Args) -> String {
+    if args.names.is_empty() { "all".to_owned() } else { args.names.join("+") }
+}
+
+/// The exit code, where `behind` says whether something else than the sources is incomplete.
+fn code(sources: &[SourceOutcome], behind: bool, context: &Context) -> Code {
+    let failed = sources.iter().filter(|outcome| outcome.result.is_err()).count();
+    let incomplete = sources.iter().any(|outcome| outcome.errors + outcome.records > 0);
+    if context.console.monitor().interrupted() {
         Code::Interrupted
     } else if !sources.is_empty() && failed == sources.len() {
         Code::Failed
@@ -111,7 +147,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         Code::Incomplete
     } else {
         Code::Done
-    })
+    }
 }
 
 /// The sources that names stand for, each once.
@@ -144,18 +180,21 @@ fn back_up_all(
     specs: &[&SourceSpec],
     run: &str,
     file: &File,
-    repo: &Repository,
+    goal: Goal<'_>,
     context: &Context,
 ) -> Vec<SourceOutcome> {
     let fits = file.memory.map_or(usize::MAX, |memory| usize::try_from(memory / BACKUP_BYTES).unwrap_or(1));
-    let workers = file.parallel.min(fits).min(cores().max(2)).max(1);
+    let workers = match goal {
+        Goal::Repository(_) => file.parallel.min(fits).min(cores().max(2)).max(1),
+        Goal::Inbox(_) => 1,
+    };
     let left: Mutex<VecDeque<(usize, &SourceSpec)>> = Mutex::new(specs.iter().copied().enumerate().collect());
     let done: Mutex<Vec<(usize, SourceOutcome)>> = Mutex::default();
     let work = || {
         loop {
             let next = locked(&left).pop_front();
             let Some((place, spec)) = next else { return };
-            let outcome = one(spec, run, file, repo, context);
+            let outcome = one(spec, run, file, goal, context);
             locked(&done).push((place, outcome));
         }
     };
@@ -173,11 +212,27 @@ fn back_up_all(
     done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
+impl SourceOutcome {
+    /// What came of it, for people.
+    fn made(&self, report: &BackupReport) -> String {
+        match (self.pending, report.snapshot) {
+            (Some(run), _) => format!("run {run} is pending"),
+            (None, id) => format!("snapshot {}", id.map(|id| id.short()).unwrap_or_default()),
+        }
+    }
+}
+
 /// Counts for one source, and shows with all.
 struct SourceMonitor<'a> {
     tally: Tally,
     console: &'a Console,
     name: &'a str,
+}
+
+impl Goal<'_> {
+    fn is_inbox(self) -> bool {
+        matches!(self, Self::Inbox(_))
+    }
 }
 
 impl Monitor for SourceMonitor<'_> {
@@ -210,17 +265,21 @@ impl Monitor for SourceMonitor<'_> {
     }
 }
 
-fn one(spec: &SourceSpec, run: &str, file: &File, repo: &Repository, context: &Context) -> SourceOutcome {
+fn one(spec: &SourceSpec, run: &str, file: &File, goal: Goal<'_>, context: &Context) -> SourceOutcome {
     let start = context.console.seconds();
     let monitor = SourceMonitor { tally: Tally::default(), console: &context.console, name: &spec.name };
     let result = hook(spec, spec.hooks.before.as_ref(), "before", None, context)
-        .and_then(|()| back_up(spec, run, repo, context, &monitor));
+        .and_then(|()| back_up(spec, run, goal, context, &monitor));
+    let (result, pending) = match result {
+        Ok((report, pending)) => (Ok(report), pending),
+        Err(failure) => (Err(failure), None),
+    };
     let result = match &result {
         Ok(report) => {
             for note in &report.notes {
                 context.console.warn(&format!("{}: {note}", spec.name));
             }
-            let id = report.snapshot.map(|id| id.to_string());
+            let id = report.snapshot.filter(|_| !goal.is_inbox()).map(|id| id.to_string());
             hook(spec, spec.hooks.after.as_ref(), "after", id.as_deref(), context).and(result)
         }
         Err(failure) => {
@@ -246,6 +305,7 @@ fn one(spec: &SourceSpec, run: &str, file: &File, repo: &Repository, context: &C
         name: spec.name.clone(),
         seconds: context.console.seconds() - start,
         result,
+        pending,
         errors: errors.len(),
         records: records.len(),
         behind,
@@ -280,28 +340,46 @@ fn hook(
 fn back_up(
     spec: &SourceSpec,
     run: &str,
-    repo: &Repository,
+    goal: Goal<'_>,
     context: &Context,
     monitor: &SourceMonitor<'_>,
-) -> Result<BackupReport, Failure> {
+) -> Result<(BackupReport, Option<u64>), Failure> {
     let now = context.now();
     let stamp = Time {
         seconds: now.as_second(),
         nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or_default(),
     };
+    let common = match goal {
+        Goal::Repository(repo) => BackupOptions {
+            hostname: spec.host.clone().unwrap_or_else(hostname),
+            ..context.backup_options(repo)
+        },
+        Goal::Inbox(book) => BackupOptions {
+            hostname: locked(book).bundle().name.clone(),
+            ..context.backup_options_with(false)
+        },
+    };
     let options = BackupOptions {
-        hostname: spec.host.clone().unwrap_or_else(hostname),
         tags: spec.tags.clone(),
         excludes: spec.excludes.clone(),
         time: now,
         made_by: MadeBy::Run(run.to_owned()),
         source_name: Some(spec.name.clone()),
-        ..context.backup_options(repo)
+        ..common
     };
     let mut retry = Retry::default();
     loop {
         let mut source = open(spec, stamp, context, monitor)?;
-        match backup(repo, &mut *source, &options, monitor) {
+        let done = match goal {
+            Goal::Repository(repo) => {
+                backup(repo, &mut *source, &options, monitor).map(|report| (report, None))
+            }
+            Goal::Inbox(book) => {
+                let done = backup_as_host(&mut locked(book), &mut *source, &options, monitor);
+                done.map(|done| (done.backup, done.pending.map(|pending| pending.run)))
+            }
+        };
+        match done {
             Err(error) if retry.again(&error).is_some() => monitor.restart(),
             done => return Ok(done?),
         }
@@ -373,34 +451,11 @@ fn summary(
     let Worked { outcomes: tiers, standing, doubt } = worked;
     let mut summary = Summary::new(json!({
         "run": names, "seconds_elapsed": seconds,
-        "sources": sources.iter().map(|outcome| source_json(outcome, standing)).collect::<Vec<_>>(),
+        "sources": sources.iter().map(|outcome| source_json(outcome, Some(standing))).collect::<Vec<_>>(),
         "tiers": to_json(tiers)?, "promises_behind": behind(sources, tiers, str::to_owned),
         "clock_in_doubt": doubt.as_ref().map(|doubt| doubt.describe()),
     }));
-    for outcome in sources {
-        let SourceOutcome { name, seconds, result, errors, records, .. } = outcome;
-        match result {
-            Ok(report) => {
-                let done = &report.summary;
-                let id = report.snapshot.map(|id| id.short()).unwrap_or_default();
-                let mut unread = if *errors > 0 { format!(", {errors} NOT READ") } else { String::new() };
-                if *records > 0 {
-                    unread += &format!(", {records} earlier snapshots cannot be read");
-                }
-                summary.line(format!(
-                    "source '{name}': snapshot {id}, {} processed, {} stored, {seconds:.1} s{unread}",
-                    output::bytes(done.total_bytes_processed),
-                    output::bytes(done.data_added_packed),
-                ));
-                if let Some(stays) = stays(report, standing) {
-                    summary.line(format!("  stays {stays}"));
-                }
-            }
-            Err(failure) => {
-                summary.outcome(format!("source '{name}': FAILED: {}", failure.message), true);
-            }
-        }
-    }
+    add_sources(sources, &|report| stays(report, standing), &mut summary);
     tiers.iter().for_each(|outcome| summary.outcome(outcome.describe(), outcome.is_behind()));
     // People have read of an error in the tier's own line.
     let behind = behind(sources, tiers, |_| "why, its line says".into());
@@ -414,6 +469,38 @@ fn summary(
     Ok(summary)
 }
 
+/// A line for each source.
+fn add_sources(
+    sources: &[SourceOutcome],
+    stays: &dyn Fn(&BackupReport) -> Option<String>,
+    summary: &mut Summary,
+) {
+    for outcome in sources {
+        let SourceOutcome { name, seconds, result, errors, records, .. } = outcome;
+        match result {
+            Ok(report) => {
+                let done = &report.summary;
+                let made = outcome.made(report);
+                let mut unread = if *errors > 0 { format!(", {errors} NOT READ") } else { String::new() };
+                if *records > 0 {
+                    unread += &format!(", {records} earlier snapshots cannot be read");
+                }
+                summary.line(format!(
+                    "source '{name}': {made}, {} processed, {} stored, {seconds:.1} s{unread}",
+                    output::bytes(done.total_bytes_processed),
+                    output::bytes(done.data_added_packed),
+                ));
+                if let Some(stays) = stays(report) {
+                    summary.line(format!("  stays {stays}"));
+                }
+            }
+            Err(failure) => {
+                summary.outcome(format!("source '{name}': FAILED: {}", failure.message), true);
+            }
+        }
+    }
+}
+
 /// Until when a snapshot stays where, and by which promise.
 fn stays(report: &BackupReport, standing: &Standing) -> Option<String> {
     let verdict =
@@ -421,14 +508,21 @@ fn stays(report: &BackupReport, standing: &Standing) -> Option<String> {
     Some(stay::by_promises(verdict))
 }
 
-fn source_json(outcome: &SourceOutcome, standing: &Standing) -> Value {
-    let SourceOutcome { name, seconds, result, errors, records, behind } = outcome;
+fn source_json(outcome: &SourceOutcome, standing: Option<&Standing>) -> Value {
+    let SourceOutcome { name, seconds, result, pending, errors, records, behind } = outcome;
     let errors = errors + records;
     match result {
-        Ok(report) => json!({
-            "name": name, "ok": true, "seconds": seconds, "snapshot_id": report.snapshot,
-            "errors": errors, "summary": report.summary, "stays": stays(report, standing), "notes": report.notes,
-        }),
+        Ok(report) => match standing {
+            Some(standing) => json!({
+                "name": name, "ok": true, "seconds": seconds, "snapshot_id": report.snapshot,
+                "errors": errors, "summary": report.summary, "stays": stays(report, standing), "notes": report.notes,
+            }),
+            // There is no snapshot yet, which is to stay.
+            None => json!({
+                "name": name, "ok": true, "seconds": seconds, "pending": pending.is_some(), "run": pending,
+                "errors": errors, "summary": report.summary, "notes": report.notes,
+            }),
+        },
         Err(failure) => json!({
             "name": name, "ok": false, "seconds": seconds, "error": failure.message,
             "code": failure.code as u8, "errors": errors, "promises_behind": behind,

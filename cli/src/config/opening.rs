@@ -58,6 +58,24 @@ impl Global {
         Ok(self.password_of_file(file)?.map(Secret::Password))
     }
 
+    /// Whether a flag or a variable names what opens the repository; nothing is read.
+    pub(crate) fn names_secret(&self) -> bool {
+        let variables = [
+            "ESKER_KEY_FILE",
+            "ESKER_KMS",
+            "ESKER_PASSWORD_FILE",
+            "ESKER_PASSWORD_COMMAND",
+            "ESKER_PASSWORD",
+        ];
+        self.recovery
+            || !self.shares.is_empty()
+            || self.insecure_no_password
+            || [&self.key_file, &self.password_file].into_iter().any(Option::is_some)
+            || self.password_command.is_some()
+            || self.key_services.kms.is_some()
+            || variables.into_iter().any(|name| environment_path(name).is_some())
+    }
+
     fn password_of_flags(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {
         if self.insecure_no_password {
             return Ok(Some(Password::nothing()));

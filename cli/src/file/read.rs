@@ -17,15 +17,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::Spanned;
 
+mod host;
+
 /// The file as people write it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     repository: Option<Spanned<String>>,
     repository_id: Option<Spanned<String>>,
-    password_file: Option<FilledPath>,
-    password_command: Option<Filled>,
-    key_file: Option<FilledPath>,
+    bundle: Option<FilledPath>,
+    password_file: Option<Spanned<FilledPath>>,
+    password_command: Option<Spanned<Filled>>,
+    key_file: Option<Spanned<FilledPath>>,
     kms: Option<Spanned<String>>,
     kms_cache: Option<Spanned<String>>,
     #[serde(default)]
@@ -83,7 +86,7 @@ struct RawSource {
     tags: Vec<Filled>,
     #[serde(default)]
     excludes: Vec<Spanned<String>>,
-    host: Option<Filled>,
+    host: Option<Spanned<Filled>>,
     #[serde(default)]
     one_file_system: bool,
     #[serde(default)]
@@ -107,10 +110,8 @@ struct RawRun {
     #[serde(default)]
     sources: Option<Spanned<Vec<Spanned<String>>>>,
     schedule: Option<Spanned<String>>,
-    #[serde(default = "yes")]
-    forget: bool,
-    #[serde(default = "yes")]
-    prune: bool,
+    forget: Option<Spanned<bool>>,
+    prune: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -125,10 +126,6 @@ struct RawStream {
     host: Option<Filled>,
     metrics: Option<FilledPath>,
     slot: Option<Filled>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// Reads a file and notes what is wrong in it.
@@ -216,6 +213,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn file(&mut self, path: &Path, raw: Raw) -> Option<File> {
+        let is_host = raw.bundle.is_some();
+        if is_host {
+            self.refuse_of_full_clients(&raw);
+        }
         let mut names = BTreeSet::new();
         let mut tiers: Vec<TierPlace> = vec![];
         for raw in &raw.tier {
@@ -255,6 +256,8 @@ impl<'a> Reader<'a> {
                     "the repository is the tier with the role 'primary'; give one or the other",
                 );
             }
+            // The file of a host says where the repository is.
+            (None, 0) if is_host => {}
             (None, 0) => {
                 if let Some(first) = raw.tier.first() {
                     self.lacking(
@@ -270,12 +273,14 @@ impl<'a> Reader<'a> {
             }
         }
         tiers.sort_by_key(|tier| tier.options.role != Role::Primary);
-        let promises = raw.promise.iter().filter_map(|promise| self.promise(promise, &names)).collect();
+        // Those of a host were refused.
+        let promises = raw.promise.iter().filter(|_| !is_host);
+        let promises = promises.filter_map(|promise| self.promise(promise, &names)).collect();
         let mut seen = BTreeSet::new();
         let sources: Vec<SourceSpec> =
             raw.source.into_iter().map(|source| self.source(source, &mut seen)).collect();
         let all: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
-        let runs = raw.run.into_iter().map(|run| self.run(run, &all, &mut seen)).collect();
+        let runs = raw.run.into_iter().map(|run| self.run(run, &all, !is_host, &mut seen)).collect();
         let streams = raw.stream.into_iter().map(|stream| self.stream(stream, &mut seen)).collect();
         let zone = match &raw.timezone {
             None => Some(jiff::tz::TimeZone::system()),
@@ -309,9 +314,10 @@ impl<'a> Reader<'a> {
         Some(File {
             path: path.to_owned(),
             repository_id,
-            password_file: raw.password_file.map(FilledPath::get),
-            password_command: raw.password_command.map(Filled::get),
-            key_file: raw.key_file.map(FilledPath::get),
+            bundle: raw.bundle.map(FilledPath::get),
+            password_file: raw.password_file.map(|path| path.into_inner().get()),
+            password_command: raw.password_command.map(|command| command.into_inner().get()),
+            key_file: raw.key_file.map(|path| path.into_inner().get()),
             kms,
             kms_cache,
             pass_environment: texts(raw.pass_environment),
@@ -490,14 +496,15 @@ impl<'a> Reader<'a> {
             command: raw.command.map(Spanned::into_inner),
             tags: texts(raw.tags),
             excludes: raw.excludes.into_iter().map(Spanned::into_inner).collect(),
-            host: raw.host.map(Filled::get),
+            host: raw.host.map(|host| host.into_inner().get()),
             one_file_system: raw.one_file_system,
             keep_going: raw.keep_going,
             hooks: raw.hooks,
         }
     }
 
-    fn run(&mut self, raw: RawRun, all: &[String], seen: &mut BTreeSet<String>) -> RunSpec {
+    /// `forgets` says whether a run forgets and prunes if it does not say.
+    fn run(&mut self, raw: RawRun, all: &[String], forgets: bool, seen: &mut BTreeSet<String>) -> RunSpec {
         let name = self.name(&raw.name, "source or run", seen);
         if let Some(sources) = &raw.sources {
             for source in sources.get_ref().iter().filter(|source| !all.contains(source.get_ref())) {
@@ -511,7 +518,8 @@ impl<'a> Reader<'a> {
         }
         let sources = raw.sources.map_or_else(|| all.to_vec(), |sources| values(sources.into_inner()));
         let schedule = raw.schedule.as_ref().and_then(|text| self.parsed(text, text.get_ref().parse()));
-        RunSpec { name, sources, schedule, forget: raw.forget, prune: raw.prune }
+        let or_usual = |said: Option<Spanned<bool>>| said.map_or(forgets, Spanned::into_inner);
+        RunSpec { name, sources, schedule, forget: or_usual(raw.forget), prune: or_usual(raw.prune) }
     }
 
     fn stream(&mut self, raw: RawStream, seen: &mut BTreeSet<String>) -> StreamSpec {

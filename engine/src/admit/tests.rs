@@ -4,7 +4,7 @@
 use super::*;
 use crate::backup::{BackupOptions, backup};
 use crate::entry::{Entry, Time};
-use crate::manifest::{Ending, ManifestRoot};
+use crate::manifest::{Ending, ManifestRoot, Record};
 use crate::monitor::Tally;
 use crate::repository::{access_for_test, made_for_test};
 use crate::restore::dump;
@@ -13,13 +13,15 @@ use crate::source::at_hand::AtHand;
 use crate::source::{Item, Source, SourceError};
 use chunkstore::PackId;
 use chunkstore::env::{Env as _, SeededEnv};
-use chunkstore::format::{Codec, Encoder};
+use chunkstore::format::{Codec, Encoder, PackKind};
 use chunkstore::inbox::signature::{Signed as What, Statement};
-use chunkstore::inbox::{Bundle, Header};
+use chunkstore::inbox::{Brought, Bundle, Header, Reply};
 use chunkstore::ingest::ChunkRef;
 use chunkstore::pack::{PackBuilder, PackName, Record as ChunkRecord};
 use chunkstore::storage::Storage as _;
 use chunkstore::storage::memory::MemoryStorage;
+
+mod cost;
 
 /// A repository, and somebody with all that one of its hosts has.
 struct Thief {
@@ -29,6 +31,8 @@ struct Thief {
     bundle: Bundle,
     run: u64,
     previous: ObjectId,
+    /// What he says that chunks have, decompressed, in bytes.
+    claims: Option<u32>,
 }
 
 /// A chunk that he stores: the id that he gives it, and its content.
@@ -37,10 +41,15 @@ type Chunk<'a> = (ChunkId, &'a [u8]);
 impl Thief {
     fn new() -> Self {
         let disk = Arc::new(MemoryStorage::default());
+        Self::on(Arc::clone(&disk), disk)
+    }
+
+    /// At `storage`, which has its objects in `disk`.
+    fn on(disk: Arc<MemoryStorage>, storage: Arc<dyn chunkstore::storage::Storage>) -> Self {
         let env = Arc::new(SeededEnv::new(7));
-        let repo = made_for_test(access_for_test(Arc::clone(&disk) as _, Arc::clone(&env) as _));
+        let repo = made_for_test(access_for_test(storage, Arc::clone(&env) as _));
         let bundle = repo.store().add_host("web1", "memory").unwrap();
-        Self { disk, env, repo, bundle, run: 0, previous: NO_COMMIT }
+        Self { disk, env, repo, bundle, run: 0, previous: NO_COMMIT, claims: None }
     }
 
     fn id(&self, plain: &[u8]) -> ChunkId {
@@ -74,7 +83,11 @@ impl Thief {
         let full = |(id, plain): &Chunk<'_>| {
             ChunkRecord::full(*id, u32::try_from(plain.len()).unwrap(), 7, Codec::Raw)
         };
-        let data: Vec<_> = stored.iter().map(|chunk| (full(chunk), chunk.1)).collect();
+        let said = |chunk: &Chunk<'_>| match self.claims {
+            Some(len) => ChunkRecord::full(chunk.0, len, 7, Codec::Zstd),
+            None => full(chunk),
+        };
+        let data: Vec<_> = stored.iter().map(|chunk| (said(chunk), chunk.1)).collect();
         let mut packs = vec![];
         if !data.is_empty() {
             packs.push(self.pack(PackKind::Data, &ring, &data));

@@ -291,6 +291,78 @@ fn a_host_that_lost_its_book_begins_anew() {
     assert_eq!(nights(&disk), [1, 2, 3, 4, 6]);
 }
 
+/// A host is revoked at any call of a prune: nothing of another one is removed, and in the end nothing of its own is left.
+#[test]
+fn a_prune_beside_a_revocation_takes_only_what_is_revoked() {
+    let (disk, bundle) = prepared();
+    let other = open(&disk).store().add_host("web2", "memory").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let own_of = |bundle: &Bundle| folder.path().join(bundle.keys.host.to_string());
+    let host = |bundle: &Bundle, number| {
+        let mut book = book(bundle, Arc::clone(&disk) as _, &own_of(bundle)).unwrap();
+        let time = jiff::Timestamp::from_second(number as i64).unwrap();
+        let hostname = bundle.name.clone();
+        let options = BackupOptions { packer: packs(), time, hostname, ..BackupOptions::default() };
+        backup_as_host(&mut book, &mut source(number), &options, &Tally::default()).unwrap();
+    };
+    host(&bundle, 1);
+    host(&other, 2);
+    take_in(&open(&disk)).unwrap();
+    host(&bundle, 3);
+    host(&other, 4);
+    let of = |disk: &MemoryStorage, bundle: &Bundle| -> Vec<String> {
+        let id = bundle.keys.host.to_string();
+        disk.objects().keys().filter(|name| name.contains(&id)).cloned().collect()
+    };
+    let (kept, left) = (of(&disk, &bundle), of(&disk, &other));
+    assert!(kept.len() > 3 && left.len() > 3, "{kept:?} {left:?}");
+    for calls in 0.. {
+        let disk = copy(&disk);
+        let beside = Beside::new(&disk, calls, |disk| drop(open(disk).store().revoke_host("web2")));
+        let done = Repository::open(access(Arc::clone(&beside) as _), b"x").and_then(|repo| clean(&repo));
+        done.unwrap_or_else(|error| panic!("revoked before call {calls}: {error:?}"));
+        assert_eq!(of(&disk, &bundle), kept, "before call {calls}");
+        if beside.is_over() {
+            println!("revoked before each of {calls} calls of a prune, all well");
+            assert_eq!(of(&disk, &other), left, "it was not revoked");
+            return;
+        }
+        clean(&open(&disk)).unwrap();
+        assert_eq!(of(&disk, &other), Vec::<String>::new(), "before call {calls}");
+        assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted), "before call {calls}");
+        assert_eq!(nights(&disk), [1, 2, 3], "before call {calls}");
+    }
+}
+
+/// What is revoked and removed at any call of an admission is in the repository whole, or not at all.
+#[test]
+fn a_revocation_and_a_prune_beside_an_admission_leave_nothing_halved() {
+    let (disk, bundle) = prepared();
+    let folder = tempfile::tempdir().unwrap();
+    host_night(&bundle, Arc::clone(&disk) as _, folder.path(), 1).unwrap();
+    take_in(&open(&disk)).unwrap();
+    host_night(&bundle, Arc::clone(&disk) as _, folder.path(), 2).unwrap();
+    for calls in 0.. {
+        let disk = copy(&disk);
+        let beside = Beside::new(&disk, calls, |disk| {
+            open(disk).store().revoke_host("web1").unwrap();
+            clean(&open(disk)).unwrap();
+        });
+        let done = Repository::open(access(Arc::clone(&beside) as _), b"x").and_then(|repo| take_in(&repo));
+        if beside.is_over() {
+            println!("revoked before each of {calls} calls of an admission, all well");
+            return;
+        }
+        let is_in = done.unwrap_or_default().iter().any(is_admitted);
+        let there = nights(&disk);
+        assert!(there == [1, 2] || there == [1] && !is_in, "before call {calls}: {there:?}");
+        clean(&open(&disk)).unwrap();
+        let id = bundle.keys.host.to_string();
+        let left = disk.objects().keys().filter(|name| name.contains(&id)).count();
+        assert_eq!(left, 0, "before call {calls}");
+    }
+}
+
 #[test]
 fn a_revoked_host_brings_nothing_more() {
     let (disk, bundle) = prepared();

@@ -2,6 +2,8 @@
 //! anybody who looks at it: each unit says where all of them come from. Sources: systemd.service(5), systemd.timer(5),
 //! systemd.exec(5), systemd.unit(5).
 
+use crate::bundle;
+use crate::context::Context;
 use crate::exit::Failure;
 use crate::file::{File, RunSpec, StreamSpec};
 use crate::places::Place;
@@ -15,6 +17,8 @@ const FAILED: &str = "esker-failed@";
 const CREDENTIAL: &str = "esker-password";
 /// Name of the key.
 const KEY_CREDENTIAL: &str = "esker-key";
+/// Name of the file of a write-only host.
+const BUNDLE_CREDENTIAL: &str = "esker-bundle";
 
 /// Choices for units.
 #[derive(clap::Args, Debug)]
@@ -43,7 +47,8 @@ pub(super) struct Written {
 }
 
 /// Writes them.
-pub(super) fn write(args: &Args, file: &File) -> Result<Written, Failure> {
+pub(super) fn write(args: &Args, context: &Context) -> Result<Written, Failure> {
+    let file = context.file_of_runs()?;
     let scheduled: Vec<(&RunSpec, &Schedule)> =
         file.runs.iter().filter_map(|run| Some((run, run.schedule.as_ref()?))).collect();
     if scheduled.is_empty() && file.streams.is_empty() {
@@ -52,7 +57,7 @@ pub(super) fn write(args: &Args, file: &File) -> Result<Written, Failure> {
             file.path.display()
         )));
     }
-    let service = Service::new(args, file)?;
+    let service = Service::new(args, file, context)?;
     std::fs::create_dir_all(&args.folder)?;
     let mut written = Written { folder: args.folder.clone(), names: vec![], enable: vec![] };
     let mut put = |name: String, text: String| -> Result<(), Failure> {
@@ -105,7 +110,7 @@ struct Service {
 }
 
 impl Service {
-    fn new(args: &Args, file: &File) -> Result<Self, Failure> {
+    fn new(args: &Args, file: &File, context: &Context) -> Result<Self, Failure> {
         let (user, home) = account(args.user.as_deref())?;
         let esker = std::env::current_exe()?;
         if esker.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'"' | b'\'' | b'\\')) {
@@ -129,11 +134,12 @@ impl Service {
             // As CacheDirectory= makes it for a system service.
             None => set("ESKER_CACHE_DIR", Path::new("/var/cache/esker")),
         }
-        // As the configuration itself has it, the key file goes first.
-        let credential = match (&file.key_file, &file.password_file) {
-            (Some(file), _) => Some(("ESKER_KEY_FILE", KEY_CREDENTIAL, file)),
-            (None, Some(file)) => Some(("ESKER_PASSWORD_FILE", CREDENTIAL, file)),
-            (None, None) => None,
+        // As the configuration itself has it, the key file goes first; a host has neither.
+        let credential = match (&file.bundle, &file.key_file, &file.password_file) {
+            (Some(file), ..) => Some(("ESKER_BUNDLE", BUNDLE_CREDENTIAL, file)),
+            (None, Some(file), _) => Some(("ESKER_KEY_FILE", KEY_CREDENTIAL, file)),
+            (None, None, Some(file)) => Some(("ESKER_PASSWORD_FILE", CREDENTIAL, file)),
+            (None, None, None) => None,
         };
         let credential = credential.filter(|_| user != "root");
         if let Some((variable, name, _)) = credential {
@@ -143,7 +149,8 @@ impl Service {
         if let Some((_, name, secret)) = credential {
             // Read by the service manager: it may be readable by root alone.
             let _ = writeln!(settings, "LoadCredential={name}:{}", percent(&secret.display().to_string()));
-        } else if file.password_file.is_none()
+        } else if file.bundle.is_none()
+            && file.password_file.is_none()
             && file.key_file.is_none()
             && file.password_command.is_none()
             && file.kms.is_none()
@@ -159,7 +166,11 @@ impl Service {
         }
         settings.push_str("CacheDirectory=esker\nCacheDirectoryMode=0700\n");
         settings.push_str(HARDENING);
-        let folders = file.tiers.iter().filter_map(|tier| match &tier.place {
+        let mut places: Vec<Place> = file.tiers.iter().map(|tier| tier.place.clone()).collect();
+        if let (Some(bundle), true) = (&file.bundle, places.is_empty()) {
+            places.push(context.place_of_host(&bundle::read(bundle)?)?.0);
+        }
+        let folders = places.iter().filter_map(|place| match place {
             Place::Folder(folder) => Some(folder.as_path()),
             _ => None,
         });
@@ -255,7 +266,8 @@ fn must_be_absolute(file: &File) -> Result<(), Failure> {
     });
     let sources = file.sources.iter().flat_map(|source| &source.urls);
     let sources = sources.filter(|url| !connectors::is_url(url)).map(PathBuf::from);
-    let secrets = file.password_file.iter().chain(&file.key_file).chain(&file.cache_dir).cloned();
+    let secrets = [&file.bundle, &file.password_file, &file.key_file, &file.cache_dir];
+    let secrets = secrets.into_iter().flatten().cloned();
     match places.chain(sources).chain(secrets).find(|path| path.is_relative()) {
         None => Ok(()),
         Some(path) => Err(Failure::new(format!(

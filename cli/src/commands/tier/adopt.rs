@@ -26,7 +26,7 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
     let tier = file.tier(name)?;
     let storage = tier.place.open(Make::No, tier.rates)?;
     context.refuse_another(tier, &*storage)?;
-    let secret = context.secret(false)?;
+    let secret = context.secret_for(&*storage)?;
     let repo = Repository::open(context.access(storage)?, &secret);
     let repo = repo.map_err(|error| in_place(error, tier))?;
     if repo.store().tier().is_none() {

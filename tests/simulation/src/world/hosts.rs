@@ -5,6 +5,7 @@ use crate::coverage::Sometimes;
 use crate::judge::Truth;
 use crate::storage::{Faults, Link, Witness};
 use chunkstore::ObjectId;
+use chunkstore::format::names;
 use chunkstore::inbox::{Book, Bundle};
 use chunkstore::store::Access;
 use engine::admit::{Admission, AdmitOptions, Outcome, admit, waiting};
@@ -35,6 +36,9 @@ impl Bringers {
     pub(super) fn add(repo: &Repository, count: u64) -> Self {
         let bundles = (0..count).map(|number| repo.store().add_host(&format!("host-{number}"), "disk"));
         let bundles: Vec<Bundle> = bundles.map(|bundle| bundle.expect("a calm store")).collect();
+        if count > 0 {
+            leave_revoked(repo);
+        }
         let folder = (count > 0).then(|| tempfile::tempdir().expect("a folder for books"));
         Self { bundles, folder, ..Self::default() }
     }
@@ -43,6 +47,16 @@ impl Bringers {
         let folder = self.folder.as_ref().expect("there are hosts").path().join(number.to_string());
         Book::open(self.bundles[number].clone(), access, &folder, Duration::ZERO)
     }
+}
+
+/// A host that was revoked: every prune may remove what it left, and nothing of the others.
+fn leave_revoked(repo: &Repository) {
+    let store = repo.store();
+    let host = store.add_host("revoked", "disk").expect("a calm store").keys.host;
+    for name in [names::begun(&host, 1), names::commit(&host, 1), names::reply(&host, 1)] {
+        store.storage().put(&name, bytes::Bytes::from_static(b"left")).expect("a calm store");
+    }
+    store.revoke_host("revoked").expect("a calm store");
 }
 
 /// Whether a run may be refused for this, in a world of this kind.

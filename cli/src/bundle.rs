@@ -1,0 +1,121 @@
+//! The file of a write-only host: where it is named, what is read from it, and the way to the inbox.
+
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::places::{Make, Place};
+use crate::trust::warn_of_others;
+use chunkstore::format::MAX_SMALL_LEN;
+use chunkstore::inbox::book::Answered;
+use chunkstore::inbox::{Book, Bundle};
+use chunkstore::storage::limit::Rates;
+use engine::host::take_answers;
+use engine::names::path_bytes;
+use engine::shown;
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// So long a backup of the same host is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads the file of a host.
+pub(crate) fn read(path: &Path) -> Result<Bundle, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", shown::path(path)));
+    warn_of_others(path);
+    let len = path.metadata().map_err(|error| failed(&error))?.len();
+    if len > MAX_SMALL_LEN {
+        return Err(failed(&"it is too large for the file of a host"));
+    }
+    let bytes = Zeroizing::new(std::fs::read(path).map_err(|error| failed(&error))?);
+    Bundle::from_text(&bytes).map_err(|error| match error {
+        chunkstore::Error::Unsupported { .. } => error.into(),
+        error => failed(&error),
+    })
+}
+
+impl Context {
+    /// The file of the host that this machine backs up as: `given` by a flag or a variable, else by esker.toml, unless a
+    /// password or a key is named that goes before it. None of a full client.
+    pub(crate) fn bundle(&self, given: Option<&Path>) -> Option<PathBuf> {
+        match given {
+            Some(path) => Some(path.to_owned()),
+            None if self.global.names_secret() => None,
+            None => self.own_file()?.bundle.clone(),
+        }
+    }
+
+    /// Where a host finds the repository.
+    pub(crate) fn place_of_host(&self, bundle: &Bundle) -> Result<(Place, Rates), Failure> {
+        if let Some(place) = self.global.place()? {
+            return self.place_given(&place);
+        }
+        match self.own_file().and_then(|file| file.primary()) {
+            Some(primary) => Ok((primary.place.clone(), primary.rates)),
+            None => self.place_given(&OsString::from_vec(path_bytes(&bundle.place))),
+        }
+    }
+
+    /// Opens the book of a host, and the way to its inbox.
+    pub(crate) fn book(&self, bundle: Bundle) -> Result<Book, Failure> {
+        let id = bundle.keys.repository.to_string();
+        let meant = self.own_file().and_then(|file| file.repository_id.as_ref());
+        if let Some(meant) = meant.filter(|meant| !id.starts_with(meant.as_str())) {
+            return Err(Failure::new(format!(
+                "the file of host '{}' is of another repository ({id}) than repository_id of esker.toml ({meant})",
+                bundle.name
+            )));
+        }
+        let (place, rates) = self.place_of_host(&bundle)?;
+        let storage = place.open(Make::No, rates)?;
+        let cache = self.cache().ok_or_else(|| {
+            Failure::new(
+                "a write-only host keeps its book in the cache folder: give one with --cache-dir, and no --no-cache",
+            )
+        })?;
+        let folder = cache.join("hosts").join(bundle.keys.host.to_string());
+        Ok(Book::open(bundle, self.access(storage)?, &folder, PATIENCE)?)
+    }
+
+    /// Takes what became of earlier runs, and says it.
+    pub(crate) fn answers(&self, book: &mut Book) -> Result<Answers, Failure> {
+        let answers = take_answers(book)?;
+        for answered in &answers {
+            match answered.refused() {
+                None => self.console.say(format!("run {} was admitted", answered.run.run)),
+                Some(why) => self.console.warn(&format!(
+                    "run {} was refused: {why}. There is no snapshot of it; this backup stores again what it needs",
+                    answered.run.run
+                )),
+            }
+        }
+        Ok(Answers(answers))
+    }
+}
+
+/// What became of earlier runs.
+pub(crate) struct Answers(Vec<Answered>);
+
+impl Answers {
+    /// Whether one was refused: there is no snapshot of it.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.0.iter().any(|answered| answered.refused().is_some())
+    }
+
+    /// For programs.
+    pub(crate) fn rows(&self) -> Vec<Value> {
+        let row = |answered: &Answered| match answered.refused() {
+            None => json!({"run": answered.run.run, "outcome": "admitted"}),
+            Some(why) => json!({"run": answered.run.run, "outcome": "refused", "why": why}),
+        };
+        self.0.iter().map(row).collect()
+    }
+}
+
+/// What a run is until a full client has looked at it, `waiting` of them with it.
+pub(crate) fn pending(run: u64, waiting: usize) -> String {
+    let verb = if waiting == 1 { "waits" } else { "wait" };
+    format!("run {run} is in the inbox: it is pending until a full client admits it ({waiting} {verb})")
+}

@@ -1,0 +1,92 @@
+//! Answers to the runs of hosts, each written once; and what is removed once a run has its answer.
+
+use super::{Object, Outcome, read};
+use crate::Result;
+use chunkstore::format::{MAX_SMALL_LEN, names};
+use chunkstore::head::Host;
+use chunkstore::inbox::{PublicKey, Reply, Run, SignedCommit, Verdict};
+use chunkstore::storage::ErrorKind;
+use chunkstore::store::ChunkStore;
+use chunkstore::{ChunkId, ObjectId};
+
+/// Removes what is left of a run whose number is over, after the host has its answer. Says so if it is another one than was
+/// settled.
+pub(super) fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> Result<Option<Outcome>> {
+    let mut outcome = None;
+    if run.is_committed {
+        answer_late(store, host, number)?;
+        outcome = another(store, host, number)?;
+    }
+    for name in &run.objects {
+        store.storage().delete(name).map_err(chunkstore::Error::from)?;
+    }
+    Ok(outcome)
+}
+
+/// Whether the host signed another commit of a number than the one that was answered: then two machines are this host.
+fn another(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<Outcome>> {
+    let Some(signed) = signed(store, host, number)? else { return Ok(None) };
+    let reply = match store.storage().get(&names::reply(&host.id, number), Reply::MAX_LEN) {
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        reply => reply.map_err(chunkstore::Error::from)?,
+    };
+    let reply = Reply::open(&store.keys().channel(&host.id), &host.id, number, &reply)?;
+    let is_other = signed.is_of(&PublicKey(host.public)) && reply.commit != signed.hash;
+    Ok(is_other.then(|| Outcome::Refused {
+        why: "a run of this number was settled before: two machines have the file of this host, or it was set back to an \
+              earlier state"
+            .into(),
+        missing: 0,
+    }))
+}
+
+/// The commit of a run, if there is one.
+fn signed(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<SignedCommit>> {
+    match read(store, &names::commit(&host.id, number), MAX_SMALL_LEN)? {
+        Object::Whole(bytes) => Ok(SignedCommit::decode(&bytes).ok()),
+        Object::Gone | Object::TooLong => Ok(None),
+    }
+}
+
+/// Answers a run that is over, if nobody did: the admitter died between its swap and the answer; or the host lost its book,
+/// and took a number again that was over.
+pub(super) fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Result<()> {
+    match store.storage().len(&names::reply(&host.id, number)) {
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        there => return Ok(there.map(drop).map_err(chunkstore::Error::from)?),
+    }
+    if number == host.run {
+        let verdict = match (host.snapshot, &host.refused) {
+            (Some(snapshot), _) => Verdict::Admitted(snapshot),
+            (None, why) => Verdict::Refused(why.clone().unwrap_or_default()),
+        };
+        return answer(store, host, number, host.commit, verdict, vec![]);
+    }
+    // Of others, nobody waits for an answer.
+    match signed(store, host, number)? {
+        Some(signed) if signed.is_of(&PublicKey(host.public)) => {
+            let why = format!("the number {number} was over: the next run has a later one");
+            answer(store, host, number, signed.hash, Verdict::Refused(why), vec![])
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Answers a run. An answer that is there stays.
+pub(super) fn answer(
+    store: &ChunkStore,
+    host: &Host,
+    run: u64,
+    commit: ObjectId,
+    verdict: Verdict,
+    missing: Vec<ChunkId>,
+) -> Result<()> {
+    let epoch = store.epoch();
+    let inbox = ObjectId(store.keys().inbox_public(epoch)?);
+    let reply = Reply { commit, verdict, missing, settled: host.run.max(run), epoch, inbox };
+    let sealed = reply.seal(&store.keys().channel(&host.id), &host.id, run, &*store.access.env)?;
+    match store.storage().put(&names::reply(&host.id, run), sealed.into()) {
+        Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
+        done => Ok(done.map_err(chunkstore::Error::from)?),
+    }
+}

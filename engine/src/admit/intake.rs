@@ -1,0 +1,157 @@
+//! What a host stored, chunk by chunk: decrypted, and handed to the ordinary pipeline.
+
+use super::{Object, Refusal, doubted, of_host, read, refused};
+use crate::{Counter, Error, Monitor};
+use chunkstore::format::{PackKind, names};
+use chunkstore::inbox::Brought;
+use chunkstore::ingest::{Dedupe, Lane, Output, Packer};
+use chunkstore::keys::KeyRing;
+use chunkstore::pack::{PackReader, read_directory};
+use chunkstore::seal::Decompressor;
+use chunkstore::store::ChunkStore;
+use chunkstore::{ChunkId, ObjectId};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// The way of a host's chunks into the pipeline, which names them by their content.
+pub(super) struct Intake<'a> {
+    store: Arc<ChunkStore>,
+    host: ObjectId,
+    rings: &'a BTreeMap<u64, KeyRing>,
+    lanes: [(Lane<()>, VecDeque<ChunkId>); 2],
+    decompressor: Decompressor,
+    brought: Chunks,
+}
+
+/// The chunks that a run brought: a host stores each once. Those of another run, which was interrupted before its book
+/// had noted what it stored, may come again.
+#[derive(Default)]
+pub(super) struct Chunks {
+    run: u64,
+    ids: HashSet<[u8; SHORT_LEN]>,
+}
+
+/// Bytes of an id that are remembered.
+const SHORT_LEN: usize = 16;
+
+/// So many ids are remembered, which takes some 70 MiB; the longest runs begin again after that. Chunks have 512 KiB on
+/// average: these are of 1.7 TiB.
+const MOST_REMEMBERED: usize = 3_500_000;
+
+impl Chunks {
+    /// Remembers a chunk; `false` if the run brought it before.
+    pub(super) fn insert(&mut self, run: u64, id: &ChunkId) -> bool {
+        if self.run != run || self.ids.len() >= MOST_REMEMBERED {
+            (self.run, self.ids) = (run, HashSet::new());
+        }
+        let mut short = [0; SHORT_LEN];
+        short.copy_from_slice(&id.0[..SHORT_LEN]);
+        self.ids.insert(short)
+    }
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(
+        dedupe: &Arc<Dedupe>,
+        host: ObjectId,
+        rings: &'a BTreeMap<u64, KeyRing>,
+    ) -> chunkstore::Result<Self> {
+        let lane = |kind| Ok::<_, chunkstore::Error>((Lane::new(dedupe, kind)?, VecDeque::new()));
+        let lanes = [lane(PackKind::Data)?, lane(PackKind::Metadata)?];
+        let store = Arc::clone(dedupe.store());
+        Ok(Self { store, host, rings, lanes, decompressor: Decompressor::new()?, brought: Chunks::default() })
+    }
+
+    pub(super) fn take_all(
+        &mut self,
+        packs: &[Brought],
+        packer: &mut Packer,
+        monitor: &dyn Monitor,
+    ) -> std::result::Result<(), Refusal> {
+        monitor.count(Counter::BytesTotal, packs.iter().map(|pack| pack.len).sum());
+        let mut seen = HashSet::new();
+        if !packs.iter().all(|pack| seen.insert(pack.name.id)) {
+            return refused("it names a pack twice");
+        }
+        if !packs.is_sorted_by_key(|pack| pack.run) {
+            return refused("its packs are not in the order of its runs");
+        }
+        for pack in packs {
+            self.take(pack, packer)?;
+            monitor.count(Counter::BytesDone, pack.len);
+            if monitor.interrupted() {
+                return Err(Refusal::Fail(Error::Interrupted));
+            }
+        }
+        for (lane, expected) in &mut self.lanes {
+            let mut wrong = None;
+            lane.drain(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
+            garbage(wrong)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, pack: &Brought, packer: &mut Packer) -> std::result::Result<(), Refusal> {
+        let Some(ring) = self.rings.get(&pack.run) else {
+            return refused("it names a pack of a run whose key it does not have");
+        };
+        let name = names::brought(&self.host, pack.run, &pack.name.id);
+        let short = pack.name.id.short();
+        let bytes = match read(&self.store, &name, pack.len)? {
+            Object::Whole(bytes) => bytes,
+            Object::Gone => return doubted(format!("pack {short} is missing in the inbox")),
+            Object::TooLong => return refused(format!("pack {short} is not what the host brought")),
+        };
+        if bytes.len() as u64 != pack.len || *blake3::hash(&bytes).as_bytes() != pack.hash.0 {
+            return doubted(format!("pack {short} is not what the host brought"));
+        }
+        let (reader, records): (PackReader, _) = of_host(read_directory(pack.name, ring, &bytes))?;
+        let number = usize::from(pack.name.kind == PackKind::Metadata);
+        let (lane, expected) = &mut self.lanes[number];
+        for record in &records {
+            if record.is_delta() {
+                return refused("it brought a chunk that needs others to be read");
+            }
+            // Before it is decompressed.
+            if record.plain_len as usize > lane.max_len() {
+                let len = record.plain_len;
+                return refused(format!("a chunk of {len} bytes is longer than chunks are here"));
+            }
+            if !self.brought.insert(pack.run, &record.id) {
+                return refused(format!("it brought chunk {} twice", record.id.short()));
+            }
+            let sealed = record.range().and_then(|range| bytes.get(range));
+            let Some(sealed) = sealed else {
+                return refused("a pack is shorter than its list of chunks says");
+            };
+            let plain = of_host(reader.open_unnamed(record, sealed, &[], &mut self.decompressor))?;
+            of_host(lane.add_whole(&plain, record.anchor != 0))?;
+            expected.push_back(record.id);
+        }
+        let mut wrong = None;
+        lane.collect(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
+        garbage(wrong)
+    }
+}
+
+/// Compares a chunk's name with the one that the host gave it.
+fn check(
+    expected: &mut VecDeque<ChunkId>,
+    output: &Output<()>,
+    wrong: &mut Option<ChunkId>,
+) -> chunkstore::Result<()> {
+    if let Output::Chunk(chunk) = output {
+        let said = expected.pop_front();
+        if let Some(said) = said.filter(|said| *said != chunk.id) {
+            wrong.get_or_insert(said);
+        }
+    }
+    Ok(())
+}
+
+fn garbage(wrong: Option<ChunkId>) -> std::result::Result<(), Refusal> {
+    match wrong {
+        None => Ok(()),
+        Some(id) => refused(format!("chunk {} is not what its id says", id.short())),
+    }
+}

@@ -1,0 +1,91 @@
+//! What a snapshot that a host brought needs: every chunk of it must be in the repository before it counts.
+
+use super::{Admitter, Refusal, doubted, refused};
+use crate::Error;
+use crate::manifest::{ManifestReader, Record, Step};
+use crate::snapshot::Snapshot;
+use chunkstore::ChunkId;
+use chunkstore::inbox::reply::MOST_MISSING;
+use chunkstore::ingest::Dedupe;
+use chunkstore::store::describe;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Ids looked up at a time.
+const LOOKUP: usize = 1024;
+
+impl Admitter<'_> {
+    /// Chunks that the snapshot needs and that are nowhere; the session relies on all others.
+    pub(super) fn missing(
+        &self,
+        dedupe: &Arc<Dedupe>,
+        snapshot: &Snapshot,
+    ) -> std::result::Result<Vec<ChunkId>, Refusal> {
+        let store = self.repo.store();
+        let mut missing = HashSet::new();
+        let mut needed: Vec<ChunkId> = snapshot.manifest.chunks.iter().map(|(id, _)| *id).collect();
+        let mut look = |needed: &mut Vec<ChunkId>, least: usize| -> std::result::Result<bool, Refusal> {
+            if needed.len() < least {
+                return Ok(true);
+            }
+            for ids in std::mem::take(needed).chunks(LOOKUP) {
+                if !dedupe.keep(ids)? {
+                    for id in ids {
+                        if !dedupe.keep(&[*id])? {
+                            missing.insert(*id);
+                        }
+                    }
+                }
+            }
+            Ok(missing.len() < MOST_MISSING)
+        };
+        // Without these there is nothing to read.
+        look(&mut needed, 0)?;
+        let whole = match ManifestReader::new(store, &snapshot.manifest) {
+            Ok(reader) => Some(reader),
+            Err(Error::Store(error)) if error.is_damage() => None,
+            Err(Error::Malformed { why, .. }) => return refused(format!("its list of entries: {why}")),
+            Err(error) => return Err(Refusal::Fail(error)),
+        };
+        if let Some(reader) = whole {
+            let mut reader = reader.remember_chunks();
+            loop {
+                let step = match reader.next_step() {
+                    Ok(Some(step)) => step,
+                    Ok(None) => break,
+                    Err(Error::Malformed { why, .. }) => {
+                        return refused(format!("its list of entries: {why}"));
+                    }
+                    Err(error) => return Err(Refusal::Fail(error)),
+                };
+                needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
+                match step {
+                    Step::Record(Record::Chunks(chunks)) => {
+                        needed.extend(chunks.into_iter().map(|chunk| chunk.id));
+                    }
+                    Step::Record(_) => {}
+                    Step::Damage(damage) => {
+                        needed.push(damage.chunk);
+                        look(&mut needed, 0)?;
+                        if !dedupe.keep(&[damage.chunk])? {
+                            continue;
+                        }
+                        return doubted(format!("its list of entries: {}", describe(&damage.error)));
+                    }
+                }
+                if !look(&mut needed, LOOKUP)? {
+                    break;
+                }
+                if self.monitor.interrupted() {
+                    return Err(Refusal::Fail(Error::Interrupted));
+                }
+            }
+            needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
+        }
+        look(&mut needed, 0)?;
+        let mut missing: Vec<ChunkId> = missing.into_iter().collect();
+        missing.sort_unstable();
+        missing.truncate(MOST_MISSING);
+        Ok(missing)
+    }
+}
