@@ -7,6 +7,8 @@
     reason = "a test that fails must say where, and long ones count"
 )]
 
+mod aws_roles;
+mod azure_identities;
 mod azurite;
 mod behind;
 mod brought_back;

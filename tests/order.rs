@@ -90,7 +90,8 @@ const CREDENTIALS: Subject = Subject {
         ("`AWS_PROFILE`", Way::Variables(&[("AWS_PROFILE", "chosen")])),
         ("the profile `default`", Way::There(".aws/credentials", "")),
     ],
-    note: "Then, if neither variable is set, this machine's metadata service, for one second. esker reads profiles from \
+    note: "Then, if neither variable is set, the role of the container, and that of the machine. A role by \
+        `AWS_WEB_IDENTITY_TOKEN_FILE` goes before `AWS_PROFILE`. places.md has all ways, and those of Azure. esker reads profiles from \
         `AWS_SHARED_CREDENTIALS_FILE` and `AWS_CONFIG_FILE`, otherwise from `~/.aws`.",
 };
 

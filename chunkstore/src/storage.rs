@@ -16,6 +16,8 @@ pub mod conformance;
 mod forward;
 #[cfg(feature = "cloud")]
 mod http;
+#[cfg(feature = "cloud")]
+pub mod identity;
 pub mod limit;
 #[cfg(feature = "cloud")]
 mod line;

@@ -4,13 +4,13 @@
 use crate::exit::Failure;
 use crate::network::parse_keep;
 use crate::secrets::Secret;
-use crate::variables::{environment, environment_path, environment_text};
+use crate::variables::{environment, environment_path};
 use crate::{passwords, places, small, user};
 use chunkstore::env::SystemEnv;
 use chunkstore::storage::HttpOptions;
 use keyservices::{
-    Address, Aws, AzureLogin, AzureVault, Cache, CacheFolder, How, KeyService, Reach, Refusal, ServiceSecret,
-    Transit, TransitLogin,
+    Address, Aws, AzureVault, Cache, CacheFolder, KeyService, Reach, Refusal, ServiceSecret, Transit,
+    TransitLogin,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ fn service(
             Box::new(Transit::new([origin, mount, key, namespace], login, &reach).map_err(failed)?)
         }
         Address::Azure { host, key, version } => {
-            Box::new(AzureVault::new([host, key, version], azure_login()?, &reach).map_err(failed)?)
+            Box::new(AzureVault::new([host, key, version], places::azure_login()?, &reach).map_err(failed)?)
         }
     })
 }
@@ -126,35 +126,6 @@ fn transit_token() -> Result<Zeroizing<String>, Failure> {
     }
     let kept = user::home_folder().map(|home| home.join(".vault-token")).filter(|file| file.is_file());
     kept.map_or(Ok(Zeroizing::default()), |file| text(passwords::first_line(small::secret(&file)?)))
-}
-
-/// Who we are for Azure, as its own tools find it out: an application with a secret, one with a federated token, the machine.
-fn azure_login() -> Result<AzureLogin, Failure> {
-    let text = |name: &str| Ok::<_, Failure>(environment_text(name)?.unwrap_or_default());
-    let (tenant, client) = (text("AZURE_TENANT_ID")?, text("AZURE_CLIENT_ID")?);
-    let authority = text("AZURE_AUTHORITY_HOST")?;
-    let authority = match authority.trim_end_matches('/') {
-        "" => "https://login.microsoftonline.com".to_owned(),
-        https if https.starts_with("https://") => https.to_owned(),
-        _ => return Err(Failure::new("AZURE_AUTHORITY_HOST is to begin with https://")),
-    };
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    if !tenant.bytes().all(is_plain) {
-        return Err(Failure::new("AZURE_TENANT_ID is no id or name of a tenant"));
-    }
-    let is_application = !tenant.is_empty() && !client.is_empty();
-    let how = if let Some(secret) = environment_text("AZURE_CLIENT_SECRET")?.filter(|_| is_application) {
-        How::Secret(Zeroizing::new(secret))
-    } else if let Some(file) = environment_path("AZURE_FEDERATED_TOKEN_FILE").filter(|_| is_application) {
-        How::Federated(file)
-    } else if let (Some(endpoint), Some(header)) =
-        (environment_text("IDENTITY_ENDPOINT")?, environment_text("IDENTITY_HEADER")?)
-    {
-        How::Endpoint(endpoint, Zeroizing::new(header))
-    } else {
-        How::Machine
-    };
-    Ok(AzureLogin { authority, tenant, client, how })
 }
 
 /// Where secrets are kept: a folder of the user's that the system empties. None, if there is none such.

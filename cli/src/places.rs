@@ -1,13 +1,12 @@
 //! From the text of a place to an open store: where a repository or a tier is.
 
 use crate::exit::Failure;
-use crate::variables::{environment, environment_path};
 use crate::{small, words};
-use chunkstore::storage::azure::{self, AzureOptions};
+use chunkstore::storage::azure::AzureOptions;
 use chunkstore::storage::limit::{Limited, Rates};
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::storage::logged::Logged;
-use chunkstore::storage::s3::{self, S3Options};
+use chunkstore::storage::s3::S3Options;
 use chunkstore::storage::{HttpOptions, Storage};
 use engine::names::{path_bytes, path_text};
 use engine::shown;
@@ -17,8 +16,13 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-mod credentials;
+mod amazon;
+mod azure;
 mod forms;
+mod identities;
+
+pub(crate) use amazon::amazon;
+pub(crate) use azure::azure_login;
 
 /// What goes with a place and is not part of its name.
 #[derive(Clone, Debug, Default)]
@@ -67,10 +71,10 @@ impl Place {
                     )));
                 }
                 let endpoint = endpoint.or_else(|| details.endpoint.clone());
-                s3_options(endpoint, bucket, text_of(&prefix)?, details)
+                amazon::options(endpoint, bucket, text_of(&prefix)?, details)
                     .map(|options| Self::S3(Box::new(options)))
             }
-            Form::Azure { container, prefix } => azure_options(container, text_of(&prefix)?, details)
+            Form::Azure { container, prefix } => azure::options(container, text_of(&prefix)?, details)
                 .map(|options| Self::Azure(Box::new(options))),
         }
     }
@@ -88,14 +92,14 @@ impl Place {
     pub(crate) fn open(&self, make: Make, rates: Rates) -> Result<Arc<dyn Storage>, Failure> {
         let storage: Arc<dyn Storage> = match self {
             Self::S3(options) => {
-                credentials::of_amazon(options, "S3")?;
                 let http = HttpOptions { stop: small::stop(), ..options.http.clone() };
-                Arc::new(s3::open(&S3Options { http, ..(**options).clone() })?)
+                let options = amazon::proven(&S3Options { http, ..(**options).clone() })?;
+                Arc::new(chunkstore::storage::s3::open(&options)?)
             }
             Self::Azure(options) => {
-                credentials::of_azure(options)?;
                 let http = HttpOptions { stop: small::stop(), ..options.http.clone() };
-                Arc::new(azure::open(&AzureOptions { http, ..(**options).clone() })?)
+                let options = azure::proven(&AzureOptions { http, ..(**options).clone() })?;
+                Arc::new(chunkstore::storage::azure::open(&options)?)
             }
             Self::Folder(folder) if make == Make::No => {
                 if !folder.is_dir() {
@@ -205,97 +209,4 @@ fn bytes_of(path: &Path) -> PathBuf {
 /// The same of a name in a store, which is text.
 fn text_of(name: &str) -> Result<String, Failure> {
     words::text(OsStr::from_bytes(&path_bytes(name)), "the place in the store")
-}
-
-/// The credentials of AWS that there are for another service of it, `what`.
-pub(crate) fn amazon(region: &str, http: HttpOptions, what: &str) -> Result<S3Options, Failure> {
-    let details = Details { http, region: Some(region.to_owned()), ..Details::default() };
-    // An endpoint for S3 means nothing there.
-    let options = s3_options(Some(format!("https://{region}")), String::new(), String::new(), &details)?;
-    credentials::of_amazon(&options, what)?;
-    Ok(options)
-}
-
-fn s3_options(
-    endpoint: Option<String>,
-    bucket: String,
-    prefix: String,
-    details: &Details,
-) -> Result<S3Options, Failure> {
-    let region = details.region.clone().or_else(|| environment("AWS_REGION"));
-    let endpoint = endpoint.or_else(|| environment("AWS_ENDPOINT_URL"));
-    let mut options = S3Options {
-        endpoint: endpoint.unwrap_or_default(),
-        bucket,
-        prefix,
-        region: region.or_else(|| environment("AWS_DEFAULT_REGION")).unwrap_or_default(),
-        access_key_id: environment("AWS_ACCESS_KEY_ID").unwrap_or_default(),
-        secret_access_key: environment("AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
-        session_token: environment("AWS_SESSION_TOKEN").unwrap_or_default(),
-        lock_governance: details.lock_governance,
-        http: details.http.clone(),
-    };
-    // A profile that is named goes before the environment; one that is the default, after it.
-    let named = details.profile.clone().or_else(|| environment("AWS_PROFILE"));
-    if details.profile.is_some() || options.access_key_id.is_empty() {
-        let wanted = named.is_some();
-        read_profile(&mut options, &named.unwrap_or_else(|| "default".into()), wanted)?;
-    }
-    without_credentials(&options.endpoint)?;
-    Ok(options)
-}
-
-/// Credentials and region of a profile, from the files of the AWS command line.
-fn read_profile(options: &mut S3Options, profile: &str, wanted: bool) -> Result<(), Failure> {
-    let home = crate::user::home_folder().unwrap_or_default().join(".aws");
-    let file = |name: &str, variable: &str| environment_path(variable).unwrap_or_else(|| home.join(name));
-    let credentials = file("credentials", "AWS_SHARED_CREDENTIALS_FILE");
-    let config = file("config", "AWS_CONFIG_FILE");
-    let section = if profile == "default" { profile.to_owned() } else { format!("profile {profile}") };
-    let mut found = false;
-    for (path, section) in [(&config, section.as_str()), (&credentials, profile)] {
-        let Ok(ini) = ini::Ini::load_from_file(path) else { continue };
-        let Some(values) = ini.section(Some(section)) else { continue };
-        found = true;
-        let value = |key: &str| values.get(key).map(str::to_owned);
-        if let (Some(id), Some(secret)) = (value("aws_access_key_id"), value("aws_secret_access_key")) {
-            (options.access_key_id, options.secret_access_key) = (id, secret);
-            options.session_token = value("aws_session_token").unwrap_or_default();
-        }
-        if options.region.is_empty() {
-            options.region = value("region").unwrap_or_default();
-        }
-        if options.endpoint.is_empty() {
-            options.endpoint = value("endpoint_url").unwrap_or_default();
-        }
-    }
-    if found || !wanted {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "there is no profile '{profile}' in {} or {}",
-        credentials.display(),
-        config.display()
-    )))
-}
-
-fn azure_options(container: String, prefix: String, details: &Details) -> Result<AzureOptions, Failure> {
-    let either = |names: [&str; 2]| names.into_iter().find_map(environment);
-    let account =
-        details.account.clone().or_else(|| either(["AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME"]));
-    let account = account.ok_or_else(|| {
-        Failure::new("which storage account? Set AZURE_STORAGE_ACCOUNT, or 'account' of the tier")
-    })?;
-    let endpoint = details.endpoint.clone().or_else(|| environment("AZURE_STORAGE_ENDPOINT"));
-    let endpoint = endpoint.unwrap_or_default();
-    without_credentials(&endpoint)?;
-    Ok(AzureOptions {
-        endpoint,
-        account,
-        container,
-        prefix,
-        access_key: either(["AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY"]).unwrap_or_default(),
-        sas: either(["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"]).unwrap_or_default(),
-        http: details.http.clone(),
-    })
 }

@@ -1,16 +1,13 @@
 //! What key services answer: from bytes to what was asked for, or to a refusal that says what to do. Nothing of an answer is trusted:
 //! sizes are bounded before, names and numbers are checked here.
 
-use crate::refusal::said;
 use crate::{Kind, Plain, Refusal, Sealed};
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE_NO_PAD};
+use chunkstore::storage::reach::said;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
-
-/// Longest time for which a token is used, in seconds: a day.
-const LONGEST_TOKEN: u64 = 24 * 3600;
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let read = serde_json::from_slice(body);
@@ -296,13 +293,6 @@ struct AzureInner {
     code: String,
 }
 
-#[derive(Deserialize)]
-struct AzureToken {
-    access_token: String,
-    /// A number, or a number as text.
-    expires_in: Option<serde_json::Value>,
-}
-
 /// The answer to `wrapkey`.
 ///
 /// # Errors
@@ -380,25 +370,6 @@ pub fn azure_refused(status: u16, body: &[u8]) -> Refusal {
     Refusal::new(kind, format!("{meaning} ({})", said(words)))
 }
 
-/// A token, and for how many seconds it is good.
-///
-/// # Errors
-///
-/// It is none.
-pub fn azure_token(body: &[u8]) -> Result<(Zeroizing<String>, u64), Refusal> {
-    let AzureToken { access_token, expires_in } = read(body)?;
-    let token = Zeroizing::new(access_token);
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Refusal::new(Kind::Away, "what it gives is no token"));
-    }
-    let seconds = match expires_in {
-        Some(serde_json::Value::Number(number)) => number.as_u64(),
-        Some(serde_json::Value::String(text)) => text.parse().ok(),
-        _ => None,
-    };
-    Ok((token, seconds.unwrap_or(0).min(LONGEST_TOKEN)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,7 +439,6 @@ mod tests {
                 azure_wrapped(body).map(drop),
                 azure_unwrapped(body).map(drop),
                 azure_key(body).map(drop),
-                azure_token(body).map(drop),
             ];
             assert!(kinds.iter().all(|read| matches!(read, Err(refusal) if refusal.is_away())), "{body:?}");
         }
@@ -476,7 +446,6 @@ mod tests {
         assert!(aws_decrypted(br#"{"Plaintext":"*","KeyId":"k"}"#).is_err());
         let long = format!(r#"{{"errors":["{}"]}}"#, "x".repeat(9000));
         assert!(transit_refused(400, long.as_bytes()).why.len() < 600);
-        assert_eq!(azure_token(br#"{"access_token":"a","expires_in":"99"}"#).unwrap().1, 99);
         assert_eq!(*aws_decrypted(br#"{"Plaintext":"AAE=","KeyId":"k"}"#).unwrap().1, [0, 1]);
         assert_eq!(*azure_unwrapped(br#"{"kid":"k","value":"AAE"}"#).unwrap().1, [0, 1]);
     }

@@ -4,6 +4,7 @@ use crate::client::{Ask, Client, Reach, Reply, json};
 use crate::{Address, Binding, KeyService, Kind, Refusal, Sealed, answers, secret_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use chunkstore::storage::ErrorKind;
 use chunkstore::storage::s3::{AwsSigner, S3Options};
 use reqwest::Method;
 use serde::Serialize;
@@ -80,8 +81,9 @@ impl Aws {
         let signed = self.client.wait(self.signer.headers(&self.url, &given, body.to_vec()))?;
         let mut headers = signed.map_err(|error| {
             let why = format!("no credentials of AWS: {}", chunkstore::error::describe(&error));
-            // They come from a service of the machine, which may be down.
-            Refusal::new(Kind::Away, why)
+            // They may come from a service of the machine, which may be down.
+            let kind = if error.kind == ErrorKind::Denied { Kind::NoLogin } else { Kind::Away };
+            Refusal::new(kind, why)
         })?;
         for name in ["authorization", "x-amz-security-token"] {
             if let Some(value) = headers.get_mut(name) {

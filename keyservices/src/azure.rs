@@ -4,10 +4,12 @@
 //! key can wrap: what is unwrapped says nothing about who wrapped it.
 
 use crate::client::{Ask, Client, Reach, Reply, headers, json};
-use crate::identity::{AzureLogin, Tokens};
 use crate::{Address, Binding, KeyService, Kind, Refusal, Sealed, answers, secret_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chunkstore::storage::HttpOptions;
+use chunkstore::storage::identity::NoIdentity;
+use chunkstore::storage::identity::azure::{Identity, Login};
 use reqwest::Method;
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
@@ -18,7 +20,7 @@ const API: &str = "api-version=7.4";
 /// A key of a vault.
 pub struct AzureVault {
     client: Client,
-    tokens: Tokens,
+    identity: Identity,
     host: String,
     key: String,
     version: String,
@@ -30,12 +32,14 @@ impl AzureVault {
     /// # Errors
     ///
     /// The host is none of Azure's, or there is no way to it.
-    pub fn new([host, key, version]: [&str; 3], login: AzureLogin, reach: &Reach) -> Result<Self, Refusal> {
+    pub fn new([host, key, version]: [&str; 3], login: Login, reach: &Reach) -> Result<Self, Refusal> {
         let resource = Address::azure_resource(host)
             .ok_or_else(|| Refusal::new(Kind::NoLogin, "tokens of Azure are for its own vaults"))?;
+        let http = HttpOptions { authorities: reach.authorities.clone(), ..HttpOptions::default() };
+        let identity = Identity::new(login, resource, &http).map_err(no_token)?;
         Ok(Self {
             client: Client::new(&format!("https://{host}"), reach)?,
-            tokens: Tokens::new(login, resource, reach),
+            identity,
             host: host.to_owned(),
             key: key.to_owned(),
             version: version.to_owned(),
@@ -49,7 +53,8 @@ impl AzureVault {
         path: &str,
         body: Zeroizing<Vec<u8>>,
     ) -> Result<Reply, Refusal> {
-        let bearer = Zeroizing::new(format!("Bearer {}", self.tokens.get()?.as_str()));
+        let token = self.client.wait(self.identity.token())?.map_err(no_token)?;
+        let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
         let headers =
             headers(&[("authorization", &bearer, true), ("content-type", "application/json", false)])?;
         let url = format!("https://{}/keys/{}{path}?{API}", self.host, self.key);
@@ -81,6 +86,11 @@ impl AzureVault {
             )
         })
     }
+}
+
+fn no_token(why: NoIdentity) -> Refusal {
+    let kind = if why.is_away { Kind::Away } else { Kind::NoLogin };
+    Refusal::new(kind, format!("no token of Azure: {why}"))
 }
 
 /// The hash of a binding, which is wrapped with the secret.

@@ -14,7 +14,6 @@ mod aws;
 mod azure;
 mod cache;
 mod client;
-mod identity;
 mod refusal;
 mod secret;
 #[cfg(test)]
@@ -26,7 +25,6 @@ pub use aws::Aws;
 pub use azure::AzureVault;
 pub use cache::{Cache, CacheFolder};
 pub use client::{Client, Reach};
-pub use identity::{AzureLogin, How};
 pub use refusal::{Kind, Refusal};
 pub use secret::ServiceSecret;
 pub use transit::{Transit, TransitLogin};

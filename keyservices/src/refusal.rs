@@ -34,9 +34,6 @@ pub struct Refusal {
     pub why: String,
 }
 
-/// Characters of a service's own words that are shown.
-const SHOWN: usize = 300;
-
 impl Refusal {
     /// Makes one.
     pub fn new(kind: Kind, why: impl Into<String>) -> Self {
@@ -60,11 +57,4 @@ impl Display for Refusal {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
     }
-}
-
-/// Words of a service, bounded and without letters that act on a terminal.
-pub(crate) fn said(words: &str) -> String {
-    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-    let shown: String = words.trim().chars().take(SHOWN).map(plain).collect();
-    if shown.is_empty() { "it says no more".to_owned() } else { format!("it says: {shown}") }
 }

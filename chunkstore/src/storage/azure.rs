@@ -1,6 +1,9 @@
 //! A repository in a container of Azure Blob Storage.
 
 use super::cloud::CloudStorage;
+use super::identity::NoIdentity;
+use super::identity::azure::Identity;
+use super::identity::is_own_address;
 use super::object::Objects;
 use super::requests::{Ask, Requests, Sign};
 use super::s3::retry;
@@ -29,6 +32,8 @@ pub struct AzureOptions {
     pub access_key: String,
     /// A shared access signature instead of the key, as `sv=…&sig=…`.
     pub sas: String,
+    /// An identity of Azure, if there is neither a key nor a signature.
+    pub identity: Option<Arc<Identity>>,
     /// HTTP.
     pub http: HttpOptions,
 }
@@ -40,6 +45,11 @@ impl std::fmt::Debug for AzureOptions {
 }
 
 /// Prepares access to a prefix of a container; nothing is sent yet.
+///
+/// # Errors
+///
+/// There is no way to it, or nothing that proves who we are. A token of an identity goes to a store whose certificate is
+/// verified, or to this machine's own addresses, since whoever sees it can use it.
 pub fn open(options: &AzureOptions) -> StorageResult<CloudStorage> {
     let place = format!("azure://{}/{}", options.container, options.prefix);
     let endpoint = match options.endpoint.trim_end_matches('/') {
@@ -63,6 +73,23 @@ pub fn open(options: &AzureOptions) -> StorageResult<CloudStorage> {
         builder = builder.with_sas_authorization(
             pairs.map(|(key, value)| (decode(key), decode(value))).collect::<Vec<_>>(),
         );
+    }
+    if options.access_key.is_empty() && options.sas.is_empty() {
+        let failed = |why: &str| StorageError {
+            kind: ErrorKind::Denied,
+            op: "open",
+            object: place.clone(),
+            source: NoIdentity::refused(why).into(),
+        };
+        // Otherwise object_store looks for credentials by itself, and elsewhere.
+        let identity = options.identity.as_ref().ok_or_else(|| failed("no credentials for this store"))?;
+        let is_verified = endpoint.starts_with("https://") && !options.http.any_certificate;
+        if !is_verified && !is_own_address(&endpoint) {
+            return Err(failed(
+                "a token of Azure goes only over https, to a store whose certificate is verified: whoever sees it can use it",
+            ));
+        }
+        builder = builder.with_credentials(Arc::<Identity>::clone(identity));
     }
     let store = builder.build().map_err(|source| StorageError {
         kind: ErrorKind::Failed,

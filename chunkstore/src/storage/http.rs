@@ -35,16 +35,12 @@ impl HttpOptions {
             object: place.to_owned(),
             source: source.into(),
         };
-        let agent = match self.user_agent.as_str() {
-            "" => concat!("esker/", env!("CARGO_PKG_VERSION")),
-            agent => agent,
-        };
         let authorities = match self.authorities.is_empty() {
             true => vec![],
             false => reqwest::Certificate::from_pem_bundle(&self.authorities).map_err(failed)?,
         };
         let client = reqwest::Client::builder()
-            .user_agent(agent)
+            .user_agent(self.agent())
             .tls_certs_merge(authorities)
             .tls_danger_accept_invalid_certs(self.any_certificate)
             .https_only(!allow_http)
@@ -53,7 +49,16 @@ impl HttpOptions {
             .connect_timeout(SET_UP)
             .build()
             .map_err(failed)?;
-        Ok(Connector::new(client, Duration::from_secs(self.timeout_s), Line::new(&self.stop)))
+        let patience = Duration::from_secs(self.timeout_s);
+        Ok(Connector::new(client, allow_http, patience, Line::new(&self.stop)))
+    }
+
+    /// The user agent of requests.
+    pub(super) fn agent(&self) -> &str {
+        match self.user_agent.as_str() {
+            "" => concat!("esker/", env!("CARGO_PKG_VERSION")),
+            agent => agent,
+        }
     }
 }
 
@@ -82,12 +87,6 @@ const CODES: &[(&str, ErrorKind, &str)] = &[
     ),
     ("BlobArchived", ErrorKind::Frozen, "the object is archived: it must be thawed before it can be read"),
     ("BlobBeingRehydrated", ErrorKind::Frozen, "the object is being thawed"),
-    // Not a code: what asks for credentials, and the words of object_store, name the service that gave none.
-    (
-        "169.254.169.254",
-        ErrorKind::Denied,
-        "no credentials for this store: set them in the environment; this machine's metadata service gave none",
-    ),
     // Answered as 404, but it is not the object that is missing.
     ("NoSuchBucket", ErrorKind::Failed, "there is no such bucket; create it first"),
     ("ContainerNotFound", ErrorKind::Failed, "there is no such container; create it first"),

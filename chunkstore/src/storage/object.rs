@@ -59,6 +59,10 @@ impl Objects {
         if let Some(why) = super::reach::unreachable(&source) {
             return self.failed(op, name, &why.to_string());
         }
+        if let Some(why) = super::identity::missing(&source) {
+            let kind = ErrorKind::from(&why);
+            return StorageError { kind, op, object: self.object(name), source: why.into() };
+        }
         // `object_store` shows only some statuses as kinds; the store's own code says more.
         let (kind, source) = match explain(&source.to_string()) {
             Some((kind, meaning)) => {

@@ -7,7 +7,7 @@ use crate::pool::locked;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
-use object_store::{ClientOptions, Result as ObjectResult};
+use object_store::{ClientConfigKey, ClientOptions, Result as ObjectResult};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -45,8 +45,19 @@ pub fn explained(why: &str, is_tls: bool) -> String {
     format!("cannot connect or was cut off: {why}")
 }
 
+/// Characters of a service's own words that are shown.
+const SHOWN: usize = 300;
+
+/// Words of a service, bounded and without letters that act on a terminal.
+#[must_use]
+pub fn said(words: &str) -> String {
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let shown: String = words.trim().chars().take(SHOWN).map(plain).collect();
+    if shown.is_empty() { "it says no more".to_owned() } else { format!("it says: {shown}") }
+}
+
 /// An error and all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut all = vec![error.to_string()];
     let mut next = error.source();
     while let Some(link) = next {
@@ -63,15 +74,18 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     client: HttpClient,
+    /// Whether the store may be reached over plain HTTP.
+    allow_http: bool,
     line: Line,
 }
 
 impl Connector {
-    /// `patience` is the longest time without progress in a request; what moves is counted on `line`.
-    pub(super) fn new(client: reqwest::Client, patience: Duration, line: Line) -> Self {
+    /// `allow_http` is what `client` was made with; `patience` is the longest time without progress in a request; what
+    /// moves is counted on `line`.
+    pub(super) fn new(client: reqwest::Client, allow_http: bool, patience: Duration, line: Line) -> Self {
         let has_answered = AtomicBool::new(false);
         let client = Client { client, patience, line: line.clone(), has_answered, first: None.into() };
-        Self { client: HttpClient::new(client), line }
+        Self { client: HttpClient::new(client), allow_http, line }
     }
 
     /// What its requests go over.
@@ -86,8 +100,17 @@ impl Connector {
 }
 
 impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> ObjectResult<HttpClient> {
-        Ok(self.client())
+    /// `object_store` asks here for the clients of its own providers of credentials, too, with other options than the store's:
+    /// this client would refuse their plain HTTP, or send a bearer's token by it. They are never used ([`super::identity`]).
+    fn connect(&self, options: &ClientOptions) -> ObjectResult<HttpClient> {
+        let wanted = options.get_config_value(&ClientConfigKey::AllowHttp);
+        if wanted.is_none_or(|wanted| wanted == self.allow_http.to_string()) {
+            return Ok(self.client());
+        }
+        Err(object_store::Error::Generic {
+            store: "HTTP",
+            source: "a client for credentials was asked for, and there is one for the store only".into(),
+        })
     }
 }
 
@@ -154,4 +177,20 @@ pub(super) fn unreachable(error: &(dyn std::error::Error + 'static)) -> Option<U
         next = link.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_of_a_store_is_for_nothing_else() {
+        for allow_http in [false, true] {
+            let connector =
+                Connector::new(reqwest::Client::new(), allow_http, SET_UP, Line::new(&Default::default()));
+            let of_store = ClientOptions::new().with_allow_http(allow_http);
+            let of_another = ClientOptions::new().with_allow_http(!allow_http);
+            assert!(connector.connect(&of_store).is_ok() && connector.connect(&of_another).is_err());
+        }
+    }
 }

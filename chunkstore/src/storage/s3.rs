@@ -1,6 +1,8 @@
 //! A repository in an S3 bucket.
 
 use super::cloud::CloudStorage;
+use super::identity::aws::Identity;
+use super::identity::{NoIdentity, missing};
 use super::object::Objects;
 use super::reach::Connector;
 use super::requests::Requests;
@@ -27,12 +29,14 @@ pub struct S3Options {
     pub prefix: String,
     /// Region; `us-east-1` if empty.
     pub region: String,
-    /// Access key, empty for the instance's own role.
+    /// Access key; empty with an identity.
     pub access_key_id: String,
     /// Secret key.
     pub secret_access_key: String,
     /// Session token of temporary credentials.
     pub session_token: String,
+    /// A role of AWS, if there is no key.
+    pub identity: Option<Arc<Identity>>,
     /// Locks may be removed with a special right (`GOVERNANCE`) instead of by nobody (`COMPLIANCE`).
     pub lock_governance: bool,
     /// HTTP.
@@ -66,20 +70,24 @@ fn bucket(options: &S3Options, connector: &Connector, place: &str) -> StorageRes
     if !options.endpoint.is_empty() {
         builder = builder.with_endpoint(&options.endpoint);
     }
-    if !options.access_key_id.is_empty() {
+    let failed = |kind, source: Box<dyn std::error::Error + Send + Sync>| {
+        let object = place.to_owned();
+        StorageError { kind, op: "open", object, source }
+    };
+    if options.access_key_id.is_empty() {
+        // Otherwise object_store looks for credentials by itself, and elsewhere.
+        let none = || failed(ErrorKind::Denied, NoIdentity::refused("no credentials for this store").into());
+        let identity = options.identity.as_ref().ok_or_else(none)?;
+        builder = builder.with_credentials(Arc::<Identity>::clone(identity));
+    } else {
         builder = builder
             .with_access_key_id(&options.access_key_id)
             .with_secret_access_key(&options.secret_access_key);
+        if !options.session_token.is_empty() {
+            builder = builder.with_token(&options.session_token);
+        }
     }
-    if !options.session_token.is_empty() {
-        builder = builder.with_token(&options.session_token);
-    }
-    builder.build().map_err(|source| StorageError {
-        kind: ErrorKind::Failed,
-        op: "open",
-        object: place.to_owned(),
-        source: source.into(),
-    })
+    builder.build().map_err(|source| failed(ErrorKind::Failed, source.into()))
 }
 
 /// Prepares access to a prefix of a bucket; nothing is sent yet.
@@ -111,10 +119,10 @@ pub struct AwsSigner {
 impl AwsSigner {
     /// Of a service, by its name in signatures; nothing is sent yet. Of the options, region, credentials and HTTP count.
     pub fn new(service: &'static str, options: &S3Options) -> StorageResult<Self> {
-        // The service that gives a machine its role speaks plain HTTP; the request that is signed is sent by others.
-        let connector = options.http.connector(true, service)?;
+        // The request that is signed is sent by others.
+        let connector = options.http.connector(false, service)?;
         // A name is a must, and no bucket of it is ever asked for.
-        let options = S3Options { bucket: service.into(), ..options.clone() };
+        let options = S3Options { bucket: service.into(), endpoint: String::new(), ..options.clone() };
         let credentials = Arc::clone(bucket(&options, &connector, service)?.credentials());
         Ok(Self { credentials, service, region: options.region().to_owned() })
     }
@@ -137,7 +145,10 @@ impl AwsSigner {
         let request = request.body(bytes::Bytes::from(body).into());
         let mut request: HttpRequest = request.map_err(|error| failed(ErrorKind::Failed, error.into()))?;
         let credential = self.credentials.get_credential().await;
-        let credential = credential.map_err(|error| failed(ErrorKind::Denied, error.into()))?;
+        let credential = credential.map_err(|error| match missing(&error) {
+            Some(why) => failed(ErrorKind::from(&why), why.into()),
+            None => failed(ErrorKind::Denied, error.into()),
+        })?;
         let signed = AwsAuthorizer::new(&credential, self.service, &self.region);
         let signed = signed.try_authorize(&mut request, None);
         signed.map_err(|error| failed(ErrorKind::Failed, error.into()))?;

@@ -132,6 +132,49 @@ fn places_are_what_the_table_says() {
     }
 }
 
+/// What the page says of credentials; tests/aws_roles.rs and tests/azure_identities.rs try it.
+const CREDENTIALS: &str = "
+## How credentials are found
+
+Keys are not part of a place. The first line that fits is the one that counts; what it names and does not get is an error, and
+the next line is not tried. For S3 and for AWS KMS, in the order of the SDKs of AWS (\"Credential provider chain\", AWS SDK
+for Java 2.x developer guide; `create_credential_resolver` of botocore):
+
+| set | credentials | of |
+|---|---|---|
+| `profile` of the tier | keys of that profile, in `~/.aws/credentials` or `~/.aws/config` | a user |
+| `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` of temporary ones | these | a user |
+| `AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_ROLE_ARN`; `AWS_ROLE_SESSION_NAME`, else `esker` | AWS STS of the region gives them for the token in the file; `AWS_ENDPOINT_URL_STS` for another STS | EKS: IAM roles for service accounts; any issuer that the role trusts |
+| `AWS_PROFILE`, else the profile `default` | keys of that profile | a user |
+| `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` | http://169.254.170.2 and this path | ECS: the role of the task |
+| `AWS_CONTAINER_CREDENTIALS_FULL_URI`; `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` or `AWS_CONTAINER_AUTHORIZATION_TOKEN` | this URL, which gets the token: https, or http to this machine or a link-local address | EKS: Pod Identity; Greengrass |
+| nothing; `AWS_EC2_METADATA_SERVICE_ENDPOINT`, or `AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE=IPv6` | the metadata service at http://169.254.169.254, version 2 only; not with `AWS_EC2_METADATA_DISABLED=true` | EC2: the role of the instance |
+
+Of a profile, esker reads keys, `region` and `endpoint_url`; it does not read `role_arn`, `sso_*` and `credential_process`. The files
+are elsewhere with `AWS_SHARED_CREDENTIALS_FILE` and `AWS_CONFIG_FILE`.
+
+For Azure, in the order of its own tools (`DefaultAzureCredential`). Key Vault takes all but the first two:
+
+| set | credentials | of |
+|---|---|---|
+| `AZURE_STORAGE_KEY` | this key | the storage account |
+| `AZURE_STORAGE_SAS_TOKEN` | this signature | whoever signed it |
+| `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET` | a token of https://login.microsoftonline.com for the secret; `AZURE_AUTHORITY_HOST` for another cloud | a service principal |
+| `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_FEDERATED_TOKEN_FILE` | the same for the token in the file | AKS: workload identity |
+| `IDENTITY_ENDPOINT`, `IDENTITY_HEADER`; `AZURE_CLIENT_ID` | a token of that URL | App Service, Functions, Container Apps |
+| `IDENTITY_ENDPOINT`, `IMDS_ENDPOINT` | a token of the agent at that URL | Azure Arc |
+| nothing; `AZURE_CLIENT_ID` of several identities | the metadata service at http://169.254.169.254; `AZURE_POD_IDENTITY_AUTHORITY_HOST` for another | a virtual machine: its managed identity |
+
+- What is given for a time is renewed five minutes before its end, or after half of its time if that is sooner. Files with tokens are read
+  anew each time. As long as the old credentials are good, a service that does not answer stops nothing.
+- A service of the machine is asked without a proxy, follows nobody elsewhere, and is given up after a few seconds. A store that needs it ends
+  the command with code 1 and with what to set; a key service with 29 (exit-codes.md).
+- A proof goes to the host that is named above and to no other: over https with a verified certificate, whatever `--insecure-tls` says, or to this
+  machine. A token of Azure is shown to the store itself; esker refuses a store with plain http or with `--insecure-tls` then.
+- The role needs the rights of a user: for S3 `s3:GetObject`, `s3:PutObject`, `s3:DeleteObject` and `s3:ListBucket`; for Azure
+  the role Storage Blob Data Contributor on the container. hardening.md and hosts.md have narrower ones.
+";
+
 /// The page, from the tables.
 fn page() -> String {
     let mut text = String::from(
@@ -150,7 +193,7 @@ fn page() -> String {
     for (written, why) in REFUSED {
         text += &format!("| {} | {why} |\n", code(written));
     }
-    text
+    text + CREDENTIALS
 }
 
 #[test]

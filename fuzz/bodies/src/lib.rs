@@ -177,10 +177,26 @@ fn key_service(data: &[u8]) {
         4 => answers::transit_decrypted(rest).map_or_else(bounded, drop),
         5 => answers::azure_key(rest).map_or_else(bounded, drop),
         6 => answers::azure_unwrapped(rest).map_or_else(bounded, drop),
-        _ => answers::azure_token(rest).map_or_else(bounded, drop),
+        _ => identities(rest),
     }
     let refusals = [answers::aws_refused, answers::transit_refused, answers::azure_refused];
     refusals.iter().for_each(|refused| bounded(refused(status, rest)));
+}
+
+/// What a service that says who we are answers.
+fn identities(data: &[u8]) {
+    use chunkstore::storage::identity::{NoIdentity, answers};
+    let bounded = |why: NoIdentity| {
+        assert!(why.why.len() < 4096 && !why.why.contains(char::is_control), "{why:?}");
+    };
+    answers::azure_token(data).map_or_else(bounded, drop);
+    answers::aws_role(data).map_or_else(bounded, drop);
+    answers::aws_assumed(data).map_or_else(bounded, drop);
+    let (code, said) = answers::aws_assumed_refused(data);
+    bounded(NoIdentity::refused(said));
+    drop(code);
+    bounded(NoIdentity::refused(answers::aws_role_refused(data)));
+    bounded(NoIdentity::refused(answers::azure_refused(data)));
 }
 
 fn slot(data: &[u8]) {
