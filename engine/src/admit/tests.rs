@@ -294,7 +294,10 @@ fn packs_that_are_not_there_or_not_as_signed_are_refused() {
             let key = chunkstore::keys::SealedRunKey { encapsulated: [1; 32], sealed: [1; 48] };
             commit.earlier.push(chunkstore::inbox::Earlier { run, epoch, key });
         }),
-        ("of a run whose key it does not have", |commit| commit.packs[0].run = 9),
+        ("of a run whose key it does not have", |commit| {
+            commit.packs.iter_mut().for_each(|pack| pack.run = 9);
+        }),
+        ("not in the order of its runs", |commit| commit.packs[0].run = 9),
         ("header is not the one that was written", |commit| {
             commit.packs[0].name.session = SessionId([1; 16]);
         }),

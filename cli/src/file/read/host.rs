@@ -66,8 +66,7 @@ mod tests {
         let full = File::parse(Path::new("esker.toml"), &HOST.replace("bundle", "password_file")).unwrap();
         assert!(full.runs[0].forget && full.runs[0].prune);
         // The place may be said, too, with all that a tier has; and that nothing is forgotten.
-        let place =
-            "[[tier]]\nname = \"s3\"\nurl = \"s3://bucket/esker\"\nrole = \"primary\"\nprofile = \"host\"\n";
+        let place = "[[tier]]\nname = \"s3\"\nurl = \"s3://bucket/esker\"\nrole = \"primary\"\nretries = 2\n";
         assert!(mistakes(&format!("{HOST}forget = false\nprune = false\n{place}")).is_empty());
         assert!(mistakes(&format!("repository = \"/srv/esker\"\n{HOST}")).is_empty());
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::admit::intake::Chunks;
-use chunkstore::storage::{StorageError, StorageResult, Version};
+use chunkstore::storage::{StorageError, StorageResult};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
