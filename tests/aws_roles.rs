@@ -181,10 +181,11 @@ fn a_container_s_role_opens_it_with_and_without_a_token() {
     assert_eq!(cloud.looks(&by_hand("sesame-of-tomorrow")).0, Some(0));
     let full = |url: &str| variables(&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)]);
     let relative = |path: &str| variables(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", path)]);
-    std::fs::remove_file(&token).unwrap();
+    let mut gone = pod;
+    gone.extend(variables(&[("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &cloud.path("gone"))]));
     for (with, words) in [
         (by_hand("sesame-wrong"), "no such pod"),
-        (pod, "pod: No such file"),
+        (gone, "gone: No such file"),
         (full(&cloud.url("/elsewhere")), "it answers 302"),
         (full("http://169.254.170.2.example.org/x"), "is to begin with https://"),
         (relative(".example.org/"), "is to begin with '/'"),
@@ -238,10 +239,10 @@ fn a_token_of_another_issuer_stands_for_a_role() {
 /// Longer than its credentials live: the store refuses those that have ended.
 #[test]
 fn credentials_are_renewed_during_a_run() {
-    let cloud = Cloud::start(4);
+    let cloud = Cloud::start(8);
     let repo = cloud.repo(cloud.instance());
     cloud.asked();
-    let script = "for n in 1 2 3; do head -c 9000000 /dev/urandom; sleep 3; done";
+    let script = "for n in 1 2 3; do head -c 9000000 /dev/urandom; sleep 6; done";
     repo.ok(["--pack-size", "4", "backup", "--stdin-from-command", "--", "sh", "-c", script]);
     let asked = cloud.asked();
     let used: BTreeSet<&str> = is_prefixed(&asked, "s3 ").into_iter().collect();

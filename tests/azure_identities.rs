@@ -180,10 +180,10 @@ fn applications_and_app_service_open_it_in_the_order_of_azure_s_own_tools() {
 /// Longer than its token lives: the store refuses one that has ended.
 #[test]
 fn a_token_is_renewed_during_a_run() {
-    let cloud = Cloud::start(4);
+    let cloud = Cloud::start(8);
     let repo = cloud.repo(cloud.machine());
     cloud.asked();
-    let script = "for n in 1 2 3; do head -c 9000000 /dev/urandom; sleep 3; done";
+    let script = "for n in 1 2 3; do head -c 9000000 /dev/urandom; sleep 6; done";
     repo.ok(["--pack-size", "4", "backup", "--stdin-from-command", "--", "sh", "-c", script]);
     assert!(cloud.asked().len() >= 3);
     repo.ok(["check", "--read-data"]);

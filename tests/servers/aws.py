@@ -89,8 +89,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
                 Metadata.current = backend().assume_role("us-east-1", "i-0", ROLE, None, 3600, None)
             role = Metadata.current
         log("issued", service, role.access_key_id)
-        # Without the dashes of fractions of a second, as the documents show it: rounded up, since a second counts here.
-        end = (role.expiration + datetime.timedelta(seconds=0.999)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        end = role.expiration.strftime("%Y-%m-%dT%H:%M:%SZ")
         given = {
             "AccessKeyId": role.access_key_id,
             "SecretAccessKey": role.secret_access_key,
