@@ -4,7 +4,6 @@
 use crate::harness::{Process, Repo, certificates, expect, free_port, noise, server, source_root, wait_for};
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -118,7 +117,7 @@ fn serves(repo: &Repo) {
     repo.ok(["backup", "file"]);
     repo.ok(["check", "--read-data"]);
     repo.ok(["restore", "latest", "--target", "out"]);
-    let mut found = vec![PathBuf::from(repo.path("out"))];
+    let mut found = vec![repo.path("out")];
     let restored = std::iter::from_fn(|| {
         let path = found.pop()?;
         if path.is_dir() {

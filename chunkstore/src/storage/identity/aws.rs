@@ -168,7 +168,7 @@ impl Identity {
     async fn ask(&self) -> Result<(AwsCredential, Timestamp), NoIdentity> {
         match &self.way {
             Way::WebIdentity { token_file, role, session, .. } => {
-                self.assume(&*token_in(token_file)?, role, session).await
+                self.assume(&token_in(token_file)?, role, session).await
             }
             Way::Container { proof, .. } => {
                 let site = if is_near(&self.url) { Site::Machine } else { Site::Elsewhere };
