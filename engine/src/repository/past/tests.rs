@@ -188,12 +188,23 @@ fn compare(chosen: Result<Vec<rank::Ranked>>, expected: Result<Vec<Listed>>) {
     }
 }
 
-/// In the order and with the times of the rank, and few at a time.
+/// In the order and with the times of the rank.
 #[test]
 fn what_is_viewed_is_what_is_ranked() {
     for clocks_are_right in [false, true] {
-        let storage = store_with_others(clocks_are_right);
+        let storage = store_with_others(true);
         let repo = Repository::open(access(&storage, 8), b"x").unwrap();
+        // One clock that is years ahead, and a right one after it.
+        let ahead = if clocks_are_right { 1_750_000_300 } else { 1_900_000_000 };
+        let roots: Vec<Root> = [(ahead, 1), (1_750_000_400, 2)]
+            .map(|(second, generation)| {
+                let time = Timestamp::from_second(second).unwrap();
+                let made = Some(Made { incarnation: 1, generation, clock: time, time_given: false });
+                repo.write_snapshot(&Snapshot { time, made, ..Snapshot::default() }).unwrap()
+            })
+            .into();
+        let session = repo.store().open_session("test").unwrap();
+        repo.store().commit(&session, &[], &roots, &HashSet::new()).unwrap();
         let monitor = Tally::default();
         let now = crate::backup::timestamp(repo.store().now_ms());
         let all = repo.snapshots(&monitor).unwrap();
@@ -215,6 +226,30 @@ fn what_is_viewed_is_what_is_ranked() {
         let ended = repo.view_snapshots(|_| (), &mut |()| Err(Error::Interrupted), &monitor);
         assert!(matches!(ended, Err(Error::Interrupted)));
     }
+}
+
+/// However many there are, few of them wait to be taken.
+#[test]
+fn few_views_are_in_memory() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let repo = crate::repository::in_memory();
+    let roots: Vec<Root> = (0..2000).map(|_| repo.write_snapshot(&Snapshot::default()).unwrap()).collect();
+    let session = repo.store().open_session("test").unwrap();
+    repo.store().commit(&session, &[], &roots, &HashSet::new()).unwrap();
+    let (made, mut taken, mut most) = (Arc::new(AtomicUsize::new(0)), 0, 0);
+    let count = Arc::clone(&made);
+    repo.view_snapshots(
+        move |_| drop(count.fetch_add(1, Ordering::Relaxed)),
+        &mut |()| {
+            most = most.max(made.load(Ordering::Relaxed) - taken);
+            taken += 1;
+            Ok(())
+        },
+        &Tally::default(),
+    )
+    .unwrap();
+    assert_eq!(taken, 2000);
+    assert!(most <= 4 * 128, "{most} wait on one core");
 }
 
 /// Roots of older versions say nothing of their snapshots, and damage is reported once, by whoever comes across it.
