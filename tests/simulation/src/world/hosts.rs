@@ -94,6 +94,10 @@ impl Host<'_> {
             content = self.next_content(content);
             // A backup that fails at once takes no time, and a time names one here.
             self.turn.get().sleep(1 + self.below(2000));
+            if self.turn.get().is_dead() {
+                // It died in a worker, whose end was an error to this loop; for the dead, time stands still.
+                return;
+            }
             let name = format!("{}/{run}", self.name);
             let env = HostEnv::new(self.world.seed, &name, Some(Arc::clone(&self.turn)), self.skew_ms);
             let access = access(self.link(), env, &self.name);
