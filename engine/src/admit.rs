@@ -18,6 +18,7 @@ use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, Settled, describe};
 use chunkstore::{ChunkId, ObjectId, SessionId};
 use intake::Intake;
+use needs::Needs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use std::time::Duration;
 mod answers;
 mod intake;
 mod needs;
+mod own;
 
 /// A snapshot's time may lie so far ahead of the admitter's clock.
 const MOST_AHEAD_MS: u64 = 3_600_000;
@@ -260,6 +262,31 @@ fn read(store: &ChunkStore, name: &str, limit: u64) -> Result<Object> {
     }
 }
 
+/// Limits the numbers of a summary to what was seen: `files` among the entries, and `chunks` that were brought, of `plain` and
+/// `packed` bytes. Listings show them, and add them up.
+fn limit(snapshot: &mut Snapshot, files: u64, chunks: u64, plain: u64, packed: u64) {
+    let (entries, bytes) = (snapshot.manifest.entries, snapshot.manifest.bytes);
+    let summary = &mut snapshot.summary;
+    let others = entries.saturating_sub(files);
+    for (number, most) in [
+        (&mut summary.files_new, files),
+        (&mut summary.files_changed, files),
+        (&mut summary.files_unmodified, files),
+        (&mut summary.dirs_new, others),
+        (&mut summary.dirs_changed, others),
+        (&mut summary.dirs_unmodified, others),
+        (&mut summary.data_blobs, chunks),
+        (&mut summary.delta_blobs, chunks),
+        (&mut summary.tree_blobs, chunks),
+        (&mut summary.data_added, plain),
+        (&mut summary.data_added_packed, packed),
+        (&mut summary.total_files_processed, files),
+        (&mut summary.total_bytes_processed, bytes),
+    ] {
+        *number = most.min(*number);
+    }
+}
+
 struct Admitter<'a> {
     repo: &'a Repository,
     host: &'a Host,
@@ -448,7 +475,7 @@ impl Admitter<'_> {
         session: &SessionId,
         commit: &Commit,
         rings: &BTreeMap<u64, KeyRing>,
-        snapshot: Snapshot,
+        mut snapshot: Snapshot,
         settled: &Settled,
     ) -> std::result::Result<Option<ObjectId>, Refusal> {
         let store = self.repo.store();
@@ -469,7 +496,8 @@ impl Admitter<'_> {
         // Listed before the manifest is walked, which is read like any other.
         store.checkpoint(session, &segments)?;
         self.repo.sync_index(self.monitor)?;
-        let missing = self.missing(&dedupe, &snapshot)?;
+        let (brought, plain) = intake.finish();
+        let Needs { missing, files } = self.needs(&dedupe, &brought, &snapshot)?;
         if !missing.is_empty() {
             let why = format!(
                 "{} chunks that it builds on are no longer in the repository: what they were of was forgotten and pruned",
@@ -477,6 +505,7 @@ impl Admitter<'_> {
             );
             return Err(Refusal::Settle { why, missing, is_doubtful: false });
         }
+        limit(&mut snapshot, files, brought.count(), plain, commit.packs.iter().map(|pack| pack.len).sum());
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
         let root = self.repo.write_snapshot(&snapshot)?;
         // The commit point.
