@@ -8,6 +8,8 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/esker/target
 ESKER = $(CARGO_TARGET_DIR)/release/esker
 CARGO = cargo
 NEXTEST = $(shell command -v cargo-nextest 2>/dev/null)
+# Tests wait for servers much of the time: half more of them at once than there are cores.
+export NEXTEST_TEST_THREADS ?= $(shell expr $$(nproc) \* 3 / 2)
 
 # The pinned version may be installed under another name, and a machine without a network cannot fetch it anew.
 PINNED = $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
