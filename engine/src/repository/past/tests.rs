@@ -239,8 +239,8 @@ fn few_views_are_in_memory() {
     let (made, mut taken, mut most) = (Arc::new(AtomicUsize::new(0)), 0, 0);
     let count = Arc::clone(&made);
     repo.view_snapshots(
-        move |_| drop(count.fetch_add(1, Ordering::Relaxed)),
-        &mut |()| {
+        move |_| count.fetch_add(1, Ordering::Relaxed),
+        &mut |_| {
             most = most.max(made.load(Ordering::Relaxed) - taken);
             taken += 1;
             Ok(())
