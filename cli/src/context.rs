@@ -178,7 +178,8 @@ impl Context {
     fn refuse_as_host(&self) -> Result<(), Failure> {
         match self.own_file().and_then(|file| file.bundle.as_ref()) {
             Some(bundle) if !self.global.names_secret() => Err(Failure::new(format!(
-                "this machine is a write-only host, by {} in esker.toml: it backs up, by 'esker backup' and 'esker run'. A full                  client, with a password or a key, does everything else",
+                "this machine is a write-only host, by {} in esker.toml: it backs up, by 'esker backup' and 'esker run'. \
+                 A full client, with a password or a key, does everything else",
                 shown::path(bundle)
             ))),
             _ => Ok(()),

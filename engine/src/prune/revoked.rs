@@ -1,6 +1,7 @@
 //! What is left of hosts that were revoked: what waited in their inboxes, and the answers to them. Nothing of it can be
-//! admitted any more, since no host that was revoked comes back, and no id of a host is given twice. So it needs no age, and
-//! no second look at HEAD: a later one revokes more hosts, never fewer.
+//! admitted any more: no id of a host is given twice, and a later HEAD revokes more hosts, never fewer. So it needs no age, and
+//! no second look at HEAD. Only `repair head` from an older copy may list such a host as before; it says so, and what was
+//! removed here was of a host that somebody had given up.
 
 use crate::{Monitor, Result};
 use chunkstore::ObjectId;

@@ -57,7 +57,8 @@ fn summary(names: &[String], sources: &[SourceOutcome], book: &Book, seconds: f6
         "tiers": [], "promises_behind": [], "clock_in_doubt": null, "runs_pending": waiting,
     }));
     add_sources(sources, &|_| None, &mut summary);
-    summary
-        .line(format!("pending until a full client admits them: {waiting} runs of '{}'", book.bundle().name));
+    let runs = if waiting == 1 { "run" } else { "runs" };
+    let name = &book.bundle().name;
+    summary.line(format!("pending until a full client admits what waits: {waiting} {runs} of '{name}'"));
     summary
 }
