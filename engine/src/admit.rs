@@ -8,8 +8,7 @@ use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
 use crate::{Error, ItemError, Monitor, Repository, Result};
 use answers::{answer, answer_late, clear};
-use bytes::Bytes;
-use chunkstore::format::{MAX_SMALL_LEN, names};
+use chunkstore::format::names;
 use chunkstore::head::{Host, NO_COMMIT, SegmentRef};
 use chunkstore::inbox::{Commit, Inboxes, PublicKey, Run, SignedCommit, Verdict};
 use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
@@ -17,12 +16,14 @@ use chunkstore::keys::KeyRing;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, Settled, describe};
 use chunkstore::{ChunkId, ObjectId, SessionId};
+use found::{Found, commit};
 use intake::Intake;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 mod answers;
+mod found;
 mod intake;
 mod needs;
 
@@ -61,7 +62,8 @@ pub enum Outcome {
         /// Chunks that are missing.
         missing: u64,
     },
-    /// It is not the host's: it has no part in the order of the host's commits.
+    /// It is not the host's, or damaged: it has no part in the order of the host's commits. It stays until a later run is
+    /// settled.
     Forged {
         /// Why, for people.
         why: String,
@@ -125,6 +127,7 @@ fn take_runs(
         let host = head.hosts.find(|host| host.id == *id)?.cloned();
         Ok(host.filter(|host| host.revoked_ms.is_none()))
     };
+    let mut others = HashSet::new();
     for (number, run) in &runs {
         let Some(host) = known()? else { return Ok(()) };
         let outcome = if *number <= host.run {
@@ -142,6 +145,9 @@ fn take_runs(
         } else {
             None
         };
+        if let Some(Outcome::Forged { .. }) = outcome {
+            others.insert(*number);
+        }
         let admission =
             |outcome| Admission { host: host.name, id: *id, run: *number, bytes: run.bytes, outcome };
         all.extend(outcome.map(admission));
@@ -149,9 +155,12 @@ fn take_runs(
             return Err(Error::Interrupted);
         }
     }
-    // What was interrupted is over once a later run is settled, which has brought what it left.
+    // What was interrupted is over once a later run is settled, which has brought what it left. So is what lies in the place
+    // of a commit and is none: the host hears with the later answer that its run was passed over.
     if let Some(host) = known()? {
-        for (number, run) in runs.iter().filter(|(number, run)| **number <= host.run && !run.is_committed) {
+        let is_left = |number: &u64, run: &Run| !run.is_committed || others.contains(number);
+        for (number, run) in runs.iter().filter(|(number, run)| **number <= host.run && is_left(number, run))
+        {
             clear(store, &host, *number, run)?;
         }
     }
@@ -240,26 +249,6 @@ fn of_host<T>(done: chunkstore::Result<T>) -> std::result::Result<T, Refusal> {
     })
 }
 
-/// What a name of an inbox leads to.
-enum Object {
-    Whole(Bytes),
-    Gone,
-    /// It has more bytes than it may have: not read.
-    TooLong,
-}
-
-/// Reads an object of an inbox of at most `limit` bytes.
-fn read(store: &ChunkStore, name: &str, limit: u64) -> Result<Object> {
-    match store.storage().get(name, limit) {
-        Ok(bytes) => Ok(Object::Whole(bytes)),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(Object::Gone),
-        Err(error) => match store.storage().len(name) {
-            Ok(len) if len > limit => Ok(Object::TooLong),
-            _ => Err(chunkstore::Error::from(error).into()),
-        },
-    }
-}
-
 struct Admitter<'a> {
     repo: &'a Repository,
     host: &'a Host,
@@ -275,26 +264,13 @@ impl Admitter<'_> {
             // What was settled last is answered before the next is: HEAD knows what came of the last one only.
             answer_late(store, host, host.run)?;
         }
-        let name = names::commit(&host.id, number);
-        let bytes = match read(store, &name, MAX_SMALL_LEN)? {
-            Object::Whole(bytes) => bytes,
+        let signed = match commit(store, host, number)? {
+            Found::Commit(signed) => signed,
             // Another admitter removed it.
-            Object::Gone => return Ok(None),
-            Object::TooLong => {
-                return Ok(Some(Outcome::Forged { why: "it is longer than a commit can be".into() }));
-            }
-        };
-        let signed = match SignedCommit::decode(&bytes) {
-            Ok(signed) => signed,
-            Err(malformed) => return Ok(Some(Outcome::Forged { why: malformed.to_string() })),
+            Found::Gone => return Ok(None),
+            Found::Other(why) => return Ok(Some(Outcome::Forged { why })),
         };
         let header = &signed.header;
-        if header.repository != *store.keys().repository() || header.host != host.id || header.run != number {
-            return Ok(Some(Outcome::Forged { why: "it is of another repository, host or run".into() }));
-        }
-        if !signed.is_of(&PublicKey(host.public)) {
-            return Ok(Some(Outcome::Forged { why: format!("host '{}' did not sign it", host.name) }));
-        }
         let has_epoch = store.keys().has_epoch(header.epoch)?;
         let settled = Settled {
             host: host.id,
@@ -349,14 +325,17 @@ impl Admitter<'_> {
         Ok(Some(outcome))
     }
 
-    /// Whether a listing left out a commit before this one: then that is next.
+    /// Whether a listing left out a commit before this one, or it was read with damage: then that is next. Only a commit of
+    /// the host counts. Anything else in its place would stop the host for ever.
     fn is_passed_over(&self, number: u64) -> Result<bool> {
-        let storage = self.repo.store().storage();
+        let store = self.repo.store();
         for run in (self.host.run + 1..number).rev().take(MOST_PASSED) {
-            match storage.len(&names::commit(&self.host.id, run)) {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => return Err(chunkstore::Error::from(error).into()),
+            match store.storage().len(&names::commit(&self.host.id, run)) {
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                there => there.map_err(chunkstore::Error::from)?,
+            };
+            if matches!(commit(store, self.host, run)?, Found::Commit(_)) {
+                return Ok(true);
             }
         }
         Ok(false)

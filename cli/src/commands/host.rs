@@ -191,7 +191,10 @@ fn told(admission: &Admission) -> (String, bool) {
             true,
         ),
         Outcome::Forged { why } => (
-            format!("{host}, run {run}: left in the inbox: {why}; somebody else wrote it, or it is damaged"),
+            format!(
+                "{host}, run {run}: left in the inbox: {why}. The next run of the host is settled after it, and the host then \
+                 stores again what it needs"
+            ),
             true,
         ),
     }

@@ -1,10 +1,11 @@
 //! Answers to the runs of hosts, each written once; and what is removed once a run has its answer.
 
-use super::{Object, Outcome, read};
+use super::Outcome;
+use super::found::{Found, commit};
 use crate::Result;
-use chunkstore::format::{MAX_SMALL_LEN, names};
+use chunkstore::format::names;
 use chunkstore::head::Host;
-use chunkstore::inbox::{PublicKey, Reply, Run, SignedCommit, Verdict};
+use chunkstore::inbox::{Reply, Run, Verdict};
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
 use chunkstore::{ChunkId, ObjectId};
@@ -25,27 +26,18 @@ pub(super) fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> 
 
 /// Whether the host signed another commit of a number than the one that was answered: then two machines are this host.
 fn another(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<Outcome>> {
-    let Some(signed) = signed(store, host, number)? else { return Ok(None) };
+    let Found::Commit(signed) = commit(store, host, number)? else { return Ok(None) };
     let reply = match store.storage().get(&names::reply(&host.id, number), Reply::MAX_LEN) {
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
         reply => reply.map_err(chunkstore::Error::from)?,
     };
     let reply = Reply::open(&store.keys().channel(&host.id), &host.id, number, &reply)?;
-    let is_other = signed.is_of(&PublicKey(host.public)) && reply.commit != signed.hash;
-    Ok(is_other.then(|| Outcome::Refused {
+    Ok((reply.commit != signed.hash).then(|| Outcome::Refused {
         why: "a run of this number was settled before: two machines have the file of this host, or it was set back to an \
               earlier state"
             .into(),
         missing: 0,
     }))
-}
-
-/// The commit of a run, if there is one.
-fn signed(store: &ChunkStore, host: &Host, number: u64) -> Result<Option<SignedCommit>> {
-    match read(store, &names::commit(&host.id, number), MAX_SMALL_LEN)? {
-        Object::Whole(bytes) => Ok(SignedCommit::decode(&bytes).ok()),
-        Object::Gone | Object::TooLong => Ok(None),
-    }
 }
 
 /// Answers a run that is over, if nobody did: the admitter died between its swap and the answer; or the host lost its book,
@@ -63,12 +55,12 @@ pub(super) fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Resul
         return answer(store, host, number, host.commit, verdict, vec![]);
     }
     // Of others, nobody waits for an answer.
-    match signed(store, host, number)? {
-        Some(signed) if signed.is_of(&PublicKey(host.public)) => {
+    match commit(store, host, number)? {
+        Found::Commit(signed) => {
             let why = format!("the number {number} was over: the next run has a later one");
             answer(store, host, number, signed.hash, Verdict::Refused(why), vec![])
         }
-        _ => Ok(()),
+        Found::Gone | Found::Other(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a host stored, chunk by chunk: decrypted, and handed to the ordinary pipeline.
 
-use super::{Object, Refusal, doubted, of_host, read, refused};
+use super::found::{Object, read};
+use super::{Refusal, doubted, of_host, refused};
 use crate::{Counter, Error, Monitor};
 use chunkstore::format::{PackKind, names};
 use chunkstore::inbox::Brought;

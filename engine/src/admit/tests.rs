@@ -357,3 +357,44 @@ fn a_stolen_bundle_opens_nothing() {
     }
     assert_eq!(opened, [names::reply(&keys.host, 1)], "only the answer is for the host");
 }
+
+/// A commit that is damaged or replaced in the store stops its own run only: the next one is settled after it.
+#[test]
+fn a_commit_that_is_none_stops_no_later_one() {
+    type Harm = fn(&[u8]) -> Vec<u8>;
+    let harms: [(&str, Harm); 4] = [
+        // In the id of the repository, in the body, junk, and one that has the right length.
+        ("damaged", |bytes| bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 20)).collect()),
+        ("damaged", |bytes| bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 300)).collect()),
+        ("no commit", |_| b"junk".to_vec()),
+        ("no commit", |bytes| vec![7; bytes.len()]),
+    ];
+    for (because, harm) in harms {
+        let mut thief = Thief::new();
+        let chunk = (thief.id(b"x"), &b"x"[..]);
+        thief.bring(&[chunk], &[chunk], |_, _| ());
+        assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+        thief.bring(&[chunk], &[], |_, _| ());
+        let host = thief.bundle.keys.host;
+        let name = names::commit(&host, 2);
+        let bytes = thief.disk.get(&name, 1 << 20).unwrap();
+        thief.disk.delete(&name).unwrap();
+        thief.disk.put(&name, harm(&bytes).into()).unwrap();
+        let done = thief.admit();
+        let [Outcome::Forged { why }] = &*done else { panic!("{done:?}") };
+        assert!(why.contains(because) && !why.contains("repository"), "{why}");
+        // The next one: its order is broken, and the host's goes on after it.
+        thief.bring(&[chunk], &[], |_, _| ());
+        let done = thief.admit();
+        let [Outcome::Forged { .. }, Outcome::Refused { why, .. }] = &*done else { panic!("{done:?}") };
+        assert!(why.contains("a commit before it is missing"), "{why}");
+        let left = thief.disk.objects().keys().filter(|name| name.starts_with("inbox/")).count();
+        assert_eq!(left, 0, "what was passed over is removed");
+        thief.bring(&[chunk], &[], |_, _| ());
+        assert!(matches!(*thief.admit(), [Outcome::Admitted { anew: false, .. }]));
+        // The answer to the third says that the second was passed over.
+        let reply = |run| thief.disk.get(&names::reply(&host, run), Reply::MAX_LEN);
+        let third = Reply::open(&thief.bundle.keys.channel(), &host, 3, &reply(3).unwrap()).unwrap();
+        assert_eq!((third.settled, reply(2).is_err()), (3, true));
+    }
+}
