@@ -215,3 +215,27 @@ fn what_a_thief_replays_shortens_or_forges_is_refused_and_told() {
     restored(&repo, "latest", &host);
     repo.ok(["check", "--read-data"]);
 }
+
+#[test]
+fn a_place_that_does_not_know_the_host_gets_nothing() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    let (file, data) = (host.file(), host.data());
+    // Another repository, which does not know it; and after that its own, which knows it no longer.
+    let elsewhere = Repo::new();
+    let other = elsewhere.folder().to_str().unwrap().to_owned();
+    let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    let before = files_beneath(elsewhere.folder().as_ref());
+    let output = host.command(&["-r", &other, "backup", "--bundle", file, data]).output().unwrap();
+    expect(&output, 10);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("knows this host") && told.contains(&other), "{told}");
+    assert_eq!(files_beneath(elsewhere.folder().as_ref()), before);
+    assert_eq!(files_beneath(&host.cache), Vec::<PathBuf>::new(), "no book is begun");
+    host.backup();
+    repo.ok(["host", "revoke", "web1"]);
+    let before = files_beneath(repo.folder().as_ref());
+    let output = host.run();
+    expect(&output, 10);
+    assert_eq!(files_beneath(repo.folder().as_ref()), before);
+}

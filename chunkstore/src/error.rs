@@ -17,6 +17,12 @@ pub enum Error {
         /// Where was looked.
         place: String,
     },
+    /// The place has no greeting for a write-only host, or one that does not open.
+    #[error("no repository at {place} knows this host: the place is wrong, or the host was revoked")]
+    UnknownHost {
+        /// Where was looked.
+        place: String,
+    },
     /// `init` found a repository already there.
     #[error("a repository already exists at {place}")]
     AlreadyExists {

@@ -215,7 +215,7 @@ impl From<std::io::Error> for Failure {
 
 fn store_code(error: &chunkstore::Error) -> Code {
     match error {
-        chunkstore::Error::NoRepository { .. } => Code::NoRepository,
+        chunkstore::Error::NoRepository { .. } | chunkstore::Error::UnknownHost { .. } => Code::NoRepository,
         chunkstore::Error::WrongPassword { .. }
         | chunkstore::Error::TooFewShares { .. }
         | chunkstore::Error::KeyService { is_away: false, .. }

@@ -94,12 +94,14 @@ pub struct Book {
 }
 
 impl Book {
-    /// Opens the book in `folder`, or begins one. `access` is how the repository's place is reached.
+    /// Opens the book in `folder`, or begins one. `access` is how the repository's place is reached. Nothing is written, here or
+    /// there, before the place's greeting was read.
     ///
     /// # Errors
     ///
-    /// Another process has it; the folder cannot be written; or the inbox cannot be reached.
+    /// The place does not know the host; another process has the book; the folder cannot be written; or the inbox cannot be reached.
     pub fn open(bundle: Bundle, access: Access, folder: &Path, patience: Duration) -> Result<Self> {
+        find_greeting(&bundle, &*access.storage)?;
         let failed = |error: std::io::Error| Error::Cache { why: format!("{}: {error}", folder.display()) };
         private::folder(folder).map_err(failed)?;
         let path = folder.join("lock");
@@ -413,6 +415,22 @@ impl Interrupted {
     }
 }
 
+/// Asks the place whether it knows the host. Without that, packs and commits would go to any store that takes them, where
+/// nobody ever looks.
+fn find_greeting(bundle: &Bundle, storage: &dyn Storage) -> Result<()> {
+    let (host, channel) = (bundle.keys.host, bundle.keys.channel());
+    let unknown = || Error::UnknownHost { place: storage.place() };
+    let sealed = match storage.get(&names::reply(&host, Reply::GREETING), Reply::MAX_LEN) {
+        Err(error) if error.kind == ErrorKind::NotFound => return Err(unknown()),
+        sealed => sealed?,
+    };
+    let greeting = Reply::open(&channel, &host, Reply::GREETING, &sealed).map_err(|error| {
+        tracing::info!(%error, "the greeting does not open");
+        unknown()
+    })?;
+    if greeting.verdict == Verdict::Added { Ok(()) } else { Err(unknown()) }
+}
+
 /// One that cannot be read counts as lost.
 fn read_state(path: &Path) -> Option<State> {
     let state = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -427,7 +445,7 @@ impl Answered {
     #[must_use]
     pub fn refused(&self) -> Option<&str> {
         match &self.reply.verdict {
-            Verdict::Admitted(_) => None,
+            Verdict::Admitted(_) | Verdict::Added => None,
             Verdict::Refused(why) => Some(why),
         }
     }

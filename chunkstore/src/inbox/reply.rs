@@ -3,6 +3,7 @@
 
 use crate::env::Env;
 use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
+use crate::head::NO_COMMIT;
 use crate::id::{ChunkId, ObjectId};
 use crate::keys::KeyRing;
 use crate::{Error, Result, envelope};
@@ -19,6 +20,8 @@ pub enum Verdict {
     Admitted(ObjectId),
     /// It is not, and why, for people.
     Refused(String),
+    /// It answers no run: the host was added. Only the greeting says so.
+    Added,
 }
 
 /// An answer.
@@ -40,6 +43,16 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The number under which the greeting lies: no run has it.
+    pub const GREETING: u64 = 0;
+
+    /// What a host finds as long as this place knows it. `epoch` and `inbox` are those of its bundle.
+    #[must_use]
+    pub fn greeting(epoch: u32, inbox: ObjectId) -> Self {
+        let (verdict, missing) = (Verdict::Added, vec![]);
+        Self { commit: NO_COMMIT, verdict, missing, settled: 0, epoch, inbox }
+    }
+
     /// Seals it for a host, with the ring of their channel.
     ///
     /// # Errors

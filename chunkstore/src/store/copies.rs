@@ -382,10 +382,11 @@ impl ChunkStore {
     }
 
     /// Makes this tier the primary: a HEAD that every client takes for later than that of the old one, which is
-    /// refused from then on by whoever has seen this one, and by every tier that this one was copied to.
+    /// refused from then on by whoever has seen this one, and by every tier that this one was copied to. Write-only hosts are
+    /// greeted here then: a tier has no answers to them.
     pub fn adopt(&self) -> Result<u64> {
         let now_s = self.now_ms() / 1000;
-        self.update_head(|head| {
+        let incarnation = self.update_head(|head| {
             head.incarnation = (head.incarnation + 1).max(now_s);
             if let Some(name) = head.tier.take() {
                 head.tiers.made.remove(&name);
@@ -393,7 +394,9 @@ impl ChunkStore {
             head.without_parity = true;
             head.sessions.clear();
             Ok(head.incarnation)
-        })
+        })?;
+        self.greet_all()?;
+        Ok(incarnation)
     }
 }
 

@@ -3,10 +3,11 @@
 
 use super::ChunkStore;
 use crate::env::random_array;
-use crate::format::MAX_HOSTS;
+use crate::format::{MAX_HOSTS, names};
 use crate::head::{Head, Host, NO_COMMIT, Root, SegmentRef};
 use crate::id::{ObjectId, PackId, SessionId};
-use crate::inbox::{Bundle, SigningKey};
+use crate::inbox::{Bundle, Reply, SigningKey};
+use crate::storage::ErrorKind;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 
@@ -37,7 +38,8 @@ impl ChunkStore {
         Ok(hosts)
     }
 
-    /// Adds a host, and returns what it gets. The place is where the host will find the repository.
+    /// Adds a host, and returns what it gets. The place is where the host will find the repository. It leaves a greeting there,
+    /// after the swap: without it the host refuses the place.
     ///
     /// # Errors
     ///
@@ -84,6 +86,11 @@ impl ChunkStore {
             Ok(epoch)
         })?;
         let keys = self.keys.for_host(id, epoch)?;
+        if let Err(error) = self.greet(&id, epoch) {
+            // Nobody has its key.
+            self.remove_host(&id)?;
+            return Err(error);
+        }
         Ok(Bundle {
             place: place.to_owned(),
             name: name.to_owned(),
@@ -93,16 +100,43 @@ impl ChunkStore {
         })
     }
 
+    /// Leaves the greeting of a host. One that is there stays.
+    fn greet(&self, id: &ObjectId, epoch: u32) -> Result<()> {
+        let reply = Reply::greeting(epoch, ObjectId(self.keys.inbox_public(epoch)?));
+        let sealed = reply.seal(&self.keys.channel(id), id, Reply::GREETING, &*self.access.env)?;
+        match self.storage().put(&names::reply(id, Reply::GREETING), sealed.into()) {
+            Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Leaves the greetings of all hosts that were not revoked, at a place that has become the primary.
+    pub(super) fn greet_all(&self) -> Result<()> {
+        let hosts = self.hosts()?.into_iter().filter(|host| host.revoked_ms.is_none());
+        hosts.map(|host| host.id).try_for_each(|id| self.greet(&id, self.epoch()))
+    }
+
+    /// Removes the greeting of a host, which then refuses this place.
+    fn dismiss(&self, id: &ObjectId) {
+        if let Err(error) = self.storage().delete(&names::reply(id, Reply::GREETING)) {
+            // Nothing of the host is admitted all the same, and a prune removes it.
+            tracing::warn!(%error, host = %id.short(), "the host does not hear that it was revoked before a prune removes its greeting");
+        }
+    }
+
     /// Takes back that a host was added, whose bundle could not be written.
     ///
     /// # Errors
     ///
     /// HEAD cannot be swapped.
     pub fn remove_host(&self, id: &ObjectId) -> Result<()> {
-        self.update_head(|head| head.hosts.retain(|host| host.id != *id))
+        self.update_head(|head| head.hosts.retain(|host| host.id != *id))?;
+        self.dismiss(id);
+        Ok(())
     }
 
-    /// Revokes the host of a name, or of the first digits of an id: nothing of it is admitted from then on.
+    /// Revokes the host of a name, or of the first digits of an id: nothing of it is admitted from then on. Its greeting goes
+    /// after the swap, so that it hears of it at its next backup.
     ///
     /// # Errors
     ///
@@ -110,7 +144,7 @@ impl ChunkStore {
     pub fn revoke_host(&self, wanted: &str) -> Result<Host> {
         self.refuse_on_tier()?;
         let now_ms = self.now_ms();
-        self.update_head(|head| {
+        let revoked = self.update_head(|head| {
             let is_meant = |host: &Host| {
                 host.revoked_ms.is_none() && host.name == wanted
                     || wanted.len() >= 8 && host.id.to_string().starts_with(wanted)
@@ -125,7 +159,9 @@ impl ChunkStore {
             let host = host.ok_or_else(|| Error::Invalid(format!("no host '{wanted}'")))?;
             host.revoked_ms.get_or_insert(now_ms);
             Ok(host.clone())
-        })
+        })?;
+        self.dismiss(&revoked.id);
+        Ok(revoked)
     }
 
     fn refuse_on_tier(&self) -> Result<()> {
