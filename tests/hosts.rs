@@ -239,3 +239,31 @@ fn a_place_that_does_not_know_the_host_gets_nothing() {
     expect(&output, 10);
     assert_eq!(files_beneath(repo.folder().as_ref()), before);
 }
+
+/// Neither a dry run nor a backup that fails uses a refusal up.
+#[test]
+fn a_refusal_is_told_until_a_run_was_committed() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    host.backup();
+    for entry in files_beneath(&host.inbox()) {
+        if !entry.ends_with("commit") && !entry.ends_with("begun") {
+            fs::remove_file(entry).unwrap();
+        }
+    }
+    assert_eq!(admit(&repo, 3)[0]["outcome"], "refused");
+    let (file, data) = (host.file(), host.data());
+    let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    let told = |output: Output, code: i32| {
+        expect(&output, code);
+        String::from_utf8(output.stderr).unwrap().contains("run 1 was refused")
+    };
+    let dry = || host.command(&["backup", "-n", "--bundle", file, data]).output().unwrap();
+    assert!(told(dry(), 3) && told(dry(), 3), "a dry run says it");
+    let absent = host.command(&["backup", "--bundle", file, "absent"]).output().unwrap();
+    assert_ne!(absent.status.code(), Some(0));
+    assert!(told(host.run(), 3), "the run that is committed says it");
+    assert_eq!(admit(&repo, 0)[0]["outcome"], "admitted");
+    assert!(!told(host.run(), 0), "and no later one");
+    restored(&repo, "latest", &host);
+}

@@ -5,7 +5,7 @@ use crate::exit::Failure;
 use crate::places::{Make, Place};
 use crate::trust::warn_of_others;
 use chunkstore::format::MAX_SMALL_LEN;
-use chunkstore::inbox::book::Answered;
+use chunkstore::inbox::book::Refused;
 use chunkstore::inbox::{Book, Bundle};
 use chunkstore::storage::limit::Rates;
 use engine::host::take_answers;
@@ -82,35 +82,45 @@ impl Context {
     /// Takes what became of earlier runs, and says it.
     pub(crate) fn answers(&self, book: &mut Book) -> Result<Answers, Failure> {
         let answers = take_answers(book)?;
-        for answered in &answers {
-            match answered.refused() {
-                None => self.console.say(format!("run {} was admitted", answered.run.run)),
-                Some(why) => self.console.warn(&format!(
-                    "run {} was refused: {why}. There is no snapshot of it; this backup stores again what it needs",
-                    answered.run.run
-                )),
-            }
+        let admitted: Vec<u64> = answers
+            .iter()
+            .filter(|answered| answered.refused().is_none())
+            .map(|answered| answered.run.run)
+            .collect();
+        for run in &admitted {
+            self.console.say(format!("run {run} was admitted"));
         }
-        Ok(Answers(answers))
+        let refused = book.refused().to_vec();
+        for Refused { run, why } in &refused {
+            self.console.warn(&format!(
+                "run {run} was refused: {why}. There is no snapshot of it; this backup stores again what it needs"
+            ));
+        }
+        Ok(Answers { admitted, refused })
     }
 }
 
-/// What became of earlier runs.
-pub(crate) struct Answers(Vec<Answered>);
+/// What became of earlier runs. Those that were refused are told until a run was committed.
+pub(crate) struct Answers {
+    admitted: Vec<u64>,
+    refused: Vec<Refused>,
+}
 
 impl Answers {
     /// Whether one was refused: there is no snapshot of it.
     pub(crate) fn has_refused(&self) -> bool {
-        self.0.iter().any(|answered| answered.refused().is_some())
+        !self.refused.is_empty()
     }
 
     /// For programs.
     pub(crate) fn rows(&self) -> Vec<Value> {
-        let row = |answered: &Answered| match answered.refused() {
-            None => json!({"run": answered.run.run, "outcome": "admitted"}),
-            Some(why) => json!({"run": answered.run.run, "outcome": "refused", "why": why}),
-        };
-        self.0.iter().map(row).collect()
+        let admitted = self.admitted.iter().map(|run| (*run, json!({"run": run, "outcome": "admitted"})));
+        let refused = self.refused.iter().map(|refused| {
+            (refused.run, json!({"run": refused.run, "outcome": "refused", "why": refused.why}))
+        });
+        let mut rows: Vec<(u64, Value)> = admitted.chain(refused).collect();
+        rows.sort_by_key(|(run, _)| *run);
+        rows.into_iter().map(|(_, row)| row).collect()
     }
 }
 

@@ -44,6 +44,18 @@ struct State {
     pending: Vec<Pending>,
     /// A commit that is on its way to the inbox; its bytes lie beside.
     writing: Option<Pending>,
+    /// Runs that were refused, and of which no run that was committed since has told.
+    #[serde(default)]
+    refused: Vec<Refused>,
+}
+
+/// A run that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The run.
+    pub run: u64,
+    /// Why, for people.
+    pub why: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,6 +154,25 @@ impl Book {
     #[must_use]
     pub fn pending(&self) -> &[Pending] {
         &self.state.pending
+    }
+
+    /// Runs that were refused, the oldest first: kept until [`Book::told`].
+    #[must_use]
+    pub fn refused(&self) -> &[Refused] {
+        &self.state.refused
+    }
+
+    /// Drops the runs that were refused: a run was committed since, and its report named them.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be written.
+    pub fn told(&mut self) -> Result<()> {
+        if self.state.refused.is_empty() {
+            return Ok(());
+        }
+        self.state.refused.clear();
+        self.save()
     }
 
     /// The last run that was answered, as a listing of the answers shows it.
@@ -370,6 +401,11 @@ impl Book {
             self.state.previous = None;
         }
         self.state.pending.retain(|pending| pending.run != run.run);
+        if let Some(why) = answered.refused() {
+            // With the answer: a run that ends before its commit has not told of it.
+            self.state.refused.retain(|refused| refused.run != run.run);
+            self.state.refused.push(Refused { run: run.run, why: why.to_owned() });
+        }
         self.state.run = self.state.run.max(reply.settled);
         if reply.epoch > self.bundle.keys.epoch {
             self.state.inbox = Some((reply.epoch, reply.inbox));

@@ -213,6 +213,11 @@ fn back_up_all(
 }
 
 impl SourceOutcome {
+    /// Whether it was committed to the inbox.
+    fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// What came of it, for people.
     fn made(&self, report: &BackupReport) -> String {
         match (self.pending, report.snapshot) {

@@ -57,6 +57,9 @@ pub(super) fn run(
         summary.line(pending(run, book.pending().len()));
     }
     context.console.summary(&summary);
+    if report.pending.is_some() {
+        book.told()?;
+    }
     let is_incomplete = answers.has_refused() || context.console.error_count() > 0;
     Ok(if is_incomplete { Code::Incomplete } else { Code::Done })
 }

@@ -32,6 +32,9 @@ pub(super) fn run(args: &Args, path: &Path, context: &Context) -> CommandResult 
     let mut summary = summary(&args.names, &sources, &locked(&book), context.console.seconds() - start);
     summary = summary.with("answered", answers.rows());
     context.console.summary(&summary);
+    if sources.iter().any(SourceOutcome::is_pending) {
+        locked(&book).told()?;
+    }
     Ok(code(&sources, answers.has_refused(), context))
 }
 
