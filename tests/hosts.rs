@@ -267,3 +267,23 @@ fn a_refusal_is_told_until_a_run_was_committed() {
     assert!(!told(host.run(), 0), "and no later one");
     restored(&repo, "latest", &host);
 }
+
+/// The list of entries was pruned with the chunks that it names: one refusal is enough all the same.
+#[test]
+fn what_was_forgotten_and_pruned_is_brought_again_after_one_refusal() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    host.backup();
+    admit(&repo, 0);
+    host.backup();
+    let snapshot = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
+    repo.ok(["forget", &snapshot]);
+    repo.ok(["prune", "--no-admit", "--max-unused", "0"]);
+    // The first condemns, a later one removes.
+    repo.ok(["prune", "--no-admit", "--max-unused", "0"]);
+    assert_eq!(admit(&repo, 3)[0]["outcome"], "refused");
+    expect(&host.run(), 3);
+    assert_eq!(admit(&repo, 0)[0]["outcome"], "admitted");
+    restored(&repo, "latest", &host);
+    repo.ok(["check", "--read-data"]);
+}

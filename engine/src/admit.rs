@@ -15,9 +15,10 @@ use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
 use chunkstore::keys::KeyRing;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, Settled, describe};
-use chunkstore::{ChunkId, ObjectId, SessionId};
+use chunkstore::{ObjectId, SessionId};
 use found::{Found, commit};
 use intake::Intake;
+use needs::Missing;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +212,7 @@ enum Refusal {
     /// The host is told, and its order of commits goes on after it.
     Settle {
         why: String,
-        missing: Vec<ChunkId>,
+        missing: Missing,
         /// Whether something was not as it was written, which may have happened on its way: then it is read once more. What
         /// a host said wrongly it says wrongly again, and reading costs.
         is_doubtful: bool,
@@ -227,12 +228,12 @@ impl<E: Into<Error>> From<E> for Refusal {
 }
 
 fn refused<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
-    Err(Refusal::Settle { why: why.into(), missing: vec![], is_doubtful: false })
+    Err(Refusal::Settle { why: why.into(), missing: Missing::default(), is_doubtful: false })
 }
 
 /// The same of what may have been damaged on its way.
 fn doubted<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
-    Err(Refusal::Settle { why: why.into(), missing: vec![], is_doubtful: true })
+    Err(Refusal::Settle { why: why.into(), missing: Missing::default(), is_doubtful: true })
 }
 
 /// What is wrong with what a host brought, rather than with the store.
@@ -244,7 +245,7 @@ fn of_host<T>(done: chunkstore::Result<T>) -> std::result::Result<T, Refusal> {
         }
         error => {
             let is_doubtful = error.is_damage();
-            Refusal::Settle { why: describe(&error), missing: vec![], is_doubtful }
+            Refusal::Settle { why: describe(&error), missing: Missing::default(), is_doubtful }
         }
     })
 }
@@ -305,13 +306,13 @@ impl Admitter<'_> {
         };
         let outcome = match done {
             Ok(Some(snapshot)) => {
-                answer(store, host, number, signed.hash, Verdict::Admitted(snapshot), vec![])?;
+                answer(store, host, number, signed.hash, Verdict::Admitted(snapshot), Missing::default())?;
                 Outcome::Admitted { snapshot, anew }
             }
             Ok(None) => return Ok(None),
             Err(Refusal::Fail(error)) => return Err(error),
             Err(Refusal::Settle { why, missing, .. }) => {
-                let count = missing.len() as u64;
+                let count = missing.ids.len() as u64;
                 if !store.settle_refused(&settled, &why)? {
                     return Ok(None);
                 }
@@ -449,11 +450,13 @@ impl Admitter<'_> {
         store.checkpoint(session, &segments)?;
         self.repo.sync_index(self.monitor)?;
         let missing = self.missing(&dedupe, &snapshot)?;
-        if !missing.is_empty() {
-            let why = format!(
-                "{} chunks that it builds on are no longer in the repository: what they were of was forgotten and pruned",
-                missing.len()
-            );
+        if !missing.ids.is_empty() {
+            let what = match missing.ids.len() {
+                1 => "1 chunk that it builds on is".to_owned(),
+                count => format!("{count} chunks that it builds on are"),
+            };
+            let why =
+                format!("{what} no longer in the repository: what they were of was forgotten and pruned");
             return Err(Refusal::Settle { why, missing, is_doubtful: false });
         }
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();

@@ -42,10 +42,17 @@ pub fn take_answers(book: &mut Book) -> Result<Vec<Answered>> {
     Ok(answers)
 }
 
-/// Takes out of the book what a refused run brought, and where it has chunks that the repository lacks.
+/// Takes out of the book what a refused run brought, and where it has chunks that the repository lacks: all of it, if the
+/// answer could not name each of them.
 fn drop_refused(book: &Book, repo: &Repository, answered: &Answered) -> Result<()> {
     let index = repo.store().index();
     let mut gone: HashSet<PackId> = answered.run.packs.iter().copied().collect();
+    if answered.reply.incomplete {
+        gone.extend(index.packs()?.into_iter().map(|pack| pack.name.id));
+        // Their lists of entries go, too: nothing of them counts as unchanged.
+        let known: Vec<_> = repo.snapshot_roots()?.into_iter().map(|root| root.id).collect();
+        repo.forget(&known)?;
+    }
     let lookup = index.lookup(&answered.reply.missing)?;
     gone.extend(lookup.into_iter().flatten().map(|location| location.pack.name.id));
     let packs: Vec<_> = index.packs()?.into_iter().filter(|pack| gone.contains(&pack.name.id)).collect();

@@ -358,6 +358,7 @@ impl Book {
                             .into(),
                     ),
                     missing: vec![],
+                    incomplete: false,
                     ..reply
                 },
             };
@@ -369,7 +370,7 @@ impl Book {
         };
         let why = "the store lost its commit, or somebody removed it";
         let verdict = Verdict::Refused(why.into());
-        let lost = Reply { verdict, missing: vec![], ..last.reply.clone() };
+        let lost = Reply { verdict, missing: vec![], incomplete: false, ..last.reply.clone() };
         let is_lost = |pending: &&Pending| {
             pending.run <= lost.settled && answered.iter().all(|answered| answered.run.run != pending.run)
         };

@@ -9,7 +9,7 @@ use crate::keys::KeyRing;
 use crate::{Error, Result, envelope};
 use serde::{Deserialize, Serialize};
 
-/// So many missing chunks are named; the next answer names more.
+/// So many missing chunks are named. If there are more, the answer says that it is not complete.
 pub const MOST_MISSING: usize = 100_000;
 
 /// What became of a run.
@@ -34,6 +34,9 @@ pub struct Reply {
     /// Chunks that the snapshot needs, that it did not bring, and that the repository does not have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<ChunkId>,
+    /// Others may be missing, too: what would name them is missing itself, or they are too many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
     /// The last run that was settled.
     pub settled: u64,
     /// The newest epoch.
@@ -50,7 +53,7 @@ impl Reply {
     #[must_use]
     pub fn greeting(epoch: u32, inbox: ObjectId) -> Self {
         let (verdict, missing) = (Verdict::Added, vec![]);
-        Self { commit: NO_COMMIT, verdict, missing, settled: 0, epoch, inbox }
+        Self { commit: NO_COMMIT, verdict, missing, incomplete: false, settled: 0, epoch, inbox }
     }
 
     /// Seals it for a host, with the ring of their channel.
@@ -94,6 +97,7 @@ mod tests {
             commit: id,
             verdict: Verdict::Refused("a pack is missing".into()),
             missing: vec![keys.chunk_id(b"x")],
+            incomplete: true,
             settled: 4,
             epoch: 1,
             inbox: ObjectId(keys.inbox_public(1).unwrap()),

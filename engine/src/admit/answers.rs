@@ -2,13 +2,14 @@
 
 use super::Outcome;
 use super::found::{Found, commit};
+use super::needs::Missing;
 use crate::Result;
+use chunkstore::ObjectId;
 use chunkstore::format::names;
 use chunkstore::head::Host;
 use chunkstore::inbox::{Reply, Run, Verdict};
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
-use chunkstore::{ChunkId, ObjectId};
 
 /// Removes what is left of a run whose number is over, after the host has its answer. Says so if it is another one than was
 /// settled.
@@ -52,13 +53,13 @@ pub(super) fn answer_late(store: &ChunkStore, host: &Host, number: u64) -> Resul
             (Some(snapshot), _) => Verdict::Admitted(snapshot),
             (None, why) => Verdict::Refused(why.clone().unwrap_or_default()),
         };
-        return answer(store, host, number, host.commit, verdict, vec![]);
+        return answer(store, host, number, host.commit, verdict, Missing::default());
     }
     // Of others, nobody waits for an answer.
     match commit(store, host, number)? {
         Found::Commit(signed) => {
             let why = format!("the number {number} was over: the next run has a later one");
-            answer(store, host, number, signed.hash, Verdict::Refused(why), vec![])
+            answer(store, host, number, signed.hash, Verdict::Refused(why), Missing::default())
         }
         Found::Gone | Found::Other(_) => Ok(()),
     }
@@ -71,11 +72,12 @@ pub(super) fn answer(
     run: u64,
     commit: ObjectId,
     verdict: Verdict,
-    missing: Vec<ChunkId>,
+    missing: Missing,
 ) -> Result<()> {
     let epoch = store.epoch();
     let inbox = ObjectId(store.keys().inbox_public(epoch)?);
-    let reply = Reply { commit, verdict, missing, settled: host.run.max(run), epoch, inbox };
+    let Missing { ids: missing, is_incomplete: incomplete } = missing;
+    let reply = Reply { commit, verdict, missing, incomplete, settled: host.run.max(run), epoch, inbox };
     let sealed = reply.seal(&store.keys().channel(&host.id), &host.id, run, &*store.access.env)?;
     match store.storage().put(&names::reply(&host.id, run), sealed.into()) {
         Err(error) if error.kind == ErrorKind::Conflict => Ok(()),

@@ -11,6 +11,15 @@ use chunkstore::store::describe;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// Chunks that a snapshot needs and that are nowhere.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Missing {
+    /// Their ids, at most [`MOST_MISSING`].
+    pub(super) ids: Vec<ChunkId>,
+    /// There may be others: a part of the list of entries is missing itself, or they are too many to be named.
+    pub(super) is_incomplete: bool,
+}
+
 /// Ids looked up at a time.
 const LOOKUP: usize = 1024;
 
@@ -20,7 +29,7 @@ impl Admitter<'_> {
         &self,
         dedupe: &Arc<Dedupe>,
         snapshot: &Snapshot,
-    ) -> std::result::Result<Vec<ChunkId>, Refusal> {
+    ) -> std::result::Result<Missing, Refusal> {
         let store = self.repo.store();
         let mut missing = HashSet::new();
         let mut needed: Vec<ChunkId> = snapshot.manifest.chunks.iter().map(|(id, _)| *id).collect();
@@ -47,6 +56,7 @@ impl Admitter<'_> {
             Err(Error::Malformed { why, .. }) => return refused(format!("its list of entries: {why}")),
             Err(error) => return Err(Refusal::Fail(error)),
         };
+        let mut is_incomplete = whole.is_none();
         if let Some(reader) = whole {
             let mut reader = reader.remember_chunks();
             loop {
@@ -68,12 +78,15 @@ impl Admitter<'_> {
                         needed.push(damage.chunk);
                         look(&mut needed, 0)?;
                         if !dedupe.keep(&[damage.chunk])? {
+                            // What it would have named is unknown.
+                            is_incomplete = true;
                             continue;
                         }
                         return doubted(format!("its list of entries: {}", describe(&damage.error)));
                     }
                 }
                 if !look(&mut needed, LOOKUP)? {
+                    is_incomplete = true;
                     break;
                 }
                 if self.monitor.interrupted() {
@@ -83,9 +96,10 @@ impl Admitter<'_> {
             needed.extend(reader.take_visited().into_iter().map(|chunk| chunk.id));
         }
         look(&mut needed, 0)?;
-        let mut missing: Vec<ChunkId> = missing.into_iter().collect();
-        missing.sort_unstable();
-        missing.truncate(MOST_MISSING);
-        Ok(missing)
+        let mut ids: Vec<ChunkId> = missing.into_iter().collect();
+        ids.sort_unstable();
+        is_incomplete |= ids.len() > MOST_MISSING;
+        ids.truncate(MOST_MISSING);
+        Ok(Missing { ids, is_incomplete })
     }
 }

@@ -11,7 +11,6 @@ use crate::restore::dump;
 use crate::snapshot::SourceRecord;
 use crate::source::at_hand::AtHand;
 use crate::source::{Item, Source, SourceError};
-use chunkstore::PackId;
 use chunkstore::env::{Env as _, SeededEnv};
 use chunkstore::format::{Codec, Encoder, PackKind};
 use chunkstore::inbox::signature::{Signed as What, Statement};
@@ -20,6 +19,7 @@ use chunkstore::ingest::ChunkRef;
 use chunkstore::pack::{PackBuilder, PackName, Record as ChunkRecord};
 use chunkstore::storage::Storage as _;
 use chunkstore::storage::memory::MemoryStorage;
+use chunkstore::{ChunkId, PackId};
 
 mod cost;
 
@@ -272,11 +272,11 @@ fn what_is_missing_is_named_and_asked_for_again() {
     let mut thief = Thief::new();
     let (here, missing) = ((thief.id(b"here"), &b"here"[..]), (thief.id(b"missing"), &b"missing"[..]));
     let signed = thief.bring(&[here, missing], &[here], |_, _| ());
-    thief.is_refused(&signed, "1 chunks that it builds on are no longer in the repository");
+    thief.is_refused(&signed, "1 chunk that it builds on is no longer in the repository");
     let host = &thief.bundle.keys.host;
     let reply = thief.disk.get(&names::reply(host, 1), Reply::MAX_LEN).unwrap();
     let reply = Reply::open(&thief.bundle.keys.channel(), host, 1, &reply).unwrap();
-    assert_eq!(reply.missing, [missing.0]);
+    assert_eq!((&*reply.missing, reply.incomplete), (&[missing.0][..], false));
     // With it, the next one is admitted: the order of commits goes on after one that was refused.
     thief.bring(&[here, missing], &[here, missing], |_, _| ());
     assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
