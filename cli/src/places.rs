@@ -54,6 +54,20 @@ pub(crate) enum Place {
     Azure(Box<AzureOptions>),
 }
 
+/// A place that another machine is to find, as its flag `--place` says it: its form is checked, and a folder is made absolute,
+/// since that machine may stand in another one. How the place is reached from there is not known here.
+pub(crate) fn for_another_machine(word: &OsStr) -> Result<OsString, Failure> {
+    if word.is_empty() {
+        return Err(Failure::usage("--place: no place is given"));
+    }
+    // Nothing is looked up here.
+    let form = Form::parse(&path_text(word.as_bytes()), |_: &Path| false);
+    match form.map_err(|why| Failure::usage(format!("--place: {why}")))? {
+        Form::Folder(folder) => Ok(std::path::absolute(bytes_of(&folder))?.into_os_string()),
+        Form::S3 { .. } | Form::Azure { .. } => Ok(word.to_owned()),
+    }
+}
+
 impl Place {
     /// Reads what people write; docs/places.md has the forms. Credentials come from where the clouds' own tools look
     /// for them.

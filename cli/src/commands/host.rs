@@ -4,7 +4,7 @@ use crate::commands::json_time;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
-use crate::places::Place;
+use crate::places::{Place, for_another_machine};
 use crate::secret_files::SecretFile;
 use chunkstore::ObjectId;
 use chunkstore::head::Host;
@@ -220,7 +220,7 @@ fn row(admission: &Admission) -> Value {
 
 fn add(args: &Add, context: &Context) -> CommandResult {
     let place = match &args.place {
-        Some(place) => place.clone(),
+        Some(given) => for_another_machine(given)?,
         None => match context.place()? {
             // The host may stand in another folder.
             (Place::Folder(folder), _) => std::path::absolute(folder)?.into_os_string(),
