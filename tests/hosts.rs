@@ -287,3 +287,31 @@ fn what_was_forgotten_and_pruned_is_brought_again_after_one_refusal() {
     restored(&repo, "latest", &host);
     repo.ok(["check", "--read-data"]);
 }
+
+#[test]
+fn what_is_of_a_full_client_is_refused_beside_the_file_of_a_host() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    let (file, data) = (host.file(), host.data());
+    let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    let base = ["backup", "--bundle", file, data];
+    for more in [&["-p", "x"][..], &["--key-file", "x"], &["--no-admit"]] {
+        let output = host.command(&[&base[..], more].concat()).output().unwrap();
+        expect(&output, 2);
+        assert!(String::from_utf8_lossy(&output.stderr).contains(more[0]) || more[0] != "--no-admit");
+    }
+    // A variable is only not used; and nothing that is printed is an id of a snapshot.
+    let output = host.command(&base).env("ESKER_PASSWORD", "x").output().unwrap();
+    let stdout = expect(&output, 0);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("warning: ESKER_PASSWORD is not used"), "{told}");
+    assert!(stdout.contains("run 1 is in the inbox") && !stdout.contains("snapshot"), "{stdout}");
+    let report = host.backup();
+    assert!(report["snapshot_id"].is_null() && report["run"] == 2, "{report}");
+    // A place for a host is checked.
+    repo.fails(2, ["host", "add", "web2", "--write-only", "--place", "ftp://there/x"]);
+    repo.ok(["host", "add", "web2", "--write-only", "--place", "repository-elsewhere"]);
+    let bundle = fs::read_to_string(repo.path("web2.esker-host")).unwrap();
+    let absolute = repo.path("repository-elsewhere");
+    assert!(bundle.contains(absolute.to_str().unwrap()), "the folder is absolute");
+}

@@ -47,6 +47,25 @@ impl Context {
         }
     }
 
+    /// Refuses a flag that names a password or a key beside a host's file that was `given` by a flag or a variable. Of a
+    /// variable that names one it warns: it may be there for other commands.
+    pub(crate) fn refuse_secret_of_host(&self, given: Option<&Path>) -> Result<(), Failure> {
+        if given.is_none() {
+            return Ok(());
+        }
+        if self.global.flags_name_secret() {
+            return Err(Failure::usage(
+                "a write-only host has no password: give --bundle (or ESKER_BUNDLE), or what opens the repository",
+            ));
+        }
+        if let Some(name) = self.global.variable_names_secret() {
+            self.console.warn(&format!(
+                "{name} is not used: this backup is a write-only host's, by --bundle or ESKER_BUNDLE"
+            ));
+        }
+        Ok(())
+    }
+
     /// Where a host finds the repository.
     pub(crate) fn place_of_host(&self, bundle: &Bundle) -> Result<(Place, Rates), Failure> {
         if let Some(place) = self.global.place()? {

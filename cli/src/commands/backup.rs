@@ -150,7 +150,7 @@ pub(crate) struct Args {
     no_admit: bool,
     /// Back up as a host that may only write, with the file that 'esker host add' wrote: no password is needed, and the
     /// snapshot is pending until a full client admits it
-    #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with_all = ["parent", "delta", "incremental", "time", "keep_until"])]
+    #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with_all = ["parent", "delta", "incremental", "time", "keep_until", "no_admit"])]
     bundle: Option<PathBuf>,
 }
 
@@ -192,6 +192,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     if args.incremental {
         incremental_url(&args)?;
     }
+    context.refuse_secret_of_host(args.bundle.as_deref())?;
     // Sources first: a missing path is told before a password is asked for.
     let mut source = open_source(&args, &files, stamp, context)?;
     if let Some(path) = context.bundle(args.bundle.as_deref()) {
@@ -235,7 +236,8 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
             false => open_source(&args, &files, stamp, context)?,
         };
     };
-    let mut summary = report::summary(&report, &source.records(), args.dry_run, context)?;
+    let mut summary =
+        report::summary(&report, &source.records(), args.dry_run, report::By::FullClient, context)?;
     if args.dry_run && !args.no_admit {
         summary = Waiting::look(&repo, context)?.add(summary);
     }

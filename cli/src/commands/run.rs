@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "no_forget")]
     accept_clock: bool,
     /// Back up as a host that may only write, with the file that 'esker host add' wrote, as 'backup --bundle'
-    #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with = "accept_clock")]
+    #[arg(long, env = "ESKER_BUNDLE", value_name = "FILE", conflicts_with_all = ["accept_clock", "no_admit"])]
     bundle: Option<PathBuf>,
 }
 
@@ -97,6 +97,7 @@ enum Goal<'a> {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
+    context.refuse_secret_of_host(args.bundle.as_deref())?;
     if let Some(path) = context.bundle(args.bundle.as_deref()) {
         return as_host::run(args, &path, context);
     }

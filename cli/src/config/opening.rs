@@ -60,6 +60,11 @@ impl Global {
 
     /// Whether a flag or a variable names what opens the repository; nothing is read.
     pub(crate) fn names_secret(&self) -> bool {
+        self.flags_name_secret() || self.variable_names_secret().is_some()
+    }
+
+    /// The first variable that names what opens the repository; nothing is read.
+    pub(crate) fn variable_names_secret(&self) -> Option<&'static str> {
         let variables = [
             "ESKER_KEY_FILE",
             "ESKER_KMS",
@@ -67,13 +72,17 @@ impl Global {
             "ESKER_PASSWORD_COMMAND",
             "ESKER_PASSWORD",
         ];
+        variables.into_iter().find(|name| environment_path(name).is_some())
+    }
+
+    /// Whether a flag names what opens the repository.
+    pub(crate) fn flags_name_secret(&self) -> bool {
         self.recovery
             || !self.shares.is_empty()
             || self.insecure_no_password
             || [&self.key_file, &self.password_file].into_iter().any(Option::is_some)
             || self.password_command.is_some()
             || self.key_services.kms.is_some()
-            || variables.into_iter().any(|name| environment_path(name).is_some())
     }
 
     fn password_of_flags(&self, file: Option<&File>) -> Result<Option<Password>, Failure> {

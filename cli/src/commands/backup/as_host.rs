@@ -1,6 +1,7 @@
 //! `esker backup --bundle`: as a host that may only write.
 
 use super::Args;
+use super::report::By;
 use crate::bundle::pending;
 use crate::config::hostname;
 use crate::context::Context;
@@ -18,6 +19,7 @@ pub(super) fn refuse(args: &Args) -> Result<(), Failure> {
         ("--incremental", args.incremental),
         ("--time", args.time.is_some()),
         ("--keep-until", args.keep_until.is_some()),
+        ("--no-admit", args.no_admit),
     ];
     match given.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),
@@ -50,7 +52,8 @@ pub(super) fn run(
     let report = context
         .console
         .during("backup", |monitor| backup_as_host(&mut book, &mut *source, &options, monitor))?;
-    let mut summary = super::report::summary(&report.backup, &source.records(), options.dry_run, context)?;
+    let mut summary =
+        super::report::summary(&report.backup, &source.records(), options.dry_run, By::Host, context)?;
     summary = summary.with("answered", answers.rows());
     if let Some(run) = report.pending.as_ref().map(|pending| pending.run) {
         summary = summary.with("pending", true).with("run", run);

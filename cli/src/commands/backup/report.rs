@@ -8,12 +8,26 @@ use engine::backup::BackupReport;
 use engine::connector::Format;
 use engine::snapshot::{SourceRecord, skew};
 
+/// Who backed up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// A full client: there is a snapshot.
+    FullClient,
+    /// A write-only host: ids of its snapshots are those of its book, which mean nothing in the repository.
+    Host,
+}
+
 pub(super) fn summary(
     report: &BackupReport,
     sources: &[SourceRecord],
     dry_run: bool,
+    by: By,
     context: &Context,
 ) -> Result<Summary, Failure> {
+    let (parent, snapshot) = match by {
+        By::FullClient => (report.parent, report.snapshot),
+        By::Host => (None, None),
+    };
     let done = &report.summary;
     let seconds = context.console.seconds();
     let vanished = context.console.monitor().get(Counter::Vanished);
@@ -21,10 +35,10 @@ pub(super) fn summary(
         .with("total_duration", seconds)
         .with("dry_run", dry_run)
         .with("files_vanished", vanished)
-        .with_some("snapshot_id", report.snapshot.map(|id| id.to_string()))
+        .with_some("snapshot_id", snapshot.map(|id| id.to_string()))
         .with_some("skew_seconds", skew(sources).map(|skew| skew.as_secs_f64()));
     let mut say = |text: String| summary.line(text);
-    if let Some(parent) = report.parent {
+    if let Some(parent) = parent {
         say(format!("compared with snapshot {}", parent.short()));
     }
     // The words are restic's: scripts look for them.
@@ -68,8 +82,10 @@ pub(super) fn summary(
             source.origin
         ));
     }
-    match report.snapshot {
+    match snapshot {
         Some(id) => say(format!("snapshot {} saved", id.short())),
+        // The caller says which run is pending.
+        None if report.snapshot.is_some() => {}
         None if dry_run => say("dry run: no snapshot was made".into()),
         None => say("nothing changed: no snapshot was made".into()),
     }

@@ -18,6 +18,9 @@ pub(super) fn run(args: &Args, path: &Path, context: &Context) -> CommandResult 
     if args.accept_clock {
         return Err(Failure::usage("--accept-clock is not for a write-only host, which lets nothing expire"));
     }
+    if args.no_admit {
+        return Err(Failure::usage("--no-admit is not for a write-only host, which admits nothing"));
+    }
     let (specs, _) = choose(&args.names, file)?;
     let bundle = bundle::read(path)?;
     let (place, _) = context.place_of_host(&bundle)?;
