@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admit::intake::Chunks;
+use chunkstore::format::MAX_SMALL_LEN;
 use chunkstore::storage::{StorageError, StorageResult};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
