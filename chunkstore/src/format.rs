@@ -283,13 +283,15 @@ pub mod names {
     pub fn brought(host: &ObjectId, run: u64, pack: &PackId) -> String {
         format!("{}/{pack}", self::run(host, run))
     }
-    /// The run in the name of an object of an inbox, and the last part of the name.
+    /// The run in the name of an object of an inbox, and the last part of the name. Names that are none of those above are
+    /// of no run.
     #[must_use]
     pub fn run_of(name: &str) -> Option<(ObjectId, u64, &str)> {
         let mut parts = name.strip_prefix(INBOX)?.strip_prefix('/')?.split('/');
         let (host, run, last) = (ObjectId::parse(parts.next()?)?, parts.next()?, parts.next()?);
         let is_run = run.len() == 20 && run.bytes().all(|digit| digit.is_ascii_digit());
-        let run = run.parse().ok().filter(|_| is_run && parts.next().is_none())?;
+        let is_known = last == BEGUN || last == COMMIT || PackId::parse(last).is_some();
+        let run = run.parse().ok().filter(|_| is_run && is_known && parts.next().is_none())?;
         Some((host, run, last))
     }
     /// `replies/<host>/<run>`, twenty digits.

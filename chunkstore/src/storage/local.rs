@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub mod files;
+mod place;
 use files::{Files, SystemFiles};
 
 /// Objects under a folder.
@@ -40,7 +41,8 @@ impl LocalStorage {
         let place = root.display().to_string();
         let failed = |source| io_error("open", &place, source);
         let root = root.canonicalize().map_err(failed)?;
-        let files = SystemFiles { shared: is_shared(root.metadata().map_err(failed)?.mode()) };
+        let shared = is_shared(root.metadata().map_err(failed)?.mode());
+        let files = SystemFiles { shared, root: Some(root.clone()) };
         Self::with_files(files, root, place)
     }
 
@@ -50,9 +52,9 @@ impl LocalStorage {
         let place = root.display().to_string();
         let failed = |source| io_error("create", &place, source);
         let root = std::path::absolute(root).map_err(failed)?;
-        let files = SystemFiles { shared };
+        let files = SystemFiles { shared, root: None };
         create_folders(&files, &root).map_err(failed)?;
-        settle(&root, files).map_err(failed)?;
+        settle(&root, &files).map_err(failed)?;
         Self::open(&root).map(|storage| Self { place, ..storage })
     }
 }
@@ -63,7 +65,7 @@ fn is_shared(mode: u32) -> bool {
 }
 
 /// Sets the mode of a repository's folder before it has content.
-fn settle(root: &Path, files: SystemFiles) -> io::Result<()> {
+fn settle(root: &Path, files: &SystemFiles) -> io::Result<()> {
     let metadata = root.metadata()?;
     let (mode, wanted) = (metadata.mode() & 0o7777, files.folder_mode());
     let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();

@@ -22,6 +22,7 @@ use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::{ChunkId, PackId};
 
 mod cost;
+mod folder;
 
 /// A repository, and somebody with all that one of its hosts has.
 struct Thief {

@@ -1,12 +1,13 @@
 //! The calls that a repository in a folder makes to the file system. A test replaces them: by a file system that loses
 //! what was not synced, or fails at any of these calls.
 
+use super::place::Place;
 use crate::{patience, private};
-use rustix::fs::RenameFlags;
+use rustix::fs::{AtFlags, FileType, OFlags};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a reader waits for whoever swaps HEAD, which takes as long as the disk needs to write it.
@@ -64,19 +65,25 @@ pub trait Files: Send + Sync {
 }
 
 /// The real file system. New files are closed to others, whatever the umask, or open to a group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SystemFiles {
     /// Whether the folders' group shares new files: 2770 and 660 instead of 700 and 600.
     pub shared: bool,
+    /// The repository's folder: below those of it that hosts write to, no symbolic link is followed.
+    pub root: Option<PathBuf>,
 }
 
 impl SystemFiles {
-    fn file_mode(self) -> u32 {
+    fn place(&self, path: &Path) -> io::Result<Place> {
+        Place::of(self.root.as_deref(), path)
+    }
+
+    fn file_mode(&self) -> u32 {
         if self.shared { 0o660 } else { private::FILE }
     }
 
     /// The mode of folders. With the set-group-ID bit their group is that of what is made in them (mkdir(2)).
-    pub(super) fn folder_mode(self) -> u32 {
+    pub(super) fn folder_mode(&self) -> u32 {
         if self.shared { 0o2770 } else { private::FOLDER }
     }
 }
@@ -94,38 +101,37 @@ impl NewFile for SystemFile {
 
 /// Opens what has to be a file. A pipe, which would be waited for without end, and whatever else is no file, count as
 /// missing.
-fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+fn open(place: &Place, flags: OFlags, mode: u32) -> io::Result<File> {
     let no_file = || io::Error::new(io::ErrorKind::NotFound, "there is something that is no file");
-    let no_waiting = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = match options.custom_flags(no_waiting).open(path) {
+    let is_file = || place.stat().map(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+    let file = match place.open(flags | OFlags::NONBLOCK, mode) {
         // A pipe that nobody reads.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
             return Err(no_file());
         }
         // Somebody has a lease of it, which the system ends for those who wait.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock && fs::metadata(path)?.is_file() => {
-            options.custom_flags(0).open(path)?
-        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_file()? => place.open(flags, mode)?,
         opened => opened?,
     };
     if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
 }
 
 /// The same to read it.
-fn open_to_read(path: &Path) -> io::Result<File> {
-    open(path, File::options().read(true))
+fn open_to_read(place: &Place) -> io::Result<File> {
+    open(place, OFlags::RDONLY, 0)
 }
 
 impl Files for SystemFiles {
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
-        let file = File::options().write(true).create_new(true).mode(private::FILE).open(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let file = self.place(path)?.open(flags, private::FILE)?;
         if self.shared {
             file.set_permissions(Permissions::from_mode(self.file_mode()))?;
         }
         Ok(Box::new(SystemFile(file)))
     }
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let file = open_to_read(path)?;
+        let file = open_to_read(&self.place(path)?)?;
         let len = file.metadata()?.len();
         if len > limit {
             let why = format!("it has {len} bytes, and no such file may have more than {limit}");
@@ -134,15 +140,22 @@ impl Files for SystemFiles {
         read_range(&file, 0, len)
     }
     fn read_at(&self, path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        read_range(&open_to_read(path)?, offset, len as u64)
+        read_range(&open_to_read(&self.place(path)?)?, offset, len as u64)
     }
     fn len(&self, path: &Path) -> io::Result<u64> {
-        let metadata = fs::metadata(path)?;
-        if metadata.is_file() { Ok(metadata.len()) } else { Err(io::ErrorKind::NotFound.into()) }
+        let stat = self.place(path)?.stat()?;
+        match FileType::from_raw_mode(stat.st_mode).is_file() {
+            true => Ok(u64::try_from(stat.st_size).unwrap_or_default()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
     }
     fn list(&self, path: &Path, most: u64) -> io::Result<Vec<Found>> {
+        let most = usize::try_from(most.saturating_add(1)).unwrap_or(usize::MAX);
+        if let Some(found) = self.place(path)?.list(most) {
+            return Ok(found?.into_iter().map(|(name, len)| Found { name, len }).collect());
+        }
         let mut found = vec![];
-        for entry in fs::read_dir(path)?.take(usize::try_from(most.saturating_add(1)).unwrap_or(usize::MAX)) {
+        for entry in fs::read_dir(path)?.take(most) {
             let entry = entry?;
             // Nothing of ours has a name that is not UTF-8.
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -156,45 +169,36 @@ impl Files for SystemFiles {
         Ok(found)
     }
     fn rename(&self, from: &Path, to: &Path, keep: bool) -> io::Result<()> {
-        if !keep {
-            return fs::rename(from, to);
-        }
-        let here = rustix::fs::CWD;
-        match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
-            // Some file systems cannot; all that can be trusted with a repository have links.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-                fs::hard_link(from, to)?;
-                fs::remove_file(from)
-            }
-            result => Ok(result?),
-        }
+        let (from, to) = (self.place(from)?, self.place(to)?);
+        if keep { from.rename_new(&to) } else { from.rename(&to) }
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        self.place(path)?.remove(AtFlags::empty())
     }
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().mode(private::FOLDER).create(path)?;
+        let place = self.place(path)?;
+        place.create_folder(private::FOLDER)?;
         if self.shared {
-            fs::set_permissions(path, Permissions::from_mode(self.folder_mode()))?;
+            let folder = place.open(OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+            folder.set_permissions(Permissions::from_mode(self.folder_mode()))?;
         }
         Ok(())
     }
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir(path)
+        self.place(path)?.remove(AtFlags::REMOVEDIR)
     }
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        self.place(path)?.open(OFlags::RDONLY, 0)?.sync_all()
     }
     fn lock(&self, path: &Path, shared: bool) -> io::Result<Option<Lock>> {
+        let place = self.place(path)?;
         let file = match shared {
-            true => match open_to_read(path) {
+            true => match open_to_read(&place) {
                 Ok(file) => file,
                 Err(_) => return Ok(None),
             },
             false => {
-                let mut options = File::options();
-                options.create(true).truncate(false).write(true).mode(private::FILE);
-                let file = open(path, &mut options)?;
+                let file = open(&place, OFlags::WRONLY | OFlags::CREATE, private::FILE)?;
                 let metadata = file.metadata()?;
                 let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
                 // Made a moment ago, or by an older version.
