@@ -191,11 +191,16 @@ impl<F: Files> LocalStorage<F> {
 
 /// Makes a folder and those above it that are missing, each durable in the one above.
 fn create_folders(files: &dyn Files, folder: &Path) -> io::Result<()> {
-    match files.create_folder(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_folders(files, folder.parent().ok_or(error)?)?;
-            return create_folders(files, folder);
-        }
+    let mut made = files.create_folder(folder);
+    if let Err(error) = &made
+        && error.kind() == io::ErrorKind::NotFound
+        && let Some(above) = folder.parent()
+    {
+        create_folders(files, above)?;
+        // Once: what is in the way above it, such as a link that is not followed, stays there.
+        made = files.create_folder(folder);
+    }
+    match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         // There already: perhaps made a moment ago, by somebody who has not synced it yet.
         _ => {}
@@ -389,6 +394,26 @@ mod tests {
             }
             assert!(exposed(&root).unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn nothing_is_stored_below_a_link_in_an_inbox() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (folder.path().join("repo"), folder.path().join("elsewhere"));
+        let storage = LocalStorage::create(&root, false).unwrap();
+        storage.put("inbox/honest/run/x", Bytes::from_static(b"x")).unwrap();
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, root.join("inbox/link")).unwrap();
+        std::fs::write(root.join("inbox/file"), "x").unwrap();
+        for name in ["inbox/link/x", "inbox/link/run/x", "inbox/file/x", "inbox/file/run/x"] {
+            let error = storage.put(name, Bytes::from_static(b"x")).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::NotFound, "{name}");
+        }
+        assert!(std::fs::read_dir(elsewhere).unwrap().next().is_none());
+        let mut listed = vec![];
+        storage.list("inbox", &mut |name, _| listed.push(name.to_owned())).unwrap();
+        listed.sort();
+        assert_eq!(listed, ["inbox/file", "inbox/honest/run/x", "inbox/link"]);
     }
 
     #[test]
