@@ -341,6 +341,11 @@ impl ManifestReader {
         self
     }
 
+    /// The manifest chunk of the last record.
+    pub(crate) fn chunk(&self) -> ChunkId {
+        self.records_of
+    }
+
     /// The manifest chunks come across since the last call.
     pub fn take_visited(&mut self) -> Vec<ChunkRef> {
         self.visited.as_mut().map(std::mem::take).unwrap_or_default()
@@ -422,12 +427,7 @@ impl ManifestReader {
             let Some(level) = self.upper.iter().position(|level| !level.is_empty()) else { break };
             let Some(chunk) = self.upper[level].pop_front() else { break };
             self.visit(chunk);
-            let read = chunkstore::reader::read_all(&self.store, &[chunk]).and_then(|bytes| {
-                decode_refs(&mut Decoder::new(&bytes, "manifest list")).map_err(|error| {
-                    chunkstore::Error::corrupt(format!("manifest chunk {}", chunk.id.short()), error)
-                })
-            });
-            match read {
+            match read_list(&self.store, chunk) {
                 Ok(refs) if level == 0 => self.leaves = refs.into(),
                 Ok(refs) => self.upper[level - 1] = refs.into(),
                 Err(error) if error.is_damage() => return Ok(Some(self.damage(chunk.id, error))),
@@ -436,6 +436,18 @@ impl ManifestReader {
         }
         Ok(None)
     }
+}
+
+/// Reads a chunk of an upper level: the list of chunks of the level below. No writer makes one that is empty, or lists an
+/// empty chunk.
+pub(crate) fn read_list(store: &Arc<ChunkStore>, chunk: ChunkRef) -> chunkstore::Result<Vec<ChunkRef>> {
+    let bytes = chunkstore::reader::read_all(store, &[chunk])?;
+    let mut decoder = Decoder::new(&bytes, "manifest list");
+    let refs = decode_refs(&mut decoder).and_then(|refs| {
+        let is_empty = refs.is_empty() || refs.iter().any(|chunk| chunk.len == 0);
+        if is_empty { Err(decoder.malformed("a list, or a chunk of it, is empty")) } else { Ok(refs) }
+    });
+    refs.map_err(|error| chunkstore::Error::corrupt(format!("manifest chunk {}", chunk.id.short()), error))
 }
 
 /// Reads the records of a manifest chunk.

@@ -36,6 +36,10 @@ impl Grammar {
                 *self = Self::Within { size: 0, has_content: entry.kind == Kind::File };
                 return Ok(true);
             }
+            // A manifest of a few bytes could otherwise have records without end.
+            Record::Chunks(chunks) if chunks.is_empty() || chunks.iter().any(|chunk| chunk.len == 0) => {
+                return Err("a list of chunks, or a chunk of it, is empty");
+            }
             Record::Chunks(chunks) => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
             Record::Hole(len) => *len,
             Record::End(..) => 0,
