@@ -18,7 +18,7 @@ use chunkstore::store::{ChunkStore, Settled, describe};
 use chunkstore::{ObjectId, SessionId};
 use found::{Found, commit};
 use intake::Intake;
-use needs::Missing;
+use needs::{Missing, Needs};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ mod answers;
 mod found;
 mod intake;
 mod needs;
+mod own;
 
 /// A snapshot's time may lie so far ahead of the admitter's clock.
 const MOST_AHEAD_MS: u64 = 3_600_000;
@@ -250,6 +251,31 @@ fn of_host<T>(done: chunkstore::Result<T>) -> std::result::Result<T, Refusal> {
     })
 }
 
+/// Limits the numbers of a summary to what was seen: `files` among the entries, and `chunks` that were brought, of `plain` and
+/// `packed` bytes. Listings show them, and add them up.
+fn limit(snapshot: &mut Snapshot, files: u64, chunks: u64, plain: u64, packed: u64) {
+    let (entries, bytes) = (snapshot.manifest.entries, snapshot.manifest.bytes);
+    let summary = &mut snapshot.summary;
+    let others = entries.saturating_sub(files);
+    for (number, most) in [
+        (&mut summary.files_new, files),
+        (&mut summary.files_changed, files),
+        (&mut summary.files_unmodified, files),
+        (&mut summary.dirs_new, others),
+        (&mut summary.dirs_changed, others),
+        (&mut summary.dirs_unmodified, others),
+        (&mut summary.data_blobs, chunks),
+        (&mut summary.delta_blobs, chunks),
+        (&mut summary.tree_blobs, chunks),
+        (&mut summary.data_added, plain),
+        (&mut summary.data_added_packed, packed),
+        (&mut summary.total_files_processed, files),
+        (&mut summary.total_bytes_processed, bytes),
+    ] {
+        *number = most.min(*number);
+    }
+}
+
 struct Admitter<'a> {
     repo: &'a Repository,
     host: &'a Host,
@@ -428,7 +454,7 @@ impl Admitter<'_> {
         session: &SessionId,
         commit: &Commit,
         rings: &BTreeMap<u64, KeyRing>,
-        snapshot: Snapshot,
+        mut snapshot: Snapshot,
         settled: &Settled,
     ) -> std::result::Result<Option<ObjectId>, Refusal> {
         let store = self.repo.store();
@@ -449,7 +475,8 @@ impl Admitter<'_> {
         // Listed before the manifest is walked, which is read like any other.
         store.checkpoint(session, &segments)?;
         self.repo.sync_index(self.monitor)?;
-        let missing = self.missing(&dedupe, &snapshot)?;
+        let (brought, plain) = intake.finish();
+        let Needs { missing, files } = self.needs(&dedupe, &brought, &snapshot)?;
         if !missing.ids.is_empty() {
             let what = match missing.ids.len() {
                 1 => "1 chunk that it builds on is".to_owned(),
@@ -459,6 +486,7 @@ impl Admitter<'_> {
                 format!("{what} no longer in the repository: what they were of was forgotten and pruned");
             return Err(Refusal::Settle { why, missing, is_doubtful: false });
         }
+        limit(&mut snapshot, files, brought.count(), plain, commit.packs.iter().map(|pack| pack.len).sum());
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
         let root = self.repo.write_snapshot(&snapshot)?;
         // The commit point.

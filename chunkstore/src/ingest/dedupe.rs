@@ -229,6 +229,26 @@ impl Dedupe {
         Ok(true)
     }
 
+    /// The plaintext length of each chunk, in bytes; `None` for those without a location. Locations in condemned packs count,
+    /// and the session relies on all that were found.
+    ///
+    /// # Errors
+    ///
+    /// Of the index, or of the store.
+    pub fn lens(&self, ids: &[ChunkId]) -> Result<Vec<Option<u32>>> {
+        let mut found = ground(&**self.store.index(), ids, &self.there)?;
+        let late: Vec<usize> = (0..ids.len()).filter(|at| found[*at].is_none()).collect();
+        if !late.is_empty() {
+            let missing: Vec<ChunkId> = late.iter().map(|at| ids[*at]).collect();
+            for (at, grounded) in late.into_iter().zip(ground_everywhere(&self.store, &missing, &self.there)?)
+            {
+                found[at] = grounded;
+            }
+        }
+        self.rely_on(found.iter().flatten().flat_map(|found| found.packs.iter().copied()));
+        Ok(found.into_iter().map(|found| found.map(|found| found.location.record.plain_len)).collect())
+    }
+
     /// For each id: whether the caller must store its chunk. Claims those. `expected` are the predicted chunks; for a
     /// right prediction, no look-up is needed.
     fn claim(&self, ids: &[ChunkId], expected: &[Option<Arc<Grounded>>]) -> Result<Vec<bool>> {

@@ -23,6 +23,7 @@ use chunkstore::{ChunkId, PackId};
 
 mod cost;
 mod folder;
+mod needs;
 
 /// A repository, and somebody with all that one of its hosts has.
 struct Thief {
