@@ -35,6 +35,12 @@ const MOST_AHEAD_MS: u64 = 3_600_000;
 /// The longest record of a snapshot that a host may bring, in bytes: HEAD has all records. One has some kilobytes.
 const MAX_RECORD: usize = 1 << 20;
 
+/// A host's next run is at most so many numbers after its last one: each number that it skips was of a run that it began.
+const MOST_SKIPPED: u64 = 1 << 20;
+
+/// The last number that a run can have: what is counted on from it does not overflow.
+const LAST_RUN: u64 = 1 << 62;
+
 /// So many numbers before a run are asked for, if a commit seems to be missing.
 const MOST_PASSED: usize = 1000;
 
@@ -290,6 +296,11 @@ impl Admitter<'_> {
         if host.run > 0 {
             // What was settled last is answered before the next is: HEAD knows what came of the last one only.
             answer_late(store, host, host.run)?;
+        }
+        // Were it settled, no honest run could follow.
+        if number > LAST_RUN || number > host.run.saturating_add(MOST_SKIPPED) {
+            let why = format!("its number {number} does not follow {}", host.run);
+            return Ok(Some(Outcome::Forged { why }));
         }
         let signed = match commit(store, host, number)? {
             Found::Commit(signed) => signed,

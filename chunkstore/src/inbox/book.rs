@@ -245,7 +245,12 @@ impl Book {
     fn claim(&mut self) -> Result<u64> {
         let host = self.bundle.keys.host;
         for _ in 0..MOST_TAKEN {
-            self.state.run += 1;
+            self.state.run = self.state.run.checked_add(1).ok_or_else(|| {
+                Error::Invalid(format!(
+                    "no number is left for a run: remove {}, and the next one begins anew",
+                    self.folder.display()
+                ))
+            })?;
             self.save()?;
             let nonce: [u8; 32] = random_array(&*self.access.env)?;
             match self.remote.put(&names::begun(&host, self.state.run), Bytes::copy_from_slice(&nonce)) {
