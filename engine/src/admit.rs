@@ -32,8 +32,9 @@ mod own;
 /// A snapshot's time may lie so far ahead of the admitter's clock.
 const MOST_AHEAD_MS: u64 = 3_600_000;
 
-/// The longest record of a snapshot that a host may bring, in bytes: HEAD has all records. One has some kilobytes.
-const MAX_RECORD: usize = 1 << 20;
+/// The longest record of a snapshot that a host may bring, in bytes: HEAD has all records. One has some kilobytes;
+/// many paths, excluded patterns or details of a server make it longer.
+const MAX_RECORD: usize = 256 << 10;
 
 /// A host's next run is at most so many numbers after its last one: each number that it skips was of a run that it began.
 const MOST_SKIPPED: u64 = 1 << 20;
