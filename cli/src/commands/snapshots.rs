@@ -4,16 +4,20 @@ use super::FilterArgs;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use engine::Repository;
 use engine::admit::waiting;
 use engine::policy::GroupBy;
+use engine::rank::Ranked;
+use engine::{Monitor, Repository};
+use std::sync::Arc;
 
 mod authors;
 mod listing;
+mod newest;
 mod shown;
 mod view;
 use authors::Authors;
 use listing::Listing;
+use newest::Newest;
 pub(crate) use shown::to_json;
 use view::{Form, Viewed, Viewer};
 
@@ -45,17 +49,21 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         false if args.compact => Form::Compact,
         false => Form::Table,
     };
-    let latest = args.latest.or(args.last.then_some(1));
     let is_grouped = args.group_by.is_some();
     let viewer = Viewer {
         form,
         is_grouped,
-        group_by: (is_grouped || latest.is_some()).then(|| args.group_by.unwrap_or_default()),
+        group_by: args.group_by.unwrap_or_default(),
         filter: args.filter.filter(),
         authors: Authors { repository: *repo.store().keys().repository(), hosts: repo.store().hosts()? },
     };
-    let mut listing = Listing::new(form, is_grouped, latest);
-    view(&repo, viewer, &args.snapshots, context, &mut |viewed| listing.add(viewed))?;
+    let mut listing = Listing::new(form, is_grouped);
+    let mut add = |viewed| listing.add(viewed);
+    let monitor = context.console.monitor();
+    match args.latest.or(args.last.then_some(1)) {
+        Some(latest) => view_latest(&repo, viewer, &args.snapshots, latest, monitor, &mut add)?,
+        None => view(&repo, viewer, &args.snapshots, monitor, &mut add)?,
+    }
     listing.finish();
     if form != Form::Json && !is_grouped {
         pending(&repo, context)?;
@@ -68,35 +76,89 @@ fn view(
     repo: &Repository,
     viewer: Viewer,
     named: &[String],
-    context: &Context,
+    monitor: &dyn Monitor,
     take: &mut dyn FnMut(Viewed),
 ) -> Result<(), Failure> {
-    let monitor = context.console.monitor();
-    let unserializable = |error: serde_json::Error| engine::Error::Invalid(error.to_string());
-    let filter = viewer.filter.clone();
     if !named.is_empty() {
-        for ranked in repo.choose(&filter, named, monitor)? {
+        for ranked in repo.choose(&viewer.filter, named, monitor)? {
             take(viewer.view(&ranked).map_err(unserializable)?);
         }
         return Ok(());
     }
-    let (mut count, mut fitting) = (0, 0);
-    repo.view_snapshots(
-        move |ranked| viewer.view_if_fits(&ranked),
-        &mut |viewed: serde_json::Result<Option<Viewed>>| {
-            count += 1;
-            if let Some(viewed) = viewed.map_err(unserializable)? {
-                fitting += 1;
-                take(viewed);
-            }
+    let viewer = Arc::new(viewer);
+    let shown = Arc::clone(&viewer);
+    each_fitting(
+        repo,
+        &viewer,
+        move |ranked| shown.view(&ranked),
+        &mut |viewed: serde_json::Result<Viewed>| {
+            take(viewed.map_err(unserializable)?);
             Ok(())
+        },
+        monitor,
+    )
+}
+
+/// The same of the latest of each group.
+fn view_latest(
+    repo: &Repository,
+    viewer: Viewer,
+    named: &[String],
+    latest: usize,
+    monitor: &dyn Monitor,
+    take: &mut dyn FnMut(Viewed),
+) -> Result<(), Failure> {
+    let (by, mut newest) = (viewer.group_by, Newest::new(latest));
+    let viewer = Arc::new(viewer);
+    if named.is_empty() {
+        each_fitting(
+            repo,
+            &viewer,
+            move |ranked| (by.key(&ranked.listed.snapshot), Box::new(ranked)),
+            &mut |(group, ranked)| {
+                newest.add(group, ranked);
+                Ok(())
+            },
+            monitor,
+        )?;
+    } else {
+        for ranked in repo.choose(&viewer.filter, named, monitor)? {
+            newest.add(by.key(&ranked.listed.snapshot), Box::new(ranked));
+        }
+    }
+    for ranked in newest.in_order() {
+        take(viewer.view(&ranked).map_err(unserializable)?);
+    }
+    Ok(())
+}
+
+/// Takes what `view` makes of each snapshot that fits. That none of existing ones fits is an error.
+fn each_fitting<T: Send + 'static>(
+    repo: &Repository,
+    viewer: &Arc<Viewer>,
+    view: impl Fn(Ranked) -> T + Send + Sync + 'static,
+    take: &mut dyn FnMut(T) -> engine::Result<()>,
+    monitor: &dyn Monitor,
+) -> Result<(), Failure> {
+    let (mut count, mut fitting) = (0, 0);
+    let own = Arc::clone(viewer);
+    repo.view_snapshots(
+        move |ranked| own.fits(&ranked).then(|| view(ranked)),
+        &mut |viewed: Option<T>| {
+            count += 1;
+            fitting += usize::from(viewed.is_some());
+            viewed.map_or(Ok(()), &mut *take)
         },
         monitor,
     )?;
     match fitting == 0 && count > 0 {
-        true => Err(filter.fits_none(count).into()),
+        true => Err(viewer.filter.fits_none(count).into()),
         false => Ok(()),
     }
+}
+
+fn unserializable(error: serde_json::Error) -> engine::Error {
+    engine::Error::Invalid(error.to_string())
 }
 
 /// Says what of hosts waits to be admitted: there are no snapshots of it yet.

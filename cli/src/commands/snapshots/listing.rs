@@ -1,21 +1,15 @@
-//! The list that `esker snapshots` prints. Of each snapshot it keeps what is shown of it, and in JSON nothing unless groups or
-//! the newest of each need it.
+//! The list that `esker snapshots` prints. Of each snapshot it keeps what is shown of it, and in JSON nothing unless there are
+//! groups.
 
 use super::authors::Signatures;
 use super::view::{Form, Viewed};
 use crate::output::{self, JsonArray, Rows};
 use engine::group::GroupKey;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 
-/// The list, oldest snapshot first.
-pub(super) struct Listing {
-    /// If there is a limit for each group.
-    newest: Option<Newest>,
-    shape: Shape,
-}
-
-enum Shape {
+/// The list, to which snapshots are added oldest first.
+pub(super) enum Listing {
     Array(JsonArray),
     Table(Box<Remarked>),
     /// In groups, in order of their keys.
@@ -23,7 +17,7 @@ enum Shape {
 }
 
 /// A table, and what is said below it.
-struct Remarked {
+pub(super) struct Remarked {
     rows: Rows,
     count: usize,
     moved: Vec<String>,
@@ -31,45 +25,21 @@ struct Remarked {
 }
 
 impl Listing {
-    /// `latest`: only so many of each group.
-    pub(super) fn new(form: Form, is_grouped: bool, latest: Option<usize>) -> Self {
-        let shape = match form {
-            _ if is_grouped => Shape::Groups(form, BTreeMap::new()),
-            Form::Json => Shape::Array(JsonArray::default()),
-            Form::Table | Form::Compact => Shape::Table(Box::new(Remarked {
+    pub(super) fn new(form: Form, is_grouped: bool) -> Self {
+        match form {
+            _ if is_grouped => Self::Groups(form, BTreeMap::new()),
+            Form::Json => Self::Array(JsonArray::default()),
+            Form::Table | Form::Compact => Self::Table(Box::new(Remarked {
                 rows: Rows::new(form.headings()),
                 count: 0,
                 moved: vec![],
                 signatures: Signatures::default(),
             })),
-        };
-        Self { newest: latest.map(Newest::new), shape }
+        }
     }
 
     /// Adds the next snapshot.
     pub(super) fn add(&mut self, viewed: Viewed) {
-        match &mut self.newest {
-            Some(newest) => newest.add(viewed),
-            None => self.shape.add(viewed),
-        }
-    }
-
-    /// Prints what was not printed yet.
-    pub(super) fn finish(mut self) {
-        if let Some(newest) = self.newest.take() {
-            newest.in_order().for_each(|viewed| self.shape.add(viewed));
-        }
-        match self.shape {
-            Shape::Array(array) => array.finish(),
-            Shape::Table(table) => table.print(),
-            Shape::Groups(Form::Json, groups) => print_json(&groups),
-            Shape::Groups(form, groups) => print_tables(form, &groups),
-        }
-    }
-}
-
-impl Shape {
-    fn add(&mut self, viewed: Viewed) {
         match self {
             Self::Array(array) => array.push(&viewed.text),
             Self::Table(table) => {
@@ -83,6 +53,16 @@ impl Shape {
                     groups.entry(key).or_default().push(viewed.text);
                 }
             }
+        }
+    }
+
+    /// Prints what was not printed yet.
+    pub(super) fn finish(self) {
+        match self {
+            Self::Array(array) => array.finish(),
+            Self::Table(table) => table.print(),
+            Self::Groups(Form::Json, groups) => print_json(&groups),
+            Self::Groups(form, groups) => print_tables(form, &groups),
         }
     }
 }
@@ -124,35 +104,5 @@ fn print_tables(form: Form, groups: &BTreeMap<GroupKey, Vec<String>>) {
         snapshots.iter().for_each(|row| rows.push(row));
         rows.print();
         output::line(format!("{} snapshots", snapshots.len()));
-    }
-}
-
-/// The newest snapshots of each group.
-struct Newest {
-    most: usize,
-    count: usize,
-    /// With their numbers among all.
-    groups: HashMap<Option<GroupKey>, VecDeque<(usize, Viewed)>>,
-}
-
-impl Newest {
-    fn new(most: usize) -> Self {
-        Self { most, count: 0, groups: HashMap::new() }
-    }
-
-    fn add(&mut self, viewed: Viewed) {
-        let group = self.groups.entry(viewed.group.clone()).or_default();
-        group.push_back((self.count, viewed));
-        self.count += 1;
-        if group.len() > self.most {
-            group.pop_front();
-        }
-    }
-
-    /// Oldest first.
-    fn in_order(self) -> impl Iterator<Item = Viewed> {
-        let mut all: Vec<(usize, Viewed)> = self.groups.into_values().flatten().collect();
-        all.sort_unstable_by_key(|(number, _)| *number);
-        all.into_iter().map(|(_, viewed)| viewed)
     }
 }

@@ -35,8 +35,8 @@ pub(super) struct Viewer {
     pub(super) form: Form,
     /// Whether snapshots are shown in groups: then without what is said of wrong clocks and of hosts.
     pub(super) is_grouped: bool,
-    /// What groups are formed by, if there are any.
-    pub(super) group_by: Option<GroupBy>,
+    /// What groups are formed by.
+    pub(super) group_by: GroupBy,
     pub(super) filter: Filter,
     pub(super) authors: Authors,
 }
@@ -45,7 +45,7 @@ pub(super) struct Viewer {
 pub(super) struct Viewed {
     /// JSON, or a row of the table.
     pub(super) text: String,
-    /// Its group, if there are groups.
+    /// Its group, if they are shown in groups.
     pub(super) group: Option<GroupKey>,
     /// What is said below the table.
     pub(super) moved: Option<String>,
@@ -53,9 +53,8 @@ pub(super) struct Viewed {
 }
 
 impl Viewer {
-    /// Nothing of a snapshot that does not fit the filter.
-    pub(super) fn view_if_fits(&self, ranked: &Ranked) -> serde_json::Result<Option<Viewed>> {
-        self.filter.fits(&ranked.listed.snapshot).then(|| self.view(ranked)).transpose()
+    pub(super) fn fits(&self, ranked: &Ranked) -> bool {
+        self.filter.fits(&ranked.listed.snapshot)
     }
 
     /// Fails if a record cannot be serialized; ours can.
@@ -73,7 +72,7 @@ impl Viewer {
         let has_remarks = self.form != Form::Json && !self.is_grouped;
         Ok(Viewed {
             text,
-            group: self.group_by.map(|by| by.key(&listed.snapshot)),
+            group: self.is_grouped.then(|| self.group_by.key(&listed.snapshot)),
             moved: (has_remarks && ranked.is_moved()).then(|| moved(ranked)),
             said: has_remarks.then(|| self.authors.said(listed)).flatten(),
         })
