@@ -126,7 +126,7 @@ fn a_list_of_entries_without_an_end_is_refused() {
 
 #[test]
 fn empty_records_and_lists_of_empty_chunks_are_refused() {
-    let entry = Record::Entry(Box::new(Entry::stream("file", Time::default())));
+    let entry = Record::Entry(Box::new(Entry::stream("another", Time::default())));
     let nothing = ChunkRef { id: ChunkId([1; 32]), len: 0 };
     let (mut leaf, mut zero, mut list) = (Encoder::default(), Encoder::default(), Encoder::default());
     for (content, out) in [(vec![], &mut leaf), (vec![nothing], &mut zero)] {
