@@ -315,3 +315,30 @@ fn what_is_of_a_full_client_is_refused_beside_the_file_of_a_host() {
     let absolute = repo.path("repository-elsewhere");
     assert!(bundle.contains(absolute.to_str().unwrap()), "the folder is absolute");
 }
+
+/// Otherwise a thief could say of a full client's file that it is unchanged, and bring another content for it.
+#[test]
+fn a_full_client_builds_on_nothing_that_a_host_brought() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    host.backup();
+    assert_eq!(admit(&repo, 0)[0]["outcome"], "admitted");
+    let data = host.data();
+    // The same path, by its name and as anybody's.
+    for how in [&["--host", "web1"][..], &["--host", "other", "--group-by", "paths", "--tag", "anybody"]] {
+        repo.ok([&["backup"], how, &[data.to_str().unwrap()]].concat());
+        let all = repo.json(["snapshots"]);
+        let last = all.as_array().unwrap().last().unwrap();
+        let parent = all.as_array().unwrap().iter().find(|one| one["id"] == last["parent"]);
+        assert!(parent.is_none_or(|parent| parent["signed"].is_null()), "{all}");
+        assert_eq!(last["parent"].is_null(), how.len() == 2, "{all}");
+    }
+    // Its own record, which both wrote, is the second one's parent; the host goes on with its own.
+    host.backup();
+    assert_eq!(admit(&repo, 0)[0]["outcome"], "admitted");
+    repo.ok(["backup", "--host", "web1", data.to_str().unwrap()]);
+    let all = repo.json(["snapshots"]);
+    let all = all.as_array().unwrap();
+    assert_eq!(all.last().unwrap()["parent"], all[1]["id"], "{all:?}");
+    assert!(!all[0]["signed"].is_null() && !all[3]["signed"].is_null(), "{all:?}");
+}

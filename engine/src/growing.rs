@@ -169,7 +169,8 @@ impl Growing {
             .into_iter()
             .filter(|listed| {
                 let snapshot = &listed.snapshot;
-                snapshot.hostname == options.backup.hostname
+                snapshot.is_of_full_client()
+                    && snapshot.hostname == options.backup.hostname
                     && paths.iter().all(|path| snapshot.paths.contains(path))
             })
             .collect();

@@ -269,6 +269,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether a full client made it, as far as signatures say. Only what one of these says of its content may save a full
+    /// client from reading: a write-only host can say that a file is unchanged, or that a stream goes on from there, and have
+    /// brought something else.
+    #[must_use]
+    pub fn is_of_full_client(&self) -> bool {
+        self.signed.is_none()
+    }
+
     /// Whether a restore made it of data that it was about to replace: it is a way back, not a regular backup.
     #[must_use]
     pub fn is_safety(&self) -> bool {

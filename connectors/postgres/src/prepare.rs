@@ -71,7 +71,8 @@ pub enum Base {
 pub fn earlier(repo: &Repository, path: &str, monitor: &dyn Monitor) -> Result<Base> {
     repo.sync_index(monitor)?;
     let found = repo.snapshots(monitor)?.into_iter().rev().find(|listed| {
-        listed.snapshot.paths.iter().any(|own| own == path)
+        listed.snapshot.is_of_full_client()
+            && listed.snapshot.paths.iter().any(|own| own == path)
             && listed.snapshot.sources.iter().any(|source| source.kind == KIND)
     });
     let Some(found) = found else { return Ok(Base::None) };

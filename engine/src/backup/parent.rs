@@ -139,13 +139,17 @@ fn look_at(
         true => past.newest(|theirs| theirs.may_be_namesake(&columns), |theirs| is_namesake(ours, theirs))?,
         false => None,
     };
+    let like = like(ours);
+    let mut newest = |may_fit: &dyn Fn(&Columns) -> bool, is_right: &dyn Fn(&Snapshot) -> bool| {
+        past.newest(may_fit, |theirs| theirs.is_of_full_client() && is_right(theirs))
+    };
     let parent = match (options.parent, options.parent_of) {
         (Some(_), _) => None,
         (None, Some(by)) => {
-            past.newest(|theirs| theirs.may_be_of_group_by(by, &columns), |theirs| fits(by, ours, theirs))?
+            newest(&|theirs| theirs.may_be_of_group_by(by, &columns), &|theirs| fits(by, ours, theirs))?
         }
-        (None, None) => match past.newest(|theirs| theirs.may_be_of_group(&columns), same)? {
-            None => past.newest(|theirs| theirs.may_be_like(&columns), like(ours))?,
+        (None, None) => match newest(&|theirs| theirs.may_be_of_group(&columns), &same)? {
+            None => newest(&|theirs| theirs.may_be_like(&columns), &like)?,
             parent => parent,
         },
     };
