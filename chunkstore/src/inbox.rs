@@ -10,6 +10,7 @@
 //! | [`book`], [`outbox`] | what a host remembers of what it stored; where its packs go |
 //! | [`runs`] | what lies in the inbox of a host |
 
+mod arrival;
 pub mod book;
 pub mod bundle;
 pub mod commit;

@@ -5,6 +5,7 @@
 //! Beside it lies how far the host has come: the last run, the hash of its last commit, and which runs wait for an answer.
 //! A lost book costs one upload of everything.
 
+use super::arrival::{Arrival, bring};
 use super::bundle::Bundle;
 use super::commit::{Commit, Earlier, Header};
 use super::noted::BookStorage;
@@ -29,6 +30,14 @@ use std::time::Duration;
 /// So many numbers are tried for a run: others of this host took them, which a lost book did not know.
 const MOST_TAKEN: u64 = 10_000;
 
+/// Why a run is refused whose number another commit has that was answered.
+const SETTLED: &str = "another machine has the file of this host, or this one was set back to an earlier state: a run of \
+     this number is settled. If it is not this machine's, 'esker host revoke' ends the file";
+
+/// Why a run is refused where another object is in the inbox in place of its commit.
+const DISPLACED: &str = "another object is where its commit goes: another machine has the file of this host, or somebody \
+     else writes to the inbox. If it is not this machine's, 'esker host revoke' ends the file";
+
 /// How far a host has come.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -44,6 +53,9 @@ struct State {
     pending: Vec<Pending>,
     /// A commit that is on its way to the inbox; its bytes lie beside.
     writing: Option<Pending>,
+    /// Those of the runs that wait whose commit is not in the inbox: another object is in its place.
+    #[serde(default)]
+    displaced: Vec<u64>,
     /// Runs that were refused, and of which no run that was committed since has told.
     #[serde(default)]
     refused: Vec<Refused>,
@@ -88,7 +100,7 @@ pub struct Answered {
     pub run: Pending,
     /// The answer.
     pub reply: Reply,
-    /// Whether it answers another commit of this number: this host is not the only one that has its bundle, or it was set
+    /// Whether another commit of this number is answered, or in the inbox: this host is not the only one that has its bundle, or it was set
     /// back to an earlier state.
     pub is_to_another: bool,
 }
@@ -269,7 +281,8 @@ impl Book {
     ///
     /// # Errors
     ///
-    /// The inbox cannot be reached. The run then counts as interrupted, or is finished when the book is opened again.
+    /// The inbox cannot be reached. The run then counts as interrupted, or is finished when the book is opened again. Or
+    /// another object is where the commit was to go: the run then counts as refused.
     pub fn commit(
         &mut self,
         outbox: &Outbox,
@@ -310,6 +323,13 @@ impl Book {
         self.state.writing = Some(Pending { run, commit: hash, snapshot, made_ms, packs: ids });
         self.save()?;
         self.finish_writing()?;
+        if self.state.displaced.contains(&run) {
+            return Err(Error::Fenced {
+                why: format!(
+                    "run {run} is not in the inbox: {DISPLACED}. Run it again: it stores again what it needs"
+                ),
+            });
+        }
         self.state.pending.last().cloned().ok_or_else(|| Error::Invalid("no run waits".into()))
     }
 
@@ -321,10 +341,14 @@ impl Book {
         if *blake3::hash(&bytes).as_bytes() != pending.commit.0 {
             return Err(Error::corrupt(path.display().to_string(), "it is not the commit that was noted"));
         }
-        match self.remote.put(&names::commit(&self.bundle.keys.host, pending.run), bytes.into()) {
-            // The number is this host's: an earlier attempt got through.
-            Err(error) if error.kind != ErrorKind::Conflict => return Err(error.into()),
-            _ => {}
+        match bring(&*self.remote, &names::commit(&self.bundle.keys.host, pending.run), &bytes.into())? {
+            Arrival::There => {}
+            // Most likely of an attempt before this one, of which no answer came.
+            Arrival::Unknown => tracing::info!(
+                run = pending.run,
+                "an object is where the run's commit goes, and this host may not read it: the answer says of which commit it is"
+            ),
+            Arrival::Another => self.state.displaced.push(pending.run),
         }
         self.state.previous = Some(pending.commit);
         self.state.earlier.clear();
@@ -334,6 +358,17 @@ impl Book {
         self.save()?;
         let _ = std::fs::remove_file(path);
         Ok(())
+    }
+
+    /// What a full client would answer to a run of which the inbox has another commit.
+    fn of_displaced(&self, run: &Pending) -> Answered {
+        let keys = &self.bundle.keys;
+        let reply = Reply {
+            commit: run.commit,
+            verdict: Verdict::Refused(DISPLACED.into()),
+            ..Reply::greeting(keys.epoch, ObjectId(keys.inbox))
+        };
+        Answered { run: run.clone(), reply, is_to_another: true }
     }
 
     /// Reads the answers that are there. What a refused run brought, and what the repository no longer has, is to be taken
@@ -346,6 +381,10 @@ impl Book {
         let (host, channel) = (self.bundle.keys.host, self.bundle.keys.channel());
         let mut answered = vec![];
         for pending in &self.state.pending {
+            if self.state.displaced.contains(&pending.run) {
+                answered.push(self.of_displaced(pending));
+                continue;
+            }
             let name = names::reply(&host, pending.run);
             let sealed = match self.remote.get(&name, Reply::MAX_LEN) {
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
@@ -357,11 +396,7 @@ impl Book {
                 false => reply,
                 true => Reply {
                     commit: pending.commit,
-                    verdict: Verdict::Refused(
-                        "another machine has the file of this host, or this one was set back to an earlier state: a run of \
-                         this number is settled. If it is not this machine's, 'esker host revoke' ends the file"
-                            .into(),
-                    ),
+                    verdict: Verdict::Refused(SETTLED.into()),
                     missing: vec![],
                     incomplete: false,
                     ..reply
@@ -407,6 +442,7 @@ impl Book {
             self.state.previous = None;
         }
         self.state.pending.retain(|pending| pending.run != run.run);
+        self.state.displaced.retain(|displaced| *displaced != run.run);
         if let Some(why) = answered.refused() {
             // With the answer: a run that ends before its commit has not told of it.
             self.state.refused.retain(|refused| refused.run != run.run);

@@ -19,6 +19,7 @@ use engine::renew::{RenewOptions, renew};
 use engine::{Repository, Result};
 use nights::beside::Beside;
 use nights::mortal::{Mortal, copy, everywhere};
+use nights::occupied::{Occupied, Way};
 use nights::{access, back_up, clean, forget_first, init, nights, open, packs, source};
 use std::path::Path;
 use std::sync::Arc;
@@ -259,6 +260,42 @@ fn a_bundle_of_a_retired_epoch_is_refused_once() {
     assert!(!host(2), "the host is told");
     assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted));
     assert_eq!(nights(&disk), [2]);
+}
+
+/// An object in the place of a commit: the host's own is its own, and another one is no snapshot of the host's, which hears so,
+/// and stores again what it needs.
+#[test]
+fn a_commit_whose_place_is_taken_is_no_success_unless_it_is_there() {
+    for way in [Way::Own, Way::OwnUnseen, Way::Other, Way::Longer] {
+        let (disk, bundle) = prepared();
+        let folder = tempfile::tempdir().unwrap();
+        let night = |number| host_night(&bundle, Arc::clone(&disk) as _, folder.path(), number);
+        night(1).unwrap();
+        take_in(&open(&disk)).unwrap();
+        let occupied = Occupied::new(&disk, way);
+        let ended = host_night(&bundle, occupied, folder.path(), 2);
+        let is_own = matches!(way, Way::Own | Way::OwnUnseen);
+        match ended {
+            Ok(_) => assert!(is_own, "{way:?}"),
+            Err(error) => {
+                assert!(
+                    !is_own && error.to_string().contains("another object is where its commit goes"),
+                    "{way:?}: {error}"
+                );
+            }
+        }
+        let was_well = night(3).unwrap();
+        assert_eq!(was_well, is_own, "{way:?}: the host hears of it without any answer");
+        // What is in the way of the second run is left, or removed; the third one brings all that it needs.
+        take_in(&open(&disk)).unwrap();
+        take_in(&open(&disk)).unwrap();
+        let expected: &[u64] = if is_own { &[1, 2, 3] } else { &[1, 3] };
+        assert_eq!(nights(&disk), expected, "{way:?}");
+        assert!(night(4).unwrap(), "{way:?}: it is told once");
+        assert!(take_in(&open(&disk)).unwrap().iter().all(is_admitted), "{way:?}");
+        assert_eq!(nights(&disk).last(), Some(&4), "{way:?}");
+        clean(&open(&disk)).unwrap();
+    }
 }
 
 /// A lost cache folder costs an upload, and is told.

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub(crate) mod beside;
 pub(crate) mod mortal;
+pub(crate) mod occupied;
 
 static PROCESSES: AtomicU64 = AtomicU64::new(0);
 static CLOCK: AtomicU64 = AtomicU64::new(1_700_000_000_000);
