@@ -2,7 +2,7 @@
 
 use crate::address::is_loopback;
 use crate::{Kind, Refusal};
-use chunkstore::storage::reach::explained;
+use chunkstore::storage::reach::{AUTHORITIES, explained};
 use connector_kit::http::{Halt, LOOK, Line, Wait, chain};
 use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Method, RequestBuilder};
@@ -105,7 +105,9 @@ impl Client {
     /// It takes too long, or the user has had enough.
     pub fn wait<T>(&self, coming: impl Future<Output = T>) -> Result<T, Refusal> {
         let coming = async { Ok::<T, reqwest::Error>(coming.await) };
-        self.line.wait(Wait::For(self.reach.timeout), coming).map_err(|halt| told(halt, true))
+        self.line
+            .wait(Wait::For(self.reach.timeout), coming)
+            .map_err(|halt| told(halt, true, self.reach.timeout))
     }
 
     /// Sends until there is an answer that counts; `op` is for the log.
@@ -159,19 +161,19 @@ impl Client {
         }
         let began = Instant::now();
         let sent = self.line.send(request, Wait::For(self.reach.timeout));
-        let mut response = sent.map_err(|halt| told(halt, is_tls))?;
+        let mut response = sent.map_err(|halt| told(halt, is_tls, self.reach.timeout))?;
         let status = response.status().as_u16();
         // At once as large as it can become: what grows leaves copies behind.
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
         loop {
-            match self.line.next(&mut response).map_err(|halt| told(halt, is_tls))? {
+            match self.line.next(&mut response).map_err(|halt| told(halt, is_tls, self.reach.timeout))? {
                 None if began.elapsed() >= self.reach.timeout => {
-                    return Err(told(Halt::Silent(self.reach.timeout), is_tls));
+                    return Err(told(Halt::Silent(self.reach.timeout), is_tls, self.reach.timeout));
                 }
                 None => {}
                 Some(part) if part.is_empty() => return Ok(Reply { status, body }),
                 Some(part) if body.len() + part.len() > MAX_ANSWER => {
-                    return Err(told(Halt::Endless, is_tls));
+                    return Err(told(Halt::Endless, is_tls, self.reach.timeout));
                 }
                 Some(part) => body.extend_from_slice(&part),
             }
@@ -187,11 +189,11 @@ pub(crate) fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Refusal
     Ok(body)
 }
 
-fn told(halt: Halt, is_tls: bool) -> Refusal {
+fn told(halt: Halt, is_tls: bool, limit: Duration) -> Refusal {
     let why = match halt {
         Halt::Interrupted => return Refusal::new(Kind::Interrupted, "interrupted"),
         Halt::Silent(limit) => format!("no answer within {} s", limit.as_secs()),
-        Halt::Broken(error) => explained(&chain(&error.without_url()), is_tls),
+        Halt::Broken(error) => explained(&chain(&error.without_url()), is_tls, limit, AUTHORITIES),
         Halt::Endless => format!("its answer has more than {} KiB", MAX_ANSWER >> 10),
     };
     Refusal::new(Kind::Away, why)

@@ -20,10 +20,14 @@ pub const SET_UP: Duration = Duration::from_secs(10);
 #[error("{0}")]
 pub(super) struct Unreachable(String);
 
-/// Explains a failed connection to people: `why` is an HTTP client's error with all its causes. A port without TLS
-/// gives no error of its own: it is silent, closes the connection, or answers in its own protocol.
+/// The option that names authorities to trust, of stores and of what is asked on the way to them.
+pub const AUTHORITIES: &str = "--cacert FILE";
+
+/// Explains a failed connection to people: `why` is an HTTP client's error with all its causes, `limit` is the longest time
+/// for a connection to be set up, and `authorities` the option that names authorities to trust. A port without TLS gives no
+/// error of its own: it is silent, closes the connection, or answers in its own protocol.
 #[must_use]
-pub fn explained(why: &str, is_tls: bool) -> String {
+pub fn explained(why: &str, is_tls: bool, limit: Duration, authorities: &str) -> String {
     let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
     if has(&["tcp connect error", "dns error"]) {
         return format!("cannot connect: {why}");
@@ -31,7 +35,13 @@ pub fn explained(why: &str, is_tls: bool) -> String {
     if is_tls && has(&["operation timed out", "deadline has elapsed"]) {
         return format!(
             "no connection over TLS within {} s: is the host reachable, and does this port speak TLS?",
-            SET_UP.as_secs()
+            limit.as_secs()
+        );
+    }
+    // As rustls calls a certificate that no known authority signed.
+    if is_tls && has(&["UnknownIssuer"]) {
+        return format!(
+            "its certificate is of no authority that is trusted here; {authorities} names its authority ({why})"
         );
     }
     let is_no_tls = ["received corrupt message", "unexpected EOF", "eof", "Connection reset", "BadRecordMac"];
@@ -144,7 +154,7 @@ impl Client {
         }
         let why = chain(&error);
         let is_certificate = why.contains("invalid peer certificate");
-        let said = explained(why.trim_start_matches("HTTP error: "), is_tls);
+        let said = explained(why.trim_start_matches("HTTP error: "), is_tls, SET_UP, AUTHORITIES);
         if is_certificate || said.contains("TLS?") || began.elapsed() >= SET_UP {
             // Not tried again.
             return Err(HttpError::new(HttpErrorKind::Unknown, Unreachable(said)));
@@ -182,6 +192,18 @@ pub(super) fn unreachable(error: &(dyn std::error::Error + 'static)) -> Option<U
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_connection_is_told_with_its_limit_and_its_way_out() {
+        let limit = Duration::from_secs(3);
+        let told = |why: &str| explained(why, true, limit, "-o tls.ca=FILE");
+        assert!(told("(Connect): operation timed out").contains("within 3 s"));
+        let unknown = told("client error (Connect): invalid peer certificate: UnknownIssuer");
+        assert!(unknown.contains("-o tls.ca=FILE names its authority"), "{unknown}");
+        // Another authority would not help.
+        let expired = told("client error (Connect): invalid peer certificate: Expired");
+        assert!(!expired.contains("tls.ca") && expired.contains("Expired"), "{expired}");
+    }
 
     #[test]
     fn the_client_of_a_store_is_for_nothing_else() {

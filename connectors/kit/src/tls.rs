@@ -19,6 +19,12 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 /// How rustls calls a certificate of X.509 version 1.
 const VERSION_1: &str = "UnsupportedCertVersion";
 
+/// How rustls calls a certificate that no known authority signed.
+const UNKNOWN: &str = "UnknownIssuer";
+
+/// The option that names the authorities to trust of servers.
+pub const AUTHORITIES: &str = "-o tls.ca=FILE";
+
 /// What is wrong with a certificate that is not the server's, which rustls calls the peer's in any case.
 fn about(whose: &str, error: &rustls::Error) -> String {
     let text = error.to_string();
@@ -37,7 +43,13 @@ pub fn plain(text: &str) -> String {
     if text.contains(VERSION_1) {
         return "the server's certificate is of X.509 version 1; version 3 is needed".into();
     }
-    text.replace("invalid peer certificate: ", "the server's certificate is not good: ")
+    let text = text.replace("invalid peer certificate: ", "the server's certificate is not good: ");
+    match text.contains(UNKNOWN) {
+        true => {
+            format!("{text}: no authority that is trusted here signed it; {AUTHORITIES} names its authority")
+        }
+        false => text,
+    }
 }
 
 /// What a server's certificate must be good for.
@@ -199,6 +211,16 @@ impl ServerCertVerifier for Lax {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_of_an_unknown_authority_is_told_with_its_way_out() {
+        let told = plain("invalid peer certificate: UnknownIssuer");
+        assert!(
+            told.starts_with("the server's certificate is not good") && told.contains("-o tls.ca=FILE"),
+            "{told}"
+        );
+        assert!(!plain("invalid peer certificate: Expired").contains("tls.ca"));
+    }
 
     #[test]
     fn certificates_that_cannot_be_shown() {

@@ -2,7 +2,9 @@
 //! (github.com/qdrant/qdrant, `docs/redoc/master/openapi.json`).
 
 use crate::settings::API_KEY;
+use connector_kit::handshake::SET_UP;
 use connector_kit::http::{self, Halt, Line, Wait, builder, chain};
+use connector_kit::tls::AUTHORITIES;
 use engine::connector::Context;
 use engine::log;
 use engine::source::{SourceError, SourceErrorKind, without_password};
@@ -128,7 +130,8 @@ impl Qdrant {
     fn cut_off(&self, what: &str, error: reqwest::Error) -> Failed {
         // The address is in the message already.
         let why = chain(&error.without_url());
-        let why = chunkstore::storage::reach::explained(&why, self.base.starts_with("https:"));
+        let is_tls = self.base.starts_with("https:");
+        let why = chunkstore::storage::reach::explained(&why, is_tls, SET_UP, AUTHORITIES);
         self.silent(format!("{what}: {why}"))
     }
 

@@ -3,7 +3,7 @@
 
 use super::NoIdentity;
 use crate::storage::HttpOptions;
-use crate::storage::reach::{SET_UP, chain, explained};
+use crate::storage::reach::{AUTHORITIES, SET_UP, chain, explained};
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{Certificate, Client, Url};
 use std::net::{IpAddr, Ipv6Addr};
@@ -114,7 +114,7 @@ impl Asking {
     /// Sends until there is an answer that counts.
     pub(super) async fn send(&self, ask: &Ask) -> Result<Reply, NoIdentity> {
         let client = self.client(ask)?;
-        let longest = if ask.site == Site::Machine { NEAR } else { SET_UP };
+        let longest = set_up(ask);
         let (began, mut pause) = (Instant::now(), PAUSE);
         loop {
             let attempt = Instant::now();
@@ -148,7 +148,7 @@ impl Asking {
             .https_only(ask.url.scheme() != "http")
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(if is_near { NEAR } else { SET_UP })
+            .connect_timeout(set_up(ask))
             .timeout(if is_near { NEAR_ANSWER } else { SET_UP });
         // A proxy would see what goes in clear, and does not know the addresses of this machine.
         if is_near || ask.url.scheme() == "http" || is_own(&ask.url) {
@@ -162,9 +162,17 @@ impl Asking {
     }
 }
 
+/// Longest time for a connection to be set up, and for all attempts.
+fn set_up(ask: &Ask) -> Duration {
+    if ask.site == Site::Machine { NEAR } else { SET_UP }
+}
+
 async fn once(client: &Client, ask: &Ask) -> Result<Reply, NoIdentity> {
     let is_tls = ask.url.scheme() == "https";
-    let failed = |error: reqwest::Error| NoIdentity::away(explained(&chain(&error.without_url()), is_tls));
+    let limit = set_up(ask);
+    let failed = |error: reqwest::Error| {
+        NoIdentity::away(explained(&chain(&error.without_url()), is_tls, limit, AUTHORITIES))
+    };
     let mut request = client.request(ask.method.clone(), ask.url.clone()).headers(ask.headers.clone());
     if ask.method != Method::GET {
         request = request.body(ask.body.to_vec());
