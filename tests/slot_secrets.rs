@@ -78,7 +78,7 @@ fn a_key_file_opens_a_repository_without_any_password() {
     expect(&wrong, 12);
     let wrong = String::from_utf8(wrong.stderr).unwrap();
     assert!(
-        wrong.contains("no key slot is for the password") && wrong.contains("other kinds, key"),
+        wrong.contains("no key slot is for the password") && wrong.contains("there are key slots for: key"),
         "{wrong}"
     );
     // The file that is there is not written over.

@@ -135,14 +135,14 @@ fn slots_of_other_secrets_are_not_tried() {
     let none = said(&elsewhere).to_string();
     assert_eq!(
         none,
-        "no key slot is for the key service that was given: those that are there are of other kinds, key, kms kms://a, \
+        "no key slot is for the key service that was given; there are key slots for: key, kms kms://a, \
          kms kms://b, passphrase, shares 2/3"
     );
     assert_eq!(elsewhere.asked.into_inner(), 0);
     let other = said(&RawKey::generate(&SystemEnv).unwrap());
     assert!(matches!(&other, chunkstore::Error::WrongPassword { slots: 1, .. }), "{other}");
     assert!(
-        other.to_string().starts_with("wrong key, or no key slot for it (1 tried; others are"),
+        other.to_string().starts_with("wrong key, or no key slot for it (1 tried; there are key slots for: "),
         "{other}"
     );
     let other = said(&Shares::make(2, 3, &SystemEnv).unwrap());

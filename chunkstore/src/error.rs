@@ -36,7 +36,7 @@ pub enum Error {
         secret: String,
         /// How many slots were tried.
         slots: usize,
-        /// The kinds of those for which it is no secret, with their numbers.
+        /// What those are for that it is no secret of, with their numbers: kinds, and the URLs of key services.
         others: Option<String>,
         /// Why another could not be.
         damage: Option<String>,
@@ -168,13 +168,11 @@ fn wrong_secret(secret: &str, slots: usize, others: Option<&str>, damage: Option
     let more: String = damage.iter().map(|why| format!("; {why}")).collect();
     match others {
         Some(others) if slots == 0 => {
-            format!(
-                "no key slot is for the {secret} that was given: those that are there are of other kinds, {others}{more}"
-            )
+            format!("no key slot is for the {secret} that was given; there are key slots for: {others}{more}")
         }
         Some(others) => {
             format!(
-                "wrong {secret}, or no key slot for it ({slots} tried; others are of other kinds, {others}{more})"
+                "wrong {secret}, or no key slot for it ({slots} tried; there are key slots for: {others}{more})"
             )
         }
         None => format!("wrong {secret}, or no key slot for it ({slots} tried{more})"),

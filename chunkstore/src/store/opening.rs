@@ -422,7 +422,7 @@ impl Slots {
         }
     }
 
-    /// The kinds of slots that the secret is not for, for people.
+    /// What the slots are for that the secret is not for, for people: kinds, and the URLs of key services.
     fn other_kinds(&self) -> Option<String> {
         let kind = |((kind, _), count): (&(String, bool), &usize)| match count {
             1 => kind.clone(),
