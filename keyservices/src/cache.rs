@@ -212,7 +212,7 @@ impl Cache {
         if let Err(error) = std::fs::remove_file(self.path(binding))
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, "a kept secret of a key service could not be removed");
+            tracing::warn!(target: "key", %error, "a kept secret of a key service could not be removed");
         }
     }
 
@@ -224,7 +224,7 @@ impl Cache {
             times(&bytes).is_none_or(|(made_ms, keep_ms)| is_over(made_ms, keep_ms, now_ms))
         };
         if let Err(error) = self.folder.remove(&is_done) {
-            tracing::warn!(error, "a kept secret of a key service could not be removed");
+            tracing::warn!(target: "key", error, "a kept secret of a key service could not be removed");
         }
     }
 }

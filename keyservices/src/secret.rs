@@ -72,13 +72,14 @@ impl ServiceSecret {
         match unwrapped {
             Ok(secret) => {
                 if let Err(why) = cache.put(&secret, sealed, binding, &*self.env) {
-                    tracing::warn!("the secret of the key service is not kept: {why}");
+                    tracing::warn!(target: "key", "the secret of the key service is not kept: {why}");
                 }
                 Ok(secret)
             }
             Err(refusal) if refusal.is_away() => match cache.get(sealed, binding, &*self.env) {
                 Ok(Some(secret)) => {
                     tracing::warn!(
+                        target: "key",
                         "{}: {refusal}; what was kept of it is used (--kms-cache)",
                         self.service.describe()
                     );

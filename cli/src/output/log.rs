@@ -291,12 +291,21 @@ impl Lines {
                     let _ = write!(text, "{space}{words}");
                 }
                 let text = shown::line(&text);
-                let time = if *timed { format!("{} ", now()) } else { String::new() };
-                match (coloured, level) {
-                    (false, _) => format!("{time}{level:>5} {target}: {text}"),
-                    (true, Level::ERROR) => format!("{time}\u{1b}[31m{level:>5}\u{1b}[0m {target}: {text}"),
-                    (true, Level::WARN) => format!("{time}\u{1b}[33m{level:>5}\u{1b}[0m {target}: {text}"),
-                    (true, _) => format!("{time}\u{1b}[2m{level:>5}\u{1b}[0m {target}: {text}"),
+                // What nobody asked for is a message as all others are: modules are named to those who asked for the log.
+                let start = match (timed, level) {
+                    (true, _) => format!("{level:>5}"),
+                    (false, Level::ERROR) => "error".to_owned(),
+                    (false, _) => "warning".to_owned(),
+                };
+                let start = match (coloured, level) {
+                    (false, _) => start,
+                    (true, Level::ERROR) => format!("\u{1b}[31m{start}\u{1b}[0m"),
+                    (true, Level::WARN) => format!("\u{1b}[33m{start}\u{1b}[0m"),
+                    (true, _) => format!("\u{1b}[2m{start}\u{1b}[0m"),
+                };
+                match timed {
+                    true => format!("{} {start} {target}: {text}", now()),
+                    false => format!("{start}: {text}"),
                 }
             }
         }
@@ -397,6 +406,13 @@ mod tests {
         assert_eq!((&value["message_type"], &value["level"]), (&"log".into(), &"warn".into()));
         assert_eq!((&value["fields"]["attempt"], &value["spans"][0]["name"]), (&3.into(), &"backup".into()));
         assert!(value["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{line}");
+        // A module is named in the log, and to nobody who did not ask for the log.
+        let plain = |timed| Lines::Plain { coloured: false, timed };
+        let warned = |lines: Lines| lines.line(Level::WARN, "chunkstore::kept", said(), &[]);
+        assert!(
+            warned(plain(false)).starts_with("warning: it ") && !warned(plain(false)).contains("chunkstore")
+        );
+        assert!(warned(plain(true)).contains(" WARN chunkstore::kept: it "));
         let coloured = Lines::Plain { coloured: true, timed: false };
         assert!(coloured.line(Level::WARN, "esker", said(), &[]).starts_with("\u{1b}[33m"));
     }
