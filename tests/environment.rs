@@ -118,7 +118,7 @@ fn switches_by_variable() {
     }
     let output = with("ESKER_PROGRESS_FPS", "fast", &["backup", "data"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("ESKER_PROGRESS_FPS"));
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -315,7 +315,7 @@ fn every_setting_that_is_named_is_one_that_there_is() {
         let output = repo.run(["-o", &format!("{key}=1"), "snapshots"]);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("unknown option"), "{key}");
     }
-    assert!(repo.fails(1, ["-o", "redis.ordre=raw", "snapshots"]).contains("unknown option"));
+    assert!(repo.fails(2, ["-o", "redis.ordre=raw", "snapshots"]).contains("unknown option"));
     let mut wrong = vec![];
     for (path, text) in all_texts() {
         for (at, _) in text.match_indices("-o ") {

@@ -284,7 +284,7 @@ fn what_is_asked_for() {
     let wrong = repo.path("wrong").display().to_string();
     repo.fails(12, ["import", &place, "--from-password-file", &wrong]);
     repo.fails(10, ["import", "restic:nowhere", "--from-password-file", &wrong]);
-    assert!(repo.fails(1, ["import", "borg:nowhere"]).contains("restic:PLACE"));
+    assert!(repo.fails(2, ["import", "borg:nowhere"]).contains("restic:PLACE"));
     repo.ok(restic.import(&["--host", "alpha"]));
     assert_eq!(repo.snapshot_count(), 1);
     let id = restic.snapshots()[1]["short_id"].as_str().unwrap().to_owned();

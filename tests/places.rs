@@ -52,13 +52,13 @@ fn places_elsewhere_become_no_folders() {
             &["-r", "/srv/a", "copy", "--from-repo", place],
         ] {
             let output = esker(&work, &[], words);
-            expect(&output, 1);
+            expect(&output, 2);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(said.contains("there are") || said.contains("s3:https://"), "{words:?}: {said}");
         }
-        expect(&esker(&work, &[("ESKER_REPOSITORY", place)], &["init"]), 1);
+        expect(&esker(&work, &[("ESKER_REPOSITORY", place)], &["init"]), 2);
     }
-    expect(&esker(&work, &[], &["--repository-file", "../line", "init"]), 1);
+    expect(&esker(&work, &[], &["--repository-file", "../line", "init"]), 2);
     assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0, "something was made");
     // Where a folder is meant, it is one.
     for (place, name) in [("./a:b", "a:b"), ("file:c:d", "c:d")] {

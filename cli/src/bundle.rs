@@ -79,6 +79,11 @@ impl Context {
 
     /// Opens the book of a host, and the way to its inbox.
     pub(crate) fn book(&self, bundle: Bundle) -> Result<Book, Failure> {
+        if self.global.no_cache {
+            return Err(Failure::usage(
+                "a write-only host keeps its book in the cache folder: leave --no-cache out",
+            ));
+        }
         let id = bundle.keys.repository.to_string();
         let meant = self.own_file().and_then(|file| file.repository_id.as_ref());
         if let Some(meant) = meant.filter(|meant| !id.starts_with(meant.as_str())) {
@@ -91,7 +96,7 @@ impl Context {
         let storage = place.open(Make::No, rates)?;
         let cache = self.cache().ok_or_else(|| {
             Failure::new(
-                "a write-only host keeps its book in the cache folder: give one with --cache-dir, and no --no-cache",
+                "a write-only host keeps its book in the cache folder: give one that can be written with --cache-dir",
             )
         })?;
         let folder = cache.join("hosts").join(bundle.keys.host.to_string());

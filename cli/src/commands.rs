@@ -3,7 +3,7 @@
 use crate::config::Global;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::small;
+use crate::{key_services, small};
 use clap::{Parser, Subcommand};
 use engine::names::{normal_path, path_text};
 use engine::policy::{Keep, Period};
@@ -179,6 +179,7 @@ fn gave_up(code: Code) -> bool {
 
 fn dispatch(cli: Cli) -> CommandResult {
     let context = Context::new(cli.global)?;
+    key_services::clear(context.global.keep(None))?;
     if cli.command.only_prints() {
         context.console.only_prints();
     }
@@ -189,6 +190,7 @@ fn dispatch(cli: Cli) -> CommandResult {
         _ => {}
     }
     let context = context.with_file()?;
+    key_services::clear(context.global.keep(context.own_file()))?;
     match cli.command {
         // Done above, without reading esker.toml.
         Command::Config(_) | Command::Connectors | Command::Version => Ok(Code::Done),
@@ -295,28 +297,6 @@ pub(crate) fn parse_keep(text: &str) -> Result<(Period, Keep), String> {
     Ok((period, count.parse()?))
 }
 
-/// Milliseconds from hours, or from a duration with its unit.
-pub(crate) fn parse_hours(text: &str) -> Result<u64, String> {
-    if let Ok(hours) = text.parse::<u64>() {
-        return Ok(hours.saturating_mul(3_600_000));
-    }
-    let parsed = text.parse::<jiff::SignedDuration>().ok();
-    let ms = parsed.and_then(|duration| u64::try_from(duration.as_millis()).ok());
-    ms.ok_or_else(|| format!("'{text}' is neither hours nor a time such as 90m"))
-}
-
-/// The time between two moments of a stream, at least 200 ms.
-pub(crate) fn parse_interval(text: &str) -> Result<std::time::Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    let duration =
-        std::time::Duration::try_from(span).map_err(|_| "a duration is not negative".to_owned())?;
-    if duration < std::time::Duration::from_millis(200) {
-        Err("shorter than 200ms".into())
-    } else {
-        Ok(duration)
-    }
-}
-
 /// A size such as `10G`, `500M`, `64k` or plain bytes; powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -353,9 +333,14 @@ pub(crate) fn show_time(time: jiff::Timestamp) -> String {
 
 /// A moment of a stream for people, from milliseconds since 1970: as [`show_time`], with the fraction of the second.
 pub(crate) fn show_moment(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let zoned = time.unwrap_or_default().to_zoned(jiff::tz::TimeZone::system());
+    let zoned = time_of(ms).to_zoned(jiff::tz::TimeZone::system());
     zoned.strftime("%Y-%m-%d %H:%M:%S%.f%:z").to_string()
+}
+
+/// The time of so many milliseconds since the Unix epoch; its beginning for what is none.
+pub(crate) fn time_of(ms: u64) -> jiff::Timestamp {
+    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or_default()
 }
 
 /// RFC 3339 with the local offset, as restic prints it.

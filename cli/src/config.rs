@@ -1,11 +1,12 @@
 //! Options that every command has, and the only reader of the environment.
 
+use crate::durations::Wait;
 use crate::exit::Failure;
 use crate::file::File;
 use crate::passwords;
 use crate::places::Details;
 use crate::trust::{self, Found};
-use crate::values::{Connections, Filled, Retries, Seconds};
+use crate::values::{Connections, Filled, Retries};
 use crate::variables::{environment, environment_path, environment_text};
 use crate::{key_services, small, user, words};
 use chunkstore::seal::Compression;
@@ -111,7 +112,7 @@ impl Global {
         let mut options = Options::default();
         for setting in &self.options {
             let (key, word) = words::split_once(setting).ok_or_else(|| {
-                Failure::new(format!("option '{}' is not KEY=VALUE", shown::name(setting.as_bytes())))
+                Failure::usage(format!("option '{}' is not KEY=VALUE", shown::name(setting.as_bytes())))
             })?;
             let key = &*words::text(&key, "the key of an option -o")?;
             // Those of TLS are files, which have names of any bytes.
@@ -120,7 +121,7 @@ impl Global {
                 false => words::text(&word, &format!("the value of -o {key}"))?,
             };
             let value = value.as_str();
-            let wrong = |why: String| Failure::new(format!("option {key}: {why}"));
+            let wrong = |why: String| Failure::usage(format!("option {key}: {why}"));
             match key {
                 "s3.region" => {
                     options.s3_region = Some(Filled::try_from(value.to_owned()).map_err(wrong)?.get());
@@ -129,16 +130,16 @@ impl Global {
                     options.http.connections = value.parse().map(Connections::size).map_err(wrong)?;
                 }
                 "s3.retries" => options.http.retries = value.parse().map(Retries::size).map_err(wrong)?,
-                "s3.timeout" => options.http.timeout_s = value.parse().map(Seconds::get).map_err(wrong)?,
+                "s3.timeout" => options.http.timeout_s = value.parse().map(Wait::get).map_err(wrong)?,
                 "kms.timeout" => {
-                    options.kms_timeout = Some(value.parse().map(Seconds::get).map_err(wrong)?);
+                    options.kms_timeout = Some(value.parse().map(Wait::get).map_err(wrong)?);
                 }
                 "tls.ca" => options.tls.authorities = Some(read_pem(&word, &mut options.tls_files[0])?),
                 "tls.cert" => options.tls.certificate = Some(read_pem(&word, &mut options.tls_files[1])?),
                 "tls.key" => options.tls.key = Some(read_pem(&word, &mut options.tls_files[2])?),
                 _ => {
                     let setting = option(key)
-                        .ok_or_else(|| Failure::new(format!("unknown option '{key}'; see --help")))?;
+                        .ok_or_else(|| Failure::usage(format!("unknown option '{key}'; see --help")))?;
                     options.connectors.set(setting, value.to_owned()).map_err(wrong)?;
                 }
             }
@@ -233,7 +234,7 @@ impl Global {
         let Some(text) = environment("ESKER_PROGRESS_FPS") else { return Ok(usual) };
         match text.parse::<f64>() {
             Ok(fps) if fps.is_finite() && fps >= 0.0 => Ok(fps.min(60.0)),
-            _ => Err(Failure::new(format!(
+            _ => Err(Failure::usage(format!(
                 "ESKER_PROGRESS_FPS is '{text}': it takes lines a second, 0 for none"
             ))),
         }
@@ -248,8 +249,9 @@ fn option(name: &str) -> Option<&'static Setting> {
 
 /// What help says of `-o`.
 fn options_help() -> String {
-    let mut help =
-        String::from("Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, kms.timeout");
+    let mut help = String::from(
+        "Set KEY=VALUE: s3.region, s3.connections, s3.retries, s3.timeout, kms.timeout (seconds, or such as 5m)",
+    );
     let all = connectors::all().iter().flat_map(|connector| connector.settings());
     for Setting { name, values, about, .. } in all.filter(|setting| !setting.secret) {
         help += &format!(",\n{name}={values} ({about})");
@@ -265,7 +267,7 @@ pub(crate) fn settings_of_environment(settings: &mut Settings) -> Result<(), Fai
             None => setting.variable.map_or(Ok(None), environment_text)?,
         };
         if let (Some(value), None) = (value, settings.get(setting.name)) {
-            let wrong = |why| Failure::new(format!("{}: {why}", setting.variable.unwrap_or(setting.name)));
+            let wrong = |why| Failure::usage(format!("{}: {why}", setting.variable.unwrap_or(setting.name)));
             settings.set(setting, value).map_err(wrong)?;
         }
     }

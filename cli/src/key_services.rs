@@ -1,8 +1,8 @@
 //! Key services: how they are named, and who we are for each of them. What proves that comes from where the services' own tools look
 //! for it.
 
+use crate::durations;
 use crate::exit::Failure;
-use crate::network::parse_keep;
 use crate::secrets::Secret;
 use crate::variables::{environment, environment_path};
 use crate::{passwords, places, small, user};
@@ -30,9 +30,9 @@ pub(crate) struct Flags {
     /// vault://HOST:PORT/MOUNT/KEY or azure-kv://VAULT.vault.azure.net/KEY; docs/keys.md [env: ESKER_KMS]
     #[arg(long, global = true, value_name = "URL", conflicts_with_all = OTHERS)]
     pub(crate) kms: Option<String>,
-    /// Keep what the key service unwraps for so long, such as 1h, and use it while the service is down; 0 removes what
-    /// is kept
-    #[arg(long, env = "ESKER_KMS_CACHE", global = true, value_name = "TIME", value_parser = parse_keep)]
+    /// Keep what the key service unwraps for so long, such as 1h or 7d, and use it while the service is
+    /// down; 0 removes all that is kept, whatever opens the repository
+    #[arg(long, env = "ESKER_KMS_CACHE", global = true, value_name = "TIME", value_parser = durations::keep)]
     kms_cache: Option<u64>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Proof {
 pub(crate) struct Way {
     pub(crate) http: HttpOptions,
     pub(crate) timeout_s: Option<u64>,
-    /// Seconds; 0 to remove what is kept.
+    /// Seconds; 0 to keep nothing.
     pub(crate) keep: Option<u64>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn named(url: &str, way: Way, proof: Proof) -> Result<Secret, Failure
     };
     let timeout = Duration::from_secs(way.timeout_s.unwrap_or(TIMEOUT_S));
     let reach = Reach { authorities: http.authorities.clone(), timeout, stop: small::stop() };
-    let mut address = Address::parse(url).map_err(Failure::new)?;
+    let mut address = Address::parse(url).map_err(Failure::usage)?;
     let service = service(&mut address, http, reach)?;
     let secret = ServiceSecret::new(service, address, cache(way.keep)?, Arc::new(SystemEnv));
     Ok(Secret::Kms(Arc::new(match proof {
@@ -143,20 +143,22 @@ fn kept_folder() -> Option<PathBuf> {
 }
 
 fn cache(keep: Option<u64>) -> Result<Option<Cache>, Failure> {
-    let Some(seconds) = keep else { return Ok(None) };
+    let Some(seconds) = keep.filter(|seconds| *seconds > 0) else { return Ok(None) };
     let Some(folder) = kept_folder() else {
-        if seconds > 0 {
-            tracing::warn!(
-                "the secret of the key service is not kept: there is no runtime folder of this user (XDG_RUNTIME_DIR; a service \
-                 takes RuntimeDirectory=)"
-            );
-        }
+        tracing::warn!(
+            target: "key",
+            "the secret of the key service is not kept: there is no runtime folder of this user (XDG_RUNTIME_DIR; a service \
+             takes RuntimeDirectory=)"
+        );
         return Ok(None);
     };
-    let folder = CacheFolder::new(folder);
-    if seconds == 0 {
-        folder.clear().map_err(Failure::new)?;
-        return Ok(None);
+    Ok(Some(Cache::new(CacheFolder::new(folder), Duration::from_secs(seconds))))
+}
+
+/// Removes what is kept of all key services, if that is what `keep` says; whatever opens the repository.
+pub(crate) fn clear(keep: Option<u64>) -> Result<(), Failure> {
+    match (keep, kept_folder()) {
+        (Some(0), Some(folder)) => CacheFolder::new(folder).clear().map_err(Failure::new),
+        _ => Ok(()),
     }
-    Ok(Some(Cache::new(folder, Duration::from_secs(seconds))))
 }

@@ -6,6 +6,7 @@ mod config;
 mod context;
 mod cores;
 mod declared;
+mod durations;
 mod environment;
 mod exit;
 mod file;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Err(answered) => return answered,
     };
     let json = cli.global.json;
-    let ready = output::start_logging(&cli.global).and(cores.map_err(exit::Failure::new));
+    let ready = output::start_logging(&cli.global).and(cores.map_err(exit::Failure::usage));
     if let Err(failure) = ready {
         output::failure(&failure, json);
         return failure.code.into();

@@ -1,8 +1,8 @@
 //! Flags about the way to stores, and flags of restic's that have nothing to do here.
 
+use crate::durations::{self, Wait};
 use crate::exit::Failure;
 use crate::small;
-use crate::values::Seconds;
 use chunkstore::storage::HttpOptions;
 use chunkstore::storage::limit::Rates;
 use std::path::PathBuf;
@@ -26,9 +26,9 @@ pub(crate) struct Network {
     /// User agent of requests to stores
     #[arg(long, global = true, value_name = "TEXT")]
     http_user_agent: Option<String>,
-    /// Longest time without any data to or from a store, such as 5m; the same as -o s3.timeout=SECONDS
-    #[arg(long, global = true, value_parser = parse_timeout, value_name = "TIME")]
-    stuck_request_timeout: Option<u64>,
+    /// Longest time without any data to or from a store, such as 5m; the same as -o s3.timeout=TIME
+    #[arg(long, global = true, value_name = "TIME")]
+    stuck_request_timeout: Option<Wait>,
 }
 
 /// What restic needs and esker does not: taken, so that scripts need not change.
@@ -38,7 +38,7 @@ pub(crate) struct Unneeded {
     #[arg(long, global = true)]
     no_lock: bool,
     /// Nothing to do: esker uses no locks
-    #[arg(long, global = true, value_parser = parse_duration, value_name = "TIME")]
+    #[arg(long, global = true, value_parser = durations::seconds, value_name = "TIME")]
     retry_lock: Option<u64>,
     /// Nothing to do: esker tries all key slots
     #[arg(long, global = true, value_name = "KEY")]
@@ -49,33 +49,6 @@ pub(crate) struct Unneeded {
     /// Nothing to do: the cache is one index per repository; its folder can be deleted at any time
     #[arg(long, global = true)]
     cleanup_cache: bool,
-}
-
-/// Seconds from `90`, `5m` or `2h`.
-fn parse_duration(text: &str) -> Result<u64, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(seconds);
-    }
-    let parsed = text.parse::<jiff::SignedDuration>().ok();
-    let seconds = parsed.and_then(|duration| u64::try_from(duration.as_secs()).ok());
-    seconds.ok_or_else(|| format!("'{text}' is no time such as 5m or 2h"))
-}
-
-/// Longest time for which what a key service unwrapped is kept: what is to be there for longer is a key file.
-const LONGEST_KEEP: u64 = 30 * 24 * 3600;
-
-/// Seconds for which it is kept.
-pub(crate) fn parse_keep(text: &str) -> Result<u64, String> {
-    match parse_duration(text)? {
-        seconds if seconds <= LONGEST_KEEP => Ok(seconds),
-        _ => Err(format!("'{text}' is longer than 30 days: for so long, make a key file")),
-    }
-}
-
-/// The same as `s3.timeout` of `-o` and `timeout` of a tier take it.
-fn parse_timeout(text: &str) -> Result<u64, String> {
-    let seconds = i64::try_from(parse_duration(text)?).unwrap_or(i64::MAX);
-    Seconds::try_from(seconds).map(Seconds::get)
 }
 
 impl Network {
@@ -101,8 +74,8 @@ impl Network {
         if let Some(agent) = &self.http_user_agent {
             http.user_agent.clone_from(agent);
         }
-        if let Some(seconds) = self.stuck_request_timeout {
-            http.timeout_s = seconds;
+        if let Some(wait) = self.stuck_request_timeout {
+            http.timeout_s = wait.get();
         }
         Ok(())
     }

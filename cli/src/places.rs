@@ -73,7 +73,7 @@ impl Place {
     /// for them.
     pub(crate) fn parse(word: &OsStr, details: &Details) -> Result<Self, Failure> {
         let there = |path: &Path| bytes_of(path).exists();
-        match Form::parse(&path_text(word.as_bytes()), there).map_err(Failure::new)? {
+        match Form::parse(&path_text(word.as_bytes()), there).map_err(Failure::usage)? {
             Form::Folder(folder) => Ok(Self::Folder(bytes_of(&folder))),
             Form::S3 { endpoint, bucket, prefix } => {
                 if let (Some(host), Some(given)) = (&endpoint, &details.endpoint)
@@ -211,7 +211,7 @@ fn plain(prefix: &str) -> String {
 /// Refuses an endpoint with a key in it, wherever it was set.
 fn without_credentials(endpoint: &str) -> Result<(), Failure> {
     let is_plain = !endpoint.contains('@') && engine::secrets::without_secrets(endpoint) == endpoint;
-    if is_plain { Ok(()) } else { Err(Failure::new(forms::CREDENTIALS)) }
+    if is_plain { Ok(()) } else { Err(Failure::usage(forms::CREDENTIALS)) }
 }
 
 /// A folder that the reversible form of a word named.

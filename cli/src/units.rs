@@ -12,9 +12,23 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A number of things, of which `what` is the word for one.
+pub(crate) fn counted(number: impl Into<u64>, what: &str) -> String {
+    match number.into() {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::{counted, duration};
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let all = [0_u64, 1, 2].map(|number| counted(number, "run"));
+        assert_eq!(all, ["0 runs", "1 run", "2 runs"]);
+    }
 
     #[test]
     fn a_duration_has_the_unit_that_fits() {

@@ -13,8 +13,6 @@ pub(crate) struct Within<const LEAST: u64, const MOST: u64>(u64);
 pub(crate) type Connections = Within<1, 64>;
 /// How often a request is tried again.
 pub(crate) type Retries = Within<0, 100>;
-/// Seconds without an answer: up to a day.
-pub(crate) type Seconds = Within<1, 86_400>;
 /// Sources that are read at a time.
 pub(crate) type Parallel = Within<1, 64>;
 /// Days that an object is locked: up to a hundred years, which is S3's own limit.
@@ -112,7 +110,7 @@ mod tests {
         }
         let told = "9999999999".parse::<Retries>().unwrap_err();
         assert_eq!(told, "9999999999 is not from 0 to 100");
-        assert!("".parse::<Seconds>().is_err() && "1.5".parse::<Seconds>().is_err());
+        assert!("".parse::<Parallel>().is_err() && "1.5".parse::<Parallel>().is_err());
         assert!(Filled::try_from(String::new()).is_err() && FilledPath::try_from("a\0".to_owned()).is_err());
         assert!(Filled::try_from("a\0b".to_owned()).is_err());
     }

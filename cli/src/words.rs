@@ -44,7 +44,7 @@ pub(crate) fn as_kept(word: OsString) -> String {
 /// If it is not UTF-8.
 pub(crate) fn text(word: &OsStr, what: &str) -> Result<String, crate::exit::Failure> {
     word.to_str().map(str::to_owned).ok_or_else(|| {
-        crate::exit::Failure::new(format!("{what} is not UTF-8: {}", shown::name(word.as_bytes())))
+        crate::exit::Failure::usage(format!("{what} is not UTF-8: {}", shown::name(word.as_bytes())))
     })
 }
 

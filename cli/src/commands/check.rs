@@ -1,7 +1,8 @@
 //! `esker check`
 
-use super::{FilterArgs, parse_hours, parse_size};
+use super::{FilterArgs, parse_size};
 use crate::context::Context;
+use crate::durations;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
 use crate::places::Place;
@@ -26,9 +27,9 @@ pub(crate) struct Args {
     /// n/t takes always the same ones, for t machines or t nights.
     #[arg(long, value_parser = parse_subset, value_name = "SUBSET")]
     read_data_subset: Option<ReadData>,
-    /// Leave out packs that this machine found sound within this time: hours, or 90m, 36h. Goes on with a
+    /// Leave out packs that this machine found sound within this time: hours, or 90m, 36h, 7d. Goes on with a
     /// reading that was interrupted
-    #[arg(long, value_parser = parse_hours, value_name = "TIME")]
+    #[arg(long, value_parser = durations::hours, value_name = "TIME")]
     not_verified_within: Option<u64>,
     /// Nothing to do: what is checked is always read from the repository, never from a cache
     #[arg(long)]

@@ -141,7 +141,7 @@ fn say(context: &Context, text: &str) {
 
 fn open_from(args: &Args, context: &Context) -> Result<Repository, Failure> {
     let place = args.from.as_bytes().strip_prefix(b"restic:").ok_or_else(|| {
-        Failure::new(format!(
+        Failure::usage(format!(
             "'{}' is not restic:PLACE: only repositories of restic are imported",
             engine::shown::name(args.from.as_bytes())
         ))

@@ -1,10 +1,12 @@
 //! `esker prune`
 
 use super::host::Waiting;
-use super::{parse_hours, parse_size};
+use super::parse_size;
 use crate::context::Context;
+use crate::durations;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
+use crate::units::counted;
 use chunkstore::ingest::PackerOptions;
 use engine::Repository;
 use engine::prune::{MaxUnused, PruneOptions, PrunePlan, prune};
@@ -35,8 +37,8 @@ pub(crate) struct PruneArgs {
     /// that frees more than it takes
     #[arg(long)]
     no_rebase: bool,
-    /// Give up sessions that were silent for so long: hours, or 90m, 36h; 0 for never
-    #[arg(long, value_parser = parse_hours, default_value = "168", value_name = "TIME")]
+    /// Give up sessions that were silent for so long: hours, or 90m, 36h, 7d; 0 for never
+    #[arg(long, value_parser = durations::hours, default_value = "168", value_name = "TIME")]
     fence_after: u64,
     /// Remove what was there before HEAD was made anew ('esker repair head'), too, if nothing needs it: look at the
     /// snapshots first
@@ -153,8 +155,8 @@ fn summary(plan: &PrunePlan, dry_run: bool) -> Result<Summary, Failure> {
     let verb = if dry_run { "would remove" } else { "removes" };
     if plan.revoked_objects > 0 {
         say(format!(
-            "{verb} {} objects with {} that revoked hosts left in their inboxes, and answers to them",
-            plan.revoked_objects,
+            "{verb} {} with {} that revoked hosts left in their inboxes, and answers to them",
+            counted(plan.revoked_objects, "object"),
             bytes(plan.revoked_bytes)
         ));
     }

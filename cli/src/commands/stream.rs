@@ -1,9 +1,10 @@
 //! `esker stream`
 
-use super::{parse_interval, show_moment};
+use super::show_moment;
 use crate::config::hostname;
 use crate::context::Context;
 use crate::declared::{Declared, Declares};
+use crate::durations;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::manager::Manager;
 use crate::{output, sources};
@@ -31,10 +32,10 @@ pub(crate) struct Args {
     #[arg(value_name = "URL|NAME", value_parser = crate::words::url(), help = url_help())]
     url: String,
     /// Time between commits: a recovery point is at most this old [default: 5s]
-    #[arg(long, value_parser = parse_interval, value_name = "DURATION")]
+    #[arg(long, value_parser = durations::interval, value_name = "DURATION")]
     interval: Option<Duration>,
     /// Make a new base backup after this time [default: 24h]
-    #[arg(long, value_parser = parse_interval, value_name = "DURATION")]
+    #[arg(long, value_parser = durations::interval, value_name = "DURATION")]
     base_every: Option<Duration>,
     /// Tags for the snapshots, besides 'stream' (a,b or repeated)
     #[arg(long, value_name = "TAGS", value_parser = crate::words::kept())]

@@ -147,8 +147,13 @@ impl Global {
         let settings = self.settings()?;
         let mut http = settings.http;
         self.network.apply(&mut http)?;
-        let keep = self.key_services.keep().or_else(|| file.and_then(|file| file.kms_cache));
+        let keep = self.keep(file);
         key_services::named(url, Way { http, timeout_s: settings.kms_timeout, keep }, proof)
+    }
+
+    /// For how many seconds what key services unwrap is kept, if that was said.
+    pub(crate) fn keep(&self, file: Option<&File>) -> Option<u64> {
+        self.key_services.keep().or_else(|| file.and_then(|file| file.kms_cache))
     }
 
     /// The key service of the repository that `copy` reads, if a variable gives it one of its own.

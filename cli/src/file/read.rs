@@ -2,9 +2,9 @@
 
 use super::{File, Hooks, Mistake, RunSpec, SourceSpec, StreamSpec, TierPlace, WarmUp};
 use crate::commands::parse_size;
-use crate::network::parse_keep;
+use crate::durations::{self, Wait};
 use crate::places::{Details, Place};
-use crate::values::{Connections, Filled, FilledPath, LockDays, Parallel, Retries, Seconds};
+use crate::values::{Connections, Filled, FilledPath, LockDays, Parallel, Retries};
 use chunkstore::storage::HttpOptions;
 use chunkstore::storage::limit::Rates;
 use engine::patterns::{Pattern, Patterns};
@@ -65,7 +65,7 @@ struct RawTier {
     account: Option<Filled>,
     connections: Option<Connections>,
     retries: Option<Retries>,
-    timeout: Option<Seconds>,
+    timeout: Option<Wait>,
     upload_limit: Option<Spanned<String>>,
     download_limit: Option<Spanned<String>>,
     object_lock_days: Option<Spanned<LockDays>>,
@@ -303,7 +303,7 @@ impl<'a> Reader<'a> {
             }
             url.into_inner()
         });
-        let kms_cache = raw.kms_cache.and_then(|time| match parse_keep(time.get_ref()) {
+        let kms_cache = raw.kms_cache.and_then(|time| match durations::keep(time.get_ref()) {
             Ok(seconds) => Some(seconds),
             Err(why) => {
                 self.wrong(&time, why);
@@ -374,7 +374,7 @@ impl<'a> Reader<'a> {
                 // Between a local disk and a distant store: more at once than one backup writes.
                 connections: raw.connections.map_or(2 * defaults.connections, Connections::size),
                 retries: raw.retries.map_or(defaults.retries, Retries::size),
-                timeout_s: raw.timeout.map_or(defaults.timeout_s, Seconds::get),
+                timeout_s: raw.timeout.map_or(defaults.timeout_s, Wait::get),
                 ..defaults
             },
             endpoint: raw.endpoint.clone().map(Filled::get),
@@ -412,11 +412,7 @@ impl<'a> Reader<'a> {
         }
         let wait = match &raw.warm_up_wait {
             None => std::time::Duration::ZERO,
-            Some(wait) => {
-                let parsed = wait.get_ref().parse::<jiff::SignedDuration>().ok();
-                let parsed = parsed.and_then(|wait| std::time::Duration::try_from(wait).ok());
-                self.parsed(wait, parsed.ok_or_else(|| "expected a time such as 5h or 30m".into()))?
-            }
+            Some(wait) => self.parsed(wait, durations::parse(wait.get_ref()))?,
         };
         let options = TierOptions {
             name,
@@ -531,7 +527,7 @@ impl<'a> Reader<'a> {
         }
         let mut duration = |value: Option<Spanned<String>>| {
             let value = value?;
-            self.parsed(&value, crate::commands::parse_interval(value.get_ref()))
+            self.parsed(&value, durations::interval(value.get_ref()))
         };
         StreamSpec {
             name,

@@ -1,10 +1,12 @@
 //! `esker key re-encrypt` and `esker key retire`
 
 use super::places::Places;
-use crate::commands::{parse_hours, parse_size, show_time, to_json};
+use crate::commands::{parse_size, show_time, to_json};
 use crate::context::Context;
+use crate::durations;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
+use crate::units::counted;
 use chunkstore::ingest::PackerOptions;
 use chunkstore::store::{ChunkStore, RetireOptions};
 use engine::price::{Price, PriceTable};
@@ -30,8 +32,8 @@ pub(super) struct ReEncrypt {
     /// Do not ask, whatever it costs
     #[arg(long)]
     yes: bool,
-    /// Give up sessions that were silent for so long: hours, or 90m, 36h; 0 for never
-    #[arg(long, value_parser = parse_hours, default_value = "168", value_name = "TIME")]
+    /// Give up sessions that were silent for so long: hours, or 90m, 36h, 7d; 0 for never
+    #[arg(long, value_parser = durations::hours, default_value = "168", value_name = "TIME")]
     fence_after: u64,
 }
 
@@ -45,8 +47,8 @@ pub(super) struct Retire {
     /// After HEAD was made anew: no tier has anything of this repository that is not in esker.toml
     #[arg(long)]
     all_tiers_known: bool,
-    /// Give up sessions that were silent for so long: hours, or 90m, 36h; 0 for never
-    #[arg(long, value_parser = parse_hours, default_value = "168", value_name = "TIME")]
+    /// Give up sessions that were silent for so long: hours, or 90m, 36h, 7d; 0 for never
+    #[arg(long, value_parser = durations::hours, default_value = "168", value_name = "TIME")]
     fence_after: u64,
 }
 
@@ -203,35 +205,36 @@ fn lines(told: &Told, is_tier: bool, dry_run: bool) -> Vec<String> {
     let bytes = output::bytes;
     if done.waits_for_primary && !dry_run {
         return vec![format!(
-            "{name}: {} packs, {}, wait until the primary is done: most of them are then copied from it",
-            renewal.packs,
+            "{name}: {}, {}: not before the primary is done, from which most of that is then copied",
+            counted(renewal.packs, "pack"),
             bytes(renewal.bytes)
         )];
     }
     let verb = if dry_run { "would move" } else { "moved" };
     let mut said = vec![];
     let moved = format!(
-        "{name}: {verb} {} packs, {}, and {} small objects; {} packs that nothing needs {}",
-        renewal.packs_moved,
+        "{name}: {verb} {}, {}, and {}; {} that nothing needs {}",
+        counted(renewal.packs_moved, "pack"),
         bytes(renewal.bytes_moved),
-        if dry_run { done.report.objects } else { done.report.objects_renewed },
-        renewal.packs_unused,
+        counted(if dry_run { done.report.objects } else { done.report.objects_renewed }, "small object"),
+        counted(renewal.packs_unused, "pack"),
         if dry_run { "would go" } else { "went" },
     );
     said.push(match dry_run {
-        true => format!("{moved}; about {} requests, ${dollars:.4}", done.report.requests()),
+        true => format!("{moved}; about {}, ${dollars:.4}", counted(done.report.requests(), "request")),
         false => moved,
     });
     if done.packs_copied > 0 {
         said.push(format!(
-            "{name}: {} packs, {}, came from the primary",
-            done.packs_copied,
+            "{name}: {}, {}, came from the primary",
+            counted(done.packs_copied, "pack"),
             bytes(done.bytes_copied)
         ));
     }
     let mut stay = |count: u64, why: String| {
         if count > 0 {
-            said.push(format!("{name}: {count} packs stay: {why}"));
+            let verb = if count == 1 { "stays" } else { "stay" };
+            said.push(format!("{name}: {} {verb}: {why}", counted(count, "pack")));
         }
     };
     let date = |seconds: Option<u64>| {

@@ -42,7 +42,7 @@ impl Goal {
             let all = connectors::all().iter().flat_map(|connector| connector.target_schemes());
             let all: Vec<String> = all.map(|scheme| format!("{scheme}://")).collect();
             let shown = engine::source::without_password(to);
-            Failure::new(format!("--to takes {}, not {shown}", all.join(", ")))
+            Failure::usage(format!("--to takes {}, not {shown}", all.join(", ")))
         })
     }
 
