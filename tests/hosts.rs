@@ -117,6 +117,8 @@ fn a_host_backs_up_with_its_file_only_and_a_full_client_admits_and_restores_it()
     assert_eq!(repo.json(["host", "list"])[0]["pending"], 1);
     let shown = repo.ok(["snapshots"]);
     assert!(shown.contains("pending: run 1 of host web1"), "{shown}");
+    let shown = repo.ok(["host", "list"]);
+    assert!(shown.contains("  0 runs, 1 pending ("), "{shown}");
     // The independent reader proves it, too.
     let script = source_root().join("docs/reader.py");
     let python = server("venv/bin/python");
@@ -130,6 +132,16 @@ fn a_host_backs_up_with_its_file_only_and_a_full_client_admits_and_restores_it()
     assert_eq!(done[0]["outcome"], "admitted");
     assert!(read("inbox").is_empty() && read("list").contains(" web1 "));
     let id = done[0]["snapshot_id"].as_str().unwrap();
+    // Times are as in all tables: 2026-01-31 04:05:06+00:00.
+    let utc = Repo::again(&repo, repo.folder().display().to_string()).with("TZ", "UTC");
+    let shown = utc.ok(["host", "list"]);
+    assert!(shown.trim_end().ends_with("  1 run"), "{shown}");
+    for shown in [shown, utc.ok(["key", "list"]), utc.ok(["key", "epochs"])] {
+        let at = shown.find("+00:00").unwrap();
+        let time = &shown[at - 20..at];
+        let punctuation = [0, 5, 8, 11, 14, 17].map(|at| time.as_bytes()[at]);
+        assert_eq!(&punctuation, b" -- ::", "{shown}");
+    }
     let listed = repo.json(["snapshots"]);
     assert_eq!(
         (&listed[0]["signed"]["host"], &listed[0]["signed"]["signature"]),
@@ -297,10 +309,10 @@ fn what_is_of_a_full_client_is_refused_beside_the_file_of_a_host() {
     let (file, data) = (host.file(), host.data());
     let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
     let base = ["backup", "--bundle", file, data];
-    for more in [&["-p", "x"][..], &["--key-file", "x"], &["--no-admit"]] {
+    for more in [&["-p", "x"][..], &["--key-file", "x"], &["--no-admit"], &["--no-cache"]] {
         let output = host.command(&[&base[..], more].concat()).output().unwrap();
         expect(&output, 2);
-        assert!(String::from_utf8_lossy(&output.stderr).contains(more[0]) || more[0] != "--no-admit");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(more[0]) || more.len() == 2);
     }
     // A variable is only not used; and nothing that is printed is an id of a snapshot.
     let output = host.command(&base).env("ESKER_PASSWORD", "x").output().unwrap();

@@ -247,7 +247,90 @@ fn a_repository_is_opened_by_a_transit_engine_alone_and_outlives_its_rotations()
     assert!(refused.contains("no key slot is for the key service"), "{refused}");
     bare.ends(0, &["--key-file", "key", "key", "add", "--new-kms", &url]);
     let other = bare.ends(12, &["--kms", "vault+http://127.0.0.1:1/transit/k", "snapshots"]);
-    assert!(other.contains(&format!("kms {url}")), "{other}");
+    assert!(other.contains(&format!("there are key slots for: key, kms {url}")), "{other}");
+    // Two slots of one key, and a new version of it: one slot stays, which is the new one and opens.
+    bare.ends(0, &["--key-file", "key", "key", "add", "--new-kms", &url]);
+    bao.done("POST", "transit/keys/k/rotate", json!({}));
+    let before = slots(&bare, &["--key-file", "key"], "kms");
+    let changed = bare.json(&["--kms", &url, "key", "passwd", "--new-kms", &url]);
+    assert_eq!((before.len(), changed["removed"].as_array().unwrap().len()), (2, 2), "{changed}");
+    let after = slots(&bare, &["--kms", &url], "kms");
+    assert_eq!((json!(after), before.contains(&after[0])), (changed["added"].clone(), false), "{changed}");
+    bare.ends(0, &["--kms", &url, "check"]);
+    bare.ends(0, &["--key-file", "key", "check"]);
+}
+
+/// Neither a service nor a repository is asked for what is wrong by itself.
+#[test]
+fn values_that_are_wrong_by_themselves_are_usage_and_durations_have_one_form() {
+    let repo = Repo::new();
+    for (args, words) in [
+        (&["--kms", "foo", "snapshots"][..], "a key service is "),
+        (&["--kms", "vault://h/k", "snapshots"], "mount is missing"),
+        (&["key", "add", "--new-kms", "foo"], "a key service is "),
+        (&["key", "passwd", "--new-kms", "foo"], "a key service is "),
+        (&["copy", "--from-repo", "repo", "--from-kms", "foo"], "a key service is "),
+        (&["--kms-cache", "soon", "snapshots"], "'soon'"),
+        (&["--kms-cache", "31d", "snapshots"], "longer than 30 days"),
+        (&["--kms-cache", "-1h", "snapshots"], "-1"),
+        (&["-o", "kms.timeout=x", "snapshots"], "kms.timeout: 'x'"),
+        (&["-o", "kms.timeout=0", "snapshots"], "from 1 s to a day"),
+        (&["-o", "s3.timeout=2d", "snapshots"], "from 1 s to a day"),
+        (&["-o", "s3.connections=65", "snapshots"], "from 1 to 64"),
+        (&["-o", "s3.retries=few", "snapshots"], "s3.retries"),
+        (&["-o", "s3.region=", "snapshots"], "s3.region"),
+        (&["-o", "foo=1", "snapshots"], "unknown option 'foo'"),
+        (&["-o", "foo", "snapshots"], "KEY=VALUE"),
+        (&["-o", "redis.order=sideways", "snapshots"], "redis.order"),
+        (&["-r", "sftp:h:/x", "snapshots"], "there are"),
+        (&["import", "restic:sftp:h:/x"], "there are"),
+        (&["--stuck-request-timeout", "2d", "snapshots"], "from 1 s to a day"),
+        (&["prune", "--fence-after", "soon"], "'soon'"),
+    ] {
+        let told = repo.fails(2, args);
+        assert!(told.contains(words), "{args:?}: {told}");
+    }
+    for (name, value) in [("ESKER_KMS", "foo"), ("ESKER_KMS_CACHE", "31d"), ("ESKER_PROGRESS_FPS", "x")] {
+        let mut command = repo.command(["backup", "password"]);
+        expect(&command.env_remove("ESKER_PASSWORD").env(name, value).output().unwrap(), 2);
+    }
+    // What may be right and is not there is no wrong argument.
+    repo.fails(1, ["-o", "tls.ca=nowhere", "snapshots"]);
+    for args in [
+        &["--kms-cache", "30d", "snapshots"][..],
+        &["--kms-cache", "1w", "snapshots"],
+        &["--kms-cache", "90", "snapshots"],
+        &["-o", "kms.timeout=5m", "-o", "s3.timeout=1d", "snapshots"],
+        &["-o", "kms.timeout=5", "-o", "s3.timeout=60", "snapshots"],
+        &["--stuck-request-timeout", "1d", "--retry-lock", "1d", "snapshots"],
+        &["prune", "--fence-after", "8d"],
+        &["check", "--not-verified-within", "1d12h"],
+    ] {
+        repo.ok(args);
+    }
+    let toml = |text: &str| {
+        let tiers = format!(
+            "kms_cache = \"7d\"\n[[tier]]\nname = \"a\"\nurl = \"{}\"\nrole = \"primary\"\n{text}\n",
+            repo.folder().display()
+        );
+        fs::write(repo.path("esker.toml"), tiers).unwrap();
+        let mut command = repo.command(["config", "check"]);
+        command.env_remove("ESKER_REPOSITORY").output().unwrap()
+    };
+    for text in [
+        "timeout = 300",
+        "timeout = \"5m\"",
+        "timeout = \"1d\"",
+        "warm_up_command = \"true\"\nwarm_up_wait = \"1d\"",
+        "[[stream]]\nname = \"s\"\nurl = \"redis://127.0.0.1:1\"\ninterval = \"1m\"\nbase_every = \"7d\"",
+    ] {
+        let output = toml(text);
+        assert!(output.status.success(), "{text}: {}", said(&output));
+    }
+    for text in ["timeout = \"2d\"", "timeout = 0", "timeout = true", "warm_up_wait = \"soon\""] {
+        let output = toml(text);
+        assert!(output.status.code() == Some(1), "{text}: {}", said(&output));
+    }
 }
 
 #[test]
@@ -301,7 +384,7 @@ fn whatever_a_transit_engine_refuses_is_told() {
     // An authority that is not known.
     let ca = bao.ca().display().to_string();
     bare.set("VAULT_CACERT", "");
-    tries(&bare, 29, "certificate");
+    tries(&bare, 29, "no authority that is trusted here; --cacert FILE names its authority");
     bare.ends(29, &["--insecure-tls", "--kms", &url, "snapshots"]);
     bare.ends(0, &["--cacert", &ca, "--kms", &url, "snapshots"]);
     bare.set("VAULT_CACERT", &ca);
@@ -352,6 +435,7 @@ fn what_is_kept_of_a_service_that_is_down_is_kept_only_if_that_was_asked_for() {
     let mut bare = bao.bare();
     let url = bao.url();
     bare.ends(0, &["init", "--kms", &url]);
+    bare.ends(0, &["--kms", &url, "key", "add", "--new-key-file", "key"]);
     let opened = ["--kms", &url, "-o", "kms.timeout=2", "snapshots"];
     let kept = [&["--kms-cache", "1h"][..], &opened].concat();
     bare.ends(0, &opened);
@@ -374,6 +458,11 @@ fn what_is_kept_of_a_service_that_is_down_is_kept_only_if_that_was_asked_for() {
     assert!(down.contains("cannot connect"), "{down}");
     let warned = bare.ends(0, &kept);
     assert!(warned.contains("what was kept of it is used"), "{warned}");
+    // A warning says what it is about, and not where in the program it comes from.
+    assert!(
+        warned.contains("warning: the transit engine at ") && !warned.contains("keyservices"),
+        "{warned}"
+    );
     // Read by others; gone with 0.
     let file = files(&bare).remove(0);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -384,8 +473,19 @@ fn what_is_kept_of_a_service_that_is_down_is_kept_only_if_that_was_asked_for() {
     bare.ends(29, &[&["--kms-cache", "0"][..], &opened].concat());
     assert!(files(&bare).is_empty());
     bare.ends(29, &kept);
-    for bad in ["soon", "31d", "-1h"] {
-        bare.ends(2, &["--kms-cache", bad, "snapshots"]);
+    // And with whatever opens the repository; by a variable and by esker.toml, too.
+    let toml = format!("repository = \"{}\"\nkms_cache = \"0\"\n", bare.repo.folder().display());
+    fs::write(bare.repo.path("zero.toml"), toml).unwrap();
+    let all: [(&[&str], &[(&str, &str)]); 4] = [
+        (&["--kms-cache", "0", "--key-file", "key", "snapshots"], &[]),
+        (&["--kms-cache", "0", "version"], &[]),
+        (&["snapshots"], &[("ESKER_KMS_CACHE", "0"), ("ESKER_KEY_FILE", "key")]),
+        (&["-c", "zero.toml", "--key-file", "key", "snapshots"], &[("ESKER_REPOSITORY", "")]),
+    ];
+    for (args, variables) in all {
+        fs::write(&file, "of any slot").unwrap();
+        expect(&bare.command(args).envs(variables.iter().copied()).output().unwrap(), 0);
+        assert!(files(&bare).is_empty(), "{args:?}");
     }
 }
 
@@ -590,7 +690,7 @@ fn azure_key_vault_opens_with_every_identity_and_refuses_as_it_does() {
     tries(&bare, "there is no such key");
     bare.ends(0, &["--key-file", "key", "check"]);
     // A token is for Azure's vaults, and goes nowhere else.
-    let refused = bare.ends(1, &["--kms", "azure-kv://vault.example.org/k", "snapshots"]);
+    let refused = bare.ends(2, &["--kms", "azure-kv://vault.example.org/k", "snapshots"]);
     assert!(refused.contains("no host of Azure's vaults"), "{refused}");
 }
 
@@ -654,6 +754,11 @@ fn garbage_and_silence_are_no_secrets() {
     }
     let slow = tries(liar(GARBAGE[2], Duration::from_secs(600)));
     assert!(slow.contains("no answer within 2 s"), "{slow}");
+    // Silent before there is TLS: the limit is the one that was given.
+    let silent = format!("vault://127.0.0.1:{}/transit/k", liar(GARBAGE[2], Duration::from_secs(600)));
+    says(&silent);
+    let told = bare.ends(29, &["-o", "kms.timeout=2s", "--kms", &silent, "snapshots"]);
+    assert!(told.contains("within 2 s") && !told.contains("10 s"), "{told}");
     let refused = tries(free_port());
     assert!(refused.contains("cannot connect"), "{refused}");
     // A token never goes where only the slot points to.

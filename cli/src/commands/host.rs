@@ -1,13 +1,15 @@
 //! `esker host`
 
-use crate::commands::json_time;
+use crate::commands::{json_time, show_time, time_of};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
 use crate::places::{Place, for_another_machine};
 use crate::secret_files::SecretFile;
+use crate::units::counted;
 use chunkstore::ObjectId;
 use chunkstore::head::Host;
+use chunkstore::inbox::runs::Run;
 use engine::Repository;
 use engine::admit::{Admission, AdmitOptions, Outcome, admit, waiting};
 use engine::shown;
@@ -151,12 +153,10 @@ impl Waiting {
     /// Says what the numbers of a dry run leave out.
     pub(super) fn add(&self, mut summary: Summary) -> Summary {
         if self.runs > 0 {
-            let count =
-                |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
             summary.line(format!(
                 "a real run first admits {} of {}, {} in the inbox; the numbers above are without them",
-                count(self.runs, "run"),
-                count(self.hosts, "host"),
+                counted(self.runs as u64, "run"),
+                counted(self.hosts as u64, "host"),
                 output::bytes(self.bytes)
             ));
         }
@@ -269,47 +269,44 @@ fn list(context: &Context) -> CommandResult {
     let repo = context.open_to_look()?;
     let store = repo.store();
     let waiting = waiting(store)?;
-    let time = |ms: u64| {
-        let ms = i64::try_from(ms).unwrap_or_default();
-        json_time(jiff::Timestamp::from_millisecond(ms).unwrap_or_default())
-    };
     let of = |host: &Host| waiting.iter().filter(|(of, ..)| of.id == host.id).collect::<Vec<_>>();
-    let rows: Vec<Value> = store.hosts()?.iter().map(|host| {
-        let own = of(host);
-        let mut row = json!({
-            "host": host.name, "host_id": host.id, "added": time(host.added_ms), "run": host.run,
-            "epoch": host.epoch, "pending": own.len(), "pending_bytes": own.iter().map(|(_, _, run)| run.bytes).sum::<u64>(),
-        });
-        if let Some(ms) = host.revoked_ms {
-            row["revoked"] = time(ms).into();
-        }
-        if let Some(snapshot) = host.snapshot {
-            row["snapshot_id"] = json!(snapshot);
-        }
-        row
-    }).collect();
+    let hosts = store.hosts()?;
     if context.global.json {
-        output::json_line(&Value::Array(rows));
+        output::json_line(&hosts.iter().map(|host| listed(host, &of(host))).collect());
         return Ok(Code::Done);
     }
-    if rows.is_empty() {
+    if hosts.is_empty() {
         output::line("no hosts: 'esker host add NAME --write-only' adds one");
     }
-    for row in rows {
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let id: String = text("host_id").chars().take(8).collect();
-        let state = match (row["revoked"].as_str(), row["pending"].as_u64().unwrap_or_default()) {
-            (Some(when), _) => format!("revoked {when}"),
-            (None, 0) => format!("{} runs", row["run"]),
-            (None, pending) => format!(
-                "{} runs, {pending} pending ({})",
-                row["run"],
-                output::bytes(row["pending_bytes"].as_u64().unwrap_or_default())
-            ),
+    for host in &hosts {
+        let own = of(host);
+        let bytes = own.iter().map(|(_, _, run)| run.bytes).sum();
+        let state = match (host.revoked_ms, own.len()) {
+            (Some(ms), _) => format!("revoked {}", show_time(time_of(ms))),
+            (None, 0) => counted(host.run, "run"),
+            (None, pending) => {
+                format!("{}, {pending} pending ({})", counted(host.run, "run"), output::bytes(bytes))
+            }
         };
-        output::line(format!("{id}  {}  added {}  {state}", text("host"), text("added")));
+        let added = show_time(time_of(host.added_ms));
+        output::line(format!("{}  {}  added {added}  {state}", host.id.short(), host.name));
     }
     Ok(Code::Done)
+}
+
+/// A host with what of it waits, for programs.
+fn listed(host: &Host, own: &[&(Host, u64, Run)]) -> Value {
+    let mut row = json!({
+        "host": host.name, "host_id": host.id, "added": json_time(time_of(host.added_ms)), "run": host.run,
+        "epoch": host.epoch, "pending": own.len(), "pending_bytes": own.iter().map(|(_, _, run)| run.bytes).sum::<u64>(),
+    });
+    if let Some(ms) = host.revoked_ms {
+        row["revoked"] = json_time(time_of(ms)).into();
+    }
+    if let Some(snapshot) = host.snapshot {
+        row["snapshot_id"] = json!(snapshot);
+    }
+    row
 }
 
 fn revoke(wanted: &str, context: &Context) -> CommandResult {

@@ -5,6 +5,7 @@ use crate::exit::{Code, CommandResult, Failure};
 use crate::key_services::Proof;
 use crate::output::Summary;
 use crate::secrets::Secret;
+use crate::units::counted;
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::keys::{KdfParams, SlotOwner, open_slot, slot_header};
@@ -132,9 +133,9 @@ fn run_change(change: Change, context: &Context) -> CommandResult {
                 "epoch": done.epoch, "epoch_before": done.before, "granted": done.slots,
             }));
             summary.line(format!(
-                "epoch {} has a new data key, which {} key slots have; what is written from now on is encrypted with it",
+                "epoch {} has a new data key, in {}; what is written from now on is encrypted with it",
                 done.epoch,
-                done.slots.len()
+                counted(done.slots.len() as u64, "key slot")
             ));
             summary.line(
                 "New snapshots may use chunks of existing packs, which the keys before still open. 'esker key re-encrypt' \

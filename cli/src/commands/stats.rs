@@ -4,6 +4,7 @@ use super::{FilterArgs, to_json};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult};
 use crate::output;
+use crate::units::counted;
 use engine::snapshot::Listed;
 use engine::stats::{modes, stats};
 
@@ -92,29 +93,30 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         let bytes = output::bytes;
         output::line(format!("snapshots:     {}", stats.snapshots_count));
         output::line(format!(
-            "restored size: {} in {} entries",
+            "restored size: {} in {} {}",
             bytes(stats.total_restore_size),
-            stats.total_file_count
+            stats.total_file_count,
+            if stats.total_file_count == 1 { "entry" } else { "entries" }
         ));
         output::line(format!(
-            "deduplicated:  {} in {} chunks ({:.2}x)",
+            "deduplicated:  {} in {} ({:.2}x)",
             bytes(stats.total_uncompressed_size),
-            stats.total_blob_count,
+            counted(stats.total_blob_count, "chunk"),
             stats.deduplication_ratio
         ));
         output::line(format!(
-            "deltas:        {} of them in {} chunks, stored in {}",
+            "deltas:        {} of them in {}, stored in {}",
             bytes(stats.delta_uncompressed_size),
-            stats.delta_blob_count,
+            counted(stats.delta_blob_count, "chunk"),
             bytes(stats.delta_size)
         ));
         output::line(format!(
-            "stored:        {} in {} packs ({:.2}x)",
+            "stored:        {} in {} ({:.2}x)",
             bytes(stats.stored_size),
-            stats.packs,
+            counted(stats.packs, "pack"),
             stats.compression_ratio
         ));
-        output::line(format!("index:         {} segments", stats.segments));
+        output::line(format!("index:         {}", counted(stats.segments, "segment")));
     }
     Ok(if context.console.error_count() > 0 { Code::Failed } else { Code::Done })
 }

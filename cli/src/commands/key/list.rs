@@ -1,11 +1,11 @@
 //! What `esker key list` and `esker key epochs` print.
 
 use super::places::Places;
-use crate::commands::json_time;
+use crate::commands::{json_time, show_time, time_of};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
-use crate::units::duration;
+use crate::units::{counted, duration};
 use chunkstore::ObjectId;
 use chunkstore::format::{MAX_SMALL_LEN, names};
 use chunkstore::keys::{SlotHeader, slot_header};
@@ -54,7 +54,7 @@ pub(super) fn slots(places: &Places, context: &Context) -> CommandResult {
                     text("kind"),
                     text("userName"),
                     text("hostName"),
-                    text("created"),
+                    shown(&text("created")),
                     text("label"),
                     service.unwrap_or_default()
                 ));
@@ -143,7 +143,7 @@ impl Epoch {
         let Some(retired_ms) = self.retired_ms else {
             let held = self.held.iter().map(|held| {
                 let place = if self.held.len() > 1 { format!("{}: ", held.place) } else { String::new() };
-                format!("{place}{} packs, {}", held.packs, output::bytes(held.bytes))
+                format!("{place}{}, {}", counted(held.packs, "pack"), output::bytes(held.bytes))
             });
             let mut told = held.collect::<Vec<_>>().join("; ");
             if !self.unknown.is_empty() && !self.is_current {
@@ -154,7 +154,7 @@ impl Epoch {
             }
             return told;
         };
-        format!("retired {}: nothing under it is accepted", time(retired_ms))
+        format!("retired {}: nothing under it is accepted", show_time(time_of(retired_ms)))
     }
 }
 
@@ -208,7 +208,9 @@ fn print_epochs(epochs: &[Epoch], places: &Places) {
         let mark = if epoch.is_current { "*" } else { " " };
         let made = epoch.made.map_or_else(
             || "made at an unknown time".to_owned(),
-            |(made_ms, age_s)| format!("made {}, {} ago", time(made_ms), duration(age_s as f64)),
+            |(made_ms, age_s)| {
+                format!("made {}, {} ago", show_time(time_of(made_ms)), duration(age_s as f64))
+            },
         );
         output::line(format!("{mark} {}  {made}  {}", epoch.number, epoch.told()));
     }
@@ -217,10 +219,14 @@ fn print_epochs(epochs: &[Epoch], places: &Places) {
     }
 }
 
-/// A time in milliseconds since the Unix epoch.
+/// A time in milliseconds since the Unix epoch, for programs.
 fn time(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    json_time(time.unwrap_or_default())
+    json_time(time_of(ms))
+}
+
+/// A time of a row, for people.
+fn shown(time: &str) -> String {
+    time.parse().map_or_else(|_| time.to_owned(), show_time)
 }
 
 /// One slot of the list, by the header of its `sound` bytes or of those that are there. What is wrong with it is its `problem`.
