@@ -192,3 +192,17 @@ fn a_store_that_refuses_a_call_is_quoted_at_init() {
         assert!(told.contains("another store") && told.contains("--single-writer"), "{told}");
     }
 }
+
+/// Some stores have no lifecycle rules and say so: that is an answer, and nobody asks again.
+#[test]
+fn a_store_without_lifecycle_rules_is_asked_once() {
+    let bucket = Bucket::start();
+    bucket.play("GET", "lifecycle", Trick::Refuses);
+    let toml = format!(
+        "[[tier]]\nname = \"local\"\nurl = \"file:DIR/repo\"\nrole = \"primary\"\n\n[[tier]]\nname = \"vault\"\nurl = \"{}\"\nrole = \"vault\"\n",
+        bucket.place()
+    );
+    let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
+    drop(Repo::with_tiers(&toml, &keys, true));
+    assert_eq!(bucket.tricked(), 1);
+}

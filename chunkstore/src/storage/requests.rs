@@ -77,6 +77,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Whether a store that answers so may answer otherwise a moment later. With 501 it says that it does not know the call at all
+/// (RFC 9110, 15.6.2).
+fn is_passing(status: StatusCode) -> bool {
+    let is_temporary = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+    is_temporary || status == StatusCode::TOO_MANY_REQUESTS
+}
+
 impl<S: Sign> Requests<S> {
     pub(super) fn new(
         objects: &Objects,
@@ -107,16 +114,14 @@ impl<S: Sign> Requests<S> {
         StorageError { kind, op: ask.op, object, source: source.into() }
     }
 
-    /// Sends until there is an answer other than 429 and 5xx; one that is no success is an error, unless
-    /// `expected` has its status.
+    /// Sends until there is an answer other than 429 and 5xx but 501; one that is no success is an error, unless `expected`
+    /// has its status.
     pub(super) fn send(&self, ask: &Ask<'_>, expected: &[u16]) -> StorageResult<Answer> {
         let answer = self.objects.drive(ask.op, ask.name, async {
             let mut pause = PAUSE;
             for left in (0..=self.retries).rev() {
                 let again = match self.once(ask).await {
-                    Ok(answer) if answer.status.is_server_error() || answer.status.as_u16() == 429 => {
-                        Ok(answer)
-                    }
+                    Ok(answer) if is_passing(answer.status) => Ok(answer),
                     Ok(answer) => return Ok(answer),
                     Err(error) => Err(error),
                 };
