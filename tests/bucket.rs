@@ -59,6 +59,8 @@ impl Bucket {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let shared = Arc::clone(&ours);
+                // Answers are written in parts: a later one waits for no acknowledgement of the first.
+                client.set_nodelay(true).unwrap();
                 std::thread::spawn(move || while serve(&client, &shared).unwrap_or(false) {});
             }
         });
