@@ -95,6 +95,7 @@ mod proved;
 mod qdrant;
 mod qdrant_cluster;
 mod qdrant_double;
+mod qdrant_programs;
 mod qdrant_restore;
 mod qdrant_server;
 mod qdrant_stalls;

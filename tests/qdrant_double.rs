@@ -1,6 +1,7 @@
 //! A Qdrant for tests (`tests/servers/qdrant.py`), driven by the official client.
 
 use crate::harness::{Process, free_port, server, source_root, wait_for};
+use crate::qdrant_programs;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,17 +69,7 @@ impl Qdrant {
 
     /// Runs a program of the official client, which prints JSON.
     pub(crate) fn client(&self, program: &str) -> Value {
-        let key = self.key.map_or_else(|| "None".into(), |key| format!("'{key}'"));
-        let head = format!(
-            "import json, random\nfrom qdrant_client import QdrantClient, models\nimport warnings\nwarnings.simplefilter('ignore')\n\
-             client = QdrantClient(url='http://127.0.0.1:{}', api_key={key}, timeout=120, check_compatibility=False)\n{HELPERS}",
-            self.port()
-        );
-        let output =
-            Command::new(server("vectors/bin/python")).args(["-c", &(head + program)]).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}");
-        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+        qdrant_programs::run(self.port(), self.key, program)
     }
 
     pub(crate) fn answers(&self, collection: &str) -> Value {
@@ -90,37 +81,3 @@ impl Qdrant {
         self.client("print(json.dumps(everything()))")
     }
 }
-
-const HELPERS: &str = r#"
-def vector(seed, size=128):
-    rng = random.Random(seed)
-    return [rng.random() for _ in range(size)]
-def points(count, seed=0, size=128, first=0):
-    return [models.PointStruct(id=i, vector=vector(i + seed, size), payload={'n': i, 'text': 'point %d' % i, 'kw': 'abc'[i % 3]}) for i in range(first, first + count)]
-def fill(name, count, seed=0, size=128, **more):
-    client.create_collection(name, vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE), **more)
-    for start in range(0, count, 1000):
-        client.upsert(name, points(min(1000, count - start), seed, size, start), wait=True)
-def alias(**names):
-    client.update_collection_aliases([models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=name, alias_name=alias)) for alias, name in names.items()])
-def answers(name):
-    found = []
-    for seed in range(20):
-        points = client.query_points(name, query=vector(-seed - 1), limit=5).points
-        found.append([[point.id, round(point.score, 5), point.payload] for point in points])
-    return [client.count(name, exact=True).count, found]
-def scroll(name, **more):
-    all, offset = [], None
-    while True:
-        part, offset = client.scroll(name, limit=1000, offset=offset, with_payload=True, with_vectors=True, **more)
-        all += [[point.id, point.payload, point.vector] for point in part]
-        if offset is None:
-            return all
-def everything():
-    found = {}
-    for name in sorted(collection.name for collection in client.get_collections().collections):
-        info = client.get_collection(name)
-        schema = {field: index.model_dump(mode='json') for field, index in info.payload_schema.items()}
-        found[name] = {'config': info.config.model_dump(mode='json'), 'schema': schema, 'points': scroll(name)}
-    return [found, sorted([alias.alias_name, alias.collection_name] for alias in client.get_aliases().aliases)]
-"#;
