@@ -1,5 +1,6 @@
 //! Clocks that jump, between runs and during one: nothing expires by a clock that is far ahead of the last run.
 
+use crate::begun;
 use crate::harness::{Repo, expect, noise};
 use std::path::PathBuf;
 use std::process::Command;
@@ -47,6 +48,13 @@ fn faketime() -> Option<PathBuf> {
     found
 }
 
+/// A machine without a repository, which `init` at some time makes: its password will cost little.
+fn unmade(toml: &str, environment: &[(&str, &str)]) -> Repo {
+    let repo = Repo::with_tiers(toml, environment, false);
+    begun::in_folder(&repo.path("repo"), &[]);
+    repo
+}
+
 struct World {
     repo: Repo,
     library: PathBuf,
@@ -56,7 +64,7 @@ impl World {
     /// Nothing yet.
     fn empty(toml: &str) -> Option<Self> {
         let library = faketime()?;
-        let world = Self { repo: Repo::with_tiers(toml, &[], false), library };
+        let world = Self { repo: unmade(toml, &[]), library };
         std::fs::create_dir(world.repo.path("data")).unwrap();
         Some(world)
     }
@@ -181,7 +189,7 @@ fn a_clock_that_leaps_while_a_run_is_at_work_expires_nothing() {
 #[test]
 fn a_first_run_in_2036_is_told_of() {
     let Some(library) = faketime() else { return };
-    let world = World { repo: Repo::with_tiers(TOML, &[], false), library };
+    let world = World { repo: unmade(TOML, &[]), library };
     std::fs::create_dir(world.repo.path("data")).unwrap();
     world.at("2036-11-01 01:00:00", &["init"], 0);
     world.run("2036-11-01 02:00:00", &[], 0);
@@ -211,7 +219,7 @@ fn a_clock_ahead_of_a_stores_own_expires_nothing() {
     let bucket = crate::bucket::Bucket::start();
     let toml = TOML.replace("file:DIR/vault", &bucket.place());
     let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
-    let world = World { repo: Repo::with_tiers(&toml, &keys, false), library };
+    let world = World { repo: unmade(&toml, &keys), library };
     std::fs::create_dir(world.repo.path("data")).unwrap();
     world.at("2026-11-20 01:00:00", &["init"], 0);
     for day in 20..=25 {
@@ -231,7 +239,7 @@ fn locked(bucket: &crate::bucket::Bucket, days: u32, library: PathBuf) -> World 
     let toml = TOML.replace("file:DIR/vault", &bucket.place());
     let toml = toml.replace("role = \"vault\"", &format!("role = \"vault\"\nobject_lock_days = {days}"));
     let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
-    let world = World { repo: Repo::with_tiers(&toml, &keys, false), library };
+    let world = World { repo: unmade(&toml, &keys), library };
     std::fs::create_dir(world.repo.path("data")).unwrap();
     world
 }

@@ -72,8 +72,7 @@ fn the_index_comes_back_from_the_packs() {
 /// said, and left out, once and for all.
 #[test]
 fn packs_and_snapshots_are_repaired() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     for number in 0..12 {
         let folder = repo.path(&format!("source/{number}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -170,8 +169,7 @@ fn head_is_made_anew() {
 /// Where a store cannot swap, HEAD is the last of a chain: backups and prunes at the same time, links lost, and back.
 #[test]
 fn head_as_a_chain() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--head", "chain"]);
+    let repo = Repo::made(&["--head", "chain"]);
     std::thread::scope(|scope| {
         for number in 0..4 {
             let repo = &repo;
@@ -287,8 +285,7 @@ fn the_note_of_the_highest_head_is_synced() {
 
 #[test]
 fn a_pipe_in_the_place_of_an_object_is_waited_for_by_nobody() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     let data = noise(1, 300_000);
     std::fs::write(repo.path("data"), &data).unwrap();
     repo.ok(["backup", "data"]);

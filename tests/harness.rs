@@ -1,5 +1,6 @@
 //! What all tests use: the binary under test, repositories in temporary folders, server processes.
 
+use crate::begun;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -71,6 +72,9 @@ fn scratch() -> TempDir {
     folder
 }
 
+/// How `esker.toml` names a primary in the folder `repo`.
+const PRIMARIES: &[&str] = &["repository = \"DIR/repo\"", "url = \"file:DIR/repo\""];
+
 /// A repository with its own cache and scratch folder.
 pub(crate) struct Repo {
     pub(crate) dir: TempDir,
@@ -86,10 +90,16 @@ impl Repo {
         Self { dir, place, environment: vec![] }
     }
 
-    /// A fresh repository on local disk.
+    /// A fresh repository on local disk, whose password costs little.
     pub(crate) fn new() -> Self {
+        Self::made(&[])
+    }
+
+    /// The same with options of `esker init`.
+    pub(crate) fn made(options: &[&str]) -> Self {
         let repo = Self::empty();
-        repo.ok(["init"]);
+        begun::in_folder(repo.folder(), options);
+        repo.ok([&["init"], options].concat());
         repo
     }
 
@@ -101,7 +111,7 @@ impl Repo {
     }
 
     /// A primary on local disk with the tiers, sources and promises of `toml`, in which `DIR` is the scratch
-    /// folder. Made, unless `init` says no.
+    /// folder. Made, unless `init` says no; its password costs little.
     pub(crate) fn with_tiers(toml: &str, environment: &[(&str, &str)], init: bool) -> Self {
         let dir = scratch();
         let path = dir.path().join("esker.toml");
@@ -111,6 +121,11 @@ impl Repo {
         all.push(("ESKER_CONFIG".into(), path.display().to_string()));
         let repo = Self { dir, place: String::new(), environment: all };
         if init {
+            let own = ["ESKER_PASSWORD", "ESKER_PASSWORD_FILE", "ESKER_KEY_FILE"];
+            let primary = toml.lines().any(|line| PRIMARIES.contains(&line));
+            if primary && !repo.environment.iter().any(|(name, _)| own.contains(&name.as_str())) {
+                begun::in_folder(&repo.path("repo"), &[]);
+            }
             // Tiers that cannot be reached yet are made later.
             let made = repo.run(["init"]);
             assert!(matches!(made.status.code(), Some(0 | 3)), "{made:?}");
@@ -150,7 +165,7 @@ impl Repo {
         if !self.place.is_empty() {
             command.env("ESKER_REPOSITORY", &self.place);
         }
-        command.env("ESKER_PASSWORD", "correct horse");
+        command.env("ESKER_PASSWORD", begun::PASSWORD);
         command.env("ESKER_CACHE_DIR", self.path("cache")).envs(self.environment.iter().cloned());
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         command

@@ -18,8 +18,7 @@ struct World {
 
 impl World {
     fn new(init: &[&str]) -> Self {
-        let repo = Repo::empty();
-        repo.ok([&["init"], init].concat());
+        let repo = Repo::made(init);
         fs::write(repo.path("second"), "second").unwrap();
         fs::write(repo.path("data"), "one").unwrap();
         repo.ok(["backup", "data"]);

@@ -49,8 +49,7 @@ fn restores(repo: &Repo, snapshot: &str, files: &[(&str, Vec<u8>)], case: &str) 
 /// Content, deltas upon it, lists of files: each pack is lost in each way, and the next backup is whole.
 #[test]
 fn a_backup_stores_again_what_was_in_a_lost_pack() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off", "--chunk-size", "64k"]);
+    let repo = Repo::made(&["--parity", "off", "--chunk-size", "64k"]);
     std::fs::create_dir(repo.path("s")).unwrap();
     let mut large = noise(1, 400_000);
     std::fs::write(repo.path("s/large"), &large).unwrap();
@@ -105,8 +104,7 @@ fn a_backup_stores_again_what_was_in_a_lost_pack() {
 /// What a backup stored again is not lost, though the pack is given up that had it first.
 #[test]
 fn chunks_that_were_stored_again_are_not_called_lost() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     let files = [("small", noise(2, 3000))];
     std::fs::write(repo.path("small"), &files[0].1).unwrap();
     repo.ok(["backup", "small"]);
@@ -125,8 +123,7 @@ fn chunks_that_were_stored_again_are_not_called_lost() {
 /// Other commands that build on packs.
 #[test]
 fn rewrites_and_repairs_do_not_build_on_a_lost_pack() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off", "--chunk-size", "64k"]);
+    let repo = Repo::made(&["--parity", "off", "--chunk-size", "64k"]);
     std::fs::create_dir(repo.path("s")).unwrap();
     std::fs::write(repo.path("s/large"), noise(1, 400_000)).unwrap();
     std::fs::write(repo.path("s/small"), noise(2, 3000)).unwrap();
@@ -144,8 +141,7 @@ fn rewrites_and_repairs_do_not_build_on_a_lost_pack() {
     repo.ok(["prune", "--max-unused", "0"]);
     repo.ok(["check", "--read-data"]);
     // A copy builds on nothing of the other repository either.
-    let other = Repo::empty();
-    other.ok(["init", "--parity", "off", "--chunk-size", "64k"]);
+    let other = Repo::made(&["--parity", "off", "--chunk-size", "64k"]);
     std::fs::write(other.path("pw"), "correct horse").unwrap();
     let place = repo.folder().display().to_string();
     let from = ["--from-repo", &place, "--from-password-file", "pw"];
@@ -261,8 +257,7 @@ fn what_no_tier_has_is_given_up_as_is_said() {
 /// Of a file whose first part is there, and whose end is lost, the list has a part that was given up before the whole.
 #[test]
 fn a_file_that_was_begun_twice_is_dumped_whole() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     let content = noise(7, 75 << 20);
     std::fs::create_dir(repo.path("s")).unwrap();
     std::fs::write(repo.path("s/large"), &content).unwrap();

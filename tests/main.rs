@@ -10,6 +10,7 @@
 mod aws_roles;
 mod azure_identities;
 mod azurite;
+mod begun;
 mod behind;
 mod brought_back;
 mod bucket;

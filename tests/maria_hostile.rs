@@ -234,8 +234,7 @@ fn the_servers_own_databases_are_no_targets() {
 
 #[test]
 fn nothing_is_dropped_for_a_dump_that_cannot_be_read() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     let server = Maria::start(&repo, "my");
     server.root("CREATE DATABASE live; CREATE TABLE live.t AS SELECT seq AS id, concat(md5(seq), sha1(seq * 7), md5(rand())) AS a FROM live.seq_1_to_60000; CREATE DATABASE aa; CREATE TABLE aa.t (a int)");
     repo.ok(["backup", &server.url()]);

@@ -59,8 +59,7 @@ pub(crate) fn stored(repo: &Repo) -> u64 {
 
 #[test]
 fn nights_cost_what_changed_and_outlive_what_they_stand_on() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--chunk-size", "64k"]);
+    let repo = Repo::made(&["--chunk-size", "64k"]);
     let mut table = Table::new(100_000);
     let mut nights: Vec<(String, Vec<u8>)> = vec![];
     let mut first = 0;
@@ -103,8 +102,7 @@ fn nights_cost_what_changed_and_outlive_what_they_stand_on() {
     for (id, data) in &nights[17..] {
         assert!(dumped(&repo, id) == *data, "{id}");
     }
-    let fresh = Repo::empty();
-    fresh.ok(["init", "--chunk-size", "64k"]);
+    let fresh = Repo::made(&["--chunk-size", "64k"]);
     for (_, data) in &nights[17..] {
         stream(&fresh, data, &[]);
     }
@@ -135,8 +133,7 @@ fn the_same_again_costs_nothing_and_no_delta_means_none() {
 /// Renamed, moved to another host and cut in two: found by anchors, without a snapshot to compare with.
 #[test]
 fn bases_are_found_under_other_names() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--chunk-size", "64k"]);
+    let repo = Repo::made(&["--chunk-size", "64k"]);
     let mut table = Table::new(100_000);
     let first = stream(&repo, &table.dump(), &[])["data_added_packed"].as_u64().unwrap();
     table.next_night();
@@ -154,8 +151,7 @@ fn bases_are_found_under_other_names() {
 
 #[test]
 fn a_lost_base_is_noticed_and_new_backups_do_not_build_on_it() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--chunk-size", "64k"]);
+    let repo = Repo::made(&["--chunk-size", "64k"]);
     let mut table = Table::new(60_000);
     stream(&repo, &table.dump(), &["--pack-size", "1"]);
     let before: Vec<_> = packs(&repo);

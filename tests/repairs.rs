@@ -54,8 +54,7 @@ fn orders(len: usize) -> Vec<Vec<usize>> {
 
 /// Every order of the commands after each kind of damage in turn, begun at `first`, and then every other one.
 fn in_any_order(first: usize) {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off", "--chunk-size", "64k"]);
+    let repo = Repo::made(&["--parity", "off", "--chunk-size", "64k"]);
     for number in 0..5 {
         std::fs::create_dir_all(repo.path("s")).unwrap();
         std::fs::write(repo.path(&format!("s/{number}")), noise(number, 200_000)).unwrap();
@@ -114,8 +113,7 @@ fn in_any_other_order_too() {
 #[test]
 fn an_index_is_made_of_what_can_be_read() {
     for parity in [false, true] {
-        let repo = Repo::empty();
-        repo.ok(["init", "--chunk-size", "64k", "--parity", if parity { "on" } else { "off" }]);
+        let repo = Repo::made(&["--chunk-size", "64k", "--parity", if parity { "on" } else { "off" }]);
         std::fs::create_dir_all(repo.path("s")).unwrap();
         for number in 0..5 {
             std::fs::write(repo.path(&format!("s/{number}")), noise(number, 200_000)).unwrap();
@@ -187,8 +185,7 @@ fn snapshots_are_not_repaired_by_half_an_index() {
 #[test]
 fn nothing_is_given_up_where_nobody_can_be_asked() {
     for damage in [Damage::Flipped, Damage::CutShort, Damage::Gone, Damage::ListGone] {
-        let repo = Repo::empty();
-        repo.ok(["init", "--parity", "off", "--chunk-size", "64k"]);
+        let repo = Repo::made(&["--parity", "off", "--chunk-size", "64k"]);
         std::fs::create_dir_all(repo.path("s")).unwrap();
         std::fs::write(repo.path("s/file"), noise(1, 400_000)).unwrap();
         repo.ok(["backup", "s"]);

@@ -15,8 +15,7 @@ fn packs(repo: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_check_of_some_snapshots_reads_what_they_need() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     let mut known = vec![];
     let mut own = vec![];
     for (seed, name) in ["first", "second"].into_iter().enumerate() {
@@ -60,8 +59,7 @@ fn counted<'a>(said: &'a str, what: &str) -> (u64, &'a str) {
 
 #[test]
 fn a_prune_counts_what_it_does_in_restics_words() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--chunk-size", "16k"]);
+    let repo = Repo::made(&["--chunk-size", "16k"]);
     for number in 0..3 {
         for name in ["a", "b", "c"] {
             std::fs::create_dir_all(repo.path(&format!("s/{name}"))).unwrap();

@@ -207,8 +207,7 @@ fn a_folder_above_a_source_is_not_its_own() {
 
 #[test]
 fn delete_is_refused_where_the_list_is_damaged() {
-    let repo = Repo::empty();
-    repo.ok(["init", "--parity", "off"]);
+    let repo = Repo::made(&["--parity", "off"]);
     fs::create_dir(repo.path("s")).unwrap();
     for number in 0..6000 {
         fs::write(repo.path("s").join(format!("f{number}")), number.to_string()).unwrap();

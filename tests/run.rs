@@ -143,8 +143,7 @@ fn a_night_of_three_sources_and_three_tiers() {
 /// Other keys, other chunks, the same content.
 #[test]
 fn snapshots_are_copied_to_another_repository() {
-    let (from, to) = (Repo::new(), Repo::empty());
-    to.ok(["init", "--chunk-size", "64k"]);
+    let (from, to) = (Repo::new(), Repo::made(&["--chunk-size", "64k"]));
     let tree = from.path("tree");
     std::fs::create_dir(&tree).unwrap();
     crate::trees::odd_tree(&tree);

@@ -1,5 +1,6 @@
 //! Another repository, of the same password, in a place of esker.toml: what it holds is never taken for ours.
 
+use crate::begun;
 use crate::harness::{Repo, noise};
 use std::process::Command;
 
@@ -32,6 +33,7 @@ fn world() -> Repo {
     for folder in ["prim", "usb", "nas", "data", "other/data"] {
         std::fs::create_dir_all(repo.path(folder)).unwrap();
     }
+    begun::in_folder(&repo.path("prim/esker"), &[]);
     repo.ok(["init"]);
     for night in 0..2 {
         std::fs::write(repo.path("data/ours"), noise(night, 50_000)).unwrap();

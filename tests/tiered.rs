@@ -1,5 +1,6 @@
 //! A machine with a primary, copies of it, a source and promises, as the tests of tiers have it.
 
+use crate::begun;
 use crate::harness::{Repo, noise};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ impl Tiered {
 
     pub(crate) fn new(places: Vec<Place>, rest: &str) -> Self {
         let world = Self::unmade(places, rest);
+        let primary = world.places.iter().find(|place| place.role == "primary").unwrap();
+        begun::in_folder(&world.repo.path(primary.folder), &[]);
         world.repo.ok(["init"]);
         world
     }
