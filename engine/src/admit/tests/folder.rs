@@ -35,9 +35,10 @@ fn a_link_in_the_place_of_a_run_leads_no_removal_to_the_packs() {
     let store = Arc::new(Swapped { local, swap: Mutex::default() });
     let mut thief = Thief::on(Arc::default(), Arc::clone(&store) as _);
     let brought = |thief: &Thief| {
-        for (name, bytes) in thief.disk.objects().iter() {
-            store.put(name, bytes.clone()).unwrap();
-            thief.disk.delete(name).unwrap();
+        let objects = thief.disk.objects().clone();
+        for (name, bytes) in objects {
+            store.put(&name, bytes).unwrap();
+            thief.disk.delete(&name).unwrap();
         }
     };
     let chunk = (thief.id(b"what counts"), &b"what counts"[..]);
