@@ -37,10 +37,28 @@ pub const COMMIT_MAGIC: &[u8; 8] = b"eskercom";
 pub const COMMIT_HEADER_LEN: usize = 8 + 1 + 3 + 4 + 16 + 32 + 8 + 32 + ENCAPSULATED_LEN + GRANTED_LEN;
 /// Length of a signature.
 pub const SIGNATURE_LEN: usize = 64;
-/// Most packs of one commit: 64 TiB of packs of the usual size.
-pub const MAX_COMMIT_PACKS: usize = 1 << 20;
+/// Most packs of one commit: 16 TiB of packs of the usual size, 64 TiB of the largest.
+pub const MAX_COMMIT_PACKS: usize = 1 << 18;
 /// Most interrupted runs that packs of one commit come from.
 pub const MAX_COMMIT_RUNS: usize = 1 << 12;
+/// Longest record of a snapshot in a commit, in bytes: HEAD has all records. One has some kilobytes; many paths, excluded
+/// patterns or details of a server make it longer.
+pub const MAX_COMMIT_RECORD: usize = 256 << 10;
+/// Length of a pack in a commit, and of an earlier run.
+pub const COMMIT_PACK_LEN: usize = 8 + 16 + 32 + 1 + 4 + 8 + 32;
+/// See [`COMMIT_PACK_LEN`].
+pub const COMMIT_RUN_LEN: usize = 8 + 4 + ENCAPSULATED_LEN + GRANTED_LEN;
+/// Most bytes of what a commit seals.
+const MAX_COMMIT_BODY: usize = 4
+    + MAX_COMMIT_RUNS * COMMIT_RUN_LEN
+    + 4
+    + MAX_COMMIT_PACKS * COMMIT_PACK_LEN
+    + 4
+    + MAX_COMMIT_RECORD
+    + SIGNATURE_LEN;
+/// Most bytes of a commit, 26 MiB: no host writes a longer one, and no admitter reads one.
+pub const MAX_COMMIT_LEN: u64 =
+    (COMMIT_HEADER_LEN + 4 + ENVELOPE_HEADER_LEN + MAX_COMMIT_BODY + TAG_LEN + SIGNATURE_LEN) as u64;
 /// Most hosts of a repository.
 pub const MAX_HOSTS: usize = 4096;
 /// Longest name of a host.

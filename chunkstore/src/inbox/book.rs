@@ -315,6 +315,7 @@ impl Book {
         };
         let ids = packs.iter().map(|pack| pack.name.id).collect();
         let commit = Commit { earlier, packs, record, signature: sign(run) };
+        commit.check()?;
         let bytes = commit.seal(&header, outbox.ring(), &self.bundle.signing, &*self.access.env)?;
         let hash = ObjectId(*blake3::hash(&bytes).as_bytes());
         let made_ms = u64::try_from(self.access.env.now().as_millis()).unwrap_or_default();

@@ -3,8 +3,9 @@
 use super::signature::{PublicKey, Signed, SigningKey};
 use crate::env::Env;
 use crate::format::{
-    COMMIT_HEADER_LEN, COMMIT_MAGIC, Decoder, Encoder, FORMAT_VERSION, MAX_COMMIT_PACKS, MAX_COMMIT_RUNS,
-    MAX_PACK_LEN, MAX_SMALL_LEN, Malformed, ObjectKind, PackKind, SIGNATURE_LEN, names,
+    COMMIT_HEADER_LEN, COMMIT_MAGIC, COMMIT_PACK_LEN, COMMIT_RUN_LEN, Decoder, Encoder, FORMAT_VERSION,
+    MAX_COMMIT_LEN, MAX_COMMIT_PACKS, MAX_COMMIT_RECORD, MAX_COMMIT_RUNS, MAX_PACK_LEN, Malformed,
+    ObjectKind, PackKind, SIGNATURE_LEN, names,
 };
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::keys::{KeyRing, SealedRunKey};
@@ -97,11 +98,35 @@ pub struct Commit {
     pub signature: [u8; SIGNATURE_LEN],
 }
 
-/// Least bytes of an encoded pack, and of an earlier run.
-const BROUGHT_LEN: usize = 8 + 16 + 32 + 1 + 4 + 8 + 32;
-const EARLIER_LEN: usize = 8 + 4 + 32 + 48;
-
 impl Commit {
+    /// Whether an admitter reads it: what a host brings beyond that, it must not write.
+    ///
+    /// # Errors
+    ///
+    /// It names too many packs or runs, or its record is too long.
+    pub fn check(&self) -> Result<()> {
+        let (packs, runs, record) = (self.packs.len(), self.earlier.len(), self.record.len());
+        if packs > MAX_COMMIT_PACKS {
+            return Err(Error::Invalid(format!(
+                "{packs} packs were stored since the last run that ended, and one run brings at most {MAX_COMMIT_PACKS}: back \
+                 up less at a time, or with larger packs (--pack-size), after the host's book was removed"
+            )));
+        }
+        if runs > MAX_COMMIT_RUNS {
+            return Err(Error::Invalid(format!(
+                "the packs of {runs} interrupted runs were stored, and one run brings those of {MAX_COMMIT_RUNS}: remove the \
+                 host's book, and the next one begins anew"
+            )));
+        }
+        if record > MAX_COMMIT_RECORD {
+            return Err(Error::Invalid(format!(
+                "the record of the snapshot has {record} bytes, and a write-only host brings at most {MAX_COMMIT_RECORD}: give \
+                 fewer paths and excluded patterns, or a shorter description"
+            )));
+        }
+        Ok(())
+    }
+
     /// Writes the plaintext.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -135,13 +160,13 @@ impl Commit {
             Ok(count)
         };
         let mut earlier = vec![];
-        for _ in 0..counted(&mut decoder, MAX_COMMIT_RUNS, EARLIER_LEN)? {
+        for _ in 0..counted(&mut decoder, MAX_COMMIT_RUNS, COMMIT_RUN_LEN)? {
             let (run, epoch) = (decoder.u64()?, decoder.u32()?);
             let key = SealedRunKey { encapsulated: decoder.array()?, sealed: decoder.array()? };
             earlier.push(Earlier { run, epoch, key });
         }
         let mut packs = vec![];
-        for _ in 0..counted(&mut decoder, MAX_COMMIT_PACKS, BROUGHT_LEN)? {
+        for _ in 0..counted(&mut decoder, MAX_COMMIT_PACKS, COMMIT_PACK_LEN)? {
             let run = decoder.u64()?;
             let (session, id) = (SessionId(decoder.array()?), PackId(decoder.array()?));
             let kind = PackKind::from_byte(decoder.u8()?);
@@ -153,7 +178,7 @@ impl Commit {
             }
             packs.push(Brought { run, name: PackName { session, id, kind, epoch }, len, hash });
         }
-        let record = Bytes::copy_from_slice(decoder.var(MAX_SMALL_LEN as usize)?);
+        let record = Bytes::copy_from_slice(decoder.var(MAX_COMMIT_LEN as usize)?);
         let signature = decoder.array()?;
         decoder.finish()?;
         Ok(Self { earlier, packs, record, signature })
@@ -196,7 +221,7 @@ impl SignedCommit {
     pub fn decode(bytes: &Bytes) -> std::result::Result<Self, Malformed> {
         let mut decoder = Decoder::new(bytes, "commit of a host");
         let header = Header::decode(&mut decoder)?;
-        let len = decoder.var(MAX_SMALL_LEN as usize)?.len();
+        let len = decoder.var(MAX_COMMIT_LEN as usize)?.len();
         let signature = decoder.array()?;
         decoder.finish()?;
         let start = COMMIT_HEADER_LEN + 4;
@@ -221,10 +246,6 @@ impl SignedCommit {
         let sealed = self.bytes.get(self.body.clone()).unwrap_or_default();
         let plain = envelope::open(ring, ObjectKind::Commit, &name, sealed)?;
         let commit = Commit::decode(&plain).in_object(&name)?;
-        // Those of other runs are opened by keys of their own.
-        if sealed.len() as u64 > MAX_SMALL_LEN {
-            return Err(Error::corrupt(name, "longer than a commit can be"));
-        }
         Ok(commit)
     }
 }
@@ -277,5 +298,36 @@ mod tests {
             assert!(Commit::decode(&plain[..at]).is_err(), "cut at {at}");
         }
         assert!(Commit::decode(&[0xff; 64]).is_err());
+    }
+
+    /// What a host may write is what an admitter reads, to the byte.
+    #[test]
+    fn the_greatest_commit_has_the_greatest_length() {
+        let env = SeededEnv::new(1);
+        let keys = KeyRing::generate(RepositoryId([3; 16]), &env).unwrap();
+        let (host, signing) = (ObjectId([9; 32]), SigningKey::generate(&env).unwrap());
+        let (ring, key) = keys.for_host(host, 1).unwrap().begin(4, &env).unwrap();
+        let (repository, previous) = (*keys.repository(), ObjectId([0; 32]));
+        let header = Header { repository, host, run: 4, epoch: 1, previous, key };
+        let Commit { earlier, packs, signature, .. } = sample();
+        let most = Commit {
+            earlier: vec![earlier[0]; MAX_COMMIT_RUNS],
+            packs: vec![packs[0]; MAX_COMMIT_PACKS],
+            record: vec![b'x'; MAX_COMMIT_RECORD].into(),
+            signature,
+        };
+        most.check().unwrap();
+        let bytes = Bytes::from(most.seal(&header, &ring, &signing, &env).unwrap());
+        assert_eq!(bytes.len() as u64, MAX_COMMIT_LEN);
+        let signed = SignedCommit::decode(&bytes).unwrap();
+        assert!(signed.is_of(&signing.public()) && signed.open(&ring).unwrap() == most);
+        let (mut runs, mut packs, mut record) = (most.clone(), most.clone(), most);
+        runs.earlier.push(earlier[0]);
+        packs.packs.push(packs.packs[0]);
+        record.record = vec![b'x'; MAX_COMMIT_RECORD + 1].into();
+        for (commit, because) in [(runs, "interrupted runs"), (packs, "packs"), (record, "record")] {
+            let error = commit.check().unwrap_err().to_string();
+            assert!(error.contains(because), "{error}");
+        }
     }
 }

@@ -414,3 +414,26 @@ fn a_revoked_host_brings_nothing_more() {
     let again = open(&disk).store().add_host("web1", "memory").unwrap();
     assert_ne!(again.keys.host, bundle.keys.host);
 }
+
+/// What an admitter would refuse, a host does not write: it says so, and its next backup brings what it stored.
+#[test]
+fn a_record_that_is_too_long_fails_at_the_host() {
+    let (disk, bundle) = prepared();
+    let folder = tempfile::tempdir().unwrap();
+    let mut book = book(&bundle, Arc::clone(&disk) as _, folder.path()).unwrap();
+    let options = BackupOptions {
+        packer: packs(),
+        time: jiff::Timestamp::from_second(1).unwrap(),
+        hostname: "web1".into(),
+        description: "x".repeat(chunkstore::format::MAX_COMMIT_RECORD),
+        ..BackupOptions::default()
+    };
+    let failed = backup_as_host(&mut book, &mut source(1), &options, &Tally::default()).unwrap_err();
+    assert!(failed.to_string().contains("the record of the snapshot has"), "{failed}");
+    assert!(inbox(&disk).iter().all(|name| !name.ends_with("/commit")));
+    drop(book);
+    host_night(&bundle, Arc::clone(&disk) as _, folder.path(), 2).unwrap();
+    let done = take_in(&open(&disk)).unwrap();
+    assert!(matches!(&*done, [admission] if is_admitted(admission)), "{done:?}");
+    assert_eq!(nights(&disk), [2]);
+}
