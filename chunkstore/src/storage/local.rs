@@ -1,7 +1,7 @@
 //! A repository in a folder. An object is written beside its place, synced, renamed there unless there is
 //! one, and its folder synced: only then does `put` return. HEAD is compared and replaced under a lock.
 
-use super::{ErrorKind, Storage, StorageError, StorageResult, Version, most_listed, too_many};
+use super::{ErrorKind, Storage, StorageError, StorageResult, TooMany, Version, most_listed};
 use crate::format::MAX_SMALL_LEN;
 use crate::id::to_hex;
 use bytes::Bytes;
@@ -178,7 +178,7 @@ impl<F: Files> LocalStorage<F> {
             found => found?,
         };
         for found in found {
-            *most = most.checked_sub(1).ok_or_else(|| io::Error::other(too_many(most_listed(folder))))?;
+            *most = most.checked_sub(1).ok_or_else(|| io::Error::other(TooMany(most_listed(folder))))?;
             let name = format!("{folder}/{}", found.name);
             match found.len {
                 Some(len) => each(&name, len),
@@ -219,6 +219,7 @@ fn io_error(op: &'static str, object: &str, source: io::Error) -> StorageError {
         io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ if source.get_ref().is_some_and(|source| source.is::<TooMany>()) => ErrorKind::TooMany,
         _ => ErrorKind::Failed,
     };
     StorageError { kind, op, object: object.to_owned(), source: source.into() }
@@ -349,6 +350,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         super::super::conformance::check(&LocalStorage::create(&folder.path().join("a/b"), false).unwrap());
         super::super::conformance::check(&super::super::memory::MemoryStorage::default());
+    }
+
+    #[test]
+    fn a_listing_with_more_than_a_repository_has_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::create(&folder.path().join("repo"), false).unwrap();
+        for name in ["inbox/host/1/a", "inbox/host/2/b", "inbox/host/2/c"] {
+            storage.put(name, Bytes::from_static(b"x")).unwrap();
+        }
+        let walk = |mut most: u64| {
+            let mut seen = 0;
+            let done = storage.walk("inbox/host", &mut most, &mut |_, _| seen += 1);
+            (done.map_err(|error| io_error("list", "inbox/host", error).kind), seen)
+        };
+        // Two folders and three objects.
+        assert_eq!(walk(5), (Ok(()), 3));
+        assert_eq!(walk(4).0, Err(ErrorKind::TooMany));
     }
 
     /// Modes of all that lies in a folder, the folder included.

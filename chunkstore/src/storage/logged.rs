@@ -66,6 +66,7 @@ fn word(kind: ErrorKind) -> &'static str {
         ErrorKind::Frozen => "frozen",
         ErrorKind::Ambiguous => "ambiguous",
         ErrorKind::Stopped => "stopped",
+        ErrorKind::TooMany => "too many",
         ErrorKind::Failed => "failed",
     }
 }

@@ -260,7 +260,8 @@ impl Objects {
                 (count, attempts) = (count + 1, 0);
                 rises &= last.as_ref().is_none_or(|last| meta.location > *last);
                 if count > most {
-                    return Err(self.failed("list", folder, &super::too_many(most)));
+                    let failed = self.failed("list", folder, &super::TooMany(most).to_string());
+                    return Err(StorageError { kind: ErrorKind::TooMany, ..failed });
                 }
                 each(meta.location.as_ref(), meta.size);
                 last = Some(meta.location);

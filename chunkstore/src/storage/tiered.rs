@@ -205,7 +205,11 @@ fn tells(error: &StorageError) -> u8 {
     match error.kind {
         ErrorKind::Frozen => 3,
         // It cannot be said to be lost while a place that may hold it does not answer.
-        ErrorKind::Failed | ErrorKind::Denied | ErrorKind::Ambiguous | ErrorKind::Stopped => 2,
+        ErrorKind::Failed
+        | ErrorKind::Denied
+        | ErrorKind::Ambiguous
+        | ErrorKind::Stopped
+        | ErrorKind::TooMany => 2,
         ErrorKind::Short => 1,
         ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Full => 0,
     }

@@ -4,7 +4,7 @@
 
 use super::super::requests::{Answer, Ask, Requests, Sign, escape};
 use super::super::shelf::{Hidden, Lying, Placing, Retrieval, Shelf, Warmth};
-use super::super::{ErrorKind, StorageError, StorageResult, most_listed, too_many};
+use super::super::{ErrorKind, StorageError, StorageResult, TooMany, most_listed};
 use super::answers::{Lifecycle, Versioning, Versions, parse};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -71,7 +71,7 @@ impl S3Shelf {
                 let (key, id, latest) = (found.key, found.id, found.latest);
                 count += 1;
                 if count > most {
-                    return Err(failed(&too_many(most)));
+                    return Err(failed(&TooMany(most).to_string()));
                 }
                 each(Version { key, modified, id, latest, bytes: found.size.unwrap_or(0), mark })?;
             }
