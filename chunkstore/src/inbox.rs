@@ -25,5 +25,5 @@ pub use bundle::Bundle;
 pub use commit::{Brought, Commit, Earlier, Header, SignedCommit};
 pub use outbox::Outbox;
 pub use reply::{Reply, Verdict};
-pub use runs::{Inboxes, Run};
+pub use runs::{Inbox, Run};
 pub use signature::{PublicKey, SigningKey};

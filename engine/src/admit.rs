@@ -4,21 +4,22 @@
 
 use crate::author::signed;
 use crate::backup::timestamp;
-use crate::retry::Retry;
 use crate::snapshot::{Hold, Made, MadeBy, Snapshot};
 use crate::{Error, ItemError, Monitor, Repository, Result};
-use answers::{answer, answer_late, clear};
-use chunkstore::format::names;
+use answers::{answer, answer_late};
+use chunkstore::format::{MAX_COMMIT_RECORD, names};
 use chunkstore::head::{Host, NO_COMMIT, SegmentRef};
-use chunkstore::inbox::{Commit, Inboxes, PublicKey, Run, SignedCommit, Verdict};
+use chunkstore::inbox::{Commit, Inbox, PublicKey, SignedCommit, Verdict};
 use chunkstore::ingest::{Dedupe, Packer, PackerOptions, Sealing};
 use chunkstore::keys::KeyRing;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, Settled, describe};
 use chunkstore::{ObjectId, SessionId};
-use found::{Found, commit};
+use found::{Found, commit, commit_once};
 use intake::Intake;
 use needs::{Missing, Needs};
+use queue::Queue;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,19 +29,10 @@ mod found;
 mod intake;
 mod needs;
 mod own;
+mod queue;
 
 /// A snapshot's time may lie so far ahead of the admitter's clock.
 const MOST_AHEAD_MS: u64 = 3_600_000;
-
-/// The longest record of a snapshot that a host may bring, in bytes: HEAD has all records. One has some kilobytes;
-/// many paths, excluded patterns or details of a server make it longer.
-const MAX_RECORD: usize = 256 << 10;
-
-/// A host's next run is at most so many numbers after its last one: each number that it skips was of a run that it began.
-const MOST_SKIPPED: u64 = 1 << 20;
-
-/// The last number that a run can have: what is counted on from it does not overflow.
-const LAST_RUN: u64 = 1 << 62;
 
 /// So many numbers before a run are asked for, if a commit seems to be missing.
 const MOST_PASSED: usize = 1000;
@@ -77,6 +69,17 @@ pub enum Outcome {
         /// Why, for people.
         why: String,
     },
+    /// Runs from this number on were not looked at, since one admission looks at a bounded number of a host: the next one does.
+    Waits {
+        /// How many.
+        runs: u64,
+    },
+    /// The number of this run, which is the lowest of several, is too far after the last one. Were it settled, no honest run
+    /// could follow. They stay until somebody removes them, or revokes the host.
+    Far {
+        /// How many.
+        runs: u64,
+    },
 }
 
 /// A run that was looked at.
@@ -94,86 +97,43 @@ pub struct Admission {
     pub outcome: Outcome,
 }
 
-/// Looks into all inboxes, and takes in what can be taken in.
+/// Looks into the inbox of each host, and takes in what can be taken in; then removes what is over. Of one host it looks at
+/// a bounded number of runs and of objects.
 ///
 /// # Errors
 ///
 /// Of the repository. What a host brought is no error of this.
 pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -> Result<Vec<Admission>> {
     let store = repo.store();
-    if store.reload()?.hosts.is_empty() {
-        return Ok(vec![]);
-    }
-    let inboxes = Inboxes::list(&**store.storage())?;
-    let mut all = vec![];
-    for (id, runs) in inboxes.runs {
-        let taken = take_runs(repo, &id, runs, options, monitor, &mut all);
-        match taken {
-            // What one host brought stops no other one.
-            Err(error) if !is_ours(&error, &id) => {
-                let (item, message) = (format!("what host {} brought", id.short()), error.to_string());
-                monitor.error(ItemError { during: "admission", item, message });
-            }
-            taken => taken?,
+    store.reload()?;
+    let (mut all, mut queues) = (vec![], vec![]);
+    for host in store.hosts()?.iter().filter(|host| host.revoked_ms.is_none()) {
+        if let Some(mut queue) = Queue::look(repo, host, options, monitor)? {
+            told(&host.id, queue.settle(&mut all), monitor)?;
+            queues.push(queue);
         }
-    }
-    Ok(all)
-}
-
-/// Takes in the runs of a host.
-fn take_runs(
-    repo: &Repository,
-    id: &ObjectId,
-    runs: BTreeMap<u64, Run>,
-    options: &AdmitOptions,
-    monitor: &dyn Monitor,
-    all: &mut Vec<Admission>,
-) -> Result<()> {
-    let store = repo.store();
-    // As HEAD has it by now: each run that is settled changes it.
-    let known = || -> Result<Option<Host>> {
-        let head = store.head();
-        let host = head.hosts.find(|host| host.id == *id)?.cloned();
-        Ok(host.filter(|host| host.revoked_ms.is_none()))
-    };
-    let mut others = HashSet::new();
-    for (number, run) in &runs {
-        let Some(host) = known()? else { return Ok(()) };
-        let outcome = if *number <= host.run {
-            clear(store, &host, *number, run)?
-        } else if run.is_committed {
-            let admitter = Admitter { repo, host: &host, options, monitor };
-            let mut retry = Retry::default();
-            loop {
-                match admitter.settle(*number, run) {
-                    // A prune was faster, and removed what this run builds on, or took this for dead.
-                    Err(error) if retry.again(&error).is_some() => {}
-                    outcome => break outcome?,
-                }
-            }
-        } else {
-            None
-        };
-        if let Some(Outcome::Forged { .. }) = outcome {
-            others.insert(*number);
-        }
-        let admission =
-            |outcome| Admission { host: host.name, id: *id, run: *number, bytes: run.bytes, outcome };
-        all.extend(outcome.map(admission));
         if monitor.interrupted() {
             return Err(Error::Interrupted);
         }
     }
-    // What was interrupted is over once a later run is settled, which has brought what it left. So is what lies in the place
-    // of a commit and is none: the host hears with the later answer that its run was passed over.
-    if let Some(host) = known()? {
-        let is_left = |number: &u64, run: &Run| !run.is_committed || others.contains(number);
-        for (number, run) in runs.iter().filter(|(number, run)| **number <= host.run && is_left(number, run))
-        {
-            clear(store, &host, *number, run)?;
-        }
+    // Afterwards: no host waits for what another one heaped up.
+    for queue in queues {
+        told(queue.host(), queue.clear(&mut all), monitor)?;
     }
-    Ok(())
+    all.sort_by_key(|admission| (admission.id, admission.run));
+    Ok(all)
+}
+
+/// What one host brought stops no other one: an error of it is told, and goes no further.
+fn told(id: &ObjectId, done: Result<()>, monitor: &dyn Monitor) -> Result<()> {
+    match done {
+        Err(error) if !is_ours(&error, id) => {
+            let (item, message) = (format!("what host {} brought", id.short()), error.to_string());
+            monitor.error(ItemError { during: "admission", item, message });
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// Whether the store failed, or this process, whatever is admitted. That an object in the inbox of host `id` cannot be read may
@@ -199,18 +159,18 @@ fn is_ours(error: &Error, id: &ObjectId) -> bool {
     }
 }
 
-/// Runs that wait to be admitted, by host, as a listing shows them.
+/// What waits to be admitted, by host, as listings show it: hosts of which nothing waits are left out.
 ///
 /// # Errors
 ///
 /// Of the store.
-pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, u64, Run)>> {
-    let mut inboxes = Inboxes::list(&**store.storage())?;
+pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, Inbox)>> {
     let mut all = vec![];
     for host in store.hosts()?.into_iter().filter(|host| host.revoked_ms.is_none()) {
-        let is_new = |(number, run): &(u64, Run)| *number > host.run && run.is_committed;
-        let runs = inboxes.runs.remove(&host.id).unwrap_or_default().into_iter().filter(is_new);
-        all.extend(runs.map(|(number, run)| (host.clone(), number, run)));
+        let inbox = Inbox::look(&**store.storage(), &host.id, host.run)?;
+        if inbox.pending.runs > 0 || inbox.far.runs > 0 {
+            all.push((host, inbox));
+        }
     }
     Ok(all)
 }
@@ -288,26 +248,35 @@ struct Admitter<'a> {
     host: &'a Host,
     options: &'a AdmitOptions,
     monitor: &'a dyn Monitor,
+    /// Runs in the place of whose commit something else was found.
+    others: &'a HashSet<u64>,
+    /// So many numbers between commits may still be asked for.
+    asked: &'a Cell<u64>,
+}
+
+/// What came of a look at a run.
+enum Step {
+    /// It was settled, or what lies there is none.
+    Done(Outcome),
+    /// Another admitter was faster.
+    Nothing,
+    /// One before it is to be settled first, which this admission cannot.
+    Behind,
 }
 
 impl Admitter<'_> {
-    /// Takes a run in, or refuses it. `None` if another admitter was faster.
-    fn settle(&self, number: u64, run: &Run) -> Result<Option<Outcome>> {
+    /// Takes a run in, or refuses it.
+    fn settle(&self, number: u64) -> Result<Step> {
         let (store, host) = (self.repo.store(), self.host);
         if host.run > 0 {
             // What was settled last is answered before the next is: HEAD knows what came of the last one only.
             answer_late(store, host, host.run)?;
         }
-        // Were it settled, no honest run could follow.
-        if number > LAST_RUN || number > host.run.saturating_add(MOST_SKIPPED) {
-            let why = format!("its number {number} does not follow {}", host.run);
-            return Ok(Some(Outcome::Forged { why }));
-        }
         let signed = match commit(store, host, number)? {
             Found::Commit(signed) => signed,
             // Another admitter removed it.
-            Found::Gone => return Ok(None),
-            Found::Other(why) => return Ok(Some(Outcome::Forged { why })),
+            Found::Gone => return Ok(Step::Nothing),
+            Found::Other(why) => return Ok(Step::Done(Outcome::Forged { why })),
         };
         let header = &signed.header;
         let has_epoch = store.keys().has_epoch(header.epoch)?;
@@ -326,7 +295,7 @@ impl Admitter<'_> {
             ))
         } else if !anew && header.previous != host.commit {
             if self.is_passed_over(number)? {
-                return Ok(None);
+                return Ok(Step::Behind);
             }
             refused(
                 "a commit before it is missing: it was lost or removed in the store, or two machines have the file of this \
@@ -347,28 +316,35 @@ impl Admitter<'_> {
                 answer(store, host, number, signed.hash, Verdict::Admitted(snapshot), Missing::default())?;
                 Outcome::Admitted { snapshot, anew }
             }
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(Step::Nothing),
             Err(Refusal::Fail(error)) => return Err(error),
             Err(Refusal::Settle { why, missing, .. }) => {
                 let count = missing.ids.len() as u64;
                 if !store.settle_refused(&settled, &why)? {
-                    return Ok(None);
+                    return Ok(Step::Nothing);
                 }
                 answer(store, host, number, signed.hash, Verdict::Refused(why.clone()), missing)?;
                 Outcome::Refused { why, missing: count }
             }
         };
-        for name in &run.objects {
-            store.storage().delete(name).map_err(chunkstore::Error::from)?;
-        }
-        Ok(Some(outcome))
+        Ok(Step::Done(outcome))
     }
 
     /// Whether a listing left out a commit before this one, or it was read with damage: then that is next. Only a commit of
-    /// the host counts. Anything else in its place would stop the host for ever.
+    /// the host counts. Anything else in its place would stop the host for ever. If too many numbers were asked for by now,
+    /// this one counts as such: the next admission looks.
     fn is_passed_over(&self, number: u64) -> Result<bool> {
         let store = self.repo.store();
         for run in (self.host.run + 1..number).rev().take(MOST_PASSED) {
+            if self.others.contains(&run) {
+                // Read twice before, and now for the last time: after this run it is over.
+                if matches!(commit_once(store, self.host, run)?, Found::Commit(_)) {
+                    return Ok(true);
+                }
+                continue;
+            }
+            let Some(left) = self.asked.get().checked_sub(1) else { return Ok(true) };
+            self.asked.set(left);
             match store.storage().len(&names::commit(&self.host.id, run)) {
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
                 there => there.map_err(chunkstore::Error::from)?,
@@ -412,7 +388,7 @@ impl Admitter<'_> {
     /// The snapshot's record, as it will be: what a host may not decide is decided here.
     fn snapshot(&self, commit: &SignedCommit, brought: &Commit) -> std::result::Result<Snapshot, Refusal> {
         let (store, host) = (self.repo.store(), self.host);
-        if brought.record.len() > MAX_RECORD {
+        if brought.record.len() > MAX_COMMIT_RECORD {
             return refused("its snapshot's record is too long");
         }
         let Ok(said) = serde_json::from_slice::<Snapshot>(&brought.record) else {

@@ -7,14 +7,14 @@ use crate::output::{self, Summary};
 use crate::places::{Place, for_another_machine};
 use crate::secret_files::SecretFile;
 use crate::units::counted;
-use chunkstore::ObjectId;
+use chunkstore::format::names;
 use chunkstore::head::Host;
-use chunkstore::inbox::runs::Run;
+use chunkstore::inbox::Inbox;
+use chunkstore::inbox::runs::MOST_RUNS;
 use engine::Repository;
 use engine::admit::{Admission, AdmitOptions, Outcome, admit, waiting};
 use engine::shown;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -44,7 +44,8 @@ enum Action {
     /// Take what hosts have brought into the repository
     ///
     /// Each chunk is decrypted and named by its content, so nothing that a host says of it is believed. 'backup', 'prune' and
-    /// 'run' of a full client do it first, too. Exit code 3 if something was refused.
+    /// 'run' of a full client do it first, too. Exit code 3 if something was refused, or waits for the
+    /// next time.
     Admit,
 }
 
@@ -129,8 +130,8 @@ pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<(), 
 /// What waits for a real run, which takes it in first; a dry run only says so.
 #[derive(Default)]
 pub(super) struct Waiting {
-    runs: usize,
-    hosts: usize,
+    runs: u64,
+    hosts: u64,
     bytes: u64,
 }
 
@@ -145,9 +146,13 @@ impl Waiting {
             context.console.warn(&format!("what hosts brought could not be looked at: {why}"));
             vec![]
         });
-        let hosts: BTreeSet<ObjectId> = all.iter().map(|(host, ..)| host.id).collect();
-        let bytes = all.iter().map(|(_, _, run)| run.bytes).sum();
-        Ok(Self { runs: all.len(), hosts: hosts.len(), bytes })
+        let mut found = Self::default();
+        for (_, inbox) in all.iter().filter(|(_, inbox)| inbox.pending.runs > 0) {
+            found.hosts += 1;
+            found.runs += inbox.pending.runs;
+            found.bytes = found.bytes.saturating_add(inbox.pending.bytes);
+        }
+        Ok(found)
     }
 
     /// Says what the numbers of a dry run leave out.
@@ -155,8 +160,8 @@ impl Waiting {
         if self.runs > 0 {
             summary.line(format!(
                 "a real run first admits {} of {}, {} in the inbox; the numbers above are without them",
-                counted(self.runs as u64, "run"),
-                counted(self.hosts as u64, "host"),
+                counted(self.runs, "run"),
+                counted(self.hosts, "host"),
                 output::bytes(self.bytes)
             ));
         }
@@ -171,7 +176,7 @@ fn code(done: &[Admission]) -> Code {
 
 /// What became of a run, for people, and whether it is bad.
 fn told(admission: &Admission) -> (String, bool) {
-    let Admission { host, run, bytes, outcome, .. } = admission;
+    let Admission { host, id, run, bytes, outcome } = admission;
     match outcome {
         Outcome::Admitted { snapshot, anew: false } => (
             format!("{host}, run {run}: {} admitted as snapshot {}", output::bytes(*bytes), snapshot.short()),
@@ -197,6 +202,25 @@ fn told(admission: &Admission) -> (String, bool) {
             ),
             true,
         ),
+        Outcome::Waits { runs } => (
+            format!(
+                "{host}: {} more left for the next admission, with {}: one looks at {MOST_RUNS} of a host, and at fewer if most \
+                 of what it reads is no commit of the host",
+                counted(*runs, "run"),
+                output::bytes(*bytes)
+            ),
+            true,
+        ),
+        Outcome::Far { runs } => (
+            format!(
+                "{host}: {} left in the inbox whose numbers, {run} and later, do not follow the host's last one: no host counts \
+                 so, and somebody else writes there. Remove {} and later folders beside it, or revoke the host: a prune then \
+                 removes all",
+                counted(*runs, "run"),
+                names::run(id, *run)
+            ),
+            true,
+        ),
     }
 }
 
@@ -211,6 +235,8 @@ fn row(admission: &Admission) -> Value {
             json!({"outcome": "refused", "why": why, "chunks_missing": missing})
         }
         Outcome::Forged { why } => json!({"outcome": "forged", "why": why}),
+        Outcome::Waits { runs } => json!({"outcome": "waits", "runs": runs}),
+        Outcome::Far { runs } => json!({"outcome": "far", "runs": runs}),
     };
     if let (Value::Object(row), Value::Object(more)) = (&mut row, more) {
         row.extend(more);
@@ -269,37 +295,50 @@ fn list(context: &Context) -> CommandResult {
     let repo = context.open_to_look()?;
     let store = repo.store();
     let waiting = waiting(store)?;
-    let of = |host: &Host| waiting.iter().filter(|(of, ..)| of.id == host.id).collect::<Vec<_>>();
+    let nothing = Inbox::default();
+    let of =
+        |host: &Host| waiting.iter().find(|(of, _)| of.id == host.id).map_or(&nothing, |(_, inbox)| inbox);
     let hosts = store.hosts()?;
     if context.global.json {
-        output::json_line(&hosts.iter().map(|host| listed(host, &of(host))).collect());
+        output::json_line(&hosts.iter().map(|host| listed(host, of(host))).collect());
         return Ok(Code::Done);
     }
     if hosts.is_empty() {
         output::line("no hosts: 'esker host add NAME --write-only' adds one");
     }
     for host in &hosts {
-        let own = of(host);
-        let bytes = own.iter().map(|(_, _, run)| run.bytes).sum();
-        let state = match (host.revoked_ms, own.len()) {
+        let Inbox { pending, far, .. } = of(host);
+        let state = match (host.revoked_ms, pending.runs) {
             (Some(ms), _) => format!("revoked {}", show_time(time_of(ms))),
             (None, 0) => counted(host.run, "run"),
-            (None, pending) => {
-                format!("{}, {pending} pending ({})", counted(host.run, "run"), output::bytes(bytes))
+            (None, runs) => {
+                format!("{}, {runs} pending ({})", counted(host.run, "run"), output::bytes(pending.bytes))
             }
         };
         let added = show_time(time_of(host.added_ms));
         output::line(format!("{}  {}  added {added}  {state}", host.id.short(), host.name));
+        if far.runs > 0 {
+            output::line(format!(
+                "          {} far beyond its last one, {}: remove {} and later folders beside it, or revoke the host",
+                counted(far.runs, "run"),
+                output::bytes(far.bytes),
+                names::run(&host.id, far.first)
+            ));
+        }
     }
     Ok(Code::Done)
 }
 
 /// A host with what of it waits, for programs.
-fn listed(host: &Host, own: &[&(Host, u64, Run)]) -> Value {
+fn listed(host: &Host, inbox: &Inbox) -> Value {
+    let Inbox { pending, far, .. } = inbox;
     let mut row = json!({
         "host": host.name, "host_id": host.id, "added": json_time(time_of(host.added_ms)), "run": host.run,
-        "epoch": host.epoch, "pending": own.len(), "pending_bytes": own.iter().map(|(_, _, run)| run.bytes).sum::<u64>(),
+        "epoch": host.epoch, "pending": pending.runs, "pending_bytes": pending.bytes,
     });
+    if far.runs > 0 {
+        row["far"] = json!({"runs": far.runs, "bytes": far.bytes, "first": names::run(&host.id, far.first)});
+    }
     if let Some(ms) = host.revoked_ms {
         row["revoked"] = json_time(time_of(ms)).into();
     }

@@ -168,12 +168,18 @@ fn pending(repo: &Repository, context: &Context) -> Result<(), Failure> {
     }
     match waiting(repo.store()) {
         Ok(waiting) => {
-            for (host, run, waits) in waiting {
-                let bytes = output::bytes(waits.bytes);
-                output::line(format!(
-                    "pending: run {run} of host {}, {bytes}; 'esker host admit' takes it in",
-                    host.name
-                ));
+            for (host, inbox) in waiting {
+                for (run, waits) in &inbox.waiting {
+                    let bytes = output::bytes(waits.bytes);
+                    output::line(format!(
+                        "pending: run {run} of host {}, {bytes}; 'esker host admit' takes it in",
+                        host.name
+                    ));
+                }
+                let more = inbox.pending.runs.saturating_sub(inbox.waiting.len() as u64);
+                if more > 0 {
+                    output::line(format!("pending: {more} later runs of host {}", host.name));
+                }
             }
         }
         // A reader need not have the right to look there.

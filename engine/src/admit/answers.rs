@@ -7,20 +7,43 @@ use crate::Result;
 use chunkstore::ObjectId;
 use chunkstore::format::names;
 use chunkstore::head::Host;
-use chunkstore::inbox::{Reply, Run, Verdict};
+use chunkstore::inbox::runs::Objects;
+use chunkstore::inbox::{Reply, Verdict};
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
 
-/// Removes what is left of a run whose number is over, after the host has its answer. Says so if it is another one than was
-/// settled.
-pub(super) fn clear(store: &ChunkStore, host: &Host, number: u64, run: &Run) -> Result<Option<Outcome>> {
-    let mut outcome = None;
-    if run.is_committed {
-        answer_late(store, host, number)?;
-        outcome = another(store, host, number)?;
-    }
-    for name in &run.objects {
-        store.storage().delete(name).map_err(chunkstore::Error::from)?;
+/// So many names of a run are in memory while it is removed.
+const BATCH: usize = 10_000;
+
+/// Removes what is left of a run whose number is over, after the host has its answer, but at most `left` objects. Says so if
+/// it is another one than was settled, unless it is known what its commit is.
+pub(super) fn clear(
+    store: &ChunkStore,
+    host: &Host,
+    number: u64,
+    is_known: bool,
+    left: &mut usize,
+) -> Result<Option<Outcome>> {
+    let delete = |name: &str| store.storage().delete(name).map_err(chunkstore::Error::from);
+    let (mut outcome, mut is_answered) = (None, false);
+    while *left > 0 {
+        let found = Objects::of_run(&**store.storage(), &host.id, number, BATCH.min(*left))?;
+        if found.is_committed && !is_answered {
+            is_answered = true;
+            answer_late(store, host, number)?;
+            outcome = if is_known { None } else { another(store, host, number)? };
+        }
+        *left -= found.names.len();
+        for name in &found.names {
+            delete(name)?;
+        }
+        if found.is_all && found.is_committed {
+            // The last one: as long as it is there, the host's answer is looked after.
+            delete(&names::commit(&host.id, number))?;
+        }
+        if found.is_all || found.names.is_empty() {
+            break;
+        }
     }
     Ok(outcome)
 }

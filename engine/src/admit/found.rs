@@ -3,7 +3,7 @@
 
 use crate::Result;
 use bytes::Bytes;
-use chunkstore::format::{MAX_SMALL_LEN, names};
+use chunkstore::format::{MAX_COMMIT_LEN, names};
 use chunkstore::head::Host;
 use chunkstore::inbox::{PublicKey, SignedCommit};
 use chunkstore::storage::ErrorKind;
@@ -45,8 +45,9 @@ pub(super) fn commit(store: &ChunkStore, host: &Host, number: u64) -> Result<Fou
     if matches!(first, Found::Other(_)) { commit_once(store, host, number) } else { Ok(first) }
 }
 
-fn commit_once(store: &ChunkStore, host: &Host, number: u64) -> Result<Found> {
-    let bytes = match read(store, &names::commit(&host.id, number), MAX_SMALL_LEN)? {
+/// The same, read once.
+pub(super) fn commit_once(store: &ChunkStore, host: &Host, number: u64) -> Result<Found> {
+    let bytes = match read(store, &names::commit(&host.id, number), MAX_COMMIT_LEN)? {
         Object::Whole(bytes) => bytes,
         Object::Gone => return Ok(Found::Gone),
         Object::TooLong => return Ok(Found::Other("it is longer than a commit can be".into())),

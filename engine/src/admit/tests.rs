@@ -22,6 +22,7 @@ use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::{ChunkId, PackId};
 
 mod cost;
+mod flood;
 mod folder;
 mod needs;
 
@@ -233,7 +234,7 @@ fn garbage_under_an_id_costs_nobody_a_byte() {
 fn a_snapshot_in_anothers_name_or_of_another_time_is_refused() {
     for (because, change) in [
         ("of another host", (|snapshot| snapshot.hostname = "db1".into()) as fn(&mut Snapshot)),
-        ("record is too long", |snapshot| snapshot.description = "x".repeat(MAX_RECORD)),
+        ("record is too long", |snapshot| snapshot.description = "x".repeat(MAX_COMMIT_RECORD)),
         ("list of entries", |snapshot| snapshot.manifest.level = 200),
         ("still to come", |snapshot| snapshot.time += jiff::SignedDuration::from_hours(2)),
     ] {

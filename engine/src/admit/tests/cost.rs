@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::admit::intake::Chunks;
-use chunkstore::format::MAX_SMALL_LEN;
+use chunkstore::format::MAX_COMMIT_LEN;
 use chunkstore::storage::{StorageError, StorageResult};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -151,7 +151,7 @@ fn what_cannot_be_read_stops_nobody_else() {
         thief.bring(&[chunk], &[chunk], |_, _| ());
         let own = thief.bundle.keys.host;
         let body = match harm {
-            None => bytes::Bytes::from(vec![0; (MAX_SMALL_LEN + 1) as usize]),
+            None => bytes::Bytes::from(vec![0; (MAX_COMMIT_LEN + 1) as usize]),
             Some(_) => bytes::Bytes::from_static(b"frozen"),
         };
         // Whatever the order, some are looked at before the one that is sound.
@@ -182,7 +182,7 @@ fn what_cannot_be_read_of_a_run_that_is_over_is_removed() {
     thief.bring(&[chunk], &[chunk], |_, _| ());
     assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
     let name = names::commit(&thief.bundle.keys.host, 1);
-    thief.disk.put(&name, vec![0; (MAX_SMALL_LEN + 1) as usize].into()).unwrap();
+    thief.disk.put(&name, vec![0; (MAX_COMMIT_LEN + 1) as usize].into()).unwrap();
     assert_eq!(thief.admit(), []);
     assert!(!thief.disk.objects().contains_key(&name));
 }

@@ -190,6 +190,7 @@ fn note(world: &World, repo: &Repository, admission: &Admission) -> Option<(Obje
             assert!(!is_kind, "seed {seed}: {why}");
             None
         }
+        Outcome::Waits { .. } | Outcome::Far { .. } => panic!("seed {seed}: {admission:?}"),
     }
 }
 
