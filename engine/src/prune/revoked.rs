@@ -3,68 +3,114 @@
 //! no second look at HEAD. Only `repair head` from an older copy may list such a host as before; it says so, and what was
 //! removed here was of a host that somebody had given up.
 
-use crate::{Monitor, Result};
-use chunkstore::ObjectId;
+use crate::{Error, Monitor, Result};
 use chunkstore::format::names;
 use chunkstore::head::Head;
 use chunkstore::storage::ErrorKind;
 use chunkstore::store::ChunkStore;
-use std::collections::BTreeMap;
 
-/// Objects of revoked hosts: their names, and their lengths in bytes.
+/// So many names are in memory while objects are removed.
+const BATCH: usize = 100_000;
+
+/// Objects of revoked hosts, counted: there can be any number of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Revoked(BTreeMap<String, u64>);
+pub(super) struct Revoked {
+    /// Folders that have some, and how many.
+    folders: Vec<(String, u64)>,
+    bytes: u64,
+}
 
 impl Revoked {
-    /// Lists them: no request as long as no host is revoked, else one for the inboxes, and one for the answers to each such host.
+    /// Counts them: no request as long as no host is revoked, else two listings for each such host.
     pub(super) fn find(store: &ChunkStore, head: &Head) -> Result<Self> {
         let mut found = Self::default();
-        let is_revoked = head.hosts.iter()?.filter(|host| host.revoked_ms.is_some());
-        let hosts: Vec<ObjectId> = is_revoked.map(|host| host.id).collect();
         // A tier has no inbox.
-        if hosts.is_empty() || store.tier().is_some() {
+        if store.tier().is_some() {
             return Ok(found);
         }
-        // With the separator: no id is the beginning of another one, and this does not depend on it.
-        let below = |folder: String| folder + "/";
-        let inboxes: Vec<String> = hosts.iter().map(names::inbox).map(below).collect();
-        let mut list = |folder: &str, owned: &[String]| {
-            store.storage().list(folder, &mut |name, len| {
-                if owned.iter().any(|folder| name.starts_with(folder.as_str())) {
-                    found.0.insert(name.to_owned(), len);
+        for host in head.hosts.iter()?.filter(|host| host.revoked_ms.is_some()) {
+            for folder in [names::inbox(&host.id), format!("{}/{}", names::REPLIES, host.id)] {
+                let mut count = 0;
+                list(store, &folder, &mut |_, len| {
+                    count += 1;
+                    found.bytes = found.bytes.saturating_add(len);
+                })?;
+                if count > 0 {
+                    found.folders.push((folder, count));
                 }
-            })
-        };
-        list(names::INBOX, &inboxes).map_err(chunkstore::Error::from)?;
-        for host in &hosts {
-            let replies = format!("{}/{host}", names::REPLIES);
-            list(&replies, &[below(replies.clone())]).map_err(chunkstore::Error::from)?;
+            }
         }
         Ok(found)
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
-        self.0.len() as u64
+        self.folders.iter().map(|(_, count)| count).sum()
     }
 
     /// Their bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.values().sum()
+        self.bytes
     }
 
     /// Removes them. Who may not delete there leaves them, and says so: they are in nobody's way.
     pub(super) fn remove(&self, store: &ChunkStore, monitor: &dyn Monitor) -> Result<()> {
-        for name in self.0.keys() {
-            match store.storage().delete(name) {
-                Err(error) if error.kind == ErrorKind::Denied => {
+        for (folder, count) in &self.folders {
+            match remove_all(store, folder, *count, BATCH, monitor) {
+                Err(Error::Store(chunkstore::Error::Storage(error))) if error.kind == ErrorKind::Denied => {
                     monitor.warning(&format!("what revoked hosts left stays in the store: {error}"));
                     return Ok(());
                 }
-                done => done.map_err(chunkstore::Error::from)?,
+                done => done?,
             }
         }
         Ok(())
+    }
+}
+
+/// Removes what lies below a folder, where `count` objects were seen, in batches: about so many, since somebody may go on to
+/// write there.
+fn remove_all(
+    store: &ChunkStore,
+    folder: &str,
+    count: u64,
+    batch: usize,
+    monitor: &dyn Monitor,
+) -> Result<()> {
+    let mut removed = 0;
+    while removed < count {
+        let mut names = vec![];
+        list(store, folder, &mut |name, _| {
+            if names.len() < batch {
+                names.push(name.to_owned());
+            }
+        })?;
+        if names.is_empty() {
+            break;
+        }
+        for name in &names {
+            store.storage().delete(name).map_err(chunkstore::Error::from)?;
+            removed += 1;
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lists a folder. If it has more objects than a listing may have, the first of them are listed.
+fn list(store: &ChunkStore, folder: &str, each: &mut dyn FnMut(&str, u64)) -> Result<()> {
+    // With the separator: no id is the beginning of another one, and this does not depend on it.
+    let below = format!("{folder}/");
+    let listed = store.storage().list(folder, &mut |name, len| {
+        if name.starts_with(&below) {
+            each(name, len);
+        }
+    });
+    match listed {
+        Err(error) if error.kind == ErrorKind::TooMany => Ok(()),
+        listed => Ok(listed.map_err(chunkstore::Error::from)?),
     }
 }
 
@@ -74,6 +120,7 @@ mod tests {
     use crate::monitor::Tally;
     use crate::prune::{PruneOptions, prune};
     use crate::repository::{access_for_test, made_for_test};
+    use chunkstore::ObjectId;
     use chunkstore::env::SeededEnv;
     use chunkstore::storage::Storage as _;
     use chunkstore::storage::memory::MemoryStorage;
@@ -115,6 +162,23 @@ mod tests {
         // The host of the same name that was added later has another id, and keeps what it brings.
         let again = add("gone");
         disk.put(&names::begun(&again, 1), bytes::Bytes::from_static(b"x")).unwrap();
-        assert_eq!((run(false).revoked_objects, left(&again)), (0, 1));
+        assert_eq!((run(false).revoked_objects, left(&again)), (0, 2), "with its greeting");
+    }
+
+    #[test]
+    fn a_folder_is_emptied_in_batches_as_far_as_it_was_counted() {
+        let disk = Arc::new(MemoryStorage::default());
+        let repo = made_for_test(access_for_test(Arc::clone(&disk) as _, Arc::new(SeededEnv::new(1))));
+        let host = ObjectId([9; 32]);
+        (0..10).for_each(|run| disk.put(&names::begun(&host, run), bytes::Bytes::from_static(b"x")).unwrap());
+        let folder = names::inbox(&host);
+        let left = |count, batch| {
+            remove_all(repo.store(), &folder, count, batch, &Tally::default()).unwrap();
+            disk.objects().keys().filter(|name| name.starts_with(&folder)).count()
+        };
+        assert_eq!(left(4, 2), 6);
+        // What came after the count is left to the next prune, what went before it is no error.
+        assert_eq!(left(3, 2), 2);
+        assert_eq!(left(9, 2), 0);
     }
 }
