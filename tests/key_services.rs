@@ -264,8 +264,9 @@ fn a_repository_is_opened_by_a_transit_engine_alone_and_outlives_its_rotations()
 #[test]
 fn values_that_are_wrong_by_themselves_are_usage_and_durations_have_one_form() {
     let repo = Repo::new();
+    fs::write(repo.path("file"), "what counts").unwrap();
     for (args, words) in [
-        (&["--kms", "foo", "snapshots"][..], "a key service is "),
+        (&["--kms", "foo", "snapshots"][..], "KEY, vault://HOST:8200/MOUNT/KEY or azure-kv://"),
         (&["--kms", "vault://h/k", "snapshots"], "mount is missing"),
         (&["key", "add", "--new-kms", "foo"], "a key service is "),
         (&["key", "passwd", "--new-kms", "foo"], "a key service is "),
@@ -291,7 +292,7 @@ fn values_that_are_wrong_by_themselves_are_usage_and_durations_have_one_form() {
         assert!(told.contains(words), "{args:?}: {told}");
     }
     for (name, value) in [("ESKER_KMS", "foo"), ("ESKER_KMS_CACHE", "31d"), ("ESKER_PROGRESS_FPS", "x")] {
-        let mut command = repo.command(["backup", "password"]);
+        let mut command = repo.command(["backup", "file"]);
         expect(&command.env_remove("ESKER_PASSWORD").env(name, value).output().unwrap(), 2);
     }
     // What may be right and is not there is no wrong argument.

@@ -47,7 +47,9 @@ const PASSWORD: Subject = Subject {
         files; two different flags together are refused. keys.md says what opens what. The first line of a file or of a command's output counts, without its line end; \
         every other character of it is part of the password. An empty password is refused from every source. The \
         settings of esker.toml do not apply to a repository that it does not name. `bundle` of esker.toml (hosts.md) makes \
-        this machine a write-only host if nothing of this list is given; `--bundle` and `ESKER_BUNDLE` do so in any case.",
+        this machine a write-only host if nothing of this list is given; `--bundle`, else \
+        `ESKER_BUNDLE`, does so in any case: beside a flag of this list it is refused, and of a variable of this list esker \
+        warns that it is not used.",
 };
 
 const REPOSITORY: Subject = Subject {

@@ -49,7 +49,7 @@ pub enum Address {
 }
 
 /// What all forms are.
-const FORMS: &str = "a key service is aws-kms://REGION/KEY, vault://HOST:PORT/MOUNT/KEY or azure-kv://VAULT.vault.azure.net/KEY";
+const FORMS: &str = "a key service is aws-kms://REGION/KEY, vault://HOST:8200/MOUNT/KEY or azure-kv://VAULT.vault.azure.net/KEY";
 
 impl Address {
     /// Reads a URL.
@@ -163,7 +163,7 @@ fn aws(region: &str, key: &str, query: &str) -> Result<Address, String> {
 fn transit(is_plain: bool, host: &str, parts: &[&str], query: &str) -> Result<Address, String> {
     let (key, mount) = parts.split_last().ok_or(FORMS)?;
     if mount.is_empty() {
-        return Err("the transit engine's mount is missing: vault://HOST:PORT/MOUNT/KEY".into());
+        return Err("the transit engine's mount is missing: vault://HOST:8200/MOUNT/KEY".into());
     }
     let mount: Result<Vec<String>, String> =
         mount.iter().map(|part| named("mount of a transit engine", part, "-_.")).collect();
