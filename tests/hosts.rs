@@ -237,21 +237,21 @@ fn a_place_that_does_not_know_the_host_gets_nothing() {
     let elsewhere = Repo::new();
     let other = elsewhere.folder().to_str().unwrap().to_owned();
     let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
-    let before = files_beneath(elsewhere.folder().as_ref());
+    let before = files_beneath(elsewhere.folder());
     let output = host.command(&["-r", &other, "backup", "--bundle", file, data]).output().unwrap();
     expect(&output, 10);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("knows this host") && told.contains(&other), "{told}");
-    assert_eq!(files_beneath(elsewhere.folder().as_ref()), before);
+    assert_eq!(files_beneath(elsewhere.folder()), before);
     let mut begun = files_beneath(&host.cache);
     begun.retain(|file| file.file_name().is_some_and(|name| name != "CACHEDIR.TAG"));
     assert_eq!(begun, Vec::<PathBuf>::new(), "no book is begun");
     host.backup();
     repo.ok(["host", "revoke", "web1"]);
-    let before = files_beneath(repo.folder().as_ref());
+    let before = files_beneath(repo.folder());
     let output = host.run();
     expect(&output, 10);
-    assert_eq!(files_beneath(repo.folder().as_ref()), before);
+    assert_eq!(files_beneath(repo.folder()), before);
 }
 
 /// Neither a dry run nor a backup that fails uses a refusal up.

@@ -477,7 +477,8 @@ fn what_is_kept_of_a_service_that_is_down_is_kept_only_if_that_was_asked_for() {
     // And with whatever opens the repository; by a variable and by esker.toml, too.
     let toml = format!("repository = \"{}\"\nkms_cache = \"0\"\n", bare.repo.folder().display());
     fs::write(bare.repo.path("zero.toml"), toml).unwrap();
-    let all: [(&[&str], &[(&str, &str)]); 4] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+    let all: [Case<'_>; 4] = [
         (&["--kms-cache", "0", "--key-file", "key", "snapshots"], &[]),
         (&["--kms-cache", "0", "version"], &[]),
         (&["snapshots"], &[("ESKER_KMS_CACHE", "0"), ("ESKER_KEY_FILE", "key")]),

@@ -44,26 +44,28 @@ impl Line {
         self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Ends once the user has had enough and hardly anything moves.
-    async fn left(&self) {
+    /// Ends once the user has had enough and hardly anything moves, or none of what is listed comes.
+    async fn left(&self, listed: Option<&AtomicU64>) {
         while !self.stop.load(Ordering::Relaxed) {
             tokio::time::sleep(GLANCE).await;
         }
+        let entries = || listed.map(|listed| listed.load(Ordering::Relaxed));
         while !self.is_left.load(Ordering::Relaxed) {
-            let before = self.moved.load(Ordering::Relaxed);
+            let before = (self.moved.load(Ordering::Relaxed), entries());
             tokio::time::sleep(GRACE).await;
-            if self.moved.load(Ordering::Relaxed) - before < PROGRESS {
+            let moved = self.moved.load(Ordering::Relaxed) - before.0;
+            if moved < PROGRESS || (listed.is_some() && entries() == before.1) {
                 self.is_left.store(true, Ordering::Relaxed);
             }
         }
     }
 
     /// What `call` comes to, unless it is given up.
-    async fn race<T>(&self, call: impl Future<Output = T>) -> Result<T, Left> {
+    async fn race<T>(&self, call: impl Future<Output = T>, listed: Option<&AtomicU64>) -> Result<T, Left> {
         if self.is_left.load(Ordering::Relaxed) {
             return Err(Left);
         }
-        match select(pin!(call), pin!(self.left())).await {
+        match select(pin!(call), pin!(self.left(listed))).await {
             Either::Left((done, _)) => Ok(done),
             Either::Right(_) => Err(Left),
         }
@@ -99,8 +101,29 @@ impl Driver {
         object: impl FnOnce() -> String,
         call: impl Future<Output = T>,
     ) -> StorageResult<T> {
+        self.drive_counted(op, object, call, None)
+    }
+
+    /// The same for a listing, which counts its entries in `listed`: pages without any are no progress, however many bytes
+    /// they have.
+    pub(super) fn drive_listing<T>(
+        &self,
+        object: impl FnOnce() -> String,
+        listed: &AtomicU64,
+        call: impl Future<Output = T>,
+    ) -> StorageResult<T> {
+        self.drive_counted("list", object, call, Some(listed))
+    }
+
+    fn drive_counted<T>(
+        &self,
+        op: &'static str,
+        object: impl FnOnce() -> String,
+        call: impl Future<Output = T>,
+        listed: Option<&AtomicU64>,
+    ) -> StorageResult<T> {
         let done = match &self.runtime {
-            Some(runtime) => runtime.block_on(self.line.race(call)),
+            Some(runtime) => runtime.block_on(self.line.race(call, listed)),
             None => Err(Left),
         };
         done.map_err(|left| StorageError {
@@ -157,6 +180,23 @@ mod tests {
         let answers = async { tokio::time::sleep(GRACE / 2).await };
         assert!((0..3).all(|_| driver.drive("read", String::new, async { 1 }).is_ok()));
         driver.drive("read", String::new, answers).unwrap();
+    }
+
+    #[test]
+    fn a_listing_without_entries_is_given_up_whatever_moves() {
+        for (entries, outcome) in [(1, None), (0, Some(ErrorKind::Stopped))] {
+            let (line, listed) = (stopped_line(), AtomicU64::new(0));
+            let driver = Driver::new(line.clone()).unwrap();
+            let pages = async {
+                for _ in 0..8 {
+                    tokio::time::sleep(GRACE / 4).await;
+                    line.moved(PROGRESS as usize);
+                    listed.fetch_add(entries, Ordering::Relaxed);
+                }
+            };
+            let done = driver.drive_listing(String::new, &listed, pages);
+            assert_eq!(done.err().map(|error| error.kind), outcome);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use object_store::{
     PutMode, PutOptions, PutPayload, path::Path,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// An `ObjectStore`, blocking.
@@ -228,7 +229,9 @@ impl Objects {
 
     pub(super) fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
         let (path, most) = (Path::from(folder), most_listed(folder));
-        self.drive("list", folder, async {
+        let listed = AtomicU64::new(0);
+        let object = || self.object(folder);
+        self.driver.drive_listing(object, &listed, async {
             let mut listing = self.store.list(Some(&path));
             let (mut count, mut attempts) = (0, 0);
             // The last name, while they rise: not every store has an order by which a listing could go on.
@@ -258,6 +261,7 @@ impl Objects {
                     continue;
                 }
                 (count, attempts) = (count + 1, 0);
+                listed.store(count, Ordering::Relaxed);
                 rises &= last.as_ref().is_none_or(|last| meta.location > *last);
                 if count > most {
                     let failed = self.failed("list", folder, &super::TooMany(most).to_string());

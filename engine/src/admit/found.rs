@@ -32,7 +32,7 @@ pub(super) fn read(store: &ChunkStore, name: &str, limit: u64) -> Result<Object>
 /// What is in the place of a commit.
 pub(super) enum Found {
     /// The commit that the host signed for this repository and number.
-    Commit(SignedCommit),
+    Commit(Box<SignedCommit>),
     /// Nothing.
     Gone,
     /// Something else, and what, for people.
@@ -64,5 +64,5 @@ pub(super) fn commit_once(store: &ChunkStore, host: &Host, number: u64) -> Resul
     if header.repository != *store.keys().repository() || header.host != host.id || header.run != number {
         return Ok(Found::Other("the host signed it for another repository or run".into()));
     }
-    Ok(Found::Commit(signed))
+    Ok(Found::Commit(Box::new(signed)))
 }

@@ -152,7 +152,7 @@ impl Files for SystemFiles {
     fn list(&self, path: &Path, most: u64) -> io::Result<Vec<Found>> {
         let most = usize::try_from(most.saturating_add(1)).unwrap_or(usize::MAX);
         if let Some(found) = self.place(path)?.list(most) {
-            return Ok(found?.into_iter().map(|(name, len)| Found { name, len }).collect());
+            return found;
         }
         let mut found = vec![];
         for entry in fs::read_dir(path)?.take(most) {

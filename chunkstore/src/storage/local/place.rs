@@ -1,6 +1,7 @@
 //! Where a file is. Below the folders that hosts write to, no symbolic link is followed: whoever may write there could
 //! put one in the place of a folder, between a listing and a removal, and have others removed in its stead.
 
+use super::files::Found;
 use crate::format::names;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
@@ -107,7 +108,7 @@ impl Place {
 
     /// At most `most` names in a folder that is reached without a link, each with its length unless it is a folder; `None`
     /// for a path that is followed as it is.
-    pub(super) fn list(&self, most: usize) -> Option<io::Result<Vec<(String, Option<u64>)>>> {
+    pub(super) fn list(&self, most: usize) -> Option<io::Result<Vec<Found>>> {
         self.folder.as_ref()?;
         let list = || {
             let folder = self.open(OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
@@ -124,7 +125,7 @@ impl Place {
                 };
                 let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
                 let len = u64::try_from(stat.st_size).unwrap_or_default();
-                found.push((name.to_owned(), (!is_folder).then_some(len)));
+                found.push(Found { name: name.to_owned(), len: (!is_folder).then_some(len) });
                 if found.len() >= most {
                     break;
                 }
@@ -213,7 +214,10 @@ mod tests {
         let place = Place::of(Some(&root), &root.join("inbox/host")).unwrap();
         let mut listed = place.list(10).unwrap().unwrap();
         listed.sort();
-        assert!(matches!(&*listed, [(link, Some(_)), (run, None)] if link == "link" && run == "run"));
+        let folder = Found { name: "run".into(), len: None };
+        assert!(
+            matches!(&*listed, [link, run] if link.name == "link" && link.len.is_some() && *run == folder)
+        );
         assert_eq!(place.list(1).unwrap().unwrap().len(), 1);
     }
 }
