@@ -127,7 +127,7 @@ pub(crate) fn references() -> Vec<Case> {
             len: 11,
             ..chunk
         }),
-        with("a chunk of no bytes", "in no index segment", |chunk| ChunkRef { len: 0, ..chunk }),
+        with("a chunk of no bytes", "or a chunk of it, is empty", |chunk| ChunkRef { len: 0, ..chunk }),
         with("a chunk of 4 GiB", "in no index segment", |chunk| ChunkRef { len: u32::MAX, ..chunk }),
         root("a manifest of 5 levels", "too many levels", |root, _| ManifestRoot { level: 5, ..root }),
         root("a manifest of 255 levels", "too many levels", |root, _| ManifestRoot { level: 255, ..root }),
