@@ -1,6 +1,7 @@
 //! The calls that a repository in a folder makes to the file system. A test replaces them: by a file system that loses
 //! what was not synced, or fails at any of these calls.
 
+pub use super::place::Found;
 use super::place::Place;
 use crate::{patience, private};
 use rustix::fs::{AtFlags, FileType, OFlags};
@@ -14,15 +15,6 @@ use std::time::Duration;
 const READER: Duration = Duration::from_secs(5);
 /// How long a writer waits: others may be before it.
 const WRITER: Duration = Duration::from_secs(20);
-
-/// What a folder holds.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Found {
-    /// Its name in the folder.
-    pub name: String,
-    /// `None` for a folder, else the length in bytes.
-    pub len: Option<u64>,
-}
 
 /// A new file while it is written.
 pub trait NewFile: Send {

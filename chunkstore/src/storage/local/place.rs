@@ -1,7 +1,6 @@
 //! Where a file is. Below the folders that hosts write to, no symbolic link is followed: whoever may write there could
 //! put one in the place of a folder, between a listing and a removal, and have others removed in its stead.
 
-use super::files::Found;
 use crate::format::names;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
@@ -9,6 +8,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+
+/// What a folder holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Its name in the folder.
+    pub name: String,
+    /// `None` for a folder, else the length in bytes.
+    pub len: Option<u64>,
+}
 
 /// Folders of a repository that others than its owner may write below. They themselves may be links that the owner made.
 const SHARED: [&str; 2] = [names::INBOX, names::REPLIES];
