@@ -150,4 +150,5 @@ mod tiered;
 mod tiers;
 mod told;
 mod trees;
+mod values;
 mod words;
