@@ -639,6 +639,26 @@ fn liar(answer: &'static [u8], wait: Duration) -> u16 {
     port
 }
 
+/// A service whose answer goes on to come, a byte each hundredth of a second.
+fn dripping() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 64 << 10]);
+                let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n");
+                while sent.is_ok() {
+                    std::thread::sleep(Duration::from_millis(10));
+                    sent = stream.write_all(b" ");
+                }
+            });
+        }
+    });
+    port
+}
+
 const GARBAGE: &[&[u8]] = &[
     b"",
     b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -681,6 +701,8 @@ fn garbage_and_silence_are_no_secrets() {
         tries(liar(answer, Duration::ZERO));
     }
     let slow = tries(liar(GARBAGE[2], Duration::from_secs(600)));
+    assert!(slow.contains("no answer within 2 s"), "{slow}");
+    let slow = tries(dripping());
     assert!(slow.contains("no answer within 2 s"), "{slow}");
     // Silent before there is TLS: the limit is the one that was given.
     let silent = format!("vault://127.0.0.1:{}/transit/k", liar(GARBAGE[2], Duration::from_secs(600)));

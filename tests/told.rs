@@ -118,7 +118,7 @@ fn an_endpoint_with_a_key_in_it_is_refused() {
         let mut command = repo.command(["-r", place, "snapshots"]);
         command.env(name, "http://AK:hunter2@127.0.0.1:1").env("AZURE_STORAGE_ACCOUNT", "a");
         let output = command.output().unwrap();
-        expect(&output, 1);
+        expect(&output, 2);
         let said = said(&output);
         assert!(said.contains("credentials do not belong") && !said.contains("hunter2"), "{said}");
     }

@@ -30,6 +30,8 @@ fn values_that_are_wrong_by_themselves_are_usage_and_durations_have_one_form() {
         (&["import", "restic:sftp:h:/x"], "there are"),
         (&["--stuck-request-timeout", "2d", "snapshots"], "from 1 s to a day"),
         (&["prune", "--fence-after", "soon"], "'soon'"),
+        (&["--pack-size", "0", "snapshots"], "1..=256"),
+        (&["--pack-size", "257", "backup", "file"], "1..=256"),
     ] {
         let told = repo.fails(2, args);
         assert!(told.contains(words), "{args:?}: {told}");
@@ -74,5 +76,23 @@ fn values_that_are_wrong_by_themselves_are_usage_and_durations_have_one_form() {
     for text in ["timeout = \"2d\"", "timeout = 0", "timeout = true", "warm_up_wait = \"soon\""] {
         let output = toml(text);
         assert!(output.status.code() == Some(1), "{text}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+/// What is read whole is bounded, and no other identity takes the place of the one that a profile names.
+#[test]
+fn files_without_end_and_profiles_that_are_not_read_are_refused() {
+    let repo = Repo::empty();
+    let told = repo.fails(1, ["backup", "--bundle", "/dev/zero", "."]);
+    assert!(told.contains("bytes are not taken from there"), "{told}");
+    let lines = "[role]\nrole_arn = arn:x\n[half]\naws_access_key_id = AK\n";
+    fs::write(repo.path("credentials"), lines).unwrap();
+    for (profile, key) in [("role", "role_arn"), ("half", "aws_access_key_id")] {
+        let mut command = repo.command(["-r", "s3:http://127.0.0.1:1/bucket/x", "snapshots"]);
+        command.env("AWS_SHARED_CREDENTIALS_FILE", repo.path("credentials")).env("AWS_PROFILE", profile);
+        let output = command.output().unwrap();
+        expect(&output, 1);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(profile) && told.contains(key), "{told}");
     }
 }

@@ -64,6 +64,8 @@ pub enum ErrorKind {
     Stopped,
     /// A listing has more objects than any repository; so many of them were listed.
     TooMany,
+    /// A listing has a name that is no object's, and ends there: whoever may write below the folder chose it.
+    BadName,
     /// Anything else, after the store's own retries.
     Failed,
 }

@@ -29,7 +29,7 @@ pub(crate) fn read(path: &Path) -> Result<Bundle, Failure> {
     if len > MAX_SMALL_LEN {
         return Err(failed(&"it is too large for the file of a host"));
     }
-    let bytes = Zeroizing::new(std::fs::read(path).map_err(|error| failed(&error))?);
+    let bytes = Zeroizing::new(crate::small::read(path, MAX_SMALL_LEN)?);
     Bundle::from_text(&bytes).map_err(|error| match error {
         chunkstore::Error::Unsupported { .. } => error.into(),
         error => failed(&error),

@@ -69,7 +69,7 @@ pub(crate) struct Global {
     #[arg(long, env = "ESKER_COMPRESSION", global = true, default_value = "auto", value_name = "MODE")]
     pub(crate) compression: Compression,
     /// Size of packs in MiB, 1 to 256
-    #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB")]
+    #[arg(long, env = "ESKER_PACK_SIZE", global = true, default_value_t = 64, value_name = "MIB", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub(crate) pack_size: usize,
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE", help = options_help())]
     pub(crate) options: Vec<OsString>,

@@ -108,7 +108,10 @@ pub fn admit(repo: &Repository, options: &AdmitOptions, monitor: &dyn Monitor) -
     store.reload()?;
     let (mut all, mut queues) = (vec![], vec![]);
     for host in store.hosts()?.iter().filter(|host| host.revoked_ms.is_none()) {
-        if let Some(mut queue) = Queue::look(repo, host, options, monitor)? {
+        let mut looked = None;
+        let look = Queue::look(repo, host, options, monitor).map(|queue| looked = queue);
+        told(&host.id, look, monitor)?;
+        if let Some(mut queue) = looked {
             told(&host.id, queue.settle(&mut all), monitor)?;
             queues.push(queue);
         }
@@ -136,14 +139,20 @@ fn told(id: &ObjectId, done: Result<()>, monitor: &dyn Monitor) -> Result<()> {
     }
 }
 
-/// Whether the store failed, or this process, whatever is admitted. That an object in the inbox of host `id` cannot be read may
-/// be the host's doing: it chose its length, its storage class and how the store encrypts it.
+/// Whether the store failed, or this process, whatever is admitted. That an object in the inbox of host `id` cannot be read,
+/// listed or removed may be the host's doing: it chose its name, its length, its storage class, its lock and how the store
+/// encrypts it, and in a folder whom it belongs to.
 fn is_ours(error: &Error, id: &ObjectId) -> bool {
     match error {
         Error::Store(chunkstore::Error::Storage(error))
             if error.op == "read" && error.object.contains(&names::inbox(id)) =>
         {
             error.kind == ErrorKind::Stopped
+        }
+        Error::Store(chunkstore::Error::Storage(error))
+            if matches!(error.op, "list" | "delete") && error.object.contains(&names::inbox(id)) =>
+        {
+            !is_of_inbox(error.kind)
         }
         Error::Store(error @ chunkstore::Error::Storage(_)) => !error.is_damage(),
         Error::Store(
@@ -159,20 +168,49 @@ fn is_ours(error: &Error, id: &ObjectId) -> bool {
     }
 }
 
-/// What waits to be admitted, by host, as listings show it: hosts of which nothing waits are left out.
+/// So many inboxes in a row that may not be listed, without one that may, say that nobody here has the right to.
+const MOST_DENIED: usize = 3;
+
+/// What waits to be admitted, by host, as listings show it: hosts of which nothing waits are left out. `monitor` hears of inboxes
+/// that cannot be listed because of what is in them.
 ///
 /// # Errors
 ///
 /// Of the store.
-pub fn waiting(store: &ChunkStore) -> Result<Vec<(Host, Inbox)>> {
-    let mut all = vec![];
+pub fn waiting(store: &ChunkStore, monitor: &dyn Monitor) -> Result<Vec<(Host, Inbox)>> {
+    let (mut all, mut unknown, mut is_allowed) = (vec![], vec![], false);
     for host in store.hosts()?.into_iter().filter(|host| host.revoked_ms.is_none()) {
-        let inbox = Inbox::look(&**store.storage(), &host.id, host.run)?;
-        if inbox.pending.runs > 0 || inbox.far.runs > 0 {
-            all.push((host, inbox));
+        match Inbox::look(&**store.storage(), &host.id, host.run) {
+            Err(chunkstore::Error::Storage(error)) if is_of_inbox(error.kind) => {
+                unknown.push((host.name, error));
+                if !is_allowed && unknown.len() >= MOST_DENIED {
+                    break;
+                }
+            }
+            inbox => {
+                let inbox = inbox?;
+                is_allowed = true;
+                if inbox.pending.runs > 0 || inbox.far.runs > 0 {
+                    all.push((host, inbox));
+                }
+            }
         }
     }
+    match unknown.pop() {
+        Some((_, error)) if !is_allowed && error.kind == ErrorKind::Denied => {
+            return Err(chunkstore::Error::from(error).into());
+        }
+        last => unknown.extend(last),
+    }
+    for (name, error) in unknown {
+        monitor.warning(&format!("what waits of host '{name}' is not known: {error}"));
+    }
     Ok(all)
+}
+
+/// Whether a listing or a removal in an inbox may fail so because of what its host put there.
+fn is_of_inbox(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::BadName | ErrorKind::Denied)
 }
 
 /// Why a run is not taken in.

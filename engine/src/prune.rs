@@ -196,7 +196,7 @@ impl Prepared {
             orphans = removable;
             survey.plan.kept_before_head += (before - orphans.len()) as u64;
         }
-        let revoked = Revoked::find(store, &head)?;
+        let revoked = Revoked::find(store, &head, monitor)?;
         Ok(Self { marks, survey, dead, orphans, revoked })
     }
 

@@ -166,10 +166,11 @@ impl Client {
         // At once as large as it can become: what grows leaves copies behind.
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
         loop {
+            // Also of an answer that goes on to come.
+            if began.elapsed() >= self.reach.timeout {
+                return Err(told(Halt::Silent(self.reach.timeout), is_tls, self.reach.timeout));
+            }
             match self.line.next(&mut response).map_err(|halt| told(halt, is_tls, self.reach.timeout))? {
-                None if began.elapsed() >= self.reach.timeout => {
-                    return Err(told(Halt::Silent(self.reach.timeout), is_tls, self.reach.timeout));
-                }
                 None => {}
                 Some(part) if part.is_empty() => return Ok(Reply { status, body }),
                 Some(part) if body.len() + part.len() > MAX_ANSWER => {

@@ -44,7 +44,7 @@ impl PackerOptions {
         if (4 << 10..=256 << 20).contains(&self.pack_len) {
             Ok(())
         } else {
-            Err(Error::Invalid("the pack size must be at most 256 MiB".into()))
+            Err(Error::Invalid("the pack size must be from 1 to 256 MiB".into()))
         }
     }
 }

@@ -67,6 +67,7 @@ fn word(kind: ErrorKind) -> &'static str {
         ErrorKind::Ambiguous => "ambiguous",
         ErrorKind::Stopped => "stopped",
         ErrorKind::TooMany => "too many",
+        ErrorKind::BadName => "bad name",
         ErrorKind::Failed => "failed",
     }
 }

@@ -254,6 +254,10 @@ impl Objects {
                         };
                         continue;
                     }
+                    Some(Err(source @ ObjectError::InvalidPath { .. })) => {
+                        let kind = ErrorKind::BadName;
+                        return Err(StorageError { kind, ..self.error("list", folder, source) });
+                    }
                     Some(Err(source)) => return Err(self.error("list", folder, source)),
                 };
                 if attempts > 0 && last.as_ref().is_some_and(|last| meta.location <= *last) {

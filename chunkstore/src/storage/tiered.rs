@@ -209,7 +209,8 @@ fn tells(error: &StorageError) -> u8 {
         | ErrorKind::Denied
         | ErrorKind::Ambiguous
         | ErrorKind::Stopped
-        | ErrorKind::TooMany => 2,
+        | ErrorKind::TooMany
+        | ErrorKind::BadName => 2,
         ErrorKind::Short => 1,
         ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Full => 0,
     }

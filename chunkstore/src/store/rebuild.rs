@@ -442,7 +442,7 @@ impl Rebuild<'_> {
                 }
             });
             match listed {
-                Err(error) if error.kind == ErrorKind::TooMany => {}
+                Err(error) if matches!(error.kind, ErrorKind::TooMany | ErrorKind::BadName) => {}
                 listed => listed?,
             }
         }

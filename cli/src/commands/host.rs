@@ -141,7 +141,7 @@ impl Waiting {
         if repo.store().tier().is_some() || repo.store().hosts()?.is_empty() {
             return Ok(Self::default());
         }
-        let all = waiting(repo.store()).unwrap_or_else(|error| {
+        let all = waiting(repo.store(), context.console.monitor()).unwrap_or_else(|error| {
             let why = Failure::from(error).message;
             context.console.warn(&format!("what hosts brought could not be looked at: {why}"));
             vec![]
@@ -294,7 +294,7 @@ fn add(args: &Add, context: &Context) -> CommandResult {
 fn list(context: &Context) -> CommandResult {
     let repo = context.open_to_look()?;
     let store = repo.store();
-    let waiting = waiting(store)?;
+    let waiting = waiting(store, context.console.monitor())?;
     let nothing = Inbox::default();
     let of =
         |host: &Host| waiting.iter().find(|(of, _)| of.id == host.id).map_or(&nothing, |(_, inbox)| inbox);

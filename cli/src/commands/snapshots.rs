@@ -166,7 +166,7 @@ fn pending(repo: &Repository, context: &Context) -> Result<(), Failure> {
     if repo.store().head().hosts.is_empty() || repo.store().tier().is_some() {
         return Ok(());
     }
-    match waiting(repo.store()) {
+    match waiting(repo.store(), context.console.monitor()) {
         Ok(waiting) => {
             for (host, inbox) in waiting {
                 for (run, waits) in &inbox.waiting {

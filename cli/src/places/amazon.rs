@@ -58,6 +58,17 @@ pub(super) fn options(
     Ok(options)
 }
 
+/// Lines of a profile that say who we are, and of which esker reads the first two only, together.
+const OTHER_WAYS: [&str; 7] = [
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "role_arn",
+    "credential_process",
+    "sso_session",
+    "sso_start_url",
+    "web_identity_token_file",
+];
+
 /// Region, endpoint and, if they are wanted, keys of a profile, from the files of the AWS command line.
 fn read_profile(options: &mut S3Options, profile: &str, wanted: bool, has_keys: bool) -> Result<(), Failure> {
     let home = crate::user::home_folder().unwrap_or_default().join(".aws");
@@ -76,6 +87,13 @@ fn read_profile(options: &mut S3Options, profile: &str, wanted: bool, has_keys: 
         {
             (options.access_key_id, options.secret_access_key) = (id, secret);
             options.session_token = value("aws_session_token").unwrap_or_default();
+        } else if let (true, Some(key)) = (has_keys, OTHER_WAYS.iter().find(|key| values.contains_key(key))) {
+            // Another identity in its place would reach other data, or nothing.
+            return Err(Failure::new(format!(
+                "profile '{profile}' in {} has {key}, but not both keys, and esker reads no other way from a profile: give \
+                 it aws_access_key_id and aws_secret_access_key, or name another one",
+                path.display()
+            )));
         }
         if options.region.is_empty() {
             options.region = value("region").unwrap_or_default();

@@ -6,7 +6,7 @@
 use crate::{Error, Monitor, Result};
 use chunkstore::format::names;
 use chunkstore::head::Head;
-use chunkstore::storage::ErrorKind;
+use chunkstore::storage::{ErrorKind, StorageError};
 use chunkstore::store::ChunkStore;
 
 /// So many names are in memory while objects are removed.
@@ -22,7 +22,7 @@ pub(super) struct Revoked {
 
 impl Revoked {
     /// Counts them: no request as long as no host is revoked, else two listings for each such host.
-    pub(super) fn find(store: &ChunkStore, head: &Head) -> Result<Self> {
+    pub(super) fn find(store: &ChunkStore, head: &Head, monitor: &dyn Monitor) -> Result<Self> {
         let mut found = Self::default();
         // A tier has no inbox.
         if store.tier().is_some() {
@@ -31,10 +31,16 @@ impl Revoked {
         for host in head.hosts.iter()?.filter(|host| host.revoked_ms.is_some()) {
             for folder in [names::inbox(&host.id), format!("{}/{}", names::REPLIES, host.id)] {
                 let mut count = 0;
-                list(store, &folder, &mut |_, len| {
+                let beyond = list(store, &folder, &mut |_, len| {
                     count += 1;
                     found.bytes = found.bytes.saturating_add(len);
                 })?;
+                if let Some(error) = beyond {
+                    monitor.warning(&format!(
+                        "what revoked host '{}' left cannot all be removed: {error}; remove that object with the store's own tools",
+                        host.name
+                    ));
+                }
                 if count > 0 {
                     found.folders.push((folder, count));
                 }
@@ -99,8 +105,9 @@ fn remove_all(
     Ok(())
 }
 
-/// Lists a folder. If it has more objects than a listing may have, the first of them are listed.
-fn list(store: &ChunkStore, folder: &str, each: &mut dyn FnMut(&str, u64)) -> Result<()> {
+/// Lists a folder. If it has more objects than a listing may have, the first of them are listed; so are those before a name that
+/// is no object's or a folder that is somebody else's, of which the error that is returned tells.
+fn list(store: &ChunkStore, folder: &str, each: &mut dyn FnMut(&str, u64)) -> Result<Option<StorageError>> {
     // With the separator: no id is the beginning of another one, and this does not depend on it.
     let below = format!("{folder}/");
     let listed = store.storage().list(folder, &mut |name, len| {
@@ -109,8 +116,9 @@ fn list(store: &ChunkStore, folder: &str, each: &mut dyn FnMut(&str, u64)) -> Re
         }
     });
     match listed {
-        Err(error) if error.kind == ErrorKind::TooMany => Ok(()),
-        listed => Ok(listed.map_err(chunkstore::Error::from)?),
+        Err(error) if error.kind == ErrorKind::TooMany => Ok(None),
+        Err(error) if matches!(error.kind, ErrorKind::BadName | ErrorKind::Denied) => Ok(Some(error)),
+        listed => Ok(listed.map(|()| None).map_err(chunkstore::Error::from)?),
     }
 }
 

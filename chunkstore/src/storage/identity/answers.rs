@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-/// Longest time for which a token of Azure is used, in seconds: a day.
-const LONGEST_TOKEN: i64 = 24 * 3600;
+/// Longest time for which a token or credentials are used, in seconds, whatever their end is said to be: a day.
+const LONGEST: i64 = 24 * 3600;
 /// How long credentials of AWS are used that have no end, in seconds: that of a container's may be left out.
 const WITHOUT_END: i64 = 15 * 60;
 
@@ -96,7 +96,7 @@ fn credential(
         return Err(NoIdentity::away("what it gives are no credentials"));
     }
     let until = expiration.map(|text| text.parse().map_err(strange)).transpose()?;
-    let until = until.unwrap_or_else(|| after(WITHOUT_END));
+    let until = until.map_or_else(|| after(WITHOUT_END), |until: Timestamp| until.min(after(LONGEST)));
     Ok((AwsCredential { key_id, secret_key, token }, until))
 }
 
@@ -168,11 +168,11 @@ pub fn azure_token(body: &[u8]) -> Result<(Zeroizing<String>, Timestamp), NoIden
         _ => None,
     };
     let end = match (number(expires_in), number(expires_on)) {
-        (Some(seconds), _) => after(seconds.clamp(0, LONGEST_TOKEN)),
+        (Some(seconds), _) => after(seconds.clamp(0, LONGEST)),
         (None, Some(second)) => Timestamp::from_second(second).unwrap_or_else(|_| after(0)),
         (None, None) => after(0),
     };
-    Ok((token, end.min(after(LONGEST_TOKEN))))
+    Ok((token, end.min(after(LONGEST))))
 }
 
 /// What an answer of OAuth 2.0 says of a refusal; may be empty.
@@ -218,8 +218,8 @@ mod tests {
             (r#"{"access_token":"a","expires_in":"99"}"#.to_owned(), 90, 99),
             (r#"{"access_token":"a","expires_in":3599,"expires_on":"1"}"#.to_owned(), 3590, 3599),
             (format!(r#"{{"access_token":"a","expires_on":"{}"}}"#, after(500).as_second()), 490, 500),
-            (r#"{"access_token":"a","expires_in":99999999999}"#.to_owned(), LONGEST_TOKEN - 9, LONGEST_TOKEN),
-            (r#"{"access_token":"a","expires_on":99999999999}"#.to_owned(), LONGEST_TOKEN - 9, LONGEST_TOKEN),
+            (r#"{"access_token":"a","expires_in":99999999999}"#.to_owned(), LONGEST - 9, LONGEST),
+            (r#"{"access_token":"a","expires_on":99999999999}"#.to_owned(), LONGEST - 9, LONGEST),
             (r#"{"access_token":"a"}"#.to_owned(), -9, 0),
         ] {
             let left = azure_token(body.as_bytes()).unwrap().1.duration_since(Timestamp::now()).as_secs();

@@ -255,3 +255,48 @@ fn an_inbox_with_more_objects_than_a_listing_may_have_is_looked_at_as_far_as_it_
     assert!(matches!(&*done, [Admission { outcome: Outcome::Admitted { .. }, .. }]), "{done:?}");
     assert_eq!((tally.errors().len(), tally.notes().len()), (0, 1));
 }
+
+/// A listing that ends at a name that is no object's, or at a folder that is somebody else's, stops only the host of that inbox.
+#[test]
+fn an_inbox_that_cannot_be_listed_stops_only_its_host() {
+    struct Odd(Arc<Flood>, Mutex<Option<(String, ErrorKind)>>);
+    impl chunkstore::storage::Storage for Odd {
+        fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+            self.0.list(folder, each)?;
+            let odd = self.1.lock().unwrap().clone();
+            match odd.filter(|(odd, _)| odd == folder) {
+                None => Ok(()),
+                Some((object, kind)) => Err(StorageError { kind, op: "list", object, source: "odd".into() }),
+            }
+        }
+        chunkstore::forward!(self => self.0; place put replace get len get_range stream_range leftovers delete
+            read_versioned swap connections is_near keeps_copies written_ms copies shelf);
+    }
+    for kind in [ErrorKind::BadName, ErrorKind::Denied] {
+        let odd = Arc::new(Odd(Arc::default(), Mutex::default()));
+        let mut thief = Thief::on(Arc::clone(&odd.0.disk), Arc::clone(&odd) as _);
+        let host = thief.repo.store().add_host("odd", "memory").unwrap().keys.host;
+        let chunk = (thief.id(b"x"), &b"x"[..]);
+        thief.bring(&[chunk], &[chunk], |_, _| ());
+        *odd.1.lock().unwrap() = Some((names::inbox(&host), kind));
+        let tells = |tally: &Tally| tally.notes().iter().any(|note| note.contains("'odd'"));
+        let tally = Tally::default();
+        assert_eq!(waiting(thief.repo.store(), &tally).unwrap().len(), 1);
+        assert!(tells(&tally), "{:?}", tally.notes());
+        let tally = Tally::default();
+        let done = admit(&thief.repo, &AdmitOptions::default(), &tally).unwrap();
+        assert!(matches!(&*done, [Admission { outcome: Outcome::Admitted { .. }, .. }]), "{done:?}");
+        assert_eq!(tally.errors().len(), 1);
+        // Revoked, it stops no prune, which says what stays.
+        thief.repo.store().revoke_host("odd").unwrap();
+        let tally = Tally::default();
+        crate::prune::prune(&thief.repo, &crate::prune::PruneOptions::default(), &tally).unwrap();
+        assert!(tells(&tally), "{:?}", tally.notes());
+        // If no inbox can be looked at, that is no host's doing.
+        thief.repo.store().revoke_host("web1").unwrap();
+        assert!(waiting(thief.repo.store(), &Tally::default()).unwrap().is_empty());
+        let only = thief.repo.store().add_host("only", "memory").unwrap().keys.host;
+        *odd.1.lock().unwrap() = Some((names::inbox(&only), ErrorKind::Denied));
+        waiting(thief.repo.store(), &Tally::default()).unwrap_err();
+    }
+}

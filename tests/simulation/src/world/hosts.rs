@@ -217,7 +217,7 @@ pub(super) fn settle(world: &World, judge: &Arc<dyn Witness>, truth: &mut Truth)
     }
     // What was settled and not cleared is cleared by the next look.
     assert_eq!(take_in(&repo).expect("nothing disturbs it"), [], "seed {seed}");
-    assert!(waiting(repo.store()).expect("nothing disturbs it").is_empty(), "seed {seed}");
+    assert!(waiting(repo.store(), &Tally::default()).expect("nothing disturbs it").is_empty(), "seed {seed}");
     for number in 0..world.bringers.bundles.len() {
         let mut book = world.bringers.open(number, calm("hears")).expect("nothing disturbs it");
         let answers = book.answers().unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
