@@ -4,15 +4,12 @@
 
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::{HeadMethod, Layout};
-use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::format::names;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::Storage;
 use chunkstore::storage::local::LocalStorage;
 use chunkstore::storage::memory::MemoryStorage;
-use chunkstore::store::{Access, ChunkStore, Identity};
-use engine::columns::SnapshotColumns;
+use chunkstore::store::ChunkStore;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,15 +33,7 @@ pub(crate) fn in_folder(folder: &Path, options: &[&str]) {
 
 fn begin(storage: &dyn Storage, params: ChunkerParams, layout: Layout) {
     let made = Arc::new(MemoryStorage::default());
-    let access = Access {
-        storage: Arc::clone(&made) as _,
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &SnapshotColumns,
-    };
+    let access = crate::harness::access(Arc::clone(&made) as _);
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
     let uname = rustix::system::uname();
     let owner = SlotOwner {

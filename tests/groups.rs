@@ -2,11 +2,9 @@
 
 use crate::harness::{Repo, expect, source_root};
 use crate::pg::Postgres;
-use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::head::RootColumns as _;
 use chunkstore::storage::local::LocalStorage;
-use chunkstore::store::{Access, ChunkStore};
+use chunkstore::store::ChunkStore;
 use connector_kit::command;
 use connector_kit::stream::{StreamOptions, StreamSource};
 use engine::columns::SnapshotColumns;
@@ -347,15 +345,7 @@ fn a_path_has_one_form_and_a_filter_that_fits_nothing_is_an_error() {
 
 /// Makes of all snapshots what versions wrote that noted no identities.
 fn take_identities_out(repo: &Repo) {
-    let access = Access {
-        storage: Arc::new(LocalStorage::open(repo.folder()).unwrap()),
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: chunkstore::store::Identity::default(),
-        columns: &SnapshotColumns,
-    };
+    let access = crate::harness::access(Arc::new(LocalStorage::open(repo.folder()).unwrap()));
     let store = ChunkStore::open(access, b"correct horse").unwrap();
     for root in store.head().roots.to_vec().unwrap() {
         let mut record: Value = serde_json::from_slice(&store.read_snapshot(&root).unwrap()).unwrap();

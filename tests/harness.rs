@@ -1,11 +1,17 @@
 //! What all tests use: the binary under test, repositories in temporary folders, server processes.
 
 use crate::begun;
+use chunkstore::env::SystemEnv;
+use chunkstore::executor::Inline;
+use chunkstore::storage::Storage;
+use chunkstore::store::{Access, Identity};
+use engine::columns::SnapshotColumns;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -334,4 +340,17 @@ pub(crate) fn certificates(repo: &Repo) {
         done";
     let made = Command::new("sh").args(["-ec", script]).current_dir(repo.dir.path()).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// How the library reaches what is in `storage`: without a cache, on the threads that call it.
+pub(crate) fn access(storage: Arc<dyn Storage>) -> Access {
+    Access {
+        storage,
+        env: Arc::new(SystemEnv),
+        cpu: Arc::new(Inline),
+        io: Arc::new(Inline),
+        cache: None,
+        identity: Identity::default(),
+        columns: &SnapshotColumns,
+    }
 }

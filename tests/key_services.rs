@@ -5,7 +5,7 @@ use crate::harness::{Process, Repo, certificates, expect, free_port, run, server
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -622,8 +622,8 @@ fn azure_key_vault_opens_with_every_identity_and_refuses_as_it_does() {
     assert!(refused.contains("no host of Azure's vaults"), "{refused}");
 }
 
-/// A service that answers every request with the same bytes, after a while.
-fn liar(answer: &'static [u8], wait: Duration) -> u16 {
+/// A service of which `answer` answers each request.
+fn service(answer: impl Fn(&mut TcpStream) + Copy + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -631,32 +631,30 @@ fn liar(answer: &'static [u8], wait: Duration) -> u16 {
             let Ok(mut stream) = stream else { return };
             std::thread::spawn(move || {
                 let _ = stream.read(&mut [0; 64 << 10]);
-                std::thread::sleep(wait);
-                let _ = stream.write_all(answer);
+                answer(&mut stream);
             });
         }
     });
     port
 }
 
+/// A service that answers every request with the same bytes, after a while.
+fn liar(answer: &'static [u8], wait: Duration) -> u16 {
+    service(move |stream| {
+        std::thread::sleep(wait);
+        let _ = stream.write_all(answer);
+    })
+}
+
 /// A service whose answer goes on to come, a byte each hundredth of a second.
 fn dripping() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let _ = stream.read(&mut [0; 64 << 10]);
-                let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n");
-                while sent.is_ok() {
-                    std::thread::sleep(Duration::from_millis(10));
-                    sent = stream.write_all(b" ");
-                }
-            });
+    service(|stream| {
+        let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n");
+        while sent.is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+            sent = stream.write_all(b" ");
         }
-    });
-    port
+    })
 }
 
 const GARBAGE: &[&[u8]] = &[

@@ -3,12 +3,9 @@
 use crate::harness::{Process, Repo, expect, noise};
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
-use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::local::LocalStorage;
-use chunkstore::store::{Access, ChunkStore, Identity};
-use engine::columns::SnapshotColumns;
+use chunkstore::store::ChunkStore;
 use std::fs::File;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -154,15 +151,7 @@ fn little_address_space_ends_nothing_by_a_signal() {
 #[test]
 fn a_password_that_there_is_no_memory_to_try_is_not_called_wrong() {
     let repo = Repo::empty();
-    let access = Access {
-        storage: Arc::new(LocalStorage::create(repo.folder(), false).unwrap()),
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &SnapshotColumns,
-    };
+    let access = crate::harness::access(Arc::new(LocalStorage::create(repo.folder(), false).unwrap()));
     let half_a_gibibyte = KdfParams { memory_kib: 512 << 10, passes: 1, lanes: 1 };
     let (params, owner) = (ChunkerParams::default(), SlotOwner::default());
     ChunkStore::init(access, params, b"correct horse", half_a_gibibyte, owner, Layout::default()).unwrap();

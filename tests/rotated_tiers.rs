@@ -6,14 +6,11 @@ use crate::lost::three_nights;
 use crate::tiered::Tiered;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
-use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::format::ENVELOPE_MAGIC;
 use chunkstore::head::Root;
 use chunkstore::keys::{KdfParams, SlotOwner};
 use chunkstore::storage::memory::MemoryStorage;
-use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
-use engine::columns::SnapshotColumns;
+use chunkstore::store::{Access, ChunkStore, TierCommit};
 use std::sync::Arc;
 
 const LOSE_HEAD: &str = "rm -rf repo/HEAD repo/copies/*/HEAD* cache";
@@ -179,15 +176,7 @@ fn grants_that_are_lost_come_back_from_another_tier() {
 }
 
 fn access(storage: &Arc<MemoryStorage>) -> Access {
-    Access {
-        storage: Arc::clone(storage) as _,
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &SnapshotColumns,
-    }
+    crate::harness::access(Arc::clone(storage) as _)
 }
 
 /// Brings a tier up to its primary, as a sync does.

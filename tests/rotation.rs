@@ -1,12 +1,9 @@
 //! Rotation of data keys from the command line: who opens what, what is said, and the other reader.
 
 use crate::harness::{Repo, expect, noise, run, server, source_root};
-use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::format::{ENVELOPE_MAGIC, PACK_MAGIC, names};
 use chunkstore::storage::memory::MemoryStorage;
-use chunkstore::store::{Access, ChunkStore, Identity};
-use engine::columns::SnapshotColumns;
+use chunkstore::store::ChunkStore;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -180,15 +177,7 @@ fn a_removed_slot_opens_nothing_newer() {
     // Object by object, with all keys that it ever had.
     let elsewhere = Arc::new(MemoryStorage::default());
     elsewhere.objects().extend(past.iter().map(|(name, bytes)| (name.clone(), bytes.clone().into())));
-    let access = Access {
-        storage: Arc::clone(&elsewhere) as _,
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &SnapshotColumns,
-    };
+    let access = crate::harness::access(Arc::clone(&elsewhere) as _);
     let theirs = ChunkStore::open(access, b"second").unwrap();
     assert_eq!(theirs.keys().epochs(), [1, 2]);
     let (mut old, mut new) = (0, 0);

@@ -153,17 +153,11 @@ fn a_file_is_not_left_behind_if_no_slot_was_made() {
 /// Adds slots until there are so many.
 fn fill_with_slots(repo: &Repo, count: usize) {
     use chunkstore::keys::{KdfParams, RawKey, SlotOwner};
-    use chunkstore::store::{Access, ChunkStore, Identity};
+    use chunkstore::store::ChunkStore;
     use std::sync::Arc;
-    let access = Access {
-        storage: Arc::new(chunkstore::storage::local::LocalStorage::open(repo.folder()).unwrap()),
-        env: Arc::new(chunkstore::env::SystemEnv),
-        cpu: Arc::new(chunkstore::executor::Inline),
-        io: Arc::new(chunkstore::executor::Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &engine::columns::SnapshotColumns,
-    };
+    let access = crate::harness::access(Arc::new(
+        chunkstore::storage::local::LocalStorage::open(repo.folder()).unwrap(),
+    ));
     let store = ChunkStore::open(access, b"correct horse").unwrap();
     let key = RawKey::generate(&chunkstore::env::SystemEnv).unwrap();
     while store.head().slots.len() < count {

@@ -5,15 +5,13 @@ use chunkstore::ObjectId;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::format::{MAX_SLOTS, names};
 use chunkstore::keys::{
     KdfParams, Method, NewSlot, RawKey, Shares, SlotHeader, SlotOwner, SlotSecret, Wrapped,
 };
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::storage::{ErrorKind, Storage, StorageError, StorageResult};
-use chunkstore::store::{Access, ChunkStore, Identity, TierCommit};
-use engine::columns::SnapshotColumns;
+use chunkstore::store::{Access, ChunkStore, TierCommit};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,15 +20,7 @@ use zeroize::Zeroizing;
 const CHEAP: KdfParams = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
 
 fn access(storage: &Arc<MemoryStorage>) -> Access {
-    Access {
-        storage: Arc::clone(storage) as _,
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &SnapshotColumns,
-    }
+    crate::harness::access(Arc::clone(storage) as _)
 }
 
 #[test]

@@ -90,9 +90,19 @@ fn files_without_end_and_profiles_that_are_not_read_are_refused() {
     for (profile, key) in [("role", "role_arn"), ("half", "aws_access_key_id")] {
         let mut command = repo.command(["-r", "s3:http://127.0.0.1:1/bucket/x", "snapshots"]);
         command.env("AWS_SHARED_CREDENTIALS_FILE", repo.path("credentials")).env("AWS_PROFILE", profile);
+        command.env("AWS_CONFIG_FILE", repo.path("config"));
         let output = command.output().unwrap();
         expect(&output, 1);
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains(profile) && told.contains(key), "{told}");
     }
+    // Both keys in one of the two files are enough, whatever the other one has.
+    fs::write(repo.path("config"), "[profile both]\nrole_arn = arn:x\n").unwrap();
+    fs::write(repo.path("credentials"), "[both]\naws_access_key_id = AK\naws_secret_access_key = s\n")
+        .unwrap();
+    let mut command = repo.command(["-r", "s3:http://127.0.0.1:1/bucket/x", "snapshots"]);
+    command.env("AWS_SHARED_CREDENTIALS_FILE", repo.path("credentials")).env("AWS_PROFILE", "both");
+    let output = command.env("AWS_CONFIG_FILE", repo.path("config")).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("role_arn") && told.contains("cannot connect"), "{told}");
 }

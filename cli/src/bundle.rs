@@ -25,10 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn read(path: &Path) -> Result<Bundle, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", shown::path(path)));
     warn_of_others(path);
-    let len = path.metadata().map_err(|error| failed(&error))?.len();
-    if len > MAX_SMALL_LEN {
-        return Err(failed(&"it is too large for the file of a host"));
-    }
     let bytes = Zeroizing::new(crate::small::read(path, MAX_SMALL_LEN)?);
     Bundle::from_text(&bytes).map_err(|error| match error {
         chunkstore::Error::Unsupported { .. } => error.into(),

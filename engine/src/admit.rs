@@ -168,7 +168,7 @@ fn is_ours(error: &Error, id: &ObjectId) -> bool {
     }
 }
 
-/// So many inboxes in a row that may not be listed, without one that may, say that nobody here has the right to.
+/// So many inboxes that are denied, without one that is not, say that nobody here has the right to look.
 const MOST_DENIED: usize = 3;
 
 /// What waits to be admitted, by host, as listings show it: hosts of which nothing waits are left out. `monitor` hears of inboxes
@@ -178,14 +178,16 @@ const MOST_DENIED: usize = 3;
 ///
 /// Of the store.
 pub fn waiting(store: &ChunkStore, monitor: &dyn Monitor) -> Result<Vec<(Host, Inbox)>> {
-    let (mut all, mut unknown, mut is_allowed) = (vec![], vec![], false);
+    let (mut all, mut unknown) = (vec![], vec![]);
+    let (mut denied, mut is_allowed) = (0, false);
     for host in store.hosts()?.into_iter().filter(|host| host.revoked_ms.is_none()) {
         match Inbox::look(&**store.storage(), &host.id, host.run) {
             Err(chunkstore::Error::Storage(error)) if is_of_inbox(error.kind) => {
-                unknown.push((host.name, error));
-                if !is_allowed && unknown.len() >= MOST_DENIED {
-                    break;
+                denied += usize::from(error.kind == ErrorKind::Denied);
+                if !is_allowed && denied >= MOST_DENIED {
+                    return Err(chunkstore::Error::from(error).into());
                 }
+                unknown.push((host.name, error));
             }
             inbox => {
                 let inbox = inbox?;
@@ -196,11 +198,9 @@ pub fn waiting(store: &ChunkStore, monitor: &dyn Monitor) -> Result<Vec<(Host, I
             }
         }
     }
-    match unknown.pop() {
-        Some((_, error)) if !is_allowed && error.kind == ErrorKind::Denied => {
-            return Err(chunkstore::Error::from(error).into());
-        }
-        last => unknown.extend(last),
+    // The same of fewer hosts, if none of them may be looked at.
+    if !is_allowed && denied > 0 && denied == unknown.len() {
+        return unknown.pop().map_or(Ok(all), |(_, error)| Err(chunkstore::Error::from(error).into()));
     }
     for (name, error) in unknown {
         monitor.warning(&format!("what waits of host '{name}' is not known: {error}"));

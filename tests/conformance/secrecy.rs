@@ -4,13 +4,9 @@
 use super::fixtures::System;
 use super::{backup_words, repo, restore_words, start};
 use crate::harness::{Repo, esker_binary, expect};
-use chunkstore::env::SystemEnv;
-use chunkstore::executor::Inline;
 use chunkstore::ingest::ChunkRef;
 use chunkstore::storage::local::LocalStorage;
-use chunkstore::store::{Access, Identity};
 use engine::Repository;
-use engine::columns::SnapshotColumns;
 use engine::monitor::Tally;
 use serde_json::Value;
 use std::path::Path;
@@ -51,15 +47,7 @@ fn watched(repo: &Repo, words: &[String]) -> (Output, Vec<String>) {
 
 /// Everything that a repository holds, decrypted: HEAD, records of snapshots, each chunk of each pack.
 fn plaintexts(repo: &Repo) -> Vec<(String, Vec<u8>)> {
-    let access = Access {
-        storage: Arc::new(LocalStorage::open(repo.folder()).unwrap()),
-        env: Arc::new(SystemEnv),
-        cpu: Arc::new(Inline),
-        io: Arc::new(Inline),
-        cache: None,
-        identity: Identity::default(),
-        columns: &SnapshotColumns,
-    };
+    let access = crate::harness::access(Arc::new(LocalStorage::open(repo.folder()).unwrap()));
     let opened = Repository::open(access, b"correct horse").unwrap();
     opened.sync_index(&Tally::default()).unwrap();
     let (store, head) = (opened.store(), opened.store().head());

@@ -76,7 +76,7 @@ fn read_profile(options: &mut S3Options, profile: &str, wanted: bool, has_keys: 
     let credentials = file("credentials", "AWS_SHARED_CREDENTIALS_FILE");
     let config = file("config", "AWS_CONFIG_FILE");
     let section = if profile == "default" { profile.to_owned() } else { format!("profile {profile}") };
-    let mut found = false;
+    let (mut found, mut has_both, mut other) = (false, false, None);
     for (path, section) in [(&config, section.as_str()), (&credentials, profile)] {
         let Ok(ini) = ini::Ini::load_from_file(path) else { continue };
         let Some(values) = ini.section(Some(section)) else { continue };
@@ -87,20 +87,24 @@ fn read_profile(options: &mut S3Options, profile: &str, wanted: bool, has_keys: 
         {
             (options.access_key_id, options.secret_access_key) = (id, secret);
             options.session_token = value("aws_session_token").unwrap_or_default();
-        } else if let (true, Some(key)) = (has_keys, OTHER_WAYS.iter().find(|key| values.contains_key(key))) {
-            // Another identity in its place would reach other data, or nothing.
-            return Err(Failure::new(format!(
-                "profile '{profile}' in {} has {key}, but not both keys, and esker reads no other way from a profile: give \
-                 it aws_access_key_id and aws_secret_access_key, or name another one",
-                path.display()
-            )));
+            has_both = true;
         }
+        let named = OTHER_WAYS.iter().find(|key| values.contains_key(key));
+        other = other.or(named.map(|key| (*key, path)));
         if options.region.is_empty() {
             options.region = value("region").unwrap_or_default();
         }
         if options.endpoint.is_empty() {
             options.endpoint = value("endpoint_url").unwrap_or_default();
         }
+    }
+    if let (true, false, Some((key, path))) = (has_keys, has_both, other) {
+        // Another identity in its place would reach other data, or nothing.
+        return Err(Failure::new(format!(
+            "profile '{profile}' in {} has {key}, but not both keys, and esker reads no other way from a profile: give it \
+             aws_access_key_id and aws_secret_access_key, or name another one",
+            path.display()
+        )));
     }
     if found || !wanted {
         return Ok(());

@@ -300,3 +300,31 @@ fn an_inbox_that_cannot_be_listed_stops_only_its_host() {
         waiting(thief.repo.store(), &Tally::default()).unwrap_err();
     }
 }
+
+/// However many inboxes have such names: the others are looked at.
+#[test]
+fn odd_names_in_many_inboxes_hide_no_other_host() {
+    struct Odd(Arc<MemoryStorage>, Mutex<String>);
+    impl chunkstore::storage::Storage for Odd {
+        fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+            let honest = self.1.lock().unwrap().clone();
+            self.0.list(folder, each)?;
+            let (kind, op, object) = (ErrorKind::BadName, "list", folder.to_owned());
+            let is_odd = folder.starts_with(names::INBOX) && folder != honest;
+            if is_odd { Err(StorageError { kind, op, object, source: "odd".into() }) } else { Ok(()) }
+        }
+        chunkstore::forward!(self => self.0; place put replace get len get_range stream_range leftovers delete
+            read_versioned swap connections is_near keeps_copies written_ms copies shelf);
+    }
+    let disk = Arc::new(MemoryStorage::default());
+    let odd = Arc::new(Odd(Arc::clone(&disk), Mutex::default()));
+    let mut thief = Thief::on(disk, Arc::clone(&odd) as _);
+    *odd.1.lock().unwrap() = names::inbox(&thief.bundle.keys.host);
+    (0..2 * MOST_DENIED)
+        .for_each(|number| drop(thief.repo.store().add_host(&format!("odd{number}"), "memory").unwrap()));
+    let chunk = (thief.id(b"x"), &b"x"[..]);
+    thief.bring(&[chunk], &[chunk], |_, _| ());
+    let tally = Tally::default();
+    assert_eq!(waiting(thief.repo.store(), &tally).unwrap().len(), 1);
+    assert_eq!(tally.notes().len(), 2 * MOST_DENIED);
+}

@@ -1,6 +1,7 @@
 //! What a snapshot may be made of: what its host brings or has, as long as it says, and with an end.
 
 use super::*;
+use crate::growing::{FollowOptions, Growing, Layout};
 use crate::verify::{ReadData, check};
 
 impl Thief {
@@ -161,4 +162,36 @@ fn a_number_far_from_the_last_one_settles_nothing() {
         let hosts = thief.repo.store().hosts().unwrap();
         assert_eq!(hosts[0].run, if is_in { run } else { 0 });
     }
+}
+
+/// It would be called the stream of the server, and what is shorter would be forgotten.
+#[test]
+fn no_stream_goes_on_from_what_a_host_brought() {
+    let mut thief = Thief::new();
+    let chunk = (thief.id(b"x"), &b"x"[..]);
+    thief.bring(&[chunk], &[chunk], |snapshot, _| {
+        snapshot.paths = ["base", "log"].map(|name| format!("/redis/h/{name}")).into();
+    });
+    assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    let resumed = || {
+        let (folder, origin) = ("redis/h".to_owned(), "redis://h".to_owned());
+        let layout = Layout { kind: "redis+stream", origin, folder, base: "base", stream: "log" };
+        let options = FollowOptions {
+            interval: Duration::from_secs(1),
+            base_every: Duration::from_secs(1),
+            backup: BackupOptions { hostname: "web1".into(), ..BackupOptions::default() },
+            scratch: std::path::PathBuf::new(),
+            clock: jiff::Timestamp::now,
+        };
+        let tally = Tally::default();
+        let (growing, parts) = Growing::resume(&thief.repo, layout, &options, &tally).unwrap();
+        assert!(!growing.has_base() && parts.is_empty());
+        tally.errors().len()
+    };
+    assert_eq!(resumed(), 0, "it is not looked at");
+    // Were it a full client's, it would be: it is none that can be continued.
+    let listed = thief.repo.snapshots(&Tally::default()).unwrap().remove(0);
+    let own = Snapshot { signed: None, ..listed.snapshot.clone() };
+    thief.repo.replace_snapshot(&listed, &own).unwrap();
+    assert_eq!(resumed(), 1);
 }
