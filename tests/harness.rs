@@ -78,6 +78,12 @@ fn scratch() -> TempDir {
     folder
 }
 
+/// Waits until a file that was written just now counts as unchanged in the backup after the next one: a change within
+/// the grain of the clock would not show in its metadata.
+pub(crate) fn settle() {
+    std::thread::sleep(Duration::from_millis(50));
+}
+
 /// How `esker.toml` names a primary in the folder `repo`.
 const PRIMARIES: &[&str] = &["repository = \"DIR/repo\"", "url = \"file:DIR/repo\""];
 

@@ -1,7 +1,7 @@
 //! Hosts that may only write: they have a file, a cache folder, and nothing else. A full client admits what they bring, and
 //! a thief with all that such a host has gets nothing, and changes nothing.
 
-use crate::harness::{Repo, esker_binary, expect, noise, run, server, source_root, text};
+use crate::harness::{Repo, esker_binary, expect, noise, run, server, settle, source_root, text};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -110,6 +110,7 @@ fn a_host_backs_up_with_its_file_only_and_a_full_client_admits_and_restores_it()
     let repo = Repo::new();
     let host = Host::add(&repo, "web1");
     assert_eq!(fs::metadata(host.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    settle();
     let first = host.backup();
     assert_eq!((&first["pending"], &first["run"]), (&Value::Bool(true), &Value::from(1)));
     // Nothing of it counts yet, and it is shown as waiting.

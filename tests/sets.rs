@@ -1,6 +1,6 @@
 //! Several sources in one snapshot, streams that are cut off, and what is compressed.
 
-use crate::harness::{Repo, expect, free_port, noise, text};
+use crate::harness::{Repo, expect, free_port, noise, settle, text};
 use crate::redis::{Redis, apt_redis};
 use crate::relay::{cut_after, cuts};
 use serde_json::Value;
@@ -17,6 +17,7 @@ fn a_server_and_a_tree_are_one_set() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, noise(bytes as u64, bytes)).unwrap();
     }
+    settle();
     let url = redis.url();
     let (app, zoo) = (repo.path("app"), repo.path("zoo"));
     let set = ["backup", &url, app.to_str().unwrap(), zoo.to_str().unwrap()];

@@ -1,6 +1,6 @@
 //! Trees in and out, compared by programs that share no code with esker: find, sha256sum, getfattr.
 
-use crate::harness::{Repo, expect, noise, run};
+use crate::harness::{Repo, expect, noise, run, settle};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -115,7 +115,7 @@ fn relative_paths_and_parts() {
 fn unchanged_files_are_not_read_and_changed_ones_are_found() {
     let repo = Repo::new();
     odd_tree(&repo.path("source"));
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    settle();
     let first = repo.json(["backup", "source"]);
     let files = first["files_new"].as_u64().unwrap();
     // A file whose content changed behind its metadata's back shows that it was not read.

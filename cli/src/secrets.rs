@@ -138,6 +138,15 @@ impl SlotSecret for Secret {
         }
     }
 
+    fn opened(&self, slot: &ObjectId, header: &SlotHeader) {
+        match self {
+            Self::Password(password) => password.as_bytes().opened(slot, header),
+            Self::Key(key) => key.opened(slot, header),
+            Self::Shares(shares) => shares.opened(slot, header),
+            Self::Kms(service) => service.opened(slot, header),
+        }
+    }
+
     fn make(&self, new: &NewSlot<'_>) -> chunkstore::Result<(Method, Zeroizing<[u8; 32]>)> {
         match self {
             Self::Password(password) => password.as_bytes().make(new),

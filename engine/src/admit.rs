@@ -18,7 +18,7 @@ use chunkstore::{ObjectId, SessionId};
 use found::{Found, commit, commit_once};
 use intake::Intake;
 use needs::{Missing, Needs};
-use queue::Queue;
+use queue::{Budget, Queue};
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -290,6 +290,7 @@ struct Admitter<'a> {
     others: &'a HashSet<u64>,
     /// So many numbers between commits may still be asked for.
     asked: &'a Cell<u64>,
+    budget: &'a Budget,
 }
 
 /// What came of a look at a run.

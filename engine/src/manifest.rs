@@ -17,7 +17,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod grammar;
+pub(crate) mod lists;
 use grammar::Grammar;
+use lists::read_list;
 
 /// Chunks in a snapshot's own list before another level is made of it.
 const MAX_ROOT_CHUNKS: usize = 256;
@@ -436,18 +438,6 @@ impl ManifestReader {
         }
         Ok(None)
     }
-}
-
-/// Reads a chunk of an upper level: the list of chunks of the level below. No writer makes one that is empty, or lists an
-/// empty chunk.
-pub(crate) fn read_list(store: &Arc<ChunkStore>, chunk: ChunkRef) -> chunkstore::Result<Vec<ChunkRef>> {
-    let bytes = chunkstore::reader::read_all(store, &[chunk])?;
-    let mut decoder = Decoder::new(&bytes, "manifest list");
-    let refs = decode_refs(&mut decoder).and_then(|refs| {
-        let is_empty = refs.is_empty() || refs.iter().any(|chunk| chunk.len == 0);
-        if is_empty { Err(decoder.malformed("a list, or a chunk of it, is empty")) } else { Ok(refs) }
-    });
-    refs.map_err(|error| chunkstore::Error::corrupt(format!("manifest chunk {}", chunk.id.short()), error))
 }
 
 /// Reads the records of a manifest chunk.

@@ -1,6 +1,7 @@
 //! What a snapshot needs: every chunk that can be reached from it.
 
 use crate::entry::is_beneath;
+use crate::manifest::lists::each_chunk;
 use crate::manifest::{self, ManifestReader, Step};
 use crate::snapshot::Listed;
 use crate::{Error, Result};
@@ -21,13 +22,29 @@ pub(crate) fn short(id: &ChunkId) -> ShortId {
     key
 }
 
-/// Visits every chunk that a snapshot needs, its manifest's own included.
+/// Visits every chunk that a snapshot needs, its manifest's own included. A chunk of content comes as often as the manifest
+/// lists it.
 pub(crate) fn for_each_chunk(
     store: &Arc<ChunkStore>,
     listed: &Listed,
     each: &mut dyn FnMut(ChunkRef),
 ) -> Result<()> {
-    for_each_chunk_beneath(store, listed, &[], each)
+    for_each_further_chunk(store, listed, &mut HashSet::new(), each)
+}
+
+/// The same of several snapshots, for whoever wants each chunk once: stretches of manifests in `known`, which other snapshots
+/// have as well, are not read again. What was visited here is in it afterwards, unless this fails.
+pub(crate) fn for_each_further_chunk(
+    store: &Arc<ChunkStore>,
+    listed: &Listed,
+    known: &mut HashSet<ChunkId>,
+    each: &mut dyn FnMut(ChunkRef),
+) -> Result<()> {
+    match each_chunk(store, &listed.snapshot.manifest, known, each) {
+        // In order, and so with the name of what comes before it.
+        Err(Error::Store(error)) if error.is_damage() => for_each_chunk_beneath(store, listed, &[], each),
+        done => done,
+    }
 }
 
 /// Visits every chunk of a manifest, and those of the content of all entries beneath a path.

@@ -99,5 +99,6 @@ pub trait KeyService: Send + Sync {
 /// The secret in the bytes that a service gave.
 fn secret_of(plain: &[u8]) -> Result<Zeroizing<[u8; 32]>, Refusal> {
     let array = <[u8; 32]>::try_from(plain).map(Zeroizing::new);
-    array.map_err(|_| Refusal::new(Kind::Context, "what it unwrapped is no secret of a key slot"))
+    // The service did not say that the secret is not to be had: what was kept of it stays.
+    array.map_err(|_| Refusal::new(Kind::Unfit, "what it unwrapped is no secret of a key slot"))
 }

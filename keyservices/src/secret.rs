@@ -11,7 +11,18 @@ use zeroize::Zeroizing;
 type Key = Zeroizing<[u8; 32]>;
 
 /// What was unwrapped, of which slot, and from what.
-type Known = Vec<(Binding, Sealed, Key)>;
+struct Known {
+    binding: Binding,
+    sealed: Sealed,
+    secret: Key,
+    /// The service said it, and it is not kept yet.
+    is_fresh: bool,
+}
+
+/// What a slot says was wrapped.
+fn sealed_of(header: &SlotHeader) -> Option<Sealed> {
+    header.wrapped().map(|Wrapped { key, wrapped, .. }| Sealed { key, wrapped })
+}
 
 /// A key service as the secret of key slots.
 pub struct ServiceSecret {
@@ -22,7 +33,7 @@ pub struct ServiceSecret {
     /// Whether a new slot is proved to open.
     proves: bool,
     /// A process asks once for each slot.
-    known: Mutex<Known>,
+    known: Mutex<Vec<Known>>,
 }
 
 impl std::fmt::Debug for ServiceSecret {
@@ -55,27 +66,28 @@ impl ServiceSecret {
         &self.address
     }
 
-    fn known(&self, sealed: &Sealed, binding: &Binding) -> Option<Key> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut same = known.iter().filter(|(of, from, _)| (of, from) == (binding, sealed));
-        same.next().map(|(_, _, secret)| secret.clone())
+    /// Calls `each` with what is known of a slot, if anything is.
+    fn with_known<T>(
+        &self,
+        sealed: &Sealed,
+        binding: &Binding,
+        each: impl FnOnce(&mut Known) -> Option<T>,
+    ) -> Option<T> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter_mut().find(|one| (&one.binding, &one.sealed) == (binding, sealed)).and_then(each)
     }
 
-    fn know(&self, sealed: Sealed, binding: Binding, secret: Key) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).push((binding, sealed, secret));
+    fn know(&self, sealed: Sealed, binding: Binding, secret: Key, is_fresh: bool) {
+        let known = Known { binding, sealed, secret, is_fresh };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).push(known);
     }
 
-    /// Asks the service; what it says goes before what was kept.
-    fn unwrap(&self, sealed: &Sealed, binding: &Binding) -> std::result::Result<Key, Refusal> {
-        let unwrapped = self.service.unwrap(sealed, binding);
+    /// Asks the service; what it says goes before what was kept. With whether it said it.
+    fn unwrap(&self, sealed: &Sealed, binding: &Binding) -> std::result::Result<(Key, bool), Refusal> {
+        let unwrapped = self.service.unwrap(sealed, binding).map(|secret| (secret, true));
         let Some(cache) = &self.cache else { return unwrapped };
         match unwrapped {
-            Ok(secret) => {
-                if let Err(why) = cache.put(&secret, sealed, binding, &*self.env) {
-                    tracing::warn!(target: "key", "the secret of the key service is not kept: {why}");
-                }
-                Ok(secret)
-            }
+            Ok(said) => Ok(said),
             Err(refusal) if refusal.is_away() => match cache.get(sealed, binding, &*self.env) {
                 Ok(Some(secret)) => {
                     tracing::warn!(
@@ -83,7 +95,7 @@ impl ServiceSecret {
                         "{}: {refusal}; what was kept of it is used (--kms-cache)",
                         self.service.describe()
                     );
-                    Ok(secret)
+                    Ok((secret, false))
                 }
                 Ok(None) => Err(Refusal { why: format!("{refusal}; nothing is kept of it"), ..refusal }),
                 Err(why) => {
@@ -119,17 +131,29 @@ impl SlotSecret for ServiceSecret {
     }
 
     fn open(&self, slot: &ObjectId, header: &SlotHeader) -> Result<Key> {
-        let Some(Wrapped { key, wrapped, .. }) = header.wrapped() else {
-            return Err(Error::corrupt(chunkstore::format::names::key(slot), "no wrapped secret"));
-        };
-        let sealed = Sealed { key, wrapped };
+        let sealed = sealed_of(header)
+            .ok_or_else(|| Error::corrupt(chunkstore::format::names::key(slot), "no wrapped secret"))?;
         let binding = Binding { repository: header.repository_id, slot: *slot };
-        if let Some(secret) = self.known(&sealed, &binding) {
+        if let Some(secret) = self.with_known(&sealed, &binding, |known| Some(known.secret.clone())) {
             return Ok(secret);
         }
-        let secret = self.unwrap(&sealed, &binding).map_err(|refusal| self.failed(Some(*slot), &refusal))?;
-        self.know(sealed, binding, secret.clone());
+        let (secret, is_fresh) =
+            self.unwrap(&sealed, &binding).map_err(|refusal| self.failed(Some(*slot), &refusal))?;
+        self.know(sealed, binding, secret.clone(), is_fresh);
         Ok(secret)
+    }
+
+    fn opened(&self, slot: &ObjectId, header: &SlotHeader) {
+        let (Some(cache), Some(sealed)) = (&self.cache, sealed_of(header)) else { return };
+        let binding = Binding { repository: header.repository_id, slot: *slot };
+        // What came out of the cache keeps its age.
+        let fresh = self.with_known(&sealed, &binding, |known| {
+            std::mem::take(&mut known.is_fresh).then(|| known.secret.clone())
+        });
+        let Some(secret) = fresh else { return };
+        if let Err(why) = cache.put(&secret, &sealed, &binding, &*self.env) {
+            tracing::warn!(target: "key", "the secret of the key service is not kept: {why}");
+        }
     }
 
     fn make(&self, new: &NewSlot<'_>) -> Result<(Method, Key)> {
@@ -150,7 +174,7 @@ impl SlotSecret for ServiceSecret {
                 let why = "it unwrapped something else than it wrapped: no slot was made";
                 return Err(self.failed(None, &Refusal::new(Kind::Unfit, why)));
             }
-            self.know(sealed, binding, secret.clone());
+            self.know(sealed, binding, secret.clone(), false);
         }
         Ok((method, secret))
     }

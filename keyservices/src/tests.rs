@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 #[derive(Default)]
 struct State {
     refuses: Option<Kind>,
+    /// It unwraps to this, whatever was wrapped.
+    says: Option<Vec<u8>>,
     asked: usize,
 }
 
@@ -40,6 +42,9 @@ impl KeyService for Memory {
         state.asked += 1;
         if let Some(kind) = state.refuses {
             return Err(Refusal::new(kind, "as it was told"));
+        }
+        if let Some(said) = &state.says {
+            return crate::secret_of(said);
         }
         let (bound, secret) = sealed.wrapped.split_once(':').unwrap();
         if bound != blake3::hash(binding.text().as_bytes()).to_hex().as_str() {
@@ -73,6 +78,7 @@ struct Bench {
     clock: Arc<Clock>,
     slot: ObjectId,
     header: SlotHeader,
+    bytes: Vec<u8>,
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -89,7 +95,7 @@ impl Bench {
             make_slot(&ring, &secret, KdfParams::default(), SlotOwner::default(), &env).unwrap();
         assert!(open_slot(&slot, &bytes, &secret).unwrap().is_some());
         let header = slot_header(&slot, &bytes).unwrap();
-        Self { folder, state, clock, slot, header }
+        Self { folder, state, clock, slot, header, bytes: bytes.to_vec() }
     }
 
     fn refuses(&self, kind: Option<Kind>) {
@@ -103,7 +109,10 @@ impl Bench {
         let service = Box::new(Memory(Arc::clone(&self.state)));
         let secret = ServiceSecret::new(service, address(), cache, Arc::clone(&self.clock) as _);
         assert!(secret.is_for(&self.header));
-        secret.open(&self.slot, &self.header)
+        let opened = secret.open(&self.slot, &self.header)?;
+        // What is not right opens nothing.
+        let _ = open_slot(&self.slot, &self.bytes, &secret)?;
+        Ok(opened)
     }
 
     fn file(&self) -> std::path::PathBuf {
@@ -145,6 +154,31 @@ fn what_the_service_refuses_is_let_go_of() {
         bench.refuses(Some(Kind::Away));
         assert!(bench.open(Some(HOUR)).is_err(), "{kind:?}");
     }
+}
+
+/// An answer that opens nothing, or is no secret at all, takes nothing from what was kept.
+#[test]
+fn what_the_service_gives_wrongly_is_not_kept() {
+    let bench = Bench::new();
+    let secret = bench.open(Some(HOUR)).unwrap();
+    for wrong in [vec![7; 32], vec![7; 31], vec![]] {
+        bench.state.lock().unwrap().says = Some(wrong.clone());
+        match bench.open(Some(HOUR)) {
+            Ok(said) => assert_eq!(said[..], wrong),
+            Err(failed) => {
+                assert!(matches!(failed, chunkstore::Error::KeyService { is_away: false, .. }), "{failed}");
+                assert_ne!(wrong.len(), 32);
+            }
+        }
+        bench.state.lock().unwrap().says = None;
+        bench.refuses(Some(Kind::Away));
+        assert_eq!(*bench.open(Some(HOUR)).unwrap(), *secret, "after {} bytes", wrong.len());
+        bench.refuses(None);
+    }
+    std::fs::remove_file(bench.file()).unwrap();
+    bench.state.lock().unwrap().says = Some(vec![7; 32]);
+    bench.open(Some(HOUR)).unwrap();
+    assert!(!bench.file().exists());
 }
 
 #[test]

@@ -66,6 +66,9 @@ pub trait SlotSecret: Send + Sync {
     /// The header asks for what cannot be done, or a service does not give the secret ([`Error::KeyService`]).
     fn open(&self, slot: &ObjectId, header: &SlotHeader) -> Result<Zeroizing<[u8; 32]>>;
 
+    /// The slot opened by what [`SlotSecret::open`] gave last: it was right, and may be kept.
+    fn opened(&self, _slot: &ObjectId, _header: &SlotHeader) {}
+
     /// Makes the secret of a new slot, and what its header has to say for [`SlotSecret::open`].
     ///
     /// # Errors
@@ -89,6 +92,10 @@ impl<S: SlotSecret + ?Sized> SlotSecret for &S {
 
     fn open(&self, slot: &ObjectId, header: &SlotHeader) -> Result<Key> {
         (**self).open(slot, header)
+    }
+
+    fn opened(&self, slot: &ObjectId, header: &SlotHeader) {
+        (**self).opened(slot, header);
     }
 
     fn make(&self, new: &NewSlot<'_>) -> Result<(Method, Key)> {

@@ -113,14 +113,15 @@ pub fn open_slot<S: SlotSecret + ?Sized>(
     if !secret.is_for(&header) {
         return if header.is_known() { Ok(None) } else { Err(unsupported(slot, &header)) };
     }
-    let secret = secret.open(slot, &header)?;
-    let key = slot_key(&secret, &header.repository_id, slot);
+    let opened = secret.open(slot, &header)?;
+    let key = slot_key(&opened, &header.repository_id, slot);
     let (commitment, rest) =
         sealed.split_at_checked(32).ok_or_else(|| Error::corrupt(&name, "second line too short"))?;
     // blake3::Hash compares in constant time.
     if blake3::Hash::from(key.commitment) != *commitment {
         return Ok(None);
     }
+    secret.opened(slot, &header);
     let (body, tag) = rest
         .len()
         .checked_sub(TAG_LEN)

@@ -150,8 +150,9 @@ for Java 2.x developer guide; `create_credential_resolver` of botocore):
 | `AWS_CONTAINER_CREDENTIALS_FULL_URI`; `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` or `AWS_CONTAINER_AUTHORIZATION_TOKEN` | this URL, which gets the token: https, or http to this machine or a link-local address | EKS: Pod Identity; Greengrass |
 | nothing; `AWS_EC2_METADATA_SERVICE_ENDPOINT`, or `AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE=IPv6` | the metadata service at http://169.254.169.254, version 2 only; not with `AWS_EC2_METADATA_DISABLED=true` | EC2: the role of the instance |
 
-Of a profile, esker reads keys, `region` and `endpoint_url`; it does not read `role_arn`, `sso_*` and `credential_process`. The files
-are elsewhere with `AWS_SHARED_CREDENTIALS_FILE` and `AWS_CONFIG_FILE`.
+Of a profile, esker reads keys, `region` and `endpoint_url`. A profile without both keys that has `role_arn`, `sso_*` or
+`credential_process` is refused: no other identity takes its place. The files are elsewhere with
+`AWS_SHARED_CREDENTIALS_FILE` and `AWS_CONFIG_FILE`.
 
 For Azure, in the order of its own tools (`DefaultAzureCredential`). Key Vault takes all but the first two:
 

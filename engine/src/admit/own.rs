@@ -4,13 +4,11 @@
 
 use super::{Admitter, Refusal, refused};
 use crate::Error;
-use crate::manifest::{self, ManifestRoot, Record};
-use chunkstore::ObjectId;
+use crate::manifest::{ManifestReader, ManifestRoot, lists};
 use chunkstore::ingest::ChunkRef;
-use chunkstore::reader::{Fetched, ReadAhead};
-use chunkstore::{ChunkId, store::ChunkStore};
+use chunkstore::{ChunkId, ObjectId};
+
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 
 /// A walk may visit so many times the bytes of the distinct chunks of a manifest. Honest manifests visit each chunk once,
 /// except where equal stretches of a long file make equal chunks.
@@ -41,22 +39,38 @@ impl Visits {
         self.visited += bytes;
         self.visited <= MOST_REPEATS * self.plain + MORE_BYTES
     }
+
+    /// Bytes of visits that bring nothing new.
+    fn repeats(&self) -> u64 {
+        self.visited - self.plain
+    }
 }
 
 /// The chunks of a manifest that hold records, in order. `there` gets each level's chunks, before any of them is read, and
-/// returns those that can be.
+/// returns those that can be. What is visited again is counted in the admission's costs.
 pub(super) fn leaves(
     admitter: &Admitter<'_>,
     root: &ManifestRoot,
     there: &mut dyn FnMut(Vec<ChunkRef>) -> std::result::Result<Vec<ChunkRef>, Refusal>,
 ) -> std::result::Result<Vec<ChunkRef>, Refusal> {
+    let mut visits = Visits::default();
+    let leaves = visit(admitter, root, &mut visits, there);
+    admitter.budget.spend(visits.repeats());
+    leaves
+}
+
+fn visit(
+    admitter: &Admitter<'_>,
+    root: &ManifestRoot,
+    visits: &mut Visits,
+    there: &mut dyn FnMut(Vec<ChunkRef>) -> std::result::Result<Vec<ChunkRef>, Refusal>,
+) -> std::result::Result<Vec<ChunkRef>, Refusal> {
     let store = admitter.repo.store();
     // It refuses roots that nobody can read.
-    match manifest::ManifestReader::new(store, root) {
+    match ManifestReader::new(store, root) {
         Err(Error::Malformed { why, .. }) => return refused(format!("its list of entries: {why}")),
         reader => drop(reader?),
     }
-    let mut visits = Visits::default();
     let mut count = |chunks: Vec<ChunkRef>| {
         if chunks.iter().all(|chunk| visits.count(chunk)) {
             return Ok(chunks);
@@ -67,7 +81,7 @@ pub(super) fn leaves(
     for _ in 0..root.level {
         let mut below = vec![];
         for chunk in there(level)? {
-            match manifest::read_list(store, chunk) {
+            match lists::read_list(store, chunk) {
                 Ok(chunks) => below.extend(count(chunks)?),
                 error => super::of_host(error.map(drop))?,
             }
@@ -87,6 +101,8 @@ pub(super) struct Own<'a> {
     left: VecDeque<ManifestRoot>,
     /// Whether only the last one was asked for by now.
     has_more: bool,
+    /// Whether another one than the last was looked at.
+    is_beyond_last: bool,
     /// Manifest chunks of those that were looked at.
     lists: HashSet<ChunkId>,
     /// Those of them that hold records and were not read yet, in the order in which they are.
@@ -101,7 +117,14 @@ impl<'a> Own<'a> {
         };
         let is_own = |listed: &crate::snapshot::Listed| is_of(&listed.snapshot, &admitter.host.id);
         let left = last.filter(is_own).map(|last| last.snapshot.manifest).into_iter().collect();
-        Ok(Self { admitter, left, has_more: true, lists: HashSet::new(), unread: vec![] })
+        Ok(Self {
+            admitter,
+            left,
+            has_more: true,
+            is_beyond_last: false,
+            lists: HashSet::new(),
+            unread: vec![],
+        })
     }
 
     /// Whether a snapshot of the host has this chunk as one of its manifest.
@@ -162,6 +185,12 @@ impl<'a> Own<'a> {
         if needed.is_empty() {
             return Ok(());
         }
+        if self.is_beyond_last {
+            // Each run may ask for what only the oldest snapshot has.
+            self.admitter
+                .budget
+                .spend(leaves.iter().map(|chunk| u64::from(chunk.len).max(LEAST_VISIT)).sum());
+        }
         each_leaf(self.admitter, leaves, &mut |_, chunks| {
             chunks.iter().for_each(|chunk| take(needed, &chunk.id));
             Ok(!needed.is_empty())
@@ -186,17 +215,18 @@ impl<'a> Own<'a> {
                 Ok(manifests)
             })?;
             self.left = manifests;
+            self.is_beyond_last = true;
         }
         let Some(root) = self.left.pop_front() else { return Ok(false) };
-        let mut all = vec![];
-        let found = leaves(self.admitter, &root, &mut |level| {
-            all.extend(level.iter().map(|chunk| chunk.id));
+        // Which chunks it has, whatever their order: each is read once, however often the snapshots list it.
+        let mut all = HashSet::new();
+        let found = leaves(self.admitter, &root, &mut |mut level| {
+            level.retain(|chunk| !self.lists.contains(&chunk.id) && all.insert(chunk.id));
             Ok(level)
         });
         match found {
             Ok(leaves) => {
-                let is_new = |chunk: &ChunkRef| !self.lists.contains(&chunk.id);
-                self.unread.extend(leaves.into_iter().filter(is_new));
+                self.unread.extend(leaves);
                 self.lists.extend(all);
             }
             Err(Refusal::Fail(error)) => return Err(Refusal::Fail(error)),
@@ -218,34 +248,12 @@ pub(super) fn each_leaf(
     leaves: Vec<ChunkRef>,
     each: &mut dyn FnMut(ChunkId, Vec<ChunkRef>) -> std::result::Result<bool, Refusal>,
 ) -> std::result::Result<(), Refusal> {
-    let store: &Arc<ChunkStore> = admitter.repo.store();
-    let mut ahead = ReadAhead::new(store);
-    let mut leaves = leaves.into_iter();
-    loop {
-        while !ahead.is_full() {
-            let Some(chunk) = leaves.next() else { break };
-            ahead.request(chunk, chunk.id)?;
-        }
-        let Some(batch) = ahead.take()? else { return Ok(()) };
-        for fetched in batch {
-            let Fetched::Chunk(bytes, id) = fetched else { continue };
-            let records = match bytes {
-                Ok(bytes) => manifest::parse(&bytes).unwrap_or_default(),
-                Err(error) if error.is_damage() => continue,
-                Err(error) => return Err(Refusal::Fail(error.into())),
-            };
-            let chunks = records.into_iter().filter_map(|record| match record {
-                Record::Chunks(chunks) => Some(chunks),
-                _ => None,
-            });
-            if !each(id, chunks.flatten().collect())? {
-                return Ok(());
-            }
-        }
+    lists::each_leaf(admitter.repo.store(), leaves, &mut |id, chunks| {
         if admitter.monitor.interrupted() {
             return Err(Refusal::Fail(Error::Interrupted));
         }
-    }
+        each(id, chunks.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]

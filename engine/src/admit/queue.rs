@@ -12,7 +12,8 @@ use chunkstore::inbox::Inbox;
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
 
-/// A host is left alone once so many bytes were read in the place of commits that are none: ten of the longest.
+/// A host is left alone once so many bytes were read in vain: ten of the longest objects in the place of a commit, or as many
+/// repeats as one list of entries may have.
 const MOST_VAIN: u64 = 256 << 20;
 
 /// So many numbers between the commits of a host are asked for. A host skips a number for each run that was interrupted.
@@ -20,6 +21,22 @@ const MOST_ASKED: u64 = 10_000;
 
 /// So many objects of a host are removed, those of 6 TiB of packs of the usual size.
 const MOST_REMOVED: usize = 100_000;
+
+/// Bytes that one admission read for one host and that brought nothing: what is no commit, stretches of lists of entries that come
+/// again and again, old snapshots that were searched for what a run builds on. A thief may ask for all of it with each of a
+/// thousand small runs.
+#[derive(Default)]
+pub(super) struct Budget(Cell<u64>);
+
+impl Budget {
+    pub(super) fn spend(&self, bytes: u64) {
+        self.0.set(self.0.get().saturating_add(bytes));
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0.get() >= MOST_VAIN
+    }
+}
 
 /// What is known of a host's runs in one admission.
 pub(super) struct Queue<'a> {
@@ -79,10 +96,10 @@ impl<'a> Queue<'a> {
         if far.runs > 0 {
             all.push(admission(far.first, far.bytes, Outcome::Far { runs: far.runs }));
         }
-        let (mut left, mut vain) = (self.inbox.pending, 0_u64);
+        let (mut left, budget) = (self.inbox.pending, Budget::default());
         let asked = Cell::new(MOST_ASKED);
         for (number, run) in &self.inbox.waiting {
-            if vain > MOST_VAIN {
+            if budget.is_spent() {
                 left.first = *number;
                 break;
             }
@@ -94,8 +111,15 @@ impl<'a> Queue<'a> {
                 continue;
             }
             let (repo, options, monitor) = (self.repo, self.options, self.monitor);
-            let admitter =
-                Admitter { repo, host: &host, options, monitor, others: &self.others, asked: &asked };
+            let admitter = Admitter {
+                repo,
+                host: &host,
+                options,
+                monitor,
+                others: &self.others,
+                asked: &asked,
+                budget: &budget,
+            };
             let mut retry = Retry::default();
             let step = loop {
                 match admitter.settle(*number) {
@@ -108,7 +132,7 @@ impl<'a> Queue<'a> {
                 Step::Done(outcome) => {
                     if matches!(outcome, Outcome::Forged { .. }) {
                         // Read twice.
-                        vain = vain.saturating_add(2 * run.commit.unwrap_or_default());
+                        budget.spend(run.commit.unwrap_or_default().saturating_mul(2));
                         self.others.insert(*number);
                     } else {
                         self.settled.insert(*number);

@@ -4,8 +4,7 @@ use super::rebase::{Moved, Rebase};
 use super::renewal::{self, Stays};
 use super::standing::Standing;
 use super::{MaxUnused, PruneOptions, PrunePlan};
-use crate::reach::for_each_chunk;
-use crate::reach::{ShortId, short};
+use crate::reach::{ShortId, for_each_further_chunk, short};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
 use chunkstore::head::{Head, Root, SegmentRef};
@@ -22,6 +21,8 @@ use std::time::Duration;
 pub(super) struct Marks {
     pub(super) roots: HashSet<ObjectId>,
     pub(super) needed: HashSet<ShortId>,
+    /// Chunks of manifests whose content was marked.
+    lists: HashSet<ChunkId>,
 }
 
 impl Marks {
@@ -48,7 +49,7 @@ impl Marks {
             if !self.roots.insert(root.id) {
                 continue;
             }
-            let marked = mark_one(repo, root, &mut |chunk| {
+            let marked = mark_one(repo, root, &mut self.lists, &mut |chunk| {
                 if self.needed.insert(short(&chunk.id)) {
                     fresh.push(chunk.id);
                 }
@@ -68,11 +69,16 @@ impl Marks {
     }
 }
 
-fn mark_one(repo: &Repository, root: &Root, each: &mut dyn FnMut(ChunkRef)) -> Result<()> {
+fn mark_one(
+    repo: &Repository,
+    root: &Root,
+    lists: &mut HashSet<ChunkId>,
+    each: &mut dyn FnMut(ChunkRef),
+) -> Result<()> {
     let plain = repo.store().read_snapshot(root)?;
     let snapshot: Snapshot =
         serde_json::from_slice(&plain).map_err(|error| chunkstore::Error::corrupt(root.object(), error))?;
-    for_each_chunk(repo.store(), &Listed { id: root.id, snapshot }, each)
+    for_each_further_chunk(repo.store(), &Listed { id: root.id, snapshot }, lists, each)
 }
 
 /// What is in the packs, and what is to become of each.

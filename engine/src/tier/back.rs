@@ -2,7 +2,7 @@
 //! behind was adopted, and records that it lost.
 
 use super::sync::Owed;
-use crate::reach::{for_each_chunk, repair_index, short};
+use crate::reach::{for_each_further_chunk, repair_index, short};
 use crate::reseal::{Wanted, reseal};
 use crate::snapshot::Listed;
 use crate::{Error, ItemError, Monitor, Repository, Result};
@@ -63,6 +63,7 @@ pub fn bring_back(
         lost,
         lost_there: there.lost_packs(Duration::ZERO)?.ids(),
         visited: HashSet::new(),
+        lists: HashSet::new(),
         relied: HashSet::new(),
         lacking: vec![],
     };
@@ -113,6 +114,8 @@ struct Back<'a> {
     /// Packs of the copy that are lost.
     lost_there: HashSet<PackId>,
     visited: HashSet<[u8; 16]>,
+    /// Chunks of manifests all of whose content was looked at.
+    lists: HashSet<ChunkId>,
     /// Packs of the primary that are built on.
     relied: HashSet<PackId>,
     /// What the primary lacks, as it lies in the copy.
@@ -122,7 +125,7 @@ struct Back<'a> {
 impl Back<'_> {
     fn gather(&mut self, listed: &Listed) -> Result<()> {
         let mut ids: Vec<ChunkId> = vec![];
-        for_each_chunk(self.from.store(), listed, &mut |chunk| {
+        for_each_further_chunk(self.from.store(), listed, &mut self.lists, &mut |chunk| {
             if self.visited.insert(short(&chunk.id)) {
                 ids.push(chunk.id);
             }

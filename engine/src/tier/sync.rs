@@ -16,7 +16,7 @@ use chunkstore::seal::Compression;
 use chunkstore::storage::ErrorKind;
 use chunkstore::storage::shelf::Placing;
 use chunkstore::store::{ChunkStore, LostPacks, TierCommit, describe};
-use chunkstore::{ObjectId, PackId, SessionId};
+use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,6 +211,8 @@ struct Sync<'a> {
     changes: TierMap,
     /// Chunks that were looked at.
     visited: HashSet<ShortId>,
+    /// Chunks of manifests all of whose content was looked at.
+    lists: HashSet<ChunkId>,
     /// Of the primary's packs, what is needed.
     needs: HashMap<PackId, Need>,
     /// Packs of the tier that are needed, and until when.
@@ -248,6 +250,7 @@ impl<'a> Sync<'a> {
             map: TierMap::read(tier.repo.store())?,
             changes: TierMap::default(),
             visited: HashSet::new(),
+            lists: HashSet::new(),
             needs: HashMap::new(),
             locks: HashMap::new(),
             lost_from: HashSet::new(),

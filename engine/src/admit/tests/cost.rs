@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admit::intake::Chunks;
+use crate::reach::for_each_further_chunk;
 use chunkstore::format::MAX_COMMIT_LEN;
 use chunkstore::storage::{StorageError, StorageResult};
 use std::collections::BTreeMap;
@@ -185,4 +186,63 @@ fn what_cannot_be_read_of_a_run_that_is_over_is_removed() {
     thief.disk.put(&name, vec![0; (MAX_COMMIT_LEN + 1) as usize].into()).unwrap();
     assert_eq!(thief.admit(), []);
     assert!(!thief.disk.objects().contains_key(&name));
+}
+
+/// Small runs whose lists of entries come again and again: after one of them, the host waits for the next admission.
+#[test]
+fn repeats_of_one_run_are_taken_off_the_others() {
+    let mut thief = Thief::new();
+    let chunk = (thief.id(b"x"), &b"x"[..]);
+    thief.bring(&[chunk], &[chunk], |_, _| ());
+    assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    let leaf = thief.repo.snapshots(&Tally::default()).unwrap()[0].snapshot.manifest.chunks[0];
+    let mut list = Encoder::default();
+    crate::manifest::encode_refs(&mut list, &[ChunkRef { id: leaf.0, len: leaf.1 }; 1100]);
+    let list = (thief.id(&list.bytes), &*list.bytes.leak());
+    for _ in 0..3 {
+        thief.bring(&[chunk], &[list], |snapshot, _| {
+            let len = u32::try_from(list.1.len()).unwrap();
+            snapshot.manifest =
+                ManifestRoot { level: 1, chunks: vec![(list.0, len); 64], ..ManifestRoot::default() };
+        });
+    }
+    for waiting in [2, 1, 0] {
+        let done = thief.admit();
+        let (Outcome::Refused { why, .. }, rest) = (&done[0], &done[1..]) else { panic!("{done:?}") };
+        assert!(why.contains("again and again"), "{why}");
+        match waiting {
+            0 => assert_eq!(rest, []),
+            runs => assert_eq!(rest, [Outcome::Waits { runs }]),
+        }
+    }
+}
+
+/// A walk over several snapshots reads what they share once, and nothing counts as read of a walk that failed.
+#[test]
+fn what_two_snapshots_list_is_read_once_unless_it_failed() {
+    let mut thief = Thief::new();
+    let [first, second] = [&b"first"[..], b"second"].map(|plain| (thief.id(plain), plain));
+    for content in [&[first][..], &[first], &[first, second]] {
+        thief.bring(content, content, |_, _| ());
+        assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    }
+    let mut all = thief.repo.snapshots(&Tally::default()).unwrap();
+    all.sort_by_key(|listed| listed.snapshot.manifest.bytes);
+    let mut known = HashSet::new();
+    let mut walk = |listed: &crate::snapshot::Listed| {
+        let mut ids = vec![];
+        let each = &mut |chunk: ChunkRef| ids.push(chunk.id);
+        let done = for_each_further_chunk(thief.repo.store(), listed, &mut known, each);
+        (done.map_err(|error| error.to_string()), ids, known.len())
+    };
+    let list = |listed: &crate::snapshot::Listed| listed.snapshot.manifest.chunks[0].0;
+    assert_eq!(walk(&all[0]), (Ok(()), vec![list(&all[0]), first.0], 1));
+    assert_eq!(walk(&all[1]), (Ok(()), vec![], 1), "the same list of entries");
+    let objects = thief.disk.objects();
+    let packs: Vec<&String> = objects.keys().filter(|name| name.starts_with("packs/")).collect();
+    packs.iter().for_each(|name| thief.disk.delete(name).unwrap());
+    let (done, _, len) = walk(&all[2]);
+    assert!(done.is_err_and(|why| why.contains("is damaged")) && len == 1);
+    packs.iter().for_each(|name| thief.disk.put(name, objects[*name].clone()).unwrap());
+    assert_eq!(walk(&all[2]), (Ok(()), vec![list(&all[2]), first.0, second.0], 2));
 }

@@ -1,7 +1,7 @@
 //! What a tier lacks: chunks, by the packs of the primary that have them, and which of those go whole.
 
 use super::Sync;
-use crate::reach::{for_each_chunk, short};
+use crate::reach::{for_each_further_chunk, short};
 use crate::reseal::Wanted;
 use crate::snapshot::Listed;
 use crate::{Error, Result};
@@ -26,15 +26,18 @@ impl Sync<'_> {
         let mut batch: Vec<ChunkId> = vec![];
         let mut outcome = Ok(());
         let from = self.from();
-        for_each_chunk(from, listed, &mut |chunk| {
+        // Taken out for as long as the visit changes what else is known.
+        let mut lists = std::mem::take(&mut self.lists);
+        let visited = for_each_further_chunk(from, listed, &mut lists, &mut |chunk| {
             if outcome.is_ok() && self.visited.insert(short(&chunk.id)) {
                 batch.push(chunk.id);
                 if batch.len() >= LOOKUP {
                     outcome = self.resolve(&std::mem::take(&mut batch), until, u8::MAX);
                 }
             }
-        })?;
-        outcome?;
+        });
+        self.lists = lists;
+        visited.and(outcome)?;
         self.resolve(&batch, until, u8::MAX)?;
         if self.monitor.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
     }
