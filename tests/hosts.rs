@@ -283,6 +283,44 @@ fn a_refusal_is_told_until_a_run_was_committed() {
     restored(&repo, "latest", &host);
 }
 
+/// What a host brought stops no full client, and nobody who reads its exit codes or reports misses it.
+#[test]
+fn runs_and_backups_report_what_a_host_brought() {
+    let toml = "repository = \"DIR/repo\"\n\n[[source]]\nname = \"own\"\nurls = [\"DIR/own\"]\n";
+    let repo = Repo::with_tiers(toml, &[], true);
+    fs::create_dir(repo.path("own")).unwrap();
+    fs::write(repo.path("own/file"), "of the full client").unwrap();
+    let host = Host::add(&repo, "web1");
+    let spoil = || {
+        for entry in files_beneath(&repo.path("repo/inbox")) {
+            if !entry.ends_with("commit") && !entry.ends_with("begun") {
+                fs::remove_file(entry).unwrap();
+            }
+        }
+    };
+    let report = |words: &[&str], code: i32| -> Value {
+        let output = expect(&repo.run([&["--json"], words].concat()), code);
+        serde_json::from_str(output.lines().last().unwrap()).unwrap()
+    };
+    host.backup();
+    spoil();
+    let first = report(&["run"], 3);
+    assert_eq!(first["sources"][0]["ok"], true, "{first}");
+    let row = &first["runs_of_hosts"][0];
+    assert_eq!((&row["host"], &row["outcome"]), (&"web1".into(), &"refused".into()), "{first}");
+    assert!(report(&["run"], 0)["runs_of_hosts"].is_null(), "it is settled");
+    for (words, code) in [(&["backup", "own"][..], 0), (&["prune"], 0), (&["run"], 0)] {
+        host.run();
+        let done = report(words, code);
+        assert_eq!(done["runs_of_hosts"][0]["outcome"], "admitted", "{done}");
+    }
+    host.run();
+    spoil();
+    // What was asked for of these is done.
+    let done = report(&["backup", "own"], 0);
+    assert_eq!(done["runs_of_hosts"][0]["outcome"], "refused", "{done}");
+}
+
 /// The list of entries was pruned with the chunks that it names: one refusal is enough all the same.
 #[test]
 fn what_was_forgotten_and_pruned_is_brought_again_after_one_refusal() {

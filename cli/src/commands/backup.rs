@@ -1,6 +1,6 @@
 //! `esker backup`
 
-use super::host::Waiting;
+use super::host::{TakenIn, Waiting};
 use super::{FilterArgs, lists, parse_size, parse_time, split_tags, stay};
 use crate::config::{hostname, username};
 use crate::context::Context;
@@ -203,9 +203,10 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         return as_host::run(bundle, source, options, args.host.as_deref(), context);
     }
     let repo = context.open()?;
-    if !args.dry_run && !args.no_admit {
-        super::host::take_in_first(&repo, context)?;
-    }
+    let taken_in = match args.dry_run || args.no_admit {
+        true => TakenIn::default(),
+        false => super::host::take_in_first(&repo, context)?,
+    };
     let mut base = None;
     if args.incremental {
         let (id, incremental) = incremental(&args, stamp, &repo, context)?;
@@ -241,7 +242,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     if args.dry_run && !args.no_admit {
         summary = Waiting::look(&repo, context)?.add(summary);
     }
-    context.console.summary(&summary);
+    context.console.summary(&taken_in.add(summary));
     for note in &report.notes {
         context.console.warn(note);
     }

@@ -103,18 +103,33 @@ fn take_in(repo: &Repository, context: &Context) -> Result<Vec<Admission>, Failu
     Ok(context.console.during("admit", |monitor| admit(repo, &options, monitor))?)
 }
 
+/// What a command took in before its own work.
+#[derive(Default)]
+pub(super) struct TakenIn {
+    rows: Vec<Value>,
+    /// Whether all that waited is admitted.
+    pub(super) is_whole: bool,
+}
+
+impl TakenIn {
+    /// Adds it to the command's own report, if the repository has hosts of which something was there.
+    pub(super) fn add(self, summary: Summary) -> Summary {
+        summary.with_some("runs_of_hosts", Some(self.rows).filter(|rows| !rows.is_empty()))
+    }
+}
+
 /// Takes in what waits before a full client backs up or prunes, and says what came of it. Whatever that is, the client's own
 /// work goes on: no host can stop it.
-pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<(), Failure> {
+pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<TakenIn, Failure> {
     if repo.store().tier().is_some() || repo.store().hosts()?.is_empty() {
-        return Ok(());
+        return Ok(TakenIn { rows: vec![], is_whole: true });
     }
-    let done = match take_in(repo, context) {
-        Ok(done) => done,
+    let (done, has_failed) = match take_in(repo, context) {
+        Ok(done) => (done, false),
         Err(failure) if failure.code == Code::Interrupted => return Err(failure),
         Err(failure) => {
             context.console.warn(&format!("what hosts brought could not be admitted: {}", failure.message));
-            vec![]
+            (vec![], true)
         }
     };
     context.console.monitor().restart();
@@ -124,7 +139,8 @@ pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<(), 
             (text, false) => context.console.say(text),
         }
     }
-    Ok(())
+    let is_whole = !has_failed && code(&done) == Code::Done;
+    Ok(TakenIn { rows: done.iter().map(row).collect(), is_whole })
 }
 
 /// What waits for a real run, which takes it in first; a dry run only says so.

@@ -1,6 +1,6 @@
 //! `esker prune`
 
-use super::host::Waiting;
+use super::host::{TakenIn, Waiting};
 use super::parse_size;
 use crate::context::Context;
 use crate::durations;
@@ -73,15 +73,13 @@ pub(crate) fn prune_and_print(
     dry_run: bool,
     context: &Context,
 ) -> CommandResult {
-    let waiting = match (args.no_admit, dry_run) {
-        (true, _) => Waiting::default(),
-        (false, true) => Waiting::look(repo, context)?,
-        (false, false) => {
-            // What waits may need what nothing else does.
-            super::host::take_in_first(repo, context)?;
-            Waiting::default()
-        }
-    };
+    let (mut waiting, mut taken_in) = (Waiting::default(), TakenIn::default());
+    match (args.no_admit, dry_run) {
+        (true, _) => {}
+        (false, true) => waiting = Waiting::look(repo, context)?,
+        // What waits may need what nothing else does.
+        (false, false) => taken_in = super::host::take_in_first(repo, context)?,
+    }
     let options = PruneOptions {
         max_unused: args.max_unused,
         max_repack: args.max_repack_size,
@@ -101,7 +99,7 @@ pub(crate) fn prune_and_print(
     if dry_run {
         summary = waiting.add(summary);
     }
-    context.console.summary(&summary);
+    context.console.summary(&taken_in.add(summary));
     Ok(Code::Done)
 }
 

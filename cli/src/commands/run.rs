@@ -1,6 +1,7 @@
 //! `esker run`
 
-use super::{host, stay, to_json};
+use super::host::{self, TakenIn};
+use super::{stay, to_json};
 use crate::config::hostname;
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
@@ -114,9 +115,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     if let Err(failure) = fleet.mend_records(&|name| name == fleet.name, false) {
         context.console.warn(&failure.message);
     }
-    if !args.no_admit {
-        host::take_in_first(&fleet.primary, context)?;
-    }
+    let taken_in = match args.no_admit {
+        true => TakenIn { is_whole: true, ..TakenIn::default() },
+        false => host::take_in_first(&fleet.primary, context)?,
+    };
     let goal = Goal::Repository(&fleet.primary);
     let sources =
         context.console.during("backup", |_| back_up_all(&specs, &name_of(args), file, goal, context));
@@ -124,10 +126,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let work = Work { copy: !args.no_sync, forget, prune, accept_clock, ..Work::default() };
     let Worked { outcomes: tiers, standing, doubt } =
         context.console.during("tiers", |monitor| fleet.work(&work, file, context, monitor))?;
-    let behind = doubt.is_some() || tiers.iter().any(TierOutcome::is_behind);
+    let behind = !taken_in.is_whole || doubt.is_some() || tiers.iter().any(TierOutcome::is_behind);
     let worked = Worked { outcomes: tiers, standing, doubt };
     let seconds = context.console.seconds() - start;
-    context.console.summary(&summary(&args.names, &sources, &worked, seconds)?);
+    context.console.summary(&taken_in.add(summary(&args.names, &sources, &worked, seconds)?));
     Ok(code(&sources, behind, context))
 }
 
