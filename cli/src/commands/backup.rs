@@ -204,7 +204,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     }
     let repo = context.open()?;
     let taken_in = match args.dry_run || args.no_admit {
-        true => TakenIn::default(),
+        true => TakenIn::nothing(),
         false => super::host::take_in_first(&repo, context)?,
     };
     let mut base = None;

@@ -104,7 +104,6 @@ fn take_in(repo: &Repository, context: &Context) -> Result<Vec<Admission>, Failu
 }
 
 /// What a command took in before its own work.
-#[derive(Default)]
 pub(super) struct TakenIn {
     rows: Vec<Value>,
     /// Whether all that waited is admitted.
@@ -112,6 +111,11 @@ pub(super) struct TakenIn {
 }
 
 impl TakenIn {
+    /// Nothing waited, or nothing was to be looked at.
+    pub(super) fn nothing() -> Self {
+        Self { rows: vec![], is_whole: true }
+    }
+
     /// Adds it to the command's own report, if the repository has hosts of which something was there.
     pub(super) fn add(self, summary: Summary) -> Summary {
         summary.with_some("runs_of_hosts", Some(self.rows).filter(|rows| !rows.is_empty()))
@@ -122,7 +126,7 @@ impl TakenIn {
 /// work goes on: no host can stop it.
 pub(super) fn take_in_first(repo: &Repository, context: &Context) -> Result<TakenIn, Failure> {
     if repo.store().tier().is_some() || repo.store().hosts()?.is_empty() {
-        return Ok(TakenIn { rows: vec![], is_whole: true });
+        return Ok(TakenIn::nothing());
     }
     let (done, has_failed) = match take_in(repo, context) {
         Ok(done) => (done, false),

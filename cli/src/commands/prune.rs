@@ -73,7 +73,7 @@ pub(crate) fn prune_and_print(
     dry_run: bool,
     context: &Context,
 ) -> CommandResult {
-    let (mut waiting, mut taken_in) = (Waiting::default(), TakenIn::default());
+    let (mut waiting, mut taken_in) = (Waiting::default(), TakenIn::nothing());
     match (args.no_admit, dry_run) {
         (true, _) => {}
         (false, true) => waiting = Waiting::look(repo, context)?,

@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         context.console.warn(&failure.message);
     }
     let taken_in = match args.no_admit {
-        true => TakenIn { is_whole: true, ..TakenIn::default() },
+        true => TakenIn::nothing(),
         false => host::take_in_first(&fleet.primary, context)?,
     };
     let goal = Goal::Repository(&fleet.primary);
