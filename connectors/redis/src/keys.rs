@@ -18,6 +18,7 @@ pub mod load;
 mod place;
 pub mod proof;
 mod records;
+pub mod rewritten;
 mod selection;
 pub mod taken;
 mod unmet;

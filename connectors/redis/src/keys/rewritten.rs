@@ -50,6 +50,12 @@ pub enum Ended {
     Read(Error),
 }
 
+impl From<std::io::Error> for Ended {
+    fn from(error: std::io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
 /// What a server loads, by the version that it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loads(Version);

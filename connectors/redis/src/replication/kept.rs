@@ -10,6 +10,7 @@ use crate::server::words;
 use chunkstore::aead::counter_nonce;
 use chunkstore::env::{Env as _, SystemEnv};
 use chunkstore::format::TAG_LEN;
+use chunkstore::id::{from_hex, to_hex};
 use chunkstore::keys::KeyRing;
 use redis::RedisResult;
 use serde::{Deserialize, Serialize};
@@ -90,15 +91,12 @@ impl Kept {
         let key = keys.aside_key(&salt);
         let mut text = Zeroizing::new(serde_json::to_vec(self).map_err(|error| engine::Error::Invalid(error.to_string()))?);
         let tag = key.cipher.seal(counter_nonce(0), PURPOSE, &mut text);
-        let mut all = PREFIX.to_owned();
-        for part in [&salt[..], &key.commitment, &text, &tag] {
-            all.extend(part.iter().map(|byte| format!("{byte:02x}")));
-        }
-        Ok(Zeroizing::new(all))
+        let all = [&salt[..], &key.commitment, &text, &tag].concat();
+        Ok(Zeroizing::new(format!("{PREFIX}{}", to_hex(&all))))
     }
 
     fn open(keys: &KeyRing, hex: &str) -> Option<Self> {
-        let bytes = unhex(hex)?;
+        let bytes = from_hex(hex)?;
         let (salt, rest) = bytes.split_first_chunk::<SALT>()?;
         let (commitment, rest) = rest.split_first_chunk::<COMMITMENT>()?;
         let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
@@ -138,17 +136,11 @@ impl Kept {
     }
 }
 
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let digits = hex.as_bytes();
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if digits.len() % 2 != 0 { None } else { digits.chunks(2).map(pair).collect() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use chunkstore::env::SeededEnv;
-    use chunkstore::format::RepositoryId;
+    use chunkstore::id::RepositoryId;
 
     fn keys(seed: u64) -> KeyRing {
         KeyRing::generate(RepositoryId([7; 32]), &SeededEnv::new(seed)).unwrap()

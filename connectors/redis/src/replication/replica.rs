@@ -4,6 +4,7 @@
 use crate::resp::encode;
 use crate::server::link::is_silence;
 use chunkstore::env::{Env as _, SystemEnv};
+use chunkstore::id::to_hex;
 use connector_kit::waiting::{Socket, Waiting};
 use std::io::{BufRead as _, BufReader, Error, ErrorKind, Read as _, Result, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -132,7 +133,7 @@ fn same(one: &[u8], two: &[u8]) -> bool {
 fn random_hex() -> Result<String> {
     let mut bytes = [0; MARK / 2];
     SystemEnv.random(&mut bytes).map_err(Error::other)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(to_hex(&bytes))
 }
 
 /// The next command: words, each with its length.
