@@ -20,6 +20,7 @@ pub mod proof;
 mod records;
 pub mod rewritten;
 mod selection;
+pub mod side_by_side;
 pub mod taken;
 mod unmet;
 

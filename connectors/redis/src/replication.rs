@@ -156,7 +156,8 @@ impl Offer {
         };
         let secret = kept.sealed(repo.store().keys())?;
         let begun = kept.replace(&mut client, &secret).and_then(|()| self.attach(&listener, &mut client));
-        let served = match begun.and_then(|()| listener.accept(&secret, CONNECTS, &|| monitor.interrupted())) {
+        let served = match begun.and_then(|()| listener.accept(&secret, CONNECTS, &|| monitor.interrupted()))
+        {
             Ok(replica) => {
                 let write = |to: &mut dyn std::io::Write| {
                     rewrite(repo, dump, self.loads, functions, now_ms, to, monitor)
@@ -231,7 +232,8 @@ fn serve(
         if !matches!(watched, Ok(Some(_))) {
             hang_up.now();
         }
-        let ended = thread.join().unwrap_or_else(|_| Err(Ended::Unfit("the thread that sends it died".into())));
+        let ended =
+            thread.join().unwrap_or_else(|_| Err(Ended::Unfit("the thread that sends it died".into())));
         match (watched, ended) {
             (Ok(Some(written)), _) => Ok(written),
             (Err(error), _) => Err(Failure::Ended(error)),
@@ -270,10 +272,7 @@ fn watch(
         })?;
         // As a replica it does not look at that (`replica-ignore-maxmemory`), and as a master it would remove keys.
         if state.is_too_full() {
-            let why = format!(
-                "OOM: the data take more than maxmemory ({} bytes)",
-                state.number("maxmemory")
-            );
+            let why = format!("OOM: the data take more than maxmemory ({} bytes)", state.number("maxmemory"));
             return Err(server.error(SourceErrorKind::Unavailable, why).into());
         }
         if !state.is_replica() {
@@ -319,8 +318,9 @@ fn version(client: &mut Client, state: &State) -> std::result::Result<Loads, Str
     } else {
         // Every payload says it; this one needs no key.
         let payload: RedisResult<Vec<u8>> = redis::cmd("FUNCTION").arg("DUMP").query(client);
-        let payload =
-            payload.map_err(|error| format!("FUNCTION DUMP, which says its version, is refused: {}", words(&error)))?;
+        let payload = payload.map_err(|error| {
+            format!("FUNCTION DUMP, which says its version, is refused: {}", words(&error))
+        })?;
         let footer = payload.split_last_chunk::<FOOTER>().map(|(_, footer)| footer);
         footer.map_or(0, |footer| u16::from_le_bytes([footer[0], footer[1]]))
     };
@@ -331,7 +331,10 @@ fn version(client: &mut Client, state: &State) -> std::result::Result<Loads, Str
 fn is_plain(server: &Server, client: &mut Client, theirs: IpAddr) -> std::result::Result<(), String> {
     let tls = kept::get(client, "tls-replication")?.is_some_and(|value| *value == "yes");
     match (tls, server.tls.is_some() && !theirs.to_canonical().is_loopback()) {
-        (true, _) => Err("it fetches data over TLS alone (tls-replication yes), and esker has no certificate for that".into()),
+        (true, _) => {
+            Err("it fetches data over TLS alone (tls-replication yes), and esker has no certificate for that"
+                .into())
+        }
         (false, true) => Err("it would fetch the data without TLS (tls-replication no)".into()),
         (false, false) => Ok(()),
     }
@@ -358,5 +361,7 @@ pub(crate) fn save(server: &Server) -> Result<Option<String>> {
         _ => return Ok(None),
     }
     let done: RedisResult<redis::Value> = redis::cmd("BGSAVE").arg("SCHEDULE").query(&mut client);
-    Ok(done.err().map(|error| format!("the server does not write its data to its disk yet: BGSAVE: {}", words(&error))))
+    Ok(done.err().map(|error| {
+        format!("the server does not write its data to its disk yet: BGSAVE: {}", words(&error))
+    }))
 }

@@ -70,13 +70,25 @@ impl LoadReport {
     pub fn found(&self) -> u64 {
         self.restored + self.existing + self.expired + self.empty + self.refused
     }
+
+    /// Adds what another connection did.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.restored += other.restored;
+        self.existing += other.existing;
+        self.expired += other.expired;
+        self.empty += other.empty;
+        self.refused += other.refused;
+        self.missing += other.missing;
+        self.bytes += other.bytes;
+        self.unanswered += other.unanswered;
+    }
 }
 
 /// Commands under way at a time, and their bytes.
-const BATCH_KEYS: usize = 512;
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_KEYS: usize = 512;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// Refusals that are told one by one.
-const TOLD: u64 = 10;
+pub(super) const TOLD: u64 = 10;
 /// Functions came with version 10 (Redis 7).
 const FUNCTION_VERSION: u16 = 10;
 
@@ -108,19 +120,7 @@ pub fn load_counted(
     let mut unmet = Unmet::new(&options.selection, &options.map_prefixes);
     known_prefixes(repo, dump, &options.selection, &mut unmet)?;
     let (version, _) = dump.head(repo)?;
-    let mut loading = Loading {
-        connection: server.connect()?,
-        server,
-        options,
-        version,
-        monitor,
-        batch: Pipeline::new(),
-        pending: vec![],
-        bytes: 0,
-        database: None,
-        written: (!options.map_prefixes.is_empty() || options.into_database.is_some()).then(HashSet::new),
-        report,
-    };
+    let mut loading = Loading::new(server, options, version, monitor, report)?;
     let mut records = dump.records(repo, &options.selection, Want::Values);
     while let Some(record) = records.next_record()? {
         unmet.meet(&record.key.name);
@@ -160,7 +160,8 @@ fn known_prefixes(
     )))
 }
 
-struct Loading<'a> {
+/// Keys on their way over one connection.
+pub(super) struct Loading<'a> {
     connection: Client,
     server: &'a Server,
     options: &'a LoadOptions,
@@ -173,6 +174,8 @@ struct Loading<'a> {
     database: Option<u32>,
     /// What was written, if names or databases are exchanged: two keys could become one.
     written: Option<HashSet<[u8; 16]>>,
+    /// How many troubles of a kind are told one by one.
+    pub(super) told: u64,
     report: &'a mut LoadReport,
 }
 
@@ -182,8 +185,31 @@ struct Pending {
     record: Record,
 }
 
-impl Loading<'_> {
-    fn add(&mut self, record: Record) -> Result<()> {
+impl<'a> Loading<'a> {
+    pub(super) fn new(
+        server: &'a Server,
+        options: &'a LoadOptions,
+        version: Version,
+        monitor: &'a dyn Monitor,
+        report: &'a mut LoadReport,
+    ) -> Result<Self> {
+        Ok(Self {
+            connection: server.connect()?,
+            server,
+            options,
+            version,
+            monitor,
+            batch: Pipeline::new(),
+            pending: vec![],
+            bytes: 0,
+            database: None,
+            written: (!options.map_prefixes.is_empty() || options.into_database.is_some()).then(HashSet::new),
+            told: TOLD,
+            report,
+        })
+    }
+
+    pub(super) fn add(&mut self, record: Record) -> Result<()> {
         if record.key.expires_ms.is_some_and(|expires| expires <= self.options.now_ms) {
             self.report.expired += 1;
             return Ok(());
@@ -221,7 +247,7 @@ impl Loading<'_> {
         if self.pending.len() >= BATCH_KEYS || self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    pub(super) fn flush(&mut self) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         self.bytes = 0;
         if pending.is_empty() {
@@ -329,7 +355,7 @@ impl Loading<'_> {
 
     fn tell(&self, count: u64, name: &[u8], message: String) {
         let item = engine::names::encoded_bytes(name, "");
-        if count <= TOLD {
+        if count <= self.told {
             self.monitor.error(ItemError { during: "restore", item, message });
         }
     }
@@ -411,18 +437,24 @@ pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result
         count += 1;
     }
     if count > 0 {
-        payload.extend_from_slice(&FUNCTION_VERSION.to_le_bytes());
-        let mut digest = crc64();
-        digest.update(&payload);
-        payload.extend_from_slice(&digest.finalize().to_le_bytes());
-        let mut command = redis::cmd("FUNCTION");
-        let done: RedisResult<()> =
-            command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
-        done.map_err(|error| {
-            server.error(SourceErrorKind::Unavailable, format!("functions: {}", words(&error)))
-        })?;
+        restore_functions(server, payload)?;
     }
     Ok(count)
+}
+
+/// Replaces the server's functions by `libraries`, as an RDB has them.
+pub fn restore_functions(server: &Server, libraries: Vec<u8>) -> Result<()> {
+    let mut payload = libraries;
+    payload.extend_from_slice(&FUNCTION_VERSION.to_le_bytes());
+    let mut digest = crc64();
+    digest.update(&payload);
+    payload.extend_from_slice(&digest.finalize().to_le_bytes());
+    let mut command = redis::cmd("FUNCTION");
+    let done: RedisResult<()> =
+        command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
+    Ok(done.map_err(|error| {
+        server.error(SourceErrorKind::Unavailable, format!("functions: {}", words(&error)))
+    })?)
 }
 
 /// Keys of a server by database.

@@ -59,7 +59,8 @@ pub(super) fn get(client: &mut Client, name: &str) -> Result<Option<Zeroizing<St
 pub(super) fn set(client: &mut Client, name: &str, value: &str) -> Result<(), String> {
     let done: RedisResult<()> = redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query(client);
     done.map_err(|error| {
-        let why = if error.is_io_error() { words(&error) } else { error.code().unwrap_or("an error").to_owned() };
+        let why =
+            if error.is_io_error() { words(&error) } else { error.code().unwrap_or("an error").to_owned() };
         format!("CONFIG SET {name} is refused: {why}")
     })
 }
@@ -89,7 +90,9 @@ impl Kept {
         let mut salt = [0; SALT];
         SystemEnv.random(&mut salt)?;
         let key = keys.aside_key(&salt);
-        let mut text = Zeroizing::new(serde_json::to_vec(self).map_err(|error| engine::Error::Invalid(error.to_string()))?);
+        let mut text = Zeroizing::new(
+            serde_json::to_vec(self).map_err(|error| engine::Error::Invalid(error.to_string()))?,
+        );
         let tag = key.cipher.seal(counter_nonce(0), PURPOSE, &mut text);
         let all = [&salt[..], &key.commitment, &text, &tag].concat();
         Ok(Zeroizing::new(format!("{PREFIX}{}", to_hex(&all))))

@@ -82,7 +82,9 @@ pub(super) fn end(
     let mut is_told = false;
     while State::of(server, client).map_err(|error| error.to_string())?.is_loading() {
         if monitor.interrupted() {
-            return Err("it still loads what was sent; the same restore, run again, puts its settings back".into());
+            return Err(
+                "it still loads what was sent; the same restore, run again, puts its settings back".into()
+            );
         }
         if !is_told {
             monitor.note("the server loads what was sent to it; its settings are put back after that");

@@ -88,7 +88,8 @@ mod tests {
         assert!(state.is_replica() && !state.is_master() && !state.is_cluster_node());
         assert!(state.is_loading() && state.has_master() && !state.is_in_step() && state.is_too_full());
         assert_eq!((state.master(), state.major()), (Some(("10.0.0.7", 4001)), 7));
-        let up = State("role:slave\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0\r\nloading:0\r\n".into());
+        let up =
+            State("role:slave\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0\r\nloading:0\r\n".into());
         assert!(up.is_in_step() && !up.is_too_full());
     }
 }

@@ -132,7 +132,8 @@ impl Link {
             }
         }
         let ping = self.command(&[b"PING"]).map_err(|error| server.or_tls(error))?;
-        let is_busy = self.server.is_met_busy && ["-LOADING", "-MASTERDOWN"].iter().any(|code| ping.starts_with(code));
+        let is_busy =
+            self.server.is_met_busy && ["-LOADING", "-MASTERDOWN"].iter().any(|code| ping.starts_with(code));
         if !ping.starts_with("+PONG") && !is_busy {
             let why = format!("the server answered {}", ping.trim_start_matches('-'));
             return Err(down(why).with_status(status_of(&ping)));
