@@ -5,6 +5,7 @@ use super::{Dump, Record, Records as _, Selection, Want};
 use crate::rdb::Version;
 use crate::server::Server;
 use chunkstore::threads;
+use engine::source::SourceErrorKind;
 use engine::{Error, Monitor, Repository, Result};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -31,7 +32,8 @@ pub fn load_side_by_side(
         for _ in 0..CONNECTIONS {
             let (line, batches) = sync_channel(1);
             let work = move || load_some(&batches, server, options, version, monitor);
-            workers.push(threads::start_in(scope, "esker-restore", work)?);
+            let worker = threads::start_in(scope, "esker-restore", work);
+            workers.push(worker.map_err(|error| server.error(SourceErrorKind::Unavailable, error))?);
             lines.push(line);
         }
         let given = give(repo, dump, lines, monitor);
