@@ -146,7 +146,7 @@ mod tests {
     use chunkstore::id::RepositoryId;
 
     fn keys(seed: u64) -> KeyRing {
-        KeyRing::generate(RepositoryId([7; 32]), &SeededEnv::new(seed)).unwrap()
+        KeyRing::generate(RepositoryId([7; 16]), &SeededEnv::new(seed)).unwrap()
     }
 
     #[test]

@@ -10,12 +10,14 @@ use engine::source::SourceErrorKind;
 use engine::{Error, Monitor, Result};
 use redis::RedisResult;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long it is asked whether a process still is where a replica looks for its master.
 const QUESTION: Duration = Duration::from_secs(1);
 /// How often a server is asked whether it has loaded.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long that is waited for after a signal: a load whose connection has ended ends at once, but for one from a file.
+const ORDERLY: Duration = Duration::from_secs(8);
 
 /// The settings that it had before.
 pub(crate) struct Left(Kept);
@@ -79,14 +81,14 @@ pub(super) fn end(
     monitor: &dyn Monitor,
 ) -> std::result::Result<(), String> {
     // It takes no REPLICAOF while it loads.
-    let mut is_told = false;
+    let (began, mut is_told) = (Instant::now(), false);
     while State::of(server, client).map_err(|error| error.to_string())?.is_loading() {
-        if monitor.interrupted() {
+        if monitor.interrupted() && began.elapsed() > ORDERLY {
             return Err(
                 "it still loads what was sent; the same restore, run again, puts its settings back".into()
             );
         }
-        if !is_told {
+        if !is_told && began.elapsed() > QUESTION {
             monitor.note("the server loads what was sent to it; its settings are put back after that");
             is_told = true;
         }
