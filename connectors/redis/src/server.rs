@@ -120,7 +120,12 @@ impl Server {
 
     /// The same, also while it loads its data or has lost its master: few commands are answered then.
     pub(crate) fn connect_busy(&self) -> Result<Client, SourceError> {
-        Self { is_met_busy: true, ..self.clone() }.connect()
+        self.clone().met_busy().connect()
+    }
+
+    /// The same server, to which every connection is one of [`Server::connect_busy`].
+    pub(crate) fn met_busy(self) -> Self {
+        Self { is_met_busy: true, ..self }
     }
 
     /// The waits for it.

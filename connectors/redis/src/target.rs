@@ -10,7 +10,7 @@ use crate::replication::Left;
 use crate::server::Server;
 use crate::server::address::Scheme;
 use crate::stream::replay;
-use crate::whole::Whole;
+use crate::whole::{Into, Whole};
 use engine::connector::choice::common::{BASE_ONLY, DRY_RUN, INCLUDE, REPLACE, TIME, WAIT_THAW, YES};
 use engine::connector::{
     Choice, Chosen, Context, Extent, Origin, RestorePlan, Restored, Span, Steps, Target, Way, fields, url_of,
@@ -95,13 +95,16 @@ impl Target for Keys {
             Some(place) => place.dump(from.repo, snapshot)?,
             None => one(find(from.repo, snapshot, path.trim_end_matches('/').as_bytes())?)?,
         };
-        let left = Left::find(&server, from.repo.store().keys())?;
+        let left = Left::find(&server, from.repo.store().keys(), monitor)?;
+        // As a replica of nobody it may refuse a greeting.
+        let server = if left.is_some() { server.met_busy() } else { server };
         let streams = replay::span(snapshot).is_some();
         let asked = Asked { chosen: chosen.clone(), place, streams };
         asked.check(&dump, &server)?;
         if asked.makes_all(&dump) {
             let url = to.to_str().unwrap_or_default().to_owned();
-            return Ok(Box::new(Whole::plan(from, url, scheme.scan, server, chosen, dump, left, context)?));
+            let into = Into { url, scan: scheme.scan, server, left };
+            return Ok(Box::new(Whole::plan(from, into, chosen, dump, context)?));
         }
         let options = asked.options(from.repo, &dump, &server, context)?;
         let (unproven, done) = (chosen.has(&UNPROVEN), LoadReport::default());

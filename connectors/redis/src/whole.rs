@@ -43,6 +43,16 @@ pub(crate) struct Whole<'a> {
     offer: std::result::Result<Offer, String>,
 }
 
+/// The server that it goes into.
+pub(crate) struct Into {
+    pub(crate) url: String,
+    /// Whether it is read key by key.
+    pub(crate) scan: bool,
+    pub(crate) server: Server,
+    /// What a restore left in it that was killed half way.
+    pub(crate) left: Option<Left>,
+}
+
 /// What the server has, and would lose.
 struct There {
     keys: u64,
@@ -83,14 +93,12 @@ impl<'a> Whole<'a> {
     /// Looks at what the server has.
     pub(crate) fn plan(
         from: Origin<'a>,
-        url: String,
-        scan: bool,
-        server: Server,
+        into: Into,
         chosen: &Chosen,
         dump: Dump,
-        left: Option<Left>,
         context: &Context,
     ) -> Result<Self> {
+        let Into { url, scan, server, left } = into;
         let keys = count_keys(&server)?;
         if let Some(number) = only_database(&dump.path)
             && keys.keys().any(|other| *other != number)

@@ -23,34 +23,39 @@ const ORDERLY: Duration = Duration::from_secs(8);
 pub(crate) struct Left(Kept);
 
 impl Left {
-    /// Looks; changes nothing.
+    /// Looks, and waits while the server loads what was sent to it; changes nothing.
     ///
     /// # Errors
     /// That a restore is at work in it, or that its settings can be put back only from another repository.
-    pub(crate) fn find(server: &Server, keys: &KeyRing) -> Result<Option<Self>> {
+    pub(crate) fn find(server: &Server, keys: &KeyRing, monitor: &dyn Monitor) -> Result<Option<Self>> {
         let mut client = server.connect_busy()?;
-        // Users for a few keys may have no INFO, and then no CONFIG either.
-        let Ok(state) = State::of(server, &mut client) else { return Ok(None) };
-        let kept = match Kept::find(keys, &mut client) {
-            Found::Nothing => return Ok(None),
-            Found::Ours(kept) => kept,
-            Found::Foreign => {
-                return Err(Error::Refused(format!(
-                    "{} has settings of a restore from another repository that did not end; run that one again, or \
-                        REPLICAOF NO ONE and CONFIG SET masterauth with your own value, or ''",
-                    server.shown
-                )));
+        let mut is_told = false;
+        loop {
+            // Users for a few keys may have no INFO, and then no CONFIG either.
+            let Ok(state) = State::of(server, &mut client) else { return Ok(None) };
+            let kept = match Kept::find(keys, &mut client) {
+                Found::Nothing => return Ok(None),
+                Found::Ours(kept) => kept,
+                Found::Foreign => return Err(foreign(server)),
+            };
+            if state.is_replica() && state.master().is_some_and(is_somebody) {
+                return Err(at_work(server));
             }
-        };
-        let is_at_work = state.is_replica() && !state.is_loading() && state.has_master();
-        if is_at_work || state.is_replica() && state.master().is_some_and(is_somebody) {
-            return Err(Error::Refused(format!(
-                "another restore is at work in {}: it loads from there; if it ended less than a minute ago, try again \
-                    then",
-                server.shown
-            )));
+            if !state.is_loading() {
+                return match state.is_replica() && state.has_master() {
+                    true => Err(at_work(server)),
+                    false => Ok(Some(Self(kept))),
+                };
+            }
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            if !is_told {
+                monitor.note("the server still loads what a restore sent to it that was interrupted");
+                is_told = true;
+            }
+            std::thread::sleep(PAUSE);
         }
-        Ok(Some(Self(kept)))
     }
 
     /// Makes the server a master with its own settings again. What it has loaded stays in it.
@@ -61,6 +66,21 @@ impl Left {
         let mut client = server.connect_busy()?;
         end(&self.0, server, &mut client, monitor).map_err(|why| told(server, &why))
     }
+}
+
+fn foreign(server: &Server) -> Error {
+    Error::Refused(format!(
+        "{} has settings of a restore from another repository that did not end; run that one again, or REPLICAOF NO ONE \
+            and CONFIG SET masterauth with your own value, or ''",
+        server.shown
+    ))
+}
+
+fn at_work(server: &Server) -> Error {
+    Error::Refused(format!(
+        "another restore is at work in {}, which loads from it; if that ended less than a minute ago, try again then",
+        server.shown
+    ))
 }
 
 fn told(server: &Server, why: &str) -> Error {
