@@ -38,8 +38,8 @@ fn restore(repo: &Repo, target: &Redis, more: &[&str]) -> Value {
     assert!(output.status.success(), "{said}");
     assert!(!said.contains("esker-1-") && !said.contains("old secret"), "{said}");
     let lines = String::from_utf8(output.stdout).unwrap();
-    let summary = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let summary = summary.filter(|line| line["message_type"] == "summary").next_back().unwrap();
+    let mut said = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let summary = said.rfind(|line| line["message_type"] == "summary").unwrap();
     assert_eq!((&summary["keys_different"], &summary["keys_refused"]), (&0.into(), &0.into()), "{summary}");
     summary
 }

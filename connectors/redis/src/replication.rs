@@ -16,6 +16,7 @@ use crate::server::client::Client;
 use crate::server::{Server, words};
 use crate::settings::{REPLICATE_FROM, host_and_port};
 use chunkstore::threads;
+use connector_kit::waiting::Waiting;
 use engine::connector::Context;
 use engine::source::SourceErrorKind;
 use engine::{Counter, Error, Monitor, Repository, Result};
@@ -51,6 +52,9 @@ pub(crate) struct Offer {
     peer: Option<IpAddr>,
     /// Where the server finds us; the port is that of the listener if it is 0.
     found_at: (String, u16),
+    /// The waits for the replica. They are others than those for the server: one that a signal ended would end its setting
+    /// in order, too.
+    waiting: Waiting,
 }
 
 /// What became of a load.
@@ -96,6 +100,7 @@ impl Offer {
         if let Err(why) = is_plain(server, &mut client, theirs) {
             return Ok(Err(why));
         }
+        let waiting = Waiting::new(&context.stop);
         Ok(Ok(match place.and_then(host_and_port) {
             Some((host, port)) => Self {
                 loads,
@@ -105,12 +110,14 @@ impl Offer {
                 },
                 peer: None,
                 found_at: (host.to_owned(), port),
+                waiting,
             },
             None => Self {
                 loads,
                 listens: (ours, 0).into(),
                 peer: Some(theirs),
                 found_at: (ours.to_canonical().to_string(), 0),
+                waiting,
             },
         }))
     }
@@ -141,7 +148,7 @@ impl Offer {
         now_ms: u64,
         monitor: &dyn Monitor,
     ) -> Result<Outcome> {
-        let listener = match Listener::bind(self.listens, self.peer, server.waiting()) {
+        let listener = match Listener::bind(self.listens, self.peer, self.waiting.clone()) {
             Ok(listener) => listener,
             Err(error) => return Ok(Outcome::Refused(format!("cannot listen at {}: {error}", self.listens))),
         };

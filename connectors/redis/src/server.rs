@@ -127,11 +127,6 @@ impl Server {
     pub(crate) fn met_busy(self) -> Self {
         Self { is_met_busy: true, ..self }
     }
-
-    /// The waits for it.
-    pub(crate) fn waiting(&self) -> Waiting {
-        self.waiting.clone()
-    }
 }
 
 /// The code of an error reply: its first word. Source: Redis' documentation, "RESP protocol specification", "Simple errors".

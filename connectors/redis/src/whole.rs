@@ -249,7 +249,7 @@ impl<'a> Whole<'a> {
         let mut refused = report.refused + report.existing;
         restored.fields.extend(fields(json!({
             "functions_restored": functions,
-            "loaded_by": if by_replication { "replication" } else { "RESTORE" },
+            "loaded_by": (!self.dump.is_empty()).then_some(if by_replication { "replication" } else { "RESTORE" }),
             "seconds_loading": loading.as_secs_f64(),
             "seconds_verifying": verifying.as_secs_f64(),
             "keys_different": differences,
@@ -258,12 +258,13 @@ impl<'a> Whole<'a> {
             "reached": replayed.as_ref().filter(|_| self.streams()).map(|replayed| replay::shown(replayed.reached_ms)),
         })));
         let (loading, verifying) = (loading.as_secs_f64(), verifying.as_secs_f64());
-        restored.lines.push(match (&one_by_one, by_replication) {
-            (Some(why), _) => format!(
+        restored.lines.extend(match &one_by_one {
+            Some(why) => Some(format!(
                 "loaded by RESTORE over {CONNECTIONS} connections in {loading:.1} s, not by replication: {why}"
-            ),
-            (None, true) => format!("loaded by replication in {loading:.1} s"),
-            (None, false) => format!("loaded in {loading:.1} s"),
+            )),
+            None if by_replication => Some(format!("loaded by replication in {loading:.1} s")),
+            // Of commands alone.
+            None => None,
         });
         if functions > 0 {
             restored.lines.push(format!("restored {functions} function libraries"));
