@@ -162,7 +162,11 @@ impl Offer {
             Err(why) => return Ok(Outcome::Refused(why)),
         };
         let secret = kept.sealed(repo.store().keys())?;
-        let begun = kept.replace(&mut client, &secret).and_then(|()| self.attach(&listener, &mut client));
+        let begun = match Kept::record(&mut client, &secret) {
+            Err((why, true)) => return Ok(Outcome::Refused(why)),
+            Err((why, false)) => Err(why),
+            Ok(()) => kept.replace(&mut client).and_then(|()| self.attach(&listener, &mut client)),
+        };
         let served = match begun.and_then(|()| listener.accept(&secret, CONNECTS, &|| monitor.interrupted()))
         {
             Ok(replica) => {

@@ -57,11 +57,15 @@ pub(super) fn get(client: &mut Client, name: &str) -> Result<Option<Zeroizing<St
 
 /// Changes a setting. The value is in no error.
 pub(super) fn set(client: &mut Client, name: &str, value: &str) -> Result<(), String> {
+    try_set(client, name, value).map_err(|(why, _)| why)
+}
+
+/// The same; an error says whether the server refused it, or may have done it.
+fn try_set(client: &mut Client, name: &str, value: &str) -> Result<(), (String, bool)> {
     let done: RedisResult<()> = redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query(client);
-    done.map_err(|error| {
-        let why =
-            if error.is_io_error() { words(&error) } else { error.code().unwrap_or("an error").to_owned() };
-        format!("CONFIG SET {name} is refused: {why}")
+    done.map_err(|error| match (error.is_io_error(), error.code()) {
+        (true, _) => (format!("CONFIG SET {name}: {}", words(&error)), false),
+        (false, code) => (format!("CONFIG SET {name} is refused: {}", code.unwrap_or("an error")), true),
     })
 }
 
@@ -113,9 +117,13 @@ impl Kept {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Changes the settings for a load: the record comes first.
-    pub(super) fn replace(&self, client: &mut Client, secret: &str) -> Result<(), String> {
-        set(client, "masterauth", secret)?;
+    /// Writes the record, which is the first change. An error says whether nothing was changed.
+    pub(super) fn record(client: &mut Client, secret: &str) -> Result<(), (String, bool)> {
+        try_set(client, "masterauth", secret)
+    }
+
+    /// Changes the other settings for a load.
+    pub(super) fn replace(&self, client: &mut Client) -> Result<(), String> {
         if !self.masteruser.is_empty() {
             set(client, "masteruser", "")?;
         }
