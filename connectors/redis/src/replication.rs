@@ -169,12 +169,13 @@ impl Offer {
         };
         let served = match begun.and_then(|()| listener.accept(&secret, CONNECTS, &|| monitor.interrupted()))
         {
-            Ok(replica) => {
+            Ok(mut replica) => {
                 let write = |to: &mut dyn std::io::Write| {
                     rewrite(repo, dump, self.loads, functions, now_ms, to, monitor)
                 };
                 monitor.count(Counter::BytesTotal, dump.len());
-                serve(replica, server, &mut client, write, monitor)
+                // It stays connected until it is a master again; else it looks for us meanwhile.
+                serve(&mut replica, server, &mut client, write, monitor).map(|written| (written, replica))
             }
             Err(_) if monitor.interrupted() => Err(Failure::Ended(Error::Interrupted)),
             Err(why) => Err(Failure::Refused(why)),
@@ -183,7 +184,7 @@ impl Offer {
         drop(listener);
         let ended = left::end(&kept, server, &mut client, monitor);
         match (served, ended) {
-            (Ok(written), Ok(())) => Ok(Outcome::Loaded(written)),
+            (Ok((written, _)), Ok(())) => Ok(Outcome::Loaded(written)),
             (Err(Failure::Refused(why)), Ok(())) => Ok(Outcome::Refused(why)),
             (Err(Failure::Ended(error)), Ok(())) => Err(error),
             (served, Err(why)) => {
@@ -223,7 +224,7 @@ enum Failure {
 
 /// Sends the dump, and waits until the server has loaded it.
 fn serve(
-    mut replica: Replica,
+    replica: &mut Replica,
     server: &Server,
     client: &mut Client,
     write: impl FnOnce(&mut dyn std::io::Write) -> std::result::Result<Rewritten, Ended> + Send,
