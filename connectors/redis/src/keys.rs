@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 mod bytes;
 pub mod compare;
 mod find;
+pub mod functions;
+pub mod keyspace;
 pub mod load;
 mod place;
 pub mod proof;

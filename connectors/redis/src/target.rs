@@ -1,7 +1,8 @@
 //! `esker restore --to redis://…`: keys into a running server, or all of one.
 
 use crate::choices::{DB, KEYS_FROM, MAP_PREFIX, NO_SAFETY_SNAPSHOT, SKIP_EXISTING, UNPROVEN, WHOLE};
-use crate::keys::load::{Existing, LoadOptions, LoadReport, count_keys, load_counted};
+use crate::keys::keyspace::count_keys;
+use crate::keys::load::{Existing, LoadOptions, LoadReport, load_counted};
 use crate::keys::proof::prove;
 use crate::keys::{Dump, Place, Selection, find, has_keys, one};
 use crate::loaded::{loaded, now_ms};
@@ -367,7 +368,7 @@ impl RestorePlan for SomeKeys<'_> {
     }
     fn prove(&mut self, monitor: &dyn Monitor) -> Result<()> {
         if let Some(left) = self.left.take() {
-            left.end(&self.server, monitor)?;
+            left.end(&self.server, self.from.repo.store().keys(), monitor)?;
         }
         if self.unproven || !self.removes() {
             return Ok(());

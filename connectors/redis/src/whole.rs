@@ -2,26 +2,28 @@
 
 use crate::choices::{NO_SAFETY_SNAPSHOT, UNPROVEN, WHOLE};
 use crate::keys::compare::compare;
-use crate::keys::load::{
-    LoadOptions, LoadReport, count_functions, count_keys, flush_all, flush_functions, load_functions,
-    restore_functions,
-};
+use crate::keys::functions::{count_functions, flush_functions};
+use crate::keys::keyspace::{count_keys, flush_all};
 use crate::keys::proof::prove;
-use crate::keys::side_by_side::{CONNECTIONS, load_side_by_side};
+use crate::keys::side_by_side::CONNECTIONS;
 use crate::keys::taken::take;
 use crate::keys::{Dump, Live, Selection, find, one};
-use crate::loaded::{loaded, now_ms};
-use crate::replication::{self, Left, Offer, Outcome};
+use crate::loaded::now_ms;
+use crate::replication::{self, Left, Offer};
 use crate::server::Server;
 use crate::server::link::Stop;
 use crate::stream::replay::{self, ReplayReport};
 use crate::{scan, server};
+use done::Done;
 use engine::connector::choice::common::BASE_ONLY;
-use engine::connector::{Chosen, Context, Extent, Origin, RestorePlan, Restored, Steps, Way, fields};
+use engine::connector::{Chosen, Context, Origin, RestorePlan, Restored, Steps, Way};
 use engine::{Counter, Error, ItemError, Monitor, Result};
-use serde_json::json;
+use held::Held;
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+mod done;
+mod held;
 
 /// Differences that are told.
 const TOLD: u64 = 10;
@@ -72,23 +74,6 @@ impl There {
     }
 }
 
-/// What was done.
-struct Done {
-    loaded: Loaded,
-    loading: Duration,
-    verifying: Duration,
-    differences: u64,
-    replayed: Option<ReplayReport>,
-}
-
-/// The keys and functions that the server has now.
-struct Loaded {
-    report: LoadReport,
-    functions: u64,
-    /// Why they did not come by replication, if they did not.
-    one_by_one: Option<String>,
-}
-
 impl<'a> Whole<'a> {
     /// Looks at what the server has.
     pub(crate) fn plan(
@@ -128,50 +113,6 @@ impl<'a> Whole<'a> {
         take(self.from.repo, &self.dump, &self.server, loads, now_ms(&self.context), monitor)
     }
 
-    /// Loads all keys and functions: by replication, and where that is not possible one by one.
-    fn load(&self, monitor: &dyn Monitor) -> Result<Loaded> {
-        let (repo, server, dump) = (self.from.repo, &self.server, &self.dump);
-        let now_ms = now_ms(&self.context);
-        let why = match &self.offer {
-            _ if dump.is_empty() => None,
-            Err(why) => Some(why.clone()),
-            Ok(offer) => {
-                monitor.phase("load by replication");
-                // A dump without functions leaves those of the server; a replica has those of its master.
-                let keeps = self.there.functions > 0 && dump.commands.is_empty();
-                let own = if keeps { replication::functions(server)? } else { vec![] };
-                match offer.load(server, repo, dump, &own, now_ms, monitor)? {
-                    Outcome::Loaded(written) => {
-                        let report = LoadReport {
-                            restored: written.keys,
-                            expired: written.expired,
-                            empty: written.empty,
-                            bytes: written.bytes,
-                            ..LoadReport::default()
-                        };
-                        return Ok(Loaded { report, functions: written.functions, one_by_one: None });
-                    }
-                    Outcome::Refused(why) => {
-                        monitor.note(&format!("not loaded by replication: {why}"));
-                        // Others may have written meanwhile, as they may at any time before it is restored.
-                        if !count_keys(server)?.is_empty() {
-                            flush_all(server)?;
-                        }
-                        if !own.is_empty() {
-                            restore_functions(server, own)?;
-                        }
-                        Some(why)
-                    }
-                }
-            }
-        };
-        monitor.phase("restore keys");
-        let options = LoadOptions { now_ms, ..LoadOptions::default() };
-        let report = load_side_by_side(repo, dump, server, &options, monitor)?;
-        let functions = load_functions(repo, dump, server)?;
-        Ok(Loaded { report, functions, one_by_one: why })
-    }
-
     /// Commands after the dump: sent, or only read.
     fn replay(&self, sends: bool, monitor: &dyn Monitor) -> Result<Option<ReplayReport>> {
         let server = sends.then_some(&self.server);
@@ -197,7 +138,7 @@ impl<'a> Whole<'a> {
             flush_functions(server)?;
         }
         let began = Instant::now();
-        let loaded = self.load(monitor)?;
+        let loaded = Held::load(self, monitor)?;
         let (loading, began) = (began.elapsed(), Instant::now());
         // Of commands alone, nobody knows beforehand what they make.
         let differences = if dump.is_empty() { 0 } else { self.differences(loaded.report.bytes, monitor)? };
@@ -234,61 +175,6 @@ impl<'a> Whole<'a> {
             }
         })?;
         Ok(differences)
-    }
-
-    fn restored(&self, done: Done) -> Restored {
-        let Done {
-            loaded: Loaded { report, functions, one_by_one },
-            loading,
-            verifying,
-            differences,
-            replayed,
-        } = done;
-        let mut restored = loaded(&report, false);
-        let by_replication = one_by_one.is_none() && !self.dump.is_empty();
-        let mut refused = report.refused + report.existing;
-        restored.fields.extend(fields(json!({
-            "functions_restored": functions,
-            "loaded_by": (!self.dump.is_empty()).then_some(if by_replication { "replication" } else { "RESTORE" }),
-            "seconds_loading": loading.as_secs_f64(),
-            "seconds_verifying": verifying.as_secs_f64(),
-            "keys_different": differences,
-            "commands_replayed": replayed.as_ref().map(|replayed| replayed.commands),
-            "commands_refused": replayed.as_ref().map(|replayed| replayed.refused),
-            "reached": replayed.as_ref().filter(|_| self.streams()).map(|replayed| replay::shown(replayed.reached_ms)),
-        })));
-        let (loading, verifying) = (loading.as_secs_f64(), verifying.as_secs_f64());
-        restored.lines.extend(match &one_by_one {
-            Some(why) => Some(format!(
-                "loaded by RESTORE over {CONNECTIONS} connections in {loading:.1} s, not by replication: {why}"
-            )),
-            None if by_replication => Some(format!("loaded by replication in {loading:.1} s")),
-            // Of commands alone.
-            None => None,
-        });
-        if functions > 0 {
-            restored.lines.push(format!("restored {functions} function libraries"));
-        }
-        if differences == 0 && !self.dump.is_empty() {
-            restored.lines.push(match &replayed {
-                Some(_) => format!(
-                    "verified, before the commands: every key of the base was on the server, and no other ({verifying:.1} s)"
-                ),
-                None => format!(
-                    "verified: every key of the snapshot is on the server, and no other ({verifying:.1} s)"
-                ),
-            });
-        }
-        if let Some(replayed) = replayed {
-            refused += replayed.refused;
-            let at = match replayed.reached_ms {
-                0 => String::new(),
-                reached => format!("; the last at {}", replay::shown(reached)),
-            };
-            restored.lines.push(format!("replayed {} commands{at}", replayed.commands));
-        }
-        restored.extent = if differences + refused == 0 { Extent::Whole } else { Extent::Part };
-        restored
     }
 }
 
@@ -332,9 +218,8 @@ impl RestorePlan for Whole<'_> {
             steps.with(match (&self.left, &self.offer) {
                 (Some(_), _) => format!("by replication, or by RESTORE over {CONNECTIONS} connections"),
                 (None, Ok(offer)) => format!(
-                    "by replication: the server is a replica of esker at {} meanwhile; if it does not come to that, by \
-                        RESTORE over {CONNECTIONS} connections",
-                    offer.place()
+                    "by replication: {}; if it does not come to that, by RESTORE over {CONNECTIONS} connections",
+                    offer.shown()
                 ),
                 (None, Err(why)) => {
                     format!("by RESTORE over {CONNECTIONS} connections, not by replication: {why}")
@@ -383,7 +268,7 @@ impl RestorePlan for Whole<'_> {
 
     fn prove(&mut self, monitor: &dyn Monitor) -> Result<()> {
         if let Some(left) = self.left.take() {
-            left.end(&self.server, monitor)?;
+            left.end(&self.server, self.from.repo.store().keys(), monitor)?;
             monitor.note("the restore that was interrupted is ended: the server has its own settings again");
             self.there = There::of(&self.server)?;
             self.offer = Offer::ask(&self.server, &self.context)?;
@@ -428,7 +313,7 @@ impl RestorePlan for Whole<'_> {
             None if !self.dump.is_empty() => replication::save(&self.server)?,
             _ => None,
         };
-        let mut restored = self.restored(done);
+        let mut restored = done.told(self);
         restored.notes.extend(unsaved);
         Ok(restored)
     }

@@ -4,15 +4,15 @@ use super::unmet::Unmet;
 use super::{Dump, Record, Records as _, Selection, Want};
 use crate::rdb::check::{Flaw, check};
 use crate::rdb::copy::older_stream;
-use crate::rdb::parse::{Global, Usage};
+use crate::rdb::parse::Usage;
 use crate::rdb::value::{decode, encode_plain, module_name};
-use crate::rdb::{Version, crc64, dump_payload, kind};
+use crate::rdb::{Version, dump_payload, kind};
 use crate::server::client::Client;
 use crate::server::{Server, words};
 use engine::source::SourceErrorKind;
 use engine::{Counter, Error, ItemError, Monitor, Repository, Result};
 use redis::{Pipeline, RedisResult, Value};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 /// What to do with keys that the server has already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,8 +89,6 @@ pub(super) const BATCH_KEYS: usize = 512;
 pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// Refusals that are told one by one.
 pub(super) const TOLD: u64 = 10;
-/// Functions came with version 10 (Redis 7).
-const FUNCTION_VERSION: u16 = 10;
 
 /// Writes keys of `dump` into `server`.
 pub fn load(
@@ -421,86 +419,6 @@ fn mapped(name: &[u8], prefixes: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
         }
     }
     name.to_vec()
-}
-
-/// Replaces the server's functions by those of `dump`; returns how many libraries there are. Servers before 7 have
-/// none.
-pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result<u64> {
-    if dump.is_empty() {
-        return Ok(0);
-    }
-    let (_, globals) = dump.head(repo)?;
-    let libraries = globals.iter().filter(|(global, _)| *global == Global::Function);
-    let (mut payload, mut count) = (vec![], 0);
-    for (_, raw) in libraries {
-        payload.extend_from_slice(raw);
-        count += 1;
-    }
-    if count > 0 {
-        restore_functions(server, payload)?;
-    }
-    Ok(count)
-}
-
-/// Replaces the server's functions by `libraries`, as an RDB has them.
-pub fn restore_functions(server: &Server, libraries: Vec<u8>) -> Result<()> {
-    let mut payload = libraries;
-    payload.extend_from_slice(&FUNCTION_VERSION.to_le_bytes());
-    let mut digest = crc64();
-    digest.update(&payload);
-    payload.extend_from_slice(&digest.finalize().to_le_bytes());
-    let mut command = redis::cmd("FUNCTION");
-    let done: RedisResult<()> =
-        command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
-    Ok(done.map_err(|error| {
-        server.error(SourceErrorKind::Unavailable, format!("functions: {}", words(&error)))
-    })?)
-}
-
-/// Keys of a server by database.
-pub fn count_keys(server: &Server) -> Result<BTreeMap<u32, u64>> {
-    let info: RedisResult<String> = redis::cmd("INFO").arg("keyspace").query(&mut server.connect()?);
-    let info = info.map_err(|error| {
-        let why = words(&error);
-        let hint = "; a whole server is restored over what INFO says is there, and INFO is refused or renamed: allow \
-            +info, or restore keys without --whole";
-        server.error(SourceErrorKind::Unavailable, why + if error.code().is_some() { hint } else { "" })
-    })?;
-    let database = |line: &str| {
-        let (number, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
-        Some((number.parse().ok()?, rest.split(',').next()?.parse().ok()?))
-    };
-    Ok(info.lines().filter_map(database).collect())
-}
-
-/// Function libraries of a server; none where it has no such command, or does not allow it: then it allows no change either.
-pub fn count_functions(server: &Server) -> Result<u64> {
-    let listed: RedisResult<Vec<Value>> = redis::cmd("FUNCTION").arg("LIST").query(&mut server.connect()?);
-    match listed {
-        Err(error) if error.is_io_error() => Err(server
-            .error(SourceErrorKind::Unavailable, format!("FUNCTION LIST: {}", words(&error)))
-            .into()),
-        listed => Ok(listed.map_or(0, |libraries| libraries.len() as u64)),
-    }
-}
-
-/// Removes every key of every database.
-pub fn flush_all(server: &Server) -> Result<()> {
-    let done: RedisResult<()> = redis::cmd("FLUSHALL").query(&mut server.connect()?);
-    Ok(done.map_err(|error| {
-        server.error(SourceErrorKind::Unavailable, format!("FLUSHALL: {}", words(&error)))
-    })?)
-}
-
-/// Removes every function: commands that are replayed load theirs anew. Servers before 7 have none.
-pub fn flush_functions(server: &Server) -> Result<()> {
-    let done: RedisResult<()> = redis::cmd("FUNCTION").arg("FLUSH").query(&mut server.connect()?);
-    match done {
-        Err(error) if !error.to_string().contains("unknown command") => {
-            Err(server.error(SourceErrorKind::Unavailable, format!("FUNCTION FLUSH: {error}")).into())
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

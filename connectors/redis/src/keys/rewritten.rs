@@ -56,20 +56,24 @@ impl From<std::io::Error> for Ended {
     }
 }
 
-/// What a server loads, by the version that it writes.
+/// What a server loads, by the version that it writes, and how many databases it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loads(Version);
+pub struct Loads {
+    own: Version,
+    databases: u32,
+}
 
 impl Loads {
     /// Of a server whose payloads of `DUMP` have this version; `None` if that is older than what is written here.
     #[must_use]
-    pub fn of(number: u16) -> Option<Self> {
-        (number >= OLDEST).then_some(Self(Version { valkey: number >= FIRST_VALKEY, number }))
+    pub fn of(number: u16, databases: u32) -> Option<Self> {
+        let own = Version { valkey: number >= FIRST_VALKEY, number };
+        (number >= OLDEST).then_some(Self { own, databases })
     }
 
     /// The version in which it gets a dump that is of version `from`.
     fn version(self, from: Version) -> Version {
-        let Self(own) = self;
+        let Self { own, .. } = self;
         let most = if own.valkey { NEWEST_SHARED } else { own.number };
         match from.valkey {
             true if own.valkey => Version { number: from.number.min(own.number), ..own },
@@ -134,6 +138,8 @@ pub fn rewrite(
         match global {
             // Of another server's replication nothing is true any more.
             Global::Aux(name, _) if name.starts_with(b"repl-") || name == b"aof-base" => {}
+            // A script of a cache, which servers before 7 compile, and end themselves if they cannot.
+            Global::Aux(name, _) if name == b"lua" => {}
             Global::Aux(..) => out.bytes.extend_from_slice(&raw),
             Global::Function if version.number < FUNCTION_VERSION => {
                 return Err(Ended::Unfit("it has functions, which the server does not know".into()));
@@ -167,7 +173,15 @@ pub fn rewrite(
         }
         let (code, value) = loads.value(from, &record).map_err(Ended::Unfit)?;
         if database != Some(record.key.database) {
-            database = Some(record.key.database);
+            let number = record.key.database;
+            // A server ends itself for a database that it has not.
+            if number >= loads.databases {
+                return Err(Ended::Unfit(format!(
+                    "it has keys of database {number}, and the server has {} databases",
+                    loads.databases
+                )));
+            }
+            database = Some(number);
             out.database(record.key.database, dump);
         }
         out.record(&record, code, &value);
@@ -257,9 +271,9 @@ mod tests {
             (80, "REDIS0010", "REDIS0010"),
             (80, "VALKEY080", "VALKEY080"),
         ] {
-            assert_eq!(Loads::of(own).unwrap().version(version(from)).magic(), to, "{own} {from}");
+            assert_eq!(Loads::of(own, 16).unwrap().version(version(from)).magic(), to, "{own} {from}");
         }
-        assert_eq!(Loads::of(8), None);
+        assert_eq!(Loads::of(8, 16), None);
     }
 
     #[test]
@@ -270,7 +284,7 @@ mod tests {
             value: value.to_vec(),
             usage: None,
         };
-        let redis_6 = Loads::of(9).unwrap();
+        let redis_6 = Loads::of(9, 16).unwrap();
         let from = version("REDIS0011");
         let string = record(kind::STRING, b"\x01v");
         assert_eq!(redis_6.value(from, &string).unwrap(), (kind::STRING, Cow::Borrowed(&b"\x01v"[..])));
@@ -283,7 +297,7 @@ mod tests {
         assert_eq!(check(code, &value), Ok(()));
         assert!(redis_6.value(from, &record(kind::MODULE_2, b"")).unwrap_err().contains("modules"));
         let fields = record(kind::HASH_METADATA, b"");
-        assert!(Loads::of(80).unwrap().value(version("REDIS0012"), &fields).is_err());
-        assert!(Loads::of(12).unwrap().value(version("REDIS0012"), &fields).is_ok());
+        assert!(Loads::of(80, 16).unwrap().value(version("REDIS0012"), &fields).is_err());
+        assert!(Loads::of(12, 16).unwrap().value(version("REDIS0012"), &fields).is_ok());
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Kept {
     masteruser: String,
     /// `repl-diskless-load`; empty of a server that has none.
     diskless_load: String,
+    /// Where the server finds its master meanwhile: a replica of anybody else is not ours to change.
+    master: (String, u16),
 }
 
 impl Drop for Kept {
@@ -70,14 +72,20 @@ fn try_set(client: &mut Client, name: &str, value: &str) -> Result<(), (String, 
 }
 
 impl Kept {
-    /// As they are now.
-    pub(super) fn of(client: &mut Client) -> Result<Self, String> {
+    /// As they are now, of a server that will find its master at `master`.
+    pub(super) fn of(client: &mut Client, master: (String, u16)) -> Result<Self, String> {
         let mut text = |name| get(client, name).map(|value| value.map(|value| value.to_string()));
         Ok(Self {
             masterauth: text("masterauth")?.ok_or("it has no masterauth")?,
             masteruser: text("masteruser")?.unwrap_or_default(),
             diskless_load: text("repl-diskless-load")?.unwrap_or_default(),
+            master,
         })
+    }
+
+    /// Where the server finds its master meanwhile.
+    pub(super) fn master(&self) -> (&str, u16) {
+        (&self.master.0, self.master.1)
     }
 
     /// The record that is in the place of `masterauth`, and the values of it.
@@ -163,6 +171,7 @@ mod tests {
             masterauth: "old \"secret\" ß".into(),
             masteruser: "replica".into(),
             diskless_load: "disabled".into(),
+            master: ("10.0.0.7".into(), 4001),
         };
         let own = keys(1);
         let (one, two) = (kept.sealed(&own).unwrap(), kept.sealed(&own).unwrap());

@@ -38,11 +38,13 @@ impl Left {
                 Found::Ours(kept) => kept,
                 Found::Foreign => return Err(foreign(server)),
             };
-            if state.is_replica() && state.master().is_some_and(is_somebody) {
+            // Of anybody else it was made a replica after that, and is left to be one.
+            let is_ours = state.is_replica_of(kept.master());
+            if is_ours && is_somebody(kept.master()) {
                 return Err(at_work(server));
             }
             if !state.is_loading() {
-                return match state.is_replica() && state.has_master() {
+                return match is_ours && state.has_master() {
                     true => Err(at_work(server)),
                     false => Ok(Some(Self(kept))),
                 };
@@ -58,13 +60,15 @@ impl Left {
         }
     }
 
-    /// Makes the server a master with its own settings again. What it has loaded stays in it.
+    /// Makes the server a master with its own settings again, if it still is as it was found. What it has loaded stays in it.
     ///
     /// # Errors
-    /// What it refuses.
-    pub(crate) fn end(&self, server: &Server, monitor: &dyn Monitor) -> Result<()> {
+    /// What it refuses, and those of [`Left::find`].
+    pub(crate) fn end(self, server: &Server, keys: &KeyRing, monitor: &dyn Monitor) -> Result<()> {
+        // Since then the user was asked.
+        let Some(Self(kept)) = Self::find(server, keys, monitor)? else { return Ok(()) };
         let mut client = server.connect_busy()?;
-        end(&self.0, server, &mut client, monitor).map_err(|why| told(server, &why))
+        end(&kept, server, &mut client, monitor).map_err(|why| told(server, &why))
     }
 }
 
@@ -93,7 +97,7 @@ fn is_somebody((host, port): (&str, u16)) -> bool {
     addresses.is_ok_and(|mut all| all.any(|address| TcpStream::connect_timeout(&address, QUESTION).is_ok()))
 }
 
-/// A master again, and its own settings, in this order: with the record of them until the last.
+/// No replica of ours any more, and its own settings, in this order: with the record of them until the last.
 pub(super) fn end(
     kept: &Kept,
     server: &Server,
@@ -102,7 +106,8 @@ pub(super) fn end(
 ) -> std::result::Result<(), String> {
     // It takes no REPLICAOF while it loads.
     let (began, mut is_told) = (Instant::now(), false);
-    while State::of(server, client).map_err(|error| error.to_string())?.is_loading() {
+    let mut state = State::of(server, client).map_err(|error| error.to_string())?;
+    while state.is_loading() {
         if monitor.interrupted() && began.elapsed() > ORDERLY {
             return Err(
                 "it still loads what was sent; the same restore, run again, puts its settings back".into()
@@ -113,8 +118,12 @@ pub(super) fn end(
             is_told = true;
         }
         std::thread::sleep(PAUSE);
+        state = State::of(server, client).map_err(|error| error.to_string())?;
     }
-    no_master(client)?;
+    // One that somebody gave another master keeps that.
+    if state.is_replica_of(kept.master()) {
+        no_master(client)?;
+    }
     kept.put_back(client)
 }
 

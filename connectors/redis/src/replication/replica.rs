@@ -5,14 +5,19 @@ use crate::resp::encode;
 use crate::server::link::is_silence;
 use chunkstore::env::{Env as _, SystemEnv};
 use chunkstore::id::to_hex;
+use chunkstore::threads;
 use connector_kit::waiting::{Socket, Waiting};
 use std::io::{BufRead as _, BufReader, Error, ErrorKind, Read as _, Result, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// How long a connection has for its greeting.
 const GREETING: Duration = Duration::from_secs(5);
+/// Greetings at a time: whoever connects and is silent keeps no other out.
+const MAX_GREETINGS: usize = 32;
 /// How often it is looked whether a server connects, and what it says.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often a server that has loaded hears of us; it gives its master up after a minute of silence (`repl-timeout`).
@@ -47,7 +52,8 @@ impl Listener {
         Ok(self.listener.local_addr()?.port())
     }
 
-    /// The one connection that knows the secret, up to its request for all data. Others are hung up on.
+    /// The one connection that knows the secret, up to its request for all data. Others are hung up on, at the latest when
+    /// their time is over.
     ///
     /// # Errors
     /// Why there is none, for people.
@@ -58,8 +64,18 @@ impl Listener {
         is_over: &dyn Fn() -> bool,
     ) -> std::result::Result<Replica, String> {
         let deadline = Instant::now() + within;
+        let secret = Arc::new(Zeroizing::new(secret.to_owned()));
+        let (sender, greeted) = mpsc::channel();
+        let mut greetings = 0;
         let mut why = format!("it did not connect to us within {} s", within.as_secs());
         while Instant::now() < deadline && !is_over() {
+            while let Ok((from, done)) = greeted.try_recv() {
+                greetings -= 1;
+                match done {
+                    Ok(replica) => return Ok(replica),
+                    Err(error) => why = format!("the greeting of {from} failed: {error}"),
+                }
+            }
             let (stream, from) = match self.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if is_silence(&error) || error.kind() == ErrorKind::Interrupted => {
@@ -73,9 +89,19 @@ impl Listener {
                 why = format!("somebody connected to us from {from}, which is not its address");
                 continue;
             }
-            match Socket::accepted(stream, self.waiting.clone()).and_then(|socket| greet(socket, secret)) {
-                Ok(replica) => return Ok(replica),
-                Err(error) => why = format!("the greeting of {from} failed: {error}"),
+            if greetings >= MAX_GREETINGS {
+                why = format!("{greetings} connections at once, all silent");
+                continue;
+            }
+            let (secret, sender, waiting) = (Arc::clone(&secret), sender.clone(), self.waiting.clone());
+            let started = threads::start("esker-greeting", move || {
+                let done = Socket::accepted(stream, waiting).and_then(|socket| greet(socket, &secret));
+                // Nobody waits any more: so it is hung up on.
+                let _ = sender.send((from, done));
+            });
+            match started {
+                Ok(_) => greetings += 1,
+                Err(error) => why = format!("nobody can be greeted: {error}"),
             }
         }
         Err(why)
@@ -274,6 +300,59 @@ mod tests {
         let long = vec![b'x'; MAX_WORD + 1];
         assert!(met(&[&[b"AUTH", &long]]).1.is_err());
         assert!(met(&[]).1.is_err());
+    }
+
+    #[test]
+    fn whoever_is_silent_keeps_nobody_out() {
+        let listener = listener();
+        let address = ("127.0.0.1", listener.port().unwrap());
+        let silent: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut replica = TcpStream::connect(address).unwrap();
+        replica
+            .write_all(&[encode(&[b"AUTH", SECRET.as_bytes()]), encode(&[b"PSYNC", b"?", b"-1"])].concat())
+            .unwrap();
+        let began = Instant::now();
+        listener.accept(SECRET, GREETING, &|| false).map(drop).unwrap();
+        assert!(began.elapsed() < GREETING / 2);
+        drop(silent);
+    }
+
+    /// One dump for one request, whatever follows it, and none for who hangs up.
+    #[test]
+    fn data_are_sent_once() {
+        let listener = listener();
+        let address = ("127.0.0.1", listener.port().unwrap());
+        let mut theirs = TcpStream::connect(address).unwrap();
+        let psync = encode(&[b"PSYNC", b"?", b"-1"]);
+        theirs
+            .write_all(&[encode(&[b"AUTH", SECRET.as_bytes()]), psync.clone(), psync.clone()].concat())
+            .unwrap();
+        let mut replica = listener.accept(SECRET, GREETING, &|| false).unwrap();
+        replica.send(|to| to.write_all(b"the dump")).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stays = scope.spawn(|| replica.stay(&is_over));
+            theirs.write_all(&psync).unwrap();
+            std::thread::sleep(PAUSE * 5);
+            assert!(!stays.is_finished());
+            theirs.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stays.join().unwrap().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        });
+        drop(replica);
+        let mut heard = String::new();
+        // What it said and nobody read resets the connection.
+        let _ = theirs.read_to_string(&mut heard);
+        assert_eq!(
+            (heard.matches("FULLRESYNC").count(), heard.matches("the dump").count()),
+            (1, 1),
+            "{heard}"
+        );
+        let mut gone = TcpStream::connect(address).unwrap();
+        gone.write_all(&[encode(&[b"AUTH", SECRET.as_bytes()]), psync].concat()).unwrap();
+        let mut replica = listener.accept(SECRET, GREETING, &|| false).unwrap();
+        drop(gone);
+        let many = vec![0; 1 << 20];
+        assert!((0..64).any(|_| replica.send(|to| to.write_all(&many)).is_err()));
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Client {
     }
 
     /// The addresses of both ends, ours first; `None` of a Unix socket.
-    pub(crate) fn ends(&mut self) -> Option<(std::net::IpAddr, std::net::IpAddr)> {
+    pub(crate) fn ends(&mut self) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
         self.link.ends()
     }
 

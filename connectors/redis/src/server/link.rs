@@ -12,7 +12,7 @@ use connector_kit::waiting::{Socket, Waiting};
 use engine::log;
 use engine::source::{SourceError, SourceErrorKind};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::{IpAddr, Shutdown, TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -230,7 +230,7 @@ impl Link {
     }
 
     /// The addresses of both ends, ours first; `None` of a Unix socket.
-    pub(super) fn ends(&mut self) -> Option<(IpAddr, IpAddr)> {
+    pub(super) fn ends(&mut self) -> Option<(SocketAddr, SocketAddr)> {
         if let Address::Unix(_) = self.server.address {
             return None;
         }
@@ -238,7 +238,7 @@ impl Link {
             Wire::Plain(socket) => socket.stream(),
             Wire::Tls(stream) => stream.sock.stream(),
         };
-        Some((stream.local_addr().ok()?.ip(), stream.peer_addr().ok()?.ip()))
+        Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
     }
 
     /// The waits for its server.
