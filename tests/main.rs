@@ -109,6 +109,7 @@ mod redis;
 mod redis_choices;
 mod redis_neighbours;
 mod redis_replication;
+mod redis_replication_beside;
 mod redis_wire;
 mod relay;
 mod renewed;

@@ -11,7 +11,7 @@ use std::time::Duration;
 const SETTINGS: [&str; 3] = ["masterauth", "masteruser", "repl-diskless-load"];
 
 /// A server with settings for a master of its own.
-fn start(repo: &Repo, binary: &Path, name: &str, more: &[&str]) -> Redis {
+pub(crate) fn start(repo: &Repo, binary: &Path, name: &str, more: &[&str]) -> Redis {
     let args = ["--repl-diskless-sync-delay", "0", "--masterauth", "old secret", "--masteruser", "old user"];
     Redis::start(binary, &repo.path(name), &[&args[..], more].concat())
 }
@@ -21,7 +21,7 @@ fn settings(redis: &Redis) -> String {
 }
 
 /// That a server is a master as it was started.
-fn is_itself(redis: &Redis) {
+pub(crate) fn is_itself(redis: &Redis) {
     assert!(redis.cli(&["INFO", "replication"]).contains("role:master"));
     assert_eq!(
         settings(redis),
@@ -30,7 +30,7 @@ fn is_itself(redis: &Redis) {
 }
 
 /// A restore of all, and that nothing secret is in what it says.
-fn restore(repo: &Repo, target: &Redis, more: &[&str]) -> Value {
+pub(crate) fn restore(repo: &Repo, target: &Redis, more: &[&str]) -> Value {
     let url = target.url();
     let words = ["--log", "trace", "--json", "restore", "latest", "--to", &url, "--whole", "--yes"];
     let output = repo.run([more, &words[..]].concat());
@@ -45,7 +45,7 @@ fn restore(repo: &Repo, target: &Redis, more: &[&str]) -> Value {
 }
 
 /// Keys of every type that goes by replication: vector sets are of a module.
-fn fill(redis: &Redis) {
+pub(crate) fn fill(redis: &Redis) {
     redis.fill(3000);
     redis.fill_every_type();
     redis.cli(&["DEL", "vectors"]);
@@ -175,11 +175,11 @@ fn rights_that_are_missing() {
 }
 
 /// Loads a key in so many microseconds, so that there is something to interrupt.
-fn slow(redis: &Redis, micros: &str) {
+pub(crate) fn slow(redis: &Redis, micros: &str) {
     redis.cli(&["CONFIG", "SET", "key-load-delay", micros]);
 }
 
-fn begin(repo: &Repo, target: &Redis) -> std::process::Child {
+pub(crate) fn begin(repo: &Repo, target: &Redis) -> std::process::Child {
     let url = target.url();
     let mut command = repo.command(["restore", "latest", "--to", &url, "--whole", "--yes"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()

@@ -87,7 +87,7 @@ pub(super) fn serve(
             replica.stay(&is_over).map_err(Ended::Write)
         });
         let thread = thread.map_err(|error| Failure::Refused(error.to_string()))?;
-        let watched = watch(server, client, master, &|| thread.is_finished(), &sending, monitor);
+        let watched = watch(server, client, master, &|| thread.is_finished(), &sending, STALLED, monitor);
         is_over.store(true, Ordering::Relaxed);
         if !matches!(watched, Ok(Watched::InStep(_))) {
             hang_up.now();
@@ -111,13 +111,14 @@ pub(super) fn serve(
     })
 }
 
-/// Asks the server how far it is until all was sent and loaded, or will not be.
+/// Asks the server how far it is until all was sent and loaded, or will not be; it may take nothing for `stalled` at most.
 fn watch(
     server: &Server,
     client: &mut Client,
     master: (&str, u16),
     is_sent_off: &dyn Fn() -> bool,
     sending: &Sending,
+    stalled: Duration,
     monitor: &dyn Monitor,
 ) -> Result<Watched> {
     let (mut loaded, mut last, mut since) = (0, (0, 0), Instant::now());
@@ -170,8 +171,66 @@ fn watch(
         let is_waited_for = done.is_some() || sending.is_writing.load(Ordering::Relaxed);
         if now != last || !is_waited_for {
             (last, since) = (now, Instant::now());
-        } else if since.elapsed() > STALLED {
+        } else if since.elapsed() > stalled {
             return Ok(Watched::Stalled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::monitor::Tally;
+    use engine::connector::Context;
+    use std::net::TcpListener;
+
+    const MASTER: (&str, u16) = ("10.0.0.7", 4001);
+
+    /// What becomes of a load into a server that says this of itself all the time.
+    fn watched(info: &str, is_sent_off: bool, sending: &Sending) -> std::result::Result<Watched, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let server =
+            Server::new(&url.parse().unwrap(), &Context::new(std::env::temp_dir(), jiff::Timestamp::now))
+                .unwrap();
+        let answer = format!("${}\r\n{info}\r\n", info.len());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"+PONG\r\n").unwrap();
+            // More than are asked for; the socket takes them all.
+            (0..100).try_for_each(|_| stream.write_all(answer.as_bytes())).unwrap();
+            std::io::copy(&mut stream, &mut std::io::sink())
+        });
+        let mut client = server.connect().unwrap();
+        let (stalled, monitor) = (PAUSE * 5, Tally::default());
+        let watched = watch(&server, &mut client, MASTER, &|| is_sent_off, sending, stalled, &monitor);
+        watched.map_err(|error| error.in_one_line().to_string())
+    }
+
+    fn replica(more: &str) -> String {
+        format!("role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:4001\r\n{more}")
+    }
+
+    #[test]
+    fn how_a_load_ends() {
+        let all = Sending { done: Mutex::new(Some(Rewritten::default())), ..Sending::default() };
+        let (up, down) = (replica("master_link_status:up"), replica("master_link_status:down"));
+        assert!(matches!(watched(&up, false, &all), Ok(Watched::InStep(_))));
+        // All sent, and never in step.
+        assert!(matches!(watched(&down, false, &all), Ok(Watched::Stalled)));
+        assert!(matches!(watched(&down, true, &all), Ok(Watched::HungUp)));
+        // It reads nothing of what is sent.
+        let blocked = Sending { is_writing: AtomicBool::new(true), ..Sending::default() };
+        assert!(matches!(watched(&down, false, &blocked), Ok(Watched::Stalled)));
+        // In step with what, before all was sent?
+        assert!(matches!(watched(&up, true, &Sending::default()), Ok(Watched::HungUp)));
+        for (info, words) in [
+            (replica("used_memory:2\r\nmaxmemory:1"), "OOM"),
+            (up.replace("4001", "4002"), "a replica of 10.0.0.7:4002"),
+            ("role:master".into(), "made a master"),
+        ] {
+            let told = watched(&info, false, &all).err().unwrap();
+            assert!(told.contains(words), "{told}");
         }
     }
 }
