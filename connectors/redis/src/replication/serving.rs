@@ -180,8 +180,8 @@ fn watch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine::monitor::Tally;
     use engine::connector::Context;
+    use engine::monitor::Tally;
     use std::net::TcpListener;
 
     const MASTER: (&str, u16) = ("10.0.0.7", 4001);

@@ -21,7 +21,7 @@ pub(super) struct Done {
 impl Done {
     /// The same, for people and programs.
     pub(super) fn told(self, whole: &Whole<'_>) -> Restored {
-        let Done {
+        let Self {
             loaded: Held { report, functions, one_by_one },
             loading,
             verifying,
