@@ -213,7 +213,10 @@ impl Out<'_> {
     fn database(&mut self, number: u32, dump: &Dump) {
         self.bytes.push(opcode::SELECT_DB);
         push_len(&mut self.bytes, u64::from(number));
-        if let Some(counts) = dump.databases().and_then(|all| all.get(&number)) {
+        // The server makes room for so many, and every key takes three bytes of the dump or more.
+        let counts = dump.databases().and_then(|all| all.get(&number));
+        let most = dump.len() / 3;
+        if let Some(counts) = counts.filter(|counts| counts.keys <= most && counts.expiring <= counts.keys) {
             self.bytes.push(opcode::RESIZE_DB);
             push_len(&mut self.bytes, counts.keys);
             push_len(&mut self.bytes, counts.expiring);
