@@ -133,6 +133,11 @@ bench-redis: build-tools servers ## What laying a Redis dump down in order costs
 	$(CARGO) build --release --package cli
 	python3 benches/redis.py "$(ESKER)" --runs $(RUNS)
 
+.PHONY: bench-restore
+bench-restore: build-tools servers ## Restores into running servers, against the servers' own ways (medians of 3)
+	$(CARGO) build --release --package cli
+	python3 benches/restores.py "$(ESKER)" --runs 3
+
 .PHONY: bench-postgres
 bench-postgres: build-tools servers ## A PostgreSQL of 2 GB by several sessions, against pg_dump into standard input
 	$(CARGO) build --release --package cli

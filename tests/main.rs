@@ -108,6 +108,8 @@ mod redirects;
 mod redis;
 mod redis_choices;
 mod redis_neighbours;
+mod redis_replication;
+mod redis_replication_beside;
 mod redis_wire;
 mod relay;
 mod renewed;

@@ -291,6 +291,13 @@ impl KeyRing {
         ObjectId(*blake3::keyed_hash(&derive(&self.master, "slot-list", &[]), bytes).as_bytes())
     }
 
+    /// The key of what lies outside of the repository for a time and only its owner may read, such as settings of a
+    /// server that a restore changes and has to put back. `salt` is random and used once.
+    #[must_use]
+    pub fn aside_key(&self, salt: &[u8; 32]) -> CommittedKey {
+        committed(&derive(&self.master, "aside", &[salt]))
+    }
+
     /// The key of one small object.
     ///
     /// # Errors

@@ -146,6 +146,15 @@ impl Socket {
         Self::of(stream, waiting)
     }
 
+    /// A connection that somebody made to us.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn accepted(stream: TcpStream, waiting: Waiting) -> Result<Self> {
+        stream.set_nonblocking(false)?;
+        Self::of(stream, waiting)
+    }
+
     /// Connects to a socket of this machine.
     ///
     /// # Errors

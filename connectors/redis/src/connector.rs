@@ -1,7 +1,7 @@
 //! Redis and Valkey as a connector.
 
 use crate::server::address;
-use crate::settings::{ORDER, PASSWORD, USER};
+use crate::settings::{ORDER, PASSWORD, REPLICATE_FROM, USER};
 use crate::{contents, live_stream, target};
 use crate::{files, formats, scan, server};
 use engine::connector::{Connector, Contents, Context, Format, LiveStream, Scheme, Setting, Target};
@@ -51,7 +51,7 @@ impl Connector for Redis {
         SCHEMES
     }
     fn settings(&self) -> &'static [Setting] {
-        &[ORDER, USER, PASSWORD]
+        &[ORDER, REPLICATE_FROM, USER, PASSWORD]
     }
     fn formats(&self) -> &'static [&'static Format] {
         formats::ALL

@@ -14,11 +14,15 @@ use std::collections::BTreeMap;
 mod bytes;
 pub mod compare;
 mod find;
+pub mod functions;
+pub mod keyspace;
 pub mod load;
 mod place;
 pub mod proof;
 mod records;
+pub mod rewritten;
 mod selection;
+pub mod side_by_side;
 pub mod taken;
 mod unmet;
 

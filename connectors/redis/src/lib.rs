@@ -7,6 +7,7 @@
 //! | [`dump`] | a dump on its way in |
 //! | [`rdb`] | dumps down to the single key: in order, with a seek index |
 //! | [`keys`] | the keys of a dump in a snapshot: listed, compared, written into a server |
+//! | `replication` | a whole dump into a server, which loads it as our replica |
 //! | [`resp`] | commands as they are replicated: where each ends |
 //! | [`stream`] | every moment of a server: a base and the commands after it |
 
@@ -20,6 +21,7 @@ pub mod keys;
 mod live_stream;
 mod loaded;
 pub mod rdb;
+mod replication;
 pub mod resp;
 pub mod scan;
 pub mod server;

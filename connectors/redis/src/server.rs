@@ -48,6 +48,8 @@ pub struct Server {
     pub shown: String,
     /// How long a replica waits for it.
     patience: Duration,
+    /// Whether a login is one although the server is busy: it loads its data, or has lost its master.
+    is_met_busy: bool,
     /// The waits for it, which a signal ends.
     waiting: Waiting,
 }
@@ -71,6 +73,7 @@ impl Server {
             password: password.or_else(|| options.settings.get(PASSWORD.name).map(str::to_owned)),
             tls,
             patience: PATIENCE,
+            is_met_busy: false,
             waiting: Waiting::new(&options.stop),
             shown,
         })
@@ -113,6 +116,16 @@ impl Server {
     /// A client's connection to it, logged in.
     pub fn connect(&self) -> Result<Client, SourceError> {
         Client::new(Link::open(self, &link::Stop::default())?, TIMEOUT)
+    }
+
+    /// The same, also while it loads its data or has lost its master: few commands are answered then.
+    pub(crate) fn connect_busy(&self) -> Result<Client, SourceError> {
+        self.clone().met_busy().connect()
+    }
+
+    /// The same server, to which every connection is one of [`Server::connect_busy`].
+    pub(crate) fn met_busy(self) -> Self {
+        Self { is_met_busy: true, ..self }
     }
 }
 

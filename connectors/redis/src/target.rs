@@ -1,15 +1,17 @@
 //! `esker restore --to redis://…`: keys into a running server, or all of one.
 
 use crate::choices::{DB, KEYS_FROM, MAP_PREFIX, NO_SAFETY_SNAPSHOT, SKIP_EXISTING, UNPROVEN, WHOLE};
-use crate::keys::load::{Existing, LoadOptions, LoadReport, count_keys, load_counted};
+use crate::keys::keyspace::count_keys;
+use crate::keys::load::{Existing, LoadOptions, LoadReport, load_counted};
 use crate::keys::proof::prove;
 use crate::keys::{Dump, Place, Selection, find, has_keys, one};
 use crate::loaded::{loaded, now_ms};
 use crate::rdb::parse::Global;
+use crate::replication::Left;
 use crate::server::Server;
 use crate::server::address::Scheme;
 use crate::stream::replay;
-use crate::whole::Whole;
+use crate::whole::{Into, Whole};
 use engine::connector::choice::common::{BASE_ONLY, DRY_RUN, INCLUDE, REPLACE, TIME, WAIT_THAW, YES};
 use engine::connector::{
     Choice, Chosen, Context, Extent, Origin, RestorePlan, Restored, Span, Steps, Target, Way, fields, url_of,
@@ -94,17 +96,21 @@ impl Target for Keys {
             Some(place) => place.dump(from.repo, snapshot)?,
             None => one(find(from.repo, snapshot, path.trim_end_matches('/').as_bytes())?)?,
         };
+        let left = Left::find(&server, from.repo.store().keys(), monitor)?;
+        // As a replica of nobody it may refuse a greeting.
+        let server = if left.is_some() { server.met_busy() } else { server };
         let streams = replay::span(snapshot).is_some();
         let asked = Asked { chosen: chosen.clone(), place, streams };
         asked.check(&dump, &server)?;
         if asked.makes_all(&dump) {
             let url = to.to_str().unwrap_or_default().to_owned();
-            return Ok(Box::new(Whole::plan(from, url, scheme.scan, server, chosen, dump, context)?));
+            let into = Into { url, scan: scheme.scan, server, left };
+            return Ok(Box::new(Whole::plan(from, into, chosen, dump, context)?));
         }
         let options = asked.options(from.repo, &dump, &server, context)?;
         let (unproven, done) = (chosen.has(&UNPROVEN), LoadReport::default());
         let libraries = libraries(from.repo, &dump)?;
-        Ok(Box::new(SomeKeys { from, server, dump, options, unproven, libraries, done }))
+        Ok(Box::new(SomeKeys { from, server, dump, options, unproven, libraries, left, done }))
     }
 }
 
@@ -277,6 +283,8 @@ struct SomeKeys<'a> {
     unproven: bool,
     /// Function libraries of the dump, which are no keys and stay out.
     libraries: usize,
+    /// What a restore of all keys left in the server that was killed half way.
+    left: Option<Left>,
     /// What was done, of what ended early, too.
     done: LoadReport,
 }
@@ -325,6 +333,9 @@ impl RestorePlan for SomeKeys<'_> {
             (Existing::Skip | Existing::Refuse, _) => Way::Into,
         };
         steps.of(selection, way);
+        if self.left.is_some() {
+            steps.with("end a restore that was interrupted: REPLICAOF NO ONE, and its own settings for a master again");
+        }
         if proves {
             steps.with("read all of these keys, so that none is overwritten for what cannot be had");
         }
@@ -356,6 +367,9 @@ impl RestorePlan for SomeKeys<'_> {
         self.load(true, monitor, &mut LoadReport::default())
     }
     fn prove(&mut self, monitor: &dyn Monitor) -> Result<()> {
+        if let Some(left) = self.left.take() {
+            left.end(&self.server, self.from.repo.store().keys(), monitor)?;
+        }
         if self.unproven || !self.removes() {
             return Ok(());
         }

@@ -2,22 +2,28 @@
 
 use crate::choices::{NO_SAFETY_SNAPSHOT, UNPROVEN, WHOLE};
 use crate::keys::compare::compare;
-use crate::keys::load::{
-    LoadOptions, LoadReport, count_functions, count_keys, flush_all, flush_functions, load, load_functions,
-};
+use crate::keys::functions::{count_functions, flush_functions};
+use crate::keys::keyspace::{count_keys, flush_all};
 use crate::keys::proof::prove;
+use crate::keys::side_by_side::CONNECTIONS;
 use crate::keys::taken::take;
 use crate::keys::{Dump, Live, Selection, find, one};
-use crate::loaded::{loaded, now_ms};
+use crate::loaded::now_ms;
+use crate::replication::{self, Left, Offer};
 use crate::server::Server;
 use crate::server::link::Stop;
 use crate::stream::replay::{self, ReplayReport};
 use crate::{scan, server};
+use done::Done;
 use engine::connector::choice::common::BASE_ONLY;
-use engine::connector::{Chosen, Context, Extent, Origin, RestorePlan, Restored, Steps, Way, fields};
+use engine::connector::{Chosen, Context, Origin, RestorePlan, Restored, Steps, Way};
 use engine::{Counter, Error, ItemError, Monitor, Result};
-use serde_json::json;
+use held::Held;
 use std::io::Read;
+use std::time::Instant;
+
+mod done;
+mod held;
 
 /// Differences that are told.
 const TOLD: u64 = 10;
@@ -33,6 +39,20 @@ pub(crate) struct Whole<'a> {
     dump: Dump,
     context: Context,
     there: There,
+    /// What a restore left in it that was killed half way.
+    left: Option<Left>,
+    /// How the server loads all of it by itself, or why it does not.
+    offer: std::result::Result<Offer, String>,
+}
+
+/// The server that it goes into.
+pub(crate) struct Into {
+    pub(crate) url: String,
+    /// Whether it is read key by key.
+    pub(crate) scan: bool,
+    pub(crate) server: Server,
+    /// What a restore left in it that was killed half way.
+    pub(crate) left: Option<Left>,
 }
 
 /// What the server has, and would lose.
@@ -43,30 +63,27 @@ struct There {
 }
 
 impl There {
+    fn of(server: &Server) -> Result<Self> {
+        let keys = count_keys(server)?;
+        let functions = count_functions(server)?;
+        Ok(Self { keys: keys.values().sum(), databases: keys.len(), functions })
+    }
+
     fn is_something(&self) -> bool {
         self.keys > 0 || self.functions > 0
     }
-}
-
-/// What was done.
-struct Done {
-    loaded: LoadReport,
-    functions: u64,
-    differences: u64,
-    replayed: Option<ReplayReport>,
 }
 
 impl<'a> Whole<'a> {
     /// Looks at what the server has.
     pub(crate) fn plan(
         from: Origin<'a>,
-        url: String,
-        scan: bool,
-        server: Server,
+        into: Into,
         chosen: &Chosen,
         dump: Dump,
         context: &Context,
     ) -> Result<Self> {
+        let Into { url, scan, server, left } = into;
         let keys = count_keys(&server)?;
         if let Some(number) = only_database(&dump.path)
             && keys.keys().any(|other| *other != number)
@@ -77,7 +94,9 @@ impl<'a> Whole<'a> {
         }
         let there =
             There { keys: keys.values().sum(), databases: keys.len(), functions: count_functions(&server)? };
-        Ok(Self { from, url, scan, server, chosen: chosen.clone(), dump, context: context.clone(), there })
+        let (chosen, context) = (chosen.clone(), context.clone());
+        let offer = Offer::ask(&server, &context)?;
+        Ok(Self { from, url, scan, server, chosen, dump, context, there, left, offer })
     }
 
     fn proves(&self) -> bool {
@@ -88,9 +107,10 @@ impl<'a> Whole<'a> {
         replay::span(&self.from.snapshot.snapshot).is_some()
     }
 
-    /// Reads all keys, and looks whether the server can hold them.
-    fn take(&self, monitor: &dyn Monitor) -> Result<()> {
-        take(self.from.repo, &self.dump, &self.server, now_ms(&self.context), monitor).map(drop)
+    /// Reads all keys, and looks whether the server can hold them. Returns why it would not load them as an RDB.
+    fn take(&self, monitor: &dyn Monitor) -> Result<Option<String>> {
+        let loads = self.offer.as_ref().ok().map(Offer::loads);
+        take(self.from.repo, &self.dump, &self.server, loads, now_ms(&self.context), monitor)
     }
 
     /// Commands after the dump: sent, or only read.
@@ -110,22 +130,22 @@ impl<'a> Whole<'a> {
 
     /// Changes the server.
     fn change(&self, monitor: &dyn Monitor) -> Result<Done> {
-        let (repo, server, dump) = (self.from.repo, &self.server, &self.dump);
+        let (server, dump) = (&self.server, &self.dump);
         if self.there.keys > 0 {
             flush_all(server)?;
         }
         if self.chosen.has(&WHOLE) && !dump.commands.is_empty() {
             flush_functions(server)?;
         }
-        let options = LoadOptions { now_ms: now_ms(&self.context), ..LoadOptions::default() };
-        monitor.phase("restore keys");
-        let loaded = load(repo, dump, server, &options, monitor)?;
-        let functions = load_functions(repo, dump, server)?;
+        let began = Instant::now();
+        let loaded = Held::load(self, monitor)?;
+        let (loading, began) = (began.elapsed(), Instant::now());
         // Of commands alone, nobody knows beforehand what they make.
-        let differences = if dump.is_empty() { 0 } else { self.differences(loaded.bytes, monitor)? };
+        let differences = if dump.is_empty() { 0 } else { self.differences(loaded.report.bytes, monitor)? };
+        let verifying = began.elapsed();
         monitor.phase("replay");
         let replayed = self.replay(true, monitor)?;
-        Ok(Done { loaded, functions, differences, replayed })
+        Ok(Done { loaded, loading, verifying, differences, replayed })
     }
 
     /// Reads the server again and compares; returns how many keys differ.
@@ -156,41 +176,6 @@ impl<'a> Whole<'a> {
         })?;
         Ok(differences)
     }
-
-    fn restored(&self, done: Done) -> Restored {
-        let Done { loaded: report, functions, differences, replayed } = done;
-        let mut restored = loaded(&report, false);
-        let mut refused = report.refused + report.existing;
-        restored.fields.extend(fields(json!({
-            "functions_restored": functions,
-            "keys_different": differences,
-            "commands_replayed": replayed.as_ref().map(|replayed| replayed.commands),
-            "commands_refused": replayed.as_ref().map(|replayed| replayed.refused),
-            "reached": replayed.as_ref().filter(|_| self.streams()).map(|replayed| replay::shown(replayed.reached_ms)),
-        })));
-        if functions > 0 {
-            restored.lines.push(format!("restored {functions} function libraries"));
-        }
-        if differences == 0 && !self.dump.is_empty() {
-            restored.lines.push(match &replayed {
-                Some(_) => {
-                    "verified, before the commands: every key of the base was on the server, and no other"
-                        .into()
-                }
-                None => "verified: every key of the snapshot is on the server, and no other".into(),
-            });
-        }
-        if let Some(replayed) = replayed {
-            refused += replayed.refused;
-            let at = match replayed.reached_ms {
-                0 => String::new(),
-                reached => format!("; the last at {}", replay::shown(reached)),
-            };
-            restored.lines.push(format!("replayed {} commands{at}", replayed.commands));
-        }
-        restored.extent = if differences + refused == 0 { Extent::Whole } else { Extent::Part };
-        restored
-    }
 }
 
 impl RestorePlan for Whole<'_> {
@@ -209,6 +194,9 @@ impl RestorePlan for Whole<'_> {
             (true, false) => Way::Unproven,
         };
         steps.of(format_args!("all keys of {}", self.server.shown), way);
+        if self.left.is_some() {
+            steps.with("end a restore that was interrupted: REPLICAOF NO ONE, and its own settings for a master again");
+        }
         if self.proves() {
             steps.with("read all that will be loaded, so that nothing is removed for what cannot be had");
             steps.with("ask the server whether it can hold that: types, databases, functions, memory");
@@ -227,6 +215,16 @@ impl RestorePlan for Whole<'_> {
                 dump.databases().map(|databases| databases.values().map(|counts| counts.keys).sum::<u64>());
             let count = count.map_or_else(|| "all".into(), |count: u64| count.to_string());
             steps.with(format_args!("load {count} keys and the functions of {snapshot}"));
+            steps.with(match (&self.left, &self.offer) {
+                (Some(_), _) => format!("by replication, or by RESTORE over {CONNECTIONS} connections"),
+                (None, Ok(offer)) => format!(
+                    "by replication: {}; if it does not come to that, by RESTORE over {CONNECTIONS} connections",
+                    offer.shown()
+                ),
+                (None, Err(why)) => {
+                    format!("by RESTORE over {CONNECTIONS} connections, not by replication: {why}")
+                }
+            });
             steps.with("read the server again and compare every key");
         }
         if !dump.commands.is_empty() && !self.chosen.has(&BASE_ONLY) {
@@ -260,17 +258,28 @@ impl RestorePlan for Whole<'_> {
 
     fn preview(&self, monitor: &dyn Monitor) -> Result<Restored> {
         if self.proves() {
-            self.take(monitor)?;
+            let unfit = self.take(monitor)?;
+            if let Some(why) = unfit.filter(|_| self.left.is_none()) {
+                monitor.note(&format!("not by replication: {why}"));
+            }
         }
         Ok(Restored::default())
     }
 
     fn prove(&mut self, monitor: &dyn Monitor) -> Result<()> {
+        if let Some(left) = self.left.take() {
+            left.end(&self.server, self.from.repo.store().keys(), monitor)?;
+            monitor.note("the restore that was interrupted is ended: the server has its own settings again");
+            self.there = There::of(&self.server)?;
+            self.offer = Offer::ask(&self.server, &self.context)?;
+        }
         if !self.proves() {
             return Ok(());
         }
         monitor.phase("read what will be loaded");
-        self.take(monitor)?;
+        if let Some(why) = self.take(monitor)? {
+            self.offer = Err(why);
+        }
         self.replay(false, monitor).map(drop)
     }
 
@@ -300,7 +309,13 @@ impl RestorePlan for Whole<'_> {
 
     fn apply(&mut self, monitor: &dyn Monitor) -> Result<Restored> {
         let done = self.change(monitor)?;
-        Ok(self.restored(done))
+        let unsaved = match done.loaded.one_by_one {
+            None if !self.dump.is_empty() => replication::save(&self.server)?,
+            _ => None,
+        };
+        let mut restored = done.told(self);
+        restored.notes.extend(unsaved);
+        Ok(restored)
     }
 }
 

@@ -4,15 +4,15 @@ use super::unmet::Unmet;
 use super::{Dump, Record, Records as _, Selection, Want};
 use crate::rdb::check::{Flaw, check};
 use crate::rdb::copy::older_stream;
-use crate::rdb::parse::{Global, Usage};
+use crate::rdb::parse::Usage;
 use crate::rdb::value::{decode, encode_plain, module_name};
-use crate::rdb::{Version, crc64, dump_payload, kind};
+use crate::rdb::{Version, dump_payload, kind};
 use crate::server::client::Client;
 use crate::server::{Server, words};
 use engine::source::SourceErrorKind;
 use engine::{Counter, Error, ItemError, Monitor, Repository, Result};
 use redis::{Pipeline, RedisResult, Value};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 /// What to do with keys that the server has already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,15 +70,25 @@ impl LoadReport {
     pub fn found(&self) -> u64 {
         self.restored + self.existing + self.expired + self.empty + self.refused
     }
+
+    /// Adds what another connection did.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.restored += other.restored;
+        self.existing += other.existing;
+        self.expired += other.expired;
+        self.empty += other.empty;
+        self.refused += other.refused;
+        self.missing += other.missing;
+        self.bytes += other.bytes;
+        self.unanswered += other.unanswered;
+    }
 }
 
 /// Commands under way at a time, and their bytes.
-const BATCH_KEYS: usize = 512;
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_KEYS: usize = 512;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// Refusals that are told one by one.
-const TOLD: u64 = 10;
-/// Functions came with version 10 (Redis 7).
-const FUNCTION_VERSION: u16 = 10;
+pub(super) const TOLD: u64 = 10;
 
 /// Writes keys of `dump` into `server`.
 pub fn load(
@@ -108,19 +118,7 @@ pub fn load_counted(
     let mut unmet = Unmet::new(&options.selection, &options.map_prefixes);
     known_prefixes(repo, dump, &options.selection, &mut unmet)?;
     let (version, _) = dump.head(repo)?;
-    let mut loading = Loading {
-        connection: server.connect()?,
-        server,
-        options,
-        version,
-        monitor,
-        batch: Pipeline::new(),
-        pending: vec![],
-        bytes: 0,
-        database: None,
-        written: (!options.map_prefixes.is_empty() || options.into_database.is_some()).then(HashSet::new),
-        report,
-    };
+    let mut loading = Loading::new(server, options, version, monitor, report)?;
     let mut records = dump.records(repo, &options.selection, Want::Values);
     while let Some(record) = records.next_record()? {
         unmet.meet(&record.key.name);
@@ -160,7 +158,8 @@ fn known_prefixes(
     )))
 }
 
-struct Loading<'a> {
+/// Keys on their way over one connection.
+pub(super) struct Loading<'a> {
     connection: Client,
     server: &'a Server,
     options: &'a LoadOptions,
@@ -173,6 +172,8 @@ struct Loading<'a> {
     database: Option<u32>,
     /// What was written, if names or databases are exchanged: two keys could become one.
     written: Option<HashSet<[u8; 16]>>,
+    /// How many troubles of a kind are told one by one.
+    pub(super) told: u64,
     report: &'a mut LoadReport,
 }
 
@@ -182,8 +183,31 @@ struct Pending {
     record: Record,
 }
 
-impl Loading<'_> {
-    fn add(&mut self, record: Record) -> Result<()> {
+impl<'a> Loading<'a> {
+    pub(super) fn new(
+        server: &'a Server,
+        options: &'a LoadOptions,
+        version: Version,
+        monitor: &'a dyn Monitor,
+        report: &'a mut LoadReport,
+    ) -> Result<Self> {
+        Ok(Self {
+            connection: server.connect()?,
+            server,
+            options,
+            version,
+            monitor,
+            batch: Pipeline::new(),
+            pending: vec![],
+            bytes: 0,
+            database: None,
+            written: (!options.map_prefixes.is_empty() || options.into_database.is_some()).then(HashSet::new),
+            told: TOLD,
+            report,
+        })
+    }
+
+    pub(super) fn add(&mut self, record: Record) -> Result<()> {
         if record.key.expires_ms.is_some_and(|expires| expires <= self.options.now_ms) {
             self.report.expired += 1;
             return Ok(());
@@ -221,7 +245,7 @@ impl Loading<'_> {
         if self.pending.len() >= BATCH_KEYS || self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    pub(super) fn flush(&mut self) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         self.bytes = 0;
         if pending.is_empty() {
@@ -329,7 +353,7 @@ impl Loading<'_> {
 
     fn tell(&self, count: u64, name: &[u8], message: String) {
         let item = engine::names::encoded_bytes(name, "");
-        if count <= TOLD {
+        if count <= self.told {
             self.monitor.error(ItemError { during: "restore", item, message });
         }
     }
@@ -395,80 +419,6 @@ fn mapped(name: &[u8], prefixes: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
         }
     }
     name.to_vec()
-}
-
-/// Replaces the server's functions by those of `dump`; returns how many libraries there are. Servers before 7 have
-/// none.
-pub fn load_functions(repo: &Repository, dump: &Dump, server: &Server) -> Result<u64> {
-    if dump.is_empty() {
-        return Ok(0);
-    }
-    let (_, globals) = dump.head(repo)?;
-    let libraries = globals.iter().filter(|(global, _)| *global == Global::Function);
-    let (mut payload, mut count) = (vec![], 0);
-    for (_, raw) in libraries {
-        payload.extend_from_slice(raw);
-        count += 1;
-    }
-    if count > 0 {
-        payload.extend_from_slice(&FUNCTION_VERSION.to_le_bytes());
-        let mut digest = crc64();
-        digest.update(&payload);
-        payload.extend_from_slice(&digest.finalize().to_le_bytes());
-        let mut command = redis::cmd("FUNCTION");
-        let done: RedisResult<()> =
-            command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
-        done.map_err(|error| {
-            server.error(SourceErrorKind::Unavailable, format!("functions: {}", words(&error)))
-        })?;
-    }
-    Ok(count)
-}
-
-/// Keys of a server by database.
-pub fn count_keys(server: &Server) -> Result<BTreeMap<u32, u64>> {
-    let info: RedisResult<String> = redis::cmd("INFO").arg("keyspace").query(&mut server.connect()?);
-    let info = info.map_err(|error| {
-        let why = words(&error);
-        let hint = "; a whole server is restored over what INFO says is there, and INFO is refused or renamed: allow \
-            +info, or restore keys without --whole";
-        server.error(SourceErrorKind::Unavailable, why + if error.code().is_some() { hint } else { "" })
-    })?;
-    let database = |line: &str| {
-        let (number, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
-        Some((number.parse().ok()?, rest.split(',').next()?.parse().ok()?))
-    };
-    Ok(info.lines().filter_map(database).collect())
-}
-
-/// Function libraries of a server; none where it has no such command, or does not allow it: then it allows no change either.
-pub fn count_functions(server: &Server) -> Result<u64> {
-    let listed: RedisResult<Vec<Value>> = redis::cmd("FUNCTION").arg("LIST").query(&mut server.connect()?);
-    match listed {
-        Err(error) if error.is_io_error() => Err(server
-            .error(SourceErrorKind::Unavailable, format!("FUNCTION LIST: {}", words(&error)))
-            .into()),
-        listed => Ok(listed.map_or(0, |libraries| libraries.len() as u64)),
-    }
-}
-
-/// Removes every key of every database.
-pub fn flush_all(server: &Server) -> Result<()> {
-    let done: RedisResult<()> = redis::cmd("FLUSHALL").query(&mut server.connect()?);
-    Ok(done.map_err(|error| {
-        server.error(SourceErrorKind::Unavailable, format!("FLUSHALL: {}", words(&error)))
-    })?)
-}
-
-/// Removes every function: commands that are replayed load theirs anew. Servers before 7 have none.
-pub fn flush_functions(server: &Server) -> Result<()> {
-    let done: RedisResult<()> = redis::cmd("FUNCTION").arg("FLUSH").query(&mut server.connect()?);
-    match done {
-        Err(error) if !error.to_string().contains("unknown command") => {
-            Err(server.error(SourceErrorKind::Unavailable, format!("FUNCTION FLUSH: {error}")).into())
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! least is known from the dump.
 
 use super::load::{is_unknown, older};
+use super::rewritten::Loads;
 use super::{Dump, Record, Records as _, Selection, Want};
 use crate::rdb::check::{Flaw, check};
 use crate::rdb::parse::Global;
@@ -43,14 +44,17 @@ struct Kind {
 struct Needs {
     kinds: BTreeMap<Alike, Kind>,
     databases: BTreeMap<u32, u64>,
-    keys: u64,
     /// Bytes that names and values take at least.
     bytes: u64,
+    /// Why a server that loads an RDB would not load this one, if that is asked for.
+    unfit: Option<String>,
 }
 
 impl Needs {
-    fn add(&mut self, record: Record) {
-        self.keys += 1;
+    fn add(&mut self, record: Record, version: Version, loads: Option<Loads>) {
+        if let (Some(loads), None) = (loads, &self.unfit) {
+            self.unfit = loads.value(version, &record).err();
+        }
         self.bytes += record.key.name.len() as u64 + memory(&record);
         *self.databases.entry(record.key.database).or_default() += 1;
         let code = record.key.kind;
@@ -95,7 +99,8 @@ fn memory(record: &Record) -> u64 {
 
 /// Reads all keys of a dump with their values, as [`super::proof::prove`], and finds out whether the server can hold
 /// them: types, databases, functions, memory. Changes nothing on the server. Keys that have expired at `now_ms`, in
-/// milliseconds since 1970, do not count. Returns how many keys there are.
+/// milliseconds since 1970, do not count. Returns, for a server that `loads` so, why it would not load all of it as an RDB; it
+/// takes the keys one by one all the same.
 ///
 /// # Errors
 /// `Refused` with all that the server does not take, counted; or what cannot be read.
@@ -103,11 +108,12 @@ pub fn take(
     repo: &Repository,
     dump: &Dump,
     server: &Server,
+    loads: Option<Loads>,
     now_ms: u64,
     monitor: &dyn Monitor,
-) -> Result<u64> {
+) -> Result<Option<String>> {
     if dump.is_empty() {
-        return Ok(0);
+        return Ok(None);
     }
     monitor.count(Counter::BytesTotal, dump.len());
     let (version, globals) = dump.head(repo)?;
@@ -116,7 +122,7 @@ pub fn take(
     while let Some(record) = records.next_record()? {
         monitor.count(Counter::BytesDone, record.len);
         if record.key.expires_ms.is_none_or(|expires| expires > now_ms) {
-            needs.add(record);
+            needs.add(record, version, loads);
         }
         if monitor.interrupted() {
             return Err(Error::Interrupted);
@@ -138,7 +144,7 @@ pub fn take(
     }
     why.extend(probe.no_room(needs.bytes));
     if why.is_empty() {
-        return Ok(needs.keys);
+        return Ok(needs.unfit);
     }
     Err(Error::Refused(format!(
         "{} cannot hold the snapshot: {}; --unproven removes its data for what it can hold",

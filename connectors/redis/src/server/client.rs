@@ -39,6 +39,11 @@ impl Client {
         Ok(Self { link, patience })
     }
 
+    /// The addresses of both ends, ours first; `None` of a Unix socket.
+    pub(crate) fn ends(&mut self) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
+        self.link.ends()
+    }
+
     /// Sends commands without waiting for their answers.
     ///
     /// # Errors

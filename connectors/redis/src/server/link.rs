@@ -12,7 +12,7 @@ use connector_kit::waiting::{Socket, Waiting};
 use engine::log;
 use engine::source::{SourceError, SourceErrorKind};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -132,7 +132,9 @@ impl Link {
             }
         }
         let ping = self.command(&[b"PING"]).map_err(|error| server.or_tls(error))?;
-        if !ping.starts_with("+PONG") {
+        let is_busy =
+            self.server.is_met_busy && ["-LOADING", "-MASTERDOWN"].iter().any(|code| ping.starts_with(code));
+        if !ping.starts_with("+PONG") && !is_busy {
             let why = format!("the server answered {}", ping.trim_start_matches('-'));
             return Err(down(why).with_status(status_of(&ping)));
         }
@@ -225,6 +227,18 @@ impl Link {
         self.patience = patience;
         self.waiting().set_patience(Some(patience));
         Ok(())
+    }
+
+    /// The addresses of both ends, ours first; `None` of a Unix socket.
+    pub(super) fn ends(&mut self) -> Option<(SocketAddr, SocketAddr)> {
+        if let Address::Unix(_) = self.server.address {
+            return None;
+        }
+        let stream = match self.stream.get_ref() {
+            Wire::Plain(socket) => socket.stream(),
+            Wire::Tls(stream) => stream.sock.stream(),
+        };
+        Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
     }
 
     /// The waits for its server.

@@ -1,0 +1,146 @@
+//! A whole dump into a server by replication: esker answers the server as its master, so that it loads at the speed at which it
+//! reads a dump of its own.
+//!
+//! 1. The server's settings for its master are recorded and replaced, in one command ([`kept`]).
+//! 2. `REPLICAOF`: it connects to us, proves that it is the one, and asks for all data ([`replica`], [`serving`]).
+//! 3. The dump goes to it in a version that it loads ([`crate::keys::rewritten`]).
+//! 4. `REPLICAOF NO ONE`, and the settings of before.
+//!
+//! A process that is killed between 1 and 4 leaves a replica of nobody; the next restore ends that ([`left`]). Nothing here
+//! empties a server or proves what is loaded: [`crate::whole`] does.
+
+use crate::keys::Dump;
+use crate::keys::rewritten::{Rewritten, rewrite};
+use crate::server::client::Client;
+use crate::server::{Server, words};
+use engine::source::SourceErrorKind;
+use engine::{Counter, Error, Monitor, Repository, Result};
+use kept::Kept;
+use redis::RedisResult;
+use replica::Listener;
+use serving::{Failure, serve};
+use state::State;
+use std::time::Duration;
+
+mod kept;
+mod left;
+mod offer;
+mod replica;
+mod serving;
+mod state;
+
+pub(crate) use left::Left;
+pub(crate) use offer::Offer;
+
+/// How long a server has to connect to us. It does so at once, and again every second.
+const CONNECTS: Duration = Duration::from_secs(10);
+
+/// What became of a load.
+pub(crate) enum Outcome {
+    Loaded(Rewritten),
+    /// Nothing of it is in the server, which is a master with its own settings.
+    Refused(String),
+}
+
+impl Offer {
+    /// Loads all of `dump` in place of what the server has; `functions` are libraries that it gets if the dump has none.
+    ///
+    /// # Errors
+    /// What went wrong, and whether the server is as it was but for its data.
+    pub(crate) fn load(
+        &self,
+        server: &Server,
+        repo: &Repository,
+        dump: &Dump,
+        functions: &[u8],
+        now_ms: u64,
+        monitor: &dyn Monitor,
+    ) -> Result<Outcome> {
+        let bound = Listener::bind(self.listens, self.peer, self.waiting.clone());
+        let bound = bound.and_then(|listener| Ok((self.master(&listener)?, listener)));
+        let (master, listener) = match bound {
+            Ok(bound) => bound,
+            Err(error) => return Ok(Outcome::Refused(format!("cannot listen at {}: {error}", self.listens))),
+        };
+        let mut client = server.connect()?;
+        // Since it was asked, it may have become the replica of somebody.
+        if let Err(why) = offer::is_free(&State::of(server, &mut client)?) {
+            return Ok(Outcome::Refused(why));
+        }
+        // Of a master this changes nothing, and says whether it is allowed.
+        if let Err(why) = left::no_master(&mut client) {
+            return Ok(Outcome::Refused(why));
+        }
+        let kept = match Kept::of(&mut client, master) {
+            Ok(kept) => kept,
+            Err(why) => return Ok(Outcome::Refused(why)),
+        };
+        let secret = kept.sealed(repo.store().keys())?;
+        let begun = match Kept::record(&mut client, &secret) {
+            Err((why, true)) => return Ok(Outcome::Refused(why)),
+            Err((why, false)) => Err(why),
+            Ok(()) => kept.replace(&mut client).and_then(|()| attach(kept.master(), &mut client)),
+        };
+        let served = match begun.and_then(|()| listener.accept(&secret, CONNECTS, &|| monitor.interrupted()))
+        {
+            Ok(mut replica) => {
+                let write = |to: &mut dyn std::io::Write| {
+                    rewrite(repo, dump, self.loads, functions, now_ms, to, monitor)
+                };
+                monitor.count(Counter::BytesTotal, dump.len());
+                // It stays connected until it is a master again; else it looks for us meanwhile.
+                serve(&mut replica, server, &mut client, kept.master(), write, monitor)
+                    .map(|written| (written, replica))
+            }
+            Err(_) if monitor.interrupted() => Err(Failure::Ended(Error::Interrupted)),
+            Err(why) => Err(Failure::Refused(why)),
+        };
+        // Nobody else is to connect, and nothing is to load any more.
+        drop(listener);
+        let ended = left::end(&kept, server, &mut client, monitor);
+        match (served, ended) {
+            (Ok((written, _)), Ok(())) => Ok(Outcome::Loaded(written)),
+            (Err(Failure::Refused(why)), Ok(())) => Ok(Outcome::Refused(why)),
+            (Err(Failure::Ended(error)), Ok(())) => Err(error),
+            (served, Err(why)) => {
+                let first = match served {
+                    Ok(_) => String::new(),
+                    Err(Failure::Refused(why)) => format!("{why}; "),
+                    Err(Failure::Ended(error)) => format!("{}; ", error.in_one_line()),
+                };
+                let why = format!(
+                    "{first}it is not certain that it is a master with its own settings again ({why}); the same restore, \
+                        run again, sees to that"
+                );
+                Err(server.error(SourceErrorKind::Unavailable, why).into())
+            }
+        }
+    }
+
+    /// Where the server finds us.
+    fn master(&self, listener: &Listener) -> std::io::Result<(String, u16)> {
+        let (host, port) = &self.found_at;
+        let port = if *port == 0 { listener.port()? } else { *port };
+        Ok((host.clone(), port))
+    }
+}
+
+/// Makes the server our replica.
+fn attach((host, port): (&str, u16), client: &mut Client) -> std::result::Result<(), String> {
+    let done: RedisResult<()> = redis::cmd("REPLICAOF").arg(host).arg(port).query(client);
+    done.map_err(|error| format!("REPLICAOF is refused: {}", words(&error)))
+}
+
+/// Has the server write its data to its disk, if it does so by itself: of a load it counts no changes after which it would.
+/// Returns why it does not.
+pub(crate) fn save(server: &Server) -> Result<Option<String>> {
+    let mut client = server.connect()?;
+    match kept::get(&mut client, "save") {
+        Ok(Some(points)) if !points.is_empty() => {}
+        _ => return Ok(None),
+    }
+    let done: RedisResult<redis::Value> = redis::cmd("BGSAVE").arg("SCHEDULE").query(&mut client);
+    Ok(done.err().map(|error| {
+        format!("the server does not write its data to its disk yet: BGSAVE: {}", words(&error))
+    }))
+}

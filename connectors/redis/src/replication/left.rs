@@ -1,0 +1,134 @@
+//! What a load by replication left in a server that was killed half way: a replica of nobody, with our secret as `masterauth`.
+//! The next restore finds it and ends it.
+
+use super::kept::{Found, Kept};
+use super::state::State;
+use crate::server::client::Client;
+use crate::server::{Server, words};
+use chunkstore::keys::KeyRing;
+use engine::source::SourceErrorKind;
+use engine::{Error, Monitor, Result};
+use redis::RedisResult;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant};
+
+/// How long it is asked whether a process still is where a replica looks for its master.
+const QUESTION: Duration = Duration::from_secs(1);
+/// How often a server is asked whether it has loaded.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long that is waited for after a signal: a load whose connection has ended ends at once, but for one from a file.
+const ORDERLY: Duration = Duration::from_secs(8);
+
+/// The settings that it had before.
+pub(crate) struct Left(Kept);
+
+impl Left {
+    /// Looks, and waits while the server loads what was sent to it; changes nothing.
+    ///
+    /// # Errors
+    /// That a restore is at work in it, or that its settings can be put back only from another repository.
+    pub(crate) fn find(server: &Server, keys: &KeyRing, monitor: &dyn Monitor) -> Result<Option<Self>> {
+        let mut client = server.connect_busy()?;
+        let mut is_told = false;
+        loop {
+            // Users for a few keys may have no INFO, and then no CONFIG either.
+            let Ok(state) = State::of(server, &mut client) else { return Ok(None) };
+            let kept = match Kept::find(keys, &mut client) {
+                Found::Nothing => return Ok(None),
+                Found::Ours(kept) => kept,
+                Found::Foreign => return Err(foreign(server)),
+            };
+            // Of anybody else it was made a replica after that, and is left to be one.
+            let is_ours = state.is_replica_of(kept.master());
+            if is_ours && is_somebody(kept.master()) {
+                return Err(at_work(server));
+            }
+            if !state.is_loading() {
+                return match is_ours && state.has_master() {
+                    true => Err(at_work(server)),
+                    false => Ok(Some(Self(kept))),
+                };
+            }
+            if monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            if !is_told {
+                monitor.note("the server still loads what a restore sent to it that was interrupted");
+                is_told = true;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Makes the server a master with its own settings again, if it still is as it was found. What it has loaded stays in it.
+    ///
+    /// # Errors
+    /// What it refuses, and those of [`Left::find`].
+    pub(crate) fn end(self, server: &Server, keys: &KeyRing, monitor: &dyn Monitor) -> Result<()> {
+        // Since then the user was asked.
+        let Some(Self(kept)) = Self::find(server, keys, monitor)? else { return Ok(()) };
+        let mut client = server.connect_busy()?;
+        end(&kept, server, &mut client, monitor).map_err(|why| told(server, &why))
+    }
+}
+
+fn foreign(server: &Server) -> Error {
+    Error::Refused(format!(
+        "{} has settings of a restore from another repository that did not end; run that one again, or REPLICAOF NO ONE \
+            and CONFIG SET masterauth with your own value, or ''",
+        server.shown
+    ))
+}
+
+fn at_work(server: &Server) -> Error {
+    Error::Refused(format!(
+        "another restore is at work in {}, which loads from it; if that ended less than a minute ago, try again then",
+        server.shown
+    ))
+}
+
+fn told(server: &Server, why: &str) -> Error {
+    server.error(SourceErrorKind::Unavailable, why).into()
+}
+
+/// Whether somebody answers where a replica looks for its master.
+fn is_somebody((host, port): (&str, u16)) -> bool {
+    let addresses = (host, port).to_socket_addrs();
+    addresses.is_ok_and(|mut all| all.any(|address| TcpStream::connect_timeout(&address, QUESTION).is_ok()))
+}
+
+/// No replica of ours any more, and its own settings, in this order: with the record of them until the last.
+pub(super) fn end(
+    kept: &Kept,
+    server: &Server,
+    client: &mut Client,
+    monitor: &dyn Monitor,
+) -> std::result::Result<(), String> {
+    // It takes no REPLICAOF while it loads.
+    let (began, mut is_told) = (Instant::now(), false);
+    let mut state = State::of(server, client).map_err(|error| error.to_string())?;
+    while state.is_loading() {
+        if monitor.interrupted() && began.elapsed() > ORDERLY {
+            return Err(
+                "it still loads what was sent; the same restore, run again, puts its settings back".into()
+            );
+        }
+        if !is_told && began.elapsed() > QUESTION {
+            monitor.note("the server loads what was sent to it; its settings are put back after that");
+            is_told = true;
+        }
+        std::thread::sleep(PAUSE);
+        state = State::of(server, client).map_err(|error| error.to_string())?;
+    }
+    // One that somebody gave another master keeps that.
+    if state.is_replica_of(kept.master()) {
+        no_master(client)?;
+    }
+    kept.put_back(client)
+}
+
+/// Makes a server a master. One that is has nothing to do.
+pub(super) fn no_master(client: &mut Client) -> std::result::Result<(), String> {
+    let done: RedisResult<()> = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query(client);
+    done.map_err(|error| format!("REPLICAOF NO ONE: {}", words(&error)))
+}
