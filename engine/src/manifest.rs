@@ -17,7 +17,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod grammar;
+mod seek;
+
 use grammar::Grammar;
+pub use seek::for_entries_beneath;
+pub(crate) use seek::is_behind;
 
 /// Chunks in a snapshot's own list before another level is made of it.
 const MAX_ROOT_CHUNKS: usize = 256;

@@ -1,0 +1,136 @@
+//! A manifest from the place of a path on: its chunks are ordered by the paths of their entries, so the first one that is
+//! read is found by halving.
+
+use super::{Grammar, Listed, ManifestReader, ManifestRoot, Record, Step, parse, read_list};
+use crate::entry::{Entry, compare_paths, is_beneath};
+use crate::manifest::Ending;
+use crate::{Error, Result};
+use chunkstore::ingest::ChunkRef;
+use chunkstore::store::ChunkStore;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+impl ManifestReader {
+    /// Starts so that every entry of `path`, and of all paths behind it, is met; entries before it may be met, too. Reads
+    /// one chunk for each halving of the list of chunks. Where one of these cannot be read, it starts at the beginning.
+    ///
+    /// # Errors
+    /// Of the storage.
+    pub fn from_path(store: &Arc<ChunkStore>, root: &ManifestRoot, path: &[u8]) -> Result<Self> {
+        let mut reader = Self::new(store, root)?;
+        let mut refs = match reader.upper.last_mut() {
+            Some(top) => std::mem::take(top),
+            None => std::mem::take(&mut reader.leaves),
+        };
+        let mut is_first = true;
+        for level in (0..=reader.upper.len()).rev() {
+            let at = match last_before(store, &refs, level, path) {
+                Ok(at) => at,
+                Err(error) if error.is_damage() => return Self::new(store, root),
+                Err(error) => return Err(error.into()),
+            };
+            is_first &= at == 0;
+            let mut behind = refs.split_off(at);
+            let Some(level_below) = level.checked_sub(1) else {
+                reader.leaves = behind;
+                break;
+            };
+            let Some(chunk) = behind.pop_front() else { break };
+            reader.upper[level_below] = behind;
+            refs = match read_list(store, chunk) {
+                Ok(list) => list.into(),
+                Err(error) if error.is_damage() => return Self::new(store, root),
+                Err(error) => return Err(error.into()),
+            };
+        }
+        if !is_first {
+            // It may begin within an entry.
+            reader.grammar = Grammar::Lost;
+        }
+        Ok(reader)
+    }
+}
+
+/// Of chunks of a level the last one whose first entry is before `path`; 0 if there is none. A chunk in which no entry
+/// begins counts as behind it, which makes the answer earlier than it need be, and never later.
+fn last_before(
+    store: &Arc<ChunkStore>,
+    refs: &VecDeque<ChunkRef>,
+    level: usize,
+    path: &[u8],
+) -> chunkstore::Result<usize> {
+    let (mut from, mut to) = (0, refs.len());
+    // Everything below `from` is before it, or is the first; everything from `to` on is not.
+    while to - from > 1 {
+        let middle = from + (to - from) / 2;
+        let first = match refs.get(middle) {
+            Some(chunk) => first_path(store, *chunk, level)?,
+            None => None,
+        };
+        match first {
+            Some(first) if compare_paths(&first, path) == Ordering::Less => from = middle,
+            _ => to = middle,
+        }
+    }
+    Ok(from)
+}
+
+/// The path of the first entry of a chunk of records, or of the first such chunk below a list.
+fn first_path(
+    store: &Arc<ChunkStore>,
+    mut chunk: ChunkRef,
+    level: usize,
+) -> chunkstore::Result<Option<Vec<u8>>> {
+    for _ in 0..level {
+        let Some(first) = read_list(store, chunk)?.into_iter().next() else { return Ok(None) };
+        chunk = first;
+    }
+    let bytes = chunkstore::reader::read_all(store, &[chunk])?;
+    let records = parse(&bytes).map_err(|error| {
+        chunkstore::Error::corrupt(format!("manifest chunk {}", chunk.id.short()), error)
+    })?;
+    Ok(records.into_iter().find_map(|record| match record {
+        Record::Entry(entry) => Some(entry.path),
+        _ => None,
+    }))
+}
+
+/// Calls `each` for every complete entry at or beneath a path, in order; all, if that is empty. Nothing of the manifest
+/// before the path is read but what leads to it, and nothing behind it but its last chunks.
+///
+/// # Errors
+/// Also when an entry cannot be read.
+pub fn for_entries_beneath(
+    store: &Arc<ChunkStore>,
+    root: &ManifestRoot,
+    path: &[u8],
+    each: &mut dyn FnMut(Listed) -> Result<()>,
+) -> Result<()> {
+    let mut reader = ManifestReader::from_path(store, root, path)?;
+    let mut open: Option<Box<Entry>> = None;
+    while let Some(step) = reader.next_step()? {
+        match step {
+            Step::Damage(damage) => return Err(Error::from(damage.error)),
+            Step::Record(Record::Entry(entry)) => {
+                if is_behind(&entry.path, path) {
+                    return Ok(());
+                }
+                open = Some(entry).filter(|entry| is_beneath(&entry.path, path));
+            }
+            Step::Record(Record::End(Ending::Complete, size)) => {
+                if let Some(entry) = open.take() {
+                    each(Listed { entry: *entry, size })?;
+                }
+            }
+            Step::Record(Record::End(Ending::Dropped, _)) => open = None,
+            Step::Record(Record::Chunks(_) | Record::Hole(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether an entry is behind all that is at or beneath a path.
+pub(crate) fn is_behind(entry: &[u8], path: &[u8]) -> bool {
+    !is_beneath(entry, path) && compare_paths(entry, path) == Ordering::Greater
+}
