@@ -10,6 +10,7 @@ mod dependents;
 mod feed;
 mod fill;
 mod fitted;
+mod loading;
 mod globals;
 mod lock;
 mod made;
@@ -22,7 +23,9 @@ mod removal;
 mod report;
 mod rights;
 mod roles;
+mod rows;
 mod run;
+mod sections;
 mod session;
 mod spaces;
 mod stand_in;
@@ -64,6 +67,8 @@ pub struct PostgresOptions {
     pub no_tablespaces: bool,
     /// Tablespaces of the server in the place of the dump's.
     pub tablespace_map: BTreeMap<String, String>,
+    /// Sessions that fill a database at a time, if the server has them to spare.
+    pub jobs: usize,
     /// Where programs are looked for besides their packages' folders.
     pub path: Option<String>,
 }
@@ -114,6 +119,8 @@ impl Work<'_> {
             // The session may be what was lost.
             let left = match run.session(self.server, &[]) {
                 Ok(mut again) => {
+                    // A program that was killed leaves statements that go on; why it was is what has to be told.
+                    let _ = run.end_others(&mut again);
                     let left = made.unmake(&mut again);
                     if done == 0 {
                         globals.unmake_spaces(&mut again);
@@ -154,7 +161,7 @@ impl Work<'_> {
             return Err(Error::Interrupted);
         }
         let name = made.name_of(plan).to_owned();
-        let (bytes, tables) = self.fill(plan, &name, stand_in, session)?;
+        let (bytes, tables) = self.fill(plan, &name, run, stand_in, session)?;
         let mut is_done = |report: &mut PostgresReport| {
             *done += 1;
             report.tables += tables;

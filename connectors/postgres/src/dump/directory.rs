@@ -5,8 +5,8 @@
 
 use super::copies::{Copies, CopyContent, Opening, Wanted};
 use super::databases::Named;
-use super::limits;
-use super::limits::{BRIEFLY, Room};
+use crate::limits;
+use crate::limits::{BRIEFLY, Room};
 use super::tables::{ANEW, Tables, file_name, lock_tables};
 use super::{Asked, refused};
 use crate::charset;

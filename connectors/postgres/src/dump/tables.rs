@@ -3,7 +3,7 @@
 //! Source: `getTables`, `dumpTableData_copy` in `pg_dump.c`.
 
 use super::copies::Wanted;
-use super::limits;
+use crate::limits;
 use crate::Connection;
 use crate::connection::{PgError, PgResult};
 use crate::toc::TocEntry;

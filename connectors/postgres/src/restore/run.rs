@@ -2,8 +2,8 @@
 //! makes or puts aside bear a name and a comment with the same number. So the next restore can tell what an interrupted one
 //! left from what a running one needs, and from what nobody here made.
 
-use super::removal::{self, LOCK, drop_database};
-use super::session::maintenance;
+use super::removal::{self, LOCK, PART, drop_database};
+use super::session::{self, maintenance};
 use crate::connection::{PgError, PgResult};
 use crate::sql::{literal, quoted_name};
 use crate::{Connection, Server};
@@ -51,11 +51,24 @@ impl Run {
         Ok(session)
     }
 
+    /// What the sessions are called that fill a database, those of programs, too.
+    pub(super) fn part_name(&self) -> String {
+        format!("{PART} {}", self.id)
+    }
+
+    /// A session that fills a database.
+    pub(super) fn part(&self, server: &Server, database: &str) -> PgResult<Connection> {
+        let mut session = session::open(server, database)?;
+        session.query(&format!("SET application_name = {}", literal(&self.part_name())))?;
+        Ok(session)
+    }
+
     /// Ends the other sessions of this restore but those that hold locks, and waits until they have ended.
     pub(super) fn end_others(&self, session: &mut Connection) -> PgResult<()> {
         let others = format!(
-            "FROM pg_catalog.pg_stat_activity WHERE application_name = {} AND pid <> pg_catalog.pg_backend_pid()",
-            literal(&application_name(&self.id))
+            "FROM pg_catalog.pg_stat_activity WHERE application_name IN ({}, {}) AND pid <> pg_catalog.pg_backend_pid()",
+            literal(&application_name(&self.id)),
+            literal(&self.part_name())
         );
         session.query(&format!("SELECT pg_catalog.pg_terminate_backend(pid) {others}"))?;
         for _ in 0..removal::TRIES {
@@ -185,7 +198,8 @@ pub(super) struct Leftover {
 pub(super) fn leftovers(session: &mut Connection) -> PgResult<Vec<Leftover>> {
     let rows = session.query(&format!(
         "SELECT d.datname, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), \
-         (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid), \
+         (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid \
+          AND coalesce(a.application_name, '') NOT LIKE '{PART} %'), \
          d.datallowconn OR d.datistemplate \
          FROM pg_catalog.pg_database d WHERE d.datname LIKE '{BESIDE}\\_%' OR d.datname LIKE '{ASIDE}\\_%' ORDER BY 1"
     ))?;
