@@ -87,9 +87,8 @@ fn first_path(
         chunk = first;
     }
     let bytes = chunkstore::reader::read_all(store, &[chunk])?;
-    let records = parse(&bytes).map_err(|error| {
-        chunkstore::Error::corrupt(format!("manifest chunk {}", chunk.id.short()), error)
-    })?;
+    let records = parse(&bytes)
+        .map_err(|error| chunkstore::Error::corrupt(format!("manifest chunk {}", chunk.id.short()), error))?;
     Ok(records.into_iter().find_map(|record| match record {
         Record::Entry(entry) => Some(entry.path),
         _ => None,

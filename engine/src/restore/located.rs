@@ -97,7 +97,9 @@ pub fn located(
                     chunks.iter().for_each(|chunk| content.push(u64::from(chunk.len), Some(*chunk)));
                 }
             }
-            Step::Record(Record::Hole(len)) => open.iter_mut().for_each(|(_, content)| content.push(len, None)),
+            Step::Record(Record::Hole(len)) => {
+                open.iter_mut().for_each(|(_, content)| content.push(len, None))
+            }
             Step::Record(Record::End(Ending::Complete, _)) => all.extend(open.take()),
             Step::Record(Record::End(Ending::Dropped, _)) => open = None,
             Step::Damage(damage) => return Err(damage.error.into()),
@@ -210,7 +212,9 @@ mod tests {
         content.push(10, chunk(1));
         content.push(5, None);
         content.push(10, chunk(2));
-        let at = |range: Range<u64>| -> Vec<u64> { content.pieces_of(&range).iter().map(|piece| piece.at).collect() };
+        let at = |range: Range<u64>| -> Vec<u64> {
+            content.pieces_of(&range).iter().map(|piece| piece.at).collect()
+        };
         assert_eq!(content.len(), 35);
         for (range, wanted) in [
             (0..35, vec![0, 10, 20, 25]),

@@ -1,10 +1,10 @@
 //! A dump as pg_restore reads it from a pipe: the custom format, made on the way of a dump in directory format, with the
 //! data of the entries that are wanted and no others.
 
+use super::loading::Files;
 use crate::end_mark::BlockIndex;
 use crate::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
-use engine::restore::dump;
-use engine::restore::dump_ranges;
+use engine::restore::{Stretch, dump, dump_ranges, read_stretches};
 use engine::snapshot::Snapshot;
 use engine::{Counter, Error, Monitor, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +38,8 @@ pub(crate) fn read_toc(
 /// Of a dump in custom format, its table of contents as it is in `toc`, which is `head` bytes long in the dump, and the
 /// data that are `chosen`: all of it where nothing is known of where they are.
 pub(super) fn write_custom(archive: &Archive<'_>, head: u64, out: &mut dyn Write) -> Result<u64> {
-    let Archive { repo, snapshot, path, toc, chosen, monitor, .. } = archive;
-    out.write_all(&toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+    let Archive { repo, snapshot, path, chosen, monitor, .. } = archive;
+    archive.write_head(out)?;
     let all = |out: &mut dyn Write| {
         dump(repo, snapshot, path.as_bytes(), &mut Behind { skip: head, out }, *monitor)
     };
@@ -85,6 +85,8 @@ pub(super) struct Archive<'a> {
     pub(super) toc: &'a Toc,
     /// Entries that are wanted; all if not given.
     pub(super) chosen: Option<&'a BTreeSet<i64>>,
+    /// Its files, if it is a folder.
+    pub(super) files: &'a Files,
     /// Files that the backup left out, and why.
     pub(super) left_out: &'a BTreeMap<String, String>,
     pub(super) monitor: &'a dyn Monitor,
@@ -95,9 +97,14 @@ fn broken(error: std::io::Error) -> Error {
 }
 
 impl Archive<'_> {
+    /// The table of contents alone, which is an archive without data.
+    pub(super) fn write_head(&self, out: &mut dyn Write) -> Result<()> {
+        out.write_all(&self.toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)
+    }
+
     /// Writes it; returns how many bytes of data that were.
     pub(super) fn write(&self, out: &mut dyn Write) -> Result<u64> {
-        out.write_all(&self.toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+        self.write_head(out)?;
         let mut bytes = 0;
         for entry in self.toc.entries.iter().filter(|entry| entry.has_data) {
             if self.chosen.is_none_or(|chosen| chosen.contains(&entry.id)) {
@@ -122,7 +129,7 @@ impl Archive<'_> {
         }
         let mut list = vec![];
         let path = format!("{}/{}", self.path, entry.file);
-        dump(self.repo, self.snapshot, path.as_bytes(), &mut list, self.monitor)?;
+        self.read(&path, &mut list)?;
         let mut bytes = 0;
         for line in String::from_utf8_lossy(&list).lines() {
             let oid = line.split_once(' ').and_then(|(oid, file)| Some((oid.parse().ok()?, file)));
@@ -136,13 +143,22 @@ impl Archive<'_> {
         Ok(bytes)
     }
 
+    fn read(&self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        let content = self.files.get(path.as_bytes());
+        let content = content.ok_or_else(|| Error::NoEntry { path: path.to_owned() })?;
+        let all = Stretch { content, range: 0..content.len() };
+        let mut write = |_, bytes: &[u8]| out.write_all(bytes).map_err(broken);
+        read_stretches(self.repo, &[all], 1, &mut write, self.monitor)?;
+        Ok(content.len())
+    }
+
     /// A file's content in pieces, each with its length before it, and a length of zero at the end.
     fn file(&self, name: &str, out: &mut dyn Write) -> Result<u64> {
         let path = format!("{}/{name}", self.path);
         let mut pieces = Pieces { toc: self.toc, out };
         let bytes = match self.left_out.contains_key(&path) {
             true => 0,
-            false => dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?,
+            false => self.read(&path, &mut pieces)?,
         };
         let mut end = vec![];
         self.toc.int(&mut end, 0);

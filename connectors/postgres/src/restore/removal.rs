@@ -49,9 +49,7 @@ pub(super) fn wait_until_replaceable(name: &str, besides: &str, session: &mut Co
 fn wait_until_left(name: &str, besides: &str, ours: &[&str], session: &mut Connection) -> PgResult<()> {
     let ours: String = ours
         .iter()
-        .map(|name| {
-            format!(" AND coalesce(application_name, '') NOT LIKE {}", literal(&format!("{name} %")))
-        })
+        .map(|name| format!(" AND coalesce(application_name, '') NOT LIKE {}", literal(&format!("{name} %"))))
         .collect();
     let sql = format!(
         "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = {} \

@@ -6,8 +6,7 @@ impl TocEntry {
     /// Rows of a table.
     pub(crate) fn named(oid: usize, namespace: &[u8], tag: &[u8]) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let bytes =
-            NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), ..NameBytes::default() };
+        let bytes = NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), ..NameBytes::default() };
         Self {
             id: 1,
             oid: oid.to_string(),

@@ -1,0 +1,382 @@
+//! Rows into a database, by several sessions at once, each with its own COPY; large objects by pg_restore beside them. What
+//! fails in one ends all.
+
+use super::Work;
+use super::rows::{END_OF_ROWS, Rows, Task, tasks};
+use super::run::Run;
+use crate::connection::{PgError, PgResult};
+use crate::limits::TOO_MANY;
+use crate::toc::{Toc, TocEntry};
+use crate::wire::HangUp;
+use crate::{Connection, Server};
+use chunkstore::pool::locked;
+use chunkstore::threads;
+use engine::restore::{Located, Stretch, read_stretches};
+use engine::source::SourceErrorKind;
+use engine::{Counter, Error, ItemError, Monitor, Result};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// How often it is looked whether it shall end.
+const PAUSE: Duration = Duration::from_millis(50);
+/// As pg_restore has them (`_doSetFixedOutputState` in `pg_backup_archiver.c`), and as values were written. That rows are on
+/// disk matters when the database gets its name: that commit waits for all before it.
+const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET row_security = off; \
+    SET check_function_bodies = off; SET xmloption = content; SET synchronous_commit = off";
+
+/// Contents of files of a dump in directory format, by their paths.
+pub(super) type Files = BTreeMap<Vec<u8>, Located>;
+
+/// A table whose rows are put in.
+struct Table<'a> {
+    entry: &'a TocEntry,
+    content: &'a Located,
+    /// Bytes of its rows.
+    len: u64,
+}
+
+/// The rows of a database, on their way.
+pub(super) struct Loading<'a> {
+    work: &'a Work<'a>,
+    server: &'a Server,
+    database: &'a str,
+    run: &'a Run,
+    toc: &'a Toc,
+    tables: Vec<Table<'a>>,
+    jobs: usize,
+    /// Whether what hangs on an object that is not in the backup may be refused.
+    is_partial: bool,
+    /// Whether a table that is emptied first is not written to the WAL.
+    spares_wal: bool,
+    /// Set when all shall end.
+    pub(super) stop: AtomicBool,
+    failure: Mutex<Option<Error>>,
+}
+
+/// A COPY that runs.
+struct Put {
+    table: usize,
+    rows: Rows,
+    is_refused: bool,
+    in_transaction: bool,
+}
+
+/// Counts nothing: what is read twice is done once.
+struct Uncounted<'a>(&'a dyn Monitor);
+
+impl Monitor for Uncounted<'_> {
+    fn count(&self, _: Counter, _: u64) {}
+    fn get(&self, counter: Counter) -> u64 {
+        self.0.get(counter)
+    }
+    fn restart(&self) {}
+    fn error(&self, error: ItemError) {
+        self.0.error(error);
+    }
+    fn interrupted(&self) -> bool {
+        self.0.interrupted()
+    }
+}
+
+impl<'a> Loading<'a> {
+    /// Rows of `entries`, whose files are in `folder`; those that the backup left out are passed over.
+    #[expect(clippy::too_many_arguments, reason = "what and where: one call, whose caller has them apart")]
+    pub(super) fn new(
+        work: &'a Work<'a>,
+        server: &'a Server,
+        database: &'a str,
+        run: &'a Run,
+        toc: &'a Toc,
+        (folder, files): (&str, &'a Files),
+        entries: &[&'a TocEntry],
+        is_partial: bool,
+    ) -> Result<Self> {
+        let mut tables = vec![];
+        for entry in entries {
+            let path = format!("{folder}/{}", entry.file);
+            if work.left_out.contains_key(&path) {
+                continue;
+            }
+            let content = files.get(path.as_bytes()).ok_or(Error::NoEntry { path: path.clone() })?;
+            let len = content.len().checked_sub(END_OF_ROWS.len() as u64);
+            let len = len.ok_or_else(|| cut_off(&path))?;
+            tables.push(Table { entry, content, len });
+        }
+        Ok(Self {
+            work,
+            server,
+            database,
+            run,
+            toc,
+            tables,
+            jobs: 1,
+            is_partial,
+            spares_wal: false,
+            stop: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        })
+    }
+
+    /// Bytes of the files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tables.iter().map(|table| table.content.len()).sum()
+    }
+
+    /// Puts all in by up to `jobs` sessions, and meanwhile does `beside`, if there is something of that kind.
+    ///
+    /// # Errors
+    /// The first failure of any of them; by then all have ended.
+    pub(super) fn load(
+        &mut self,
+        jobs: usize,
+        beside: Option<&(dyn Fn(&AtomicBool) -> Result<()> + Sync)>,
+    ) -> Result<()> {
+        let sizes: Vec<u64> = self.tables.iter().map(|table| table.len).collect();
+        // One session does one thing after the other.
+        let (first, beside) = if jobs > 1 { (None, beside) } else { (beside, None) };
+        if let Some(first) = first {
+            first(&self.stop)?;
+        }
+        let jobs = jobs.saturating_sub(usize::from(beside.is_some())).max(1);
+        self.jobs = jobs;
+        let queue = tasks(&sizes, jobs);
+        let mut sessions = vec![];
+        for _ in 0..jobs.min(queue.len()) {
+            match self.session() {
+                // Somebody else took it; those that we have will do.
+                Err(error) if error.code() == TOO_MANY && !sessions.is_empty() => break,
+                session => sessions.push(session.map_err(|error| self.work.failed(&error))?),
+            }
+        }
+        if let Some(session) = sessions.first_mut() {
+            let level = session.value("SELECT pg_catalog.current_setting('wal_level')");
+            self.spares_wal = level.map_err(|error| self.work.failed(&error))? == "minimal";
+        }
+        self.together(sessions, queue, beside)
+    }
+
+    fn together(
+        &self,
+        sessions: Vec<Connection>,
+        queue: VecDeque<Task>,
+        beside: Option<&(dyn Fn(&AtomicBool) -> Result<()> + Sync)>,
+    ) -> Result<()> {
+        let hang_ups = sessions.iter().map(Connection::hang_up).collect::<PgResult<Vec<HangUp>>>();
+        let hang_ups = hang_ups.map_err(|error| self.work.failed(&error))?;
+        let queue = &Mutex::new(queue);
+        std::thread::scope(|scope| {
+            let (ended, ends) = channel::<()>();
+            for session in sessions {
+                let ended = ended.clone();
+                let started = threads::start_in(scope, "esker-rows", move || {
+                    self.note(self.work(session, queue));
+                    drop(ended);
+                });
+                self.note(started.map(drop).map_err(|error| self.work.failed(&error.into())));
+            }
+            if let Some(beside) = beside {
+                let ended = ended.clone();
+                let started = threads::start_in(scope, "esker-objects", move || {
+                    self.note(beside(&self.stop));
+                    drop(ended);
+                });
+                self.note(started.map(drop).map_err(|error| self.work.failed(&error.into())));
+            }
+            drop(ended);
+            // Until the last of them is gone.
+            while ends.recv_timeout(PAUSE) != Err(RecvTimeoutError::Disconnected) {
+                if self.work.monitor.interrupted() {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                if self.stop.load(Ordering::Relaxed) {
+                    hang_ups.iter().for_each(HangUp::now);
+                }
+            }
+        });
+        if self.work.monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        locked(&self.failure).take().map_or(Ok(()), Err)
+    }
+
+    /// Keeps the first failure, which ends all.
+    fn note(&self, done: Result<()>) {
+        if let Err(error) = done {
+            let mut failure = locked(&self.failure);
+            // What comes after the first comes of it.
+            if !self.stop.swap(true, Ordering::Relaxed) {
+                *failure = Some(error);
+            }
+        }
+    }
+
+    /// A session as pg_restore has one: what the dump says of its encoding and quotes counts.
+    fn session(&self) -> PgResult<Connection> {
+        let mut session = self.run.part(self.server, self.database)?;
+        session.query(SETTINGS)?;
+        for entry in &self.toc.entries {
+            if matches!(entry.kind.as_str(), "ENCODING" | "STDSTRINGS") {
+                session.query_bytes(entry.definition.as_bytes())?;
+            }
+        }
+        Ok(session)
+    }
+
+    /// What one session does.
+    fn work(&self, mut session: Connection, queue: &Mutex<VecDeque<Task>>) -> Result<()> {
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let task = locked(queue).pop_front();
+            match task {
+                None => return Ok(()),
+                Some(Task::Tables(tables)) => self.tables(&mut session, &tables)?,
+                Some(Task::Stretch(table, range)) => self.stretch(&mut session, table, range)?,
+            }
+        }
+    }
+
+    /// Tables as a whole, one after the other.
+    fn tables(&self, session: &mut Connection, tables: &[usize]) -> Result<()> {
+        let whole = |table: &usize| {
+            let content = self.tables.get(*table)?.content;
+            Some(Stretch { content, range: 0..content.len() })
+        };
+        let stretches: Vec<Stretch<'_>> = tables.iter().filter_map(whole).collect();
+        let mut current: Option<(usize, Put)> = None;
+        let mut each = |number: usize, bytes: &[u8]| {
+            let mut put = match current.take() {
+                Some((before, put)) if before == number => put,
+                before => {
+                    if let Some((_, put)) = before {
+                        self.end(session, put)?;
+                    }
+                    let table = tables.get(number).copied().unwrap_or_default();
+                    let len = self.tables.get(table).map_or(0, |table| table.len);
+                    self.begin(session, table, 0..len)?
+                }
+            };
+            self.put(session, &mut put, bytes)?;
+            current = Some((number, put));
+            Ok(())
+        };
+        read_stretches(self.work.repo, &stretches, self.jobs, &mut each, self.work.monitor)?;
+        match current {
+            Some((_, put)) => self.end(session, put),
+            None => Ok(()),
+        }
+    }
+
+    /// The rows that begin in a range of a table's file.
+    fn stretch(&self, session: &mut Connection, table: usize, range: Range<u64>) -> Result<()> {
+        let Some(Table { content, .. }) = self.tables.get(table) else { return Ok(()) };
+        let mut put = self.begin(session, table, range)?;
+        let read = |put: &mut Put, range: Range<u64>, session: &mut Connection, monitor: &dyn Monitor| {
+            let mut each = |_, bytes: &[u8]| self.put(session, put, bytes);
+            read_stretches(self.work.repo, &[Stretch { content, range }], self.jobs, &mut each, monitor)
+        };
+        let wanted = put.rows.wanted();
+        read(&mut put, wanted, session, self.work.monitor)?;
+        // The last row may end in the next stretch, and that may be some chunks on.
+        while let Some(at) = put.rows.lacking().filter(|_| !put.is_refused) {
+            let to = content.chunk_end(at);
+            read(&mut put, at..to, session, &Uncounted(self.work.monitor))?;
+        }
+        self.end(session, put)
+    }
+
+    fn begin(&self, session: &mut Connection, table: usize, range: Range<u64>) -> Result<Put> {
+        let Some(Table { entry, len, .. }) = self.tables.get(table) else {
+            return Err(self.work.refused(format!("there is no table number {table}")));
+        };
+        let is_whole = range == (0..*len);
+        let mut put = Put { table, rows: Rows::new(range, *len), is_refused: false, in_transaction: false };
+        // As pg_restore does it with several jobs: rows of a table whose file is new need no WAL, since the file is
+        // brought to disk by the commit.
+        let emptied = if self.spares_wal && is_whole { emptied(entry) } else { None };
+        let begun = match emptied {
+            Some(statement) => {
+                put.in_transaction = true;
+                session.query("BEGIN").and_then(|_| session.query_bytes(&statement)).map(drop)
+            }
+            None => Ok(()),
+        };
+        let begun = begun.and_then(|()| session.begin_copy(&entry.bytes.copy)).map(drop);
+        if let Err(error) = begun {
+            self.refused(session, &mut put, error)?;
+        }
+        Ok(put)
+    }
+
+    fn put(&self, session: &mut Connection, put: &mut Put, bytes: &[u8]) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        if put.is_refused {
+            return Ok(());
+        }
+        put.rows.see(bytes, session).map_err(|error| self.failed(put, error))
+    }
+
+    fn end(&self, session: &mut Connection, mut put: Put) -> Result<()> {
+        if put.is_refused {
+            return Ok(());
+        }
+        // What is cut off must not count as whole: without an end the server takes nothing of it.
+        if !put.rows.ended_well() {
+            return Err(cut_off(&self.name(&put)));
+        }
+        let mut done = session.finish_data();
+        if done.is_ok() && put.in_transaction {
+            done = session.query("COMMIT").map(drop);
+        }
+        done.or_else(|error| self.refused(session, &mut put, error))
+    }
+
+    /// What the server says no to ends all, unless it hangs on something that is not in the backup.
+    fn refused(&self, session: &mut Connection, put: &mut Put, error: PgError) -> Result<()> {
+        if !self.is_partial || matches!(error, PgError::Lost(_)) {
+            return Err(self.failed(put, error));
+        }
+        put.is_refused = true;
+        self.work.tell(format!("the rows of {}", self.name(put)), &error.to_string());
+        if put.in_transaction {
+            session.query("ROLLBACK").map_err(|error| self.failed(put, error))?;
+        }
+        Ok(())
+    }
+
+    fn name(&self, put: &Put) -> String {
+        let entry = self.tables.get(put.table).map(|table| table.entry);
+        entry.map(super::relations::full_name).unwrap_or_default()
+    }
+
+    fn failed(&self, put: &Put, error: PgError) -> Error {
+        match error {
+            PgError::Refused { message, .. } => {
+                let why = format!("table {}: {message}", self.name(put));
+                self.work.server.error(SourceErrorKind::Command, why).into()
+            }
+            error => self.work.failed(&error),
+        }
+    }
+}
+
+fn cut_off(what: &str) -> Error {
+    Error::Malformed { what: what.to_owned(), why: "its rows do not end as pg_dump ends them".into() }
+}
+
+/// The command that empties a table before its rows come; none for rows that go to its partitioned table, which other
+/// sessions fill, too (`is_load_via_partition_root` in `pg_backup_archiver.c`).
+fn emptied(entry: &TocEntry) -> Option<Vec<u8>> {
+    if entry.definition.contains("load via partition root") {
+        return None;
+    }
+    let table = super::relations::quoted(entry);
+    Some([b"TRUNCATE TABLE ONLY ".as_slice(), &table].concat())
+}
