@@ -3,7 +3,7 @@
 //! those that are printed.
 
 use crate::entry::{display_path, is_beneath};
-use crate::manifest::{Ending, ManifestReader, Record, Step, is_behind};
+use crate::manifest::{Ending, ManifestReader, Record, Step, for_each_entry, is_behind};
 use crate::names::path_bytes;
 use crate::snapshot::Snapshot;
 use crate::{Error, Repository, Result};

@@ -4,6 +4,7 @@
 //! gets the owner, privileges and settings of the dump, and takes the place of the one that it replaces.
 
 pub(crate) mod archive;
+mod closure;
 pub(crate) mod contents;
 mod database;
 mod dependents;

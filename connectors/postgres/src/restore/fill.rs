@@ -113,7 +113,7 @@ impl Work<'_> {
             return self.single_tables(plan, chosen, &chosen.applied(toc), (name, server), run);
         }
         let is_partial = self.missing_objects(plan).next().is_some();
-        let into = Into { plan, name, server, run, is_partial };
+        let into = Filling { plan, name, server, run, is_partial };
         let sections = Sections::of(toc);
         let files = self.files(plan, None)?;
         let archive = self.archive_of(plan, toc, &files, None);
@@ -127,8 +127,7 @@ impl Work<'_> {
         let bytes = match plan.stored.kind {
             Kind::Directory => {
                 let folder = (plan.stored.path.as_str(), &files);
-                let mut loading =
-                    Loading::new(self, server, name, run, toc, folder, &sections.rows, is_partial)?;
+                let mut loading = Loading::new(self, &into, toc, folder, &sections.rows)?;
                 let objects: BTreeSet<i64> = sections.objects.iter().map(|entry| entry.id).collect();
                 let list: Vec<i64> = objects.iter().copied().collect();
                 let large = self.archive_of(plan, toc, &files, Some(&objects));
@@ -181,7 +180,7 @@ impl Work<'_> {
     }
 
     /// How many sessions fill a database: what was asked for, if the server has them to spare.
-    fn jobs(&self, into: &Into<'_>) -> Result<usize> {
+    fn jobs(&self, into: &Filling<'_>) -> Result<usize> {
         let wanted = self.options.jobs.max(1);
         if wanted == 1 {
             return Ok(1);
@@ -194,13 +193,13 @@ impl Work<'_> {
     }
 
     /// Entries of a dump by pg_restore, by several processes if it reads a file.
-    fn some(&self, into: &Into<'_>, list: &[i64], jobs: usize, input: Input<'_>) -> Result<u64> {
+    fn some(&self, into: &Filling<'_>, list: &[i64], jobs: usize, input: Input<'_>) -> Result<u64> {
         self.some_until(into, list, jobs, input, &AtomicBool::new(false))
     }
 
     fn some_until(
         &self,
-        into: &Into<'_>,
+        into: &Filling<'_>,
         list: &[i64],
         jobs: usize,
         input: Input<'_>,
@@ -209,7 +208,7 @@ impl Work<'_> {
         if list.is_empty() {
             return Ok(0);
         }
-        let mut command = self.pg_restore(into.name, into.server, into.run)?;
+        let mut command = self.pg_restore(into.plan, into.name, into.server, into.run)?;
         if !into.is_partial {
             command.arg("--exit-on-error");
         }
@@ -237,7 +236,7 @@ impl Work<'_> {
         (name, server): (&str, &Server),
         run: &Run,
     ) -> Result<u64> {
-        let mut command = self.pg_restore(name, server, run)?;
+        let mut command = self.pg_restore(plan, name, server, run)?;
         command.args(["--exit-on-error", "--single-transaction"]);
         if chosen.replaces {
             command.arg("--clean");
@@ -264,12 +263,13 @@ impl Work<'_> {
     }
 
     /// pg_restore into a database.
-    fn pg_restore(&self, name: &str, server: &Server, run: &Run) -> Result<Command> {
+    fn pg_restore(&self, plan: &Plan, name: &str, server: &Server, run: &Run) -> Result<Command> {
         let Some(programs) = &self.programs else {
             return Err(self.refused("pg_restore was not looked for".into()));
         };
         let mut command = programs.command("pg_restore", server);
-        session::set_for(&mut command);
+        let lazily: &[(&str, &str)] = if is_lazy(plan) { &[("synchronous_commit", "off")] } else { &[] };
+        session::set_for(&mut command, lazily);
         command.env("PGAPPNAME", run.part_name());
         command.args(["-w", "-Fc", "-d"]).arg(server.database_of(name));
         if self.options.no_owner {
@@ -290,11 +290,13 @@ impl Work<'_> {
         let folder = plan.stored.path.as_str();
         let data = plan.entries().filter(|entry| entry.has_data);
         let data = data.filter(|entry| wanted.is_none_or(|wanted| wanted.contains(&entry.id)));
-        let names: BTreeSet<&str> = data.map(|entry| entry.file.as_str()).collect();
+        let data: Vec<_> = data.collect();
+        let names: BTreeSet<&str> = data.iter().map(|entry| entry.file.as_str()).collect();
+        let with_objects = data.iter().any(|entry| entry.kind == "BLOBS");
         let is_wanted = |path: &[u8]| {
             let name = path.strip_prefix(folder.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
             let name = name.and_then(|name| std::str::from_utf8(name).ok());
-            name.is_some_and(|name| name.starts_with("blob_") || names.contains(name))
+            name.is_some_and(|name| with_objects && name.starts_with("blob_") || names.contains(name))
         };
         located(self.repo, self.snapshot, folder.as_bytes(), &is_wanted)
     }
@@ -326,15 +328,21 @@ impl Work<'_> {
 }
 
 /// A database that is filled.
-struct Into<'a> {
-    plan: &'a Plan,
+pub(super) struct Filling<'a> {
+    pub(super) plan: &'a Plan,
     /// Its name for now.
-    name: &'a str,
+    pub(super) name: &'a str,
     /// The server, as the role that restores enters it.
-    server: &'a Server,
-    run: &'a Run,
+    pub(super) server: &'a Server,
+    pub(super) run: &'a Run,
     /// Whether the backup lacks objects that others may hang on.
-    is_partial: bool,
+    pub(super) is_partial: bool,
+}
+
+/// Whether commits need not wait for the disk: the last one, which gives a database that was made its name, waits for all
+/// before it.
+pub(super) fn is_lazy(plan: &Plan) -> bool {
+    matches!(plan.way, Way::Made | Way::Replaced)
 }
 
 /// A list of entries, as pg_restore reads one.

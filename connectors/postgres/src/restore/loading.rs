@@ -2,13 +2,13 @@
 //! fails in one ends all.
 
 use super::Work;
+use super::fill::{Filling, is_lazy};
 use super::rows::{END_OF_ROWS, Rows, Task, tasks};
-use super::run::Run;
+use crate::Connection;
 use crate::connection::{PgError, PgResult};
 use crate::limits::TOO_MANY;
 use crate::toc::{Toc, TocEntry};
 use crate::wire::HangUp;
-use crate::{Connection, Server};
 use chunkstore::pool::locked;
 use chunkstore::threads;
 use engine::restore::{Located, Stretch, read_stretches};
@@ -23,10 +23,9 @@ use std::time::Duration;
 
 /// How often it is looked whether it shall end.
 const PAUSE: Duration = Duration::from_millis(50);
-/// As pg_restore has them (`_doSetFixedOutputState` in `pg_backup_archiver.c`), and as values were written. That rows are on
-/// disk matters when the database gets its name: that commit waits for all before it.
+/// As pg_restore has them (`_doSetFixedOutputState` in `pg_backup_archiver.c`), and as values were written.
 const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET row_security = off; \
-    SET check_function_bodies = off; SET xmloption = content; SET synchronous_commit = off";
+    SET check_function_bodies = off; SET xmloption = content";
 
 /// Contents of files of a dump in directory format, by their paths.
 pub(super) type Files = BTreeMap<Vec<u8>, Located>;
@@ -42,14 +41,10 @@ struct Table<'a> {
 /// The rows of a database, on their way.
 pub(super) struct Loading<'a> {
     work: &'a Work<'a>,
-    server: &'a Server,
-    database: &'a str,
-    run: &'a Run,
+    into: &'a Filling<'a>,
     toc: &'a Toc,
     tables: Vec<Table<'a>>,
     jobs: usize,
-    /// Whether what hangs on an object that is not in the backup may be refused.
-    is_partial: bool,
     /// Whether a table that is emptied first is not written to the WAL.
     spares_wal: bool,
     /// Set when all shall end.
@@ -84,16 +79,12 @@ impl Monitor for Uncounted<'_> {
 
 impl<'a> Loading<'a> {
     /// Rows of `entries`, whose files are in `folder`; those that the backup left out are passed over.
-    #[expect(clippy::too_many_arguments, reason = "what and where: one call, whose caller has them apart")]
     pub(super) fn new(
         work: &'a Work<'a>,
-        server: &'a Server,
-        database: &'a str,
-        run: &'a Run,
+        into: &'a Filling<'a>,
         toc: &'a Toc,
         (folder, files): (&str, &'a Files),
         entries: &[&'a TocEntry],
-        is_partial: bool,
     ) -> Result<Self> {
         let mut tables = vec![];
         for entry in entries {
@@ -108,13 +99,10 @@ impl<'a> Loading<'a> {
         }
         Ok(Self {
             work,
-            server,
-            database,
-            run,
+            into,
             toc,
             tables,
             jobs: 1,
-            is_partial,
             spares_wal: false,
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -216,8 +204,11 @@ impl<'a> Loading<'a> {
 
     /// A session as pg_restore has one: what the dump says of its encoding and quotes counts.
     fn session(&self) -> PgResult<Connection> {
-        let mut session = self.run.part(self.server, self.database)?;
+        let mut session = self.into.run.part(self.into.server, self.into.name)?;
         session.query(SETTINGS)?;
+        if is_lazy(self.into.plan) {
+            session.query("SET synchronous_commit = off")?;
+        }
         for entry in &self.toc.entries {
             if matches!(entry.kind.as_str(), "ENCODING" | "STDSTRINGS") {
                 session.query_bytes(entry.definition.as_bytes())?;
@@ -340,7 +331,7 @@ impl<'a> Loading<'a> {
 
     /// What the server says no to ends all, unless it hangs on something that is not in the backup.
     fn refused(&self, session: &mut Connection, put: &mut Put, error: PgError) -> Result<()> {
-        if !self.is_partial || matches!(error, PgError::Lost(_)) {
+        if !self.into.is_partial || matches!(error, PgError::Lost(_)) {
             return Err(self.failed(put, error));
         }
         put.is_refused = true;
