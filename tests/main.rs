@@ -77,6 +77,7 @@ mod pg;
 mod pg_as_owner;
 mod pg_asked;
 mod pg_elsewhere;
+mod pg_jobs;
 mod pg_names;
 mod pg_parts;
 mod pg_replace;

@@ -146,7 +146,7 @@ impl<'a> Made<'a> {
         all.push(format!("COMMENT ON DATABASE {aside} IS {}", literal(&mark)));
         all.push(format!("ALTER DATABASE {new} RENAME TO {old}"));
         // What filled it has ended, but its session may take a moment.
-        wait_until_unused(&one.name, session)?;
+        wait_until_unused(&one.name, "", session)?;
         let done = while_ending_sessions(&one.target, self.server, || transaction(&all, session));
         let ended = match done {
             // Whether it had heard the last word, the server says: both names change, or none.

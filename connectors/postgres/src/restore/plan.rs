@@ -169,7 +169,7 @@ impl Work<'_> {
         // The one that everybody connects to gets no other name from itself.
         let own = session.value("SELECT pg_catalog.pg_backend_pid()").map_err(failed)?;
         let mut session = session::maintenance(self.server, &[target]).map_err(failed)?;
-        removal::wait_until_replaceable(target, &own, &mut session).map_err(|error| self.untouched(&error))
+        removal::wait_until_unused(target, &own, &mut session).map_err(|error| self.untouched(&error))
     }
 
     /// What becomes of a database that is there.

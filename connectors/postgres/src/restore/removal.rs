@@ -9,9 +9,6 @@ use std::time::Duration;
 
 /// What sessions are called that hold locks: this, and the restore's number.
 pub(super) const LOCK: &str = "esker restore lock";
-/// What sessions are called that fill a database: this, and the restore's number. Those of a restore that was killed may have a
-/// statement under way still; they are ended by the next.
-pub(super) const PART: &str = "esker restore part";
 /// How often, and how long apart, it is looked whether the last session in a database has ended.
 pub(super) const TRIES: usize = 50;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
@@ -35,27 +32,16 @@ pub(super) fn end_sessions(name: &str, session: &mut Connection) -> PgResult<u64
     Ok(ended)
 }
 
-/// That nobody is in a database but sessions that hold locks of restores, which may be ended. Our own sessions may take a
-/// moment to end.
-pub(super) fn wait_until_unused(name: &str, session: &mut Connection) -> PgResult<()> {
-    wait_until_left(name, "", &[LOCK], session)
-}
-
-/// The same of a database that will be replaced: the session `besides` may stay, and what killed restores left is ended then.
-pub(super) fn wait_until_replaceable(name: &str, besides: &str, session: &mut Connection) -> PgResult<()> {
-    wait_until_left(name, besides, &[LOCK, PART], session)
-}
-
-fn wait_until_left(name: &str, besides: &str, ours: &[&str], session: &mut Connection) -> PgResult<()> {
-    let ours: String = ours
-        .iter()
-        .map(|name| format!(" AND coalesce(application_name, '') NOT LIKE {}", literal(&format!("{name} %"))))
-        .collect();
+/// That nobody is in a database but the session `besides`, and those that hold locks of restores, which may be ended.
+/// Our own sessions may take a moment to end.
+pub(super) fn wait_until_unused(name: &str, besides: &str, session: &mut Connection) -> PgResult<()> {
     let sql = format!(
         "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = {} \
-         AND backend_type IN ('client backend', 'walsender') AND pid::text <> {}{ours}",
+         AND backend_type IN ('client backend', 'walsender') AND pid::text <> {} \
+         AND coalesce(application_name, '') NOT LIKE {}",
         literal(name),
-        literal(besides)
+        literal(besides),
+        literal(&format!("{LOCK} %"))
     );
     let mut count = String::new();
     for _ in 0..TRIES {
@@ -90,7 +76,7 @@ pub(super) fn remove_unmarked(name: &str, server: &Server, session: &mut Connect
     session.query(&allow(true))?;
     let count = session::open(server, name).and_then(|mut own| user_objects(&mut own));
     let removed = match count {
-        Ok(0) => wait_until_unused(name, session).and_then(|()| drop_database(name, session)),
+        Ok(0) => wait_until_unused(name, "", session).and_then(|()| drop_database(name, session)),
         Ok(count) => {
             let message = format!("it has no comment of a restore's, and {count} objects");
             Err(PgError::Refused { code: String::new(), message })
@@ -108,7 +94,7 @@ pub(super) fn remove_unmarked(name: &str, server: &Server, session: &mut Connect
 /// have never been connected.
 pub(super) fn remove(name: &str, server: &Server, session: &mut Connection) -> PgResult<()> {
     end_sessions(name, session)?;
-    wait_until_unused(name, session)?;
+    wait_until_unused(name, "", session)?;
     let subscriptions = session.query(&format!(
         "SELECT s.subname FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid \
          WHERE d.datname = {}",
@@ -124,7 +110,7 @@ pub(super) fn remove(name: &str, server: &Server, session: &mut Connection) -> P
             own.query(&format!("DROP SUBSCRIPTION {quoted}"))?;
         }
         drop(own);
-        wait_until_unused(name, session)?;
+        wait_until_unused(name, "", session)?;
     }
     drop_database(name, session)
 }

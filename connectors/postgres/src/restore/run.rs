@@ -2,7 +2,7 @@
 //! makes or puts aside bear a name and a comment with the same number. So the next restore can tell what an interrupted one
 //! left from what a running one needs, and from what nobody here made.
 
-use super::removal::{self, LOCK, PART, drop_database};
+use super::removal::{self, LOCK, drop_database};
 use super::session::{self, maintenance};
 use crate::connection::{PgError, PgResult};
 use crate::sql::{literal, quoted_name};
@@ -11,6 +11,8 @@ use std::hash::BuildHasher as _;
 
 const BESIDE: &str = "esker_restore";
 const ASIDE: &str = "esker_replaced";
+/// What sessions are called that fill a database: this, and the restore's number.
+const PART: &str = "esker restore part";
 /// Hexadecimal digits of a restore's number.
 const DIGITS: usize = 16;
 
@@ -198,8 +200,7 @@ pub(super) struct Leftover {
 pub(super) fn leftovers(session: &mut Connection) -> PgResult<Vec<Leftover>> {
     let rows = session.query(&format!(
         "SELECT d.datname, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), \
-         (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid \
-          AND coalesce(a.application_name, '') NOT LIKE '{PART} %'), \
+         (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid), \
          d.datallowconn OR d.datistemplate \
          FROM pg_catalog.pg_database d WHERE d.datname LIKE '{BESIDE}\\_%' OR d.datname LIKE '{ASIDE}\\_%' ORDER BY 1"
     ))?;

@@ -31,6 +31,8 @@ impl<'a> Sections<'a> {
                 "TABLE DATA" if entry.has_data => own.rows.push(entry),
                 "BLOBS" if entry.has_data => own.objects.push(entry),
                 "TABLE DATA" | "BLOBS" => {}
+                // Since 17 they count as data.
+                "BLOB" | "BLOB METADATA" => own.before.push(entry.id),
                 "ACL" | "DEFAULT ACL" => own.after.push(entry.id),
                 _ if current == Section::PreData => own.before.push(entry.id),
                 _ => own.after.push(entry.id),
@@ -70,12 +72,13 @@ mod tests {
             entry(9, "INDEX", after, false),
             entry(10, "COMMENT", None, false),
             entry(11, "DEFAULT ACL", None, false),
+            entry(12, "BLOB METADATA", data, false),
         ];
         toc.entries[1].tag = "DATABASE t".into();
         toc.entries[1].namespace.clear();
         let sections = Sections::of(&toc);
         let ids = |all: &[&TocEntry]| all.iter().map(|entry| entry.id).collect::<Vec<_>>();
-        assert_eq!(sections.before, [1, 3, 4]);
+        assert_eq!(sections.before, [1, 3, 4, 12]);
         assert_eq!((ids(&sections.rows), ids(&sections.objects)), (vec![6], vec![7]));
         assert_eq!(sections.after, [5, 8, 9, 10, 11]);
     }
