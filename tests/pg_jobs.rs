@@ -65,6 +65,7 @@ fn everything_comes_back_by_however_many_sessions() {
         let server = Postgres::version(&repo, *version, "pg", &[]);
         fill(&server);
         let wanted = server.dumped("shop");
+        let tables = server.sql("shop", "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND oid >= 16384 AND relnamespace::regnamespace::text IN ('public', 'sales')");
         for format in ["directory", "custom"] {
             let option = format!("postgres.format={format}");
             repo.ok(["backup", &format!("{}/shop", server.url()), "-o", &option]);
@@ -72,7 +73,11 @@ fn everything_comes_back_by_however_many_sessions() {
                 let url = format!("{}/back", server.url());
                 // Over nothing, and over what the one before it left.
                 let report = repo.json(["restore", "latest", "--to", &url, "--replace", "--jobs", jobs]);
-                assert_eq!(report["tables_restored"], 26, "{version} {format} {jobs}: {report}");
+                assert_eq!(
+                    report["tables_restored"].to_string(),
+                    tables,
+                    "{version} {format} {jobs}: {report}"
+                );
                 let found = server.dumped("back");
                 assert!(lines(&found) == lines(&wanted), "{version} {format} {jobs}");
                 if jobs == "1" {
@@ -127,7 +132,8 @@ fn one_index_that_fails_ends_all_and_changes_nothing() {
         assert!(begun.elapsed().as_secs() < 40, "the others were waited for");
         assert!(text.contains("could not create unique index"), "{version}: {text}");
         assert!(text.contains("database 'live': is as it was"), "{version}: {text}");
-        assert_eq!((server.sql("postgres", LEFT), server.dumped("live")), ("0".into(), before));
+        wait_for("the end of its sessions", 10, || server.sql("postgres", LEFT) == "0");
+        assert_eq!(server.dumped("live"), before);
     }
 }
 
@@ -153,7 +159,7 @@ fn one_row_that_is_refused_ends_all_and_is_named() {
     assert!(begun.elapsed().as_secs() < 40, "the other session was waited for");
     assert!(text.contains("table public.refused: ") && text.contains("refused_a_check"), "{text}");
     assert!(text.contains("is dropped again"), "{text}");
-    assert_eq!(server.sql("postgres", LEFT), "0");
+    wait_for("the end of its sessions", 10, || server.sql("postgres", LEFT) == "0");
 }
 
 /// A database of which each part takes long to come back, and how the server shows that it is at it.
@@ -222,13 +228,13 @@ fn whatever_ends_it_in_whichever_part_changes_nothing() {
             }
         }
     }
-    // The next restore drops what the killed ones left.
+    // Each restore drops what the killed one before it left.
     server.sql("postgres", "CREATE DATABASE source");
     server.sql("source", "CREATE TABLE t AS SELECT 1 AS a");
     repo.ok(["backup", &format!("{}/source", server.url())]);
     let report = repo.json(["restore", "latest", "--to", &format!("{}/live", server.url()), "--replace"]);
     let notes = report["notes"].to_string();
-    assert_eq!(notes.matches("dropped database 'esker_restore_").count(), PARTS.len(), "{notes}");
+    assert_eq!(notes.matches("dropped database 'esker_restore_").count(), 1, "{notes}");
     assert_eq!(
         (server.sql("postgres", LEFT), server.sql("live", "SELECT a FROM t")),
         ("0".into(), "1".into())
@@ -255,9 +261,13 @@ fn no_more_sessions_are_taken_than_the_server_has_to_spare() {
         server.sql("postgres", "DROP DATABASE back");
     }
     for bad in ["0", "65", "x", "-1"] {
-        let text = repo.fails(1, ["restore", "latest", "--to", &server.url(), &format!("--jobs={bad}")]);
+        let text = repo.fails(2, ["restore", "latest", "--to", &server.url(), &format!("--jobs={bad}")]);
         assert!(text.contains("from 1 to 64"), "{text}");
     }
+    repo.ok(["backup", &format!("{}/source", server.url()), "-o", "postgres.format=plain"]);
+    let url = format!("{}/back", server.url());
+    let text = repo.fails(1, ["restore", "latest", "--to", &url, "--jobs", "2"]);
+    assert!(text.contains("a dump in plain SQL is run by one session"), "{text}");
 }
 
 #[test]

@@ -368,6 +368,7 @@ fn each_phase_has_its_own_line() {
         (
             server.url(),
             &[
+                "definitions",
                 "rows",
                 "indexes, constraints and what else follows the rows",
                 "owner, privileges, settings and name",

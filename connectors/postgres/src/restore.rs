@@ -69,7 +69,9 @@ pub struct PostgresOptions {
     /// Tablespaces of the server in the place of the dump's.
     pub tablespace_map: BTreeMap<String, String>,
     /// Sessions that fill a database at a time, if the server has them to spare.
-    pub jobs: usize,
+    pub jobs: Option<usize>,
+    /// The same if nothing was asked for.
+    pub sessions: usize,
     /// Where programs are looked for besides their packages' folders.
     pub path: Option<String>,
 }

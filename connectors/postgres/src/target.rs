@@ -38,6 +38,7 @@ const JOBS: Choice = Choice::one(
         half of the server's free connections stay free",
 )
 .text()
+.without(&["table"])
 .checked(|value| crate::settings::within(value.to_str().unwrap_or_default(), 1, 64));
 
 /// The tablespaces of other names.
@@ -99,7 +100,8 @@ impl Target for Databases {
             as_owner: chosen.has(&AS_OWNER),
             no_tablespaces: chosen.has(&NO_TABLESPACES),
             tablespace_map: tablespace_map(chosen)?,
-            jobs: chosen.text(&JOBS)?.and_then(|text| text.parse().ok()).unwrap_or(context.restore_sessions),
+            jobs: chosen.text(&JOBS)?.and_then(|text| text.parse().ok()),
+            sessions: context.restore_sessions,
             path: context.environment.get("PATH").cloned(),
         };
         Ok(Box::new(prepare(from, server, options, chosen.has(&DRY_RUN), monitor)?))

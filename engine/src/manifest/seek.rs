@@ -133,3 +133,85 @@ pub fn for_entries_beneath(
 pub(crate) fn is_behind(entry: &[u8], path: &[u8]) -> bool {
     !is_beneath(entry, path) && compare_paths(entry, path) == Ordering::Greater
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{BackupOptions, backup};
+    use crate::entry::{Kind, Time};
+    use crate::monitor::Tally;
+    use crate::snapshot::{Filter, SourceRecord};
+    use crate::source::{Item, Proof, Source, SourceError};
+    use crate::{Monitor, Repository};
+
+    /// A source of folders.
+    struct Folders(std::vec::IntoIter<String>);
+
+    impl Source for Folders {
+        fn records(&self) -> Vec<SourceRecord> {
+            vec![SourceRecord::new("files", "/given".into(), false)]
+        }
+        fn paths(&self) -> Vec<String> {
+            vec!["/given".into()]
+        }
+        fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
+            Ok(self.0.next().map(|path| {
+                let plain = Entry::stream(&path, Time { seconds: 1, nanoseconds: 0 });
+                let entry = Entry { kind: Kind::Dir, mode: 0o755, ..plain };
+                Item { entry, content: None, proof: Proof::Nothing, leads: false }
+            }))
+        }
+    }
+
+    fn listed(repo: &Repository, root: &ManifestRoot, path: &[u8]) -> Vec<Vec<u8>> {
+        let mut found = vec![];
+        for_entries_beneath(repo.store(), root, path, &mut |listed| {
+            found.push(listed.entry.path);
+            Ok(())
+        })
+        .unwrap();
+        found
+    }
+
+    /// The root with lists of its chunks above it, as a manifest of hundreds of thousands of entries has them.
+    #[test]
+    fn what_is_beneath_a_path_is_found_without_what_is_before_it() {
+        let long = "x".repeat(100);
+        let mut paths = vec![];
+        for folder in 0..400 {
+            paths.push(format!("f{folder:03}"));
+            paths.extend((0..100).map(|number| format!("f{folder:03}/{number:02}-{long}")));
+        }
+        let repo = crate::repository::in_memory();
+        let mut source = Folders(paths.clone().into_iter());
+        backup(&repo, &mut source, &BackupOptions::default(), &Tally::default()).unwrap();
+        let snapshot = repo.find("latest", &Filter::default(), &Tally::default()).unwrap().snapshot;
+        let root = &snapshot.manifest;
+        assert!(root.level > 0, "{} chunks", root.chunks.len());
+        for folder in ["f000", "f001", "f200", "f399", "f2", "a", "z", "f200/5"] {
+            let wanted: Vec<Vec<u8>> = paths
+                .iter()
+                .filter(|path| is_beneath(path.as_bytes(), folder.as_bytes()))
+                .map(|path| path.clone().into_bytes())
+                .collect();
+            assert_eq!(listed(&repo, root, folder.as_bytes()), wanted, "{folder}");
+        }
+        assert_eq!(listed(&repo, root, b"").len(), paths.len());
+        let one = paths[20_123].as_bytes();
+        assert_eq!(listed(&repo, root, one), [one.to_vec()]);
+        // And few chunks of the manifest are read behind what leads there.
+        let mut reader = ManifestReader::from_path(repo.store(), root, one).unwrap().remember_chunks();
+        let mut before = 0;
+        while let Some(Step::Record(record)) = reader.next_step().unwrap() {
+            if let Record::Entry(entry) = record {
+                if entry.path == one {
+                    break;
+                }
+                before += 1;
+            }
+        }
+        assert!(before < 2000, "{before} entries before it");
+        let visited = reader.take_visited().len();
+        assert!(visited < 60, "{visited} chunks");
+    }
+}

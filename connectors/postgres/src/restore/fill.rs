@@ -181,7 +181,7 @@ impl Work<'_> {
 
     /// How many sessions fill a database: what was asked for, if the server has them to spare.
     fn jobs(&self, into: &Filling<'_>) -> Result<usize> {
-        let wanted = self.options.jobs.max(1);
+        let wanted = self.options.jobs.unwrap_or(self.options.sessions).max(1);
         if wanted == 1 {
             return Ok(1);
         }

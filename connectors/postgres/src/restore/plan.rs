@@ -71,6 +71,12 @@ impl Work<'_> {
                 "--no-tablespaces and --tablespace-map are for the formats directory and custom, not for plain SQL".into(),
             ));
         }
+        if toc.is_none() && self.options.jobs.is_some_and(|jobs| jobs > 1) {
+            return Err(Error::Invalid(
+                "--jobs is for the formats directory and custom: a dump in plain SQL is run by one session"
+                    .into(),
+            ));
+        }
         let definition = toc.as_ref().map_or(Ok(Definition::default()), Definition::of)?;
         let mut leaves_defaults = false;
         if let Some(toc) = toc.as_mut().filter(|_| self.options.no_owner) {
