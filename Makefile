@@ -138,6 +138,11 @@ bench-postgres: build-tools servers ## A PostgreSQL of 2 GB by several sessions,
 	$(CARGO) build --release --package cli
 	python3 benches/postgres.py "$(ESKER)" --runs $(RUNS)
 
+.PHONY: bench-restore
+bench-restore: build-tools servers ## Restores into working servers against the servers' own programs; PART=postgres measures one (16 GB of disk)
+	$(CARGO) build --release --package cli
+	python3 benches/restores.py "$(ESKER)" --runs $(RUNS) --only "$(PART)"
+
 .PHONY: bench-index
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)
 	$(CARGO) run --release --package benches --example index -- $(CHUNKS) "$(CORPORA)/index"
