@@ -149,14 +149,14 @@ mod tests {
 
     impl Source for Folders {
         fn records(&self) -> Vec<SourceRecord> {
-            vec![SourceRecord::new("files", "/given".into(), false)]
+            vec![SourceRecord::new("files", "/given", false)]
         }
         fn paths(&self) -> Vec<String> {
             vec!["/given".into()]
         }
         fn next_item(&mut self, _: &dyn Monitor) -> Result<Option<Item>, SourceError> {
             Ok(self.0.next().map(|path| {
-                let plain = Entry::stream(&path, Time { seconds: 1, nanoseconds: 0 });
+                let plain = Entry::stream(path.as_str(), Time { seconds: 1, nanoseconds: 0 });
                 let entry = Entry { kind: Kind::Dir, mode: 0o755, ..plain };
                 Item { entry, content: None, proof: Proof::Nothing, leads: false }
             }))

@@ -50,14 +50,11 @@ mod tests {
     fn everything_has_its_part() {
         let (mut toc, _) = Toc::parse(&crate::toc::tests::sample()).unwrap();
         let first = toc.entries[0].clone();
-        let entry = |id: i64, kind: &str, section: Option<Section>, has_data: bool| TocEntry {
-            id,
-            kind: kind.into(),
-            section,
-            has_data,
-            tag: "t".into(),
-            namespace: "public".into(),
-            ..first.clone()
+        let entry = |id: i64, kind: &str, section: Option<Section>, has_data: bool| {
+            let mut entry = first.clone();
+            (entry.id, entry.kind, entry.section, entry.has_data) = (id, kind.into(), section, has_data);
+            (entry.tag, entry.namespace) = ("t".into(), "public".into());
+            entry
         };
         let (before, data, after) = (Some(Section::PreData), Some(Section::Data), Some(Section::PostData));
         toc.entries = vec![
