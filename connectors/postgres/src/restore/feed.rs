@@ -52,10 +52,13 @@ pub(super) fn feed(
     let listener =
         listener.inspect_err(|_| child::kill(&child)).map_err(|error| failed(error.to_string()))?;
     threads::check(1).inspect_err(|_| child::kill(&child)).map_err(|error| failed(error.to_string()))?;
+    let is_cut = AtomicBool::new(false);
     let (written, status) = std::thread::scope(|scope| {
         let waiter = threads::start_in(scope, "esker-watch", || {
             loop {
-                if monitor.interrupted() || is_stopped.load(Ordering::Relaxed) {
+                if monitor.interrupted()
+                    || [is_stopped, &is_cut].iter().any(|flag| flag.load(Ordering::Relaxed))
+                {
                     let _ = child.kill();
                     return child.wait();
                 }
@@ -72,7 +75,7 @@ pub(super) fn feed(
         let written = write(&mut input);
         // Half of a dump must not look like the end of one.
         if written.as_ref().is_err_and(|error| !had_enough(error)) {
-            is_stopped.store(true, Ordering::Relaxed);
+            is_cut.store(true, Ordering::Relaxed);
             let status = waiter.join();
             // What it does not read any more cannot be written.
             drop(input.into_parts());

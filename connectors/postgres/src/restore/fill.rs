@@ -16,7 +16,7 @@ use super::{Work, database, feed, session};
 use crate::connection::PgError;
 use crate::limits::{BRIEFLY, Room};
 use crate::script::Script;
-use crate::toc::Toc;
+use crate::toc::{Toc, TocEntry};
 use crate::{Connection, Server};
 use chunkstore::threads;
 use engine::restore::{dump, located};
@@ -153,7 +153,9 @@ impl Work<'_> {
             }
             _ => {
                 self.monitor.count(Counter::BytesTotal, plan.stored.bytes);
-                let with_data = sections.rows.iter().chain(&sections.objects);
+                let is_data = |entry: &&TocEntry| matches!(entry.kind.as_str(), "TABLE DATA" | "BLOBS");
+                // In the order of the stream.
+                let with_data = toc.entries.iter().filter(|entry| entry.has_data).filter(is_data);
                 let list: Vec<i64> = with_data.map(|entry| entry.id).collect();
                 let mut write = |out: &mut dyn Write| archive::write_custom(&archive, plan.head, out);
                 self.some(&into, &list, 1, Input::Written(&mut write))?

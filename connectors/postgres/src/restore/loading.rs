@@ -194,11 +194,9 @@ impl<'a> Loading<'a> {
     /// Keeps the first failure, which ends all.
     fn note(&self, done: Result<()>) {
         if let Err(error) = done {
-            let mut failure = locked(&self.failure);
             // What comes after the first comes of it.
-            if !self.stop.swap(true, Ordering::Relaxed) {
-                *failure = Some(error);
-            }
+            locked(&self.failure).get_or_insert(error);
+            self.stop.store(true, Ordering::Relaxed);
         }
     }
 
