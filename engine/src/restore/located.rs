@@ -98,7 +98,7 @@ pub fn located(
                 }
             }
             Step::Record(Record::Hole(len)) => {
-                open.iter_mut().for_each(|(_, content)| content.push(len, None))
+                open.iter_mut().for_each(|(_, content)| content.push(len, None));
             }
             Step::Record(Record::End(Ending::Complete, _)) => all.extend(open.take()),
             Step::Record(Record::End(Ending::Dropped, _)) => open = None,

@@ -123,34 +123,8 @@ impl Work<'_> {
         self.some(&into, &sections.before, 1, Input::Written(&mut head))?;
 
         self.phase(plan, "rows");
-        let jobs = self.jobs(&into)?;
         let bytes = match plan.stored.kind {
-            Kind::Directory => {
-                let folder = (plan.stored.path.as_str(), &files);
-                let mut loading = Loading::new(self, &into, toc, folder, &sections.rows)?;
-                let objects: BTreeSet<i64> = sections.objects.iter().map(|entry| entry.id).collect();
-                let list: Vec<i64> = objects.iter().copied().collect();
-                let large = self.archive_of(plan, toc, &files, Some(&objects));
-                let is_object = |path: &[u8]| {
-                    path.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(b"blob_"))
-                };
-                let objects_len: u64 = match objects.is_empty() {
-                    true => 0,
-                    false => {
-                        files.iter().filter(|(path, _)| is_object(path)).map(|(_, file)| file.len()).sum()
-                    }
-                };
-                let bytes = loading.bytes() + objects_len;
-                self.monitor.count(Counter::BytesTotal, bytes);
-                let beside = |stop: &AtomicBool| {
-                    let mut write = |out: &mut dyn Write| large.write(out);
-                    self.some_until(&into, &list, 1, Input::Written(&mut write), stop).map(drop)
-                };
-                let beside: Option<&(dyn Fn(&AtomicBool) -> Result<()> + Sync)> =
-                    if objects.is_empty() { None } else { Some(&beside) };
-                loading.load(jobs, beside)?;
-                bytes
-            }
+            Kind::Directory => self.rows(&into, toc, &sections, &files)?,
             _ => {
                 self.monitor.count(Counter::BytesTotal, plan.stored.bytes);
                 let is_data = |entry: &&TocEntry| matches!(entry.kind.as_str(), "TABLE DATA" | "BLOBS");
@@ -178,6 +152,29 @@ impl Work<'_> {
             file.rewind().map_err(failed)?;
             self.some(&into, &sections.after, self.jobs(&into)?, Input::File(file))?;
         }
+        Ok(bytes)
+    }
+
+    /// Rows and large objects of a dump in directory format; returns their bytes.
+    fn rows(&self, into: &Filling<'_>, toc: &Toc, sections: &Sections<'_>, files: &Files) -> Result<u64> {
+        let folder = (into.plan.stored.path.as_str(), files);
+        let mut loading = Loading::new(self, into, toc, folder, &sections.rows)?;
+        let objects: BTreeSet<i64> = sections.objects.iter().map(|entry| entry.id).collect();
+        let list: Vec<i64> = objects.iter().copied().collect();
+        let archive = self.archive_of(into.plan, toc, files, Some(&objects));
+        let is_object = |path: &[u8]| {
+            let name = path.rsplit(|byte| *byte == b'/').next();
+            !objects.is_empty() && name.is_some_and(|name| name.starts_with(b"blob_"))
+        };
+        let large: u64 =
+            files.iter().filter(|(path, _)| is_object(path)).map(|(_, content)| content.len()).sum();
+        let bytes = loading.bytes() + large;
+        self.monitor.count(Counter::BytesTotal, bytes);
+        let beside = |stop: &AtomicBool| {
+            let mut write = |out: &mut dyn Write| archive.write(out);
+            self.some_until(into, &list, 1, Input::Written(&mut write), stop).map(drop)
+        };
+        loading.load(self.jobs(into)?, if objects.is_empty() { None } else { Some(&beside) })?;
         Ok(bytes)
     }
 

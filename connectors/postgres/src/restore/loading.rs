@@ -30,6 +30,9 @@ const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET r
 /// Contents of files of a dump in directory format, by their paths.
 pub(super) type Files = BTreeMap<Vec<u8>, Located>;
 
+/// What is done beside the rows, until it is told to stop.
+pub(super) type Beside<'a> = dyn Fn(&AtomicBool) -> Result<()> + Sync + 'a;
+
 /// A table whose rows are put in.
 struct Table<'a> {
     entry: &'a TocEntry,
@@ -118,11 +121,7 @@ impl<'a> Loading<'a> {
     ///
     /// # Errors
     /// The first failure of any of them; by then all have ended.
-    pub(super) fn load(
-        &mut self,
-        jobs: usize,
-        beside: Option<&(dyn Fn(&AtomicBool) -> Result<()> + Sync)>,
-    ) -> Result<()> {
+    pub(super) fn load(&mut self, jobs: usize, beside: Option<&Beside<'_>>) -> Result<()> {
         let sizes: Vec<u64> = self.tables.iter().map(|table| table.len).collect();
         // One session does one thing after the other.
         let (first, beside) = if jobs > 1 { (None, beside) } else { (beside, None) };
@@ -151,7 +150,7 @@ impl<'a> Loading<'a> {
         &self,
         sessions: Vec<Connection>,
         queue: VecDeque<Task>,
-        beside: Option<&(dyn Fn(&AtomicBool) -> Result<()> + Sync)>,
+        beside: Option<&Beside<'_>>,
     ) -> Result<()> {
         let hang_ups = sessions.iter().map(Connection::hang_up).collect::<PgResult<Vec<HangUp>>>();
         let hang_ups = hang_ups.map_err(|error| self.work.failed(&error))?;
