@@ -139,9 +139,9 @@ bench-postgres: build-tools servers ## A PostgreSQL of 2 GB by several sessions,
 	python3 benches/postgres.py "$(ESKER)" --runs $(RUNS)
 
 .PHONY: bench-restore
-bench-restore: build-tools servers ## Restores into working servers against the servers' own programs; PART=postgres measures one (16 GB of disk)
+bench-restore: build-tools servers ## Restores into working servers against the servers' own programs; PART=postgres measures one, MEGABYTES and TABLES say how much (16 GB of disk)
 	$(CARGO) build --release --package cli
-	python3 benches/restores.py "$(ESKER)" --runs $(RUNS) --only "$(PART)"
+	python3 benches/restores.py "$(ESKER)" --runs $(RUNS) --only "$(PART)" $${MEGABYTES:+--megabytes "$$MEGABYTES"} $${TABLES:+--tables "$$TABLES"}
 
 .PHONY: bench-index
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)

@@ -79,6 +79,7 @@ mod pg_asked;
 mod pg_elsewhere;
 mod pg_jobs;
 mod pg_names;
+mod pg_order;
 mod pg_parts;
 mod pg_replace;
 mod pg_rights;

@@ -370,7 +370,7 @@ fn each_phase_has_its_own_line() {
             &[
                 "definitions",
                 "rows",
-                "indexes, constraints and what else follows the rows",
+                "indexes (1), constraints (0) and what else follows the rows",
                 "owner, privileges, settings and name",
             ][..],
         ),

@@ -11,6 +11,7 @@ mod dependents;
 mod feed;
 mod fill;
 mod fitted;
+mod following;
 mod globals;
 mod loading;
 mod lock;

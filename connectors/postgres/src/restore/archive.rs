@@ -44,18 +44,39 @@ pub(super) fn write_custom(archive: &Archive<'_>, head: u64, out: &mut dyn Write
         dump(repo, snapshot, path.as_bytes(), &mut Behind { skip: head, out }, *monitor)
     };
     let Some(chosen) = chosen else { return all(out) };
-    let (mut bytes, index_path) = (vec![], format!("{path}.index"));
-    match dump(repo, snapshot, index_path.as_bytes(), &mut bytes, *monitor) {
-        Ok(_) => {}
-        Err(Error::NoEntry { .. }) => return all(out),
-        Err(error) => return Err(error),
-    }
-    let index: BlockIndex = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::Malformed { what: index_path, why: error.to_string() })?;
-    let wanted = index.blocks.into_iter().filter(|(id, ..)| chosen.contains(id));
-    let ranges: Vec<(u64, u64)> = wanted.map(|(_, from, to)| (from, to)).collect();
+    let Some(index) = block_index(repo, snapshot, path, *monitor)? else { return all(out) };
+    let ranges = chosen_blocks(&index, chosen);
     monitor.count(Counter::BytesTotal, ranges.iter().map(|(from, to)| to - from).sum());
     dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, *monitor)
+}
+
+/// Of a dump in custom format, its table of contents as it is in `toc`, and the blocks of entries.
+pub(super) fn write_blocks(archive: &Archive<'_>, blocks: &[(u64, u64)], out: &mut dyn Write) -> Result<u64> {
+    archive.write_head(out)?;
+    dump_ranges(archive.repo, archive.snapshot, archive.path.as_bytes(), blocks, out, archive.monitor)
+}
+
+/// Where the blocks of entries are.
+pub(super) fn chosen_blocks(index: &BlockIndex, chosen: &BTreeSet<i64>) -> Vec<(u64, u64)> {
+    let wanted = index.blocks.iter().filter(|(id, ..)| chosen.contains(id));
+    wanted.map(|(_, from, to)| (*from, *to)).collect()
+}
+
+/// Where the blocks of a dump in custom format are, if the backup noted it.
+pub(crate) fn block_index(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    path: &str,
+    monitor: &dyn Monitor,
+) -> Result<Option<BlockIndex>> {
+    let (mut bytes, path) = (vec![], format!("{path}.index"));
+    match dump(repo, snapshot, path.as_bytes(), &mut bytes, monitor) {
+        Ok(_) => {}
+        Err(Error::NoEntry { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let index = serde_json::from_slice(&bytes);
+    index.map(Some).map_err(|error| Error::Malformed { what: path, why: error.to_string() })
 }
 
 /// What comes behind the first bytes.

@@ -1,14 +1,16 @@
 //! Runs a program that reads what we write.
 
+use super::following::{Following, Said};
 use crate::Server;
 use chunkstore::threads;
 use connector_kit::child::{self, Role};
 use engine::source::SourceErrorKind;
-use engine::{Error, Monitor, Result};
+use engine::{Counter, Error, Monitor, Result};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often it is looked whether the program has ended, or shall end.
@@ -18,8 +20,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum Input<'a> {
     /// What this writes; returns how many bytes of content that were.
     Written(&'a mut dyn FnMut(&mut dyn Write) -> Result<u64>),
-    /// A file, which it may open again as `/dev/stdin`.
-    File(File),
+    /// A file, which it may open again as `/dev/stdin`, by so many processes; what they report is counted.
+    File { file: File, jobs: usize, following: Following },
 }
 
 /// Runs `command` over what it reads; returns how many bytes of content were written to it. It is killed if the user wants it
@@ -34,19 +36,28 @@ pub(super) fn feed(
 ) -> Result<u64> {
     let failed = |why: String| Error::from(server.error(SourceErrorKind::Command, format!("{name}: {why}")));
     command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut said = None;
     let mut write = match input {
         Input::Written(write) => {
             command.stdin(Stdio::piped());
             Some(write)
         }
-        Input::File(file) => {
+        Input::File { file, jobs, following } => {
             command.stdin(file);
+            said = Some((following, jobs > 1));
             None
         }
     };
     let mut child = child::spawn(&mut command, Role::Tool).map_err(|error| failed(error.to_string()))?;
     let (input, Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
         return Err(failed("no pipe from the command".into()));
+    };
+    let done = Arc::new(AtomicU64::new(0));
+    let complaints: Box<dyn Read + Send> = match said {
+        Some((following, is_parallel)) => {
+            Box::new(Said::new(complaints, following, is_parallel, Arc::clone(&done)))
+        }
+        None => Box::new(complaints),
     };
     let listener = threads::start("esker-said", move || child::complaints(complaints));
     let listener =
@@ -56,6 +67,7 @@ pub(super) fn feed(
     let (written, status) = std::thread::scope(|scope| {
         let waiter = threads::start_in(scope, "esker-watch", || {
             loop {
+                monitor.count(Counter::BytesDone, done.swap(0, Ordering::Relaxed));
                 if monitor.interrupted()
                     || [is_stopped, &is_cut].iter().any(|flag| flag.load(Ordering::Relaxed))
                 {

@@ -6,7 +6,8 @@ use super::archive;
 use super::archive::Archive;
 use super::contents::Kind;
 use super::feed::Input;
-use super::loading::{Files, Loading};
+use super::following::Following;
+use super::loading::{Files, Loading, Source};
 use super::plan::{Plan, Way, is_bare};
 use super::run::Run;
 use super::sections::Sections;
@@ -14,15 +15,16 @@ use super::stand_in::StandIn;
 use super::tables::Chosen;
 use super::{Work, database, feed, session};
 use crate::connection::PgError;
+use crate::end_mark::BlockIndex;
 use crate::limits::{BRIEFLY, Room};
 use crate::script::Script;
 use crate::toc::{Toc, TocEntry};
 use crate::{Connection, Server};
 use chunkstore::threads;
-use engine::restore::{dump, located};
+use engine::restore::{Located, dump, locate, located};
 use engine::source::SourceErrorKind;
 use engine::{Counter, Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Seek as _, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,9 @@ use tempfile::NamedTempFile;
 
 /// How often it is looked whether it shall end.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Writes large objects into an archive.
+type WriteObjects<'a> = dyn Fn(&Archive<'_>, &mut dyn Write) -> Result<u64> + Sync + 'a;
 
 impl Work<'_> {
     /// Fills the database of `plan`, which now is called `name`; returns bytes read, and tables.
@@ -120,11 +125,37 @@ impl Work<'_> {
 
         self.phase(plan, "definitions");
         let mut head = |out: &mut dyn Write| archive.write_head(out).map(|()| 0);
-        self.some(&into, &sections.before, 1, Input::Written(&mut head))?;
+        self.some(&into, &sections.before, Input::Written(&mut head))?;
 
         self.phase(plan, "rows");
-        let bytes = match plan.stored.kind {
-            Kind::Directory => self.rows(&into, toc, &sections, &files)?,
+        let index = match plan.stored.kind {
+            Kind::Directory => None,
+            _ => archive::block_index(self.repo, self.snapshot, &plan.stored.path, self.monitor)?,
+        };
+        let sizes = sizes(&plan.stored.path, toc, &files, index.as_ref());
+        let bytes = match (plan.stored.kind, &index) {
+            (Kind::Directory, _) => {
+                let large = large_objects(&files, &sections);
+                let write = |archive: &Archive<'_>, out: &mut dyn Write| archive.write(out);
+                self.rows(
+                    &into,
+                    toc,
+                    &sections,
+                    &files,
+                    &Source::Folder(&plan.stored.path, &files),
+                    (large, &write),
+                )?
+            }
+            (_, Some(index)) => {
+                self.repo.sync_index(self.monitor)?;
+                let content = locate(self.repo, self.snapshot, plan.stored.path.as_bytes())?;
+                let blocks =
+                    archive::chosen_blocks(index, &sections.objects.iter().map(|entry| entry.id).collect());
+                let large = blocks.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
+                let write =
+                    |archive: &Archive<'_>, out: &mut dyn Write| archive::write_blocks(archive, &blocks, out);
+                self.rows(&into, toc, &sections, &files, &Source::Blocks(&content, index), (large, &write))?
+            }
             _ => {
                 self.monitor.count(Counter::BytesTotal, plan.stored.bytes);
                 let is_data = |entry: &&TocEntry| matches!(entry.kind.as_str(), "TABLE DATA" | "BLOBS");
@@ -132,14 +163,16 @@ impl Work<'_> {
                 let with_data = toc.entries.iter().filter(|entry| entry.has_data).filter(is_data);
                 let list: Vec<i64> = with_data.map(|entry| entry.id).collect();
                 let mut write = |out: &mut dyn Write| archive::write_custom(&archive, plan.head, out);
-                self.some(&into, &list, 1, Input::Written(&mut write))?
+                self.some(&into, &list, Input::Written(&mut write))?
             }
         };
         if self.monitor.interrupted() {
             return Err(Error::Interrupted);
         }
 
-        self.phase(plan, "indexes, constraints and what else follows the rows");
+        let following = Following::of(toc, &sections.after, &sizes);
+        self.phase(plan, &following.title());
+        self.monitor.count(Counter::BytesTotal, following.total());
         if !sections.after.is_empty() {
             let failed = |error| Error::Target {
                 op: "write",
@@ -150,29 +183,31 @@ impl Work<'_> {
             let mut file = tempfile::tempfile().map_err(failed)?;
             archive.write_head(&mut file)?;
             file.rewind().map_err(failed)?;
-            self.some(&into, &sections.after, self.jobs(&into)?, Input::File(file))?;
+            let jobs = self.jobs(&into)?;
+            self.some(&into, &sections.after, Input::File { file, jobs, following })?;
         }
         Ok(bytes)
     }
 
-    /// Rows and large objects of a dump in directory format; returns their bytes.
-    fn rows(&self, into: &Filling<'_>, toc: &Toc, sections: &Sections<'_>, files: &Files) -> Result<u64> {
-        let folder = (into.plan.stored.path.as_str(), files);
-        let mut loading = Loading::new(self, into, toc, folder, &sections.rows)?;
+    /// Rows and large objects, which take `large` bytes and are written by `write`; returns the bytes of all.
+    fn rows(
+        &self,
+        into: &Filling<'_>,
+        toc: &Toc,
+        sections: &Sections<'_>,
+        files: &Files,
+        source: &Source<'_>,
+        (large, write): (u64, &WriteObjects<'_>),
+    ) -> Result<u64> {
+        let mut loading = Loading::new(self, into, toc, source, &sections.rows)?;
         let objects: BTreeSet<i64> = sections.objects.iter().map(|entry| entry.id).collect();
         let list: Vec<i64> = objects.iter().copied().collect();
         let archive = self.archive_of(into.plan, toc, files, Some(&objects));
-        let is_object = |path: &[u8]| {
-            let name = path.rsplit(|byte| *byte == b'/').next();
-            !objects.is_empty() && name.is_some_and(|name| name.starts_with(b"blob_"))
-        };
-        let large: u64 =
-            files.iter().filter(|(path, _)| is_object(path)).map(|(_, content)| content.len()).sum();
         let bytes = loading.bytes() + large;
         self.monitor.count(Counter::BytesTotal, bytes);
         let beside = |stop: &AtomicBool| {
-            let mut write = |out: &mut dyn Write| archive.write(out);
-            self.some_until(into, &list, 1, Input::Written(&mut write), stop).map(drop)
+            let mut write = |out: &mut dyn Write| write(&archive, out);
+            self.some_until(into, &list, Input::Written(&mut write), stop).map(drop)
         };
         loading.load(self.jobs(into)?, if objects.is_empty() { None } else { Some(&beside) })?;
         Ok(bytes)
@@ -192,15 +227,14 @@ impl Work<'_> {
     }
 
     /// Entries of a dump by pg_restore, by several processes if it reads a file.
-    fn some(&self, into: &Filling<'_>, list: &[i64], jobs: usize, input: Input<'_>) -> Result<u64> {
-        self.some_until(into, list, jobs, input, &AtomicBool::new(false))
+    fn some(&self, into: &Filling<'_>, list: &[i64], input: Input<'_>) -> Result<u64> {
+        self.some_until(into, list, input, &AtomicBool::new(false))
     }
 
     fn some_until(
         &self,
         into: &Filling<'_>,
         list: &[i64],
-        jobs: usize,
         input: Input<'_>,
         stop: &AtomicBool,
     ) -> Result<u64> {
@@ -213,8 +247,8 @@ impl Work<'_> {
         }
         let list = list_of(list.iter().copied())?;
         command.arg("-L").arg(list.path());
-        if matches!(input, Input::File(_)) {
-            command.arg("-j").arg(jobs.to_string()).arg("/dev/stdin");
+        if let Input::File { jobs, .. } = &input {
+            command.arg("-v").arg("-j").arg(jobs.to_string()).arg("/dev/stdin");
         }
         match feed::feed(self.server, command, "pg_restore", self.monitor, stop, input) {
             // What hangs on an object that is not in the backup.
@@ -351,4 +385,26 @@ fn list_of(ids: impl Iterator<Item = i64>) -> Result<NamedTempFile> {
     let text: String = ids.map(|id| format!("{id};\n")).collect();
     file.write_all(text.as_bytes()).and_then(|()| file.flush()).map_err(failed)?;
     Ok(file)
+}
+
+/// Bytes of the large objects of a dump in directory format.
+fn large_objects(files: &Files, sections: &Sections<'_>) -> u64 {
+    let is_object = |path: &[u8]| {
+        let name = path.rsplit(|byte| *byte == b'/').next();
+        !sections.objects.is_empty() && name.is_some_and(|name| name.starts_with(b"blob_"))
+    };
+    files.iter().filter(|(path, _)| is_object(path)).map(|(_, content)| content.len()).sum()
+}
+
+/// Bytes of rows by the numbers of their entries, where that is known.
+fn sizes(folder: &str, toc: &Toc, files: &Files, index: Option<&BlockIndex>) -> BTreeMap<i64, u64> {
+    match index {
+        Some(index) => index.blocks.iter().map(|(id, from, to)| (*id, to.saturating_sub(*from))).collect(),
+        None => {
+            let data = toc.entries.iter().filter(|entry| entry.has_data);
+            let len =
+                |entry: &TocEntry| files.get(format!("{folder}/{}", entry.file).as_bytes()).map(Located::len);
+            data.filter_map(|entry| Some((entry.id, len(entry)?))).collect()
+        }
+    }
 }

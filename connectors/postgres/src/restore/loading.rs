@@ -1,11 +1,13 @@
 //! Rows into a database, by several sessions at once, each with its own COPY; large objects by pg_restore beside them. What
-//! fails in one ends all.
+//! fails in one ends all. Rows that the server refuses by a check are put in again when all others are there: a check may
+//! call a function that looks at rows of another table.
 
 use super::Work;
 use super::fill::{Filling, is_lazy};
-use super::rows::{END_OF_ROWS, Rows, Task, tasks};
+use super::rows::{Block, END_OF_ROWS, Rows, Task, tasks};
 use crate::Connection;
 use crate::connection::{PgError, PgResult};
+use crate::end_mark::BlockIndex;
 use crate::limits::TOO_MANY;
 use crate::toc::{Toc, TocEntry};
 use crate::wire::HangUp;
@@ -23,9 +25,14 @@ use std::time::Duration;
 
 /// How often it is looked whether it shall end.
 const PAUSE: Duration = Duration::from_millis(50);
-/// As pg_restore has them (`_doSetFixedOutputState` in `pg_backup_archiver.c`), and as values were written.
+/// As pg_restore has them (`_doSetFixedOutputState` in `pg_backup_archiver.c`), and as values were written. What functions of
+/// checks have to say for each row would fill the connection, which nobody reads from while rows are sent.
 const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET row_security = off; \
-    SET check_function_bodies = off; SET xmloption = content";
+    SET check_function_bodies = off; SET xmloption = content; SET client_min_messages = error; \
+    SET default_transaction_isolation = 'read committed'";
+/// Limits that a role or database may have and not every version knows.
+const NO_LIMITS: &str = "SELECT pg_catalog.set_config(s.name, '0', false) FROM pg_catalog.pg_settings s \
+    WHERE s.name IN ('transaction_timeout', 'idle_session_timeout')";
 
 /// Contents of files of a dump in directory format, by their paths.
 pub(super) type Files = BTreeMap<Vec<u8>, Located>;
@@ -33,10 +40,20 @@ pub(super) type Files = BTreeMap<Vec<u8>, Located>;
 /// What is done beside the rows, until it is told to stop.
 pub(super) type Beside<'a> = dyn Fn(&AtomicBool) -> Result<()> + Sync + 'a;
 
+/// Where the rows of a dump are.
+pub(super) enum Source<'a> {
+    /// In a file for each table, in a folder.
+    Folder(&'a str, &'a Files),
+    /// In blocks of one file.
+    Blocks(&'a Located, &'a BlockIndex),
+}
+
 /// A table whose rows are put in.
 struct Table<'a> {
     entry: &'a TocEntry,
     content: &'a Located,
+    /// What of the content is its own.
+    part: Range<u64>,
     /// Bytes of its rows.
     len: u64,
 }
@@ -47,18 +64,31 @@ pub(super) struct Loading<'a> {
     into: &'a Filling<'a>,
     toc: &'a Toc,
     tables: Vec<Table<'a>>,
+    /// Whether they stand in blocks.
+    is_packed: bool,
     jobs: usize,
     /// Whether a table that is emptied first is not written to the WAL.
     spares_wal: bool,
     /// Set when all shall end.
     pub(super) stop: AtomicBool,
     failure: Mutex<Option<Error>>,
+    /// What was refused and is tried again at the end.
+    later: Mutex<Vec<(usize, Range<u64>)>>,
+    is_last_try: bool,
+}
+
+/// What a COPY is given.
+enum Form {
+    File(Rows),
+    Block(Block),
 }
 
 /// A COPY that runs.
 struct Put {
     table: usize,
-    rows: Rows,
+    /// Of the table's rows, in bytes.
+    range: Range<u64>,
+    form: Form,
     is_refused: bool,
     in_transaction: bool,
 }
@@ -81,40 +111,36 @@ impl Monitor for Uncounted<'_> {
 }
 
 impl<'a> Loading<'a> {
-    /// Rows of `entries`, whose files are in `folder`; those that the backup left out are passed over.
+    /// Rows of `entries`; those that the backup left out are passed over.
     pub(super) fn new(
         work: &'a Work<'a>,
         into: &'a Filling<'a>,
         toc: &'a Toc,
-        (folder, files): (&str, &'a Files),
+        source: &Source<'a>,
         entries: &[&'a TocEntry],
     ) -> Result<Self> {
-        let mut tables = vec![];
-        for entry in entries {
-            let path = format!("{folder}/{}", entry.file);
-            if work.left_out.contains_key(&path) {
-                continue;
-            }
-            let content = files.get(path.as_bytes()).ok_or(Error::NoEntry { path: path.clone() })?;
-            let len = content.len().checked_sub(END_OF_ROWS.len() as u64);
-            let len = len.ok_or_else(|| cut_off(&path))?;
-            tables.push(Table { entry, content, len });
-        }
+        let tables = match source {
+            Source::Folder(folder, files) => in_folder(work, folder, files, entries)?,
+            Source::Blocks(content, index) => in_blocks(content, index, entries)?,
+        };
         Ok(Self {
             work,
             into,
             toc,
             tables,
+            is_packed: matches!(source, Source::Blocks(..)),
             jobs: 1,
             spares_wal: false,
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
+            later: Mutex::new(vec![]),
+            is_last_try: false,
         })
     }
 
-    /// Bytes of the files.
+    /// Bytes of the dump that they take.
     pub(super) fn bytes(&self) -> u64 {
-        self.tables.iter().map(|table| table.content.len()).sum()
+        self.tables.iter().map(|table| table.part.end - table.part.start).sum()
     }
 
     /// Puts all in by up to `jobs` sessions, and meanwhile does `beside`, if there is something of that kind.
@@ -130,7 +156,7 @@ impl<'a> Loading<'a> {
         }
         let jobs = jobs.saturating_sub(usize::from(beside.is_some())).max(1);
         self.jobs = jobs;
-        let queue = tasks(&sizes, jobs);
+        let queue = tasks(&sizes, jobs, !self.is_packed);
         let mut sessions = vec![];
         for _ in 0..jobs.min(queue.len()) {
             match self.session() {
@@ -143,7 +169,29 @@ impl<'a> Loading<'a> {
             let level = session.value("SELECT pg_catalog.current_setting('wal_level')");
             self.spares_wal = level.map_err(|error| self.work.failed(&error))? == "minimal";
         }
-        self.together(sessions, queue, beside)
+        self.together(sessions, queue, beside)?;
+        self.again()
+    }
+
+    /// What was refused, once more, in the dump's order.
+    fn again(&mut self) -> Result<()> {
+        let mut later = std::mem::take(&mut *locked(&self.later));
+        if later.is_empty() {
+            return Ok(());
+        }
+        later.sort_by_key(|(table, range)| (*table, range.start));
+        let task = |(table, range): (usize, Range<u64>)| match self.is_whole(table, &range) {
+            true => Task::Tables(vec![table]),
+            false => Task::Stretch(table, range),
+        };
+        let queue = later.into_iter().map(task).collect();
+        (self.is_last_try, self.jobs) = (true, 1);
+        let session = self.session().map_err(|error| self.work.failed(&error))?;
+        self.together(vec![session], queue, None)
+    }
+
+    fn is_whole(&self, table: usize, range: &Range<u64>) -> bool {
+        self.tables.get(table).is_some_and(|table| *range == (0..table.len))
     }
 
     fn together(
@@ -203,6 +251,7 @@ impl<'a> Loading<'a> {
     fn session(&self) -> PgResult<Connection> {
         let mut session = self.into.run.part(self.into.server, self.into.name)?;
         session.query(SETTINGS)?;
+        session.query(NO_LIMITS)?;
         if is_lazy(self.into.plan) {
             session.query("SET synchronous_commit = off")?;
         }
@@ -232,8 +281,8 @@ impl<'a> Loading<'a> {
     /// Tables as a whole, one after the other.
     fn tables(&self, session: &mut Connection, tables: &[usize]) -> Result<()> {
         let whole = |table: &usize| {
-            let content = self.tables.get(*table)?.content;
-            Some(Stretch { content, range: 0..content.len() })
+            let Table { content, part, .. } = self.tables.get(*table)?;
+            Some(Stretch { content, range: part.clone() })
         };
         let stretches: Vec<Stretch<'_>> = tables.iter().filter_map(whole).collect();
         let mut current: Option<(usize, Put)> = None;
@@ -253,7 +302,7 @@ impl<'a> Loading<'a> {
             current = Some((number, put));
             Ok(())
         };
-        read_stretches(self.work.repo, &stretches, self.jobs, &mut each, self.work.monitor)?;
+        self.read(&stretches, self.is_last_try, &mut each)?;
         match current {
             Some((_, put)) => self.end(session, put),
             None => Ok(()),
@@ -263,19 +312,30 @@ impl<'a> Loading<'a> {
     /// The rows that begin in a range of a table's file.
     fn stretch(&self, session: &mut Connection, table: usize, range: Range<u64>) -> Result<()> {
         let Some(Table { content, .. }) = self.tables.get(table) else { return Ok(()) };
-        let mut put = self.begin(session, table, range)?;
-        let read = |put: &mut Put, range: Range<u64>, session: &mut Connection, monitor: &dyn Monitor| {
+        let mut put = self.begin(session, table, range.clone())?;
+        let rows = Rows::new(range, self.tables.get(table).map_or(0, |table| table.len));
+        let read = |put: &mut Put, range: Range<u64>, session: &mut Connection, is_again: bool| {
             let mut each = |_, bytes: &[u8]| self.put(session, put, bytes);
-            read_stretches(self.work.repo, &[Stretch { content, range }], self.jobs, &mut each, monitor)
+            self.read(&[Stretch { content, range }], is_again, &mut each)
         };
-        let wanted = put.rows.wanted();
-        read(&mut put, wanted, session, self.work.monitor)?;
+        read(&mut put, rows.wanted(), session, self.is_last_try)?;
         // The last row may end in the next stretch, and that may be some chunks on.
-        while let Some(at) = put.rows.lacking().filter(|_| !put.is_refused) {
-            let to = content.chunk_end(at);
-            read(&mut put, at..to, session, &Uncounted(self.work.monitor))?;
+        while let Some(at) = put.lacking().filter(|_| !put.is_refused) {
+            read(&mut put, at..content.chunk_end(at), session, true)?;
         }
         self.end(session, put)
+    }
+
+    /// Reads stretches; what is read `again` is not counted again.
+    fn read(
+        &self,
+        stretches: &[Stretch<'_>],
+        again: bool,
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let uncounted = Uncounted(self.work.monitor);
+        let monitor: &dyn Monitor = if again { &uncounted } else { self.work.monitor };
+        read_stretches(self.work.repo, stretches, self.jobs, each, monitor)
     }
 
     fn begin(&self, session: &mut Connection, table: usize, range: Range<u64>) -> Result<Put> {
@@ -283,7 +343,11 @@ impl<'a> Loading<'a> {
             return Err(self.work.refused(format!("there is no table number {table}")));
         };
         let is_whole = range == (0..*len);
-        let mut put = Put { table, rows: Rows::new(range, *len), is_refused: false, in_transaction: false };
+        let form = match self.is_packed {
+            true => Form::Block(Block::new(entry.id, self.toc.int_len)),
+            false => Form::File(Rows::new(range.clone(), *len)),
+        };
+        let mut put = Put { table, range, form, is_refused: false, in_transaction: false };
         // As pg_restore does it with several jobs: rows of a table whose file is new need no WAL, since the file is
         // brought to disk by the commit.
         let emptied = if self.spares_wal && is_whole { emptied(entry) } else { None };
@@ -308,7 +372,11 @@ impl<'a> Loading<'a> {
         if put.is_refused {
             return Ok(());
         }
-        put.rows.see(bytes, session).map_err(|error| self.failed(put, error))
+        let taken = match &mut put.form {
+            Form::File(rows) => rows.see(bytes, session),
+            Form::Block(block) => block.see(bytes, session),
+        };
+        taken.map_err(|error| self.failed(put, error))
     }
 
     fn end(&self, session: &mut Connection, mut put: Put) -> Result<()> {
@@ -316,7 +384,7 @@ impl<'a> Loading<'a> {
             return Ok(());
         }
         // What is cut off must not count as whole: without an end the server takes nothing of it.
-        if !put.rows.ended_well() {
+        if !put.ended_well() {
             return Err(cut_off(&self.name(&put)));
         }
         let mut done = session.finish_data();
@@ -326,13 +394,19 @@ impl<'a> Loading<'a> {
         done.or_else(|error| self.refused(session, &mut put, error))
     }
 
-    /// What the server says no to ends all, unless it hangs on something that is not in the backup.
+    /// What the server says no to ends all, unless it may say yes at the end, or hangs on something that is not in the
+    /// backup.
     fn refused(&self, session: &mut Connection, put: &mut Put, error: PgError) -> Result<()> {
-        if !self.into.is_partial || matches!(error, PgError::Lost(_)) {
+        let can_wait = !self.is_last_try && may_be_taken_later(error.code());
+        if !self.into.is_partial && !can_wait || matches!(error, PgError::Lost(_)) {
             return Err(self.failed(put, error));
         }
         put.is_refused = true;
-        self.work.tell(format!("the rows of {}", self.name(put)), &error.to_string());
+        if can_wait {
+            locked(&self.later).push((put.table, put.range.clone()));
+        } else {
+            self.work.tell(format!("the rows of {}", self.name(put)), &error.to_string());
+        }
         if put.in_transaction {
             session.query("ROLLBACK").map_err(|error| self.failed(put, error))?;
         }
@@ -353,6 +427,67 @@ impl<'a> Loading<'a> {
             error => self.work.failed(&error),
         }
     }
+}
+
+impl Put {
+    /// Where to read on, if the last row of a stretch has not ended.
+    fn lacking(&self) -> Option<u64> {
+        match &self.form {
+            Form::File(rows) => rows.lacking(),
+            Form::Block(_) => None,
+        }
+    }
+
+    fn ended_well(&self) -> bool {
+        match &self.form {
+            Form::File(rows) => rows.ended_well(),
+            Form::Block(block) => block.ended_well(),
+        }
+    }
+}
+
+fn in_folder<'a>(
+    work: &Work<'_>,
+    folder: &str,
+    files: &'a Files,
+    entries: &[&'a TocEntry],
+) -> Result<Vec<Table<'a>>> {
+    let mut tables = vec![];
+    for entry in entries {
+        let path = format!("{folder}/{}", entry.file);
+        if work.left_out.contains_key(&path) {
+            continue;
+        }
+        let content = files.get(path.as_bytes()).ok_or(Error::NoEntry { path: path.clone() })?;
+        let len = content.len().checked_sub(END_OF_ROWS.len() as u64);
+        let len = len.ok_or_else(|| cut_off(&path))?;
+        tables.push(Table { entry, content, part: 0..content.len(), len });
+    }
+    Ok(tables)
+}
+
+fn in_blocks<'a>(
+    content: &'a Located,
+    index: &BlockIndex,
+    entries: &[&'a TocEntry],
+) -> Result<Vec<Table<'a>>> {
+    let blocks: BTreeMap<i64, Range<u64>> =
+        index.blocks.iter().map(|(id, from, to)| (*id, *from..*to)).collect();
+    let table = |entry: &&'a TocEntry| {
+        let part = blocks.get(&entry.id).filter(|part| part.start <= part.end && part.end <= content.len());
+        let part = part.cloned().ok_or_else(|| Error::Malformed {
+            what: super::relations::full_name(entry),
+            why: "its rows are not where the dump's index says".into(),
+        })?;
+        Ok(Table { entry, content, len: part.end - part.start, part })
+    };
+    entries.iter().map(table).collect()
+}
+
+/// Whether rows that were refused so may be taken when the rows of other tables are there: a check failed, or raised an error
+/// of its own (`check_violation`, class P0).
+fn may_be_taken_later(code: &str) -> bool {
+    code == "23514" || code.starts_with("P0")
 }
 
 fn cut_off(what: &str) -> Error {

@@ -6,6 +6,7 @@
 
 use crate::Connection;
 use crate::connection::PgResult;
+use crate::end_mark::Unpacked;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -30,11 +31,13 @@ pub(super) enum Task {
     Stretch(usize, Range<u64>),
 }
 
-/// Shares tables out; `sizes` are the bytes of their rows, in the dump's order, which a single session keeps.
-pub(super) fn tasks(sizes: &[u64], jobs: usize) -> VecDeque<Task> {
+/// Shares tables out; `sizes` are the bytes of their rows, in the dump's order, which a single session keeps. Tables come as a
+/// whole unless they `can_be_cut`.
+pub(super) fn tasks(sizes: &[u64], jobs: usize, can_be_cut: bool) -> VecDeque<Task> {
     let total: u64 = sizes.iter().sum();
     // A table of more than that may be what the others wait for at the end.
     let bound = match jobs {
+        _ if !can_be_cut => u64::MAX,
         0 | 1 => u64::MAX,
         jobs => (total / (2 * jobs as u64)).max(2 * STRETCH),
     };
@@ -144,6 +147,41 @@ impl Rows {
     }
 }
 
+/// Rows of a table in a dump of custom format, which has them in pieces of any length.
+pub(super) struct Block {
+    id: i64,
+    unpacked: Unpacked,
+    /// What may be the end.
+    held: Vec<u8>,
+}
+
+impl Block {
+    /// Those of the entry `id`; numbers in the dump have `int_len` bytes.
+    pub(super) fn new(id: i64, int_len: usize) -> Self {
+        Self { id, unpacked: Unpacked::new(int_len), held: vec![] }
+    }
+
+    /// Whether the block ended, and its rows as pg_dump ends them.
+    pub(super) fn ended_well(&self) -> bool {
+        self.unpacked.is_whole() && self.held == END_OF_ROWS
+    }
+
+    /// Takes the next bytes of the block, and hands on what are rows.
+    pub(super) fn see(&mut self, bytes: &[u8], taker: &mut dyn Taker) -> PgResult<()> {
+        let mut rows = std::mem::take(&mut self.held);
+        let wanted = self.id;
+        self.unpacked.see(bytes, &mut |id, piece| {
+            if id != wanted {
+                return Err(std::io::Error::other("rows of another table are where its own should be"));
+            }
+            rows.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.held = rows.split_off(rows.len().saturating_sub(END_OF_ROWS.len()));
+        taker.take(&rows)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,13 +238,45 @@ mod tests {
         assert_eq!((out.as_slice(), rows.ended_well()), (&b"a\nb\n"[..], false));
     }
 
+    /// A block of a dump in custom format with numbers of four bytes.
+    fn block(id: i32, rows: &[u8], piece: usize) -> Vec<u8> {
+        let number = |value: usize| [&[0], &u32::try_from(value).unwrap().to_le_bytes()[..]].concat();
+        let mut block = [&[1], &number(id as usize)[..]].concat();
+        for piece in rows.chunks(piece) {
+            block.extend(number(piece.len()));
+            block.extend(piece);
+        }
+        block.extend(number(0));
+        block
+    }
+
+    #[test]
+    fn rows_come_out_of_a_block_without_their_end() {
+        for rows in ["a\nbb\n", "", "\n"] {
+            let whole = block(7, &[rows.as_bytes(), END_OF_ROWS].concat(), 3);
+            for piece in [1, 2, 5, 100] {
+                let (mut own, mut out) = (Block::new(7, 4), vec![]);
+                for bytes in whole.chunks(piece) {
+                    assert!(!own.ended_well());
+                    own.see(bytes, &mut out).unwrap();
+                }
+                assert_eq!((out.as_slice(), own.ended_well()), (rows.as_bytes(), true));
+            }
+        }
+        let mut out = vec![];
+        assert!(Block::new(8, 4).see(&block(7, b"a\n", 3), &mut out).is_err());
+        let mut cut = Block::new(7, 4);
+        cut.see(&block(7, b"a\nb\n", 3), &mut out).unwrap();
+        assert!(!cut.ended_well());
+    }
+
     #[test]
     fn every_byte_is_some_sessions_task() {
         let big = 20 * STRETCH + 5;
         for jobs in [1, 2, 4, 8] {
             let mut sizes = vec![10; 1000];
             sizes.extend([big, 3 * SMALL, 0, SMALL / 2, SMALL, big / 2]);
-            let tasks = tasks(&sizes, jobs);
+            let tasks = tasks(&sizes, jobs, true);
             let mut seen = vec![vec![]; sizes.len()];
             for task in &tasks {
                 match task {
@@ -239,6 +309,8 @@ mod tests {
                 assert!(order.is_sorted());
             }
         }
-        assert_eq!(super::tasks(&[], 4).len(), 0);
+        assert_eq!(super::tasks(&[], 4, true).len(), 0);
+        // What cannot be cut comes as a whole.
+        assert_eq!(super::tasks(&[big, 1], 4, false), [Task::Tables(vec![0]), Task::Tables(vec![1])]);
     }
 }
