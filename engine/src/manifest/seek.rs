@@ -185,6 +185,7 @@ mod tests {
         let repo = crate::repository::in_memory();
         let mut source = Folders(paths.clone().into_iter());
         backup(&repo, &mut source, &BackupOptions::default(), &Tally::default()).unwrap();
+        repo.sync_index(&Tally::default()).unwrap();
         let snapshot = repo.find("latest", &Filter::default(), &Tally::default()).unwrap().snapshot;
         let root = &snapshot.manifest;
         assert!(root.level > 0, "{} chunks", root.chunks.len());
