@@ -75,7 +75,7 @@ const ODD: &[&str] = &[
     "CREATE TABLE placed (a int PRIMARY KEY USING INDEX TABLESPACE space) TABLESPACE space; INSERT INTO placed SELECT generate_series(1, 10); \
      CREATE INDEX in_space ON made (a) TABLESPACE space; CREATE TABLE placed_parts (a int) PARTITION BY RANGE (a) TABLESPACE space; \
      CREATE TABLE placed_part PARTITION OF placed_parts FOR VALUES FROM (0) TO (10); INSERT INTO placed_parts VALUES (3)",
-    "CREATE PUBLICATION some FOR TABLE c1, c2; CREATE UNLOGGED TABLE light AS SELECT 1 AS a; CREATE TABLE heir (z int) INHERITS (c1); \
+    "CREATE PUBLICATION told FOR TABLE c1, c2; CREATE UNLOGGED TABLE light AS SELECT 1 AS a; CREATE TABLE heir (z int) INHERITS (c1); \
      INSERT INTO heir VALUES (7, 1, 3); ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO odd_owner; GRANT SELECT (a) ON made TO odd_owner",
     // An operator class, an aggregate and a cast of its own in an index and a default.
     "CREATE FUNCTION rank_of(text) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT length($1)'; \

@@ -201,7 +201,8 @@ impl Work<'_> {
     ) -> Result<u64> {
         let mut loading = Loading::new(self, into, toc, source, &sections.rows)?;
         let objects: BTreeSet<i64> = sections.objects.iter().map(|entry| entry.id).collect();
-        let list: Vec<i64> = objects.iter().copied().collect();
+        // In the order of the stream, which pg_restore cannot go back in; several owners of large objects have an entry each.
+        let list: Vec<i64> = sections.objects.iter().map(|entry| entry.id).collect();
         let archive = self.archive_of(into.plan, toc, files, Some(&objects));
         let bytes = loading.bytes() + large;
         self.monitor.count(Counter::BytesTotal, bytes);
