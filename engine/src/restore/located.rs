@@ -60,7 +60,7 @@ impl Located {
     }
 }
 
-/// The content of one file of a snapshot, by its path as in [`super::dump`]; the index must be in step.
+/// The content of one file of a snapshot, by its path as in [`super::dump()`]; the index must be in step.
 ///
 /// # Errors
 /// [`Error::NoEntry`] if there is none; what is damaged before it in the same chunk of the manifest.
