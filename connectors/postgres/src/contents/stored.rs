@@ -3,8 +3,8 @@
 use crate::end_mark::{BlockIndex, Rows};
 use crate::restore::archive::{block_index, read_toc};
 use crate::restore::contents::left_out;
+use crate::restore::parts::{GROUNDS, parts};
 use crate::restore::relations::{is_relation, quote, rows_of_all};
-use crate::restore::tables::{GROUNDS, parts};
 use crate::toc::{Toc, TocEntry};
 use connector_kit::members::{Dump, unwritten};
 use engine::connector::Origin;

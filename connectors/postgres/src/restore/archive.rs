@@ -1,10 +1,9 @@
 //! A dump as pg_restore reads it from a pipe: the custom format, made on the way of a dump in directory format, with the
 //! data of the entries that are wanted and no others.
 
-use super::loading::Files;
 use crate::end_mark::BlockIndex;
 use crate::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
-use engine::restore::{Stretch, dump, dump_ranges, read_stretches};
+use engine::restore::{Located, Stretch, dump, dump_ranges, read_stretches};
 use engine::snapshot::Snapshot;
 use engine::{Counter, Error, Monitor, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +95,9 @@ impl Write for Behind<'_> {
         self.out.flush()
     }
 }
+
+/// Contents of files of a dump in directory format, by their paths.
+pub(super) type Files = BTreeMap<Vec<u8>, Located>;
 
 /// A dump in a snapshot.
 pub(super) struct Archive<'a> {

@@ -1,8 +1,8 @@
 //! What single tables need of a dump besides their own parts: what they are made of and the database lacks, and what ties
 //! them to each other and to what is there.
 
+use super::parts::{GROUNDS, partition, parts};
 use super::relations::{RELATIONS, is_relation};
-use super::tables::{GROUNDS, partition, parts};
 use super::there::exists;
 use crate::Connection;
 use crate::connection::PgResult;

@@ -3,14 +3,16 @@
 //! locks. Single tables come by one pg_restore, in one transaction. A dump in plain SQL runs in a session of our own.
 
 use super::archive;
-use super::archive::Archive;
+use super::archive::{Archive, Files};
 use super::contents::Kind;
 use super::feed::Input;
+use super::filling::Filling;
 use super::following::Following;
-use super::loading::{Files, Loading, Source};
+use super::loading::Loading;
 use super::plan::{Plan, Way, is_bare};
 use super::run::Run;
 use super::sections::Sections;
+use super::source::Source;
 use super::stand_in::StandIn;
 use super::tables::Chosen;
 use super::{Work, database, feed, session};
@@ -302,7 +304,7 @@ impl Work<'_> {
             return Err(self.refused("pg_restore was not looked for".into()));
         };
         let mut command = programs.command("pg_restore", server);
-        let lazily: &[(&str, &str)] = if is_lazy(plan) { &[("synchronous_commit", "off")] } else { &[] };
+        let lazily: &[(&str, &str)] = if plan.is_lazy() { &[("synchronous_commit", "off")] } else { &[] };
         session::set_for(&mut command, lazily);
         command.env("PGAPPNAME", run.part_name());
         command.args(["-w", "-Fc", "-d"]).arg(server.database_of(name));
@@ -359,24 +361,6 @@ impl Work<'_> {
         let before = format!("{}: ", plan.stored.path);
         self.left_out.iter().filter_map(move |(path, why)| Some((path.strip_prefix(&before)?, why)))
     }
-}
-
-/// A database that is filled.
-pub(super) struct Filling<'a> {
-    pub(super) plan: &'a Plan,
-    /// Its name for now.
-    pub(super) name: &'a str,
-    /// The server, as the role that restores enters it.
-    pub(super) server: &'a Server,
-    pub(super) run: &'a Run,
-    /// Whether the backup lacks objects that others may hang on.
-    pub(super) is_partial: bool,
-}
-
-/// Whether commits need not wait for the disk: the last one, which gives a database that was made its name, waits for all
-/// before it.
-pub(super) fn is_lazy(plan: &Plan) -> bool {
-    matches!(plan.way, Way::Made | Way::Replaced)
 }
 
 /// A list of entries, as pg_restore reads one.

@@ -3,20 +3,21 @@
 //! call a function that looks at rows of another table.
 
 use super::Work;
-use super::fill::{Filling, is_lazy};
-use super::rows::{Block, END_OF_ROWS, Rows, Task, tasks};
+use super::filling::Filling;
+use super::put::{Form, Put};
+use super::rows::{Block, Rows, Task, tasks};
+use super::source::{Source, Table, cut_off};
 use crate::Connection;
 use crate::connection::{PgError, PgResult};
-use crate::end_mark::BlockIndex;
 use crate::limits::TOO_MANY;
 use crate::toc::{Toc, TocEntry};
 use crate::wire::HangUp;
 use chunkstore::pool::locked;
 use chunkstore::threads;
-use engine::restore::{Located, Stretch, read_stretches};
+use engine::restore::{Stretch, read_stretches};
 use engine::source::SourceErrorKind;
 use engine::{Counter, Error, ItemError, Monitor, Result};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,29 +35,8 @@ const SETTINGS: &str = "SET datestyle = iso; SET intervalstyle = postgres; SET r
 const NO_LIMITS: &str = "SELECT pg_catalog.set_config(s.name, '0', false) FROM pg_catalog.pg_settings s \
     WHERE s.name IN ('transaction_timeout', 'idle_session_timeout')";
 
-/// Contents of files of a dump in directory format, by their paths.
-pub(super) type Files = BTreeMap<Vec<u8>, Located>;
-
 /// What is done beside the rows, until it is told to stop.
 pub(super) type Beside<'a> = dyn Fn(&AtomicBool) -> Result<()> + Sync + 'a;
-
-/// Where the rows of a dump are.
-pub(super) enum Source<'a> {
-    /// In a file for each table, in a folder.
-    Folder(&'a str, &'a Files),
-    /// In blocks of one file.
-    Blocks(&'a Located, &'a BlockIndex),
-}
-
-/// A table whose rows are put in.
-struct Table<'a> {
-    entry: &'a TocEntry,
-    content: &'a Located,
-    /// What of the content is its own.
-    part: Range<u64>,
-    /// Bytes of its rows.
-    len: u64,
-}
 
 /// The rows of a database, on their way.
 pub(super) struct Loading<'a> {
@@ -75,22 +55,6 @@ pub(super) struct Loading<'a> {
     /// What was refused and is tried again at the end.
     later: Mutex<Vec<(usize, Range<u64>)>>,
     is_last_try: bool,
-}
-
-/// What a COPY is given.
-enum Form {
-    File(Rows),
-    Block(Block),
-}
-
-/// A COPY that runs.
-struct Put {
-    table: usize,
-    /// Of the table's rows, in bytes.
-    range: Range<u64>,
-    form: Form,
-    is_refused: bool,
-    in_transaction: bool,
 }
 
 /// Counts nothing: what is read twice is done once.
@@ -119,10 +83,7 @@ impl<'a> Loading<'a> {
         source: &Source<'a>,
         entries: &[&'a TocEntry],
     ) -> Result<Self> {
-        let tables = match source {
-            Source::Folder(folder, files) => in_folder(work, folder, files, entries)?,
-            Source::Blocks(content, index) => in_blocks(content, index, entries)?,
-        };
+        let tables = source.tables(entries, &work.left_out)?;
         Ok(Self {
             work,
             into,
@@ -252,7 +213,7 @@ impl<'a> Loading<'a> {
         let mut session = self.into.run.part(self.into.server, self.into.name)?;
         session.query(SETTINGS)?;
         session.query(NO_LIMITS)?;
-        if is_lazy(self.into.plan) {
+        if self.into.plan.is_lazy() {
             session.query("SET synchronous_commit = off")?;
         }
         for entry in &self.toc.entries {
@@ -320,7 +281,7 @@ impl<'a> Loading<'a> {
         };
         read(&mut put, rows.wanted(), session, self.is_last_try)?;
         // The last row may end in the next stretch, and that may be some chunks on.
-        while let Some(at) = put.lacking().filter(|_| !put.is_refused) {
+        while let Some(at) = put.form.lacking().filter(|_| !put.is_refused) {
             read(&mut put, at..content.chunk_end(at), session, true)?;
         }
         self.end(session, put)
@@ -372,11 +333,7 @@ impl<'a> Loading<'a> {
         if put.is_refused {
             return Ok(());
         }
-        let taken = match &mut put.form {
-            Form::File(rows) => rows.see(bytes, session),
-            Form::Block(block) => block.see(bytes, session),
-        };
-        taken.map_err(|error| self.failed(put, error))
+        put.form.see(bytes, session).map_err(|error| self.failed(put, error))
     }
 
     fn end(&self, session: &mut Connection, mut put: Put) -> Result<()> {
@@ -384,7 +341,7 @@ impl<'a> Loading<'a> {
             return Ok(());
         }
         // What is cut off must not count as whole: without an end the server takes nothing of it.
-        if !put.ended_well() {
+        if !put.form.ended_well() {
             return Err(cut_off(&self.name(&put)));
         }
         let mut done = session.finish_data();
@@ -429,69 +386,10 @@ impl<'a> Loading<'a> {
     }
 }
 
-impl Put {
-    /// Where to read on, if the last row of a stretch has not ended.
-    fn lacking(&self) -> Option<u64> {
-        match &self.form {
-            Form::File(rows) => rows.lacking(),
-            Form::Block(_) => None,
-        }
-    }
-
-    fn ended_well(&self) -> bool {
-        match &self.form {
-            Form::File(rows) => rows.ended_well(),
-            Form::Block(block) => block.ended_well(),
-        }
-    }
-}
-
-fn in_folder<'a>(
-    work: &Work<'_>,
-    folder: &str,
-    files: &'a Files,
-    entries: &[&'a TocEntry],
-) -> Result<Vec<Table<'a>>> {
-    let mut tables = vec![];
-    for entry in entries {
-        let path = format!("{folder}/{}", entry.file);
-        if work.left_out.contains_key(&path) {
-            continue;
-        }
-        let content = files.get(path.as_bytes()).ok_or(Error::NoEntry { path: path.clone() })?;
-        let len = content.len().checked_sub(END_OF_ROWS.len() as u64);
-        let len = len.ok_or_else(|| cut_off(&path))?;
-        tables.push(Table { entry, content, part: 0..content.len(), len });
-    }
-    Ok(tables)
-}
-
-fn in_blocks<'a>(
-    content: &'a Located,
-    index: &BlockIndex,
-    entries: &[&'a TocEntry],
-) -> Result<Vec<Table<'a>>> {
-    let blocks: BTreeMap<i64, Range<u64>> =
-        index.blocks.iter().map(|(id, from, to)| (*id, *from..*to)).collect();
-    let table = |entry: &&'a TocEntry| {
-        let part = blocks.get(&entry.id).filter(|part| part.start <= part.end && part.end <= content.len());
-        let part = part.cloned().ok_or_else(|| Error::Malformed {
-            what: super::relations::full_name(entry),
-            why: "its rows are not where the dump's index says".into(),
-        })?;
-        Ok(Table { entry, content, len: part.end - part.start, part })
-    };
-    entries.iter().map(table).collect()
-}
-
 /// Whether rows that were refused so may be taken when the rows of other tables are there: a check failed, or raised an error
 /// of its own (`check_violation`, class P0).
 fn may_be_taken_later(code: &str) -> bool {
     code == "23514" || code.starts_with("P0")
-}
-
-fn cut_off(what: &str) -> Error {
-    Error::Malformed { what: what.to_owned(), why: "its rows do not end as pg_dump ends them".into() }
 }
 
 /// The command that empties a table before its rows come; none for rows that go to its partitioned table, which other

@@ -44,6 +44,12 @@ pub(super) enum Way {
 }
 
 impl Plan {
+    /// Whether commits need not wait for the disk: the last one, which gives a database that was made its name, waits for
+    /// all before it.
+    pub(super) fn is_lazy(&self) -> bool {
+        matches!(self.way, Way::Made | Way::Replaced)
+    }
+
     /// Entries that are restored.
     pub(super) fn entries(&self) -> impl Iterator<Item = &TocEntry> {
         let is_chosen =
