@@ -190,7 +190,9 @@ fn other_encodings_come_back_by_several_sessions() {
                 EXECUTE format('CREATE TEMP TABLE s AS SELECT count(*), sum(hashtextextended(i || t, 0)) FROM %I', n); END $$";
             (table, server.sql(database, &format!("{of}; SELECT * FROM s")))
         };
-        for format in ["directory", "custom"] {
+        // Blocks come whole, whatever is in them.
+        let formats = if encoding == "EUC_JP" { &["directory", "custom"][..] } else { &["directory"] };
+        for format in formats {
             repo.ok([
                 "backup",
                 &format!("{}/other", server.url()),
