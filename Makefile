@@ -133,15 +133,15 @@ bench-redis: build-tools servers ## What laying a Redis dump down in order costs
 	$(CARGO) build --release --package cli
 	python3 benches/redis.py "$(ESKER)" --runs $(RUNS)
 
-.PHONY: bench-restore
-bench-restore: build-tools servers ## Restores into running servers, against the servers' own ways (medians of 3)
-	$(CARGO) build --release --package cli
-	python3 benches/restores.py "$(ESKER)" --runs 3
-
 .PHONY: bench-postgres
 bench-postgres: build-tools servers ## A PostgreSQL of 2 GB by several sessions, against pg_dump into standard input
 	$(CARGO) build --release --package cli
 	python3 benches/postgres.py "$(ESKER)" --runs $(RUNS)
+
+.PHONY: bench-restore
+bench-restore: build-tools servers ## Restores into working servers against the servers' own programs; PART=postgres measures one, MEGABYTES and TABLES say how much (16 GB of disk)
+	$(CARGO) build --release --package cli
+	python3 benches/restores.py "$(ESKER)" --runs $(RUNS) --only "$(PART)" $${MEGABYTES:+--megabytes "$$MEGABYTES"} $${TABLES:+--tables "$$TABLES"}
 
 .PHONY: bench-index
 bench-index: build-tools ## Build and ask a local index of CHUNKS chunks (16 GB of disk for the default)

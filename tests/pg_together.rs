@@ -368,8 +368,9 @@ fn each_phase_has_its_own_line() {
         (
             server.url(),
             &[
+                "definitions",
                 "rows",
-                "indexes, constraints and what else follows the rows",
+                "indexes (1), constraints (0) and what else follows the rows",
                 "owner, privileges, settings and name",
             ][..],
         ),

@@ -96,6 +96,14 @@ impl<T> ReadAhead<T> {
         }
     }
 
+    /// The same as one of so many that read at a time and share what may be fetched ahead; each has two runs at least.
+    #[must_use]
+    pub fn shared(store: &Arc<ChunkStore>, readers: usize) -> Self {
+        let mut own = Self::new(store);
+        own.reach.ahead = (own.reach.ahead / readers.max(1)).max(2 * own.reach.run_plain);
+        own
+    }
+
     /// Requests a chunk.
     pub fn request(&mut self, chunk: ChunkRef, tag: T) -> Result<()> {
         self.requested_bytes += chunk.len as usize;

@@ -70,9 +70,12 @@ pub(crate) fn stamped(source: Box<dyn Source>) -> Box<dyn Source> {
     Box::new(Stamped::new(source, crate::context::now))
 }
 
-/// As many sessions as there are cores, within bounds that a server will not mind.
-fn sessions() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 4)
+/// The most sessions that read one server, and that write into one, at a time unless the user asks for more.
+const READERS: usize = 4;
+const WRITERS: usize = 8;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
 /// What URL sources need to know besides their URLs.
@@ -93,7 +96,9 @@ pub(crate) fn url_options(context: &Context) -> Result<SourceContext, Failure> {
     }
     Ok(SourceContext {
         settings: options.connectors,
-        sessions: sessions(),
+        // Within bounds that a server will not mind.
+        sessions: cores().clamp(2, READERS),
+        restore_sessions: cores().min(WRITERS),
         environment: crate::config::connectors_environment(),
         tls: options.tls,
         tls_files: options.tls_files,

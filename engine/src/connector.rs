@@ -166,6 +166,8 @@ pub struct Context {
     pub scratch: PathBuf,
     /// How many sessions a server that is read in parallel may be asked for, if no setting says so.
     pub sessions: usize,
+    /// How many sessions may write into a server at a time, if nothing says so.
+    pub restore_sessions: usize,
     /// Whether a database, or an object of one, that cannot be read is told and left out, rather than the end of it all.
     pub keep_going: bool,
     /// What the sources of one run share.
@@ -187,6 +189,7 @@ impl Context {
             tls_files: [None, None, None],
             scratch,
             sessions: 2,
+            restore_sessions: 2,
             keep_going: false,
             shared: Shared::default(),
             clock,

@@ -3,7 +3,7 @@
 //! those that are printed.
 
 use crate::entry::{display_path, is_beneath};
-use crate::manifest::for_each_entry;
+use crate::manifest::{Ending, ManifestReader, Record, Step, for_each_entry, is_behind};
 use crate::names::path_bytes;
 use crate::snapshot::Snapshot;
 use crate::{Error, Repository, Result};
@@ -66,13 +66,19 @@ impl Inside {
     /// Whether the snapshot has an entry of this path, or beneath it. Such an entry takes precedence over other
     /// meanings of a path, such as a key of a dump.
     pub fn is_entry(&self, repo: &Repository, snapshot: &Snapshot) -> Result<bool> {
-        let mut found = false;
         repo.sync_index(&crate::monitor::Tally::default())?;
-        for_each_entry(repo.store(), &snapshot.manifest, &mut |_| {}, &mut |listed| {
-            found |= is_beneath(&listed.entry.path, &self.0);
-            Ok(())
-        })?;
-        Ok(found)
+        let mut reader = ManifestReader::from_path(repo.store(), &snapshot.manifest, &self.0)?;
+        let mut is_open = false;
+        while let Some(step) = reader.next_step()? {
+            match step {
+                Step::Record(Record::Entry(entry)) if is_behind(&entry.path, &self.0) => break,
+                Step::Record(Record::Entry(entry)) => is_open = is_beneath(&entry.path, &self.0),
+                Step::Record(Record::End(Ending::Complete, _)) if is_open => return Ok(true),
+                Step::Record(Record::End(..)) | Step::Damage(_) => is_open = false,
+                Step::Record(_) => {}
+            }
+        }
+        Ok(false)
     }
 
     /// The path in the snapshot's list, without a slash at the beginning.

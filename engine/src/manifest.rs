@@ -18,8 +18,12 @@ use std::sync::Arc;
 
 mod grammar;
 pub(crate) mod lists;
+mod seek;
+
 use grammar::Grammar;
 use lists::read_list;
+pub use seek::for_entries_beneath;
+pub(crate) use seek::is_behind;
 
 /// Chunks in a snapshot's own list before another level is made of it.
 const MAX_ROOT_CHUNKS: usize = 256;

@@ -23,6 +23,7 @@ mod guard;
 mod handle;
 mod held;
 mod links;
+mod located;
 mod metadata;
 pub mod newfile;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod writer;
 
 pub use dump::dump;
 pub use held::Held;
+pub use located::{Located, Stretch, locate, located, read_stretches};
 pub use newfile::is_partial;
 pub use range::dump_ranges;
 

@@ -4,7 +4,7 @@ use crate::glob::Glob;
 use engine::connector::Origin;
 use engine::connector::contents::Output;
 use engine::inside::Inside;
-use engine::manifest::{Listed, for_all_entries};
+use engine::manifest::{Listed, for_entries_beneath};
 use engine::names::{path_bytes, path_text};
 use engine::{Error, Result};
 use std::collections::BTreeMap;
@@ -113,14 +113,19 @@ impl Layout {
         }
         from.repo.sync_index(&engine::monitor::Tally::default())?;
         let mut dumps: BTreeMap<String, Dump> = BTreeMap::new();
-        for_all_entries(from.repo.store(), &from.snapshot.snapshot.manifest, &mut |listed| {
-            if let Some(dump) =
-                std::str::from_utf8(&listed.entry.path).ok().and_then(|path| self.dump_of(path))
-            {
-                dumps.entry(dump.path.clone()).or_insert(dump);
-            }
-            Ok(())
-        })?;
+        for_entries_beneath(
+            from.repo.store(),
+            &from.snapshot.snapshot.manifest,
+            self.kind.as_bytes(),
+            &mut |listed| {
+                if let Some(dump) =
+                    std::str::from_utf8(&listed.entry.path).ok().and_then(|path| self.dump_of(path))
+                {
+                    dumps.entry(dump.path.clone()).or_insert(dump);
+                }
+                Ok(())
+            },
+        )?;
         let dumps: Vec<Dump> = dumps.into_values().collect();
         self.choose(&dumps, rest)
     }
@@ -183,20 +188,25 @@ impl Layout {
     ) -> Result<T> {
         let below = below.trim_matches('/');
         let mut servers: BTreeMap<String, (T, bool)> = BTreeMap::new();
-        for_all_entries(from.repo.store(), &from.snapshot.snapshot.manifest, &mut |listed| {
-            let path = String::from_utf8_lossy(&listed.entry.path);
-            let is_below =
-                path.strip_prefix(below).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            let parts: Vec<&str> = path.split('/').collect();
-            if let [kind, server, rest @ ..] = parts.as_slice()
-                && *kind == self.kind
-                && (below.is_empty() || is_below)
-            {
-                let (stored, is_of_use) = servers.entry((*server).to_owned()).or_default();
-                *is_of_use |= sort(stored, rest, &listed);
-            }
-            Ok(())
-        })?;
+        for_entries_beneath(
+            from.repo.store(),
+            &from.snapshot.snapshot.manifest,
+            self.kind.as_bytes(),
+            &mut |listed| {
+                let path = String::from_utf8_lossy(&listed.entry.path);
+                let is_below =
+                    path.strip_prefix(below).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+                let parts: Vec<&str> = path.split('/').collect();
+                if let [kind, server, rest @ ..] = parts.as_slice()
+                    && *kind == self.kind
+                    && (below.is_empty() || is_below)
+                {
+                    let (stored, is_of_use) = servers.entry((*server).to_owned()).or_default();
+                    *is_of_use |= sort(stored, rest, &listed);
+                }
+                Ok(())
+            },
+        )?;
         let servers = servers.into_iter().filter(|(_, (_, is_of_use))| *is_of_use);
         let servers = servers.map(|(server, (stored, _))| (server, stored)).collect();
         engine::restore::only_server(servers, self.kind, title)

@@ -212,7 +212,7 @@ impl Connection {
     }
 
     /// What a server that hung up said before: it is in the socket still.
-    fn last_words(&mut self) -> Option<PgError> {
+    pub(super) fn last_words(&mut self) -> Option<PgError> {
         self.wire.waiting().set_patience(Some(LAST_WORDS));
         loop {
             let message = self.message().ok()?;

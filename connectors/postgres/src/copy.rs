@@ -4,8 +4,10 @@
 use super::Connection;
 use super::connection::{MAX_ROWS, Row, texts};
 use super::failure::{PgError, PgResult, unexpected};
+use bytes::BufMut as _;
 use connector_kit::waiting::is_silence;
 use postgres_protocol::message::frontend;
+use std::io::Write as _;
 
 /// The next of a COPY.
 pub enum Copied<'a> {
@@ -93,6 +95,25 @@ impl Connection {
             frontend::CopyData::new(data)?.write(out);
             Ok(())
         })
+    }
+
+    /// The same of many bytes, which are not copied first.
+    ///
+    /// # Errors
+    /// Also if they are more than a message holds, 1 GiB.
+    #[expect(clippy::big_endian_bytes, reason = "the protocol's order")]
+    pub(crate) fn send_much(&mut self, data: &[u8]) -> PgResult<()> {
+        let len = i32::try_from(data.len() + 4)
+            .map_err(|_| PgError::Lost("rows are longer than a message of the protocol".into()))?;
+        self.send(|out| {
+            out.put_u8(b'd');
+            out.put_slice(&len.to_be_bytes());
+            Ok(())
+        })?;
+        match self.wire.write_all(data).and_then(|()| self.wire.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.last_words().unwrap_or_else(|| error.into())),
+        }
     }
 
     /// Ends a COPY into the server.

@@ -24,7 +24,6 @@ use std::rc::Rc;
 mod copies;
 mod databases;
 mod directory;
-mod limits;
 mod tables;
 mod tolerant;
 

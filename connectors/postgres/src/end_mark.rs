@@ -105,29 +105,33 @@ impl State {
     }
 }
 
-/// Takes the rows of entries from what comes behind the table of contents of a dump in custom format, uncompressed.
-pub struct Rows<'a> {
+/// Data of tables, taken out of the blocks that they stand in behind the table of contents of an uncompressed dump in custom
+/// format.
+pub(crate) struct Unpacked {
     buffer: Vec<u8>,
     state: State,
     int_len: usize,
-    each: &'a mut dyn FnMut(i64, &[u8]) -> std::io::Result<()>,
 }
 
-impl<'a> Rows<'a> {
-    /// `each` is called with an entry's number and a piece of its rows.
-    pub fn new(toc: &Toc, each: &'a mut dyn FnMut(i64, &[u8]) -> std::io::Result<()>) -> Self {
-        Self { buffer: vec![], state: State::Block, int_len: toc.int_len, each }
+impl Unpacked {
+    pub(crate) fn new(int_len: usize) -> Self {
+        Self { buffer: vec![], state: State::Block, int_len }
     }
 
     /// Whether what came ends where a block does.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.state == State::Block && self.buffer.is_empty()
     }
-}
 
-impl std::io::Write for Rows<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    /// Calls `each` with the number of an entry and a piece of its data, for whatever the next bytes of the dump have.
+    ///
+    /// # Errors
+    /// Of `each`, and for what is no block.
+    pub(crate) fn see(
+        &mut self,
+        bytes: &[u8],
+        each: &mut dyn FnMut(i64, &[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(bytes);
         let mut rest = buffer.as_slice();
@@ -136,7 +140,7 @@ impl std::io::Write for Rows<'_> {
                 Ok((next, len)) => {
                     let (piece, behind) = rest.split_at(len);
                     if let State::Skip { id, blobs: false, .. } = self.state {
-                        (self.each)(id, piece)?;
+                        each(id, piece)?;
                     }
                     (self.state, rest) = (next, behind);
                 }
@@ -145,6 +149,32 @@ impl std::io::Write for Rows<'_> {
             }
         }
         self.buffer = rest.to_vec();
+        Ok(())
+    }
+}
+
+/// Hands on what is written to it, unpacked.
+pub struct Rows<'a> {
+    unpacked: Unpacked,
+    each: &'a mut dyn FnMut(i64, &[u8]) -> std::io::Result<()>,
+}
+
+impl<'a> Rows<'a> {
+    /// `each` is called with an entry's number and a piece of its rows.
+    pub fn new(toc: &Toc, each: &'a mut dyn FnMut(i64, &[u8]) -> std::io::Result<()>) -> Self {
+        Self { unpacked: Unpacked::new(toc.int_len), each }
+    }
+
+    /// Whether what came ends where a block does.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.unpacked.is_whole()
+    }
+}
+
+impl std::io::Write for Rows<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.unpacked.see(bytes, self.each)?;
         Ok(bytes.len())
     }
 

@@ -28,6 +28,7 @@ pub mod end_mark;
 mod failure;
 pub mod formats;
 mod into_directory;
+mod limits;
 mod live_stream;
 pub mod physical;
 pub mod prepare;

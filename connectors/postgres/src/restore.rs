@@ -4,30 +4,39 @@
 //! gets the owner, privileges and settings of the dump, and takes the place of the one that it replaces.
 
 pub(crate) mod archive;
+mod closure;
 pub(crate) mod contents;
 mod database;
 mod dependents;
 mod feed;
 mod fill;
+mod filling;
 mod fitted;
+mod following;
 mod globals;
+mod loading;
 mod lock;
 mod made;
 mod partitions;
+pub(crate) mod parts;
 mod plan;
 mod prepared;
 mod privileges;
+mod put;
 pub(crate) mod relations;
 mod removal;
 mod report;
 mod rights;
 mod roles;
+mod rows;
 mod run;
+mod sections;
 mod session;
+mod source;
 mod spaces;
 mod stand_in;
 mod steps;
-pub(crate) mod tables;
+mod tables;
 mod tell;
 mod there;
 
@@ -64,6 +73,10 @@ pub struct PostgresOptions {
     pub no_tablespaces: bool,
     /// Tablespaces of the server in the place of the dump's.
     pub tablespace_map: BTreeMap<String, String>,
+    /// Sessions that fill a database at a time, if the server has them to spare.
+    pub jobs: Option<usize>,
+    /// The same if nothing was asked for.
+    pub sessions: usize,
     /// Where programs are looked for besides their packages' folders.
     pub path: Option<String>,
 }
@@ -114,6 +127,8 @@ impl Work<'_> {
             // The session may be what was lost.
             let left = match run.session(self.server, &[]) {
                 Ok(mut again) => {
+                    // A program that was killed leaves statements that go on; why it was is what has to be told.
+                    let _ = run.end_others(&mut again);
                     let left = made.unmake(&mut again);
                     if done == 0 {
                         globals.unmake_spaces(&mut again);
@@ -154,7 +169,7 @@ impl Work<'_> {
             return Err(Error::Interrupted);
         }
         let name = made.name_of(plan).to_owned();
-        let (bytes, tables) = self.fill(plan, &name, stand_in, session)?;
+        let (bytes, tables) = self.fill(plan, &name, run, stand_in, session)?;
         let mut is_done = |report: &mut PostgresReport| {
             *done += 1;
             report.tables += tables;

@@ -26,7 +26,7 @@ pub(crate) const AT_ONCE: Setting = Setting::option(
 );
 
 /// Whether a value is a number within bounds.
-fn within(value: &str, from: usize, to: usize) -> Result<(), String> {
+pub(crate) fn within(value: &str, from: usize, to: usize) -> Result<(), String> {
     match value.parse::<usize>() {
         Ok(number) if (from..=to).contains(&number) => Ok(()),
         _ => Err(format!("{value} is not from {from} to {to}")),

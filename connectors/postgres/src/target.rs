@@ -30,6 +30,17 @@ const AS_OWNER: Choice = Choice::switch(
 )
 .without(&["no-owner"]);
 
+/// Sessions that fill a database.
+const JOBS: Choice = Choice::one(
+    "jobs",
+    "N",
+    "Of PostgreSQL: the number of sessions that restore one database at a time (1 to 64). Default: one for each core, at most 8; \
+        half of the server's free connections stay free",
+)
+.text()
+.without(&["table"])
+.checked(|value| crate::settings::within(value.to_str().unwrap_or_default(), 1, 64));
+
 /// The tablespaces of other names.
 fn tablespace_map(chosen: &Chosen) -> Result<BTreeMap<String, String>> {
     let mut map = BTreeMap::new();
@@ -58,6 +69,7 @@ impl Target for Databases {
             &TABLE,
             &TABLESPACE_MAP,
             &AS_OWNER,
+            &JOBS,
             &NO_TABLESPACES,
         ]
     }
@@ -88,6 +100,8 @@ impl Target for Databases {
             as_owner: chosen.has(&AS_OWNER),
             no_tablespaces: chosen.has(&NO_TABLESPACES),
             tablespace_map: tablespace_map(chosen)?,
+            jobs: chosen.text(&JOBS)?.and_then(|text| text.parse().ok()),
+            sessions: context.restore_sessions,
             path: context.environment.get("PATH").cloned(),
         };
         Ok(Box::new(prepare(from, server, options, chosen.has(&DRY_RUN), monitor)?))

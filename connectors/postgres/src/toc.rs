@@ -3,7 +3,7 @@
 //! Source: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`, `WriteHead`, `WriteToc`),
 //! `pg_backup_custom.c` and `pg_backup_directory.c` (`_WriteExtraToc`), archive versions 1.12 to 1.16.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Larger ones are not held in memory.
 pub const MAX_TOC: usize = 512 << 20;
@@ -67,6 +67,17 @@ pub enum ArchiveFormat {
     Directory = 3,
 }
 
+/// When an entry's turn is in a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Before the rows: what they are put into.
+    PreData,
+    /// The rows, and values of sequences.
+    Data,
+    /// Behind them: indexes, constraints, triggers.
+    PostData,
+}
+
 /// One entry.
 #[derive(Clone, Debug)]
 pub struct TocEntry {
@@ -78,6 +89,8 @@ pub struct TocEntry {
     pub tag: String,
     /// What it is: `TABLE`, `TABLE DATA`, `INDEX`.
     pub kind: String,
+    /// When its turn is; `None` if that is when its object's is (comments, labels, privileges).
+    pub section: Option<Section>,
     /// The command that makes it.
     pub definition: String,
     /// Of data: `COPY public.account (id, name) FROM stdin;`.
@@ -128,6 +141,8 @@ pub struct Toc {
     pub version: (u8, u8),
     /// Its entries, in the order of a restore.
     pub entries: Vec<TocEntry>,
+    /// Where each is among them.
+    places: HashMap<i64, usize>,
     pub(crate) int_len: usize,
     offset_len: usize,
     revision: u8,
@@ -172,6 +187,7 @@ impl Toc {
         let mut toc = Self {
             version,
             entries: vec![],
+            places: HashMap::new(),
             int_len: cursor.int_len,
             offset_len,
             revision,
@@ -181,7 +197,24 @@ impl Toc {
             let entry = toc.entry(&mut cursor, format)?;
             toc.entries.push(entry);
         }
+        toc.find_places();
         Ok((toc, cursor.at))
+    }
+
+    fn find_places(&mut self) {
+        // Of two with one number the first counts.
+        let ids = self.entries.iter().enumerate().rev();
+        self.places = ids.map(|(place, entry)| (entry.id, place)).collect();
+    }
+
+    /// Leaves entries out.
+    pub fn retain(&mut self, keep: impl FnMut(&TocEntry) -> bool) {
+        self.entries.retain(keep);
+        self.find_places();
+    }
+
+    fn get_mut(&mut self, id: i64) -> Option<&mut TocEntry> {
+        self.entries.get_mut(*self.places.get(&id)?)
     }
 
     fn entry(&self, cursor: &mut Cursor<'_>, format: ArchiveFormat) -> Result<TocEntry, Stop> {
@@ -193,7 +226,12 @@ impl Toc {
         let oid = cursor.text()?;
         bytes.tag = cursor.string()?.unwrap_or_default().to_vec();
         let kind = cursor.text()?;
-        cursor.int()?; // section
+        let section = match cursor.int()? {
+            2 => Some(Section::PreData),
+            3 => Some(Section::Data),
+            4 => Some(Section::PostData),
+            _ => None,
+        };
         let definition_from = cursor.at - from;
         bytes.definition = cursor.string()?.unwrap_or_default().to_vec();
         let definition_at = (definition_from, cursor.at - from);
@@ -245,6 +283,7 @@ impl Toc {
             oid,
             tag,
             kind,
+            section,
             definition,
             copy,
             namespace,
@@ -282,7 +321,7 @@ impl Toc {
         let mut text = vec![];
         self.int(&mut text, command.len() as i64);
         text.extend_from_slice(command);
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { return };
+        let Some(entry) = self.get_mut(id) else { return };
         let ((from, to), (next_from, next_to)) = (entry.drop_at, entry.tablespace_at);
         let moved = |at: usize| at - to + from + text.len();
         entry.tablespace_at = (moved(next_from), moved(next_to));
@@ -295,7 +334,7 @@ impl Toc {
         let mut text = vec![];
         self.int(&mut text, command.len() as i64);
         text.extend_from_slice(command);
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { return };
+        let Some(entry) = self.get_mut(id) else { return };
         let (from, to) = entry.definition_at;
         let moved =
             |(start, end): (usize, usize)| (start - to + from + text.len(), end - to + from + text.len());
@@ -354,7 +393,7 @@ impl Toc {
     /// The entry with a number.
     #[must_use]
     pub fn get(&self, id: i64) -> Option<&TocEntry> {
-        self.entries.iter().find(|entry| entry.id == id)
+        self.entries.get(*self.places.get(&id)?)
     }
 
     /// Large objects whose data an entry of kind `BLOBS` has: since 1.16, those of the metadata that it needs; before,
@@ -373,80 +412,4 @@ impl Toc {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    impl TocEntry {
-        /// Rows of a table.
-        pub(crate) fn named(oid: usize, namespace: &[u8], tag: &[u8]) -> Self {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let bytes =
-                NameBytes { tag: tag.to_vec(), namespace: namespace.to_vec(), ..NameBytes::default() };
-            Self {
-                id: 1,
-                oid: oid.to_string(),
-                tag: text(tag),
-                kind: "TABLE DATA".into(),
-                definition: String::new(),
-                copy: String::new(),
-                namespace: text(namespace),
-                bytes,
-                tablespace: String::new(),
-                owner: String::new(),
-                needs: vec![],
-                has_data: true,
-                file: String::new(),
-                raw: vec![],
-                definition_at: (0, 0),
-                drop_at: (0, 0),
-                tablespace_at: (0, 0),
-            }
-        }
-    }
-
-    /// The table of contents of a custom archive with one table and one large object.
-    pub(crate) fn sample() -> Vec<u8> {
-        fn int(out: &mut Vec<u8>, value: i32) {
-            out.push(u8::from(value < 0));
-            out.extend_from_slice(&value.unsigned_abs().to_le_bytes());
-        }
-        fn string(out: &mut Vec<u8>, text: &str) {
-            int(out, text.len() as i32);
-            out.extend_from_slice(text.as_bytes());
-        }
-        let mut out = b"PGDMP\x01\x0e\x00\x04\x08\x01".to_vec();
-        int(&mut out, 0);
-        (0..7).for_each(|_| int(&mut out, 1));
-        ["db", "15", "15"].iter().for_each(|text| string(&mut out, text));
-        int(&mut out, 3);
-        for (id, flag) in [(1, OFFSET_NO_DATA), (2, OFFSET_NOT_SET), (3, OFFSET_NOT_SET)] {
-            int(&mut out, id);
-            int(&mut out, 1);
-            (0..4).for_each(|_| string(&mut out, "x"));
-            int(&mut out, 3);
-            (0..8).for_each(|_| string(&mut out, "y"));
-            string(&mut out, "1");
-            int(&mut out, -1);
-            out.push(flag);
-            out.extend_from_slice(&[0; 8]);
-        }
-        out
-    }
-
-    #[test]
-    fn one_format_from_the_other() {
-        let custom = sample();
-        let (toc, used) = Toc::parse(&custom).unwrap();
-        assert_eq!((used, toc.with_data()), (custom.len(), [2, 3].into()));
-        assert_eq!(toc.entries[1].needs, [1]);
-        let files = [(2, "public.t.dat".to_owned()), (3, "blobs.toc".to_owned())].into();
-        let directory = toc.write(ArchiveFormat::Directory, &files);
-        let (again, used) = Toc::parse(&directory).unwrap();
-        assert_eq!((used, again.with_data()), (directory.len(), toc.with_data()));
-        assert_eq!(again.entries[1].file, "public.t.dat");
-        assert_eq!(again.write(ArchiveFormat::Custom, &BTreeMap::new()), custom);
-        for len in 0..custom.len() {
-            assert_eq!(Toc::parse(&custom[..len]).map(drop), Err(Stop::More), "cut at {len}");
-        }
-    }
-}
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 //! One file or stream of a snapshot as a stream: fetched in parallel, written in order.
 
 use crate::entry::{Kind, display_path};
-use crate::manifest::{Ending, ManifestReader, Record, Step};
+use crate::manifest::{Ending, ManifestReader, Record, Step, is_behind};
 use crate::snapshot::Snapshot;
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::ingest::ChunkRef;
@@ -57,12 +57,15 @@ pub fn dump(
     monitor: &dyn Monitor,
 ) -> Result<u64> {
     repo.sync_index(monitor)?;
-    let mut reader = ManifestReader::new(repo.store(), &snapshot.manifest)?;
+    let mut reader = ManifestReader::from_path(repo.store(), &snapshot.manifest, path)?;
     // What is written cannot be taken back, and an entry that was given up half way may be followed by another of its path.
     let mut parts: Option<Vec<Piece>> = None;
     while let Some(step) = reader.next_step()? {
         match step {
             Step::Record(Record::Entry(entry)) => {
+                if is_behind(&entry.path, path) {
+                    break;
+                }
                 parts = (entry.path == path).then(Vec::new);
                 if parts.is_some() && entry.kind != Kind::File {
                     return Err(Error::Invalid(format!(

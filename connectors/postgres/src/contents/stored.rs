@@ -1,16 +1,16 @@
 //! One database's dump in a snapshot: its table of contents, what belongs to which relation, and where the rows are.
 
 use crate::end_mark::{BlockIndex, Rows};
-use crate::restore::archive::read_toc;
+use crate::restore::archive::{block_index, read_toc};
 use crate::restore::contents::left_out;
-use crate::restore::relations::{is_relation, quote};
-use crate::restore::tables::{GROUNDS, parts};
+use crate::restore::parts::{GROUNDS, parts};
+use crate::restore::relations::{is_relation, quote, rows_of_all};
 use crate::toc::{Toc, TocEntry};
 use connector_kit::members::{Dump, unwritten};
 use engine::connector::Origin;
 use engine::diff::{Change, diff};
 use engine::inside::Inside;
-use engine::manifest::for_all_entries;
+use engine::manifest::for_entries_beneath;
 use engine::monitor::Tally;
 use engine::restore::{dump, dump_ranges};
 use engine::{Error, Result};
@@ -36,14 +36,19 @@ enum Data {
     /// A file for each, with its bytes.
     Files(BTreeMap<String, u64>),
     /// Blocks of one file: where they begin, and which is where, if that is known.
-    Blocks { head: u64, end: u64, index: Option<BlockIndex> },
+    Blocks { head: u64, end: u64, index: Option<Blocks> },
 }
+
+/// From and to in bytes, by the numbers of entries.
+type Blocks = BTreeMap<i64, (u64, u64)>;
 
 /// A database's dump.
 pub(crate) struct Stored<'a> {
     from: Origin<'a>,
     dump: Dump,
     toc: Toc,
+    /// The entry of each relation's rows, by the relation's number.
+    rows: BTreeMap<i64, i64>,
     data: Data,
 }
 
@@ -51,8 +56,9 @@ impl<'a> Stored<'a> {
     /// Reads its table of contents.
     pub(super) fn open(from: Origin<'a>, dump: &Dump) -> Result<Self> {
         from.repo.sync_index(&Tally::default())?;
+        let manifest = &from.snapshot.snapshot.manifest;
         let mut files = BTreeMap::new();
-        for_all_entries(from.repo.store(), &from.snapshot.snapshot.manifest, &mut |listed| {
+        for_entries_beneath(from.repo.store(), manifest, dump.path.as_bytes(), &mut |listed| {
             let path = String::from_utf8_lossy(&listed.entry.path);
             if let Some(file) = path.strip_prefix(dump.path.as_str()) {
                 files.insert(file.trim_start_matches('/').to_owned(), listed.size);
@@ -61,23 +67,20 @@ impl<'a> Stored<'a> {
         })?;
         let path = if dump.is_folder { format!("{}/toc.dat", dump.path) } else { dump.path.clone() };
         let (toc, head) = read_toc(from.repo, &from.snapshot.snapshot, &path, &Tally::default())?;
-        let mut stored = Self { from, dump: dump.clone(), toc, data: Data::Files(BTreeMap::new()) };
+        let rows = rows_of_all(&toc);
+        let mut stored = Self { from, dump: dump.clone(), toc, rows, data: Data::Files(BTreeMap::new()) };
         stored.data = match dump.is_folder {
             true => Data::Files(files),
             false => {
                 let end = files.get("").copied().unwrap_or(head);
-                let index = files.contains_key(".index").then(|| stored.index()).transpose()?;
-                Data::Blocks { head, end, index }
+                let snapshot = &stored.from.snapshot.snapshot;
+                let index = block_index(stored.from.repo, snapshot, &dump.path, &Tally::default())?;
+                let blocks =
+                    |index: BlockIndex| index.blocks.into_iter().map(|(id, from, to)| (id, (from, to)));
+                Data::Blocks { head, end, index: index.map(|index| blocks(index).collect()) }
             }
         };
         Ok(stored)
-    }
-
-    fn index(&self) -> Result<BlockIndex> {
-        let (path, mut bytes) = (format!("{}.index", self.dump.path), vec![]);
-        dump(self.from.repo, &self.from.snapshot.snapshot, path.as_bytes(), &mut bytes, &Tally::default())?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Malformed { what: path, why: error.to_string() })
     }
 
     /// Tables, views, sequences, in the dump's order.
@@ -87,12 +90,7 @@ impl<'a> Stored<'a> {
 
     /// The rows of a relation.
     fn rows_of(&self, relation: &TocEntry) -> Option<&TocEntry> {
-        self.toc.entries.iter().find(|entry| {
-            entry.has_data
-                && entry.kind == "TABLE DATA"
-                && entry.needs.contains(&relation.id)
-                && key(entry) == key(relation)
-        })
+        self.toc.get(*self.rows.get(&relation.id)?)
     }
 
     /// Bytes of the rows in the dump, where that is known.
@@ -100,10 +98,7 @@ impl<'a> Stored<'a> {
         let rows = self.rows_of(relation)?;
         match &self.data {
             Data::Files(files) => files.get(&rows.file).map(|size| size.saturating_sub(END_OF_ROWS)),
-            Data::Blocks { index, .. } => {
-                let block = index.as_ref()?.blocks.iter().find(|(id, ..)| *id == rows.id);
-                block.map(|(_, from, to)| to - from)
-            }
+            Data::Blocks { index, .. } => index.as_ref()?.get(&rows.id).map(|(from, to)| to - from),
         }
     }
 
@@ -231,7 +226,11 @@ impl<'a> Stored<'a> {
         let is_wanted = |id: i64| only.is_none_or(|only| only == id);
         match &self.data {
             Data::Files(_) => {
-                for entry in self.toc.entries.iter().filter(|entry| entry.has_data && is_wanted(entry.id)) {
+                let entries = match only {
+                    Some(id) => self.toc.get(id).map_or(&[][..], std::slice::from_ref),
+                    None => &self.toc.entries,
+                };
+                for entry in entries.iter().filter(|entry| entry.has_data) {
                     let path = format!("{}/{}", self.dump.path, entry.file);
                     let mut pass = Pass { each: &mut |bytes| each(entry.id, bytes) };
                     dump(repo, snapshot, path.as_bytes(), &mut pass, &Tally::default())?;
@@ -239,10 +238,7 @@ impl<'a> Stored<'a> {
             }
             Data::Blocks { head, end, index } => {
                 let ranges: Vec<(u64, u64)> = match (only, index) {
-                    (Some(only), Some(index)) => {
-                        let block = index.blocks.iter().filter(|(id, ..)| *id == only);
-                        block.map(|(_, from, to)| (*from, *to)).collect()
-                    }
+                    (Some(only), Some(index)) => index.get(&only).copied().into_iter().collect(),
                     _ => vec![(*head, *end)],
                 };
                 let mut is_there = only.is_none();

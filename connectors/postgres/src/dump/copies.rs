@@ -2,10 +2,10 @@
 //! into stretches, in the order in which it is laid down; sessions take them in that order and run ahead of the
 //! reader by as much as fits into bounded channels, so that even one large table keeps all of them busy.
 
-use super::limits;
-use super::limits::TOO_MANY;
 use super::lost;
 use crate::connection::{PgError, PgResult};
+use crate::limits;
+use crate::limits::TOO_MANY;
 use crate::wire::HangUp;
 use crate::{Connection, Server};
 use chunkstore::pool::{Pool, locked};

@@ -5,13 +5,13 @@
 
 use super::copies::{Copies, CopyContent, Opening, Wanted};
 use super::databases::Named;
-use super::limits;
-use super::limits::{BRIEFLY, Room};
 use super::tables::{ANEW, Tables, file_name, lock_tables};
 use super::{Asked, refused};
 use crate::charset;
 use crate::charset::Within;
 use crate::connection::{PgError, PgResult};
+use crate::limits;
+use crate::limits::{BRIEFLY, Room};
 use crate::programs::Programs;
 use crate::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
 use crate::{Connection, Server};

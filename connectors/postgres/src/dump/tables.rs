@@ -3,9 +3,9 @@
 //! Source: `getTables`, `dumpTableData_copy` in `pg_dump.c`.
 
 use super::copies::Wanted;
-use super::limits;
 use crate::Connection;
 use crate::connection::{PgError, PgResult};
+use crate::limits;
 use crate::toc::TocEntry;
 use engine::names::encoded_bytes;
 use engine::source::{SourceError, SourceErrorKind};

@@ -3,8 +3,7 @@
 
 use crate::end_mark::BlockIndex;
 use crate::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
-use engine::restore::dump;
-use engine::restore::dump_ranges;
+use engine::restore::{Located, Stretch, dump, dump_ranges, read_stretches};
 use engine::snapshot::Snapshot;
 use engine::{Counter, Error, Monitor, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,24 +37,45 @@ pub(crate) fn read_toc(
 /// Of a dump in custom format, its table of contents as it is in `toc`, which is `head` bytes long in the dump, and the
 /// data that are `chosen`: all of it where nothing is known of where they are.
 pub(super) fn write_custom(archive: &Archive<'_>, head: u64, out: &mut dyn Write) -> Result<u64> {
-    let Archive { repo, snapshot, path, toc, chosen, monitor, .. } = archive;
-    out.write_all(&toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+    let Archive { repo, snapshot, path, chosen, monitor, .. } = archive;
+    archive.write_head(out)?;
     let all = |out: &mut dyn Write| {
         dump(repo, snapshot, path.as_bytes(), &mut Behind { skip: head, out }, *monitor)
     };
     let Some(chosen) = chosen else { return all(out) };
-    let (mut bytes, index_path) = (vec![], format!("{path}.index"));
-    match dump(repo, snapshot, index_path.as_bytes(), &mut bytes, *monitor) {
-        Ok(_) => {}
-        Err(Error::NoEntry { .. }) => return all(out),
-        Err(error) => return Err(error),
-    }
-    let index: BlockIndex = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::Malformed { what: index_path, why: error.to_string() })?;
-    let wanted = index.blocks.into_iter().filter(|(id, ..)| chosen.contains(id));
-    let ranges: Vec<(u64, u64)> = wanted.map(|(_, from, to)| (from, to)).collect();
+    let Some(index) = block_index(repo, snapshot, path, *monitor)? else { return all(out) };
+    let ranges = chosen_blocks(&index, chosen);
     monitor.count(Counter::BytesTotal, ranges.iter().map(|(from, to)| to - from).sum());
     dump_ranges(repo, snapshot, path.as_bytes(), &ranges, out, *monitor)
+}
+
+/// Of a dump in custom format, its table of contents as it is in `toc`, and the blocks of entries.
+pub(super) fn write_blocks(archive: &Archive<'_>, blocks: &[(u64, u64)], out: &mut dyn Write) -> Result<u64> {
+    archive.write_head(out)?;
+    dump_ranges(archive.repo, archive.snapshot, archive.path.as_bytes(), blocks, out, archive.monitor)
+}
+
+/// Where the blocks of entries are.
+pub(super) fn chosen_blocks(index: &BlockIndex, chosen: &BTreeSet<i64>) -> Vec<(u64, u64)> {
+    let wanted = index.blocks.iter().filter(|(id, ..)| chosen.contains(id));
+    wanted.map(|(_, from, to)| (*from, *to)).collect()
+}
+
+/// Where the blocks of a dump in custom format are, if the backup noted it.
+pub(crate) fn block_index(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    path: &str,
+    monitor: &dyn Monitor,
+) -> Result<Option<BlockIndex>> {
+    let (mut bytes, path) = (vec![], format!("{path}.index"));
+    match dump(repo, snapshot, path.as_bytes(), &mut bytes, monitor) {
+        Ok(_) => {}
+        Err(Error::NoEntry { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let index = serde_json::from_slice(&bytes);
+    index.map(Some).map_err(|error| Error::Malformed { what: path, why: error.to_string() })
 }
 
 /// What comes behind the first bytes.
@@ -76,6 +96,9 @@ impl Write for Behind<'_> {
     }
 }
 
+/// Contents of files of a dump in directory format, by their paths.
+pub(super) type Files = BTreeMap<Vec<u8>, Located>;
+
 /// A dump in a snapshot.
 pub(super) struct Archive<'a> {
     pub(super) repo: &'a Repository,
@@ -85,6 +108,8 @@ pub(super) struct Archive<'a> {
     pub(super) toc: &'a Toc,
     /// Entries that are wanted; all if not given.
     pub(super) chosen: Option<&'a BTreeSet<i64>>,
+    /// Its files, if it is a folder.
+    pub(super) files: &'a Files,
     /// Files that the backup left out, and why.
     pub(super) left_out: &'a BTreeMap<String, String>,
     pub(super) monitor: &'a dyn Monitor,
@@ -95,9 +120,14 @@ fn broken(error: std::io::Error) -> Error {
 }
 
 impl Archive<'_> {
+    /// The table of contents alone, which is an archive without data.
+    pub(super) fn write_head(&self, out: &mut dyn Write) -> Result<()> {
+        out.write_all(&self.toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)
+    }
+
     /// Writes it; returns how many bytes of data that were.
     pub(super) fn write(&self, out: &mut dyn Write) -> Result<u64> {
-        out.write_all(&self.toc.write(ArchiveFormat::Custom, &BTreeMap::new())).map_err(broken)?;
+        self.write_head(out)?;
         let mut bytes = 0;
         for entry in self.toc.entries.iter().filter(|entry| entry.has_data) {
             if self.chosen.is_none_or(|chosen| chosen.contains(&entry.id)) {
@@ -122,7 +152,7 @@ impl Archive<'_> {
         }
         let mut list = vec![];
         let path = format!("{}/{}", self.path, entry.file);
-        dump(self.repo, self.snapshot, path.as_bytes(), &mut list, self.monitor)?;
+        self.read(&path, &mut list)?;
         let mut bytes = 0;
         for line in String::from_utf8_lossy(&list).lines() {
             let oid = line.split_once(' ').and_then(|(oid, file)| Some((oid.parse().ok()?, file)));
@@ -136,13 +166,22 @@ impl Archive<'_> {
         Ok(bytes)
     }
 
+    fn read(&self, path: &str, out: &mut dyn Write) -> Result<u64> {
+        let content = self.files.get(path.as_bytes());
+        let content = content.ok_or_else(|| Error::NoEntry { path: path.to_owned() })?;
+        let all = Stretch { content, range: 0..content.len() };
+        let mut write = |_, bytes: &[u8]| out.write_all(bytes).map_err(broken);
+        read_stretches(self.repo, &[all], 1, &mut write, self.monitor)?;
+        Ok(content.len())
+    }
+
     /// A file's content in pieces, each with its length before it, and a length of zero at the end.
     fn file(&self, name: &str, out: &mut dyn Write) -> Result<u64> {
         let path = format!("{}/{name}", self.path);
         let mut pieces = Pieces { toc: self.toc, out };
         let bytes = match self.left_out.contains_key(&path) {
             true => 0,
-            false => dump(self.repo, self.snapshot, path.as_bytes(), &mut pieces, self.monitor)?,
+            false => self.read(&path, &mut pieces)?,
         };
         let mut end = vec![];
         self.toc.int(&mut end, 0);

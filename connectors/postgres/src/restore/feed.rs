@@ -1,42 +1,76 @@
 //! Runs a program that reads what we write.
 
+use super::following::{Following, Said};
 use crate::Server;
 use chunkstore::threads;
 use connector_kit::child::{self, Role};
 use engine::source::SourceErrorKind;
-use engine::{Error, Monitor, Result};
-use std::io::Write;
+use engine::{Counter, Error, Monitor, Result};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often it is looked whether the program has ended, or shall end.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs `command` and gives it what `write` writes; returns how many bytes that were. It is killed if the user wants it all
-/// to stop, whatever it waits for.
+/// What a program reads.
+pub(super) enum Input<'a> {
+    /// What this writes; returns how many bytes of content that were.
+    Written(&'a mut dyn FnMut(&mut dyn Write) -> Result<u64>),
+    /// A file, which it may open again as `/dev/stdin`, by so many processes; what they report is counted.
+    File { file: File, jobs: usize, following: Following },
+}
+
+/// Runs `command` over what it reads; returns how many bytes of content were written to it. It is killed if the user wants it
+/// all to stop, or `is_stopped` says so, whatever it waits for.
 pub(super) fn feed(
     server: &Server,
     mut command: Command,
     name: &'static str,
     monitor: &dyn Monitor,
-    write: &mut dyn FnMut(&mut dyn Write) -> Result<u64>,
+    is_stopped: &AtomicBool,
+    input: Input<'_>,
 ) -> Result<u64> {
     let failed = |why: String| Error::from(server.error(SourceErrorKind::Command, format!("{name}: {why}")));
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut said = None;
+    let mut write = match input {
+        Input::Written(write) => {
+            command.stdin(Stdio::piped());
+            Some(write)
+        }
+        Input::File { file, jobs, following } => {
+            command.stdin(file);
+            said = Some((following, jobs > 1));
+            None
+        }
+    };
     let mut child = child::spawn(&mut command, Role::Tool).map_err(|error| failed(error.to_string()))?;
-    let (Some(input), Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
-        return Err(failed("no pipe to the command".into()));
+    let (input, Some(complaints)) = (child.stdin.take(), child.stderr.take()) else {
+        return Err(failed("no pipe from the command".into()));
+    };
+    let done = Arc::new(AtomicU64::new(0));
+    let complaints: Box<dyn Read + Send> = match said {
+        Some((following, is_parallel)) => {
+            Box::new(Said::new(complaints, following, is_parallel, Arc::clone(&done)))
+        }
+        None => Box::new(complaints),
     };
     let listener = threads::start("esker-said", move || child::complaints(complaints));
     let listener =
         listener.inspect_err(|_| child::kill(&child)).map_err(|error| failed(error.to_string()))?;
     threads::check(1).inspect_err(|_| child::kill(&child)).map_err(|error| failed(error.to_string()))?;
-    let is_stopped = AtomicBool::new(false);
+    let is_cut = AtomicBool::new(false);
     let (written, status) = std::thread::scope(|scope| {
         let waiter = threads::start_in(scope, "esker-watch", || {
             loop {
-                if monitor.interrupted() || is_stopped.load(Ordering::Relaxed) {
+                monitor.count(Counter::BytesDone, done.swap(0, Ordering::Relaxed));
+                if monitor.interrupted()
+                    || [is_stopped, &is_cut].iter().any(|flag| flag.load(Ordering::Relaxed))
+                {
                     let _ = child.kill();
                     return child.wait();
                 }
@@ -48,11 +82,12 @@ pub(super) fn feed(
             }
         })
         .map_err(|error| failed(error.to_string()))?;
+        let (Some(input), Some(write)) = (input, &mut write) else { return Ok((Ok(0), waiter.join())) };
         let mut input = std::io::BufWriter::with_capacity(256 << 10, input);
         let written = write(&mut input);
         // Half of a dump must not look like the end of one.
         if written.as_ref().is_err_and(|error| !had_enough(error)) {
-            is_stopped.store(true, Ordering::Relaxed);
+            is_cut.store(true, Ordering::Relaxed);
             let status = waiter.join();
             // What it does not read any more cannot be written.
             drop(input.into_parts());

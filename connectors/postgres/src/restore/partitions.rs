@@ -37,6 +37,9 @@ pub(super) fn lost(
     ids: &BTreeSet<i64>,
 ) -> PgResult<Vec<Lost>> {
     let (mut all, mut seen) = (vec![], BTreeSet::new());
+    let back = toc.entries.iter().filter(|entry| ids.contains(&entry.id) && is_relation(entry));
+    let back: BTreeSet<(&str, &str)> =
+        back.map(|entry| (entry.namespace.as_str(), entry.tag.as_str())).collect();
     for table in there {
         let rows = session.query(&format!(
             "WITH RECURSIVE tree AS (SELECT pg_catalog.to_regclass({})::pg_catalog.oid AS oid, 0 AS depth \
@@ -49,12 +52,7 @@ pub(super) fn lost(
         for row in rows {
             let mut row = row.into_iter().map(Option::unwrap_or_default);
             let (Some(namespace), Some(tag)) = (row.next(), row.next()) else { continue };
-            let comes_back = toc.entries.iter().any(|entry| {
-                ids.contains(&entry.id)
-                    && is_relation(entry)
-                    && entry.namespace == namespace
-                    && entry.tag == tag
-            });
+            let comes_back = back.contains(&(namespace.as_str(), tag.as_str()));
             if !comes_back && seen.insert((namespace.clone(), tag.clone())) {
                 all.push(Lost { table: full_name(table), namespace, tag });
             }

@@ -44,6 +44,12 @@ pub(super) enum Way {
 }
 
 impl Plan {
+    /// Whether commits need not wait for the disk: the last one, which gives a database that was made its name, waits for
+    /// all before it.
+    pub(super) fn is_lazy(&self) -> bool {
+        matches!(self.way, Way::Made | Way::Replaced)
+    }
+
     /// Entries that are restored.
     pub(super) fn entries(&self) -> impl Iterator<Item = &TocEntry> {
         let is_chosen =
@@ -69,6 +75,12 @@ impl Work<'_> {
         } else if self.spaces.none || !self.spaces.map.is_empty() {
             return Err(Error::Invalid(
                 "--no-tablespaces and --tablespace-map are for the formats directory and custom, not for plain SQL".into(),
+            ));
+        }
+        if toc.is_none() && self.options.jobs.is_some_and(|jobs| jobs > 1) {
+            return Err(Error::Invalid(
+                "--jobs is for the formats directory and custom: a dump in plain SQL is run by one session"
+                    .into(),
             ));
         }
         let definition = toc.as_ref().map_or(Ok(Definition::default()), Definition::of)?;

@@ -4,6 +4,7 @@
 use super::roles::takes_from_everybody;
 use crate::sql::{Piece, split};
 use crate::toc::Toc;
+use std::collections::BTreeSet;
 
 /// Leaves all privileges out but REVOKE … FROM PUBLIC. Returns whether default privileges are among them, which belong to
 /// roles.
@@ -29,8 +30,9 @@ pub(super) fn leave_out(toc: &mut Toc) -> bool {
     for (id, text) in &kept {
         toc.set_definition(*id, text);
     }
-    let is_left = |id: &i64| kept.iter().any(|(kept, text)| kept == id && text.is_empty());
+    let empty = kept.iter().filter(|(_, text)| text.is_empty());
+    let left: BTreeSet<i64> = empty.map(|(id, _)| *id).collect();
     let with_defaults = toc.entries.iter().any(|entry| entry.kind == "DEFAULT ACL");
-    toc.entries.retain(|entry| entry.kind != "DEFAULT ACL" && !is_left(&entry.id));
+    toc.retain(|entry| entry.kind != "DEFAULT ACL" && !left.contains(&entry.id));
     with_defaults
 }

@@ -1,6 +1,7 @@
 //! Entries of a table of contents that can be asked for by name.
 
-use crate::toc::TocEntry;
+use crate::toc::{Toc, TocEntry};
+use std::collections::BTreeMap;
 
 /// Kinds that can be asked for.
 pub(crate) const RELATIONS: &[&str] = &["TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "SEQUENCE"];
@@ -52,4 +53,17 @@ pub(crate) fn called<'a, T>(all: impl Iterator<Item = (&'a str, &'a str, T)> + C
 
 pub(crate) fn full_name(entry: &TocEntry) -> String {
     format!("{}.{}", entry.namespace, entry.tag)
+}
+
+/// The entry of the rows of each relation, by the relation's number: the first, where a dump has several.
+pub(crate) fn rows_of_all(toc: &Toc) -> BTreeMap<i64, i64> {
+    let name = |entry: &TocEntry| (entry.bytes.namespace.clone(), entry.bytes.tag.clone());
+    let mut rows = BTreeMap::new();
+    for entry in toc.entries.iter().filter(|entry| entry.has_data && entry.kind == "TABLE DATA") {
+        let needs = entry.needs.iter().filter_map(|id| toc.get(*id));
+        for relation in needs.filter(|needed| is_relation(needed) && name(needed) == name(entry)) {
+            rows.entry(relation.id).or_insert(entry.id);
+        }
+    }
+    rows
 }

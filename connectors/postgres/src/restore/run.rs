@@ -3,7 +3,7 @@
 //! left from what a running one needs, and from what nobody here made.
 
 use super::removal::{self, LOCK, drop_database};
-use super::session::maintenance;
+use super::session::{self, maintenance};
 use crate::connection::{PgError, PgResult};
 use crate::sql::{literal, quoted_name};
 use crate::{Connection, Server};
@@ -11,6 +11,8 @@ use std::hash::BuildHasher as _;
 
 const BESIDE: &str = "esker_restore";
 const ASIDE: &str = "esker_replaced";
+/// What sessions are called that fill a database: this, and the restore's number.
+const PART: &str = "esker restore part";
 /// Hexadecimal digits of a restore's number.
 const DIGITS: usize = 16;
 
@@ -51,11 +53,24 @@ impl Run {
         Ok(session)
     }
 
+    /// What the sessions are called that fill a database, those of programs, too.
+    pub(super) fn part_name(&self) -> String {
+        format!("{PART} {}", self.id)
+    }
+
+    /// A session that fills a database.
+    pub(super) fn part(&self, server: &Server, database: &str) -> PgResult<Connection> {
+        let mut session = session::open(server, database)?;
+        session.query(&format!("SET application_name = {}", literal(&self.part_name())))?;
+        Ok(session)
+    }
+
     /// Ends the other sessions of this restore but those that hold locks, and waits until they have ended.
     pub(super) fn end_others(&self, session: &mut Connection) -> PgResult<()> {
         let others = format!(
-            "FROM pg_catalog.pg_stat_activity WHERE application_name = {} AND pid <> pg_catalog.pg_backend_pid()",
-            literal(&application_name(&self.id))
+            "FROM pg_catalog.pg_stat_activity WHERE application_name IN ({}, {}) AND pid <> pg_catalog.pg_backend_pid()",
+            literal(&application_name(&self.id)),
+            literal(&self.part_name())
         );
         session.query(&format!("SELECT pg_catalog.pg_terminate_backend(pid) {others}"))?;
         for _ in 0..removal::TRIES {

@@ -50,11 +50,11 @@ pub(super) fn maintenance(server: &Server, avoided: &[&str]) -> PgResult<Connect
     }
 }
 
-/// Gives the same settings to a program.
-pub(super) fn set_for(command: &mut Command) {
+/// Gives the same settings to a program, and `more`.
+pub(super) fn set_for(command: &mut Command, more: &[(&str, &str)]) {
     let given = command.get_envs().find(|(name, _)| *name == "PGOPTIONS").and_then(|(_, value)| value);
     let mut options = given.and_then(|value| value.to_str()).unwrap_or_default().to_owned();
-    for (name, value) in SETTINGS {
+    for (name, value) in SETTINGS.iter().chain(more) {
         options += &format!(" -c {name}={value}");
     }
     command.env("PGOPTIONS", options.trim_start());

@@ -2,11 +2,13 @@
 //! privileges, comments; and what they are made of, if the database lacks it. pg_restore's own `--table` leaves all but the
 //! rows out.
 
+use super::closure::{Completed, complete};
 use super::dependents::{check, check_kinds, dependents};
 use super::fitted::{Fitted, constrain, lacking, redefine};
 use super::partitions;
 use super::partitions::{Lost, lost, no_table};
-use super::relations::{RELATIONS, called, full_name, is_relation, quoted};
+use super::parts::{partition, parts};
+use super::relations::{called, full_name, is_relation, quoted};
 use super::there::{differs, exists, publications};
 use crate::connection::PgResult;
 use crate::sql::{Token, tokens};
@@ -89,61 +91,6 @@ impl Chosen {
     }
 }
 
-/// Kinds that belong to what they need.
-const PARTS: &[&str] = &[
-    "TABLE DATA",
-    "MATERIALIZED VIEW DATA",
-    "CONSTRAINT",
-    "CHECK CONSTRAINT",
-    "INDEX",
-    "ACL",
-    "COMMENT",
-    "SECURITY LABEL",
-    "STATISTICS",
-    "STATISTICS DATA",
-    "ROW SECURITY",
-    "SEQUENCE",
-    "SEQUENCE SET",
-];
-/// Kinds that belong to it if whatever else they need is there.
-const BONDS: &[&str] = &[
-    "DEFAULT",
-    "INDEX ATTACH",
-    "FK CONSTRAINT",
-    "TRIGGER",
-    "RULE",
-    "POLICY",
-    "TABLE ATTACH",
-    "SEQUENCE OWNED BY",
-    "PUBLICATION TABLE",
-];
-/// Kinds that others are made of: they come along if the database lacks them.
-pub(crate) const GROUNDS: &[&str] = &[
-    "TABLE",
-    "VIEW",
-    "MATERIALIZED VIEW",
-    "FOREIGN TABLE",
-    "SEQUENCE",
-    "TYPE",
-    "SHELL TYPE",
-    "DOMAIN",
-    "FUNCTION",
-    "PROCEDURE",
-    "AGGREGATE",
-    "OPERATOR",
-    "OPERATOR CLASS",
-    "OPERATOR FAMILY",
-    "COLLATION",
-    "EXTENSION",
-    "SERVER",
-    "FOREIGN DATA WRAPPER",
-    "PROCEDURAL LANGUAGE",
-    "ACCESS METHOD",
-    "TEXT SEARCH CONFIGURATION",
-    "TEXT SEARCH DICTIONARY",
-    "TEXT SEARCH PARSER",
-    "TEXT SEARCH TEMPLATE",
-];
 /// The entries of `names` and what belongs to them, for a database that `session` is in.
 pub(super) fn choose(
     toc: &Toc,
@@ -192,10 +139,7 @@ pub(super) fn choose(
     }
     let lost = lost(session, toc, &there, &own).map_err(failed)?;
     partitions::check(&lost, &others)?;
-    let (known, grounds, left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut closure = Closure { toc, session, ids: own, known, there: grounds, left };
-    closure.complete().map_err(failed)?;
-    let Closure { mut ids, there: grounds, left, .. } = closure;
+    let Completed { mut ids, there: grounds, left } = complete(toc, session, own).map_err(failed)?;
     let mut fitted = vec![];
     let set = match replace {
         true => stays(toc, &wanted, &mut ids, &mut fitted, session).map_err(failed)??,
@@ -238,7 +182,8 @@ pub(super) fn choose(
         }
     }
     // An index of a partition follows its table to the index of a table that is there.
-    let follows = chosen("INDEX ATTACH").filter(|entry| !is_made(toc, &ids, entry)).map(|entry| entry.id);
+    let made = made_indexes(toc, &ids);
+    let follows = chosen("INDEX ATTACH").filter(|entry| !is_made(&made, entry)).map(|entry| entry.id);
     let follows: BTreeSet<i64> = follows.collect();
     ids.retain(|id| !follows.contains(id));
     let left = left.into_iter().filter_map(|id| toc.get(id));
@@ -303,211 +248,30 @@ fn stays(
     Ok(check(&found, &gone).map(|()| set))
 }
 
-/// `ids`, and everything that is a part of them; of tables, `partitions`, too.
-pub(crate) fn parts(toc: &Toc, ids: &BTreeSet<i64>, partitions: bool) -> BTreeSet<i64> {
-    let mut ids = ids.clone();
-    loop {
-        let before = ids.len();
-        for entry in &toc.entries {
-            let kind = entry.kind.as_str();
-            if ids.contains(&entry.id) || !entry.needs.iter().any(|id| ids.contains(id)) {
-                continue;
+/// Schema and name of the indexes that `ids` make. The tag of a constraint is `table constraint`, and either may have blanks:
+/// whatever stands behind one may be its name.
+fn made_indexes<'a>(toc: &'a Toc, ids: &BTreeSet<i64>) -> BTreeSet<(&'a str, &'a str)> {
+    let mut made = BTreeSet::new();
+    for entry in toc.entries.iter().filter(|entry| ids.contains(&entry.id)) {
+        let namespace = entry.namespace.as_str();
+        match entry.kind.as_str() {
+            "INDEX" => made.extend([(namespace, entry.tag.as_str())]),
+            "CONSTRAINT" => {
+                let blanks = entry.tag.match_indices(' ');
+                made.extend(blanks.filter_map(|(at, _)| Some((namespace, entry.tag.get(at + 1..)?))));
             }
-            match kind {
-                "TABLE ATTACH" if partitions => {
-                    let child = partition(toc, entry);
-                    if entry.needs.iter().any(|id| ids.contains(id) && Some(*id) != child) {
-                        ids.extend(child);
-                        ids.insert(entry.id);
-                    }
-                }
-                "SEQUENCE OWNED BY" => {
-                    let is_sequence = |id: &i64| toc.get(*id).is_some_and(|needed| needed.kind == "SEQUENCE");
-                    // A sequence is a part of its table; the table is none of the sequence.
-                    if entry.needs.iter().any(|id| ids.contains(id) && !is_sequence(id)) {
-                        ids.extend(entry.needs.iter().filter(|id| is_sequence(id)));
-                        ids.insert(entry.id);
-                    }
-                }
-                kind if PARTS.contains(&kind) && is_of_one(toc, entry, &ids) => {
-                    ids.insert(entry.id);
-                }
-                _ => {}
-            }
-        }
-        if ids.len() == before {
-            return ids;
+            _ => {}
         }
     }
+    made
 }
 
-/// Whether an entry that needs a table, or several, needs one of `ids`: an index of a partition needs its table's, too,
-/// but is not that one's.
-fn is_of_one(toc: &Toc, entry: &TocEntry, ids: &BTreeSet<i64>) -> bool {
-    let mut tables =
-        entry.needs.iter().filter_map(|id| toc.get(*id)).filter(|needed| is_relation(needed)).peekable();
-    tables.peek().is_none() || tables.any(|table| ids.contains(&table.id))
-}
-
-/// Whether the index that an entry attaches another to is among those that `ids` make. What the entry needs does not tell:
+/// Whether the index that an entry attaches another to is among those that are made. What the entry needs does not tell:
 /// pg_dump names the tables, also those above, instead of an index that a constraint makes.
-fn is_made(toc: &Toc, ids: &BTreeSet<i64>, attach: &TocEntry) -> bool {
+fn is_made(made: &BTreeSet<(&str, &str)>, attach: &TocEntry) -> bool {
     let tokens = tokens(&attach.definition);
     let names: Vec<String> =
         tokens.iter().skip(2).filter(|token| !token.is_char('.')).map_while(Token::name).collect();
     let [namespace, index, attaches, ..] = names.as_slice() else { return false };
-    attaches == "attach"
-        && toc.entries.iter().any(|entry| {
-            let is_it = match entry.kind.as_str() {
-                "INDEX" => entry.tag == *index,
-                // Its tag is `table constraint`.
-                "CONSTRAINT" => {
-                    entry.tag.strip_suffix(index.as_str()).is_some_and(|table| table.ends_with(' '))
-                }
-                _ => false,
-            };
-            is_it && entry.namespace == *namespace && ids.contains(&entry.id)
-        })
-}
-
-/// The partition that an entry attaches; the entry bears its name.
-fn partition(toc: &Toc, attach: &TocEntry) -> Option<i64> {
-    let needed = attach.needs.iter().filter_map(|id| toc.get(*id));
-    let mut children =
-        needed.filter(|needed| needed.tag == attach.tag && needed.namespace == attach.namespace);
-    children.find(|needed| matches!(needed.kind.as_str(), "TABLE" | "FOREIGN TABLE")).map(|child| child.id)
-}
-
-/// Everything that is needed to make what was chosen.
-struct Closure<'a> {
-    toc: &'a Toc,
-    session: &'a mut Connection,
-    ids: BTreeSet<i64>,
-    /// Whose needs were looked at.
-    known: BTreeSet<i64>,
-    /// Grounds that the database has.
-    there: BTreeSet<i64>,
-    /// Bonds that are not possible.
-    left: BTreeSet<i64>,
-}
-
-impl Closure<'_> {
-    fn complete(&mut self) -> PgResult<()> {
-        loop {
-            let before = self.ids.len();
-            self.grounds()?;
-            self.bonds()?;
-            if self.ids.len() == before {
-                break;
-            }
-        }
-        self.schemas()
-    }
-
-    /// Adds what is missing of what others are made of, with its parts.
-    fn grounds(&mut self) -> PgResult<()> {
-        while let Some(id) = self.ids.difference(&self.known).next().copied() {
-            self.known.insert(id);
-            let toc = self.toc;
-            let Some(entry) = toc.get(id) else { continue };
-            let mut needs = entry.needs.clone();
-            // The table of a partition is needed by the entry that attaches it.
-            let attaches = toc
-                .entries
-                .iter()
-                .filter(|attach| attach.kind == "TABLE ATTACH" && partition(toc, attach) == Some(id));
-            needs.extend(attaches.flat_map(|attach| attach.needs.clone()));
-            for needed in needs.iter().filter_map(|id| toc.get(*id)) {
-                let is_ground = GROUNDS.contains(&needed.kind.as_str());
-                if !is_ground || self.ids.contains(&needed.id) || self.there.contains(&needed.id) {
-                    continue;
-                }
-                if exists(self.session, needed)? {
-                    self.there.insert(needed.id);
-                } else {
-                    self.ids.extend(parts(toc, &BTreeSet::from([needed.id]), false));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds what ties them to each other and to what is there; tables that are not there do not come along for that.
-    fn bonds(&mut self) -> PgResult<()> {
-        let toc = self.toc;
-        for entry in toc.entries.iter().filter(|entry| BONDS.contains(&entry.kind.as_str())) {
-            if self.ids.contains(&entry.id) || !entry.needs.iter().any(|id| self.ids.contains(id)) {
-                continue;
-            }
-            // A foreign key of another table that points here is that table's; so is a partition that is not wanted.
-            let owner = match entry.kind.as_str() {
-                "TABLE ATTACH" => partition(toc, entry),
-                _ => table_of(toc, entry),
-            };
-            if owner.is_some_and(|table| !self.ids.contains(&table)) {
-                continue;
-            }
-            let mut is_possible = true;
-            for needed in entry.needs.iter().filter(|id| !self.ids.contains(id)).filter_map(|id| toc.get(*id))
-            {
-                is_possible &= match needed.kind.as_str() {
-                    // What makes a view is the view.
-                    _ if entry.kind == "RULE" => true,
-                    // Of which the table must be there.
-                    "CONSTRAINT" => match table_of(toc, needed).and_then(|id| toc.get(id)) {
-                        Some(table) => exists(self.session, table)?,
-                        None => true,
-                    },
-                    "INDEX" | "PUBLICATION" => exists(self.session, needed)?,
-                    kind if RELATIONS.contains(&kind) && kind != "SEQUENCE" => exists(self.session, needed)?,
-                    _ => true,
-                };
-            }
-            if is_possible {
-                self.left.remove(&entry.id);
-                self.ids.extend(parts(toc, &BTreeSet::from([entry.id]), false));
-            } else if !entry.kind.ends_with("ATTACH") {
-                self.left.insert(entry.id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds what no entry says that it needs: schemas, and the users of foreign servers.
-    fn schemas(&mut self) -> PgResult<()> {
-        let toc = self.toc;
-        let mappings = toc.entries.iter().filter(|entry| entry.kind == "USER MAPPING").filter(|entry| {
-            let server = server_of(&entry.definition);
-            let mut chosen = self.ids.iter().filter_map(|id| toc.get(*id));
-            chosen.any(|chosen| chosen.kind == "SERVER" && server.as_ref() == Some(&chosen.tag))
-        });
-        let mappings: Vec<i64> = mappings.map(|entry| entry.id).collect();
-        self.ids.extend(mappings);
-        let chosen = toc.entries.iter().filter(|entry| self.ids.contains(&entry.id));
-        let namespaces: BTreeSet<&str> = chosen.map(|entry| entry.namespace.as_str()).collect();
-        for schema in toc.entries.iter().filter(|entry| entry.kind == "SCHEMA") {
-            if namespaces.contains(schema.tag.as_str()) && !exists(self.session, schema)? {
-                self.ids.extend(parts(toc, &BTreeSet::from([schema.id]), false));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The server that `CREATE USER MAPPING FOR role SERVER name` is for.
-fn server_of(definition: &str) -> Option<String> {
-    let all = tokens(definition);
-    let at = all.iter().skip(5).position(|token| token.is("SERVER"))? + 5;
-    all.get(at + 1)?.name()
-}
-
-/// The table that a constraint, trigger, rule or policy is of: its name is `table name`.
-fn table_of(toc: &Toc, entry: &TocEntry) -> Option<i64> {
-    let is_of = |table: &&TocEntry| {
-        is_relation(table)
-            && table.namespace == entry.namespace
-            && entry.tag.strip_prefix(&table.tag).is_some_and(|rest| rest.starts_with(' '))
-    };
-    let needed = entry.needs.iter().filter_map(|id| toc.get(*id));
-    needed.filter(is_of).max_by_key(|table| table.tag.len()).map(|table| table.id)
+    attaches == "attach" && made.contains(&(namespace.as_str(), index.as_str()))
 }

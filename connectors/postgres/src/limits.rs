@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 /// How long the sessions that we ended may count as ours still.
 const LINGER: Duration = Duration::from_secs(10);
 /// The same of pg_dump's, where there is room without it.
-pub(super) const BRIEFLY: Duration = Duration::from_millis(500);
+pub(crate) const BRIEFLY: Duration = Duration::from_millis(500);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Too many sessions, by whichever limit.
-pub(super) const TOO_MANY: &str = "53300";
+pub(crate) const TOO_MANY: &str = "53300";
 /// More locks than the formula gives fit into memory that the server keeps for whatever comes.
 const MORE_LOCKS: u64 = 1000;
 
 /// How many sessions can be opened, and which limit says so.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
-    pub(super) free: u64,
+pub(crate) struct Room {
+    pub(crate) free: u64,
     limit: String,
 }
 
 impl Room {
     /// What the server has for sessions with the database of `session`.
-    pub(super) fn of(session: &mut Connection) -> PgResult<Self> {
+    pub(crate) fn of(session: &mut Connection) -> PgResult<Self> {
         // What is counted is kept for a transaction, unless it is cleared.
         session.query("SELECT pg_catalog.pg_stat_clear_snapshot()")?;
         let rows = session.query(
@@ -57,7 +57,7 @@ impl Room {
     }
 
     /// Waits until `wanted` sessions can be opened, or as long as `patience`.
-    pub(super) fn wait(session: &mut Connection, wanted: u64, patience: Duration) -> PgResult<Self> {
+    pub(crate) fn wait(session: &mut Connection, wanted: u64, patience: Duration) -> PgResult<Self> {
         let begun = Instant::now();
         loop {
             let room = Self::of(session)?;
@@ -69,7 +69,7 @@ impl Room {
     }
 
     /// That there is room for one.
-    pub(super) fn for_one(session: &mut Connection, what: &str) -> PgResult<()> {
+    pub(crate) fn for_one(session: &mut Connection, what: &str) -> PgResult<()> {
         let room = Self::wait(session, 1, LINGER)?;
         if room.free > 0 {
             return Ok(());
@@ -85,13 +85,13 @@ impl Room {
     }
 
     /// So many of `wanted` sessions as leave the application half of what is free, and one at least.
-    pub(super) fn share(&self, wanted: usize) -> usize {
+    pub(crate) fn share(&self, wanted: usize) -> usize {
         wanted.min(usize::try_from(self.free / 2).unwrap_or(usize::MAX)).max(1)
     }
 }
 
 /// How many locks all sessions can hold together: the setting, for each of the processes that there may be.
-pub(super) fn locks(session: &mut Connection) -> PgResult<u64> {
+pub(crate) fn locks(session: &mut Connection) -> PgResult<u64> {
     let sql = "SELECT current_setting('max_locks_per_transaction')::int8 * sum(s.setting::int8) \
         FROM pg_catalog.pg_settings s WHERE s.name IN ('max_connections', 'max_prepared_transactions', \
         'autovacuum_max_workers', 'max_worker_processes', 'max_wal_senders')";
@@ -99,7 +99,7 @@ pub(super) fn locks(session: &mut Connection) -> PgResult<u64> {
 }
 
 /// That a database's tables can be locked at all.
-pub(super) fn check_locks(session: &mut Connection, tables: usize) -> PgResult<()> {
+pub(crate) fn check_locks(session: &mut Connection, tables: usize) -> PgResult<()> {
     let all = locks(session)?;
     if tables as u64 <= all.saturating_add(MORE_LOCKS) {
         return Ok(());
@@ -115,7 +115,7 @@ pub(super) fn check_locks(session: &mut Connection, tables: usize) -> PgResult<(
 }
 
 /// A session with a database, which may have to wait until one that we ended is gone.
-pub(super) fn open(server: &crate::Server, database: &[u8]) -> PgResult<Connection> {
+pub(crate) fn open(server: &crate::Server, database: &[u8]) -> PgResult<Connection> {
     let begun = Instant::now();
     loop {
         match Connection::open(server, database) {
