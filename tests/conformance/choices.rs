@@ -55,6 +55,12 @@ const SHOWN: &[(&str, &str, &str, &str)] = &[
     ("stream", "drop-slot", "postgres", "conformance::choices::a_slot_by_its_name"),
     ("backup", "incremental", "postgres", "physical::incremental_backups_are_put_together"),
     ("backup", "-o redis.order", "redis", "keys::a_dump_in_the_order_it_came_gives_single_keys_too"),
+    (
+        "backup",
+        "-o redis.replicate-from",
+        "redis",
+        "redis_replication::where_it_cannot_be_a_replica_it_gets_its_keys_one_by_one",
+    ),
     ("backup", "-o postgres.format", "postgres", "pg_parts::what_cannot_be_read_is_left_out_by_name"),
     ("backup", "-o postgres.jobs", "postgres", "pg_parts::no_more_is_taken_than_the_server_has_to_spare"),
     ("backup", "-o postgres.at-once", "postgres", "pg_parts::no_more_is_taken_than_the_server_has_to_spare"),

@@ -15,7 +15,7 @@ pub(crate) const ORDER: Setting = Setting::option(
 /// Where a server finds us that loads a whole dump by replication.
 pub(crate) const REPLICATE_FROM: Setting = Setting::option(
     "redis.replicate-from",
-    "HOST:PORT|never",
+    "never|HOST:PORT",
     "for --whole: the address at which the server reaches this machine, if that is another than its connections come \
         from; esker listens on PORT; never: RESTORE instead of replication",
     |value| match value {
