@@ -26,8 +26,42 @@ const IN_PLACE: usize = 64;
 pub struct Differ {
     /// Numbers of blocks, from 1; 0 for none.
     table: Vec<u32>,
+    writer: Writer,
+}
+
+/// A patch that is being written.
+#[derive(Default)]
+pub(crate) struct Writer {
     instructions: Vec<u8>,
     inserted: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes an instruction: insert, then copy `len` bytes from `step` bytes after the end of the last copy.
+    pub(crate) fn tell(&mut self, insert: &[u8], len: usize, step: isize) {
+        put(&mut self.instructions, insert.len());
+        put(&mut self.instructions, len);
+        put(&mut self.instructions, zigzag(step));
+        self.inserted.extend_from_slice(insert);
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.instructions.len() + self.inserted.len()
+    }
+
+    /// Replaces `out` by the patch.
+    pub(crate) fn finish(&self, out: &mut Vec<u8>) {
+        out.clear();
+        put(out, self.instructions.len());
+        out.extend_from_slice(&self.instructions);
+        out.extend_from_slice(&self.inserted);
+    }
+
+    fn clear(&mut self) {
+        self.instructions.clear();
+        self.inserted.clear();
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
@@ -81,8 +115,7 @@ impl Differ {
             return false;
         }
         self.learn(base);
-        self.instructions.clear();
-        self.inserted.clear();
+        self.writer.clear();
         // What is placed of `plain`, what of it is already in an instruction, and the byte of the base
         // that would come next.
         let (mut place, mut told, mut next) = (0, 0, 0);
@@ -91,7 +124,7 @@ impl Differ {
         while place < plain.len() {
             let same = run(&plain[place..], &base[next..]);
             if same >= MIN_RUN || same > 0 && place + same == plain.len() {
-                self.tell(&plain[told..place], same, next.cast_signed() - last);
+                self.writer.tell(&plain[told..place], same, next.cast_signed() - last);
                 place += same;
                 next += same;
                 (told, last) = (place, next.cast_signed());
@@ -99,7 +132,7 @@ impl Differ {
             if place == plain.len() {
                 break;
             }
-            let room = most.saturating_sub(self.instructions.len() + self.inserted.len());
+            let room = most.saturating_sub(self.writer.len());
             let Some(found) = self.seek(plain, base, told, place, next, room) else {
                 if plain.len() - told > room {
                     return false;
@@ -109,12 +142,9 @@ impl Differ {
             (place, next) = found;
         }
         if told < plain.len() {
-            self.tell(&plain[told..], 0, 0);
+            self.writer.tell(&plain[told..], 0, 0);
         }
-        out.clear();
-        put(out, self.instructions.len());
-        out.extend_from_slice(&self.instructions);
-        out.extend_from_slice(&self.inserted);
+        self.writer.finish(out);
         out.len() <= most
     }
 
@@ -187,14 +217,6 @@ impl Differ {
             }
         }
         None
-    }
-
-    /// Writes an instruction: insert, then copy `len` bytes from `step` bytes after the end of the last copy.
-    fn tell(&mut self, insert: &[u8], len: usize, step: isize) {
-        put(&mut self.instructions, insert.len());
-        put(&mut self.instructions, len);
-        put(&mut self.instructions, zigzag(step));
-        self.inserted.extend_from_slice(insert);
     }
 }
 

@@ -180,6 +180,26 @@ pub struct Patcher {
     patch: Vec<u8>,
 }
 
+/// Compresses patches that were made from block lists, by whoever cannot read the bases.
+pub struct PatchCompressor(Context, Vec<u8>);
+
+impl PatchCompressor {
+    /// Prepares a context.
+    pub fn new() -> Result<Self> {
+        Ok(Self(context(3)?, vec![]))
+    }
+
+    /// Appends the frame of codec 3 to `out`, if it has at most `limit` bytes; says whether it has.
+    pub fn compress(&mut self, patch: &[u8], limit: usize, out: &mut Vec<u8>) -> bool {
+        let Self(context, frame) = self;
+        let fits = make(context, patch, limit, frame);
+        if fits {
+            out.extend_from_slice(frame);
+        }
+        fits
+    }
+}
+
 /// A patch has at most this share of the chunk's bytes, and the slack besides; what shares less with its
 /// bases is left to zstd, which finds short matches, too. Smaller and larger shares were tried: decision 6.
 const PATCH_SHARE: usize = 16;
@@ -251,7 +271,7 @@ impl<'bases> DeltaCompressor<'bases> {
         out: &mut Vec<u8>,
     ) -> Result<Option<Codec>> {
         let Patcher { differ, patch } = &mut self.patcher;
-        if differ.diff(plain, prefix, plain.len() / PATCH_SHARE + PATCH_SLACK, patch) {
+        if differ.diff(plain, prefix, most_kept(plain.len()), patch) {
             let codec = if patch.len() < PATCH_WORTH_PREFIX { Codec::Patch } else { Codec::PrefixedPatch };
             if codec == Codec::PrefixedPatch {
                 self.patches.ref_prefix(patch_prefix(prefix)).map_err(zstd_error)?;
@@ -298,10 +318,17 @@ fn decompress_delta(frame: &[u8], prefix: &[u8], plain: &mut Vec<u8>) -> Result<
     context.decompress(plain, frame).map(|_| ())
 }
 
+/// The most bytes of a patch from block lists, which a host brings: half of its chunk's. Whole blocks come for each change, so
+/// the bound of what is kept in a repository would be soon reached. No such patch gets there.
+#[must_use]
+pub fn most_brought(plain_len: usize) -> usize {
+    plain_len / 2
+}
+
 /// Bytes of the buffer that a frame is decompressed into: a chunk of `plain_len` bytes, or the patch that makes it.
 pub(crate) fn first_len(codec: Codec, plain_len: usize) -> usize {
     match codec {
-        Codec::Patch | Codec::PrefixedPatch => plain_len / PATCH_SHARE + PATCH_SLACK,
+        Codec::Patch | Codec::PrefixedPatch => most_kept(plain_len),
         Codec::Raw | Codec::Zstd | Codec::ZstdDelta => plain_len,
     }
 }
@@ -317,13 +344,24 @@ pub struct Decompressor {
     /// Scratch for frames, between chunks.
     pub(crate) frame: Vec<u8>,
     patch: Vec<u8>,
+    /// Bytes that the patch of a chunk may have, by the chunk's.
+    most_patch: fn(usize) -> usize,
+}
+
+fn most_kept(plain_len: usize) -> usize {
+    plain_len / PATCH_SHARE + PATCH_SLACK
 }
 
 impl Decompressor {
     /// Prepares a context.
     pub fn new() -> Result<Self> {
         let context = DCtx::try_create().ok_or(Error::Memory { bytes: CONTEXT_LEN })?;
-        Ok(Self { context, frame: vec![], patch: vec![] })
+        Ok(Self { context, frame: vec![], patch: vec![], most_patch: most_kept })
+    }
+
+    /// The same for what write-only hosts bring, whose patches may be longer: [`most_brought`].
+    pub fn of_hosts() -> Result<Self> {
+        Ok(Self { most_patch: most_brought, ..Self::new()? })
     }
 
     /// Makes room for what a chunk of `plain_len` bytes needs besides its own buffer. Without memory for it, the chunk
@@ -332,7 +370,7 @@ impl Decompressor {
         self.patch.clear();
         match codec {
             Codec::Patch | Codec::PrefixedPatch => {
-                memory::reserve(&mut self.patch, first_len(codec, plain_len))
+                memory::reserve(&mut self.patch, (self.most_patch)(plain_len))
             }
             Codec::Raw | Codec::Zstd | Codec::ZstdDelta => Ok(()),
         }
@@ -394,7 +432,8 @@ impl Decompressor {
         patch: &mut Vec<u8>,
     ) -> Result<(), String> {
         patch.clear();
-        patch.reserve(first_len(Codec::Patch, plain_len));
+        let most = (self.most_patch)(plain_len);
+        patch.reserve(most);
         let read = match head {
             Some(head) => decompress_delta(frame, head, patch),
             None => self.context.decompress(patch, frame).map(|_| ()),
