@@ -1,20 +1,20 @@
 //! Patches against chunks that are not at hand, from lists of their blocks (rsync's idea, Tridgell 1999). A write-only host
 //! cannot read what it stored last night; of each chunk it keeps such a list. Pure: no I/O, no clock.
 //!
-//! A chunk is cut into blocks of [`BLOCK`] bytes, the last one shorter. The list has an entry for each: a weak hash that can
-//! be rolled over the new chunk byte by byte, and 96 bits of a keyed hash. Where both agree, the new chunk has the block.
+//! A chunk is cut into blocks of [`BLOCK_LEN`] bytes; what is left at its end is in none, since a few bytes can be guessed. The list
+//! has an entry for each: a weak hash that can be rolled over the new chunk byte by byte, and 96 bits of a keyed hash. Where
+//! they agree, the new chunk has the block.
 //! Nobody can look whether that is so, but the reader of a patch compares the chunk's id, as with every chunk. Neither hash
 //! says anything about content to somebody without the key.
 //!
 //! How likely is a mistake? Only the strong hash is compared where blocks follow each other, and a block elsewhere must fit
 //! both. In 1 TiB of nothing but changes that is less than 2⁵⁵ comparisons of 96 bits: 2⁻⁴¹, and then the run is refused.
 
+use crate::format::BLOCK_LEN;
 use crate::keys::derive;
 use crate::patch;
 use zeroize::Zeroizing;
 
-/// Bytes of a block. Decision 18 has the measurements: half as many upload a third less, and keep twice as much.
-pub const BLOCK: usize = 256;
 /// Bytes of the weak and the strong hash of a block, which make an entry.
 const WEAK_LEN: usize = 4;
 const STRONG_LEN: usize = 12;
@@ -38,7 +38,8 @@ pub struct Listed<'a> {
 struct Block {
     /// Where it starts in them.
     at: usize,
-    len: usize,
+    /// The number of its base.
+    base: usize,
     weak: u32,
     strong: Strong,
 }
@@ -65,7 +66,7 @@ impl Blocks {
         let factor = words.next().unwrap_or_default() | 1;
         let mut enter = Box::new([0; 256]);
         enter.iter_mut().zip(words).for_each(|(slot, word)| *slot = word);
-        let last = (0..BLOCK).fold(1u64, |power, _| power.wrapping_mul(factor));
+        let last = (0..BLOCK_LEN).fold(1u64, |power, _| power.wrapping_mul(factor));
         let leave = Box::new(enter.map(|word| word.wrapping_mul(last)));
         Self { key, enter, leave, factor }
     }
@@ -91,8 +92,8 @@ impl Blocks {
         if plain.len() < LEAST {
             return None;
         }
-        let mut list = Vec::with_capacity(plain.len().div_ceil(BLOCK) * ENTRY_LEN);
-        for block in plain.chunks(BLOCK) {
+        let mut list = Vec::with_capacity(plain.len() / BLOCK_LEN * ENTRY_LEN);
+        for block in plain.as_chunks::<BLOCK_LEN>().0 {
             list.extend_from_slice(&weak(self.hash(block)).to_le_bytes());
             list.extend_from_slice(&self.strong(block));
         }
@@ -104,17 +105,18 @@ impl Blocks {
     #[must_use]
     pub fn patch(&self, plain: &[u8], bases: &[Listed<'_>], most: usize) -> Option<Vec<u8>> {
         let bases = Bases::new(bases)?;
-        let mut patch = Patch { plain, writer: patch::Writer::default(), told: 0, last: 0, place: 0, run: 0..0 };
+        let mut patch =
+            Patch { plain, writer: patch::Writer::default(), told: 0, last: 0, place: 0, run: 0..0, base: 0 };
         // What is placed of `plain`, and the number of the block that would come next.
         let (mut place, mut next) = (0, 0);
         while place < plain.len() {
             let expected = bases.blocks.get(next);
             if let Some(block) = expected
-                && let Some(here) = plain.get(place..place + block.len)
+                && let Some(here) = plain.get(place..place + BLOCK_LEN)
                 && self.strong(here) == block.strong
             {
                 patch.copy(place, block);
-                (place, next) = (place + block.len, next + 1);
+                (place, next) = (place + BLOCK_LEN, next + 1);
                 continue;
             }
             let room = most.saturating_sub(patch.writer.len());
@@ -135,12 +137,12 @@ impl Blocks {
         expected: Option<usize>,
         room: usize,
     ) -> Option<(usize, usize)> {
-        let mut hash = self.hash(plain.get(place..place + BLOCK)?);
-        let last = (plain.len() - BLOCK).min(place.saturating_add(room));
+        let mut hash = self.hash(plain.get(place..place + BLOCK_LEN)?);
+        let last = (plain.len() - BLOCK_LEN).min(place.saturating_add(room));
         let mut at = place;
         loop {
             if let Some(number) = bases.with(weak(hash)) {
-                let strong = self.strong(&plain[at..at + BLOCK]);
+                let strong = self.strong(&plain[at..at + BLOCK_LEN]);
                 if bases.blocks[number].strong == strong {
                     // Blocks that occur more than once most likely go on where the last ones were.
                     let straight = expected.and_then(|expected| bases.starting(expected + (at - place)));
@@ -151,8 +153,9 @@ impl Blocks {
             if at >= last {
                 return None;
             }
-            let (gone, come) = (usize::from(plain[at]), usize::from(plain[at + BLOCK]));
-            hash = hash.wrapping_mul(self.factor).wrapping_add(self.enter[come]).wrapping_sub(self.leave[gone]);
+            let (gone, come) = (usize::from(plain[at]), usize::from(plain[at + BLOCK_LEN]));
+            hash =
+                hash.wrapping_mul(self.factor).wrapping_add(self.enter[come]).wrapping_sub(self.leave[gone]);
             at += 1;
         }
     }
@@ -166,7 +169,7 @@ fn weak(hash: u64) -> u32 {
 /// The blocks of some chunks, one after the other, and where a weak hash is among them.
 struct Bases {
     blocks: Vec<Block>,
-    /// Numbers of blocks of full length, from 1; 0 for none.
+    /// Numbers of blocks, from 1; 0 for none.
     table: Vec<u32>,
 }
 
@@ -174,22 +177,22 @@ impl Bases {
     /// `None` if a list is not that of a chunk of this length.
     fn new(bases: &[Listed<'_>]) -> Option<Self> {
         let mut blocks = vec![];
-        let mut at = 0;
-        for Listed { len, list } in bases {
+        let mut start = 0;
+        for (base, Listed { len, list }) in bases.iter().enumerate() {
             let (entries, rest) = list.as_chunks::<ENTRY_LEN>();
-            if !rest.is_empty() || entries.len() != len.div_ceil(BLOCK) {
+            if !rest.is_empty() || entries.len() != len / BLOCK_LEN {
                 return None;
             }
-            let end = at + len;
-            for entry in entries {
+            for (number, entry) in entries.iter().enumerate() {
                 let (weak, strong) = (entry.first_chunk()?, entry.last_chunk()?);
-                let len = BLOCK.min(end - at);
-                blocks.push(Block { at, len, weak: u32::from_le_bytes(*weak), strong: *strong });
-                at += len;
+                let at = start + number * BLOCK_LEN;
+                blocks.push(Block { at, base, weak: u32::from_le_bytes(*weak), strong: *strong });
             }
+            start += len;
         }
-        let mut bases = Self { table: vec![0; (2 * blocks.len()).next_power_of_two().max(2)], blocks: vec![] };
-        for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.len == BLOCK) {
+        let mut bases =
+            Self { table: vec![0; (2 * blocks.len()).next_power_of_two().max(2)], blocks: vec![] };
+        for (number, block) in blocks.iter().enumerate() {
             let slot = bases.slot(&blocks, block.weak);
             // Of several with one weak hash the first: most often they are the same.
             if bases.table[slot] == 0 {
@@ -212,15 +215,14 @@ impl Bases {
         slot
     }
 
-    /// The first block of full length with this weak hash.
+    /// The first block with this weak hash.
     fn with(&self, weak: u32) -> Option<usize> {
         (self.table[self.slot(&self.blocks, weak)] as usize).checked_sub(1)
     }
 
-    /// The block of full length that starts at this byte.
+    /// The block that starts at this byte.
     fn starting(&self, at: usize) -> Option<usize> {
-        let number = self.blocks.binary_search_by_key(&at, |block| block.at).ok()?;
-        (self.blocks[number].len == BLOCK).then_some(number)
+        self.blocks.binary_search_by_key(&at, |block| block.at).ok()
     }
 }
 
@@ -234,16 +236,18 @@ struct Patch<'a> {
     /// A copy that may go on: where it starts in `plain`, and what it is in the bases.
     place: usize,
     run: std::ops::Range<usize>,
+    base: usize,
 }
 
 impl Patch<'_> {
     /// A block of the bases comes at `place`.
     fn copy(&mut self, place: usize, block: &Block) {
-        if self.run.end != block.at || self.place + self.run.len() != place {
+        // No copy crosses the end of a base.
+        if (self.base, self.run.end) != (block.base, block.at) || self.place + self.run.len() != place {
             self.tell();
-            (self.place, self.run) = (place, block.at..block.at);
+            (self.place, self.base, self.run) = (place, block.base, block.at..block.at);
         }
-        self.run.end += block.len;
+        self.run.end += BLOCK_LEN;
     }
 
     fn tell(&mut self) {

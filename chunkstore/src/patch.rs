@@ -10,6 +10,7 @@
 //! A patch is a list of instructions and the bytes that they insert, compressed together afterwards. `docs/format.md`
 //! has its encoding.
 
+use crate::format::BLOCK_LEN;
 use std::ops::Range;
 
 /// Blocks of the base have this many bytes.
@@ -310,6 +311,25 @@ pub fn apply(patch: &[u8], base: &[u8], plain_len: usize, plain: &mut Vec<u8>) -
     Some(())
 }
 
+/// Whether a patch of bases of these lengths copies nothing but whole blocks of [`BLOCK_LEN`] bytes, counted from the start of
+/// each base.
+#[must_use]
+pub fn has_whole_blocks(patch: &[u8], lens: &[usize]) -> bool {
+    let is_whole = |copy: &Range<usize>| {
+        let mut start = 0;
+        for len in lens {
+            if (start..start + len).contains(&copy.start) {
+                let is_at_block = (copy.start - start).is_multiple_of(BLOCK_LEN);
+                return is_at_block && copy.len().is_multiple_of(BLOCK_LEN) && copy.end <= start + len;
+            }
+            start += len;
+        }
+        false
+    };
+    let Some(mut steps) = steps(patch) else { return false };
+    steps.all(|step| step.is_some_and(|step| step.copy.is_empty() || is_whole(&step.copy)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,6 +397,37 @@ mod tests {
         ] {
             assert_eq!(apply(patch, &base, 500, &mut plain), None, "{patch:?}");
         }
+    }
+
+    #[test]
+    fn what_copies_a_part_of_a_block_is_told() {
+        let patch = |copies: &[(usize, usize)]| {
+            let (mut writer, mut last, mut patch) = (Writer::default(), 0, vec![]);
+            for (at, len) in copies {
+                writer.tell(b"new", *len, at.cast_signed() - last);
+                last = (at + len).cast_signed();
+            }
+            writer.finish(&mut patch);
+            patch
+        };
+        let lens = [1000, 256, 700];
+        for whole in [&[(0, 768)][..], &[(1000, 256)], &[(1256, 512), (256, 256)], &[(0, 0)], &[]] {
+            assert!(has_whole_blocks(&patch(whole), &lens), "{whole:?}");
+        }
+        for part in [
+            (0, 1),
+            (1, 256),
+            (0, 255),
+            (0, 1000),
+            (768, 232),
+            (768, 256),
+            (1000, 512),
+            (1768, 256),
+            (1956, 256),
+        ] {
+            assert!(!has_whole_blocks(&patch(&[(0, 256), part]), &lens), "{part:?}");
+        }
+        assert!(!has_whole_blocks(&[5], &lens));
     }
 
     proptest! {

@@ -344,8 +344,6 @@ pub struct Decompressor {
     /// Scratch for frames, between chunks.
     pub(crate) frame: Vec<u8>,
     patch: Vec<u8>,
-    /// Bytes that the patch of a chunk may have, by the chunk's.
-    most_patch: fn(usize) -> usize,
 }
 
 fn most_kept(plain_len: usize) -> usize {
@@ -356,12 +354,7 @@ impl Decompressor {
     /// Prepares a context.
     pub fn new() -> Result<Self> {
         let context = DCtx::try_create().ok_or(Error::Memory { bytes: CONTEXT_LEN })?;
-        Ok(Self { context, frame: vec![], patch: vec![], most_patch: most_kept })
-    }
-
-    /// The same for what write-only hosts bring, whose patches may be longer: [`most_brought`].
-    pub fn of_hosts() -> Result<Self> {
-        Ok(Self { most_patch: most_brought, ..Self::new()? })
+        Ok(Self { context, frame: vec![], patch: vec![] })
     }
 
     /// Makes room for what a chunk of `plain_len` bytes needs besides its own buffer. Without memory for it, the chunk
@@ -369,9 +362,7 @@ impl Decompressor {
     pub(crate) fn make_room(&mut self, codec: Codec, plain_len: usize) -> Result<()> {
         self.patch.clear();
         match codec {
-            Codec::Patch | Codec::PrefixedPatch => {
-                memory::reserve(&mut self.patch, (self.most_patch)(plain_len))
-            }
+            Codec::Patch | Codec::PrefixedPatch => memory::reserve(&mut self.patch, most_kept(plain_len)),
             Codec::Raw | Codec::Zstd | Codec::ZstdDelta => Ok(()),
         }
     }
@@ -412,7 +403,7 @@ impl Decompressor {
             Codec::Patch | Codec::PrefixedPatch => {
                 let mut patch = std::mem::take(&mut self.patch);
                 let head = (codec == Codec::PrefixedPatch).then(|| patch_prefix(prefix));
-                let read = self.decompress_patch(frame, head, plain_len, &mut patch);
+                let read = self.decompress_patch(frame, head, most_kept(plain_len), &mut patch);
                 let applied = read.map(|()| patch::apply(&patch, prefix, plain_len, plain));
                 self.patch = patch;
                 applied?.ok_or(NO_PATCH)?;
@@ -423,22 +414,46 @@ impl Decompressor {
 }
 
 impl Decompressor {
-    /// Replaces `patch` by the patch in a frame. `head` holds the first bytes of the bases, if it needs them.
+    /// Replaces `patch` by the patch in a frame, which is to have at most `most` bytes. `head` holds the first bytes of the bases, if it needs them.
     fn decompress_patch(
         &mut self,
         frame: &[u8],
         head: Option<&[u8]>,
-        plain_len: usize,
+        most: usize,
         patch: &mut Vec<u8>,
     ) -> Result<(), String> {
         patch.clear();
-        let most = (self.most_patch)(plain_len);
         patch.reserve(most);
         let read = match head {
             Some(head) => decompress_delta(frame, head, patch),
             None => self.context.decompress(patch, frame).map(|_| ()),
         };
         read.map_err(|code| format!("zstd: {}", zstd_safe::get_error_name(code)))
+    }
+
+    /// Turns the frame of a patch that a write-only host brought into `plain_len` bytes. `bases` are those of these lengths,
+    /// one after the other. It may have [`most_brought`] bytes, and copies whole blocks only: otherwise whoever has stolen a
+    /// host's file could try out byte by byte what the host had stored.
+    pub fn decompress_brought(
+        &mut self,
+        frame: &[u8],
+        (bases, lens): (&[u8], &[usize]),
+        plain_len: usize,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let mut patch = std::mem::take(&mut self.patch);
+        let read = self.decompress_patch(frame, None, most_brought(plain_len), &mut patch);
+        let made = read.and_then(|()| {
+            if patch.len() > most_brought(plain_len) || !patch::has_whole_blocks(&patch, lens) {
+                return Err("is no patch that hosts make".into());
+            }
+            plain.clear();
+            plain.reserve(plain_len);
+            patch::apply(&patch, bases, plain_len, plain).ok_or_else(|| NO_PATCH.to_owned())
+        });
+        self.patch = patch;
+        made?;
+        if plain.len() == plain_len { Ok(()) } else { Err("has another length than recorded".into()) }
     }
 
     /// As [`Decompressor::decompress_into`], from bases that may be ropes themselves: a patch is not written out.
@@ -453,7 +468,7 @@ impl Decompressor {
     ) -> Result<Rope, String> {
         if matches!(codec, Codec::Patch | Codec::PrefixedPatch) {
             let head = (codec == Codec::PrefixedPatch).then(|| bases.head(PATCH_PREFIX));
-            self.decompress_patch(frame, head.as_deref(), plain_len, &mut buffer)?;
+            self.decompress_patch(frame, head.as_deref(), most_kept(plain_len), &mut buffer)?;
             return bases.patched(buffer, plain_len).ok_or_else(|| NO_PATCH.into());
         }
         let prefix = if codec == Codec::ZstdDelta { bases.head(usize::MAX) } else { Cow::Borrowed(&[][..]) };

@@ -163,7 +163,8 @@ impl BlockLists {
     pub(super) fn trim(&self, index: &dyn ChunkIndex) -> Result<()> {
         let known: HashSet<String> =
             index.packs()?.into_iter().map(|pack| pack.name.id.to_string()).collect();
-        trim(&self.folder, MOST_KEPT, &|name| known.contains(name)).map_err(|error| failed(&self.folder, &error))
+        trim(&self.folder, MOST_KEPT, &|name| known.contains(name))
+            .map_err(|error| failed(&self.folder, &error))
     }
 
     /// Removes all lists.
@@ -306,7 +307,7 @@ mod tests {
     #[test]
     fn lists_are_found_once_their_run_has_a_commit_and_are_their_owners_alone() {
         let host = Host::new();
-        assert_eq!(host.found(&host.lists(&[])), Some(16 * 50_000_usize.div_ceil(256)));
+        assert_eq!(host.found(&host.lists(&[])), Some(16 * (50_000 / 256)));
         assert_eq!(host.found(&host.lists(&[PACK.id])), None);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&host.path()), mode(host.path().parent().unwrap())), (0o600, 0o700));
@@ -333,7 +334,8 @@ mod tests {
         std::fs::write(host.path(), &sound).unwrap();
         assert!(host.found(&host.lists(&[])).is_some());
         // Under the key of another book.
-        let host = Host { book: KeyRing::generate(RepositoryId([3; 16]), &SeededEnv::new(2)).unwrap(), ..host };
+        let host =
+            Host { book: KeyRing::generate(RepositoryId([3; 16]), &SeededEnv::new(2)).unwrap(), ..host };
         assert_eq!(host.found(&host.lists(&[])), None);
     }
 

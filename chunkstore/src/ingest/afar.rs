@@ -58,7 +58,9 @@ impl Dedupe {
         }
         let index = &**self.store.index();
         let Some(choice) = choose(index, around, self)? else { return Ok(Err(record)) };
-        let Some(bases) = lists.find(index, self.store.keys(), &choice.bases)? else { return Ok(Err(record)) };
+        let Some(bases) = lists.find(index, self.store.keys(), &choice.bases)? else {
+            return Ok(Err(record));
+        };
         if bases.iter().map(Kept::len).sum::<usize>() > MOST_BASES * plain.len() {
             return Ok(Err(record));
         }

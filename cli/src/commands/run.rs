@@ -362,7 +362,7 @@ fn back_up(
         },
         Goal::Inbox(book) => BackupOptions {
             hostname: locked(book).bundle().name.clone(),
-            ..context.backup_options_with(false)
+            ..context.backup_options_with(true)
         },
     };
     let options = BackupOptions {

@@ -2,6 +2,7 @@
 //! as missing, whether the repository has it or not. Otherwise an answer would say which chunks other hosts have, and whoever
 //! can guess a content could ask for it.
 
+use super::intake::Chunks;
 use super::{Admitter, Refusal, refused};
 use crate::Error;
 use crate::manifest::{self, ManifestRoot, Record};
@@ -15,6 +16,9 @@ use std::sync::Arc;
 /// A walk may visit so many times the bytes of the distinct chunks of a manifest. Honest manifests visit each chunk once,
 /// except where equal stretches of a long file make equal chunks.
 const MOST_REPEATS: u64 = 16;
+
+/// Chunks of a manifest that are read at a time.
+const LISTS: usize = 16;
 
 /// And so many bytes besides: equal chunks of a manifest are of one file, and list its chunks in 36 bytes each. At 2 MiB a
 /// chunk, this is a file of zeros of 14 TiB.
@@ -91,6 +95,8 @@ pub(super) struct Own<'a> {
     lists: HashSet<ChunkId>,
     /// Those of them that hold records and were not read yet, in the order in which they are.
     unread: Vec<ChunkRef>,
+    /// Chunks of content that [`Own::lacks`] came across, in as many bytes as [`super::intake::Chunks`].
+    known: Chunks,
 }
 
 impl<'a> Own<'a> {
@@ -101,7 +107,14 @@ impl<'a> Own<'a> {
         };
         let is_own = |listed: &crate::snapshot::Listed| is_of(&listed.snapshot, &admitter.host.id);
         let left = last.filter(is_own).map(|last| last.snapshot.manifest).into_iter().collect();
-        Ok(Self { admitter, left, has_more: true, lists: HashSet::new(), unread: vec![] })
+        Ok(Self {
+            admitter,
+            left,
+            has_more: true,
+            lists: HashSet::new(),
+            unread: vec![],
+            known: Chunks::default(),
+        })
     }
 
     /// Whether a snapshot of the host has this chunk as one of its manifest.
@@ -117,6 +130,31 @@ impl<'a> Own<'a> {
     /// Whether a manifest chunk is of a snapshot of the host that was looked at.
     pub(super) fn knows_list(&self, id: &ChunkId) -> bool {
         self.lists.contains(id)
+    }
+
+    /// Those of some chunks that no snapshot of the host has. Each list of entries is read once, however often this is called,
+    /// and only as far as it is needed: bases come about in the order in which the last snapshot lists them.
+    pub(super) fn lacks(
+        &mut self,
+        mut wanted: HashSet<ChunkId>,
+    ) -> std::result::Result<HashSet<ChunkId>, Refusal> {
+        wanted.retain(|id| !self.known.contains(id));
+        while !wanted.is_empty() {
+            if self.unread.is_empty() && !self.look_at_next()? {
+                break;
+            }
+            let rest = self.unread.split_off(self.unread.len().min(LISTS));
+            let leaves = std::mem::replace(&mut self.unread, rest);
+            let known = &mut self.known;
+            each_leaf(self.admitter, leaves, &mut |_, chunks| {
+                for chunk in chunks {
+                    known.insert(0, &chunk.id);
+                    wanted.remove(&chunk.id);
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(wanted)
     }
 
     /// Takes those chunks out of `needed` that a snapshot of the host has, and returns them. Chunks of manifests that are
