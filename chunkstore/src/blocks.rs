@@ -20,9 +20,6 @@ const WEAK_LEN: usize = 4;
 const STRONG_LEN: usize = 12;
 const ENTRY_LEN: usize = WEAK_LEN + STRONG_LEN;
 
-/// Of shorter chunks no list is kept: a patch would save little, and its record takes as much.
-const LEAST: usize = 4096;
-
 type Strong = [u8; STRONG_LEN];
 
 /// A chunk of which there is a list.
@@ -86,18 +83,15 @@ impl Blocks {
         block.iter().fold(0, step)
     }
 
-    /// The list of a chunk; `None` if it is too short to be worth one.
+    /// The list of a chunk.
     #[must_use]
-    pub fn list(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        if plain.len() < LEAST {
-            return None;
-        }
+    pub fn list(&self, plain: &[u8]) -> Vec<u8> {
         let mut list = Vec::with_capacity(plain.len() / BLOCK_LEN * ENTRY_LEN);
         for block in plain.as_chunks::<BLOCK_LEN>().0 {
             list.extend_from_slice(&weak(self.hash(block)).to_le_bytes());
             list.extend_from_slice(&self.strong(block));
         }
-        Some(list)
+        list
     }
 
     /// A patch that makes `plain` from the concatenation of `bases`, if it has at most `most` bytes. Codec 3 has its

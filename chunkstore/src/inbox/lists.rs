@@ -24,6 +24,8 @@ use std::time::SystemTime;
 const MOST_OPEN: usize = 96 << 20;
 /// All lists of a host take at most so many bytes, those of 64 GiB; the oldest go first.
 const MOST_KEPT: u64 = 4 << 30;
+/// Of shorter chunks, in bytes, no list is kept: a patch would save little, and its record takes as much.
+const LEAST: usize = 4096;
 /// Directories of packs that are kept in memory: a stream's bases lie one after the other.
 const READ_PACKS: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
 
@@ -82,7 +84,10 @@ impl BlockLists {
 
     /// Notes the list of a chunk that is about to be stored.
     pub(crate) fn note(&self, id: ChunkId, plain: &[u8]) {
-        let Some(list) = self.blocks.list(plain) else { return };
+        if plain.len() < LEAST {
+            return;
+        }
+        let list = self.blocks.list(plain);
         let mut open = locked(&self.open);
         if open.bytes + list.len() <= MOST_OPEN {
             open.bytes += list.len();

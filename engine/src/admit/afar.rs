@@ -33,15 +33,29 @@ pub(super) struct Afar<'a> {
     reader: BaseReader,
     /// Bases that are not there, or not the host's to build on.
     missing: HashSet<ChunkId>,
-    /// Bytes of bases that were read, and of the chunks that were made of them.
+    cost: Cost,
+}
+
+/// Bytes of bases that were read, and of the chunks that were made of them.
+#[derive(Default)]
+struct Cost {
     read: u64,
     made: u64,
+}
+
+impl Cost {
+    /// Counts a chunk; `false` if more was read than any honest host makes one read.
+    fn count(&mut self, lens: &[usize], plain_len: u32) -> bool {
+        self.read = self.read.saturating_add(lens.iter().sum::<usize>() as u64);
+        self.made = self.made.saturating_add(u64::from(plain_len));
+        self.read <= self.made.saturating_mul(MOST_READ).saturating_add(MORE_READ)
+    }
 }
 
 impl<'a> Afar<'a> {
     pub(super) fn new(admitter: &'a Admitter<'a>) -> std::result::Result<Self, Refusal> {
         let (reader, missing) = (BaseReader::default(), HashSet::new());
-        Ok(Self { own: Own::new(admitter)?, reader, missing, read: 0, made: 0 })
+        Ok(Self { own: Own::new(admitter)?, reader, missing, cost: Cost::default() })
     }
 
     /// Finds out which of the bases of these chunks are the host's own.
@@ -82,9 +96,7 @@ impl<'a> Afar<'a> {
         if lens.len() < record.bases.len() {
             return Ok(None);
         }
-        self.read = self.read.saturating_add(lens.iter().sum::<usize>() as u64);
-        self.made = self.made.saturating_add(u64::from(record.plain_len));
-        if self.read > self.made.saturating_mul(MOST_READ).saturating_add(MORE_READ) {
+        if !self.cost.count(&lens, record.plain_len) {
             return refused("its differences build on more than any host's do");
         }
         match self.reader.bases(store, &record.bases) {
@@ -116,5 +128,19 @@ impl<'a> Afar<'a> {
         let is_incomplete = ids.len() > MOST_MISSING;
         ids.truncate(MOST_MISSING);
         lacks(Missing { ids, is_incomplete })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_for_little_is_bounded_and_what_hosts_make_is_not() {
+        let mut cost = Cost::default();
+        assert!((0..100_000).all(|_| cost.count(&[2 << 20; 4], 1 << 20)));
+        let mut cost = Cost::default();
+        let count = (0..1000).take_while(|_| cost.count(&[2 << 20; 4], 1)).count() as u64;
+        assert_eq!(count, MORE_READ / (8 << 20));
     }
 }
