@@ -353,7 +353,7 @@ fn changed_lines_are_brought_as_differences_and_whole_without_block_lists() {
     };
     assert!(packed(&backup(&["-n"])) * 10 <= first);
     // Lists that are damaged or not there cost an upload, and are kept anew.
-    for harm in [|path: &Path| fs::write(path, noise(1, 5000)), |path| fs::remove_file(path)] {
+    for harm in [|path: &Path| fs::write(path, noise(1, 5000)), |path: &Path| fs::remove_file(path)] {
         lists().iter().try_for_each(|path| harm(path)).unwrap();
         assert!(packed(&host.backup()) * 2 > first);
         write(6, 100);
