@@ -4,11 +4,10 @@
 usage: hosts.py ESKER CORPORA [--runs N] [--only pg,redis]
 
 CORPORA is a folder that corpora.py filled. Repositories lie on /dev/shm; everything is read once before. One repository is
-backed up to by a full client. Into the other one, a write-only host brings the same two nights, and each is admitted. Printed
-are medians: seconds, the megabytes that go to the store, and those that the repository grew by. A full client stores changed
-chunks as differences to last night's; a host uploads them whole, and whoever admits them stores the differences. So the
-full client's megabytes are also what an upload of differences would take, by a host that kept last night's content.
-What is dumped is compared byte for byte.
+backed up to by a full client. Into two others, a write-only host brings the same two nights, with block lists and without
+(--no-delta), and each is admitted. Printed are medians: seconds, the megabytes that go to the store, those that the repository
+grew by, and those of the block lists. A full client stores changed chunks as differences to last night's, which it reads; so its
+megabytes are also what a host would upload that kept last night's content. What is dumped is compared byte for byte.
 """
 import argparse
 import os
@@ -47,6 +46,12 @@ class Place:
         top = os.path.join(self.repo, below)
         return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(top) for name in names) / 1e6
 
+    def lists(self):
+        """Megabytes of a host's block lists."""
+        walk = os.walk(f"{self.base}/cache-{self.label}-host")
+        paths = (os.path.join(folder, name) for folder, _, names in walk if folder.endswith("/blocks") for name in names)
+        return sum(map(os.path.getsize, paths)) / 1e6
+
     def backup(self, night, *how, who="full"):
         with open(night, "rb") as file:
             return self.esker("backup", "-q", *how, "--stdin", "--stdin-filename", "s", stdin=file, who=who)
@@ -67,27 +72,31 @@ def nights(name):
 def one_run(name):
     figures = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as base:
-        full, brought = Place(base, "full"), Place(base, "brought")
-        bundle = f"{base}/bundle"
-        brought.esker("host", "add", "h", "--write-only", "--to", bundle)
+        full = Place(base, "full")
+        hosts = {"host": (Place(base, "lists"), ()), "host --no-delta": (Place(base, "whole"), ("--no-delta",))}
+        for brought, _ in hosts.values():
+            brought.esker("host", "add", "h", "--write-only", "--to", f"{base}/bundle-{brought.label}")
         for number, night in enumerate(nights(name), 1):
             before = full.size()
             seconds = full.backup(night)
             added = full.size() - before
-            figures[number, "full"] = (seconds, added, added)
-            before = brought.size()
-            seconds = brought.backup(night, "--bundle", bundle, who="host")
-            figures[number, "host"] = (seconds, brought.size("inbox"), 0)
-            seconds = brought.esker("host", "admit")
-            grown = brought.size() - before
-            figures[number, "admit"] = (seconds, grown, grown)
+            figures[number, "full"] = (seconds, added, added, 0)
+            for who, (brought, how) in hosts.items():
+                before = brought.size()
+                bundle = f"{base}/bundle-{brought.label}"
+                seconds = brought.backup(night, "--bundle", bundle, *how, who="host")
+                figures[number, who] = (seconds, brought.size("inbox"), 0, brought.lists())
+                seconds = brought.esker("host", "admit")
+                grown = brought.size() - before
+                figures[number, f"admission of {who}"] = (seconds, grown, grown, 0)
         full.is_sound(night)
-        brought.is_sound(night)
+        for brought, _ in hosts.values():
+            brought.is_sound(night)
     return figures
 
 
 def main():
-    print("| night | who | seconds | MB to the store | MB the repository grew by |\n|---|---|---|---|---|")
+    print("| night | who | seconds | MB to the store | MB the repository grew by | MB of block lists |\n|---|---|---|---|---|---|")
     for name in options.only.split(","):
         for night in nights(name):
             with open(night, "rb") as file:
@@ -95,8 +104,8 @@ def main():
                     pass
         runs = [one_run(name) for _ in range(options.runs)]
         for key in runs[0]:
-            seconds, sent, grown = (statistics.median(run[key][at] for run in runs) for at in range(3))
-            print(f"| {name} {key[0]} | {key[1]} | {seconds:.2f} | {sent:.1f} | {grown:.1f} |")
+            seconds, sent, grown, lists = (statistics.median(run[key][at] for run in runs) for at in range(4))
+            print(f"| {name} {key[0]} | {key[1]} | {seconds:.2f} | {sent:.1f} | {grown:.1f} | {lists:.1f} |")
             sys.stdout.flush()
 
 

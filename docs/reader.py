@@ -416,6 +416,8 @@ class Repository:
 
     def inbox(self):
         """What hosts brought that nobody admitted: (host, run, the snapshot's record), all of it checked."""
+        # Chunks of runs that wait, by id: later runs may build on them.
+        self.waiting = {}
         for host in self.items("hosts") if "hosts" in self.head else []:
             folder = os.path.join(self.root, "inbox", host["id"])
             for run in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
@@ -475,14 +477,19 @@ class Repository:
             at = fields.at
             chunk = fields.raw(32)
             offset, stored, plain, codec, _depth, bases, _generation, _anchor = fields.get("IIIBBBBQ")
-            if bases or codec > 1:
-                raise SystemExit("chunk %s needs others" % chunk.hex())
+            bases = [fields.raw(32) for _ in range(bases)]
+            if codec not in (0, 1, 3):
+                raise SystemExit("chunk %s has a codec that hosts do not use" % chunk.hex())
             aad = self.chunk_aad(session, pack, kind, ordinal, fields.data[at : fields.at])
             found = AESGCM(key).decrypt(nonce(ordinal), data[offset : offset + stored], aad)
             if codec == 1:
                 found = zstandard.ZstdDecompressor().decompress(found, max_output_size=plain)
+            elif codec == 3:
+                found = zstandard.ZstdDecompressor().decompress(found, max_output_size=plain // 2)
+                found = patched(found, b"".join(self.waiting.get(base) or self.chunk(base) for base in bases))
             if len(found) != plain or blake3.blake3(found, key=self.id_key).digest() != chunk:
                 raise SystemExit("chunk %s is not what its id says" % chunk.hex())
+            self.waiting[chunk] = found
 
     def snapshots(self):
         """All snapshots, oldest first."""

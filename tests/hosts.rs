@@ -341,6 +341,104 @@ fn what_was_forgotten_and_pruned_is_brought_again_after_one_refusal() {
     repo.ok(["check", "--read-data"]);
 }
 
+/// Lines of a dump, some of them of another night.
+fn lines(night: u64, changed: impl Fn(usize) -> bool) -> Vec<u8> {
+    let random = noise(5, 40 * 30_000);
+    let rows = random.chunks(40).enumerate().map(|(number, bytes)| {
+        let night = if changed(number) { night } else { 0 };
+        let words: String = bytes.iter().map(|byte| format!("{byte:03} ")).collect();
+        format!("{number:08}\t{night:04}\t{words}\n")
+    });
+    rows.collect::<String>().into_bytes()
+}
+
+fn packed(report: &Value) -> u64 {
+    report["data_added_packed"].as_u64().unwrap()
+}
+
+#[test]
+fn changed_lines_are_brought_as_differences_and_whole_without_block_lists() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    let write = |night, each: usize| {
+        let changed = lines(night, |number| number > 0 && number % each == 0);
+        fs::write(host.data().join("text"), changed).unwrap();
+    };
+    write(1, usize::MAX);
+    let first = packed(&host.backup());
+    let lists = || -> Vec<PathBuf> {
+        let all = files_beneath(&host.cache).into_iter();
+        all.filter(|path| path.parent().unwrap().ends_with("blocks")).collect()
+    };
+    assert!(lists().iter().all(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777 == 0o600));
+    assert_eq!(lists().len(), 1);
+    // One line of a hundred: before the first night was admitted, and after that.
+    for night in 2..5 {
+        write(night, 100);
+        let report = host.backup();
+        assert!(packed(&report) * 10 <= first, "night {night}: {} of {first}", packed(&report));
+        if night > 2 {
+            assert!(admit(&repo, 0).iter().all(|run| run["outcome"] == "admitted"));
+            restored(&repo, "latest", &host);
+        }
+    }
+    // What is printed for a dry run is what would be brought.
+    write(5, 100);
+    let (file, data) = (host.file(), host.data());
+    let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    let backup = |more: &[&str]| {
+        let output = host.command(&[&["--json", "backup", "--bundle", file, data], more].concat()).output();
+        serde_json::from_str::<Value>(expect(&output.unwrap(), 0).lines().last().unwrap()).unwrap()
+    };
+    assert!(packed(&backup(&["-n"])) * 10 <= first);
+    // Lists that are damaged or not there cost an upload, and are kept anew.
+    for harm in [|path: &Path| fs::write(path, noise(1, 5000)), |path: &Path| fs::remove_file(path)] {
+        lists().iter().try_for_each(|path| harm(path)).unwrap();
+        assert!(packed(&host.backup()) * 2 > first);
+        write(6, 100);
+        assert!(packed(&host.backup()) * 10 <= first);
+        write(7, 100);
+    }
+    assert!(packed(&backup(&["--no-delta"])) * 2 > first);
+    assert_eq!(lists(), Vec::<PathBuf>::new(), "nothing is kept that is not used");
+    assert_eq!(admit(&repo, 0).len(), 5);
+    restored(&repo, "latest", &host);
+    repo.ok(["check", "--read-data"]);
+    // Of many changes, half of the blocks are still there.
+    write(8, usize::MAX);
+    host.backup();
+    write(9, 4);
+    let report = host.backup();
+    assert!(packed(&report) < first, "{} of {first}", packed(&report));
+    assert_eq!(admit(&repo, 0).len(), 2);
+    restored(&repo, "latest", &host);
+}
+
+/// What a difference builds on was pruned before the admission: one refusal is enough.
+#[test]
+fn a_difference_whose_base_was_pruned_is_brought_again_whole() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    fs::write(host.data().join("text"), lines(1, |_| false)).unwrap();
+    let first = packed(&host.backup());
+    admit(&repo, 0);
+    fs::write(host.data().join("text"), lines(2, |number| number % 100 == 0)).unwrap();
+    assert!(packed(&host.backup()) * 10 <= first);
+    let snapshot = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
+    repo.ok(["forget", &snapshot]);
+    for _ in 0..2 {
+        repo.ok(["prune", "--no-admit", "--max-unused", "0"]);
+    }
+    let done = admit(&repo, 3);
+    assert_eq!(done[0]["outcome"], "refused", "{done:?}");
+    let output = host.run();
+    let report: Value = serde_json::from_str(expect(&output, 3).lines().last().unwrap()).unwrap();
+    assert!(packed(&report) * 2 > first, "{} of {first}", packed(&report));
+    assert_eq!(admit(&repo, 0)[0]["outcome"], "admitted");
+    restored(&repo, "latest", &host);
+    repo.ok(["check", "--read-data"]);
+}
+
 #[test]
 fn what_is_of_a_full_client_is_refused_beside_the_file_of_a_host() {
     let repo = Repo::new();

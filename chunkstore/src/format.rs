@@ -44,6 +44,9 @@ pub const MAX_COMMIT_RUNS: usize = 1 << 12;
 /// Longest record of a snapshot in a commit, in bytes: HEAD has all records. One has some kilobytes; many paths, excluded
 /// patterns or details of a server make it longer.
 pub const MAX_COMMIT_RECORD: usize = 256 << 10;
+/// What a host stores against older chunks has whole blocks of them, of so many bytes, counted from each chunk's start: smaller
+/// ones could be guessed by whoever has stolen the host's file. Decision 18 has the measurements.
+pub const BLOCK_LEN: usize = 256;
 /// Length of a pack in a commit, and of an earlier run.
 pub const COMMIT_PACK_LEN: usize = 8 + 16 + 32 + 1 + 4 + 8 + 32;
 /// See [`COMMIT_PACK_LEN`].

@@ -8,12 +8,14 @@
 //! | [`reply`] | the answer to a run |
 //! | [`signature`] | who made a snapshot |
 //! | [`book`], [`outbox`] | what a host remembers of what it stored; where its packs go |
+//! | `lists` | block lists of it, against which its next night is compared |
 //! | [`runs`] | what lies in the inbox of a host |
 
 mod arrival;
 pub mod book;
 pub mod bundle;
 pub mod commit;
+pub(crate) mod lists;
 mod noted;
 pub mod outbox;
 pub mod reply;

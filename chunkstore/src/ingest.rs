@@ -14,6 +14,7 @@ use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod afar;
 mod again;
 mod dedupe;
 pub mod pack_size;

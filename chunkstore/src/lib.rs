@@ -10,6 +10,7 @@
 //! | [`seal`], [`pack`] | one chunk ⇄ its frame; many frames in one object |
 //! | [`index`] | chunk id → location: segments, in memory, and (feature `rocksdb`) on disk |
 //! | [`bases`] | what a chunk is compressed against, which locations count, and how to read such chunks |
+//! | [`blocks`] | patches against chunks of which only hashes are at hand |
 //! | [`head`] | the only mutable object, changed by compare-and-swap |
 //! | [`config`] | what never changes after `init` |
 //! | [`store`], [`ingest`], [`reader`] | the chunk store: open, write in parallel, read in order |
@@ -68,6 +69,7 @@
 
 pub mod aead;
 pub mod bases;
+pub mod blocks;
 pub mod chunker;
 pub mod config;
 pub mod env;

@@ -10,6 +10,7 @@
 //! A patch is a list of instructions and the bytes that they insert, compressed together afterwards. `docs/format.md`
 //! has its encoding.
 
+use crate::format::BLOCK_LEN;
 use std::ops::Range;
 
 /// Blocks of the base have this many bytes.
@@ -26,8 +27,42 @@ const IN_PLACE: usize = 64;
 pub struct Differ {
     /// Numbers of blocks, from 1; 0 for none.
     table: Vec<u32>,
+    writer: Writer,
+}
+
+/// A patch that is being written.
+#[derive(Default)]
+pub(crate) struct Writer {
     instructions: Vec<u8>,
     inserted: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes an instruction: insert, then copy `len` bytes from `step` bytes after the end of the last copy.
+    pub(crate) fn tell(&mut self, insert: &[u8], len: usize, step: isize) {
+        put(&mut self.instructions, insert.len());
+        put(&mut self.instructions, len);
+        put(&mut self.instructions, zigzag(step));
+        self.inserted.extend_from_slice(insert);
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.instructions.len() + self.inserted.len()
+    }
+
+    /// Replaces `out` by the patch.
+    pub(crate) fn finish(&self, out: &mut Vec<u8>) {
+        out.clear();
+        put(out, self.instructions.len());
+        out.extend_from_slice(&self.instructions);
+        out.extend_from_slice(&self.inserted);
+    }
+
+    fn clear(&mut self) {
+        self.instructions.clear();
+        self.inserted.clear();
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
@@ -81,8 +116,7 @@ impl Differ {
             return false;
         }
         self.learn(base);
-        self.instructions.clear();
-        self.inserted.clear();
+        self.writer.clear();
         // What is placed of `plain`, what of it is already in an instruction, and the byte of the base
         // that would come next.
         let (mut place, mut told, mut next) = (0, 0, 0);
@@ -91,7 +125,7 @@ impl Differ {
         while place < plain.len() {
             let same = run(&plain[place..], &base[next..]);
             if same >= MIN_RUN || same > 0 && place + same == plain.len() {
-                self.tell(&plain[told..place], same, next.cast_signed() - last);
+                self.writer.tell(&plain[told..place], same, next.cast_signed() - last);
                 place += same;
                 next += same;
                 (told, last) = (place, next.cast_signed());
@@ -99,7 +133,7 @@ impl Differ {
             if place == plain.len() {
                 break;
             }
-            let room = most.saturating_sub(self.instructions.len() + self.inserted.len());
+            let room = most.saturating_sub(self.writer.len());
             let Some(found) = self.seek(plain, base, told, place, next, room) else {
                 if plain.len() - told > room {
                     return false;
@@ -109,12 +143,9 @@ impl Differ {
             (place, next) = found;
         }
         if told < plain.len() {
-            self.tell(&plain[told..], 0, 0);
+            self.writer.tell(&plain[told..], 0, 0);
         }
-        out.clear();
-        put(out, self.instructions.len());
-        out.extend_from_slice(&self.instructions);
-        out.extend_from_slice(&self.inserted);
+        self.writer.finish(out);
         out.len() <= most
     }
 
@@ -187,14 +218,6 @@ impl Differ {
             }
         }
         None
-    }
-
-    /// Writes an instruction: insert, then copy `len` bytes from `step` bytes after the end of the last copy.
-    fn tell(&mut self, insert: &[u8], len: usize, step: isize) {
-        put(&mut self.instructions, insert.len());
-        put(&mut self.instructions, len);
-        put(&mut self.instructions, zigzag(step));
-        self.inserted.extend_from_slice(insert);
     }
 }
 
@@ -288,6 +311,25 @@ pub fn apply(patch: &[u8], base: &[u8], plain_len: usize, plain: &mut Vec<u8>) -
     Some(())
 }
 
+/// Whether a patch of bases of these lengths copies nothing but whole blocks of [`BLOCK_LEN`] bytes, counted from the start of
+/// each base.
+#[must_use]
+pub fn has_whole_blocks(patch: &[u8], lens: &[usize]) -> bool {
+    let is_whole = |copy: &Range<usize>| {
+        let mut start = 0;
+        for len in lens {
+            if (start..start + len).contains(&copy.start) {
+                let is_at_block = (copy.start - start).is_multiple_of(BLOCK_LEN);
+                return is_at_block && copy.len().is_multiple_of(BLOCK_LEN) && copy.end <= start + len;
+            }
+            start += len;
+        }
+        false
+    };
+    let Some(mut steps) = steps(patch) else { return false };
+    steps.all(|step| step.is_some_and(|step| step.copy.is_empty() || is_whole(&step.copy)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,6 +397,37 @@ mod tests {
         ] {
             assert_eq!(apply(patch, &base, 500, &mut plain), None, "{patch:?}");
         }
+    }
+
+    #[test]
+    fn what_copies_a_part_of_a_block_is_told() {
+        let patch = |copies: &[(usize, usize)]| {
+            let (mut writer, mut last, mut patch) = (Writer::default(), 0, vec![]);
+            for (at, len) in copies {
+                writer.tell(b"new", *len, at.cast_signed() - last);
+                last = (at + len).cast_signed();
+            }
+            writer.finish(&mut patch);
+            patch
+        };
+        let lens = [1000, 256, 700];
+        for whole in [&[(0, 768)][..], &[(1000, 256)], &[(1256, 512), (256, 256)], &[(0, 0)], &[]] {
+            assert!(has_whole_blocks(&patch(whole), &lens), "{whole:?}");
+        }
+        for part in [
+            (0, 1),
+            (1, 256),
+            (0, 255),
+            (0, 1000),
+            (768, 232),
+            (768, 256),
+            (1000, 512),
+            (1768, 256),
+            (1956, 256),
+        ] {
+            assert!(!has_whole_blocks(&patch(&[(0, 256), part]), &lens), "{part:?}");
+        }
+        assert!(!has_whole_blocks(&[5], &lens));
     }
 
     proptest! {

@@ -180,6 +180,26 @@ pub struct Patcher {
     patch: Vec<u8>,
 }
 
+/// Compresses patches that were made from block lists, by whoever cannot read the bases.
+pub struct PatchCompressor(Context, Vec<u8>);
+
+impl PatchCompressor {
+    /// Prepares a context.
+    pub fn new() -> Result<Self> {
+        Ok(Self(context(3)?, vec![]))
+    }
+
+    /// Appends the frame of codec 3 to `out`, if it has at most `limit` bytes; says whether it has.
+    pub fn compress(&mut self, patch: &[u8], limit: usize, out: &mut Vec<u8>) -> bool {
+        let Self(context, frame) = self;
+        let fits = make(context, patch, limit, frame);
+        if fits {
+            out.extend_from_slice(frame);
+        }
+        fits
+    }
+}
+
 /// A patch has at most this share of the chunk's bytes, and the slack besides; what shares less with its
 /// bases is left to zstd, which finds short matches, too. Smaller and larger shares were tried: decision 6.
 const PATCH_SHARE: usize = 16;
@@ -251,7 +271,7 @@ impl<'bases> DeltaCompressor<'bases> {
         out: &mut Vec<u8>,
     ) -> Result<Option<Codec>> {
         let Patcher { differ, patch } = &mut self.patcher;
-        if differ.diff(plain, prefix, plain.len() / PATCH_SHARE + PATCH_SLACK, patch) {
+        if differ.diff(plain, prefix, most_kept(plain.len()), patch) {
             let codec = if patch.len() < PATCH_WORTH_PREFIX { Codec::Patch } else { Codec::PrefixedPatch };
             if codec == Codec::PrefixedPatch {
                 self.patches.ref_prefix(patch_prefix(prefix)).map_err(zstd_error)?;
@@ -298,10 +318,17 @@ fn decompress_delta(frame: &[u8], prefix: &[u8], plain: &mut Vec<u8>) -> Result<
     context.decompress(plain, frame).map(|_| ())
 }
 
+/// The most bytes of a patch from block lists, which a host brings: half of its chunk's. Whole blocks come for each change, so
+/// the bound of what is kept in a repository would be soon reached. No such patch gets there.
+#[must_use]
+pub fn most_brought(plain_len: usize) -> usize {
+    plain_len / 2
+}
+
 /// Bytes of the buffer that a frame is decompressed into: a chunk of `plain_len` bytes, or the patch that makes it.
 pub(crate) fn first_len(codec: Codec, plain_len: usize) -> usize {
     match codec {
-        Codec::Patch | Codec::PrefixedPatch => plain_len / PATCH_SHARE + PATCH_SLACK,
+        Codec::Patch | Codec::PrefixedPatch => most_kept(plain_len),
         Codec::Raw | Codec::Zstd | Codec::ZstdDelta => plain_len,
     }
 }
@@ -319,6 +346,10 @@ pub struct Decompressor {
     patch: Vec<u8>,
 }
 
+fn most_kept(plain_len: usize) -> usize {
+    plain_len / PATCH_SHARE + PATCH_SLACK
+}
+
 impl Decompressor {
     /// Prepares a context.
     pub fn new() -> Result<Self> {
@@ -331,9 +362,7 @@ impl Decompressor {
     pub(crate) fn make_room(&mut self, codec: Codec, plain_len: usize) -> Result<()> {
         self.patch.clear();
         match codec {
-            Codec::Patch | Codec::PrefixedPatch => {
-                memory::reserve(&mut self.patch, first_len(codec, plain_len))
-            }
+            Codec::Patch | Codec::PrefixedPatch => memory::reserve(&mut self.patch, most_kept(plain_len)),
             Codec::Raw | Codec::Zstd | Codec::ZstdDelta => Ok(()),
         }
     }
@@ -374,7 +403,7 @@ impl Decompressor {
             Codec::Patch | Codec::PrefixedPatch => {
                 let mut patch = std::mem::take(&mut self.patch);
                 let head = (codec == Codec::PrefixedPatch).then(|| patch_prefix(prefix));
-                let read = self.decompress_patch(frame, head, plain_len, &mut patch);
+                let read = self.decompress_patch(frame, head, most_kept(plain_len), &mut patch);
                 let applied = read.map(|()| patch::apply(&patch, prefix, plain_len, plain));
                 self.patch = patch;
                 applied?.ok_or(NO_PATCH)?;
@@ -385,21 +414,46 @@ impl Decompressor {
 }
 
 impl Decompressor {
-    /// Replaces `patch` by the patch in a frame. `head` holds the first bytes of the bases, if it needs them.
+    /// Replaces `patch` by the patch in a frame, which is to have at most `most` bytes. `head` holds the first bytes of the bases, if it needs them.
     fn decompress_patch(
         &mut self,
         frame: &[u8],
         head: Option<&[u8]>,
-        plain_len: usize,
+        most: usize,
         patch: &mut Vec<u8>,
     ) -> Result<(), String> {
         patch.clear();
-        patch.reserve(first_len(Codec::Patch, plain_len));
+        patch.reserve(most);
         let read = match head {
             Some(head) => decompress_delta(frame, head, patch),
             None => self.context.decompress(patch, frame).map(|_| ()),
         };
         read.map_err(|code| format!("zstd: {}", zstd_safe::get_error_name(code)))
+    }
+
+    /// Turns the frame of a patch that a write-only host brought into `plain_len` bytes. `bases` are those of these lengths,
+    /// one after the other. It may have [`most_brought`] bytes, and copies whole blocks only: otherwise whoever has stolen a
+    /// host's file could try out byte by byte what the host had stored.
+    pub fn decompress_brought(
+        &mut self,
+        frame: &[u8],
+        (bases, lens): (&[u8], &[usize]),
+        plain_len: usize,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let mut patch = std::mem::take(&mut self.patch);
+        let read = self.decompress_patch(frame, None, most_brought(plain_len), &mut patch);
+        let made = read.and_then(|()| {
+            if patch.len() > most_brought(plain_len) || !patch::has_whole_blocks(&patch, lens) {
+                return Err("is no patch that hosts make".into());
+            }
+            plain.clear();
+            plain.reserve(plain_len);
+            patch::apply(&patch, bases, plain_len, plain).ok_or_else(|| NO_PATCH.to_owned())
+        });
+        self.patch = patch;
+        made?;
+        if plain.len() == plain_len { Ok(()) } else { Err("has another length than recorded".into()) }
     }
 
     /// As [`Decompressor::decompress_into`], from bases that may be ropes themselves: a patch is not written out.
@@ -414,7 +468,7 @@ impl Decompressor {
     ) -> Result<Rope, String> {
         if matches!(codec, Codec::Patch | Codec::PrefixedPatch) {
             let head = (codec == Codec::PrefixedPatch).then(|| bases.head(PATCH_PREFIX));
-            self.decompress_patch(frame, head.as_deref(), plain_len, &mut buffer)?;
+            self.decompress_patch(frame, head.as_deref(), most_kept(plain_len), &mut buffer)?;
             return bases.patched(buffer, plain_len).ok_or_else(|| NO_PATCH.into());
         }
         let prefix = if codec == Codec::ZstdDelta { bases.head(usize::MAX) } else { Cow::Borrowed(&[][..]) };

@@ -9,6 +9,7 @@ use crate::format::{MAX_SMALL_LEN, ObjectKind, names};
 use crate::head::{Body, Head, HeadStore, LeafRef, Outline, PackRef, Root, RootColumns};
 use crate::id::{ObjectId, PackId, RepositoryId, SessionId};
 use crate::inbox::Outbox;
+use crate::inbox::lists::BlockLists;
 use crate::index::{ChunkIndex, MemoryIndex, PackInfo};
 pub use crate::kept::{Examined, Kept};
 use crate::kept::{delete_kept, put_kept};
@@ -95,6 +96,8 @@ pub struct ChunkStore {
     state: Mutex<State>,
     /// Where packs go, if this is the book of a write-only host.
     outbox: Option<Arc<Outbox>>,
+    /// Block lists of its chunks, if it is one.
+    lists: Option<Arc<BlockLists>>,
     /// How data packs are to lie, and all others.
     placing: (Placing, Placing),
     /// Whether records of snapshots that cannot be read here are read from copies.
@@ -266,6 +269,7 @@ impl ChunkStore {
             index,
             state,
             outbox: None,
+            lists: None,
             placing,
             records_from_copies,
             decompressors,
@@ -312,6 +316,16 @@ impl ChunkStore {
     pub(crate) fn with_outbox(mut self, outbox: Arc<Outbox>) -> Self {
         self.outbox = Some(outbox);
         self
+    }
+
+    /// The same, whose new chunks are compared with block lists, since their bases cannot be read here.
+    pub(crate) fn with_lists(mut self, lists: Arc<BlockLists>) -> Self {
+        self.lists = Some(lists);
+        self
+    }
+
+    pub(crate) fn lists(&self) -> Option<&Arc<BlockLists>> {
+        self.lists.as_ref()
     }
 
     pub(crate) fn outbox(&self) -> Option<&Arc<Outbox>> {

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod afar;
 mod answers;
 mod found;
 mod intake;
@@ -240,6 +241,16 @@ fn refused<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
 /// The same of what may have been damaged on its way.
 fn doubted<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
     Err(Refusal::Settle { why: why.into(), missing: Missing::default(), is_doubtful: true })
+}
+
+/// A refusal that names the chunks that the host builds on, and that are not there or not its own.
+fn lacks<T>(missing: Missing) -> std::result::Result<T, Refusal> {
+    let what = match missing.ids.len() {
+        1 => "1 chunk that it builds on is".to_owned(),
+        count => format!("{count} chunks that it builds on are"),
+    };
+    let why = format!("{what} no longer in the repository: what they were of was forgotten and pruned");
+    Err(Refusal::Settle { why, missing, is_doubtful: false })
 }
 
 /// What is wrong with what a host brought, rather than with the store.
@@ -488,7 +499,7 @@ impl Admitter<'_> {
         self.repo.sync_index(self.monitor)?;
         let dedupe = Dedupe::asking(Arc::clone(store), self.options.sealing, Duration::ZERO)?;
         let mut packer = Packer::new(&dedupe, *session, self.options.packer)?;
-        let mut intake = Intake::new(&dedupe, self.host.id, rings)?;
+        let mut intake = Intake::new(self, &dedupe, rings)?;
         let proved = intake.take_all(&commit.packs, &mut packer, self.monitor);
         let segments: Vec<SegmentRef> = match proved {
             Ok(()) => packer.flush()?,
@@ -505,13 +516,7 @@ impl Admitter<'_> {
         let (brought, plain) = intake.finish();
         let Needs { missing, files } = self.needs(&dedupe, &brought, &snapshot)?;
         if !missing.ids.is_empty() {
-            let what = match missing.ids.len() {
-                1 => "1 chunk that it builds on is".to_owned(),
-                count => format!("{count} chunks that it builds on are"),
-            };
-            let why =
-                format!("{what} no longer in the repository: what they were of was forgotten and pruned");
-            return Err(Refusal::Settle { why, missing, is_doubtful: false });
+            return lacks(missing);
         }
         limit(&mut snapshot, files, brought.count(), plain, commit.packs.iter().map(|pack| pack.len).sum());
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();

@@ -85,8 +85,12 @@ pub fn backup_as_host(
         )));
     }
     if options.dry_run {
-        let repo = Repository::with_store(book.open_store()?);
+        let repo = Repository::with_store(book.try_out()?);
         return Ok(HostReport { backup: backup(&repo, source, options, monitor)?, pending: None });
+    }
+    if !options.sealing.delta {
+        // Nothing is kept of what is not used.
+        book.clear_lists()?;
     }
     let (store, outbox) = book.begin()?;
     let repo = Repository::with_store(store);
@@ -102,7 +106,7 @@ pub fn backup_as_host(
         signing.sign(What::Snapshot, &statement.bytes())
     };
     let pending = book.commit(&outbox, id, record.into(), sign)?;
-    if let Err(error) = trim(&repo) {
+    if let Err(error) = trim(&repo, book) {
         // It only takes more space.
         tracing::warn!(%error, "the host's book could not be trimmed");
     }
@@ -110,7 +114,7 @@ pub fn backup_as_host(
 }
 
 /// Keeps of the book the last snapshot of each group: what older ones had, the repository may have lost since.
-fn trim(repo: &Repository) -> Result<()> {
+fn trim(repo: &Repository, book: &Book) -> Result<()> {
     let tally = Tally::default();
     let mut seen = HashSet::new();
     let mut old = vec![];
@@ -119,12 +123,13 @@ fn trim(repo: &Repository) -> Result<()> {
             old.push(listed.id);
         }
     }
-    if old.is_empty() {
-        return Ok(());
+    if !old.is_empty() {
+        repo.forget(&old)?;
+        let options =
+            PruneOptions { max_unused: MaxUnused::Unlimited, no_rebase: true, ..PruneOptions::default() };
+        prune(repo, &options, &tally)?;
     }
-    repo.forget(&old)?;
-    let options =
-        PruneOptions { max_unused: MaxUnused::Unlimited, no_rebase: true, ..PruneOptions::default() };
-    prune(repo, &options, &tally)?;
+    repo.sync_index(&tally)?;
+    book.trim_lists(repo.store())?;
     Ok(())
 }

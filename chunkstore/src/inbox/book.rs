@@ -8,6 +8,7 @@
 use super::arrival::{Arrival, bring};
 use super::bundle::Bundle;
 use super::commit::{Commit, Earlier, Header};
+use super::lists::BlockLists;
 use super::noted::BookStorage;
 use super::outbox::Outbox;
 use super::reply::{Reply, Verdict};
@@ -214,7 +215,9 @@ impl Book {
         self.state.earlier.push(interrupted);
         self.save()?;
         let (remote, book) = (Arc::clone(&self.remote), Arc::clone(&self.store));
-        let outbox = Outbox::begin(remote, book, ring, (self.bundle.keys.host, run, epoch), self.sent())?;
+        let whose = (self.bundle.keys.host, run, epoch);
+        let lists = Arc::new(self.lists()?);
+        let outbox = Outbox::begin(remote, book, ring, whose, self.sent(), Arc::clone(&lists))?;
         let outbox = Arc::new(outbox);
         // Of those that brought nothing, nobody needs the key.
         let brought: HashSet<u64> = outbox.sent()?.iter().map(|pack| pack.run).collect();
@@ -227,7 +230,40 @@ impl Book {
             )));
         }
         self.save()?;
-        Ok((self.open_store()?.with_outbox(Arc::clone(&outbox)), outbox))
+        Ok((self.open_store()?.with_outbox(Arc::clone(&outbox)).with_lists(lists), outbox))
+    }
+
+    /// The book's store, for a run that only finds out what it would bring.
+    ///
+    /// # Errors
+    ///
+    /// The book is damaged.
+    pub fn try_out(&self) -> Result<ChunkStore> {
+        Ok(self.open_store()?.with_lists(Arc::new(self.lists()?)))
+    }
+
+    /// Block lists of what this host stored. Nothing is built on what is in the inbox without a commit.
+    fn lists(&self) -> Result<BlockLists> {
+        let uncommitted = Outbox::noted(&self.sent())?.into_iter().map(|pack| pack.name.id).collect();
+        Ok(BlockLists::new(self.folder.join("blocks"), &self.bundle.signing.blocks(), uncommitted))
+    }
+
+    /// Removes the block lists of chunks that `store`, the book's, no longer has, and the oldest beyond a bound.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read or written.
+    pub fn trim_lists(&self, store: &ChunkStore) -> Result<()> {
+        self.lists()?.trim(&**store.index())
+    }
+
+    /// Removes all block lists: the next run brings changed chunks whole.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be written.
+    pub fn clear_lists(&self) -> Result<()> {
+        self.lists()?.clear()
     }
 
     /// The book's store, for whoever only changes what it remembers.
@@ -445,6 +481,8 @@ impl Book {
         self.state.pending.retain(|pending| pending.run != run.run);
         self.state.displaced.retain(|displaced| *displaced != run.run);
         if let Some(why) = answered.refused() {
+            // Whatever it was: a difference that a full client cannot make out must not come again.
+            self.clear_lists()?;
             // With the answer: a run that ends before its commit has not told of it.
             self.state.refused.retain(|refused| refused.run != run.run);
             self.state.refused.push(Refused { run: run.run, why: why.to_owned() });

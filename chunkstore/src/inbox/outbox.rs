@@ -2,11 +2,12 @@
 //! on it, so that what an interrupted run brought is brought in by the next commit.
 
 use super::commit::Brought;
+use super::lists::BlockLists;
 use super::noted::BookStorage;
-use crate::format::{PackKind, names};
+use crate::format::{Codec, PackKind, names};
 use crate::id::{ObjectId, PackId, SessionId};
 use crate::keys::KeyRing;
-use crate::pack::{PackBuilder, PackName, SealedPack};
+use crate::pack::{PackBuilder, PackName, Record, SealedPack};
 use crate::pool::locked;
 use crate::storage::Storage;
 use crate::{Error, Result, private};
@@ -38,6 +39,15 @@ pub struct Outbox {
     epoch: u32,
     path: PathBuf,
     journal: Mutex<std::fs::File>,
+    lists: Arc<BlockLists>,
+}
+
+/// The record of a chunk as if it were stored without others.
+fn whole(record: Record) -> Record {
+    if !record.is_delta() {
+        return record;
+    }
+    Record { codec: Codec::Zstd, depth: 0, generation: 0, bases: vec![], ..record }
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error {
@@ -51,6 +61,7 @@ impl Outbox {
         ring: KeyRing,
         (host, run, epoch): (ObjectId, u64, u32),
         path: PathBuf,
+        lists: Arc<BlockLists>,
     ) -> Result<Self> {
         let mut file = private::open(&path).map_err(failed(&path))?;
         // A line that was cut off is of a pack that the book does not count on.
@@ -58,7 +69,7 @@ impl Outbox {
         let end = whole.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         file.set_len(end as u64).map_err(failed(&path))?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(failed(&path))?;
-        Ok(Self { remote, book, ring, host, run, epoch, path, journal: Mutex::new(file) })
+        Ok(Self { remote, book, ring, host, run, epoch, path, journal: Mutex::new(file), lists })
     }
 
     /// The run.
@@ -78,7 +89,7 @@ impl Outbox {
     }
 
     /// Seals a pack, brings it to the inbox, and notes it in the book; a pack of manifests is kept there, too, sealed with
-    /// `book`.
+    /// `book`. The book counts differences as whole: a full client stores them as it likes.
     pub(crate) fn send(&self, builder: PackBuilder, book: &KeyRing) -> Result<SealedPack> {
         let kept = match builder.kind() {
             PackKind::Metadata => Some(builder.clone().seal(book)?),
@@ -93,10 +104,13 @@ impl Outbox {
         self.note(&Brought { run: self.run, name: sealed.name, len, hash })?;
         match kept {
             Some(kept) => self.book.put(&local.object(), kept.bytes.into())?,
-            None => self.book.note(&local.object(), len)?,
+            None => {
+                self.lists.keep(local, &sealed.records, book);
+                self.book.note(&local.object(), len)?;
+            }
         }
         let bytes = body.try_into_mut().map(Vec::from).unwrap_or_default();
-        Ok(SealedPack { name: local, bytes, records: sealed.records })
+        Ok(SealedPack { name: local, bytes, records: sealed.records.into_iter().map(whole).collect() })
     }
 
     fn note(&self, pack: &Brought) -> Result<()> {
@@ -111,11 +125,20 @@ impl Outbox {
 
     /// All packs that were brought since the last commit.
     pub(super) fn sent(&self) -> Result<Vec<Brought>> {
-        let text = std::fs::read(&self.path).map_err(failed(&self.path))?;
-        let damaged = || {
-            Error::corrupt(self.path.display().to_string(), "a line of it is none; remove the book's folder")
+        Self::noted(&self.path)
+    }
+
+    /// What the journal at `path` has, which need not be there.
+    pub(super) fn noted(path: &Path) -> Result<Vec<Brought>> {
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
+            text => text.map_err(failed(path))?,
         };
-        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let damaged =
+            || Error::corrupt(path.display().to_string(), "a line of it is none; remove the book's folder");
+        // A line that was cut off is of a pack that the book does not count on.
+        let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines = text[..end].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let packs = lines.map(|line| {
             let line: Line = serde_json::from_slice(line).map_err(|_| damaged())?;
             let Line { run, session, pack: id, kind, epoch, len, hash } = line;

@@ -71,6 +71,11 @@ impl SigningKey {
     pub(crate) fn book(&self) -> crate::keys::RawKey {
         crate::keys::RawKey::of(*derive(&self.to_bytes(), "book", &[]))
     }
+
+    /// Hashes blocks of what the host stores.
+    pub(crate) fn blocks(&self) -> Zeroizing<[u8; 32]> {
+        derive(&self.to_bytes(), "block-lists", &[])
+    }
 }
 
 /// The public key of a host.

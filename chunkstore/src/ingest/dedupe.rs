@@ -9,7 +9,7 @@ use crate::id::{ChunkId, PackId};
 use crate::index::{PackInfo, Usable, short_key};
 use crate::pack::Record;
 use crate::pool::{Pool, locked};
-use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, Patcher};
+use crate::seal::{Compression, Compressor, Decompressor, DeltaCompressor, PatchCompressor, Patcher};
 use crate::store::{Asked, ChunkStore, LostPacks};
 use crate::{Error, Result, memory};
 use std::collections::HashSet;
@@ -76,6 +76,7 @@ pub struct Dedupe {
     bases: BaseReader,
     compressors: Pool<Compressor>,
     patchers: Pool<Patcher>,
+    pub(super) patches: Pool<PatchCompressor>,
     slabs: Pool<Vec<u8>>,
     arenas: Pool<Vec<u8>>,
     /// Chunks since one was made smaller.
@@ -157,6 +158,7 @@ impl Dedupe {
             bases: BaseReader::default(),
             compressors: Pool::default(),
             patchers: Pool::default(),
+            patches: Pool::default(),
             slabs: Pool::default(),
             arenas: Pool::default(),
             unshrunk: AtomicU32::default(),
@@ -298,7 +300,7 @@ impl Dedupe {
 
     /// Compresses a chunk on its own, if that makes it smaller. After a run of chunks that did not shrink, it
     /// compresses a chunk completely only if a part of it shrinks, and now and then one regardless.
-    fn shrink(&self, compressor: &mut Compressor, plain: &[u8], frames: &mut Vec<u8>) -> bool {
+    pub(super) fn shrink(&self, compressor: &mut Compressor, plain: &[u8], frames: &mut Vec<u8>) -> bool {
         let streak = self.unshrunk.load(Ordering::Relaxed);
         let shrunk = if streak < WARY || streak.is_multiple_of(WARY) {
             compressor.shrink(plain, frames)
@@ -329,9 +331,10 @@ impl Dedupe {
                 Some(compressor) => compressor,
                 None => Compressor::new(self.sealing.compression)?,
             };
-            let attempts = match kind {
-                PackKind::Data => self.attempts(&mut chunks, &wanted)?,
-                PackKind::Metadata => vec![],
+            let mut afar = self.afar(kind, &mut chunks, &wanted)?;
+            let attempts = match (kind, &afar) {
+                (PackKind::Data, None) => self.attempts(&mut chunks, &wanted)?,
+                _ => vec![],
             };
             let reused = self.patchers.take();
             let mut deltas = DeltaCompressor::new(reused.unwrap_or_default())?;
@@ -344,11 +347,15 @@ impl Dedupe {
                     let plain = &slab[chunk.range.clone()];
                     let record = Record::full(*id, len(&chunk.range), chunk.anchor, Codec::Raw);
                     let start = frames.len();
-                    let record = match attempt {
-                        Some(attempt) => {
+                    let record = match (attempt, &mut afar) {
+                        (Some(attempt), _) => {
                             self.delta(attempt, plain, record, &mut deltas, &mut frames, &mut again)?
                         }
-                        None => Err(record),
+                        (None, Some(afar)) => {
+                            let around = &chunk.hint.around;
+                            self.patch_afar(afar, around, plain, record, &mut compressor, &mut frames)?
+                        }
+                        (None, None) => Err(record),
                     };
                     Some(match record {
                         Ok(delta) => (delta, start..frames.len()),
@@ -364,6 +371,7 @@ impl Dedupe {
             }
             self.compressors.put(compressor);
             self.patchers.put(deltas.into_patcher());
+            afar.into_iter().for_each(|afar| self.patches.put(afar.compressor));
             self.store.recycle(again.0);
             self.bases.recycle(again.1);
             attempts.into_iter().flatten().for_each(|attempt| self.bases.recycle_prefix(attempt.prefix));
@@ -385,9 +393,13 @@ impl Dedupe {
         Ok(Processed { chunks: out, frames, slab })
     }
 
+    pub(super) fn makes_deltas(&self) -> bool {
+        self.sealing.delta && self.sealing.compression != Compression::Off
+    }
+
     /// For each chunk, the chunks that it might be compressed against.
     fn attempts(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<Vec<Option<Attempt>>> {
-        if !self.sealing.delta || self.sealing.compression == Compression::Off {
+        if !self.makes_deltas() {
             return Ok(vec![]);
         }
         self.look_around(chunks, wanted)?;
@@ -414,7 +426,7 @@ impl Dedupe {
 
     /// If no earlier version of the stream predicts a new chunk, its anchors may: for renamed and moved files, other
     /// hosts, parts in another order.
-    fn look_around(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<()> {
+    pub(super) fn look_around(&self, chunks: &mut [CutChunk], wanted: &[bool]) -> Result<()> {
         let index = &**self.store.index();
         let mut lost: Vec<&mut CutChunk> = chunks
             .iter_mut()

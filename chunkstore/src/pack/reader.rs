@@ -108,6 +108,28 @@ impl PackReader {
         opened
     }
 
+    /// As [`PackReader::open_unnamed`], a patch that a write-only host brought of bases of these lengths, which follow each
+    /// other in `bases`.
+    pub fn open_brought(
+        &self,
+        record: &Record,
+        sealed: &[u8],
+        (bases, lens): (&[u8], &[usize]),
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>> {
+        let mut frame = std::mem::take(&mut decompressor.frame);
+        let opened = self.open_frame_into(record, sealed, &mut frame).and_then(|()| {
+            let len = record.plain_len as usize;
+            let mut plain = memory::room(len)?;
+            decompressor
+                .decompress_brought(&frame, (bases, lens), len, &mut plain)
+                .map_err(|why| self.damaged(record, &why))?;
+            Ok(plain)
+        });
+        decompressor.frame = frame;
+        opened
+    }
+
     /// As [`PackReader::open_unnamed`], from bases that may be made of others, in a buffer that is reused.
     pub fn open_rope(
         &self,

@@ -198,7 +198,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     if let Some(path) = context.bundle(args.bundle.as_deref()) {
         as_host::refuse(&args)?;
         let bundle = bundle::read(&path)?;
-        let sealing = Sealing { compression: context.global.compression, delta: false };
+        let sealing = Sealing { compression: context.global.compression, delta: !args.no_delta };
         let options = options(&args, &files, time, sealing, packer);
         return as_host::run(bundle, source, options, args.host.as_deref(), context);
     }

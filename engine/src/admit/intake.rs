@@ -1,7 +1,8 @@
 //! What a host stored, chunk by chunk: decrypted, and handed to the ordinary pipeline.
 
+use super::afar::{Afar, Bases};
 use super::found::{Object, read};
-use super::{Refusal, doubted, of_host, refused};
+use super::{Admitter, Refusal, doubted, of_host, refused};
 use crate::{Counter, Error, Monitor};
 use chunkstore::format::{PackKind, names};
 use chunkstore::inbox::Brought;
@@ -21,6 +22,7 @@ pub(super) struct Intake<'a> {
     rings: &'a BTreeMap<u64, KeyRing>,
     lanes: [(Lane<()>, VecDeque<ChunkId>); 2],
     decompressor: Decompressor,
+    afar: Afar<'a>,
     brought: Chunks,
     /// Plaintext bytes of them.
     plain: u64,
@@ -74,15 +76,16 @@ const BETWEEN: usize = 64 << 20;
 
 impl<'a> Intake<'a> {
     pub(super) fn new(
+        admitter: &'a Admitter<'a>,
         dedupe: &Arc<Dedupe>,
-        host: ObjectId,
         rings: &'a BTreeMap<u64, KeyRing>,
-    ) -> chunkstore::Result<Self> {
-        let lane = |kind| Ok::<_, chunkstore::Error>((Lane::new(dedupe, kind)?, VecDeque::new()));
+    ) -> std::result::Result<Self, Refusal> {
+        let lane = |kind| Ok::<_, Refusal>((Lane::new(dedupe, kind)?, VecDeque::new()));
         let lanes = [lane(PackKind::Data)?, lane(PackKind::Metadata)?];
         let store = Arc::clone(dedupe.store());
+        let (host, afar) = (admitter.host.id, Afar::new(admitter)?);
         let (decompressor, brought) = (Decompressor::new()?, Chunks::default());
-        Ok(Self { store, host, rings, lanes, decompressor, brought, plain: 0 })
+        Ok(Self { store, host, rings, lanes, decompressor, afar, brought, plain: 0 })
     }
 
     /// What was brought, and its plaintext bytes.
@@ -113,7 +116,7 @@ impl<'a> Intake<'a> {
             lane.drain(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
             garbage(wrong)?;
         }
-        Ok(())
+        self.afar.missing()
     }
 
     fn take(
@@ -138,14 +141,12 @@ impl<'a> Intake<'a> {
         let (reader, records): (PackReader, _) = of_host(read_directory(pack.name, ring, &bytes))?;
         let number = usize::from(pack.name.kind == PackKind::Metadata);
         let (lane, expected) = &mut self.lanes[number];
+        self.afar.look(&records)?;
         let mut uncollected = 0;
         for record in &records {
             if uncollected >= BETWEEN {
                 uncollected = 0;
                 collect(lane, expected, packer, monitor)?;
-            }
-            if record.is_delta() {
-                return refused("it brought a chunk that needs others to be read");
             }
             // Before it is decompressed.
             if record.plain_len as usize > lane.max_len() {
@@ -159,7 +160,16 @@ impl<'a> Intake<'a> {
             let Some(sealed) = sealed else {
                 return refused("a pack is shorter than its list of chunks says");
             };
-            let plain = of_host(reader.open_unnamed(record, sealed, &[], &mut self.decompressor))?;
+            // What is missing is told when all packs were looked at.
+            let Some(bases) = self.afar.bases(&self.store, record)? else { continue };
+            let opened = match &bases {
+                Bases::None => reader.open_unnamed(record, sealed, &[], &mut self.decompressor),
+                Bases::Read(bases, lens) => {
+                    reader.open_brought(record, sealed, (bases.bytes(), lens), &mut self.decompressor)
+                }
+            };
+            let plain = of_host(opened)?;
+            self.afar.recycle(bases);
             of_host(lane.add_whole(&plain, record.anchor != 0))?;
             expected.push_back(record.id);
             uncollected += plain.len();

@@ -2,17 +2,20 @@
 //! as missing, whether the repository has it or not. Otherwise an answer would say which chunks other hosts have, and whoever
 //! can guess a content could ask for it.
 
+use super::intake::Chunks;
 use super::{Admitter, Refusal, refused};
 use crate::Error;
 use crate::manifest::{ManifestReader, ManifestRoot, lists};
 use chunkstore::ingest::ChunkRef;
 use chunkstore::{ChunkId, ObjectId};
-
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A walk may visit so many times the bytes of the distinct chunks of a manifest. Honest manifests visit each chunk once,
 /// except where equal stretches of a long file make equal chunks.
 const MOST_REPEATS: u64 = 16;
+
+/// Chunks of a manifest that are read at a time.
+const LISTS: usize = 16;
 
 /// And so many bytes besides: equal chunks of a manifest are of one file, and list its chunks in 36 bytes each. At 2 MiB a
 /// chunk, this is a file of zeros of 14 TiB.
@@ -107,6 +110,8 @@ pub(super) struct Own<'a> {
     lists: HashSet<ChunkId>,
     /// Those of them that hold records and were not read yet, in the order in which they are.
     unread: Vec<ChunkRef>,
+    /// Chunks of content that [`Own::lacks`] came across, in as many bytes as [`super::intake::Chunks`].
+    known: Chunks,
 }
 
 impl<'a> Own<'a> {
@@ -124,6 +129,7 @@ impl<'a> Own<'a> {
             is_beyond_last: false,
             lists: HashSet::new(),
             unread: vec![],
+            known: Chunks::default(),
         })
     }
 
@@ -140,6 +146,44 @@ impl<'a> Own<'a> {
     /// Whether a manifest chunk is of a snapshot of the host that was looked at.
     pub(super) fn knows_list(&self, id: &ChunkId) -> bool {
         self.lists.contains(id)
+    }
+
+    /// Those of some chunks that no snapshot of the host has. Each list of entries is read once, however often this is called,
+    /// and only as far as it is needed: bases come about in the order in which the last snapshot lists them.
+    pub(super) fn lacks(
+        &mut self,
+        mut wanted: HashSet<ChunkId>,
+    ) -> std::result::Result<HashSet<ChunkId>, Refusal> {
+        wanted.retain(|id| !self.known.contains(id));
+        while !wanted.is_empty() {
+            if self.unread.is_empty() && !self.look_at_next()? {
+                break;
+            }
+            let rest = self.unread.split_off(self.unread.len().min(LISTS));
+            let leaves = std::mem::replace(&mut self.unread, rest);
+            self.spend_on(&leaves);
+            let known = &mut self.known;
+            each_leaf(self.admitter, leaves, &mut |_, chunks| {
+                for chunk in chunks {
+                    known.insert(0, &chunk.id);
+                    wanted.remove(&chunk.id);
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(wanted)
+    }
+
+    /// Counts what is read of older snapshots than the last: each run may ask for what only the oldest one has.
+    fn spend_on(&self, leaves: &[ChunkRef]) {
+        if self.is_beyond_last {
+            self.spend(leaves.iter().map(|chunk| u64::from(chunk.len).max(LEAST_VISIT)).sum());
+        }
+    }
+
+    /// Counts bytes that were read for little.
+    pub(super) fn spend(&self, bytes: u64) {
+        self.admitter.budget.spend(bytes);
     }
 
     /// Takes those chunks out of `needed` that a snapshot of the host has, and returns them. Chunks of manifests that are
@@ -185,12 +229,7 @@ impl<'a> Own<'a> {
         if needed.is_empty() {
             return Ok(());
         }
-        if self.is_beyond_last {
-            // Each run may ask for what only the oldest snapshot has.
-            self.admitter
-                .budget
-                .spend(leaves.iter().map(|chunk| u64::from(chunk.len).max(LEAST_VISIT)).sum());
-        }
+        self.spend_on(&leaves);
         each_leaf(self.admitter, leaves, &mut |_, chunks| {
             chunks.iter().for_each(|chunk| take(needed, &chunk.id));
             Ok(!needed.is_empty())

@@ -21,6 +21,7 @@ use chunkstore::storage::Storage as _;
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::{ChunkId, PackId};
 
+mod afar;
 mod cost;
 mod flood;
 mod folder;
@@ -36,6 +37,8 @@ struct Thief {
     previous: ObjectId,
     /// What he says that chunks have, decompressed, in bytes.
     claims: Option<u32>,
+    /// Chunks of content that he stores as differences.
+    differences: Vec<(ChunkRecord, Vec<u8>)>,
 }
 
 /// A chunk that he stores: the id that he gives it, and its content.
@@ -52,7 +55,7 @@ impl Thief {
         let env = Arc::new(SeededEnv::new(7));
         let repo = made_for_test(access_for_test(storage, Arc::clone(&env) as _));
         let bundle = repo.store().add_host("web1", "memory").unwrap();
-        Self { disk, env, repo, bundle, run: 0, previous: NO_COMMIT, claims: None }
+        Self { disk, env, repo, bundle, run: 0, previous: NO_COMMIT, claims: None, differences: vec![] }
     }
 
     fn id(&self, plain: &[u8]) -> ChunkId {
@@ -90,7 +93,8 @@ impl Thief {
             Some(len) => ChunkRecord::full(chunk.0, len, 7, Codec::Zstd),
             None => full(chunk),
         };
-        let data: Vec<_> = stored.iter().map(|chunk| (said(chunk), chunk.1)).collect();
+        let mut data: Vec<_> = stored.iter().map(|chunk| (said(chunk), chunk.1)).collect();
+        data.extend(self.differences.iter().map(|(record, frame)| (record.clone(), &**frame)));
         let mut packs = vec![];
         if !data.is_empty() {
             packs.push(self.pack(PackKind::Data, &ring, &data));

@@ -6,11 +6,12 @@
 //! few thousand mutations of each.
 
 use chunkstore::bases::base_generation;
+use chunkstore::blocks::{Blocks, Listed};
 use chunkstore::chunker::{Chunker, ChunkerParams};
 use chunkstore::config::Config;
 use chunkstore::env::SeededEnv;
 use chunkstore::format::{
-    Codec, Decoder, Encoder, MAX_SERVICE_LEN, MAX_SHARES, MAX_SLOTS, ObjectKind, PackKind,
+    BLOCK_LEN, Codec, Decoder, Encoder, MAX_SERVICE_LEN, MAX_SHARES, MAX_SLOTS, ObjectKind, PackKind,
 };
 use chunkstore::head::{
     Condemned, Head, Host, Item, PackRef, Root, SegmentRef, Session, decode_leaf, encode_leaf,
@@ -408,6 +409,12 @@ fn apply_patch(data: &[u8]) {
         (Some(()), None) => assert_ne!(plain.len(), plain_len),
         (None, Some(_)) => panic!("a rope accepts what is no patch"),
     }
+    // What copies whole blocks of two bases does so of nothing shorter than one.
+    let lens = [left.len(), right.len()];
+    if patch::has_whole_blocks(patch, &lens) {
+        let copies = patch::steps(patch).into_iter().flatten().flatten().map(|step| step.copy);
+        assert!(copies.into_iter().all(|copy| copy.len().is_multiple_of(BLOCK_LEN)));
+    }
 }
 
 /// Codec, lengths of the prefix and of what comes out, the prefix, the frame.
@@ -433,6 +440,11 @@ fn frame(data: &[u8]) {
         (Err(_), Err(_)) => {}
         (plain, rope) => panic!("{codec:?}: {:?} as a whole, {:?} in pieces", plain.err(), rope.err()),
     }
+    let mut plain = vec![];
+    let lens = [prefix.len() / 2, prefix.len() - prefix.len() / 2];
+    if decompressor.decompress_brought(frame, (prefix, &lens), plain_len, &mut plain).is_ok() {
+        assert_eq!(plain.len(), plain_len);
+    }
 }
 
 /// A base and what became of it: the patch leads from one to the other. And the chunker cuts both within its
@@ -446,6 +458,14 @@ fn diff(data: &[u8]) {
         let mut again = vec![];
         patch::apply(&patch, base, plain.len(), &mut again).expect("our own patch");
         assert_eq!(again, plain);
+    }
+    // The same by whoever has only a list of the base's blocks.
+    let blocks = Blocks::new(&[7; 32]);
+    let list = blocks.list(base);
+    if let Some(patch) = blocks.patch(plain, &[Listed { len: base.len(), list: &list }], plain.len() + 64) {
+        let mut again = vec![];
+        patch::apply(&patch, base, plain.len(), &mut again).expect("our own patch");
+        assert!(again == plain && patch::has_whole_blocks(&patch, &[base.len()]));
     }
     let params = ChunkerParams::around(1 << 10);
     let chunker = Chunker::new(params, &KEYS.gear_key()).expect("sound parameters");
