@@ -352,6 +352,16 @@ fn lines(night: u64, changed: impl Fn(usize) -> bool) -> Vec<u8> {
     rows.collect::<String>().into_bytes()
 }
 
+/// What the independent reader finds in the inboxes, all of which it checks.
+fn read_inbox(repo: &Repo) -> String {
+    let script = source_root().join("docs/reader.py");
+    fs::write(repo.path("password"), "correct horse\n").unwrap();
+    let (folder, password) = (repo.folder().to_str().unwrap(), repo.path("password"));
+    let args = [script.to_str().unwrap(), folder, password.to_str().unwrap(), "inbox"];
+    let python = server("venv/bin/python");
+    run(&python, &args)
+}
+
 fn packed(report: &Value) -> u64 {
     report["data_added_packed"].as_u64().unwrap()
 }
@@ -377,6 +387,8 @@ fn changed_lines_are_brought_as_differences_and_whole_without_block_lists() {
         write(night, 100);
         let report = host.backup();
         assert!(packed(&report) * 10 <= first, "night {night}: {} of {first}", packed(&report));
+        let read = read_inbox(&repo);
+        assert!(read.contains(&format!("web1 {night} ")), "{read}");
         if night > 2 {
             assert!(admit(&repo, 0).iter().all(|run| run["outcome"] == "admitted"));
             restored(&repo, "latest", &host);

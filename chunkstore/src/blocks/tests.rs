@@ -1,3 +1,5 @@
+//! Patches from block lists, read as codec 3 reads them.
+
 use super::*;
 use proptest::prelude::*;
 
