@@ -300,8 +300,11 @@ fn this_test_sees_what_is_wrong() {
 /// The settings of `-o`, as the help lists them.
 fn settings(repo: &Repo) -> BTreeSet<String> {
     let help = repo.ok(["--help"]);
-    let text: String = help.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    let list = text.split("Set KEY=VALUE:").nth(1).unwrap().split(" --").next().unwrap();
+    // Up to the next flag: what is said of a setting may name flags as well, further to the right.
+    let is_flag =
+        |line: &&str| line.find(|c| c != ' ').is_some_and(|at| at < 8 && line[at..].starts_with('-'));
+    let (_, rest) = help.split_once("Set KEY=VALUE:").unwrap();
+    let list = rest.lines().take_while(|line| !is_flag(line)).map(str::trim).collect::<Vec<_>>().join(" ");
     let words = list.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-'));
     words.map(|word| word.trim_matches('.')).filter(|word| word.contains('.')).map(str::to_owned).collect()
 }

@@ -314,6 +314,7 @@ fn runs_and_backups_report_what_a_host_brought() {
         let done = report(words, code);
         assert_eq!(done["runs_of_hosts"][0]["outcome"], "admitted", "{done}");
     }
+    fs::write(host.data().join("noise"), noise(5, 100_000)).unwrap();
     host.run();
     spoil();
     // What was asked for of these is done.

@@ -37,6 +37,7 @@ const SHOWN: &[(&str, &str, &str, &str)] = &[
     ("restore", "table", "postgres", "postgres::single_tables_come_back_with_what_is_theirs"),
     ("restore", "tablespace-map", "postgres", "pgr_needs::tablespaces_that_cannot_be_made_are_found_first"),
     ("restore", "no-tablespaces", "postgres", "pgr_needs::tablespaces_that_cannot_be_made_are_found_first"),
+    ("restore", "jobs", "postgres", "pg_jobs::everything_comes_back_by_however_many_sessions"),
     ("restore", "as-owner", "postgres", "pg_as_owner::what_users_wrote_runs_with_their_own_rights"),
     ("restore", "time", "mysql", "mariadb::the_binary_log_brings_any_second_back"),
     ("restore", "database", "mysql", "mariadb::databases_and_tables_come_back"),
