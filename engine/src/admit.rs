@@ -26,6 +26,7 @@ use std::time::Duration;
 
 mod afar;
 mod answers;
+mod chunks;
 mod found;
 mod intake;
 mod needs;

@@ -1,7 +1,7 @@
 //! What a snapshot that a host brought needs: every chunk of it must be in the repository, and be the host's to build on,
 //! before it counts.
 
-use super::intake::Chunks;
+use super::chunks::Chunks;
 use super::own::{Own, each_leaf, leaves};
 use super::{Admitter, Refusal, doubted, refused};
 use crate::Error;

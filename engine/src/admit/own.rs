@@ -2,7 +2,7 @@
 //! as missing, whether the repository has it or not. Otherwise an answer would say which chunks other hosts have, and whoever
 //! can guess a content could ask for it.
 
-use super::intake::Chunks;
+use super::chunks::Chunks;
 use super::{Admitter, Refusal, refused};
 use crate::Error;
 use crate::manifest::{ManifestReader, ManifestRoot, lists};
@@ -110,7 +110,7 @@ pub(super) struct Own<'a> {
     lists: HashSet<ChunkId>,
     /// Those of them that hold records and were not read yet, in the order in which they are.
     unread: Vec<ChunkRef>,
-    /// Chunks of content that [`Own::lacks`] came across, in as many bytes as [`super::intake::Chunks`].
+    /// Chunks of content that [`Own::lacks`] came across, in as many bytes as [`Chunks`] takes.
     known: Chunks,
 }
 

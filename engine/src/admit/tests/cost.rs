@@ -1,7 +1,7 @@
 //! What a host can make the admitter do: read twice, decompress, or stop.
 
 use super::*;
-use crate::admit::intake::Chunks;
+use crate::admit::chunks::Chunks;
 use crate::reach::for_each_further_chunk;
 use chunkstore::format::MAX_COMMIT_LEN;
 use chunkstore::storage::{StorageError, StorageResult};
