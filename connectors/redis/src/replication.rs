@@ -131,16 +131,32 @@ fn attach((host, port): (&str, u16), client: &mut Client) -> std::result::Result
     done.map_err(|error| format!("REPLICAOF is refused: {}", words(&error)))
 }
 
-/// Has the server write its data to its disk, if it does so by itself: of a load it counts no changes after which it would.
-/// Returns why it does not.
-pub(crate) fn save(server: &Server) -> Result<Option<String>> {
+/// How often a server is asked again that is still at another save, in milliseconds.
+const PAUSE: u64 = 100;
+
+/// Has the server write its data to its disk, if it does so by itself: of a load it counts no changes after which it would, and
+/// what is on its disk is from before the load. Returns why it does not.
+///
+/// It refuses while a child of it writes an RDB, as for the replica that has just read everything again: that is waited for,
+/// as long as it takes.
+pub(crate) fn save(server: &Server, monitor: &dyn Monitor) -> Result<Option<String>> {
     let mut client = server.connect()?;
     match kept::get(&mut client, "save") {
         Ok(Some(points)) if !points.is_empty() => {}
         _ => return Ok(None),
     }
-    let done: RedisResult<redis::Value> = redis::cmd("BGSAVE").arg("SCHEDULE").query(&mut client);
-    Ok(done.err().map(|error| {
-        format!("the server does not write its data to its disk yet: BGSAVE: {}", words(&error))
-    }))
+    monitor.phase("have the server save it");
+    loop {
+        let done: RedisResult<redis::Value> = redis::cmd("BGSAVE").arg("SCHEDULE").query(&mut client);
+        let why = match done {
+            Ok(_) => return Ok(None),
+            // Its words in `rdb.c`, `bgsaveCommand`; there is no code for it.
+            Err(error) if words(&error).contains("already in progress") && !monitor.interrupted() => {
+                std::thread::sleep(Duration::from_millis(PAUSE));
+                continue;
+            }
+            Err(error) => words(&error),
+        };
+        return Ok(Some(format!("the server does not write its data to its disk yet: BGSAVE: {why}")));
+    }
 }

@@ -310,7 +310,7 @@ impl RestorePlan for Whole<'_> {
     fn apply(&mut self, monitor: &dyn Monitor) -> Result<Restored> {
         let done = self.change(monitor)?;
         let unsaved = match done.loaded.one_by_one {
-            None if !self.dump.is_empty() => replication::save(&self.server)?,
+            None if !self.dump.is_empty() => replication::save(&self.server, monitor)?,
             _ => None,
         };
         let mut restored = done.told(self);
