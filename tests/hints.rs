@@ -13,6 +13,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("gdb ", &["--args"]),
     ("zstd", &["--patch-from"]),
     ("benches/compare.py", &["--only"]),
+    ("benches/restores.py", &["--only", "--runs"]),
     ("systemctl", &["--now"]),
     ("systemd-", &["--identifier", "--priority", "--unit", "--iterations", "--base-time"]),
     (

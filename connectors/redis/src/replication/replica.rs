@@ -188,6 +188,15 @@ fn number(stream: &mut BufReader<Socket>, mark: u8, most: usize) -> Result<usize
 }
 
 impl Replica {
+    /// One that has been greeted, and the other end of its connection.
+    #[cfg(test)]
+    pub(super) fn pair() -> (Self, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        (Self { stream: BufReader::new(Socket::accepted(ours, Waiting::default()).unwrap()) }, theirs)
+    }
+
     /// Something that ends every wait of it, from another thread.
     pub(super) fn hang_up(&self) -> Result<HangUp> {
         self.stream.get_ref().stream().try_clone().map(HangUp)

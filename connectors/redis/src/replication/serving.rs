@@ -82,9 +82,16 @@ pub(super) fn serve(
     let (is_over, sending) = (AtomicBool::new(false), Sending::default());
     std::thread::scope(|scope| {
         let thread = threads::start_in(scope, "esker-master", || {
-            let written = replica.send(|to| write(&mut Counted { to, sending: &sending }))?;
-            *chunkstore::pool::locked(&sending.done) = Some(written);
-            replica.stay(&is_over).map_err(Ended::Write)
+            let written = replica.send(|to| write(&mut Counted { to, sending: &sending }));
+            let ended = written.and_then(|written| {
+                *chunkstore::pool::locked(&sending.done) = Some(written);
+                replica.stay(&is_over).map_err(Ended::Write)
+            });
+            if ended.is_err() {
+                // A server that waits for the rest of a dump answers nobody.
+                hang_up.now();
+            }
+            ended
         });
         let thread = thread.map_err(|error| Failure::Refused(error.to_string()))?;
         let watched = watch(server, client, master, &|| thread.is_finished(), &sending, STALLED, monitor);
@@ -207,14 +214,44 @@ mod tests {
         watched.map_err(|error| error.in_one_line().to_string())
     }
 
-    fn replica(more: &str) -> String {
+    fn replica_of_master(more: &str) -> String {
         format!("role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:4001\r\n{more}")
+    }
+
+    /// A server reads the dump where it answers others: of a dump that ends early it hears before it is asked.
+    #[test]
+    fn a_server_that_waits_for_the_rest_is_hung_up_on() {
+        let commands = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://127.0.0.1:{}", commands.local_addr().unwrap().port());
+        let server =
+            Server::new(&url.parse().unwrap(), &Context::new(std::env::temp_dir(), jiff::Timestamp::now))
+                .unwrap();
+        let (mut replica, mut theirs) = Replica::pair();
+        std::thread::spawn(move || {
+            let (mut stream, _) = commands.accept().unwrap();
+            stream.write_all(b"+PONG\r\n").unwrap();
+            std::io::copy(&mut theirs, &mut std::io::sink()).unwrap();
+            let info = replica_of_master("master_link_status:down");
+            (0..100).try_for_each(|_| write!(stream, "${}\r\n{info}\r\n", info.len())).unwrap();
+            std::io::copy(&mut stream, &mut std::io::sink())
+        });
+        let mut client = server.connect().unwrap();
+        let write = |to: &mut dyn Write| {
+            to.write_all(b"REDIS0011").unwrap();
+            Err(Ended::Unfit("it has a module's value".into()))
+        };
+        match serve(&mut replica, &server, &mut client, MASTER, write, &Tally::default()) {
+            Err(Failure::Refused(why)) => assert_eq!(why, "it has a module's value"),
+            Err(Failure::Ended(error)) => panic!("{error}"),
+            Ok(_) => panic!("it loaded nothing"),
+        }
     }
 
     #[test]
     fn how_a_load_ends() {
         let all = Sending { done: Mutex::new(Some(Rewritten::default())), ..Sending::default() };
-        let (up, down) = (replica("master_link_status:up"), replica("master_link_status:down"));
+        let (up, down) =
+            (replica_of_master("master_link_status:up"), replica_of_master("master_link_status:down"));
         assert!(matches!(watched(&up, false, &all), Ok(Watched::InStep(_))));
         // All sent, and never in step.
         assert!(matches!(watched(&down, false, &all), Ok(Watched::Stalled)));
@@ -225,7 +262,7 @@ mod tests {
         // In step with what, before all was sent?
         assert!(matches!(watched(&up, true, &Sending::default()), Ok(Watched::HungUp)));
         for (info, words) in [
-            (replica("used_memory:2\r\nmaxmemory:1"), "OOM"),
+            (replica_of_master("used_memory:2\r\nmaxmemory:1"), "OOM"),
             (up.replace("4001", "4002"), "a replica of 10.0.0.7:4002"),
             ("role:master".into(), "made a master"),
         ] {
