@@ -290,3 +290,19 @@ fn a_server_behind_a_tunnel() {
     assert_eq!(server.digest(), saved);
     is_itself(&server);
 }
+
+/// What is in a server's memory alone, a restart loses.
+#[test]
+fn a_server_that_refuses_to_save_is_not_restored_whole() {
+    let (repo, saved) = backed_up();
+    let target = target(&repo, "target", &[]);
+    target.cli(&["CONFIG", "SET", "save", "3600 1"]);
+    target.cli(&["ACL", "SETUSER", "default", "-bgsave"]);
+    let told = repo.fails(3, whole(&target.url(), &["--yes"]));
+    assert!(told.contains("BGSAVE is refused") && told.contains("a restart loses it"), "{told}");
+    assert_eq!(target.digest(), saved);
+    is_itself(&target);
+    // It saves by itself what it gets key by key, as its save points say.
+    target.cli(&["FLUSHALL"]);
+    repo.ok([&["-o", "redis.replicate-from=never"], &*whole(&target.url(), &["--yes"])].concat());
+}

@@ -157,6 +157,9 @@ pub(crate) fn save(server: &Server, monitor: &dyn Monitor) -> Result<Option<Stri
             }
             Err(error) => words(&error),
         };
-        return Ok(Some(format!("the server does not write its data to its disk yet: BGSAVE: {why}")));
+        return Ok(Some(format!(
+            "the server has all of it in memory and nothing of it on its disk, and a restart loses it: BGSAVE is refused \
+             ({why}); run it once the server can save"
+        )));
     }
 }

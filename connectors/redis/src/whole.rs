@@ -16,7 +16,7 @@ use crate::stream::replay::{self, ReplayReport};
 use crate::{scan, server};
 use done::Done;
 use engine::connector::choice::common::BASE_ONLY;
-use engine::connector::{Chosen, Context, Origin, RestorePlan, Restored, Steps, Way};
+use engine::connector::{Chosen, Context, Extent, Origin, RestorePlan, Restored, Steps, Way};
 use engine::{Counter, Error, ItemError, Monitor, Result};
 use held::Held;
 use std::io::Read;
@@ -314,7 +314,10 @@ impl RestorePlan for Whole<'_> {
             _ => None,
         };
         let mut restored = done.told(self);
-        restored.notes.extend(unsaved);
+        if let Some(message) = unsaved {
+            monitor.error(ItemError { during: "restore", item: self.server.shown.clone(), message });
+            restored.extent = Extent::Part;
+        }
         Ok(restored)
     }
 }
