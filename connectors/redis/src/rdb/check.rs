@@ -9,10 +9,10 @@ use super::packed::{Element, Form};
 use super::parse::{Key, Part, Supply, Walk};
 use super::written::Written;
 use super::{RdbError, kind};
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHasher;
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 mod stream;
 
@@ -235,7 +235,7 @@ fn unique<'a>(
     let start = *value;
     let mut hashes = Hashes::default();
     let count = value.each(|value, _| {
-        hashes.push(FxBuildHasher.hash_one(name(value)?));
+        hashes.push(quick(&name(value)?));
         Ok(())
     })?;
     if hashes.differ() {
@@ -252,6 +252,14 @@ fn unique<'a>(
 }
 
 const TWICE: Flaw = Flaw::Corrupt("an element is there twice");
+
+/// A hash without a key: equal names have the same, and most others do not.
+#[inline]
+fn quick(name: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(name);
+    hasher.finish()
+}
 
 /// Hashes of names: few of them take no memory of the heap.
 #[derive(Default)]
@@ -306,7 +314,10 @@ fn tuples(
     let (mut place, mut all_right) = (0, true);
     let count = form.visit(&bytes, |element| {
         if place == 0 {
-            hashes.push(FxBuildHasher.hash_one(element.normal()));
+            hashes.push(match element.normal() {
+                Element::Number(number) => quick(&number.to_le_bytes()),
+                Element::Bytes(name) => quick(name),
+            });
         }
         place += 1;
         if place == len {

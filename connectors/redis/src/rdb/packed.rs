@@ -27,8 +27,8 @@ impl<'a> Element<'a> {
     pub(super) fn number(&self) -> Option<i64> {
         match self {
             Self::Number(number) => Some(*number),
-            // Most are words: no number ends like these.
-            Self::Bytes([.., last]) if !last.is_ascii_digit() => None,
+            // Most are words: no number begins or ends like these.
+            Self::Bytes([first, .., last]) if !last.is_ascii_digit() || !is_start(*first) => None,
             Self::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
         }
     }
@@ -42,6 +42,11 @@ impl<'a> Element<'a> {
             _ => self,
         }
     }
+}
+
+/// Whether a number may begin so.
+fn is_start(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'-' | b'+')
 }
 
 /// How a collection is packed.
@@ -199,6 +204,7 @@ fn listpack<'a>(bytes: &'a [u8], mut each: impl FnMut(Element<'a>)) -> Option<us
 /// Bytes that a listpack spends on the length of an entry, at its end: seven bits a byte, the highest first, all but the
 /// first byte with the high bit. `None` if they do not say `len`. Redis takes a byte more than it needs at 16,383 bytes and at
 /// the next steps (`lpEncodeBacklen`), Valkey 9 does not; both read what the other writes.
+#[inline]
 fn back_width(bytes: &[u8], len: usize) -> Option<usize> {
     // Nearly all are short.
     if let (Some(back), 0..0x7f) = (bytes.first(), len) {
