@@ -23,6 +23,7 @@ mod plan;
 mod prepared;
 mod privileges;
 mod put;
+mod reader;
 pub(crate) mod relations;
 mod removal;
 mod report;

@@ -3,12 +3,12 @@
 use super::contents::{Kind, Stored};
 use super::database::Definition;
 use super::globals::Globals;
+use super::reader::reader;
 use super::relations::full_name;
 use super::{Work, archive, privileges, removal, roles, run, session, tables, there};
 use crate::Connection;
 use crate::charset;
 use crate::charset::Within;
-use crate::programs::Programs;
 use crate::sql::{literal, quoted_name};
 use crate::toc::{Toc, TocEntry};
 use engine::{Error, Result};
@@ -62,12 +62,13 @@ impl Work<'_> {
     pub(super) fn plan(&mut self, target: &str, stored: &Stored, session: &mut Connection) -> Result<Plan> {
         let (mut toc, mut head) = (None, 0);
         if stored.kind != Kind::Plain {
-            if self.programs.is_none() {
-                let path = self.options.path.as_deref();
-                self.programs = Some(Programs::find(self.server, session.major(), "pg_restore", path)?);
-            }
             let mut own;
             (own, head) = archive::read_toc(self.repo, self.snapshot, &stored.toc_path(), self.monitor)?;
+            // All dumps of a snapshot are by one pg_dump, but those that were imported.
+            let programs = reader(self.server, session.major(), &own, self.options.path.as_deref())?;
+            if self.programs.as_ref().is_none_or(|found| found.version < programs.version) {
+                self.programs = Some(programs);
+            }
             charset::translate(&mut own, session, Within::Nothing).map_err(|error| self.failed(&error))?;
             self.seen.extend(own.entries.iter().map(|entry| entry.tablespace.clone()));
             own.map_tablespaces(&self.spaces.map);
