@@ -104,6 +104,12 @@ pub fn database_name(name: impl AsRef<[u8]>) -> OsString {
     OsString::from_vec(all)
 }
 
+/// A complaint without the name of the program, which stands before it already, and without the word for its rank.
+pub(crate) fn without_name<'a>(why: &'a str, name: &str) -> &'a str {
+    let said = why.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why);
+    said.strip_prefix("error: ").unwrap_or(said)
+}
+
 /// In the folders of packages, one for each version: `/usr/lib/postgresql/17/bin`, `/usr/pgsql-17/bin`.
 fn installed(program: &str) -> Vec<Programs> {
     let mut all = vec![];
