@@ -23,6 +23,7 @@ pub mod handshake;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod members;
+pub mod scratch;
 mod options;
 mod other_end;
 pub mod stream;

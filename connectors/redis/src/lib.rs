@@ -25,6 +25,7 @@ mod replication;
 pub mod resp;
 pub mod scan;
 pub mod server;
+mod scratch;
 mod settings;
 pub mod stream;
 mod target;

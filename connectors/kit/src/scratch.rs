@@ -1,0 +1,306 @@
+//! The ground of scratch servers: a private folder for each drill, the programs that run in it, and the end of both, also after
+//! a drill that was killed.
+//!
+//! A server of a drill has its working folder in the drill's folder. By this it is found again, whatever happened to the esker
+//! that started it: no number of a process is written down, which could be another one's by then.
+
+use crate::child::{self, Role, Running};
+use chunkstore::private;
+use engine::{Error, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{File, TryLockError};
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A process that was told to end is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A server is waited for so long until it answers.
+const STARTUP: Duration = Duration::from_secs(120);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The file whose lock says that a drill is at work.
+const LOCK: &str = "lock";
+/// Bytes of a log's end that are told.
+const SAID: u64 = 2 << 10;
+
+/// The folder of one drill. Dropped, it is gone with all that runs in it.
+pub struct Ground {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Ground {
+    /// A new folder `name` in `root`, after the remains of drills that were killed have been removed from there.
+    ///
+    /// # Errors
+    /// If it cannot be made, or what was left cannot be removed.
+    pub fn new(root: &Path, name: &str) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::Invalid(format!("{}: {error}", root.display()));
+        private::folder(root).map_err(failed)?;
+        clear(root)?;
+        let folder = root.join(name);
+        private::folder(&folder).map_err(failed)?;
+        let lock = private::create(&folder.join(LOCK)).map_err(failed)?;
+        lock.try_lock().map_err(|error| Error::Invalid(format!("{}: {error}", folder.display())))?;
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// A new folder in it.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn room(&self, name: &str) -> Result<PathBuf> {
+        let room = self.folder.join(name);
+        private::folder(&room).map_err(|error| Error::Invalid(format!("{}: {error}", room.display())))?;
+        Ok(room)
+    }
+
+    /// Ends all that runs in it, and removes it.
+    ///
+    /// # Errors
+    /// What is left.
+    pub fn remove(self) -> Result<()> {
+        remove(&self.folder)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.folder) {
+            tracing::warn!(%error, "a drill leaves something behind");
+        }
+    }
+}
+
+/// Ends what drills that were killed left running below `root`, and removes their folders. Drills that are at work are left
+/// alone.
+///
+/// # Errors
+/// What cannot be ended or removed.
+pub fn clear(root: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| Error::Invalid(format!("{}: {error}", root.display()));
+    for entry in std::fs::read_dir(root).map_err(failed)? {
+        let folder = entry.map_err(failed)?.path();
+        match File::options().write(true).open(folder.join(LOCK)).map(|lock| lock.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => {}
+            // Without a lock, it was killed before it had one.
+            _ => remove(&folder)?,
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let running = at_work(folder);
+        if running.is_empty() {
+            break;
+        }
+        if began.elapsed() > PATIENCE {
+            let shown: Vec<String> = running.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
+            let why = format!("processes of a drill do not end: {}, in {}", shown.join(", "), folder.display());
+            return Err(Error::Invalid(why));
+        }
+        for pid in running {
+            // It may have ended by now.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Invalid(format!("{}: {error}", folder.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Processes whose working folder is `folder` or in it (`proc(5)`: a process that has ended and was not waited for has none).
+fn at_work(folder: &Path) -> Vec<Pid> {
+    let Ok(all) = std::fs::read_dir("/proc") else { return vec![] };
+    let is_in_it = |pid: &Pid| {
+        let link = format!("/proc/{}/cwd", pid.as_raw_nonzero());
+        std::fs::read_link(link).is_ok_and(|place| place.starts_with(folder))
+    };
+    let numbers = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter_map(Pid::from_raw).filter(is_in_it).collect()
+}
+
+/// A port of this machine that nobody listens at.
+///
+/// # Errors
+/// If there is none.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let port = listener.and_then(|listener| listener.local_addr()).map(|address| address.port());
+    port.map_err(|error| Error::Invalid(format!("no port for a scratch server: {error}")))
+}
+
+/// A program on `path`, the first of these names that is there.
+#[must_use]
+pub fn find(names: &[&str], path: Option<&str>) -> Option<PathBuf> {
+    let folders = || std::env::split_paths(path.unwrap_or_default());
+    names.iter().find_map(|name| folders().map(|folder| folder.join(name)).find(|program| program.is_file()))
+}
+
+/// A server that was started for a drill. Dropped, it is killed.
+pub struct Process {
+    running: Running,
+    name: String,
+    log: PathBuf,
+    has_ended: bool,
+}
+
+impl Process {
+    /// Starts it in `folder`, with what it says in a file there.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(command: &mut Command, folder: &Path) -> Result<Self> {
+        let program = Path::new(command.get_program());
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let log = folder.join("log");
+        let failed = |error: std::io::Error| Error::Invalid(format!("{name}: {error}"));
+        let file = private::create(&log).map_err(failed)?;
+        let other = file.try_clone().map_err(failed)?;
+        command.current_dir(folder).stdout(Stdio::from(file)).stderr(Stdio::from(other));
+        let running = child::spawn(command, Role::Tool).map_err(failed)?;
+        Ok(Self { running, name, log, has_ended: false })
+    }
+
+    /// Its standard input, once.
+    pub fn stdin(&mut self) -> Option<std::process::ChildStdin> {
+        self.running.stdin.take()
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// That it ended, with its last words, or does not answer, with the last refusal; or that the user has had enough.
+    pub fn until_it_answers<E: std::fmt::Display>(
+        &mut self,
+        stop: &Arc<AtomicBool>,
+        mut asks: impl FnMut() -> std::result::Result<(), E>,
+    ) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let why = match asks() {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            };
+            match self.running.try_wait() {
+                Ok(Some(status)) => {
+                    self.has_ended = true;
+                    let said = self.said();
+                    return Err(Error::Invalid(format!("{} ended at its start ({status}): {said}", self.name)));
+                }
+                _ if began.elapsed() > STARTUP => {
+                    let seconds = STARTUP.as_secs();
+                    return Err(Error::Invalid(format!("{} does not answer after {seconds} s: {why}", self.name)));
+                }
+                _ => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// The end of what it said.
+    fn said(&self) -> String {
+        let read = || -> std::io::Result<String> {
+            let mut file = File::open(&self.log)?;
+            let len = file.metadata()?.len();
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(len.saturating_sub(SAID)))?;
+            let mut bytes = vec![];
+            file.take(SAID).read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+        };
+        let said = read().unwrap_or_default();
+        if said.is_empty() { "it said nothing".into() } else { engine::shown::line(&said) }
+    }
+
+    /// Ends it by a signal, and waits for it.
+    ///
+    /// # Errors
+    /// That it does not end; then it was killed.
+    pub fn stop(&mut self, signal: Signal) -> Result<()> {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if let Some(pid) = i32::try_from(self.running.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+        while began.elapsed() < PATIENCE {
+            if !matches!(self.running.try_wait(), Ok(None)) {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.kill();
+        Err(Error::Invalid(format!("{} did not end after {} s, and was killed", self.name, PATIENCE.as_secs())))
+    }
+
+    fn kill(&mut self) {
+        let _ = self.running.kill();
+        let _ = self.running.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.kill();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(folder: &Path) -> Process {
+        let mut command = Command::new("/bin/sleep");
+        Process::start(command.arg("1000").stdin(Stdio::null()), folder).unwrap()
+    }
+
+    #[test]
+    fn what_a_killed_drill_left_goes_and_what_is_at_work_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let at_work_now = Ground::new(&root, "now").unwrap();
+        let mut stays = sleeper(&at_work_now.room("server").unwrap());
+        // As one that was killed leaves it: no lock is held, and its server runs on.
+        let left = root.join("left/server");
+        private::folder(&left).unwrap();
+        let mut goes = sleeper(&left);
+        private::create(&root.join("left/lock")).unwrap();
+        private::folder(&root.join("without a lock")).unwrap();
+        let another = Ground::new(&root, "another").unwrap();
+        assert!(!root.join("left").exists() && !root.join("without a lock").exists());
+        assert!(goes.running.wait().unwrap().code().is_none(), "killed");
+        assert!(stays.running.try_wait().unwrap().is_none());
+        another.remove().unwrap();
+        stays.stop(Signal::TERM).unwrap();
+        drop(at_work_now);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_server_that_ends_at_its_start_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "echo no such option >&2; exit 3"]).stdin(Stdio::null());
+        let mut process = Process::start(&mut command, root.path()).unwrap();
+        let failed = process.until_it_answers(&Arc::default(), || Err::<(), _>("refused")).unwrap_err();
+        let failed = failed.to_string();
+        assert!(failed.contains("sh ended at its start") && failed.contains("no such option"), "{failed}");
+    }
+}

@@ -1,0 +1,114 @@
+//! A Redis or Valkey of a drill: empty, for this machine alone, without persistence.
+
+use crate::choices::{NO_SAFETY_SNAPSHOT, WHOLE};
+use crate::keys::load::count_keys;
+use crate::keys::{find, one};
+use crate::server::Server;
+use chunkstore::env::random_array;
+use connector_kit::child;
+use connector_kit::scratch::{Process, find as find_program, free_port};
+use engine::connector::choice::common::YES;
+use engine::connector::scratch::{Count, Scratch, ScratchServer};
+use engine::connector::{Chosen, Context, Origin};
+use engine::{Error, Monitor, Result};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+/// Programs, the first that is there is taken.
+const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
+
+/// Starts them.
+pub(crate) struct Servers;
+
+impl Scratch for Servers {
+    fn start(
+        &self,
+        from: Origin<'_>,
+        folder: &Path,
+        context: &Context,
+        _monitor: &dyn Monitor,
+    ) -> Result<Box<dyn ScratchServer>> {
+        let path = context.environment.get("PATH").map(String::as_str);
+        let program = find_program(PROGRAMS, path).ok_or_else(|| {
+            let why = "redis-server and valkey-server are not installed: a drill starts one; install the package redis-server";
+            Error::Invalid(why.into())
+        })?;
+        let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
+        let (port, secret) = (free_port()?, chunkstore::id::to_hex(&secret));
+        let mut command = child::command(&program, &context.environment);
+        // Settings from standard input: the password is on no command line and in no file.
+        command.arg("-").stdin(Stdio::piped());
+        let mut process = Process::start(&mut command, folder)?;
+        let settings = format!(
+            "bind 127.0.0.1\nport {port}\nprotected-mode yes\nsave \"\"\nappendonly no\ndaemonize no\nrequirepass {secret}\n"
+        );
+        let written = process.stdin().map(|mut input| input.write_all(settings.as_bytes()));
+        if let Some(Err(error)) = written {
+            return Err(Error::Invalid(format!("{}: {error}", program.display())));
+        }
+        let url = format!("redis://:{secret}@127.0.0.1:{port}");
+        let parsed = engine::source::parsed_url(&url).map_err(Error::Invalid)?;
+        let server = Server::new(&parsed, context)?;
+        let mut info = String::new();
+        process.until_it_answers(&context.stop, || -> std::result::Result<(), String> {
+            let mut client = server.connect().map_err(|error| error.to_string())?;
+            let answer: redis::RedisResult<String> = redis::cmd("INFO").arg("server").query(&mut client);
+            info = answer.map_err(|error| error.to_string())?;
+            Ok(())
+        })?;
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(|value| engine::shown::line(value.trim()))
+        };
+        let program = match (field("valkey_version"), field("redis_version")) {
+            (Some(version), _) => format!("valkey-server {version}"),
+            (None, version) => format!("redis-server {}", version.unwrap_or_default()),
+        };
+        Ok(Box::new(Running { process, url, server, program }))
+    }
+
+    fn chosen(&self) -> Chosen {
+        let mut chosen = Chosen::default();
+        [&WHOLE, &NO_SAFETY_SNAPSHOT, &YES].into_iter().for_each(|choice| chosen.give(choice.flag, vec![]));
+        chosen
+    }
+}
+
+struct Running {
+    process: Process,
+    url: String,
+    server: Server,
+    program: String,
+}
+
+impl ScratchServer for Running {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Keys of each database, unless some of them expire: how many of those are there depends on the clock. That each key
+    /// is as in the snapshot, the restore itself has compared.
+    fn count(&self, from: Origin<'_>, _monitor: &dyn Monitor) -> Result<Vec<Count>> {
+        let dump = one(find(from.repo, &from.snapshot.snapshot, b"")?)?;
+        let found: BTreeMap<u32, u64> = count_keys(&self.server)?;
+        let Some(databases) = dump.databases().filter(|_| dump.commands.is_empty()) else { return Ok(vec![]) };
+        let lasting = databases.iter().filter(|(_, counts)| counts.expiring == 0);
+        let count = |(number, expected): (&u32, u64)| Count {
+            what: format!("keys in database {number}"),
+            expected,
+            found: found.get(number).copied().unwrap_or_default(),
+        };
+        Ok(lasting.map(|(number, counts)| count((number, counts.keys))).collect())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.process.stop(Signal::TERM)
+    }
+}
