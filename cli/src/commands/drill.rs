@@ -14,7 +14,7 @@ use engine::connector::{Extent, Origin, Target};
 use engine::drill::{Assertion, Objective, Report, SCHEMA, Step, Stopwatch};
 use engine::restore::{RestoreOptions, differences, restore};
 use engine::snapshot::{Filter, Listed, Snapshot};
-use engine::{Counter, Monitor as _};
+use engine::Counter;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::time::Instant;
@@ -288,7 +288,7 @@ fn into_server(
 fn summary(reports: &[Report]) -> Result<Summary, Failure> {
     let mut summary = Summary::new(json!({
         "passed": reports.iter().all(Report::passed),
-        "drills": super::to_json(reports)?,
+        "drills": super::to_json(&reports)?,
     }));
     for report in reports {
         summary.outcome(told(report), !report.passed());

@@ -223,7 +223,7 @@ impl Process {
             Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
         };
         let said = read().unwrap_or_default();
-        if said.is_empty() { "it said nothing".into() } else { engine::shown::line(&said) }
+        if said.is_empty() { "it said nothing".into() } else { engine::shown::line(&said).into_owned() }
     }
 
     /// Ends it by a signal, and waits for it.

@@ -61,7 +61,7 @@ impl Scratch for Servers {
         })?;
         let field = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.map(|value| engine::shown::line(value.trim()))
+            line.map(|value| engine::shown::line(value.trim()).into_owned())
         };
         let program = match (field("valkey_version"), field("redis_version")) {
             (Some(version), _) => format!("valkey-server {version}"),
