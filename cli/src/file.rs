@@ -90,6 +90,13 @@ pub(crate) struct StreamSpec {
     pub(crate) slot: Option<String>,
 }
 
+/// What is promised of the recovery of a source.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectiveSpec {
+    pub(crate) source: String,
+    pub(crate) objective: engine::drill::Objective,
+}
+
 /// esker.toml, without mistakes.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
@@ -117,6 +124,7 @@ pub(crate) struct File {
     pub(crate) promises: Vec<Promise>,
     pub(crate) runs: Vec<RunSpec>,
     pub(crate) streams: Vec<StreamSpec>,
+    pub(crate) objectives: Vec<ObjectiveSpec>,
     pub(crate) prices: PriceTable,
 }
 

@@ -265,7 +265,9 @@ mod tests {
     #[test]
     fn what_is_promised_and_not_kept_is_a_failure() {
         let phases = vec![Phase { name: "restore".into(), seconds: 60.0 }];
-        for (rto, rpo, failures) in [(None, None, 0), (Some(60), Some(1000), 0), (Some(59), Some(1000), 1), (Some(60), Some(999), 1)] {
+        for (rto, rpo, failures) in
+            [(None, None, 0), (Some(60), Some(1000), 0), (Some(59), Some(1000), 1), (Some(60), Some(999), 1)]
+        {
             let mut report = report(phases.clone());
             report.judge(Objective { rto: rto.map(Duration::from_secs), rpo: rpo.map(Duration::from_secs) });
             assert_eq!(report.failures.len(), failures, "{:?}", report.failures);

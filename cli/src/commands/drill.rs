@@ -9,12 +9,12 @@ use crate::output::{self, Summary};
 use crate::tiers::Opened;
 use crate::{commands, sources, units};
 use connector_kit::scratch::Ground;
+use engine::Counter;
 use engine::connector::scratch::{Scratch, ScratchServer};
 use engine::connector::{Extent, Origin, Target};
 use engine::drill::{Assertion, Objective, Report, SCHEMA, Step, Stopwatch};
 use engine::restore::{RestoreOptions, differences, restore};
 use engine::snapshot::{Filter, Listed, Snapshot};
-use engine::Counter;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::time::Instant;
@@ -60,12 +60,15 @@ impl Goal {
                 _ => missing.push(connector.title()),
             }
         }
-        let is_served = |kind: &str| connectors::all().iter().any(|one| kind.split('+').next() == Some(one.name()));
+        let is_served =
+            |kind: &str| connectors::all().iter().any(|one| kind.split('+').next() == Some(one.name()));
         if snapshot.sources.iter().any(|record| !is_served(&record.kind)) {
             goals.push(Self::Files);
         }
         match (goals.is_empty(), missing.first()) {
-            (true, Some(title)) => Err(Failure::new(format!("esker starts no scratch server of {title} yet"))),
+            (true, Some(title)) => {
+                Err(Failure::new(format!("esker starts no scratch server of {title} yet")))
+            }
             (true, None) => Err(Failure::new("the snapshot has no source that can be rehearsed")),
             (false, _) => Ok(goals),
         }
@@ -75,16 +78,20 @@ impl Goal {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let mut reports = vec![];
     match &args.snapshot {
-        Some(wanted) => reports.extend(one("", wanted, &Filter::default(), &|_| true, context)?),
+        Some(wanted) => reports.extend(one("", wanted, Objective::default(), &|_| true, context)?),
         None => {
             let file = context.need_file()?;
             for spec in chosen(&args.names, &file.sources)? {
                 let is_of = |snapshot: &Snapshot| {
-                    snapshot.sources.iter().filter_map(|record| record.identity.as_ref()).any(|identity| {
-                        identity.name.as_deref() == Some(&*spec.name)
-                    })
+                    snapshot
+                        .sources
+                        .iter()
+                        .filter_map(|record| record.identity.as_ref())
+                        .any(|identity| identity.name.as_deref() == Some(&*spec.name))
                 };
-                reports.extend(one(&spec.name, "latest", &Filter::default(), &is_of, context)?);
+                let promised = file.objectives.iter().find(|objective| objective.source == spec.name);
+                let objective = promised.map(|spec| spec.objective).unwrap_or_default();
+                reports.extend(one(&spec.name, "latest", objective, &is_of, context)?);
             }
         }
     }
@@ -108,7 +115,7 @@ fn chosen<'a>(names: &[String], all: &'a [SourceSpec]) -> Result<Vec<&'a SourceS
 fn one(
     source: &str,
     wanted: &str,
-    filter: &Filter,
+    objective: Objective,
     is_of: &dyn Fn(&Snapshot) -> bool,
     context: &Context,
 ) -> Result<Vec<Report>, Failure> {
@@ -131,7 +138,7 @@ fn one(
         failures: vec![],
     };
     let located = context.console.during("locate", |monitor| {
-        let (opened, found) = context.open_snapshot_that(wanted, filter, is_of)?;
+        let (opened, found) = context.open_snapshot_that(wanted, &Filter::default(), is_of)?;
         if !is_of(&found.snapshot) {
             return Err(Failure::new(format!("there is no snapshot of source '{source}'")));
         }
@@ -157,7 +164,7 @@ fn one(
         let mut watch = Stopwatch::start(&now);
         rehearse(goal, &opened, &found, &mut watch, &mut report, context)?;
         (report.phases, report.seconds) = watch.finish();
-        report.judge(Objective::default());
+        report.judge(objective);
         reports.push(report);
     }
     Ok(reports)
@@ -190,13 +197,15 @@ fn rehearse(
             let options = RestoreOptions { target: folder, ..RestoreOptions::default() };
             let repo = &opened.repo;
             let restored = console.during("restore", |monitor| {
-                restore(repo, &found.snapshot, &options, monitor).map(|done| (done, monitor.get(Counter::BytesDone)))
+                restore(repo, &found.snapshot, &options, monitor)
+                    .map(|done| (done, monitor.get(Counter::BytesDone)))
             });
             watch.lap(Step::Restore);
             match restored {
                 Ok((_, bytes)) => {
                     report.bytes = bytes;
-                    let differ = console.during("verify", |monitor| differences(repo, &found.snapshot, &options, monitor));
+                    let differ = console
+                        .during("verify", |monitor| differences(repo, &found.snapshot, &options, monitor));
                     match differ {
                         Ok(differ) => report.assertions.push(Assertion {
                             name: "files that differ from the snapshot".into(),
@@ -230,7 +239,9 @@ fn rehearse(
     }
     let more = console.error_count().saturating_sub(errors);
     if more > 0 {
-        report.failures.push(format!("{} while it was restored, named above", units::counted(more as u64, "error")));
+        report
+            .failures
+            .push(format!("{} while it was restored, named above", units::counted(more as u64, "error")));
     }
     ground.remove()?;
     watch.lap(Step::Stop);
@@ -253,9 +264,8 @@ fn into_server(
     let console = &context.console;
     let options = sources::url_options(context)?;
     let chosen = scratch.chosen();
-    let planned = console.during("plan", |monitor| {
-        target.plan(from, OsStr::new(server.url()), &chosen, &options, monitor)
-    });
+    let planned = console
+        .during("plan", |monitor| target.plan(from, OsStr::new(server.url()), &chosen, &options, monitor));
     watch.lap(Step::Plan);
     let mut plan = match planned {
         Ok(plan) => plan,

@@ -18,6 +18,9 @@ use std::path::Path;
 use toml::Spanned;
 
 mod host;
+mod objectives;
+
+use objectives::RawObjective;
 
 /// The file as people write it.
 #[derive(Deserialize)]
@@ -47,6 +50,8 @@ pub(super) struct Raw {
     run: Vec<RawRun>,
     #[serde(default)]
     stream: Vec<RawStream>,
+    #[serde(default)]
+    objective: Vec<RawObjective>,
     #[serde(default)]
     prices: BTreeMap<String, Price>,
 }
@@ -282,6 +287,7 @@ impl<'a> Reader<'a> {
         let all: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
         let runs = raw.run.into_iter().map(|run| self.run(run, &all, !is_host, &mut seen)).collect();
         let streams = raw.stream.into_iter().map(|stream| self.stream(stream, &mut seen)).collect();
+        let objectives = self.objectives(raw.objective, &sources);
         let zone = match &raw.timezone {
             None => Some(jiff::tz::TimeZone::system()),
             Some(name) => {
@@ -330,6 +336,7 @@ impl<'a> Reader<'a> {
             promises,
             runs,
             streams,
+            objectives,
             prices: self.prices.clone(),
         })
     }

@@ -23,9 +23,9 @@ pub mod handshake;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod members;
-pub mod scratch;
 mod options;
 mod other_end;
+pub mod scratch;
 pub mod stream;
 pub mod tables;
 pub mod tar_cuts;

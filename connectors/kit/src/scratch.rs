@@ -104,7 +104,8 @@ fn remove(folder: &Path) -> Result<()> {
         }
         if began.elapsed() > PATIENCE {
             let shown: Vec<String> = running.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
-            let why = format!("processes of a drill do not end: {}, in {}", shown.join(", "), folder.display());
+            let why =
+                format!("processes of a drill do not end: {}, in {}", shown.join(", "), folder.display());
             return Err(Error::Invalid(why));
         }
         for pid in running {
@@ -201,11 +202,17 @@ impl Process {
                 Ok(Some(status)) => {
                     self.has_ended = true;
                     let said = self.said();
-                    return Err(Error::Invalid(format!("{} ended at its start ({status}): {said}", self.name)));
+                    return Err(Error::Invalid(format!(
+                        "{} ended at its start ({status}): {said}",
+                        self.name
+                    )));
                 }
                 _ if began.elapsed() > STARTUP => {
                     let seconds = STARTUP.as_secs();
-                    return Err(Error::Invalid(format!("{} does not answer after {seconds} s: {why}", self.name)));
+                    return Err(Error::Invalid(format!(
+                        "{} does not answer after {seconds} s: {why}",
+                        self.name
+                    )));
                 }
                 _ => std::thread::sleep(PAUSE),
             }
@@ -245,7 +252,11 @@ impl Process {
             std::thread::sleep(PAUSE);
         }
         self.kill();
-        Err(Error::Invalid(format!("{} did not end after {} s, and was killed", self.name, PATIENCE.as_secs())))
+        Err(Error::Invalid(format!(
+            "{} did not end after {} s, and was killed",
+            self.name,
+            PATIENCE.as_secs()
+        )))
     }
 
     fn kill(&mut self) {

@@ -98,7 +98,9 @@ impl ScratchServer for Running {
     fn count(&self, from: Origin<'_>, _monitor: &dyn Monitor) -> Result<Vec<Count>> {
         let dump = one(find(from.repo, &from.snapshot.snapshot, b"")?)?;
         let found: BTreeMap<u32, u64> = count_keys(&self.server)?;
-        let Some(databases) = dump.databases().filter(|_| dump.commands.is_empty()) else { return Ok(vec![]) };
+        let Some(databases) = dump.databases().filter(|_| dump.commands.is_empty()) else {
+            return Ok(vec![]);
+        };
         let lasting = databases.iter().filter(|(_, counts)| counts.expiring == 0);
         let count = |(number, expected): (&u32, u64)| Count {
             what: format!("keys in database {number}"),
