@@ -24,6 +24,7 @@ mod conformance;
 mod contents;
 mod damage;
 mod documents;
+mod drill;
 mod environment;
 mod filters;
 mod glacier;

@@ -8,7 +8,7 @@ use crate::file::SourceSpec;
 use crate::output::{self, Summary};
 use crate::tiers::Opened;
 use crate::{commands, sources, units};
-use connector_kit::scratch::Ground;
+use connector_kit::scratch::{self, Ground};
 use engine::Counter;
 use engine::connector::scratch::{Scratch, ScratchServer};
 use engine::connector::{Extent, Origin, Target};
@@ -17,6 +17,7 @@ use engine::restore::{RestoreOptions, differences, restore};
 use engine::snapshot::{Filter, Listed, Snapshot};
 use serde_json::json;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Rehearse restores: start a scratch server for each source, restore its latest snapshot into it, prove and time that
@@ -30,6 +31,10 @@ pub(crate) struct Args {
     /// This snapshot, of whatever source, instead of the latest of each: id, latest, latest~N
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "names")]
     snapshot: Option<String>,
+    /// Folder for scratch servers and files, on a disk with room for them: otherwise one beside the cache, of root
+    /// /var/tmp/esker-drills
+    #[arg(long, value_name = "DIR", env = "ESKER_SCRATCH_DIR")]
+    scratch_dir: Option<PathBuf>,
 }
 
 /// What is rehearsed of a snapshot.
@@ -78,7 +83,7 @@ impl Goal {
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let mut reports = vec![];
     match &args.snapshot {
-        Some(wanted) => reports.extend(one("", wanted, Objective::default(), &|_| true, context)?),
+        Some(wanted) => reports.extend(one("", wanted, args, Objective::default(), &|_| true, context)?),
         None => {
             let file = context.need_file()?;
             for spec in chosen(&args.names, &file.sources)? {
@@ -91,7 +96,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 };
                 let promised = file.objectives.iter().find(|objective| objective.source == spec.name);
                 let objective = promised.map(|spec| spec.objective).unwrap_or_default();
-                reports.extend(one(&spec.name, "latest", objective, &is_of, context)?);
+                reports.extend(one(&spec.name, "latest", args, objective, &is_of, context)?);
             }
         }
     }
@@ -115,6 +120,7 @@ fn chosen<'a>(names: &[String], all: &'a [SourceSpec]) -> Result<Vec<&'a SourceS
 fn one(
     source: &str,
     wanted: &str,
+    args: &Args,
     objective: Objective,
     is_of: &dyn Fn(&Snapshot) -> bool,
     context: &Context,
@@ -162,7 +168,7 @@ fn one(
         report.snapshot_id = Some(found.id);
         report.recovery_point = Some(newest(&found.snapshot));
         let mut watch = Stopwatch::start(&now);
-        rehearse(goal, &opened, &found, &mut watch, &mut report, context)?;
+        rehearse(goal, &opened, &found, args, &mut watch, &mut report, context)?;
         (report.phases, report.seconds) = watch.finish();
         report.judge(objective);
         reports.push(report);
@@ -180,13 +186,14 @@ fn rehearse(
     goal: Goal,
     opened: &Opened,
     found: &Listed,
+    args: &Args,
     watch: &mut Stopwatch<'_>,
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
     let options = sources::url_options(context)?;
     let name: [u8; 8] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
-    let root = options.scratch.with_file_name("drills");
+    let root = scratch::root(args.scratch_dir.as_deref(), &options.scratch.with_file_name("drills"))?;
     let ground = Ground::new(&root, &chunkstore::id::to_hex(&name))?;
     let console = &context.console;
     let errors = console.error_count();

@@ -7,10 +7,12 @@
 use crate::child::{self, Role, Running};
 use chunkstore::private;
 use engine::{Error, Result};
-use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, TryLockError};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -28,6 +30,83 @@ const LOCK: &str = "lock";
 /// Bytes of a log's end that are told.
 const SAID: u64 = 2 << 10;
 
+/// Where drills of root are: some servers refuse to run as root, and another user cannot reach root's own folders. It
+/// survives a restart, and is on a disk.
+const OF_ROOT: &str = "/var/tmp/esker-drills";
+/// Users whom servers run as, where root starts them; the first that there is.
+const USERS: &[&str] = &["postgres", "mysql", "nobody"];
+
+/// Where the folders of drills are: in `given`, if the user says so; else in `own`, which is a folder of this user's, and of root
+/// where other users can pass through.
+///
+/// # Errors
+/// It cannot be made, or somebody else made it or may write there.
+pub fn root(given: Option<&Path>, own: &Path) -> Result<PathBuf> {
+    let is_root = geteuid().is_root();
+    let folder = given.unwrap_or(if is_root { Path::new(OF_ROOT) } else { own });
+    let failed = |why: String| Error::Invalid(format!("{}: {why}", folder.display()));
+    match DirBuilder::new().recursive(true).mode(mode()).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(failed(error.to_string()));
+        }
+        _ => {}
+    }
+    // As the kernel names it: a server's working folder is compared with it.
+    let folder_there = folder.canonicalize().map_err(|error| failed(error.to_string()))?;
+    let found = std::fs::symlink_metadata(&folder_there).map_err(|error| failed(error.to_string()))?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(failed(
+            "others made it or may write there: a drill needs a folder of its own user's".into(),
+        ));
+    }
+    Ok(folder_there)
+}
+
+/// The mode of folders of drills: each room in them belongs to one user alone, which is another one than root.
+fn mode() -> u32 {
+    if geteuid().is_root() { 0o711 } else { private::FOLDER }
+}
+
+/// A user that servers run as: number, and that of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    uid: u32,
+    gid: u32,
+}
+
+impl User {
+    /// The one for servers that refuse to run as root; `None` if this is not root.
+    #[must_use]
+    pub fn of_servers() -> Option<Self> {
+        if !geteuid().is_root() {
+            return None;
+        }
+        let all = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        USERS.iter().find_map(|name| Self::named(name, &all))
+    }
+
+    /// A line of `passwd(5)`.
+    fn named(name: &str, all: &str) -> Option<Self> {
+        let line = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let mut fields = line.split(':').skip(1);
+        Some(Self { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+    }
+
+    /// Gives a file or folder to it.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn give(self, path: &Path) -> Result<()> {
+        let given = chown(path, Some(self.uid), Some(self.gid));
+        given.map_err(|error| Error::Invalid(format!("{}: {error}", path.display())))
+    }
+
+    /// Has a program run as it, without any other group.
+    pub fn run(self, command: &mut Command) {
+        command.uid(self.uid).gid(self.gid);
+    }
+}
+
 /// The folder of one drill. Dropped, it is gone with all that runs in it.
 pub struct Ground {
     folder: PathBuf,
@@ -41,10 +120,11 @@ impl Ground {
     /// If it cannot be made, or what was left cannot be removed.
     pub fn new(root: &Path, name: &str) -> Result<Self> {
         let failed = |error: std::io::Error| Error::Invalid(format!("{}: {error}", root.display()));
-        private::folder(root).map_err(failed)?;
         clear(root)?;
         let folder = root.join(name);
-        private::folder(&folder).map_err(failed)?;
+        DirBuilder::new().mode(mode()).create(&folder).map_err(failed)?;
+        // Whatever the umask is.
+        std::fs::set_permissions(&folder, Permissions::from_mode(mode())).map_err(failed)?;
         let lock = private::create(&folder.join(LOCK)).map_err(failed)?;
         lock.try_lock().map_err(|error| Error::Invalid(format!("{}: {error}", folder.display())))?;
         Ok(Self { folder, _lock: lock })

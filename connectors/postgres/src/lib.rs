@@ -34,6 +34,7 @@ pub mod physical;
 pub mod prepare;
 pub mod programs;
 pub mod restore;
+mod scratch;
 pub mod script;
 pub mod server;
 mod service;

@@ -1,7 +1,7 @@
 //! A Redis or Valkey of a drill: empty, for this machine alone, without persistence.
 
 use crate::choices::{NO_SAFETY_SNAPSHOT, WHOLE};
-use crate::keys::load::count_keys;
+use crate::keys::keyspace::count_keys;
 use crate::keys::{find, one};
 use crate::server::Server;
 use chunkstore::env::random_array;

@@ -1,0 +1,127 @@
+//! A PostgreSQL of a drill: a fresh cluster of the version that was backed up, or the next one that is installed, for this
+//! machine alone.
+
+use crate::Server;
+use crate::connection::Session;
+use crate::programs::{Programs, installed_programs};
+use chunkstore::env::random_array;
+use chunkstore::private;
+use connector_kit::child::{self, Role};
+use connector_kit::scratch::{Process, User, free_port};
+use engine::connector::scratch::{Count, Scratch, ScratchServer};
+use engine::connector::{Chosen, Context, Origin};
+use engine::{Error, Monitor, Result};
+use rustix::process::Signal;
+use std::path::Path;
+use std::process::Command;
+
+/// Starts them.
+pub(crate) struct Servers;
+
+/// Settings that a restore of many tables needs, and that nobody else can connect. All else is the version's default, so that
+/// the time is not better than that of a server which is made for the purpose.
+const SETTINGS: &[&str] = &[
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_locks_per_transaction=512",
+    "max_wal_size=4GB",
+];
+
+/// The major version of the server that was backed up: `15.18 (Debian 15.18-0+deb12u1)`.
+fn major_of(from: Origin<'_>) -> Option<u32> {
+    let records = from.snapshot.snapshot.sources.iter().filter(|record| record.is_of("postgres"));
+    let versions = records.filter_map(|record| record.details.get("server"));
+    versions.filter_map(|version| version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).max()
+}
+
+/// A program of a version, run by whoever may run servers.
+fn command(programs: &Programs, program: &str, user: Option<User>, context: &Context) -> Command {
+    let mut command = child::command(programs.path(program), &context.environment);
+    if let Some(user) = user {
+        user.run(&mut command);
+    }
+    command
+}
+
+impl Scratch for Servers {
+    fn start(
+        &self,
+        from: Origin<'_>,
+        folder: &Path,
+        context: &Context,
+        _monitor: &dyn Monitor,
+    ) -> Result<Box<dyn ScratchServer>> {
+        let major = major_of(from).unwrap_or_default();
+        let path = context.environment.get("PATH").map(String::as_str);
+        let programs = installed_programs("initdb", major, path).ok_or_else(|| {
+            let package = if major == 0 { "postgresql".into() } else { format!("postgresql-{major}") };
+            Error::Invalid(format!(
+                "no PostgreSQL of version {major} or a later one is installed: a drill starts one; install the package {package}"
+            ))
+        })?;
+        let user = User::of_servers();
+        let failed = |what: &str, error: std::io::Error| Error::Invalid(format!("{what}: {error}"));
+        let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
+        let secret = chunkstore::id::to_hex(&secret);
+        let password = folder.join("password");
+        private::write(&password, secret.as_bytes()).map_err(|error| failed("password", error))?;
+        for path in [folder, &password] {
+            if let Some(user) = user {
+                user.give(path)?;
+            }
+        }
+        let mut init = command(&programs, "initdb", user, context);
+        init.args(["-D", "data", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", "password"]);
+        init.args(["--no-sync", "-E", "UTF8", "--locale", "C.UTF-8"]).current_dir(folder);
+        let done = child::output(&mut init, Role::Tool).map_err(|error| failed("initdb", error))?;
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr);
+            return Err(Error::Invalid(format!("initdb failed: {}", engine::shown::line(said.trim()))));
+        }
+        let _ = std::fs::remove_file(&password);
+        let port = free_port()?;
+        let mut server = command(&programs, "postgres", user, context);
+        server.args(["-D", "data", "-p", &port.to_string()]);
+        SETTINGS.iter().for_each(|setting| drop(server.args(["-c", setting])));
+        let mut process = Process::start(&mut server, folder)?;
+        let url = format!("postgres://postgres:{secret}@127.0.0.1:{port}");
+        let server = Server::parse(&url, context)?;
+        let mut version = String::new();
+        process.until_it_answers(&context.stop, || {
+            let mut session = Session::open(&server, "postgres")?;
+            version = session.value("SHOW server_version")?;
+            Ok::<_, crate::failure::PgError>(())
+        })?;
+        let program = format!("postgres {}", engine::shown::line(&version));
+        Ok(Box::new(Running { process, url, program }))
+    }
+
+    fn chosen(&self) -> Chosen {
+        Chosen::default()
+    }
+}
+
+struct Running {
+    process: Process,
+    url: String,
+    program: String,
+}
+
+impl ScratchServer for Running {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn program(&self) -> &str {
+        &self.program
+    }
+
+    fn count(&self, _from: Origin<'_>, _monitor: &dyn Monitor) -> Result<Vec<Count>> {
+        Ok(vec![])
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        // Fast: sessions are ended, and the cluster is closed in order.
+        self.process.stop(Signal::INT)
+    }
+}
