@@ -45,7 +45,9 @@ fn at_work(folder: &Path) -> Vec<String> {
 struct World {
     repo: Repo,
     redis: Redis,
-    postgres: Postgres,
+    _postgres: Postgres,
+    /// The folders of both.
+    _servers: Repo,
 }
 
 impl World {
@@ -70,9 +72,7 @@ impl World {
         std::fs::create_dir(repo.path("data")).unwrap();
         std::fs::write(repo.path("data/noise"), noise(1, 3_000_000)).unwrap();
         repo.ok(["run"]);
-        // The folders of the servers outlive this.
-        std::mem::forget(servers);
-        Self { repo, redis, postgres }
+        Self { repo, redis, _postgres: postgres, _servers: servers }
     }
 
     /// Where drills are.
@@ -121,7 +121,6 @@ fn drills_of_servers_and_files_pass_and_leave_nothing() {
             && !told.contains("redis://:"),
         "{told}"
     );
-    drop(world.postgres);
 }
 
 #[test]
