@@ -2,7 +2,7 @@
 //! machine alone.
 
 use crate::Server;
-use crate::connection::Session;
+use crate::connection::Connection;
 use crate::programs::{Programs, installed_programs};
 use chunkstore::env::random_array;
 use chunkstore::private;
@@ -82,13 +82,15 @@ impl Scratch for Servers {
         let port = free_port()?;
         let mut server = command(&programs, "postgres", user, context);
         server.args(["-D", "data", "-p", &port.to_string()]);
-        SETTINGS.iter().for_each(|setting| drop(server.args(["-c", setting])));
+        for setting in SETTINGS {
+            server.args(["-c", setting]);
+        }
         let mut process = Process::start(&mut server, folder)?;
         let url = format!("postgres://postgres:{secret}@127.0.0.1:{port}");
         let server = Server::parse(&url, context)?;
         let mut version = String::new();
         process.until_it_answers(&context.stop, || {
-            let mut session = Session::open(&server, "postgres")?;
+            let mut session = Connection::open(&server, "postgres")?;
             version = session.value("SHOW server_version")?;
             Ok::<_, crate::failure::PgError>(())
         })?;
