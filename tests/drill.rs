@@ -108,7 +108,9 @@ fn drills_of_servers_and_files_pass_and_leave_nothing() {
         assert!(one["bytes"].as_u64().unwrap() > 0, "{one}");
     }
     assert!(all[0]["server"].as_str().unwrap().starts_with("redis-server 7."), "{}", all[0]);
-    assert_eq!(all[0]["assertions"][0]["name"], "keys in database 0");
+    // Of keys that expire, how many are left depends on the clock; the restore has compared each.
+    assert_eq!(all[0]["assertions"].as_array().map(Vec::len), Some(0));
+    assert_eq!(all[2]["assertions"][0]["found"], "0", "{}", all[2]);
     assert!(all[1]["server"].as_str().unwrap().starts_with("postgres 15."), "{}", all[1]);
     // What is in use is as it was, and nothing is left.
     assert_eq!(world.redis.digest(), before);
