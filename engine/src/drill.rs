@@ -61,19 +61,12 @@ impl Step {
             Self::Stop => "stop",
         }
     }
-
-    /// Whether a recovery takes this time as well.
-    #[must_use]
-    pub fn is_recovery(self) -> bool {
-        !matches!(self, Self::Start | Self::Stop)
-    }
 }
 
 impl<'a> Stopwatch<'a> {
-    /// Starts it. `now` is a clock that never goes back.
+    /// Starts it, as of a moment on the clock `now`, which never goes back: the first phase includes what was done since then.
     #[must_use]
-    pub fn start(now: &'a dyn Fn() -> Duration) -> Self {
-        let began = now();
+    pub fn start(now: &'a dyn Fn() -> Duration, began: Duration) -> Self {
         Self { now, began, last: began, phases: vec![] }
     }
 
@@ -156,7 +149,7 @@ pub struct Report {
     pub time: Timestamp,
     /// The source, as esker.toml names it; empty without one.
     pub source: String,
-    /// The system: `Redis`, or `files`.
+    /// The system: the title of its connector, or `files`.
     pub system: String,
     /// The machine that the drill ran on.
     pub hostname: String,
@@ -254,12 +247,12 @@ mod tests {
             clock.set(clock.get() + 3);
             Duration::from_secs(clock.get())
         };
-        let mut watch = Stopwatch::start(&now);
+        let mut watch = Stopwatch::start(&now, Duration::from_secs(4));
         [Step::Locate, Step::Start, Step::Restore, Step::Stop].into_iter().for_each(|step| watch.lap(step));
         let (phases, seconds) = watch.finish();
-        assert_eq!((phases.len(), seconds), (4, 12.0));
+        assert_eq!((phases.len(), seconds), (4, 13.0));
         assert_eq!(phases.iter().map(|phase| phase.seconds).sum::<f64>(), seconds);
-        assert_eq!(Report::recovery_seconds(&phases), 6.0);
+        assert_eq!(Report::recovery_seconds(&phases), 7.0);
     }
 
     #[test]

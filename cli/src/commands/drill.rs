@@ -127,9 +127,10 @@ fn one(
 ) -> Result<Vec<Report>, Failure> {
     let began = Instant::now();
     let now = || began.elapsed();
+    let time = context.now();
     let empty = |system: &str| Report {
         schema: SCHEMA.into(),
-        time: context.now(),
+        time,
         source: source.to_owned(),
         system: system.to_owned(),
         hostname: hostname(),
@@ -162,12 +163,14 @@ fn one(
         }
         Err(failure) => return Err(failure),
     };
+    // A recovery of each system begins with this.
+    let located = now();
     let mut reports = vec![];
     for goal in Goal::all_of(&found.snapshot)? {
         let mut report = empty(goal.title());
         report.snapshot_id = Some(found.id);
         report.recovery_point = Some(newest(&found.snapshot));
-        let mut watch = Stopwatch::start(&now);
+        let mut watch = Stopwatch::start(&now, now().saturating_sub(located));
         rehearse(goal, &opened, &found, args, &mut watch, &mut report, context)?;
         (report.phases, report.seconds) = watch.finish();
         report.judge(objective);
@@ -181,6 +184,16 @@ fn newest(snapshot: &Snapshot) -> jiff::Timestamp {
     snapshot.sources.iter().filter_map(|record| record.start).min().unwrap_or(snapshot.time)
 }
 
+/// What connectors are told of scratch servers, which have logins of their own and no TLS: what the user set for servers that
+/// are in use is not meant for them.
+fn scratch_options(context: &Context) -> Result<engine::connector::Context, Failure> {
+    let mut options = sources::url_options(context)?;
+    options.environment.retain(|name, _| matches!(name.as_str(), "PATH" | "TMPDIR"));
+    let bare = engine::connector::Context::new(options.scratch.clone(), options.clock);
+    (options.tls, options.tls_files) = (bare.tls, bare.tls_files);
+    Ok(options)
+}
+
 /// Rehearses one system. What goes wrong with the restore is in the report; an error is one of the machine.
 fn rehearse(
     goal: Goal,
@@ -191,7 +204,7 @@ fn rehearse(
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
-    let options = sources::url_options(context)?;
+    let options = scratch_options(context)?;
     let name: [u8; 8] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
     let root = scratch::root(args.scratch_dir.as_deref(), &options.scratch.with_file_name("drills"))?;
     let ground = Ground::new(&root, &chunkstore::id::to_hex(&name))?;
@@ -269,7 +282,7 @@ fn into_server(
     context: &Context,
 ) -> Result<(), Failure> {
     let console = &context.console;
-    let options = sources::url_options(context)?;
+    let options = scratch_options(context)?;
     let chosen = scratch.chosen();
     let planned = console
         .during("plan", |monitor| target.plan(from, OsStr::new(server.url()), &chosen, &options, monitor));

@@ -33,8 +33,8 @@ const SAID: u64 = 2 << 10;
 /// Where drills of root are: some servers refuse to run as root, and another user cannot reach root's own folders. It
 /// survives a restart, and is on a disk.
 const OF_ROOT: &str = "/var/tmp/esker-drills";
-/// Users whom servers run as, where root starts them; the first that there is.
-const USERS: &[&str] = &["postgres", "mysql", "nobody"];
+/// The user whom servers run as, where root starts them and their own user is not there.
+const NOBODY: &str = "nobody";
 
 /// Where the folders of drills are: in `given`, if the user says so; else in `own`, which is a folder of this user's, and of root
 /// where other users can pass through.
@@ -75,14 +75,14 @@ pub struct User {
 }
 
 impl User {
-    /// The one for servers that refuse to run as root; `None` if this is not root.
+    /// The one called `name`, or else nobody, for servers that refuse to run as root; `None` if this is not root.
     #[must_use]
-    pub fn of_servers() -> Option<Self> {
+    pub fn of_servers(name: &str) -> Option<Self> {
         if !geteuid().is_root() {
             return None;
         }
         let all = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        USERS.iter().find_map(|name| Self::named(name, &all))
+        [name, NOBODY].iter().find_map(|name| Self::named(name, &all))
     }
 
     /// A line of `passwd(5)`.

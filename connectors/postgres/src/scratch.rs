@@ -59,7 +59,7 @@ impl Scratch for Servers {
                 "no PostgreSQL of version {major} or a later one is installed: a drill starts one; install the package {package}"
             ))
         })?;
-        let user = User::of_servers();
+        let user = User::of_servers("postgres");
         let failed = |what: &str, error: std::io::Error| Error::Invalid(format!("{what}: {error}"));
         let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
         let secret = chunkstore::id::to_hex(&secret);

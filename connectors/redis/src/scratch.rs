@@ -49,7 +49,7 @@ impl Scratch for Servers {
         if let Some(Err(error)) = written {
             return Err(Error::Invalid(format!("{}: {error}", program.display())));
         }
-        let url = format!("redis://:{secret}@127.0.0.1:{port}");
+        let url = format!("redis://default:{secret}@127.0.0.1:{port}");
         let parsed = engine::source::parsed_url(&url).map_err(Error::Invalid)?;
         let server = Server::new(&parsed, context)?;
         let mut info = String::new();

@@ -30,7 +30,7 @@ pub trait ScratchServer {
     /// Its URL, for the system's own [`super::Target`]. It may hold a password: no report has it.
     fn url(&self) -> &str;
 
-    /// Its program and version, for people: `redis-server 7.0.15`.
+    /// Its program and version, for people: the name of the program, a space, its version.
     fn program(&self) -> &str;
 
     /// Counts what is in it and what the snapshot says that there is, each by a connection of its own after the restore.
