@@ -2,16 +2,23 @@
 //! machine alone.
 
 use crate::Server;
-use crate::connection::Connection;
+use crate::connection::{BytesRow, Connection};
+use crate::contents::LAYOUT;
+use crate::contents::counted::{Key, counted};
+use crate::failure::PgError;
 use crate::programs::{Programs, installed_programs};
+use crate::restore::relations::quoted_pair;
 use chunkstore::env::random_array;
 use chunkstore::private;
 use connector_kit::child::{self, Role};
+use connector_kit::members::Dump;
 use connector_kit::scratch::{Process, User, free_port};
 use engine::connector::scratch::{Count, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
+use engine::names::decoded_bytes;
 use engine::{Error, Monitor, Result};
 use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -95,7 +102,7 @@ impl Scratch for Servers {
             Ok::<_, crate::failure::PgError>(())
         })?;
         let program = format!("postgres {}", engine::shown::line(&version));
-        Ok(Box::new(Running { process, url, program }))
+        Ok(Box::new(Running { process, server, url, program }))
     }
 
     fn chosen(&self) -> Chosen {
@@ -103,10 +110,42 @@ impl Scratch for Servers {
     }
 }
 
+/// Tables with rows of their own, but those of extensions, of which a dump has only what users put in: schema and name.
+const TABLES: &str = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
+    AND d.objid = c.oid AND d.deptype = 'e')";
+
 struct Running {
     process: Process,
+    server: Server,
     url: String,
     program: String,
+}
+
+impl Running {
+    fn count_database(&self, from: Origin<'_>, dumped: &Dump, counts: &mut Vec<Count>) -> Result<()> {
+        let counted = counted(from, dumped)?;
+        let failed = |error: PgError| self.server.failed(&error);
+        let name = decoded_bytes(&dumped.name);
+        let mut session = Connection::open(&self.server, &name).map_err(failed)?;
+        for setting in &counted.settings {
+            session.query_bytes(setting).map_err(failed)?;
+        }
+        let pair = |row: BytesRow| <[Option<Vec<u8>>; 2]>::try_from(row).ok();
+        let tables = session.query_bytes(TABLES.as_bytes()).map_err(failed)?.into_iter().filter_map(pair);
+        let there: BTreeSet<Key> =
+            tables.map(|[schema, table]| (schema.unwrap_or_default(), table.unwrap_or_default())).collect();
+        for (key, expected) in counted.rows.into_iter().filter(|(key, _)| there.contains(key)) {
+            let sql = [b"SELECT count(*) FROM ONLY ".to_vec(), quoted_pair(&key.0, &key.1)].concat();
+            let rows = session.query_bytes(&sql).map_err(failed)?;
+            let value = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+            let found = String::from_utf8_lossy(&value).parse().unwrap_or_default();
+            let text = |name: &[u8]| engine::shown::line(&String::from_utf8_lossy(name)).into_owned();
+            let what = format!("rows of {}: {}.{}", text(&name), text(&key.0), text(&key.1));
+            counts.push(Count { what, expected, found });
+        }
+        Ok(())
+    }
 }
 
 impl ScratchServer for Running {
@@ -118,8 +157,14 @@ impl ScratchServer for Running {
         &self.program
     }
 
-    fn count(&self, _from: Origin<'_>, _monitor: &dyn Monitor) -> Result<Vec<Count>> {
-        Ok(vec![])
+    /// The rows of each table: those that the dump has, read from the repository once more, against those that the server
+    /// counts.
+    fn count(&self, from: Origin<'_>, _monitor: &dyn Monitor) -> Result<Vec<Count>> {
+        let mut counts = vec![];
+        for dumped in LAYOUT.dumps(from)? {
+            self.count_database(from, &dumped, &mut counts)?;
+        }
+        Ok(counts)
     }
 
     fn stop(&mut self) -> Result<()> {
