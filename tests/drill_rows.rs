@@ -44,7 +44,7 @@ const MARIA: &str = "CREATE DATABASE shop; USE shop;
     CREATE TABLE orders (id int PRIMARY KEY, note varchar(40));
     INSERT INTO orders SELECT seq, concat('(', seq, '),(') FROM seq_1_to_5000;
     CREATE TABLE none (id int); CREATE SEQUENCE numbers; CREATE VIEW few AS SELECT * FROM orders WHERE id < 9;
-    CREATE EVENT purge ON SCHEDULE EVERY 1 SECOND STARTS '2020-01-01 00:00:00' DO DELETE FROM shop.orders WHERE id = 1;
+    CREATE EVENT cleanup ON SCHEDULE EVERY 1 SECOND STARTS '2020-01-01 00:00:00' DO DELETE FROM shop.orders WHERE id = 1;
     CREATE DATABASE `sh/op`; CREATE TABLE `sh/op`.`od``d` (t text); INSERT INTO `sh/op`.`od``d` VALUES ('a'), ('b;');";
 
 #[test]

@@ -25,6 +25,7 @@ mod contents;
 mod damage;
 mod documents;
 mod drill;
+mod drill_assertions;
 mod drill_rows;
 mod environment;
 mod filters;

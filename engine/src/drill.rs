@@ -7,6 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+mod expectation;
+
+pub use expectation::{Expectation, shown};
+
 /// What the JSON of a report begins with: the version of its schema (docs/drills.md).
 pub const SCHEMA: &str = "esker-drill-1";
 

@@ -4,7 +4,7 @@
 use crate::config::hostname;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
-use crate::file::SourceSpec;
+use crate::file::{AssertionSpec, SourceSpec};
 use crate::output::{self, Summary};
 use crate::tiers::Opened;
 use crate::{commands, sources, units};
@@ -17,8 +17,12 @@ use engine::restore::{RestoreOptions, differences, restore};
 use engine::snapshot::{Filter, Listed, Snapshot};
 use serde_json::json;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+mod asserted;
+
+use asserted::Place;
 
 /// Rehearse restores: start a scratch server for each source, restore its latest snapshot into it, prove and time that
 ///
@@ -35,6 +39,22 @@ pub(crate) struct Args {
     /// /var/tmp/esker-drills
     #[arg(long, value_name = "DIR", env = "ESKER_SCRATCH_DIR")]
     scratch_dir: Option<PathBuf>,
+}
+
+/// What a drill is to find.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    scratch_dir: Option<&'a Path>,
+    objective: Objective,
+    assertions: &'a [AssertionSpec],
+}
+
+/// A scratch server that runs, and what restores into it.
+#[derive(Clone, Copy)]
+struct Started<'a> {
+    target: &'static dyn Target,
+    scratch: &'static dyn Scratch,
+    server: &'a dyn ScratchServer,
 }
 
 /// What is rehearsed of a snapshot.
@@ -82,8 +102,12 @@ impl Goal {
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     let mut reports = vec![];
+    let scratch_dir = args.scratch_dir.as_deref();
     match &args.snapshot {
-        Some(wanted) => reports.extend(one("", wanted, args, Objective::default(), &|_| true, context)?),
+        Some(snapshot) => {
+            let wanted = Wanted { scratch_dir, objective: Objective::default(), assertions: &[] };
+            reports.extend(one("", snapshot, wanted, &|_| true, context)?);
+        }
         None => {
             let file = context.need_file()?;
             for spec in chosen(&args.names, &file.sources)? {
@@ -96,7 +120,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 };
                 let promised = file.objectives.iter().find(|objective| objective.source == spec.name);
                 let objective = promised.map(|spec| spec.objective).unwrap_or_default();
-                reports.extend(one(&spec.name, "latest", args, objective, &is_of, context)?);
+                let all = file.assertions.iter().filter(|one| one.source == spec.name);
+                let assertions: Vec<AssertionSpec> = all.cloned().collect();
+                let wanted = Wanted { scratch_dir, objective, assertions: &assertions };
+                reports.extend(one(&spec.name, "latest", wanted, &is_of, context)?);
             }
         }
     }
@@ -119,9 +146,8 @@ fn chosen<'a>(names: &[String], all: &'a [SourceSpec]) -> Result<Vec<&'a SourceS
 /// Rehearses one snapshot: a report for each system in it.
 fn one(
     source: &str,
-    wanted: &str,
-    args: &Args,
-    objective: Objective,
+    snapshot: &str,
+    wanted: Wanted<'_>,
     is_of: &dyn Fn(&Snapshot) -> bool,
     context: &Context,
 ) -> Result<Vec<Report>, Failure> {
@@ -145,7 +171,7 @@ fn one(
         failures: vec![],
     };
     let located = context.console.during("locate", |monitor| {
-        let (opened, found) = context.open_snapshot_that(wanted, &Filter::default(), is_of)?;
+        let (opened, found) = context.open_snapshot_that(snapshot, &Filter::default(), is_of)?;
         if !is_of(&found.snapshot) {
             return Err(Failure::new(format!("there is no snapshot of source '{source}'")));
         }
@@ -171,11 +197,12 @@ fn one(
         report.snapshot_id = Some(found.id);
         report.recovery_point = Some(newest(&found.snapshot));
         let mut watch = Stopwatch::start(&now, now().saturating_sub(located));
-        rehearse(goal, &opened, &found, args, &mut watch, &mut report, context)?;
+        rehearse(goal, &opened, &found, wanted, &mut watch, &mut report, context)?;
         (report.phases, report.seconds) = watch.finish();
-        report.judge(objective);
+        report.judge(wanted.objective);
         reports.push(report);
     }
+    asserted::all_were_asked(wanted.assertions, &mut reports);
     Ok(reports)
 }
 
@@ -199,14 +226,14 @@ fn rehearse(
     goal: Goal,
     opened: &Opened,
     found: &Listed,
-    args: &Args,
+    wanted: Wanted<'_>,
     watch: &mut Stopwatch<'_>,
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
     let options = scratch_options(context)?;
     let name: [u8; 8] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
-    let root = scratch::root(args.scratch_dir.as_deref(), &options.scratch.with_file_name("drills"))?;
+    let root = scratch::root(wanted.scratch_dir, &options.scratch.with_file_name("drills"))?;
     let ground = Ground::new(&root, &chunkstore::id::to_hex(&name))?;
     let console = &context.console;
     let errors = console.error_count();
@@ -235,6 +262,7 @@ fn rehearse(
                         }),
                         Err(error) => report.failures.push(Failure::from(error).message),
                     }
+                    asserted::ask(wanted.assertions, Place::Folder(&options.target), report, context)?;
                     watch.lap(Step::Verify);
                 }
                 Err(error) => report.failures.push(Failure::from(error).message),
@@ -248,7 +276,8 @@ fn rehearse(
             match started {
                 Ok(mut server) => {
                     report.server = server.program().to_owned();
-                    into_server(target, scratch, &*server, from, watch, report, context)?;
+                    let started = Started { target, scratch, server: &*server };
+                    into_server(started, from, wanted, watch, report, context)?;
                     if let Err(error) = server.stop() {
                         console.warn(&error.to_string());
                     }
@@ -273,15 +302,15 @@ fn rehearse(
 
 /// Restores into a scratch server, as `restore --to` does, and counts.
 fn into_server(
-    target: &dyn Target,
-    scratch: &dyn Scratch,
-    server: &dyn ScratchServer,
+    started: Started<'_>,
     from: Origin<'_>,
+    wanted: Wanted<'_>,
     watch: &mut Stopwatch<'_>,
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
     let console = &context.console;
+    let Started { target, scratch, server } = started;
     let options = scratch_options(context)?;
     let chosen = scratch.chosen();
     let planned = console
@@ -308,6 +337,8 @@ fn into_server(
                 Ok(counts) => report.assertions.extend(counts.into_iter().map(Assertion::from)),
                 Err(error) => report.failures.push(Failure::from(error).message),
             }
+            let place = Place::Server(server, scratch.asked_by(), from);
+            asserted::ask(wanted.assertions, place, report, context)?;
             watch.lap(Step::Verify);
         }
         Err(error) => report.failures.push(Failure::from(error.in_one_line()).message),

@@ -17,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::Spanned;
 
+mod assertions;
 mod host;
 mod objectives;
 
+use assertions::RawAssertion;
 use objectives::RawObjective;
 
 /// The file as people write it.
@@ -52,6 +54,8 @@ pub(super) struct Raw {
     stream: Vec<RawStream>,
     #[serde(default)]
     objective: Vec<RawObjective>,
+    #[serde(default)]
+    assertion: Vec<RawAssertion>,
     #[serde(default)]
     prices: BTreeMap<String, Price>,
 }
@@ -288,6 +292,7 @@ impl<'a> Reader<'a> {
         let runs = raw.run.into_iter().map(|run| self.run(run, &all, !is_host, &mut seen)).collect();
         let streams = raw.stream.into_iter().map(|stream| self.stream(stream, &mut seen)).collect();
         let objectives = self.objectives(raw.objective, &sources);
+        let assertions = self.assertions(raw.assertion, &sources);
         let zone = match &raw.timezone {
             None => Some(jiff::tz::TimeZone::system()),
             Some(name) => {
@@ -337,6 +342,7 @@ impl<'a> Reader<'a> {
             runs,
             streams,
             objectives,
+            assertions,
             prices: self.prices.clone(),
         })
     }

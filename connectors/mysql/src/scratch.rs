@@ -5,14 +5,15 @@ mod rows;
 
 use crate::contents::LAYOUT;
 use crate::dump::Index;
-use crate::server::{Server, is_named, quoted};
+use crate::server::{Script, Server, error_number, hexadecimal, is_named, quoted};
 use crate::stream::KIND;
 use chunkstore::env::random_array;
 use chunkstore::private;
 use connector_kit::child::{self, Role};
 use connector_kit::members::Dump;
+use connector_kit::question::{Dialect, check_sql, no_single_value};
 use connector_kit::scratch::{Process, User, find, free_port};
-use engine::connector::scratch::{Count, Scratch, ScratchServer};
+use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
 use engine::restore::{dump, dump_ranges};
 use engine::{Error, Monitor, Result};
@@ -41,11 +42,8 @@ const SETTINGS: &[&str] = &[
     "--skip-name-resolve",
     "--event-scheduler=OFF",
     "--max-allowed-packet=1G",
-    "--datadir=data",
-    "--tmpdir=tmp",
     "--pid-file=pid",
     "--socket=socket",
-    "--init-file=accounts.sql",
 ];
 
 /// Which server it is, and its major and minor version: `10.11.14-MariaDB-0+deb12u2-log`.
@@ -104,10 +102,10 @@ impl Scratch for Servers {
         }
         let mut install = command(&installer);
         install.args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"]);
-        // A script, which does not keep to the folder that it is started in.
-        for (name, below) in [("datadir", "data"), ("tmpdir", "tmp")] {
-            install.arg(format!("--{name}={}", folder.join(below).display()));
-        }
+        // Neither of the two takes a path as one below the folder that it is started in.
+        let in_folder = |(name, below): (&str, &str)| format!("--{name}={}", folder.join(below).display());
+        let folders = [("datadir", "data"), ("tmpdir", "tmp")].map(in_folder);
+        install.args(&folders);
         let done = child::output(&mut install, Role::Tool).map_err(|error| failed("installer", error))?;
         if !done.status.success() {
             let said = [done.stdout, done.stderr].concat();
@@ -117,7 +115,8 @@ impl Scratch for Servers {
         }
         let port = free_port()?;
         let mut started: Command = command(&server);
-        started.args(SETTINGS).arg(format!("--port={port}"));
+        started.args(SETTINGS).args(&folders).arg(in_folder(("init-file", "accounts.sql")));
+        started.arg(format!("--port={port}"));
         let mut process = Process::start(&mut started, folder)?;
         let url = format!("mysql://{ACCOUNT}:{secret}@127.0.0.1:{port}");
         let parsed = engine::source::parsed_url(&url).map_err(Error::Invalid)?;
@@ -142,6 +141,14 @@ impl Scratch for Servers {
         let number = version.split('-').next().unwrap_or_default();
         let program = format!("mariadbd {}", engine::shown::line(number));
         Ok(Box::new(Running { process, url, server, program }))
+    }
+
+    fn asked_by(&self) -> &'static str {
+        "sql"
+    }
+
+    fn check(&self, query: &Query) -> std::result::Result<(), String> {
+        check_sql(&query.text, Dialect { backslash: true, backquote: true, dollar: false })
     }
 
     fn chosen(&self) -> Chosen {
@@ -254,6 +261,30 @@ impl ScratchServer for Running {
             self.count_database(from, &dumped, monitor, &mut counts)?;
         }
         Ok(counts)
+    }
+
+    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<String, String> {
+        Servers.check(query)?;
+        let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
+        let only = match dumps.as_slice() {
+            [one] => engine::names::decoded(&one.name),
+            _ => None,
+        };
+        let mut script = Script::default();
+        if let Some(database) = query.database.as_ref().or(only.as_ref()) {
+            script.add("database", format!("USE {}", quoted(database)).as_bytes());
+        }
+        script
+            .add("question", format!("EXECUTE IMMEDIATE {}", hexadecimal(query.text.as_bytes())).as_bytes());
+        let outcome = script.run(&self.server, false).map_err(|_| "no answer".to_owned())?;
+        if let Some((_, why)) = outcome.failures.first() {
+            return Err(error_number(why).map_or("refused".into(), |number| format!("refused ({number})")));
+        }
+        let [row] = outcome.rows.as_slice() else { return Err(no_single_value(outcome.rows.len())) };
+        match row.as_slice() {
+            [value] => Ok(String::from_utf8_lossy(value).into_owned()),
+            _ => Err(no_single_value(1)),
+        }
     }
 
     fn stop(&mut self) -> Result<()> {

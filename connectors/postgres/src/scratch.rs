@@ -12,8 +12,9 @@ use chunkstore::env::random_array;
 use chunkstore::private;
 use connector_kit::child::{self, Role};
 use connector_kit::members::Dump;
+use connector_kit::question::{Dialect, check_sql, no_single_value};
 use connector_kit::scratch::{Process, User, free_port};
-use engine::connector::scratch::{Count, Scratch, ScratchServer};
+use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
 use engine::names::decoded_bytes;
 use engine::{Error, Monitor, Result};
@@ -105,6 +106,14 @@ impl Scratch for Servers {
         Ok(Box::new(Running { process, server, url, program }))
     }
 
+    fn asked_by(&self) -> &'static str {
+        "sql"
+    }
+
+    fn check(&self, query: &Query) -> std::result::Result<(), String> {
+        check_sql(&query.text, Dialect { backslash: false, backquote: false, dollar: true })
+    }
+
     fn chosen(&self) -> Chosen {
         Chosen::default()
     }
@@ -165,6 +174,29 @@ impl ScratchServer for Running {
             self.count_database(from, &dumped, &mut counts)?;
         }
         Ok(counts)
+    }
+
+    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<String, String> {
+        Servers.check(query)?;
+        let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
+        let database = match (&query.database, dumps.as_slice()) {
+            (Some(named), _) => named.clone().into_bytes(),
+            (None, [one]) => decoded_bytes(&one.name),
+            (None, _) => b"postgres".to_vec(),
+        };
+        let refused = |error: crate::failure::PgError| match error.code() {
+            "" => "no answer".to_owned(),
+            code => format!("refused ({code})"),
+        };
+        let mut session = Connection::open(&self.server, &database).map_err(refused)?;
+        // As the application has it, and not only what is PostgreSQL's own.
+        session.query("SET search_path = DEFAULT").map_err(refused)?;
+        let rows = session.query(&query.text).map_err(refused)?;
+        let [row] = rows.as_slice() else { return Err(no_single_value(rows.len())) };
+        match row.as_slice() {
+            [value] => Ok(value.clone().unwrap_or_default()),
+            _ => Err(no_single_value(1)),
+        }
     }
 
     fn stop(&mut self) -> Result<()> {

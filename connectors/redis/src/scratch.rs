@@ -5,10 +5,10 @@ use crate::keys::keyspace::count_keys;
 use crate::keys::{find, one};
 use crate::server::Server;
 use chunkstore::env::random_array;
-use connector_kit::child;
 use connector_kit::scratch::{Process, find as find_program, free_port};
+use connector_kit::{child, question};
 use engine::connector::choice::common::YES;
-use engine::connector::scratch::{Count, Scratch, ScratchServer};
+use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
 use engine::{Error, Monitor, Result};
 use rustix::process::Signal;
@@ -70,11 +70,26 @@ impl Scratch for Servers {
         Ok(Box::new(Running { process, url, server, program }))
     }
 
+    fn asked_by(&self) -> &'static str {
+        "redis"
+    }
+
+    fn check(&self, query: &Query) -> std::result::Result<(), String> {
+        database(query)?;
+        question::words(&query.text).map(drop)
+    }
+
     fn chosen(&self) -> Chosen {
         let mut chosen = Chosen::default();
         [&WHOLE, &NO_SAFETY_SNAPSHOT, &YES].into_iter().for_each(|choice| chosen.give(choice.flag, vec![]));
         chosen
     }
+}
+
+/// The database of a question.
+fn database(query: &Query) -> std::result::Result<u32, String> {
+    let Some(name) = &query.database else { return Ok(0) };
+    name.parse().map_err(|_| "a database of Redis is a number".to_owned())
 }
 
 struct Running {
@@ -108,6 +123,29 @@ impl ScratchServer for Running {
             found: found.get(number).copied().unwrap_or_default(),
         };
         Ok(lasting.map(|(number, counts)| count((number, counts.keys))).collect())
+    }
+
+    fn ask(&self, _from: Origin<'_>, query: &Query) -> std::result::Result<String, String> {
+        let words = question::words(&query.text)?;
+        // A name in capitals, such as WRONGTYPE; what is behind it may quote the question.
+        let refused = |error: redis::RedisError| match error.code() {
+            Some(code) => format!("refused ({code})"),
+            None => "no answer".to_owned(),
+        };
+        let mut client = self.server.connect().map_err(|_| "no connection".to_owned())?;
+        redis::cmd("SELECT").arg(database(query)?).query::<()>(&mut client).map_err(refused)?;
+        let mut command = redis::Cmd::new();
+        for word in &words {
+            command.arg(word);
+        }
+        let answer: redis::Value = command.query(&mut client).map_err(refused)?;
+        match answer {
+            redis::Value::Array(_) | redis::Value::Map(_) | redis::Value::Set(_) => {
+                Err("the answer is a list: ask for one value".into())
+            }
+            redis::Value::Nil => Ok(String::new()),
+            one => redis::from_redis_value(one).map_err(|_| "the answer is not text".to_owned()),
+        }
     }
 
     fn stop(&mut self) -> Result<()> {

@@ -20,6 +20,16 @@ pub trait Scratch: Sync {
         monitor: &dyn Monitor,
     ) -> Result<Box<dyn ScratchServer>>;
 
+    /// The key of an `[[assertion]]` of esker.toml under which users write questions to its servers: `sql`.
+    fn asked_by(&self) -> &'static str;
+
+    /// Looks at a question without a server.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, without a word of it.
+    fn check(&self, query: &Query) -> std::result::Result<(), String>;
+
     /// The choices of a restore into it: all of the snapshot, without a question and without a safety snapshot, since nothing
     /// is there.
     fn chosen(&self) -> Chosen;
@@ -40,12 +50,34 @@ pub trait ScratchServer {
     /// What the server or the repository said.
     fn count(&self, from: Origin<'_>, monitor: &dyn Monitor) -> Result<Vec<Count>>;
 
+    /// Asks a user's question, and returns the answer: one value, as text; empty for none.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no such answer, without a word of the question or of what the server says about it: it goes into reports.
+    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<String, String>;
+
     /// Ends it, and waits until it has ended.
     ///
     /// # Errors
     ///
     /// That it did not.
     fn stop(&mut self) -> Result<()>;
+}
+
+/// A question of a user's to a scratch server. It may hold secrets, and prints none of them.
+#[derive(Clone)]
+pub struct Query {
+    /// The question, in the language of the server.
+    pub text: String,
+    /// The database that it is asked in, where the user names one.
+    pub database: Option<String>,
+}
+
+impl std::fmt::Debug for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Query").finish_non_exhaustive()
+    }
 }
 
 /// One thing that a drill counted.
