@@ -197,7 +197,7 @@ class Fields:
         return len(self.data) - self.at
 
 
-def patched(patch, base):
+def patched(patch, base, may_copy=lambda place, length: True):
     """Follows the instructions of a patch."""
 
     def number(at):
@@ -218,9 +218,20 @@ def patched(patch, base):
         place += -(step >> 1) - 1 if step & 1 else step >> 1
         if place < 0 or place + copy > len(base) or inserted + insert > len(patch):
             raise SystemExit("a patch of other bases")
+        if copy and not may_copy(place, copy):
+            raise SystemExit("a patch that copies what hosts may not")
         parts += [patch[inserted : inserted + insert], base[place : place + copy]]
         inserted, place = inserted + insert, place + copy
     return b"".join(parts)
+
+
+def in_blocks(bases, place, length):
+    """Whether a copy has whole blocks of one base."""
+    for base in bases:
+        if place < len(base):
+            return place % 256 == 0 and length % 256 == 0 and place + length <= len(base)
+        place -= len(base)
+    return False
 
 
 class Repository:
@@ -486,7 +497,8 @@ class Repository:
                 found = zstandard.ZstdDecompressor().decompress(found, max_output_size=plain)
             elif codec == 3:
                 found = zstandard.ZstdDecompressor().decompress(found, max_output_size=plain // 2)
-                found = patched(found, b"".join(self.waiting.get(base) or self.chunk(base) for base in bases))
+                bases = [self.waiting.get(base) or self.chunk(base) for base in bases]
+                found = patched(found, b"".join(bases), lambda place, length: in_blocks(bases, place, length))
             if len(found) != plain or blake3.blake3(found, key=self.id_key).digest() != chunk:
                 raise SystemExit("chunk %s is not what its id says" % chunk.hex())
             self.waiting[chunk] = found

@@ -414,13 +414,22 @@ fn changed_lines_are_brought_as_differences_and_whole_without_block_lists() {
     }
     assert!(packed(&backup(&["--no-delta"])) * 2 > first);
     assert_eq!(lists(), Vec::<PathBuf>::new(), "nothing is kept that is not used");
-    assert_eq!(admit(&repo, 0).len(), 5);
+    // The same by esker.toml, whatever was kept since.
+    write(8, 100);
+    host.backup();
+    assert_eq!(lists().len(), 1);
+    write(9, 100);
+    let toml = repo.path("whole.toml");
+    fs::write(&toml, "delta = false\n").unwrap();
+    assert!(packed(&backup(&["-c", toml.to_str().unwrap()])) * 2 > first);
+    assert_eq!(lists(), Vec::<PathBuf>::new());
+    assert_eq!(admit(&repo, 0).len(), 7);
     restored(&repo, "latest", &host);
     repo.ok(["check", "--read-data"]);
     // Of many changes, half of the blocks are still there.
-    write(8, usize::MAX);
+    write(10, usize::MAX);
     host.backup();
-    write(9, 4);
+    write(11, 4);
     let report = host.backup();
     assert!(packed(&report) < first, "{} of {first}", packed(&report));
     assert_eq!(admit(&repo, 0).len(), 2);
@@ -433,12 +442,17 @@ fn a_difference_whose_base_was_pruned_is_brought_again_whole() {
     let repo = Repo::new();
     let host = Host::add(&repo, "web1");
     fs::write(host.data().join("text"), lines(1, |_| false)).unwrap();
+    // What stays as it is was brought with the first night, and has gone as well.
+    fs::write(host.data().join("noise"), noise(3, 3_000_000)).unwrap();
     let first = packed(&host.backup());
-    admit(&repo, 0);
-    fs::write(host.data().join("text"), lines(2, |number| number % 100 == 0)).unwrap();
-    assert!(packed(&host.backup()) * 10 <= first);
-    let snapshot = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
-    repo.ok(["forget", &snapshot]);
+    for night in 2..4 {
+        admit(&repo, 0);
+        fs::write(host.data().join("text"), lines(night, |number| number % 100 == 0)).unwrap();
+        assert!(packed(&host.backup()) * 10 <= first);
+    }
+    for snapshot in repo.json(["snapshots"]).as_array().unwrap() {
+        repo.ok(["forget", snapshot["id"].as_str().unwrap()]);
+    }
     for _ in 0..2 {
         repo.ok(["prune", "--no-admit", "--max-unused", "0"]);
     }

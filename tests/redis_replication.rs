@@ -261,7 +261,43 @@ fn interrupted_by_a_signal_it_puts_the_settings_back() {
     std::thread::sleep(Duration::from_millis(300));
     run("kill", &["-INT", &child.id().to_string()]);
     let done = child.wait_with_output().unwrap();
-    assert!(!done.status.success());
+    assert_eq!(done.status.code(), Some(130));
+    is_itself(&target);
+    // One that answers nobody while it loads: what was asked of it is given up, and it is put in order after that.
+    target.cli(&["CONFIG", "SET", "loading-process-events-interval-bytes", "2097152"]);
+    let child = begin(&repo, &target);
+    wait_for("load", 60, || is_silent(&target));
+    run("kill", &["-INT", &child.id().to_string()]);
+    let done = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.code() == Some(130) && !told.contains("hangs"), "{told}");
+    is_itself(&target);
+}
+
+/// Whether a server does not answer at once.
+fn is_silent(redis: &Redis) -> bool {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", redis.port())).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    stream.write_all(b"PING\r\n").unwrap();
+    stream.read(&mut [0; 16]).is_err()
+}
+
+/// Whoever ends all connections of clients ends the load, and no more.
+#[test]
+fn it_puts_the_settings_back_over_another_connection() {
+    let repo = Repo::new();
+    let redis = start(&repo, &apt_redis(), "redis", &[]);
+    fill(&redis);
+    repo.ok(["backup", &redis.url()]);
+    let target = start(&repo, &apt_redis(), "target", &["--loading-process-events-interval-bytes", "1024"]);
+    slow(&target, "1000");
+    let child = begin(&repo, &target);
+    wait_for("replication", 60, || target.cli(&["INFO", "replication"]).contains("role:slave"));
+    std::thread::sleep(Duration::from_millis(300));
+    target.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(25), "{}", String::from_utf8_lossy(&done.stderr));
     is_itself(&target);
 }
 

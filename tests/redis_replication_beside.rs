@@ -59,8 +59,8 @@ fn a_replica_of_a_living_master_stays_one() {
         let output = repo.run(whole(&url, &["--yes", "--no-safety-snapshot"]));
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && told.contains("READONLY"), "{told}");
-        let plan = repo.ok(whole(&url, &["--dry-run"]));
-        assert!(plan.contains("not by replication: it is a replica"), "{plan}");
+        let refused = repo.fails(1, whole(&url, &["--dry-run"]));
+        assert!(refused.contains(&format!("into its master, 127.0.0.1:{}", master.port())), "{refused}");
         in_step(&replica);
         assert!(is_replica_of(&replica, &master));
         assert_eq!(replica.digest(), master.digest());
@@ -289,4 +289,78 @@ fn a_server_behind_a_tunnel() {
     assert_eq!(done["loaded_by"], "replication", "{done}");
     assert_eq!(server.digest(), saved);
     is_itself(&server);
+}
+
+/// Dumps that no server wrote: what makes a server end itself while it loads is never sent to one.
+#[test]
+fn a_crafted_dump_ends_no_server() {
+    let key = |name: &[u8], value: u8| [&[0][..], name, &[1, value]].concat();
+    let twice = |one: &[u8], other: &[u8]| {
+        [b"REDIS0009\xfe\0", &key(one, b'1')[..], &key(b"\x01b", b'2'), &key(other, b'3')].concat()
+    };
+    let lua = [b"REDIS0009\xfa\x03LUA\x05not (\xfe\0", &key(b"\x01a", b'1')[..]].concat();
+    for (dump, binary, order, code, count) in [
+        (twice(b"\x01a", b"\x01a"), apt_redis(), "raw", 3, "2"),
+        // A number, and the same in letters.
+        (twice(b"\xc0\x05", b"\x015"), server("redis-6.2"), "raw", 3, "2"),
+        (lua.clone(), server("redis-6.2"), "raw", 0, "1"),
+        (lua, server("redis-6.2"), "canonical", 0, "1"),
+    ] {
+        let repo = Repo::new();
+        let file = repo.path("crafted.rdb");
+        std::fs::write(&file, [&dump[..], b"\xff\0\0\0\0\0\0\0\0"].concat()).unwrap();
+        let order = format!("redis.order={order}");
+        repo.ok(["-o", &order, "backup", &format!("redis+rdb://{}", file.display())]);
+        let target = start(&repo, &binary, "target", &[]);
+        let url = target.url();
+        expect(&repo.run(whole(&url, &["--yes", "--unproven"])), code);
+        assert_eq!(target.cli(&["DBSIZE"]).trim(), count);
+        is_itself(&target);
+    }
+}
+
+/// What a server has no place for is found before it gets anything, also if it has nothing to lose.
+#[test]
+fn an_empty_server_is_asked_for_databases_and_functions() {
+    let (repo, saved) = backed_up();
+    let small = target(&repo, "small", &["--databases", "2"]);
+    let old = start(&repo, &server("redis-6.2"), "old", &[]);
+    for (server, why) in [(&small, "it has no database 3"), (&old, "it takes no functions")] {
+        for more in ["--dry-run", "--yes"] {
+            let told = repo.fails(1, whole(&server.url(), &[more]));
+            assert!(told.contains(why), "{told}");
+        }
+        assert_eq!(server.cli(&["INFO", "keyspace"]).matches("keys=").count(), 0);
+    }
+    let target = target(&repo, "target", &[]);
+    restore(&repo, &target, &[]);
+    assert_eq!(target.digest(), saved);
+}
+
+/// A server that refuses to be emptied is told to be as it was.
+#[test]
+fn what_is_refused_changed_nothing() {
+    let (repo, _) = backed_up();
+    let target = target(&repo, "target", &[]);
+    target.cli(&["SET", "old", "1"]);
+    target.cli(&["ACL", "SETUSER", "default", "-flushall"]);
+    let told = repo.fails(25, whole(&target.url(), &["--yes", "--no-safety-snapshot"]));
+    assert!(told.contains("is as it was") && !told.contains("a part of the snapshot"), "{told}");
+    assert_eq!(target.cli(&["GET", "old"]).trim(), "1");
+}
+
+/// What is in a server's memory alone, a restart loses.
+#[test]
+fn a_server_that_refuses_to_save_is_not_restored_whole() {
+    let (repo, saved) = backed_up();
+    let target = target(&repo, "target", &[]);
+    target.cli(&["CONFIG", "SET", "save", "3600 1"]);
+    target.cli(&["ACL", "SETUSER", "default", "-bgsave"]);
+    let told = repo.fails(3, whole(&target.url(), &["--yes"]));
+    assert!(told.contains("BGSAVE is refused") && told.contains("a restart loses it"), "{told}");
+    assert_eq!(target.digest(), saved);
+    is_itself(&target);
+    // It saves by itself what it gets key by key, as its save points say.
+    target.cli(&["FLUSHALL"]);
+    repo.ok([&["-o", "redis.replicate-from=never"], &*whole(&target.url(), &["--yes"])].concat());
 }

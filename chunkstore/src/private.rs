@@ -18,6 +18,17 @@ pub fn folder(path: &Path) -> io::Result<()> {
     close(path, FOLDER)
 }
 
+/// Opens a file for reading. What is no file, such as a pipe that nobody writes to, is an error and is not waited for;
+/// symbolic links are not followed.
+pub fn read(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no file")),
+    }
+}
+
 /// Opens a file for writing, and creates it if necessary; existing content stays. Symbolic links are not followed.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
@@ -120,5 +131,9 @@ mod tests {
         std::os::unix::fs::symlink(&file, inner.join("link")).unwrap();
         assert!(create(&inner.join("link")).is_err());
         assert_eq!(fs::read(&file).unwrap(), b"first");
+        assert!(read(&inner.join("link")).is_err() && read(&inner).is_err() && read(&file).is_ok());
+        let pipe = inner.join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        assert!(read(&pipe).is_err());
     }
 }

@@ -364,7 +364,13 @@ impl Context {
 
     /// What all backups of this user, host and configuration say.
     pub(crate) fn backup_options(&self, repo: &Repository) -> BackupOptions {
-        self.backup_options_with(repo.store().storage().is_near())
+        let said = self.own_file().and_then(|file| file.delta);
+        self.backup_options_with(said.unwrap_or_else(|| repo.store().storage().is_near()))
+    }
+
+    /// Whether a write-only host uploads differences.
+    pub(crate) fn delta_of_host(&self) -> bool {
+        self.file.as_ref().and_then(|file| file.delta).unwrap_or(true)
     }
 
     /// The same; `delta` says whether changed chunks are stored against older ones.

@@ -96,6 +96,15 @@ enum Given {
     Text(String),
 }
 
+impl Given {
+    fn text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
 impl Wait {
     /// The seconds.
     pub(crate) fn get(self) -> u64 {
@@ -106,10 +115,7 @@ impl Wait {
 impl TryFrom<Given> for Wait {
     type Error = String;
     fn try_from(given: Given) -> Result<Self, String> {
-        match given {
-            Given::Number(number) => number.to_string().parse(),
-            Given::Text(text) => text.parse(),
-        }
+        given.text().parse()
     }
 }
 
@@ -120,6 +126,25 @@ impl std::str::FromStr for Wait {
             seconds if (1..=LONGEST_WAIT).contains(&seconds) => Ok(Self(seconds)),
             _ => Err(format!("'{text}' is not from 1 s to a day")),
         }
+    }
+}
+
+/// Seconds as [`keep`] has them, as esker.toml gives them.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Given")]
+pub(crate) struct Keep(u64);
+
+impl Keep {
+    /// The seconds.
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<Given> for Keep {
+    type Error = String;
+    fn try_from(given: Given) -> Result<Self, String> {
+        keep(&given.text()).map(Self)
     }
 }
 

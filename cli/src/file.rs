@@ -142,6 +142,8 @@ pub(crate) struct File {
     /// Variables that commands and hooks get although they hold secrets.
     pub(crate) pass_environment: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Whether backups store changed chunks against their last version; if not given, where that is near.
+    pub(crate) delta: Option<bool>,
     pub(crate) zone: jiff::tz::TimeZone,
     pub(crate) parallel: usize,
     pub(crate) memory: Option<u64>,
@@ -339,6 +341,9 @@ name = "nightly"
             "kms = \"https://example.org/k\"",
             "kms_cache = \"soon\"",
             "kms_cache = \"31d\"",
+            "kms_cache = 2592001",
+            "kms_cache = true",
+            "delta = \"no\"",
             "memory = \"0\"",
             "timezone = \"\"",
             "prices.DEEP_ARCHIVE.gb_month = nan",

@@ -502,6 +502,8 @@ impl Admitter<'_> {
         let mut packer = Packer::new(&dedupe, *session, self.options.packer)?;
         let mut intake = Intake::new(self, &dedupe, rings)?;
         let proved = intake.take_all(&commit.packs, &mut packer, self.monitor);
+        let plain = intake.plain();
+        self.budget.spend(plain.in_vain(proved.is_err()));
         let segments: Vec<SegmentRef> = match proved {
             Ok(()) => packer.flush()?,
             Err(refusal) => {
@@ -514,12 +516,12 @@ impl Admitter<'_> {
         // Listed before the manifest is walked, which is read like any other.
         store.checkpoint(session, &segments)?;
         self.repo.sync_index(self.monitor)?;
-        let (brought, plain) = intake.finish();
-        let Needs { missing, files } = self.needs(&dedupe, &brought, &snapshot)?;
+        let (brought, missing_bases) = intake.finish();
+        let Needs { missing, files } = self.needs(&dedupe, &brought, missing_bases, &snapshot)?;
         if !missing.ids.is_empty() {
             return lacks(missing);
         }
-        limit(&mut snapshot, files, brought.count(), plain, commit.packs.iter().map(|pack| pack.len).sum());
+        limit(&mut snapshot, files, brought.count(), plain.made, plain.packed);
         let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
         let root = self.repo.write_snapshot(&snapshot)?;
         // The commit point.

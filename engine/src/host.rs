@@ -90,7 +90,9 @@ pub fn backup_as_host(
     }
     if !options.sealing.delta {
         // Nothing is kept of what is not used.
-        book.clear_lists()?;
+        if let Err(error) = book.clear_lists() {
+            monitor.warning(&format!("the block lists of earlier backups stay, and are not used: {error}"));
+        }
     }
     let (store, outbox) = book.begin()?;
     let repo = Repository::with_store(store);

@@ -37,7 +37,9 @@ pub struct Within(pub Span);
 impl std::str::FromStr for Within {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: &str = "ymwdh";
         let bad = || "expected a span such as 2y5m7d3h".to_owned();
+        let mut left = UNITS;
         let mut span = Span::new();
         let mut digits = String::new();
         for letter in text.chars() {
@@ -47,6 +49,17 @@ impl std::str::FromStr for Within {
             }
             let number: i64 = digits.parse().map_err(|_| bad())?;
             digits.clear();
+            // In this order m are months beyond doubt, and no number replaces an earlier one.
+            left = match (left.split_once(letter), UNITS.contains(letter)) {
+                (Some((_, smaller)), _) => smaller,
+                (None, true) => {
+                    return Err(
+                        "the units of a span are y, m (months), w, d and h, in this order and each once"
+                            .into(),
+                    );
+                }
+                (None, false) => return Err(bad()),
+            };
             span = match letter {
                 'y' => span.try_years(number),
                 'm' => span.try_months(number),
@@ -425,6 +438,9 @@ mod tests {
             "".parse::<Within>().is_err()
                 && "3".parse::<Within>().is_err()
                 && "3x".parse::<Within>().is_err()
+                && "1h30m".parse::<Within>().is_err()
+                && "1d2d".parse::<Within>().is_err()
+                && "1y2m3w4d5h".parse::<Within>().is_ok()
         );
     }
 

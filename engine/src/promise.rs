@@ -101,8 +101,7 @@ impl std::str::FromStr for Keep {
         if text == "forever" {
             return Ok(Self::Forever);
         }
-        let span: Within =
-            text.parse().map_err(|_| "expected a span such as 7d, 12w, 3m or 1y, or 'forever'")?;
+        let span: Within = text.parse().map_err(|why| format!("{why}, or 'forever'"))?;
         if span.0.is_zero() {
             return Err("a span of nothing keeps nothing: leave the promise out".into());
         }

@@ -1,7 +1,7 @@
 //! What a snapshot needs: every chunk that can be reached from it.
 
 use crate::entry::is_beneath;
-use crate::manifest::lists::each_chunk;
+use crate::manifest::lists::{KnownLists, each_chunk};
 use crate::manifest::{self, ManifestReader, Step};
 use crate::snapshot::Listed;
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ pub(crate) fn for_each_chunk(
     listed: &Listed,
     each: &mut dyn FnMut(ChunkRef),
 ) -> Result<()> {
-    for_each_further_chunk(store, listed, &mut HashSet::new(), each)
+    for_each_further_chunk(store, listed, &mut KnownLists::new(), each)
 }
 
 /// The same of several snapshots, for whoever wants each chunk once: stretches of manifests in `known`, which other snapshots
@@ -37,7 +37,7 @@ pub(crate) fn for_each_chunk(
 pub(crate) fn for_each_further_chunk(
     store: &Arc<ChunkStore>,
     listed: &Listed,
-    known: &mut HashSet<ChunkId>,
+    known: &mut KnownLists,
     each: &mut dyn FnMut(ChunkRef),
 ) -> Result<()> {
     match each_chunk(store, &listed.snapshot.manifest, known, each) {

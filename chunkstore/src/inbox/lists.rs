@@ -220,7 +220,7 @@ impl Pack {
     /// Opens the file; `None` if there is none.
     fn open(path: &Path, name: PackName, book: &KeyRing) -> Result<Option<Self>> {
         let failed = |error: std::io::Error| failed(path, &error);
-        let file = match File::open(path) {
+        let file = match private::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
         };

@@ -198,7 +198,8 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
     if let Some(path) = context.bundle(args.bundle.as_deref()) {
         as_host::refuse(&args)?;
         let bundle = bundle::read(&path)?;
-        let sealing = Sealing { compression: context.global.compression, delta: !args.no_delta };
+        let delta = !args.no_delta && context.delta_of_host();
+        let sealing = Sealing { compression: context.global.compression, delta };
         let options = options(&args, &files, time, sealing, packer);
         return as_host::run(bundle, source, options, args.host.as_deref(), context);
     }
@@ -388,6 +389,9 @@ fn has_tiers(context: &Context) -> bool {
 fn delta(args: &Args, repo: &engine::Repository, context: &Context) -> Result<bool, Failure> {
     if args.no_delta || args.delta {
         return Ok(args.delta);
+    }
+    if let Some(delta) = context.own_file().and_then(|file| file.delta) {
+        return Ok(delta);
     }
     let near = repo.store().storage().is_near();
     if !near && !repo.store().head().roots.is_empty() {

@@ -364,7 +364,7 @@ fn back_up(
         },
         Goal::Inbox(book) => BackupOptions {
             hostname: locked(book).bundle().name.clone(),
-            ..context.backup_options_with(true)
+            ..context.backup_options_with(context.delta_of_host())
         },
     };
     let options = BackupOptions {

@@ -35,10 +35,11 @@ pub(super) struct Raw {
     password_command: Option<Spanned<Filled>>,
     key_file: Option<Spanned<FilledPath>>,
     kms: Option<Spanned<String>>,
-    kms_cache: Option<Spanned<String>>,
+    kms_cache: Option<Spanned<durations::Keep>>,
     #[serde(default)]
     pass_environment: Vec<Filled>,
     cache_dir: Option<FilledPath>,
+    delta: Option<bool>,
     timezone: Option<Spanned<String>>,
     parallel: Option<Parallel>,
     memory: Option<Spanned<String>>,
@@ -314,13 +315,6 @@ impl<'a> Reader<'a> {
             }
             url.into_inner()
         });
-        let kms_cache = raw.kms_cache.and_then(|time| match durations::keep(time.get_ref()) {
-            Ok(seconds) => Some(seconds),
-            Err(why) => {
-                self.wrong(&time, why);
-                None
-            }
-        });
         let memory = self.some_size(&raw.memory, "nothing runs without memory");
         Some(File {
             path: path.to_owned(),
@@ -330,9 +324,10 @@ impl<'a> Reader<'a> {
             password_command: raw.password_command.map(|command| command.into_inner().get()),
             key_file: raw.key_file.map(|path| path.into_inner().get()),
             kms,
-            kms_cache,
+            kms_cache: raw.kms_cache.map(|time| time.into_inner().get()),
             pass_environment: texts(raw.pass_environment),
             cache_dir: raw.cache_dir.map(FilledPath::get),
+            delta: raw.delta,
             zone: zone?,
             parallel: raw.parallel.map_or(2, Parallel::size),
             memory,

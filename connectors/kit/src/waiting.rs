@@ -47,6 +47,12 @@ impl Waiting {
         Self { stop: Arc::clone(stop), ..Self::default() }
     }
 
+    /// Other waits for the same signal: one of these that was given up ends none of them.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self::new(&self.stop)
+    }
+
     /// What some work gives that knows no signals, such as looking a name up. It goes on by itself when it is given up.
     ///
     /// # Errors

@@ -93,6 +93,12 @@ impl Dump {
         }
     }
 
+    /// Whether it was put in order when it was stored: then each key is in it once.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.index.is_some()
+    }
+
     /// Keys by database, if that is known without reading all.
     #[must_use]
     pub fn databases(&self) -> Option<&BTreeMap<u32, Counts>> {

@@ -89,15 +89,17 @@ impl Offer {
                 };
                 monitor.count(Counter::BytesTotal, dump.len());
                 // It stays connected until it is a master again; else it looks for us meanwhile.
-                serve(&mut replica, server, &mut client, kept.master(), write, monitor)
-                    .map(|written| (written, replica))
+                watched(server).and_then(|mut client| {
+                    serve(&mut replica, server, &mut client, kept.master(), write, monitor)
+                        .map(|written| (written, replica))
+                })
             }
             Err(_) if monitor.interrupted() => Err(Failure::Ended(Error::Interrupted)),
             Err(why) => Err(Failure::Refused(why)),
         };
         // Nobody else is to connect, and nothing is to load any more.
         drop(listener);
-        let ended = left::end(&kept, server, &mut client, monitor);
+        let ended = left::end(&kept, server, monitor);
         match (served, ended) {
             (Ok((written, _)), Ok(())) => Ok(Outcome::Loaded(written)),
             (Err(Failure::Refused(why)), Ok(())) => Ok(Outcome::Refused(why)),
@@ -110,7 +112,7 @@ impl Offer {
                 };
                 let why = format!(
                     "{first}it is not certain that it is a master with its own settings again ({why}); the same restore, \
-                        run again, sees to that"
+                        run again, sees to that; if it has ended, its log says why"
                 );
                 Err(server.error(SourceErrorKind::Unavailable, why).into())
             }
@@ -125,6 +127,23 @@ impl Offer {
     }
 }
 
+/// A connection for the questions during a load: a signal ends its waits, and no others.
+fn watched(server: &Server) -> std::result::Result<Client, Failure> {
+    server.anew().connect().map_err(|error| Failure::Ended(error.into()))
+}
+
+/// That a server is a replica which takes no writes, and so no restore; one that does not say takes them, as far as is known.
+pub(crate) fn refusal(server: &Server) -> Option<Error> {
+    let state = server.connect_busy().ok().and_then(|mut client| State::ask(&mut client).ok())?;
+    state.is_read_only().then(|| {
+        let master = state.master().map_or_else(String::new, |(host, port)| format!(", {host}:{port}"));
+        Error::Refused(format!(
+            "{} is a replica that takes no writes (READONLY): restore into its master{master}",
+            server.shown
+        ))
+    })
+}
+
 /// Makes the server our replica.
 fn attach((host, port): (&str, u16), client: &mut Client) -> std::result::Result<(), String> {
     let done: RedisResult<()> = redis::cmd("REPLICAOF").arg(host).arg(port).query(client);
@@ -134,13 +153,34 @@ fn attach((host, port): (&str, u16), client: &mut Client) -> std::result::Result
 /// How often a server is asked again that is still at another save, in milliseconds.
 const PAUSE: u64 = 100;
 
-/// Has the server write its data to its disk, if it does so by itself: of a load it counts no changes after which it would, and
+/// Has the server write its data to its disk, or waits until it has, if it does so by itself: of a load it counts no changes after which it would, and
 /// what is on its disk is from before the load. Returns why it does not.
 ///
 /// It refuses while a child of it writes an RDB, as for the replica that has just read everything again: that is waited for,
 /// as long as it takes.
 pub(crate) fn save(server: &Server, monitor: &dyn Monitor) -> Result<Option<String>> {
     let mut client = server.connect()?;
+    // One with an append-only file begins that by itself; until it is done, what is on the disk is from before.
+    let mut is_told = false;
+    while State::of(server, &mut client)?.is_rewriting() {
+        if !std::mem::replace(&mut is_told, true) {
+            monitor.phase("the server writes its append-only file");
+        }
+        if monitor.interrupted() {
+            return Ok(Some(
+                "the server has not written its append-only file yet, and a restart before that loses data"
+                    .into(),
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(PAUSE));
+    }
+    if State::of(server, &mut client)?.failed_to_rewrite() {
+        return Ok(Some(
+            "the server could not write its append-only file, as its log says, and a restart loses what was restored; \
+             BGREWRITEAOF once it can"
+                .into(),
+        ));
+    }
     match kept::get(&mut client, "save") {
         Ok(Some(points)) if !points.is_empty() => {}
         _ => return Ok(None),
@@ -157,6 +197,9 @@ pub(crate) fn save(server: &Server, monitor: &dyn Monitor) -> Result<Option<Stri
             }
             Err(error) => words(&error),
         };
-        return Ok(Some(format!("the server does not write its data to its disk yet: BGSAVE: {why}")));
+        return Ok(Some(format!(
+            "the server has all of it in memory and nothing of it on its disk, and a restart loses it: BGSAVE is refused \
+             ({why}); run it once the server can save"
+        )));
     }
 }

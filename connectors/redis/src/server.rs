@@ -123,6 +123,11 @@ impl Server {
         self.clone().met_busy().connect()
     }
 
+    /// The same server, busy or not; a wait for it that a signal ended ends no wait for this one.
+    pub(crate) fn anew(&self) -> Self {
+        Self { waiting: self.waiting.anew(), ..self.clone().met_busy() }
+    }
+
     /// The same server, to which every connection is one of [`Server::connect_busy`].
     pub(crate) fn met_busy(self) -> Self {
         Self { is_met_busy: true, ..self }

@@ -6,7 +6,7 @@ use crate::keys::functions::{count_functions, flush_functions};
 use crate::keys::keyspace::{count_keys, flush_all};
 use crate::keys::proof::prove;
 use crate::keys::side_by_side::CONNECTIONS;
-use crate::keys::taken::take;
+use crate::keys::taken::{take, take_at_once};
 use crate::keys::{Dump, Live, Selection, find, one};
 use crate::loaded::now_ms;
 use crate::replication::{self, Left, Offer};
@@ -16,7 +16,7 @@ use crate::stream::replay::{self, ReplayReport};
 use crate::{scan, server};
 use done::Done;
 use engine::connector::choice::common::BASE_ONLY;
-use engine::connector::{Chosen, Context, Origin, RestorePlan, Restored, Steps, Way};
+use engine::connector::{Chosen, Context, Extent, Origin, RestorePlan, Restored, Steps, Way};
 use engine::{Counter, Error, ItemError, Monitor, Result};
 use held::Held;
 use std::io::Read;
@@ -43,6 +43,8 @@ pub(crate) struct Whole<'a> {
     left: Option<Left>,
     /// How the server loads all of it by itself, or why it does not.
     offer: std::result::Result<Offer, String>,
+    /// Whether the server was changed.
+    has_changed: bool,
 }
 
 /// The server that it goes into.
@@ -96,7 +98,12 @@ impl<'a> Whole<'a> {
             There { keys: keys.values().sum(), databases: keys.len(), functions: count_functions(&server)? };
         let (chosen, context) = (chosen.clone(), context.clone());
         let offer = Offer::ask(&server, &context)?;
-        Ok(Self { from, url, scan, server, chosen, dump, context, there, left, offer })
+        if left.is_none()
+            && let Some(why) = replication::refusal(&server)
+        {
+            return Err(why);
+        }
+        Ok(Self { from, url, scan, server, chosen, dump, context, there, left, offer, has_changed: false })
     }
 
     fn proves(&self) -> bool {
@@ -107,8 +114,15 @@ impl<'a> Whole<'a> {
         replay::span(&self.from.snapshot.snapshot).is_some()
     }
 
-    /// Reads all keys, and looks whether the server can hold them. Returns why it would not load them as an RDB.
+    /// Looks whether the server can hold what is in the dump; for one that has something to lose, all keys are read for that.
+    /// Returns why it would not load them as an RDB.
     fn take(&self, monitor: &dyn Monitor) -> Result<Option<String>> {
+        if self.chosen.has(&UNPROVEN) {
+            return Ok(None);
+        }
+        if !self.there.is_something() {
+            return take_at_once(self.from.repo, &self.dump, &self.server).map(|()| None);
+        }
         let loads = self.offer.as_ref().ok().map(Offer::loads);
         take(self.from.repo, &self.dump, &self.server, loads, now_ms(&self.context), monitor)
     }
@@ -129,11 +143,12 @@ impl<'a> Whole<'a> {
     }
 
     /// Changes the server.
-    fn change(&self, monitor: &dyn Monitor) -> Result<Done> {
-        let (server, dump) = (&self.server, &self.dump);
+    fn change(&mut self, monitor: &dyn Monitor) -> Result<Done> {
         if self.there.keys > 0 {
-            flush_all(server)?;
+            flush_all(&self.server)?;
         }
+        self.has_changed = true;
+        let (server, dump) = (&self.server, &self.dump);
         if self.chosen.has(&WHOLE) && !dump.commands.is_empty() {
             flush_functions(server)?;
         }
@@ -257,11 +272,9 @@ impl RestorePlan for Whole<'_> {
     }
 
     fn preview(&self, monitor: &dyn Monitor) -> Result<Restored> {
-        if self.proves() {
-            let unfit = self.take(monitor)?;
-            if let Some(why) = unfit.filter(|_| self.left.is_none()) {
-                monitor.note(&format!("not by replication: {why}"));
-            }
+        let unfit = self.take(monitor)?;
+        if let Some(why) = unfit.filter(|_| self.left.is_none()) {
+            monitor.note(&format!("not by replication: {why}"));
         }
         Ok(Restored::default())
     }
@@ -273,14 +286,13 @@ impl RestorePlan for Whole<'_> {
             self.there = There::of(&self.server)?;
             self.offer = Offer::ask(&self.server, &self.context)?;
         }
-        if !self.proves() {
-            return Ok(());
+        if self.proves() {
+            monitor.phase("read what will be loaded");
         }
-        monitor.phase("read what will be loaded");
         if let Some(why) = self.take(monitor)? {
             self.offer = Err(why);
         }
-        self.replay(false, monitor).map(drop)
+        if self.proves() { self.replay(false, monitor).map(drop) } else { Ok(()) }
     }
 
     fn saves(&self) -> Option<&str> {
@@ -299,6 +311,9 @@ impl RestorePlan for Whole<'_> {
 
     fn stands(&self, saved: Option<&str>) -> Option<String> {
         let shown = &self.server.shown;
+        if !self.has_changed {
+            return Some(format!("{shown} is as it was"));
+        }
         self.there.is_something().then(|| match saved {
             Some(saved) => {
                 format!("{shown} has a part of the snapshot now; to go back: {}", self.way_back(saved))
@@ -314,7 +329,10 @@ impl RestorePlan for Whole<'_> {
             _ => None,
         };
         let mut restored = done.told(self);
-        restored.notes.extend(unsaved);
+        if let Some(message) = unsaved {
+            monitor.error(ItemError { during: "restore", item: self.server.shown.clone(), message });
+            restored.extent = Extent::Part;
+        }
         Ok(restored)
     }
 }

@@ -1,13 +1,11 @@
 //! What a host stored as differences: the chunks that these build on are read in the repository, if they are the host's own.
 //! Which others the repository has, no answer tells.
 
-use super::needs::Missing;
 use super::own::Own;
-use super::{Admitter, Refusal, lacks, refused};
+use super::{Admitter, Refusal, refused};
 use chunkstore::ChunkId;
 use chunkstore::bases::{BaseReader, Prefix};
 use chunkstore::format::Codec;
-use chunkstore::inbox::reply::MOST_MISSING;
 use chunkstore::pack::Record;
 use chunkstore::store::ChunkStore;
 use std::collections::HashSet;
@@ -129,16 +127,9 @@ impl<'a> Afar<'a> {
         }
     }
 
-    /// Refuses the run, if bases are missing.
-    pub(super) fn missing(&self) -> std::result::Result<(), Refusal> {
-        if self.missing.is_empty() {
-            return Ok(());
-        }
-        let mut ids: Vec<ChunkId> = self.missing.iter().copied().collect();
-        ids.sort_unstable();
-        let is_incomplete = ids.len() > MOST_MISSING;
-        ids.truncate(MOST_MISSING);
-        lacks(Missing { ids, is_incomplete })
+    /// The bases that are missing.
+    pub(super) fn into_missing(mut self) -> HashSet<ChunkId> {
+        std::mem::take(&mut self.missing)
     }
 }
 

@@ -25,8 +25,35 @@ pub(super) struct Intake<'a> {
     decompressor: Decompressor,
     afar: Afar<'a>,
     brought: Chunks,
-    /// Plaintext bytes of them.
-    plain: u64,
+    plain: Plain,
+}
+
+/// A run makes so many bytes of plaintext at most, for each byte of its packs and besides: a few bytes that change in each
+/// chunk are an honest host's, too.
+const MOST_MADE: u64 = 1000;
+const MORE_MADE: u64 = 1 << 40;
+
+/// So many for each byte are ordinary.
+const ORDINARY: u64 = 32;
+
+/// Bytes of plaintext that the packs of a run make.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Plain {
+    pub(super) made: u64,
+    pub(super) packed: u64,
+}
+
+impl Plain {
+    /// Counts a chunk; `false` if no host's packs make so much.
+    fn count(&mut self, len: usize) -> bool {
+        self.made = self.made.saturating_add(len as u64);
+        self.made <= self.packed.saturating_mul(MOST_MADE).saturating_add(MORE_MADE)
+    }
+
+    /// Bytes that were made for little: of a run that was refused, all that are not ordinary.
+    pub(super) fn in_vain(self, is_refused: bool) -> u64 {
+        self.made.saturating_sub(self.packed.saturating_mul(if is_refused { ORDINARY } else { MOST_MADE }))
+    }
 }
 
 /// Plaintext that is handed to the pipeline before what came out of it is collected, and before somebody who interrupts is
@@ -44,12 +71,17 @@ impl<'a> Intake<'a> {
         let store = Arc::clone(dedupe.store());
         let (host, afar) = (admitter.host.id, Afar::new(admitter)?);
         let (decompressor, brought) = (Decompressor::new()?, Chunks::default());
-        Ok(Self { store, host, rings, lanes, decompressor, afar, brought, plain: 0 })
+        Ok(Self { store, host, rings, lanes, decompressor, afar, brought, plain: Plain::default() })
     }
 
-    /// What was brought, and its plaintext bytes.
-    pub(super) fn finish(self) -> (Chunks, u64) {
-        (self.brought, self.plain)
+    /// How much was made of what was brought, by now.
+    pub(super) fn plain(&self) -> Plain {
+        self.plain
+    }
+
+    /// What was brought, and the bases of it that are missing.
+    pub(super) fn finish(self) -> (Chunks, HashSet<ChunkId>) {
+        (self.brought, self.afar.into_missing())
     }
 
     pub(super) fn take_all(
@@ -58,7 +90,8 @@ impl<'a> Intake<'a> {
         packer: &mut Packer,
         monitor: &dyn Monitor,
     ) -> std::result::Result<(), Refusal> {
-        monitor.count(Counter::BytesTotal, packs.iter().map(|pack| pack.len).sum());
+        self.plain.packed = packs.iter().map(|pack| pack.len).sum();
+        monitor.count(Counter::BytesTotal, self.plain.packed);
         let mut seen = HashSet::new();
         if !packs.iter().all(|pack| seen.insert(pack.name.id)) {
             return refused("it names a pack twice");
@@ -75,7 +108,7 @@ impl<'a> Intake<'a> {
             lane.drain(packer, &mut |_, output| check(expected, &output, &mut wrong))?;
             garbage(wrong)?;
         }
-        self.afar.missing()
+        Ok(())
     }
 
     fn take(
@@ -112,6 +145,9 @@ impl<'a> Intake<'a> {
                 let len = record.plain_len;
                 return refused(format!("a chunk of {len} bytes is longer than chunks are here"));
             }
+            if record.plain_len == 0 {
+                return refused("it brought an empty chunk");
+            }
             if !self.brought.insert(pack.run, &record.id) {
                 return refused(format!("it brought chunk {} twice", record.id.short()));
             }
@@ -132,7 +168,9 @@ impl<'a> Intake<'a> {
             of_host(lane.add_whole(&plain, record.anchor != 0))?;
             expected.push_back(record.id);
             uncollected += plain.len();
-            self.plain += plain.len() as u64;
+            if !self.plain.count(plain.len()) {
+                return refused("its packs make more bytes of themselves than any host's do");
+            }
         }
         collect(lane, expected, packer, monitor)
     }
@@ -172,5 +210,27 @@ fn garbage(wrong: Option<ChunkId>) -> std::result::Result<(), Refusal> {
     match wrong {
         None => Ok(()),
         Some(id) => refused(format!("chunk {} is not what its id says", id.short())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_packs_make_of_themselves_is_bounded_and_costs_what_is_not_ordinary() {
+        let mut plain = Plain { made: 0, packed: 1 << 20 };
+        let chunk = 1 << 30;
+        // A TiB, and nearly one GiB for a pack of a MiB.
+        let count = (0..2000).take_while(|_| plain.count(chunk)).count();
+        assert_eq!(count, 1024);
+        assert!(plain.made > MORE_MADE);
+        let few = Plain { made: 32 << 20, packed: 1 << 20 };
+        assert_eq!((few.in_vain(true), few.in_vain(false)), (0, 0));
+        // As of a few bytes that change in each chunk: that is taken in, and costs only if it is refused.
+        let many = Plain { made: 900 << 20, packed: 1 << 20 };
+        assert_eq!((many.in_vain(true), many.in_vain(false)), (868 << 20, 0));
+        let bomb = Plain { made: 12 << 30, packed: 770 << 10 };
+        assert!(bomb.in_vain(false) > 11 << 30);
     }
 }

@@ -77,12 +77,13 @@ fn lied<T>(chunk: &ChunkRef) -> std::result::Result<T, Refusal> {
 }
 
 impl Admitter<'_> {
-    /// What the snapshot needs and does not have; the session relies on all the rest. What the manifest says of its entries is
-    /// compared with them.
+    /// What the snapshot needs and does not have, the bases of its differences included, so that one answer names all of it;
+    /// the session relies on all the rest. What the manifest says of its entries is compared with them.
     pub(super) fn needs(
         &self,
         dedupe: &Arc<Dedupe>,
         brought: &Chunks,
+        missing_bases: HashSet<ChunkId>,
         snapshot: &Snapshot,
     ) -> std::result::Result<Needs, Refusal> {
         let mut own = Own::new(self)?;
@@ -131,6 +132,9 @@ impl Admitter<'_> {
         lookup.finish()?;
         // These are not looked up: nothing depends on whether they are there.
         lookup.missing.extend(needed.into_keys());
+        // What is made of a base that is missing comes again with the run.
+        lookup.missing.retain(|id| !brought.contains(id));
+        lookup.missing.extend(missing_bases);
         let mut ids: Vec<ChunkId> = lookup.missing.into_iter().collect();
         ids.sort_unstable();
         // What a missing part of the list of entries would have named is unknown.

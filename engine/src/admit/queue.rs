@@ -22,9 +22,9 @@ const MOST_ASKED: u64 = 10_000;
 /// So many objects of a host are removed, those of 6 TiB of packs of the usual size.
 const MOST_REMOVED: usize = 100_000;
 
-/// Bytes that one admission read for one host and that brought nothing: what is no commit, stretches of lists of entries that come
-/// again and again, old snapshots that were searched for what a run builds on. A thief may ask for all of it with each of a
-/// thousand small runs.
+/// Bytes that one admission read or made for one host and that brought nothing: what is no commit, stretches of lists of entries
+/// that come again and again, old snapshots that were searched for what a run builds on, plaintext of packs that are bombs. A
+/// thief may ask for all of it with each of a thousand small runs.
 #[derive(Default)]
 pub(super) struct Budget(Cell<u64>);
 

@@ -320,6 +320,9 @@ fn packs_that_are_not_there_or_not_as_signed_are_refused() {
 #[test]
 fn chunks_that_cannot_be_are_refused() {
     let mut thief = Thief::new();
+    let empty = (thief.id(b""), &b""[..]);
+    let signed = thief.bring(&[empty], &[empty], |_, _| ());
+    thief.is_refused(&signed, "an empty chunk");
     let long = vec![3; 1 << 20];
     let chunk = (thief.id(&long), &*long);
     let signed = thief.bring(&[chunk], &[chunk], |_, _| ());

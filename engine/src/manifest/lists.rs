@@ -65,6 +65,10 @@ fn content(id: ChunkId, bytes: &[u8]) -> chunkstore::Result<Vec<ChunkRef>> {
     Ok(lists.flatten().collect())
 }
 
+/// Chunks of manifests whose content was come across, each with its height over the records: who writes to a repository may
+/// use one chunk at two heights, and it lists something else at each.
+pub(crate) type KnownLists = HashSet<(u8, ChunkId)>;
+
 /// Calls `each` with the chunks of a manifest that are not in `known`, and with the chunks of content that these list; what was
 /// read is in `known` afterwards. If it fails, `known` is as it was: what lies below a list that was read may not have been
 /// come across.
@@ -75,7 +79,7 @@ fn content(id: ChunkId, bytes: &[u8]) -> chunkstore::Result<Vec<ChunkRef>> {
 pub(crate) fn each_chunk(
     store: &Arc<ChunkStore>,
     root: &ManifestRoot,
-    known: &mut HashSet<ChunkId>,
+    known: &mut KnownLists,
     each: &mut dyn FnMut(ChunkRef),
 ) -> Result<()> {
     if root.level > MAX_LEVELS {
@@ -84,19 +88,22 @@ pub(crate) fn each_chunk(
     let mut fresh = HashSet::new();
     let mut level: Vec<ChunkRef> =
         root.chunks.iter().map(|(id, len)| ChunkRef { id: *id, len: *len }).collect();
-    let mut distinct = |level: &mut Vec<ChunkRef>| {
-        level.retain(|chunk| !known.contains(&chunk.id) && fresh.insert(chunk.id));
+    let mut distinct = |height: u8, level: &mut Vec<ChunkRef>| {
+        level.retain(|chunk| {
+            let list = (height, chunk.id);
+            !known.contains(&list) && fresh.insert(list)
+        });
         level.iter().for_each(|chunk| each(*chunk));
     };
-    for _ in 0..root.level {
-        distinct(&mut level);
+    for height in (1..=root.level).rev() {
+        distinct(height, &mut level);
         let mut below = vec![];
         for chunk in level {
             below.extend(read_list(store, chunk)?);
         }
         level = below;
     }
-    distinct(&mut level);
+    distinct(0, &mut level);
     each_leaf(store, level, &mut |_, chunks| {
         chunks?.into_iter().for_each(&mut *each);
         Ok::<_, chunkstore::Error>(true)

@@ -4,6 +4,7 @@ use super::rebase::{Moved, Rebase};
 use super::renewal::{self, Stays};
 use super::standing::Standing;
 use super::{MaxUnused, PruneOptions, PrunePlan};
+use crate::manifest::lists::KnownLists;
 use crate::reach::{ShortId, for_each_further_chunk, short};
 use crate::snapshot::{Listed, Snapshot};
 use crate::{Error, Monitor, Repository, Result};
@@ -22,7 +23,7 @@ pub(super) struct Marks {
     pub(super) roots: HashSet<ObjectId>,
     pub(super) needed: HashSet<ShortId>,
     /// Chunks of manifests whose content was marked.
-    lists: HashSet<ChunkId>,
+    lists: KnownLists,
 }
 
 impl Marks {
@@ -72,7 +73,7 @@ impl Marks {
 fn mark_one(
     repo: &Repository,
     root: &Root,
-    lists: &mut HashSet<ChunkId>,
+    lists: &mut KnownLists,
     each: &mut dyn FnMut(ChunkRef),
 ) -> Result<()> {
     let plain = repo.store().read_snapshot(root)?;

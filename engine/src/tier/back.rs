@@ -2,6 +2,7 @@
 //! behind was adopted, and records that it lost.
 
 use super::sync::Owed;
+use crate::manifest::lists::KnownLists;
 use crate::reach::{for_each_further_chunk, repair_index, short};
 use crate::reseal::{Wanted, reseal};
 use crate::snapshot::Listed;
@@ -63,7 +64,7 @@ pub fn bring_back(
         lost,
         lost_there: there.lost_packs(Duration::ZERO)?.ids(),
         visited: HashSet::new(),
-        lists: HashSet::new(),
+        lists: KnownLists::new(),
         relied: HashSet::new(),
         lacking: vec![],
     };
@@ -115,7 +116,7 @@ struct Back<'a> {
     lost_there: HashSet<PackId>,
     visited: HashSet<[u8; 16]>,
     /// Chunks of manifests all of whose content was looked at.
-    lists: HashSet<ChunkId>,
+    lists: KnownLists,
     /// Packs of the primary that are built on.
     relied: HashSet<PackId>,
     /// What the primary lacks, as it lies in the copy.

@@ -4,6 +4,7 @@
 
 use super::Tier;
 use super::map::{Placed, TierMap};
+use crate::manifest::lists::KnownLists;
 use crate::promise::Until;
 use crate::reach::{ShortId, repair_index};
 use crate::snapshot::Listed;
@@ -16,7 +17,7 @@ use chunkstore::seal::Compression;
 use chunkstore::storage::ErrorKind;
 use chunkstore::storage::shelf::Placing;
 use chunkstore::store::{ChunkStore, LostPacks, TierCommit, describe};
-use chunkstore::{ChunkId, ObjectId, PackId, SessionId};
+use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,7 +213,7 @@ struct Sync<'a> {
     /// Chunks that were looked at.
     visited: HashSet<ShortId>,
     /// Chunks of manifests all of whose content was looked at.
-    lists: HashSet<ChunkId>,
+    lists: KnownLists,
     /// Of the primary's packs, what is needed.
     needs: HashMap<PackId, Need>,
     /// Packs of the tier that are needed, and until when.
@@ -250,7 +251,7 @@ impl<'a> Sync<'a> {
             map: TierMap::read(tier.repo.store())?,
             changes: TierMap::default(),
             visited: HashSet::new(),
-            lists: HashSet::new(),
+            lists: KnownLists::new(),
             needs: HashMap::new(),
             locks: HashMap::new(),
             lost_from: HashSet::new(),

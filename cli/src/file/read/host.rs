@@ -23,7 +23,8 @@ impl Reader<'_> {
         let files = [&raw.password_file, &raw.key_file];
         files.into_iter().flatten().for_each(|at| self.wrong(at, NO_KEY));
         raw.password_command.iter().for_each(|at| self.wrong(at, NO_KEY));
-        [&raw.kms, &raw.kms_cache].into_iter().flatten().for_each(|at| self.wrong(at, NO_KEY));
+        raw.kms.iter().for_each(|at| self.wrong(at, NO_KEY));
+        raw.kms_cache.iter().for_each(|at| self.wrong(at, NO_KEY));
         let copies = raw.tier.iter().filter(|tier| tier.role != Role::Primary);
         copies.for_each(|tier| self.wrong(&tier.name, NO_TIERS));
         raw.promise.iter().for_each(|promise| self.wrong(&promise.keep, NO_PROMISES));

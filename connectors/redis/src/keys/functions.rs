@@ -43,7 +43,11 @@ pub fn restore_functions(server: &Server, libraries: Vec<u8>) -> Result<()> {
     let done: RedisResult<()> =
         command.arg("RESTORE").arg(payload).arg("FLUSH").query(&mut server.connect()?);
     Ok(done.map_err(|error| {
-        server.error(SourceErrorKind::Unavailable, format!("functions: {}", words(&error)))
+        let why = match error.to_string().contains("unknown command") {
+            true => "it takes no functions, and the snapshot has some".into(),
+            false => format!("functions: {}", words(&error)),
+        };
+        server.error(SourceErrorKind::Unavailable, why)
     })?)
 }
 

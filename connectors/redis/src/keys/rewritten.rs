@@ -11,6 +11,7 @@ use crate::rdb::parse::{Global, Usage};
 use crate::rdb::{Version, crc64, kind, opcode, push_len};
 use engine::{Counter, Error, Monitor, Repository};
 use std::borrow::Cow;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::Write;
 
 /// Bytes that are written at a time.
@@ -136,11 +137,12 @@ pub fn rewrite(
     let mut done = Rewritten::default();
     for (global, raw) in globals {
         match global {
-            // Of another server's replication nothing is true any more.
-            Global::Aux(name, _) if name.starts_with(b"repl-") || name == b"aof-base" => {}
-            // A script of a cache, which servers before 7 compile, and end themselves if they cannot.
-            Global::Aux(name, _) if name == b"lua" => {}
-            Global::Aux(..) => out.bytes.extend_from_slice(&raw),
+            Global::Aux(name, _) if AUX.iter().any(|aux| name.eq_ignore_ascii_case(aux)) => {
+                out.bytes.extend_from_slice(&raw);
+            }
+            // Of another server's replication nothing is true any more; and servers before 7 compile the scripts of a cache, and end
+            // themselves if they cannot.
+            Global::Aux(..) => {}
             Global::Function if version.number < FUNCTION_VERSION => {
                 return Err(Ended::Unfit("it has functions, which the server does not know".into()));
             }
@@ -199,6 +201,40 @@ pub fn rewrite(
     let checksum = out.digest.finalize();
     out.to.write_all(&checksum.to_le_bytes()).map_err(Ended::Write)?;
     Ok(done)
+}
+
+/// What the writer of a dump says of itself. Servers compare these names whatever their case (`rdb.c`, `rdbLoadRioWithLoadingCtx`).
+const AUX: [&[u8]; 5] = [b"redis-ver", b"valkey-ver", b"redis-bits", b"ctime", b"used-mem"];
+
+/// Most keys whose names are compared: their hashes take 256 MiB.
+const MOST_COMPARED: usize = 32 << 20;
+
+/// Why a server would end itself that loads a dump: it has a key twice. A dump that was put in order has none.
+///
+/// # Errors
+/// What cannot be read.
+pub(crate) fn twice(repo: &Repository, dump: &Dump, monitor: &dyn Monitor) -> engine::Result<Option<String>> {
+    if dump.is_in_order() {
+        return Ok(None);
+    }
+    // With a key of its own: nobody makes names whose hashes are equal, and by chance it only costs time.
+    let keyed = RandomState::new();
+    let (all, mut hashes) = (Selection::default(), vec![]);
+    let mut records = dump.records(repo, &all, Want::Names);
+    while let Some(record) = records.next_record()? {
+        hashes.push(keyed.hash_one((record.key.database, &record.key.name)));
+        if hashes.len() > MOST_COMPARED {
+            return Ok(Some(
+                "it is in no order, and has too many keys to find one that is there twice".into(),
+            ));
+        }
+        if monitor.interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    hashes.sort_unstable();
+    let is_twice = hashes.windows(2).any(|two| two[0] == two[1]);
+    Ok(is_twice.then(|| "it has a key twice".into()))
 }
 
 /// The dump on its way.

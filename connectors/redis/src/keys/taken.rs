@@ -134,23 +134,31 @@ pub fn take(
     if !refused.is_empty() {
         why.push(format!("it does not take these keys: {}", refused.join(", ")));
     }
-    for (database, keys) in &needs.databases {
-        if !probe.has_database(*database)? {
-            why.push(format!("it has no database {database} (keys of the snapshot there: {keys})"));
-        }
-    }
-    if globals.iter().any(|(global, _)| *global == Global::Function) {
-        why.extend(probe.functions()?);
-    }
+    why.extend(probe.lacks(needs.databases.into_iter(), &globals)?);
     why.extend(probe.no_room(needs.bytes));
-    if why.is_empty() {
-        return Ok(needs.unfit);
+    match why.is_empty() {
+        true => Ok(needs.unfit),
+        false => Err(cannot_hold(server, &why, "--unproven removes its data for what it can hold")),
     }
-    Err(Error::Refused(format!(
-        "{} cannot hold the snapshot: {}; --unproven removes its data for what it can hold",
-        server.shown,
-        why.join("; ")
-    )))
+}
+
+/// The same of what is known without reading a key, for a server that has nothing to lose: databases and functions.
+///
+/// # Errors
+/// As those of [`take`].
+pub fn take_at_once(repo: &Repository, dump: &Dump, server: &Server) -> Result<()> {
+    if dump.is_empty() {
+        return Ok(());
+    }
+    let (version, globals) = dump.head(repo)?;
+    let known = dump.databases().into_iter().flatten().map(|(database, counts)| (*database, counts.keys));
+    // Every server has the first one.
+    let why = Probe::new(server, version)?.lacks(known.filter(|(database, _)| *database > 0), &globals)?;
+    if why.is_empty() { Ok(()) } else { Err(cannot_hold(server, &why, "--unproven tries it all the same")) }
+}
+
+fn cannot_hold(server: &Server, why: &[String], way_out: &str) -> Error {
+    Error::Refused(format!("{} cannot hold the snapshot: {}; {way_out}", server.shown, why.join("; ")))
 }
 
 /// Asks a server whether it takes values.
@@ -255,6 +263,24 @@ impl<'a> Probe<'a> {
             // A full server is emptied before it takes anything; a node of a cluster takes its own slots only.
             Ok(None)
         }
+    }
+
+    /// Databases, each with its keys in the snapshot, and functions that it does not have a place for.
+    fn lacks(
+        &mut self,
+        databases: impl Iterator<Item = (u32, u64)>,
+        globals: &[(Global, Vec<u8>)],
+    ) -> Result<Vec<String>> {
+        let mut why = vec![];
+        for (database, keys) in databases {
+            if !self.has_database(database)? {
+                why.push(format!("it has no database {database} (keys of the snapshot there: {keys})"));
+            }
+        }
+        if globals.iter().any(|(global, _)| *global == Global::Function) {
+            why.extend(self.functions()?);
+        }
+        Ok(why)
     }
 
     fn has_database(&mut self, number: u32) -> Result<bool> {

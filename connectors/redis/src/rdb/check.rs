@@ -5,15 +5,14 @@
 //! servers had faults.
 
 pub use super::flaw::Flaw;
-use super::packed;
-use super::packed::{Element, intset, listpack, ziplist, zipmap};
+use super::packed::{Element, Form};
 use super::parse::{Key, Part, Supply, Walk};
 use super::written::Written;
 use super::{RdbError, kind};
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHasher;
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 mod stream;
 
@@ -133,11 +132,11 @@ fn elements(kind: u8, value: &mut Written<'_>) -> Result<Option<usize>, Flaw> {
             return Ok(None);
         }
         kind::LIST => value.each(|value, _| value.skip_string())?,
-        kind::LIST_ZIPLIST => packed(value, ziplist, BAD_NODE)?,
+        kind::LIST_ZIPLIST => packed(value, Form::Ziplist, BAD_NODE)?,
         kind::LIST_QUICKLIST => {
             let mut all = 0;
             value.each(|value, _| {
-                all += packed(value, ziplist, BAD_NODE)?;
+                all += packed(value, Form::Ziplist, BAD_NODE)?;
                 Ok(())
             })?;
             all
@@ -150,7 +149,7 @@ fn elements(kind: u8, value: &mut Written<'_>) -> Result<Option<usize>, Flaw> {
                     1 => {
                         value.string().and_then(|node| if node.is_empty() { Err(Flaw::Empty) } else { Ok(1) })
                     }
-                    2 => packed(value, listpack, BAD_NODE),
+                    2 => packed(value, Form::Listpack, BAD_NODE),
                     _ => Err(corrupt("a node of the list of an unknown kind")),
                 }?;
                 Ok(())
@@ -158,8 +157,8 @@ fn elements(kind: u8, value: &mut Written<'_>) -> Result<Option<usize>, Flaw> {
             all
         }
         kind::SET => unique(value, |value| value.string())?,
-        kind::SET_INTSET => packed(value, intset, "its packed integers do not hold together")?,
-        kind::SET_LISTPACK => tuples(value, listpack, 1, |_| true)?,
+        kind::SET_INTSET => packed(value, Form::Intset, "its packed integers do not hold together")?,
+        kind::SET_LISTPACK => tuples(value, Form::Listpack, 1, |_| true)?,
         kind::ZSET | kind::ZSET_2 => unique(value, |value| {
             let member = value.string()?;
             let score = if kind == kind::ZSET {
@@ -169,12 +168,12 @@ fn elements(kind: u8, value: &mut Written<'_>) -> Result<Option<usize>, Flaw> {
             };
             if score.is_nan() { Err(corrupt("a score is not a number")) } else { Ok(member) }
         })?,
-        kind::ZSET_ZIPLIST => tuples(value, ziplist, 2, |pair| is_score(&pair[1]))?,
-        kind::ZSET_LISTPACK => tuples(value, listpack, 2, |pair| is_score(&pair[1]))?,
+        kind::ZSET_ZIPLIST => tuples(value, Form::Ziplist, 2, is_score)?,
+        kind::ZSET_LISTPACK => tuples(value, Form::Listpack, 2, is_score)?,
         kind::HASH => unique(value, |value| named(value))?,
-        kind::HASH_ZIPMAP => tuples(value, zipmap, 2, |_| true)?,
-        kind::HASH_ZIPLIST => tuples(value, ziplist, 2, |_| true)?,
-        kind::HASH_LISTPACK => tuples(value, listpack, 2, |_| true)?,
+        kind::HASH_ZIPMAP => tuples(value, Form::Zipmap, 2, |_| true)?,
+        kind::HASH_ZIPLIST => tuples(value, Form::Ziplist, 2, |_| true)?,
+        kind::HASH_LISTPACK => tuples(value, Form::Listpack, 2, |_| true)?,
         kind::VALKEY_HASH_2 => unique(value, |value| {
             let name = named(value)?;
             // -1: it does not expire.
@@ -200,15 +199,15 @@ fn elements(kind: u8, value: &mut Written<'_>) -> Result<Option<usize>, Flaw> {
             }
             // The fields stand by their moments; those that do not expire have 0, and stand last.
             let mut last = 0;
-            let mut is_in_order = |element: &Element<'_>| {
+            let is_in_order = |element: Element<'_>| {
                 let moment = match element {
                     Element::Number(0) => Some(u64::MAX),
-                    Element::Number(ms) => u64::try_from(*ms).ok().filter(|ms| *ms <= MAX_EXPIRY),
+                    Element::Number(ms) => u64::try_from(ms).ok().filter(|ms| *ms <= MAX_EXPIRY),
                     Element::Bytes(_) => None,
                 };
                 moment.is_some_and(|moment| std::mem::replace(&mut last, moment) <= moment)
             };
-            tuples(value, listpack, 3, |triple| is_in_order(&triple[2]))?
+            tuples(value, Form::Listpack, 3, is_in_order)?
         }
         _ => return Err(corrupt("its type is unknown")),
     }))
@@ -234,70 +233,117 @@ fn unique<'a>(
     // Hashes say the same in a fraction of the memory. The quick ones come first; an attacker can make names whose quick
     // hashes are equal, so then a keyed hash decides: two of its 64 bits are not equal by chance.
     let start = *value;
-    let mut hashes = vec![];
+    let mut hashes = Hashes::default();
     let count = value.each(|value, _| {
-        hashes.push(FxBuildHasher.hash_one(name(value)?));
+        hashes.push(quick(&name(value)?));
         Ok(())
     })?;
-    if is_unique(&mut hashes) {
+    if hashes.differ() {
         return Ok(count);
     }
     let keyed = RandomState::new();
-    hashes.clear();
+    let mut hashes = Hashes::default();
     *value = start;
     value.each(|value, _| {
         hashes.push(keyed.hash_one(name(value)?));
         Ok(())
     })?;
-    if is_unique(&mut hashes) { Ok(count) } else { Err(TWICE) }
+    if hashes.differ() { Ok(count) } else { Err(TWICE) }
 }
 
 const TWICE: Flaw = Flaw::Corrupt("an element is there twice");
 
-/// Whether no two of these are equal; may order them.
-fn is_unique(hashes: &mut [u64]) -> bool {
-    // Few are compared faster than ordered.
-    if hashes.len() <= 16 {
-        return hashes.iter().enumerate().all(|(at, hash)| !hashes[..at].contains(hash));
+/// A hash without a key: equal names have the same, and most others do not.
+#[inline]
+fn quick(name: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(name);
+    hasher.finish()
+}
+
+/// Hashes of names: few of them take no memory of the heap.
+#[derive(Default)]
+struct Hashes {
+    few: [u64; Self::FEW],
+    len: usize,
+    /// All of them, if they are more.
+    many: Vec<u64>,
+}
+
+impl Hashes {
+    /// As many are compared faster than ordered.
+    const FEW: usize = 16;
+
+    #[inline]
+    fn push(&mut self, hash: u64) {
+        if let Some(slot) = self.few.get_mut(self.len) {
+            *slot = hash;
+        } else {
+            if self.len == Self::FEW {
+                self.many.extend_from_slice(&self.few);
+            }
+            self.many.push(hash);
+        }
+        self.len += 1;
     }
-    hashes.sort_unstable();
-    hashes.windows(2).all(|two| two[0] != two[1])
+
+    /// Whether no two of them are equal.
+    fn differ(&mut self) -> bool {
+        if let Some(few) = self.few.get(..self.len) {
+            return few.iter().enumerate().all(|(at, hash)| !few[..at].contains(hash));
+        }
+        self.many.sort_unstable();
+        self.many.windows(2).all(|two| two[0] != two[1])
+    }
 }
 
 /// How many elements a packed collection has that holds together.
-fn packed(value: &mut Written<'_>, decode: packed::Decode, why: &'static str) -> Result<usize, Flaw> {
-    let bytes = value.string()?;
-    decode(&bytes).map(|all| all.len()).ok_or(Flaw::Corrupt(why))
+fn packed(value: &mut Written<'_>, form: Form, why: &'static str) -> Result<usize, Flaw> {
+    form.visit(&value.string()?, |_| ()).ok_or(Flaw::Corrupt(why))
 }
 
-/// A packed collection of tuples, of which the first elements are names and differ; how many tuples.
+/// A packed collection of tuples, of which the first elements are names and differ, and the last are right; how many tuples.
 fn tuples(
     value: &mut Written<'_>,
-    decode: packed::Decode,
+    form: Form,
     len: usize,
-    mut is_right: impl FnMut(&[Element<'_>]) -> bool,
+    mut is_right: impl FnMut(Element<'_>) -> bool,
 ) -> Result<usize, Flaw> {
     let bytes = value.string()?;
-    let all = decode(&bytes).ok_or(Flaw::Corrupt("its packed elements do not hold together"))?;
-    if all.len() % len != 0 {
+    let mut hashes = Hashes::default();
+    let (mut place, mut all_right) = (0, true);
+    let count = form.visit(&bytes, |element| {
+        if place == 0 {
+            hashes.push(match element.normal() {
+                Element::Number(number) => quick(&number.to_le_bytes()),
+                Element::Bytes(name) => quick(name),
+            });
+        }
+        place += 1;
+        if place == len {
+            all_right &= is_right(element);
+            place = 0;
+        }
+    });
+    let count = count.ok_or(Flaw::Corrupt("its packed elements do not hold together"))?;
+    if place != 0 {
         return Err(Flaw::Corrupt("its packed elements do not come out even"));
     }
     // Names whose quick hashes differ differ; only if these do not, they are compared.
-    let names = all.chunks(len).map(|tuple| tuple[0].normal());
-    let differ = is_unique(&mut names.map(|name| FxBuildHasher.hash_one(name)).collect::<Vec<_>>());
-    let mut seen = (!differ).then(HashSet::new);
-    for tuple in all.chunks(len) {
-        if seen.as_mut().is_some_and(|seen| !seen.insert(tuple[0].normal())) {
+    if !hashes.differ() {
+        let mut names = HashSet::new();
+        let all = form.elements(&bytes).unwrap_or_default();
+        if !all.iter().step_by(len).all(|name| names.insert(name.normal())) {
             return Err(TWICE);
         }
-        if !is_right(tuple) {
-            return Err(Flaw::Corrupt(if len == 2 { "a score is not a number" } else { BAD_EXPIRY }));
-        }
     }
-    Ok(all.len() / len)
+    if !all_right {
+        return Err(Flaw::Corrupt(if len == 2 { "a score is not a number" } else { BAD_EXPIRY }));
+    }
+    Ok(count / len)
 }
 
-fn is_score(element: &Element<'_>) -> bool {
+fn is_score(element: Element<'_>) -> bool {
     match element {
         Element::Number(_) => true,
         Element::Bytes(bytes) => std::str::from_utf8(bytes)

@@ -27,8 +27,8 @@ impl<'a> Element<'a> {
     pub(super) fn number(&self) -> Option<i64> {
         match self {
             Self::Number(number) => Some(*number),
-            // Most are words: no number ends like these.
-            Self::Bytes([.., last]) if !last.is_ascii_digit() => None,
+            // Most are words: no number begins or ends like these.
+            Self::Bytes([first, .., last]) if !last.is_ascii_digit() || !is_start(*first) => None,
             Self::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
         }
     }
@@ -44,8 +44,39 @@ impl<'a> Element<'a> {
     }
 }
 
-/// Takes a packed collection apart; `None` if it does not hold together.
-pub(super) type Decode = for<'a> fn(&'a [u8]) -> Option<Vec<Element<'a>>>;
+/// Whether a number may begin so.
+fn is_start(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'-' | b'+')
+}
+
+/// How a collection is packed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    Ziplist,
+    Listpack,
+    Intset,
+    Zipmap,
+}
+
+impl Form {
+    /// Takes a packed collection apart and hands over its elements, of which none counts if it does not hold together; how many
+    /// they are, or `None`.
+    #[inline]
+    pub(super) fn visit<'a>(self, bytes: &'a [u8], each: impl FnMut(Element<'a>)) -> Option<usize> {
+        match self {
+            Self::Ziplist => ziplist(bytes, each),
+            Self::Listpack => listpack(bytes, each),
+            Self::Intset => intset(bytes, each),
+            Self::Zipmap => zipmap(bytes, each),
+        }
+    }
+
+    /// All elements.
+    pub(super) fn elements(self, bytes: &[u8]) -> Option<Vec<Element<'_>>> {
+        let mut all = vec![];
+        self.visit(bytes, |element| all.push(element)).map(|_| all)
+    }
+}
 
 /// A little-endian unsigned integer of at most 4 bytes.
 fn unsigned(bytes: &[u8]) -> usize {
@@ -58,15 +89,22 @@ fn range(bytes: &[u8], at: usize, len: usize) -> Option<&[u8]> {
 }
 
 /// Integers of one width, ascending, at least one.
-pub(super) fn intset(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
+fn intset<'a>(bytes: &'a [u8], mut each: impl FnMut(Element<'a>)) -> Option<usize> {
     let width = unsigned(bytes.get(..4)?);
     let count = unsigned(bytes.get(4..8)?);
     let numbers = bytes.get(8..)?;
     if !matches!(width, 2 | 4 | 8) || count == 0 || numbers.len() != count.checked_mul(width)? {
         return None;
     }
-    let all: Vec<_> = numbers.chunks(width).map(|bytes| Element::Number(integer(bytes))).collect();
-    all.windows(2).all(|two| two[0] < two[1]).then_some(all)
+    let mut last = None;
+    for number in numbers.chunks(width).map(integer) {
+        if last.is_some_and(|last| last >= number) {
+            return None;
+        }
+        each(Element::Number(number));
+        last = Some(number);
+    }
+    Some(count)
 }
 
 /// A count of 16 bits that says nothing once it is full.
@@ -74,28 +112,22 @@ fn is_count(written: usize, count: usize) -> bool {
     written == 0xffff || written == count
 }
 
-/// Room for as many elements as a collection says it has, as far as there can be so many in it.
-fn with_room<'a>(bytes: &'a [u8], count: usize) -> Vec<Element<'a>> {
-    Vec::with_capacity(count.min(bytes.len() / 2))
-}
-
 /// Entries between a header of ten bytes (its length, where the last entry is, how many there are) and 0xff, each
 /// after the length of the one before it.
 #[expect(clippy::big_endian_bytes, reason = "ziplists write long lengths big-endian")]
-pub(super) fn ziplist(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
-    let (mut at, mut last, mut before) = (10, 10, 0);
+fn ziplist<'a>(bytes: &'a [u8], mut each: impl FnMut(Element<'a>)) -> Option<usize> {
+    let (mut at, mut last, mut before, mut count) = (10, 10, 0, 0);
     if unsigned(bytes.get(..4)?) != bytes.len() {
         return None;
     }
-    let mut all = with_room(bytes, unsigned(range(bytes, 8, 2)?));
     loop {
         let start = at;
         let previous = match *bytes.get(at)? {
             255 => {
                 let whole = at + 1 == bytes.len()
                     && unsigned(range(bytes, 4, 4)?) == last
-                    && is_count(unsigned(range(bytes, 8, 2)?), all.len());
-                return whole.then_some(all);
+                    && is_count(unsigned(range(bytes, 8, 2)?), count);
+                return whole.then_some(count);
             }
             254 => {
                 at += 5;
@@ -125,27 +157,27 @@ pub(super) fn ziplist(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
             0xf1..=0xfd => Some((Element::Number(i64::from(head & 0x0f) - 1), 1)),
             _ => None,
         }?;
-        all.push(entry);
+        each(entry);
+        count += 1;
         at += len;
         (last, before) = (start, at - start);
     }
 }
 
 /// Entries between a header of six bytes (its length, how many there are) and 0xff, each before its own length.
-pub(super) fn listpack(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
-    let mut at = 6;
+fn listpack<'a>(bytes: &'a [u8], mut each: impl FnMut(Element<'a>)) -> Option<usize> {
+    let (mut at, mut count) = (6, 0);
     if unsigned(bytes.get(..4)?) != bytes.len() {
         return None;
     }
-    let mut all = with_room(bytes, unsigned(range(bytes, 4, 2)?));
     loop {
         let head = *bytes.get(at)?;
         let text =
             |skip: usize, len: usize| Some((Element::Bytes(range(bytes, at + skip, len)?), skip + len));
         let (entry, len) = match head {
             0xff => {
-                let whole = at + 1 == bytes.len() && is_count(unsigned(range(bytes, 4, 2)?), all.len());
-                return whole.then_some(all);
+                let whole = at + 1 == bytes.len() && is_count(unsigned(range(bytes, 4, 2)?), count);
+                return whole.then_some(count);
             }
             0x00..=0x7f => Some((Element::Number(i64::from(head)), 1)),
             0x80..=0xbf => text(1, usize::from(head & 0x3f)),
@@ -162,7 +194,8 @@ pub(super) fn listpack(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
             }
             _ => None,
         }?;
-        all.push(entry);
+        each(entry);
+        count += 1;
         at += len;
         at += back_width(bytes.get(at..)?, len)?;
     }
@@ -171,7 +204,12 @@ pub(super) fn listpack(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
 /// Bytes that a listpack spends on the length of an entry, at its end: seven bits a byte, the highest first, all but the
 /// first byte with the high bit. `None` if they do not say `len`. Redis takes a byte more than it needs at 16,383 bytes and at
 /// the next steps (`lpEncodeBacklen`), Valkey 9 does not; both read what the other writes.
+#[inline]
 fn back_width(bytes: &[u8], len: usize) -> Option<usize> {
+    // Nearly all are short.
+    if let (Some(back), 0..0x7f) = (bytes.first(), len) {
+        return (usize::from(*back) == len).then_some(1);
+    }
     let needed = (1..5).find(|width| len < 1 << (7 * width)).unwrap_or(5);
     let is_step = needed > 1 && len + 1 == 1 << (7 * needed);
     (needed..=needed + usize::from(is_step)).find(|width| {
@@ -182,18 +220,16 @@ fn back_width(bytes: &[u8], len: usize) -> Option<usize> {
 }
 
 /// Names and values of hashes before Redis 2.6: a count, then each after its length, values with unused bytes behind.
-pub(super) fn zipmap(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
-    let mut at = 1;
-    let mut all = vec![];
+fn zipmap<'a>(bytes: &'a [u8], mut each: impl FnMut(Element<'a>)) -> Option<usize> {
+    let (mut at, mut count) = (1, 0);
     loop {
         let mut len = usize::from(*bytes.get(at)?);
         at += 1;
         match len {
             255 => {
-                let count = usize::from(*bytes.first()?);
-                let whole =
-                    at == bytes.len() && all.len() % 2 == 0 && (count >= 254 || count * 2 == all.len());
-                return whole.then_some(all);
+                let pairs = usize::from(*bytes.first()?);
+                let whole = at == bytes.len() && count % 2 == 0 && (pairs >= 254 || pairs * 2 == count);
+                return whole.then_some(count);
             }
             254 => {
                 len = unsigned(range(bytes, at, 4)?);
@@ -202,10 +238,11 @@ pub(super) fn zipmap(bytes: &[u8]) -> Option<Vec<Element<'_>>> {
             _ => {}
         }
         // Values, every other one, have a count of unused bytes behind them.
-        let is_value = all.len() % 2 == 1;
+        let is_value = count % 2 == 1;
         let free = if is_value { usize::from(*bytes.get(at)?) } else { 0 };
         at += usize::from(is_value);
-        all.push(Element::Bytes(range(bytes, at, len)?));
+        each(Element::Bytes(range(bytes, at, len)?));
+        count += 1;
         at += len + free;
     }
 }
@@ -216,34 +253,44 @@ mod tests {
 
     #[test]
     fn every_byte_of_a_packed_value_counts() {
-        let samples: [(&str, Decode, &[u8]); 4] = [
-            ("listpack", listpack, b"\x14\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff"),
-            ("ziplist", ziplist, b"\x15\0\0\0\x0f\0\0\0\x03\0\x00\x01a\x03\xf3\x02\xf0\xff\xff\xff\xff"),
-            ("intset", intset, b"\x02\0\0\0\x02\0\0\0\xff\xff\x07\x00"),
-            ("zipmap", zipmap, b"\x01\x01k\x02\x01vv.\xff"),
+        let samples: [(&str, Form, &[u8]); 4] = [
+            (
+                "listpack",
+                Form::Listpack,
+                b"\x14\0\0\0\x04\0\x05\x01\x82ab\x03\xdf\xff\x02\xf1\x10\x27\x03\xff",
+            ),
+            (
+                "ziplist",
+                Form::Ziplist,
+                b"\x15\0\0\0\x0f\0\0\0\x03\0\x00\x01a\x03\xf3\x02\xf0\xff\xff\xff\xff",
+            ),
+            ("intset", Form::Intset, b"\x02\0\0\0\x02\0\0\0\xff\xff\x07\x00"),
+            ("zipmap", Form::Zipmap, b"\x01\x01k\x02\x01vv.\xff"),
         ];
-        for (name, decode, bytes) in samples {
-            let whole = decode(bytes);
+        for (name, form, bytes) in samples {
+            let whole = form.elements(bytes);
             assert!(whole.is_some(), "{name}");
             for len in 0..bytes.len() {
-                assert_eq!(decode(&bytes[..len]), None, "{name} cut at {len}");
+                assert_eq!(form.elements(&bytes[..len]), None, "{name} cut at {len}");
             }
             for longer in [&[0][..], &[0xff], bytes] {
-                assert_eq!(decode(&[bytes, longer].concat()), None, "{name} and {longer:?}");
+                assert_eq!(form.elements(&[bytes, longer].concat()), None, "{name} and {longer:?}");
             }
         }
         // A count, a length of the one before and the length again, each one off.
-        for (at, decode, bytes) in
-            [(4, samples[0].1, samples[0].2), (11, samples[0].1, samples[0].2), (8, ziplist, samples[1].2)]
-        {
+        for (at, form, bytes) in [
+            (4, samples[0].1, samples[0].2),
+            (11, samples[0].1, samples[0].2),
+            (8, Form::Ziplist, samples[1].2),
+        ] {
             let mut bad = bytes.to_vec();
             bad[at] ^= 1;
-            assert_eq!(decode(&bad), None, "byte {at}");
+            assert_eq!(form.elements(&bad), None, "byte {at}");
         }
         for bad in
             [&b"\x02\0\0\0\0\0\0\0"[..], b"\x02\0\0\0\x02\0\0\0\x07\0\x07\0", b"\x03\0\0\0\x01\0\0\0\0\0\0"]
         {
-            assert_eq!(intset(bad), None);
+            assert_eq!(Form::Intset.elements(bad), None);
         }
     }
 
@@ -272,7 +319,7 @@ mod tests {
                 let total = u32::try_from(bytes.len()).unwrap();
                 bytes[..4].copy_from_slice(&total.to_le_bytes());
                 bytes[4] = 1;
-                assert_eq!(listpack(&bytes).map(|all| all.len()), Some(1), "{len}");
+                assert_eq!(Form::Listpack.visit(&bytes, |_| ()), Some(1), "{len}");
             }
         }
     }

@@ -2,8 +2,7 @@
 //! server chose. Source: `rdb.c` (`rdbLoadObject`), `t_stream.c`.
 
 use super::input::Input;
-use super::packed;
-use super::packed::{intset, listpack, ziplist, zipmap};
+use super::packed::Form;
 use super::written::Written;
 use super::{RdbError, kind, push_len};
 
@@ -134,9 +133,9 @@ impl Decoding<'_, '_> {
     }
 
     /// A string that holds a structure of its own.
-    fn packed(&mut self, decode: packed::Decode) -> Result<Vec<Vec<u8>>, RdbError> {
+    fn packed(&mut self, form: Form) -> Result<Vec<Vec<u8>>, RdbError> {
         let bytes = self.string()?;
-        let elements = decode(&bytes);
+        let elements = form.elements(&bytes);
         let elements = elements.map(|all| all.iter().map(|element| element.text().into_owned()).collect());
         elements.ok_or_else(|| self.input.malformed("a packed value that does not hold together"))
     }
@@ -145,31 +144,31 @@ impl Decoding<'_, '_> {
         Ok(match kind {
             kind::STRING => Value::String(self.string()?),
             kind::LIST => Value::List(self.many(Self::string)?),
-            kind::LIST_ZIPLIST => Value::List(self.packed(ziplist)?),
-            kind::LIST_QUICKLIST => Value::List(self.many(|all| all.packed(ziplist))?.concat()),
+            kind::LIST_ZIPLIST => Value::List(self.packed(Form::Ziplist)?),
+            kind::LIST_QUICKLIST => Value::List(self.many(|all| all.packed(Form::Ziplist))?.concat()),
             kind::LIST_QUICKLIST_2 => {
                 let nodes = self.many(|all| match all.len()? {
                     1 => Ok(vec![all.string()?]),
-                    2 => all.packed(listpack),
+                    2 => all.packed(Form::Listpack),
                     _ => Err(all.input.malformed("an unknown node of a list")),
                 })?;
                 Value::List(nodes.concat())
             }
             kind::SET => set(self.many(Self::string)?),
-            kind::SET_INTSET => set(self.packed(intset)?),
-            kind::SET_LISTPACK => set(self.packed(listpack)?),
+            kind::SET_INTSET => set(self.packed(Form::Intset)?),
+            kind::SET_LISTPACK => set(self.packed(Form::Listpack)?),
             kind::ZSET => zset(self.many(|all| Ok((all.string()?, all.text_score()?)))?),
             kind::ZSET_2 => {
                 zset(self.many(|all| Ok((all.string()?, f64::from_le_bytes(all.input.array()?))))?)
             }
-            kind::ZSET_ZIPLIST => self.scores(ziplist)?,
-            kind::ZSET_LISTPACK => self.scores(listpack)?,
+            kind::ZSET_ZIPLIST => self.scores(Form::Ziplist)?,
+            kind::ZSET_LISTPACK => self.scores(Form::Listpack)?,
             kind::HASH => hash(
                 self.many(|all| Ok(Field { name: all.string()?, value: all.string()?, expires_ms: None }))?,
             ),
-            kind::HASH_ZIPMAP => self.fields(zipmap)?,
-            kind::HASH_ZIPLIST => self.fields(ziplist)?,
-            kind::HASH_LISTPACK => self.fields(listpack)?,
+            kind::HASH_ZIPMAP => self.fields(Form::Zipmap)?,
+            kind::HASH_ZIPLIST => self.fields(Form::Ziplist)?,
+            kind::HASH_LISTPACK => self.fields(Form::Listpack)?,
             kind::VALKEY_HASH_2 => hash(self.many(|all| {
                 let (name, value) = (all.string()?, all.string()?);
                 let expires = i64::from_le_bytes(all.input.array()?);
@@ -189,7 +188,7 @@ impl Decoding<'_, '_> {
                 if kind == kind::HASH_LISTPACK_EX {
                     self.input.take(8)?;
                 }
-                let all = self.packed(listpack)?;
+                let all = self.packed(Form::Listpack)?;
                 let (threes, []) = all.as_chunks::<3>() else {
                     return Err(self.input.malformed("a field without value or time"));
                 };
@@ -208,7 +207,7 @@ impl Decoding<'_, '_> {
             }
             kind::STREAM_LISTPACKS | kind::STREAM_LISTPACKS_2 | kind::STREAM_LISTPACKS_3 => {
                 let nodes = self.many(|all| {
-                    let (key, pack) = (all.string()?, all.packed(listpack)?);
+                    let (key, pack) = (all.string()?, all.packed(Form::Listpack)?);
                     let entries = stream_node(&key, &pack);
                     entries
                         .ok_or_else(|| all.input.malformed("a node of a stream that does not hold together"))
@@ -244,8 +243,8 @@ impl Decoding<'_, '_> {
         score(&text).ok_or_else(|| self.input.malformed("a score that is no number"))
     }
 
-    fn scores(&mut self, decode: packed::Decode) -> Result<Value, RdbError> {
-        let all = self.packed(decode)?;
+    fn scores(&mut self, form: Form) -> Result<Value, RdbError> {
+        let all = self.packed(form)?;
         let pairs: Option<Vec<_>> = match all.as_chunks::<2>() {
             (pairs, []) => pairs.iter().map(|[member, text]| Some((member.clone(), score(text)?))).collect(),
             _ => None,
@@ -253,8 +252,8 @@ impl Decoding<'_, '_> {
         pairs.map(zset).ok_or_else(|| self.input.malformed("a sorted set without scores"))
     }
 
-    fn fields(&mut self, decode: packed::Decode) -> Result<Value, RdbError> {
-        let all = self.packed(decode)?;
+    fn fields(&mut self, form: Form) -> Result<Value, RdbError> {
+        let all = self.packed(form)?;
         let (pairs, []) = all.as_chunks::<2>() else {
             return Err(self.input.malformed("a field without a value"));
         };

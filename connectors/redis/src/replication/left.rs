@@ -41,11 +41,11 @@ impl Left {
             // Of anybody else it was made a replica after that, and is left to be one.
             let is_ours = state.is_replica_of(kept.master());
             if is_ours && is_somebody(kept.master()) {
-                return Err(at_work(server));
+                return Err(at_work(server, kept.master()));
             }
             if !state.is_loading() {
                 return match is_ours && state.has_master() {
-                    true => Err(at_work(server)),
+                    true => Err(at_work(server, kept.master())),
                     false => Ok(Some(Self(kept))),
                 };
             }
@@ -67,8 +67,7 @@ impl Left {
     pub(crate) fn end(self, server: &Server, keys: &KeyRing, monitor: &dyn Monitor) -> Result<()> {
         // Since then the user was asked.
         let Some(Self(kept)) = Self::find(server, keys, monitor)? else { return Ok(()) };
-        let mut client = server.connect_busy()?;
-        end(&kept, server, &mut client, monitor).map_err(|why| told(server, &why))
+        end(&kept, server, monitor).map_err(|why| told(server, &why))
     }
 }
 
@@ -80,9 +79,10 @@ fn foreign(server: &Server) -> Error {
     ))
 }
 
-fn at_work(server: &Server) -> Error {
+fn at_work(server: &Server, (host, port): (&str, u16)) -> Error {
     Error::Refused(format!(
-        "another restore is at work in {}, which loads from it; if that ended less than a minute ago, try again then",
+        "another restore is at work in {}, which loads from it; if that ended less than a minute ago, try again then; if \
+            something else listens at {host}:{port} by now, REPLICAOF NO ONE on the server first",
         server.shown
     ))
 }
@@ -97,16 +97,23 @@ fn is_somebody((host, port): (&str, u16)) -> bool {
     addresses.is_ok_and(|mut all| all.any(|address| TcpStream::connect_timeout(&address, QUESTION).is_ok()))
 }
 
-/// No replica of ours any more, and its own settings, in this order: with the record of them until the last.
-pub(super) fn end(
-    kept: &Kept,
-    server: &Server,
-    client: &mut Client,
-    monitor: &dyn Monitor,
-) -> std::result::Result<(), String> {
+/// No replica of ours any more, and its own settings, in this order: with the record of them until the last. It goes over a
+/// connection of its own, whatever became of others, and over another one if that is lost.
+pub(super) fn end(kept: &Kept, server: &Server, monitor: &dyn Monitor) -> std::result::Result<(), String> {
+    let (server, began) = (server.anew(), Instant::now());
+    loop {
+        let connected = server.connect().map_err(|error| error.why);
+        match connected.and_then(|mut client| put_in_order(kept, &mut client, monitor)) {
+            Err(_) if began.elapsed() < ORDERLY => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+}
+
+fn put_in_order(kept: &Kept, client: &mut Client, monitor: &dyn Monitor) -> std::result::Result<(), String> {
     // It takes no REPLICAOF while it loads.
     let (began, mut is_told) = (Instant::now(), false);
-    let mut state = State::of(server, client).map_err(|error| error.to_string())?;
+    let mut state = State::ask(client)?;
     while state.is_loading() {
         if monitor.interrupted() && began.elapsed() > ORDERLY {
             return Err(
@@ -118,7 +125,7 @@ pub(super) fn end(
             is_told = true;
         }
         std::thread::sleep(PAUSE);
-        state = State::of(server, client).map_err(|error| error.to_string())?;
+        state = State::ask(client)?;
     }
     // One that somebody gave another master keeps that.
     if state.is_replica_of(kept.master()) {

@@ -136,13 +136,14 @@ fn watch(
         }
         // Before its state is asked for: what ended then is in that.
         let (is_sent_off, done) = (is_sent_off(), *chunkstore::pool::locked(&sending.done));
-        let state = State::of(server, client).map_err(|error| {
-            let why = format!(
-                "the server ended while it loaded, or hangs ({}); its log says why",
-                error.in_one_line()
-            );
-            Error::from(server.error(SourceErrorKind::Unavailable, why))
-        })?;
+        let state = match State::ask(client) {
+            Err(_) if monitor.interrupted() => return Err(Error::Interrupted),
+            Err(error) => {
+                let why = format!("the server ended while it loaded, or hangs ({error}); its log says why");
+                return Err(server.error(SourceErrorKind::Unavailable, why).into());
+            }
+            Ok(state) => state,
+        };
         // As a replica it does not look at that (`replica-ignore-maxmemory`), and as a master it would remove keys.
         if state.is_too_full() {
             let why = format!("OOM: the data take more than maxmemory ({} bytes)", state.number("maxmemory"));

@@ -12,10 +12,13 @@ pub(crate) struct State(String);
 
 impl State {
     pub(crate) fn of(server: &Server, client: &mut Client) -> Result<Self> {
+        Ok(Self::ask(client).map_err(|why| server.error(SourceErrorKind::Unavailable, why))?)
+    }
+
+    /// The same; an error does not name the server.
+    pub(super) fn ask(client: &mut Client) -> std::result::Result<Self, String> {
         let info: RedisResult<String> = redis::cmd("INFO").query(client);
-        Ok(info.map(Self).map_err(|error| {
-            server.error(SourceErrorKind::Unavailable, format!("INFO: {}", words(&error)))
-        })?)
+        info.map(Self).map_err(|error| format!("INFO: {}", words(&error)))
     }
 
     fn says(&self, name: &str) -> Option<&str> {
@@ -33,6 +36,21 @@ impl State {
 
     pub(crate) fn is_replica(&self) -> bool {
         self.is("role", "slave")
+    }
+
+    /// Whether it writes its append-only file anew, or is about to.
+    pub(super) fn is_rewriting(&self) -> bool {
+        self.is("aof_rewrite_in_progress", "1") || self.is("aof_rewrite_scheduled", "1")
+    }
+
+    /// Whether it has an append-only file that it could not write anew.
+    pub(super) fn failed_to_rewrite(&self) -> bool {
+        self.is("aof_enabled", "1") && self.is("aof_last_bgrewrite_status", "err")
+    }
+
+    /// Whether it is a replica that takes no writes.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_replica() && self.is("slave_read_only", "1")
     }
 
     pub(crate) fn is_master(&self) -> bool {

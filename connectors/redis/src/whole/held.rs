@@ -4,6 +4,7 @@ use super::Whole;
 use crate::keys::functions::{dump_functions, load_functions, restore_functions};
 use crate::keys::keyspace::{count_keys, flush_all};
 use crate::keys::load::{LoadOptions, LoadReport};
+use crate::keys::rewritten::twice;
 use crate::keys::side_by_side::load_side_by_side;
 use crate::loaded::now_ms;
 use crate::replication::{Offer, Outcome};
@@ -71,6 +72,9 @@ fn by_replication(whole: &Whole<'_>, offer: &Offer, own: &[u8], monitor: &dyn Mo
     // One that does not compile there ends the load of an RDB, and a server that loads it from a file with it.
     if let Err(why) = load_functions(repo, dump, server) {
         return Ok(Outcome::Refused(why.in_one_line().to_string()));
+    }
+    if let Some(why) = twice(repo, dump, monitor)? {
+        return Ok(Outcome::Refused(why));
     }
     offer.load(server, repo, dump, own, now_ms(&whole.context), monitor)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admit::chunks::Chunks;
+use crate::manifest::lists::{KnownLists, each_chunk};
 use crate::reach::for_each_further_chunk;
 use chunkstore::format::MAX_COMMIT_LEN;
 use chunkstore::storage::{StorageError, StorageResult};
@@ -228,7 +229,7 @@ fn what_two_snapshots_list_is_read_once_unless_it_failed() {
     }
     let mut all = thief.repo.snapshots(&Tally::default()).unwrap();
     all.sort_by_key(|listed| listed.snapshot.manifest.bytes);
-    let mut known = HashSet::new();
+    let mut known = KnownLists::new();
     let mut walk = |listed: &crate::snapshot::Listed| {
         let mut ids = vec![];
         let each = &mut |chunk: ChunkRef| ids.push(chunk.id);
@@ -245,4 +246,28 @@ fn what_two_snapshots_list_is_read_once_unless_it_failed() {
     assert!(done.is_err_and(|why| why.contains("is damaged")) && len == 1);
     packs.iter().for_each(|name| thief.disk.put(name, objects[*name].clone()).unwrap());
     assert_eq!(walk(&all[2]), (Ok(()), vec![list(&all[2]), first.0, second.0], 2));
+}
+
+/// A chunk that was read as a list of chunks was not read as records: a thief may use one as both.
+#[test]
+fn what_was_read_at_one_height_is_read_at_another() {
+    let mut thief = Thief::new();
+    let file = (thief.id(b"x"), &b"x"[..]);
+    thief.bring(&[file], &[file], |_, _| ());
+    assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    let leaf = thief.repo.snapshots(&Tally::default()).unwrap()[0].snapshot.manifest.chunks[0];
+    let mut list = Encoder::default();
+    crate::manifest::encode_refs(&mut list, &[ChunkRef { id: leaf.0, len: leaf.1 }]);
+    let list = (thief.id(&list.bytes), &*list.bytes.leak());
+    thief.bring(&[list], &[list], |_, _| ());
+    assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    let mut known = KnownLists::new();
+    let mut walk = |level| {
+        let chunks = vec![(list.0, u32::try_from(list.1.len()).unwrap())];
+        let root = ManifestRoot { level, chunks, ..ManifestRoot::default() };
+        each_chunk(thief.repo.store(), &root, &mut known, &mut |_| ())
+    };
+    walk(1).unwrap();
+    assert!(walk(0).is_err(), "it holds no records");
+    walk(1).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use super::Flaw;
 use crate::rdb::kind;
-use crate::rdb::packed::{Element, listpack};
+use crate::rdb::packed::{Element, Form};
 use crate::rdb::written::Written;
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ pub(super) fn check(kind: u8, value: &mut Written<'_>) -> Result<(), Flaw> {
         if key.len() != 16 || !keys.insert(key) {
             return Err(Flaw::Corrupt("a node of the stream has no id, or one that is there twice"));
         }
-        match listpack(&pack).and_then(|all| node(&all)) {
+        match Form::Listpack.elements(&pack).and_then(|all| node(&all)) {
             Some(count) => {
                 entries += count;
                 Ok(())
