@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// This snapshot, of whatever source, instead of the latest of each: id, latest, latest~N
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "names")]
     snapshot: Option<String>,
-    /// Folder for scratch servers and files, on a disk with room for them: otherwise one beside the cache, of root
+    /// Folder for scratch servers and files, on a disk with room for them; esker makes esker-drills in it: otherwise one beside the cache, of root
     /// /var/tmp/esker-drills
     #[arg(long, value_name = "DIR", env = "ESKER_SCRATCH_DIR")]
     scratch_dir: Option<PathBuf>,
@@ -232,7 +232,7 @@ fn rehearse(
     context: &Context,
 ) -> Result<(), Failure> {
     let options = scratch_options(context)?;
-    let name: [u8; 8] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
+    let name: [u8; scratch::NAME_LEN] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
     let root = scratch::root(wanted.scratch_dir, &options.scratch.with_file_name("drills"))?;
     let ground = Ground::new(&root, &chunkstore::id::to_hex(&name))?;
     let console = &context.console;

@@ -8,7 +8,7 @@ use crate::child::{self, Role, Running};
 use chunkstore::private;
 use engine::{Error, Result};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
-use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::fs::{DirBuilder, DirEntry, File, Permissions, TryLockError};
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
@@ -36,14 +36,23 @@ const OF_ROOT: &str = "/var/tmp/esker-drills";
 /// The user whom servers run as, where root starts them and their own user is not there.
 const NOBODY: &str = "nobody";
 
-/// Where the folders of drills are: in `given`, if the user says so; else in `own`, which is a folder of this user's, and of root
-/// where other users can pass through.
+/// The folder of drills in one that the user names, which may hold anything else.
+const WITHIN: &str = "esker-drills";
+/// Bytes of a drill's name, which is written as hexadecimal digits. Nothing with another name is ever removed.
+pub const NAME_LEN: usize = 8;
+
+/// Where the folders of drills are: in a folder of its own in `given`, if the user says so; else in `own`, which is a folder of
+/// this user's, and of root where other users can pass through.
 ///
 /// # Errors
 /// It cannot be made, or somebody else made it or may write there.
 pub fn root(given: Option<&Path>, own: &Path) -> Result<PathBuf> {
     let is_root = geteuid().is_root();
-    let folder = given.unwrap_or(if is_root { Path::new(OF_ROOT) } else { own });
+    let folder = match given {
+        Some(given) => &given.join(WITHIN),
+        None if is_root => Path::new(OF_ROOT),
+        None => own,
+    };
     let failed = |why: String| Error::Invalid(format!("{}: {why}", folder.display()));
     match DirBuilder::new().recursive(true).mode(mode()).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -157,15 +166,28 @@ impl Drop for Ground {
     }
 }
 
+/// Whether an entry of a folder of drills is a drill's folder.
+fn is_drill(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_str().unwrap_or_default();
+    name.len() == 2 * NAME_LEN
+        && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
 /// Ends what drills that were killed left running below `root`, and removes their folders. Drills that are at work are left
-/// alone.
+/// alone, and so is what is none.
 ///
 /// # Errors
 /// What cannot be ended or removed.
 pub fn clear(root: &Path) -> Result<()> {
     let failed = |error: std::io::Error| Error::Invalid(format!("{}: {error}", root.display()));
     for entry in std::fs::read_dir(root).map_err(failed)? {
-        let folder = entry.map_err(failed)?.path();
+        let entry = entry.map_err(failed)?;
+        if !is_drill(&entry) {
+            continue;
+        }
+        let folder = entry.path();
         match File::options().write(true).open(folder.join(LOCK)).map(|lock| lock.try_lock()) {
             Ok(Err(TryLockError::WouldBlock)) => {}
             // Without a lock, it was killed before it had one.
@@ -366,22 +388,28 @@ mod tests {
     fn what_a_killed_drill_left_goes_and_what_is_at_work_stays() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().canonicalize().unwrap();
-        let at_work_now = Ground::new(&root, "now").unwrap();
+        let (now, left, bare) = ("00000000000000aa", "00000000000000ab", "00000000000000ac");
+        // What is no drill's is none of ours.
+        for other in ["photos", "00000000000000AD", "00000000000000ad0"] {
+            private::folder(&root.join(other)).unwrap();
+        }
+        private::write(&root.join("00000000000000ae"), b"a file").unwrap();
+        let at_work_now = Ground::new(&root, now).unwrap();
         let mut stays = sleeper(&at_work_now.room("server").unwrap());
         // As one that was killed leaves it: no lock is held, and its server runs on.
-        let left = root.join("left/server");
-        private::folder(&left).unwrap();
-        let mut goes = sleeper(&left);
-        private::create(&root.join("left/lock")).unwrap();
-        private::folder(&root.join("without a lock")).unwrap();
-        let another = Ground::new(&root, "another").unwrap();
-        assert!(!root.join("left").exists() && !root.join("without a lock").exists());
+        let room = root.join(left).join("server");
+        private::folder(&room).unwrap();
+        let mut goes = sleeper(&room);
+        private::create(&root.join(left).join(LOCK)).unwrap();
+        private::folder(&root.join(bare)).unwrap();
+        let another = Ground::new(&root, "00000000000000af").unwrap();
+        assert!(!root.join(left).exists() && !root.join(bare).exists());
         assert!(goes.running.wait().unwrap().code().is_none(), "killed");
         assert!(stays.running.try_wait().unwrap().is_none());
         another.remove().unwrap();
         stays.stop(Signal::TERM).unwrap();
         drop(at_work_now);
-        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 4);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use engine::connector::{Chosen, Context, Origin};
 use engine::names::decoded_bytes;
 use engine::{Error, Monitor, Result};
 use rustix::process::Signal;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -119,10 +119,11 @@ impl Scratch for Servers {
     }
 }
 
-/// Tables with rows of their own, but those of extensions, of which a dump has only what users put in: schema and name.
-const TABLES: &str = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
-    AND d.objid = c.oid AND d.deptype = 'e')";
+/// All relations: schema, name, and whether it is a table with rows of its own, and none of an extension, of which a dump has
+/// only what users put in.
+const RELATIONS: &str = "SELECT n.nspname, c.relname, c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_depend d \
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace";
 
 struct Running {
     process: Process,
@@ -140,18 +141,30 @@ impl Running {
         for setting in &counted.settings {
             session.query_bytes(setting).map_err(failed)?;
         }
-        let pair = |row: BytesRow| <[Option<Vec<u8>>; 2]>::try_from(row).ok();
-        let tables = session.query_bytes(TABLES.as_bytes()).map_err(failed)?.into_iter().filter_map(pair);
-        let there: BTreeSet<Key> =
-            tables.map(|[schema, table]| (schema.unwrap_or_default(), table.unwrap_or_default())).collect();
-        for (key, expected) in counted.rows.into_iter().filter(|(key, _)| there.contains(key)) {
+        let fields = |row: BytesRow| <[Option<Vec<u8>>; 3]>::try_from(row).ok();
+        let relations =
+            session.query_bytes(RELATIONS.as_bytes()).map_err(failed)?.into_iter().filter_map(fields);
+        let there: BTreeMap<Key, bool> = relations
+            .map(|[schema, name, counts]| {
+                ((schema.unwrap_or_default(), name.unwrap_or_default()), counts.is_some_and(|is| is == b"t"))
+            })
+            .collect();
+        for (key, expected) in counted.rows {
+            let text = |name: &[u8]| engine::shown::line(&String::from_utf8_lossy(name)).into_owned();
+            let shown = format!("{}: {}.{}", text(&name), text(&key.0), text(&key.1));
+            match there.get(&key) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => {
+                    counts.push(Count { what: format!("tables {shown}"), expected: 1, found: 0 });
+                    continue;
+                }
+            }
             let sql = [b"SELECT count(*) FROM ONLY ".to_vec(), quoted_pair(&key.0, &key.1)].concat();
             let rows = session.query_bytes(&sql).map_err(failed)?;
             let value = rows.into_iter().flatten().flatten().next().unwrap_or_default();
             let found = String::from_utf8_lossy(&value).parse().unwrap_or_default();
-            let text = |name: &[u8]| engine::shown::line(&String::from_utf8_lossy(name)).into_owned();
-            let what = format!("rows of {}: {}.{}", text(&name), text(&key.0), text(&key.1));
-            counts.push(Count { what, expected, found });
+            counts.push(Count { what: format!("rows of {shown}"), expected, found });
         }
         Ok(())
     }
