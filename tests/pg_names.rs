@@ -240,3 +240,36 @@ fn names_that_look_like_something_else() {
         assert_eq!(record.matches("moment:").count(), 1, "{record}");
     }
 }
+
+/// A server cuts names after 63 bytes, in a login, too: a longer one is not the database that the cut one is.
+#[test]
+fn a_name_that_is_too_long_is_no_other_database() {
+    let repo = Repo::new();
+    let server = Postgres::start(&repo);
+    let (kept, long) = ("n".repeat(63), "n".repeat(70));
+    server.each("postgres", &[&format!("CREATE DATABASE {kept}"), "CREATE DATABASE source"]);
+    server.sql(&kept, "CREATE TABLE precious (a int)");
+    server.sql("source", "CREATE TABLE t (a int)");
+    repo.ok(["backup", &format!("{}/source", server.url())]);
+    let databases = "SELECT string_agg(datname || oid, ' ' ORDER BY datname) FROM pg_database";
+    let before = server.sql("postgres", databases);
+    let characters = "%C3%A9".repeat(32);
+    for name in [&long, &"n".repeat(64), &characters] {
+        let to = format!("{}/{name}", server.url());
+        let by_parameter = format!("{}/?dbname={name}", server.url());
+        for url in [&to, &by_parameter] {
+            for more in [&[][..], &["--replace"], &["--dry-run"], &["--replace", "--table", "t"]] {
+                let text = repo.fails(2, [&["restore", "latest", "--to", url][..], more].concat());
+                assert!(text.contains("cuts names after 63 bytes"), "{text}");
+            }
+        }
+        let text = repo.fails(25, ["backup", &to]);
+        assert!(text.contains("cuts names after 63 bytes"), "{text}");
+    }
+    let text = repo.fails(2, ["restore", "latest", "--to", &server.url(), "--database", &long, "--replace"]);
+    assert!(text.contains("the name has 70 bytes"), "{text}");
+    assert_eq!(server.sql("postgres", databases), before);
+    // The longest is taken.
+    repo.ok(["restore", "latest", "--to", &format!("{}/{kept}", server.url()), "--replace"]);
+    assert_eq!(server.sql(&kept, "SELECT count(*) FROM t"), "0");
+}

@@ -176,7 +176,7 @@ fn a_table_is_replaced_with_what_is_its_own() {
         let report = repo.json(["restore", "latest", "--to", &url, "--table", "pt", "--replace"]);
         let notes = report["notes"].to_string();
         assert!(notes.contains("public.pt is no longer in the publication 'later'"), "{notes}");
-        assert!(notes.contains("PUBLICATION TABLE public.pub pt"), "{notes}");
+        assert!(notes.contains("table public.pt in the publication 'pub'"), "{notes}");
         server.sql("shop", "DROP PUBLICATION later; CREATE PUBLICATION pub FOR TABLE pt, \"o\"\"dd\".\"mü\"\"l;ti\" WHERE (id > 3)");
         // What others need stays, and all is as it was.
         server.sql("shop", "CREATE VIEW on_it AS SELECT k FROM pt");

@@ -60,6 +60,7 @@ fn a_dump_that_the_server_refuses_replaces_nothing() {
                 server.sql("postgres", "ALTER DATABASE failing RENAME TO hidden");
                 let text = repo.fails(1, ["restore", "latest", "--to", &url, "--replace"]);
                 assert!(text.contains("database 'live': is as it was"), "{version} {name} {format}: {text}");
+                assert!(!text.contains("pg_restore: pg_restore"), "{text}");
                 server.sql("postgres", "ALTER DATABASE hidden RENAME TO failing");
                 assert_eq!(dumped_whole(&server, "live"), before.0, "{version} {name} {format}");
             }

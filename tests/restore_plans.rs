@@ -81,7 +81,7 @@ fn of_postgres() {
     let plan = restores_as_planned(&repo, &["--to", &into("shop"), "--replace", "--table", "t"]);
     in_order(
         &plan,
-        &["into the existing one", "drop public.t", "rows of 1 tables", "stays as it was: everything else"],
+        &["into the existing one", "drop public.t", "rows of 1 table)", "stays as it was: everything else"],
     );
     let fresh = repo.json(["restore", "latest", "--to", &into("fresh"), "-n"]);
     in_order(&steps(&fresh), &["create database 'fresh'", "database 'fresh': new", "dropped again"]);

@@ -1,5 +1,7 @@
 //! Quantities for people, each in the unit that fits it.
 
+pub(crate) use engine::shown::counted;
+
 /// A duration, given in seconds.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
@@ -9,14 +11,6 @@ pub(crate) fn duration(seconds: f64) -> String {
         _ if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
         _ if seconds < 172_800.0 => format!("{:.1} h", seconds / 3600.0),
         _ => format!("{:.1} days", seconds / 86400.0),
-    }
-}
-
-/// A number of things, of which `what` is the word for one.
-pub(crate) fn counted(number: impl Into<u64>, what: &str) -> String {
-    match number.into() {
-        1 => format!("1 {what}"),
-        number => format!("{number} {what}s"),
     }
 }
 

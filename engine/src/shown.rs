@@ -18,6 +18,15 @@ pub fn name(bytes: &[u8]) -> String {
     }
 }
 
+/// A number of things, of which `what` is the word for one.
+#[must_use]
+pub fn counted(number: impl Into<u64>, what: &str) -> String {
+    match number.into() {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
+}
+
 /// A path on this machine, as [`name`].
 #[must_use]
 pub fn path(path: &Path) -> String {

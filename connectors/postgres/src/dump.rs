@@ -9,7 +9,7 @@ use crate::connection::PgError;
 use crate::end_mark::{BlockIndex, CustomEndMark, PlainEndMark};
 use crate::programs::Programs;
 use crate::settings::{AT_ONCE, FORMAT, JOBS};
-use crate::{Connection, Server};
+use crate::{Connection, Server, names};
 use connector_kit::command::CommandContent;
 use engine::connector::Context;
 use engine::entry::{Time, compare_paths};
@@ -87,6 +87,9 @@ impl PostgresSource {
     /// Asks for nothing yet.
     pub fn new(url: &str, time: Time, options: &Context) -> Result<Self, SourceError> {
         let server = Server::parse(url, options)?;
+        if let Some(why) = server.database.as_deref().and_then(|name| names::check(name).err()) {
+            return Err(server.error(SourceErrorKind::Unavailable, why));
+        }
         let folder = format!("postgres/{}", server.place());
         Ok(Self {
             server,

@@ -31,6 +31,13 @@ impl PgError {
             Self::Lost(_) => "",
         }
     }
+
+    /// Whether there is no session, and it speaks of that and not of what was asked.
+    /// Source: PostgreSQL's documentation, "PostgreSQL Error Codes".
+    pub(super) fn is_no_session(&self) -> bool {
+        let code = self.code();
+        matches!(self, Self::Lost(_)) || code.starts_with("08") || matches!(code, "53300" | "57P03")
+    }
 }
 
 impl From<std::io::Error> for PgError {

@@ -6,6 +6,7 @@
 //! | [`server`], [`conninfo`], `service`, `encryption` | where a server is and how to get in: URL, service, environment, password file |
 //! | `choose` | which of several hosts a session goes to |
 //! | [`connection`], [`copy`], [`wire`] | a session: queries; COPY, replication; what they go over |
+//! | `names` | names of databases that a server takes as they are |
 //! | `contents` | tables of a dump, for `ls`, `find`, `dump` and `diff` |
 //! | [`programs`] | pg_dump and its like, found by the server's version |
 //! | [`wal`], [`stream`] | the write-ahead log; a stream of it |
@@ -30,6 +31,7 @@ pub mod formats;
 mod into_directory;
 mod limits;
 mod live_stream;
+mod names;
 pub mod physical;
 pub mod prepare;
 pub mod programs;

@@ -24,12 +24,26 @@ pub struct Programs {
 impl Programs {
     /// Those of the lowest version that can read a server of `major`; `program` is the one that must be there.
     pub fn find(server: &Server, major: u32, program: &str, path: Option<&str>) -> Result<Self, SourceError> {
+        Self::find_before(u32::MAX, server, major, program, path)
+    }
+
+    /// The same, of versions before `end`.
+    pub(crate) fn find_before(
+        end: u32,
+        server: &Server,
+        major: u32,
+        program: &str,
+        path: Option<&str>,
+    ) -> Result<Self, SourceError> {
         let all = all_installed(program, path);
         let newest = all.iter().map(|programs| programs.version).max();
         let least = server.least_programs();
-        let fitting = all.into_iter().filter(|programs| programs.version >= major.max(least));
+        let fitting = all.into_iter().filter(|programs| (major.max(least)..end).contains(&programs.version));
         fitting.min_by_key(|programs| programs.version).ok_or_else(|| {
             let why = match newest {
+                Some(newest) if newest >= end => format!(
+                    "the server needs a {program} before version {end}, which sets what older servers do not know, and there is {newest} here; install the package postgresql-client-{major}"
+                ),
                 Some(newest) if newest >= major => format!(
                     "require_auth (PGREQUIREAUTH) is known to {program} since version {least}, and the newest here is {newest}; install the package postgresql-client-{least} or a newer one"
                 ),
@@ -88,6 +102,12 @@ pub fn database_name(name: impl AsRef<[u8]>) -> OsString {
     }
     all.push(b'\'');
     OsString::from_vec(all)
+}
+
+/// A complaint without the name of the program, which stands before it already, and without the word for its rank.
+pub(crate) fn without_name<'a>(why: &'a str, name: &str) -> &'a str {
+    let said = why.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why);
+    said.strip_prefix("error: ").unwrap_or(said)
 }
 
 /// In the folders of packages, one for each version: `/usr/lib/postgresql/17/bin`, `/usr/pgsql-17/bin`.

@@ -14,6 +14,7 @@ mod filling;
 mod fitted;
 mod following;
 mod globals;
+mod left;
 mod loading;
 mod lock;
 mod made;
@@ -23,6 +24,7 @@ mod plan;
 mod prepared;
 mod privileges;
 mod put;
+mod reader;
 pub(crate) mod relations;
 mod removal;
 mod report;
@@ -46,7 +48,9 @@ use crate::sql::quoted_name;
 use crate::{Connection, Server};
 use connector_kit::databases::Selection;
 use engine::restore::dump;
+use engine::shown::counted;
 use engine::snapshot::Snapshot;
+use engine::source::SourceErrorKind;
 use engine::{Error, Monitor, Repository, Result};
 use globals::{Globals, Outcome};
 use made::Made;
@@ -111,8 +115,11 @@ impl Work<'_> {
         let made = Made::make(plans, run, self.server, &self.spaces, &mut session);
         let mut made = made.map_err(|(error, left)| {
             globals.unmake_spaces(&mut session);
-            self.tell_left(&left);
-            self.untouched(&error)
+            self.tell_left(left.iter());
+            match &error {
+                PgError::Refused { message, .. } if !left.is_empty() => self.refused(message.clone()),
+                error => self.untouched(error),
+            }
         })?;
         let (mut done, mut outcome) = (0, Outcome::default());
         let applied = globals.apply(&self.spaces, &mut session, self.monitor);
@@ -123,10 +130,15 @@ impl Work<'_> {
             }
             Ok(())
         });
-        if let Err(error) = result {
-            // The session may be what was lost.
-            let left = match run.session(self.server, &[]) {
-                Ok(mut again) => {
+        if let Err(mut error) = result {
+            // The session may be what was lost, or the last one that the server has for us.
+            let again = match run.session(self.server, &[]) {
+                Ok(again) => Some(again),
+                Err(PgError::Refused { .. }) => session.query("SELECT 1").is_ok().then_some(session),
+                Err(PgError::Lost(_)) => None,
+            };
+            let left = match again {
+                Some(mut again) => {
                     // A program that was killed leaves statements that go on; why it was is what has to be told.
                     let _ = run.end_others(&mut again);
                     let left = made.unmake(&mut again);
@@ -135,7 +147,13 @@ impl Work<'_> {
                     }
                     left
                 }
-                Err(_) => made.leave(),
+                None => {
+                    // Whatever it was that failed: the server is down, or lets nobody in.
+                    if let Error::Source(source) = &mut error {
+                        source.kind = SourceErrorKind::Unavailable;
+                    }
+                    made.leave()
+                }
             };
             self.tell_what_is_left(plans, done, &left, !globals.is_empty());
             return Err(error);
@@ -190,9 +208,11 @@ impl Work<'_> {
             let (ended, left) = made.put(plan, &statements, session).map_err(failed)?;
             is_done(report);
             if ended > 0 {
-                report
-                    .notes
-                    .push(format!("{ended} sessions in the old database '{}' were ended", plan.target));
+                report.notes.push(format!(
+                    "ended in the old database '{}': {}",
+                    plan.target,
+                    counted(ended, "session")
+                ));
             }
             if let Some(left) = left {
                 let message = format!(

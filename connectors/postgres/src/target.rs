@@ -1,7 +1,8 @@
 //! `esker restore --to postgres://…`: databases and tables into a running server.
 
-use crate::Server;
+use crate::conninfo::Settings;
 use crate::restore::{PostgresOptions, prepare};
+use crate::{Server, names};
 use connector_kit::databases::{Selection, not_several_into_one};
 use engine::connector::choice::common::{
     DATABASE, DRY_RUN, NO_OWNER, NO_TABLESPACES, REPLACE, TABLE, WAIT_THAW,
@@ -82,6 +83,12 @@ impl Target for Databases {
     }
     fn check(&self, to: &OsStr, chosen: &Chosen) -> Result<()> {
         tablespace_map(chosen)?;
+        // What stands in a service is known when that is read.
+        let of_url = to.to_str().and_then(|url| Settings::read(url, &BTreeMap::new()).ok());
+        let of_url = of_url.as_ref().and_then(|settings| settings.get("dbname"));
+        for name in of_url.into_iter().chain(chosen.texts(&DATABASE)?.iter().map(String::as_str)) {
+            names::check(name).map_err(Error::Invalid)?;
+        }
         not_several_into_one(to, chosen)
     }
     fn plan<'a>(

@@ -139,6 +139,10 @@ pub struct NameBytes {
 pub struct Toc {
     /// Version of the archive's format.
     pub version: (u8, u8),
+    /// The version of the server that it was made of, as that says it: `15.18 (Debian …)`.
+    pub server_version: String,
+    /// The version of pg_dump, likewise.
+    pub dump_version: String,
     /// Its entries, in the order of a restore.
     pub entries: Vec<TocEntry>,
     /// Where each is among them.
@@ -181,11 +185,12 @@ impl Toc {
         for _ in 0..7 {
             cursor.int()?; // time of creation
         }
-        for _ in 0..3 {
-            cursor.string()?; // database, server version, dump version
-        }
+        cursor.string()?; // database
+        let (server_version, dump_version) = (cursor.text()?, cursor.text()?);
         let mut toc = Self {
             version,
+            server_version,
+            dump_version,
             entries: vec![],
             places: HashMap::new(),
             int_len: cursor.int_len,

@@ -12,7 +12,7 @@ use crate::charset::Within;
 use crate::connection::{PgError, PgResult};
 use crate::limits;
 use crate::limits::{BRIEFLY, Room};
-use crate::programs::Programs;
+use crate::programs::{Programs, without_name};
 use crate::toc::{ArchiveFormat, MAX_TOC, Stop, Toc, TocEntry};
 use crate::{Connection, Server};
 use chunkstore::threads;
@@ -250,7 +250,7 @@ impl Database {
         let toc = toc.map_err(|error| failed(&error))?;
         let complaints = listener.join().unwrap_or_default();
         toc.map_err(|why| match complaints.is_empty() {
-            false => failed(&complaints),
+            false => failed(&without_name(&complaints, "pg_dump")),
             true => failed(&format!("{why} ({status})")),
         })
     }

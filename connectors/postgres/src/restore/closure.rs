@@ -182,7 +182,7 @@ fn server_of(definition: &str) -> Option<String> {
 }
 
 /// The table that a constraint, trigger, rule or policy is of: its name is `table name`.
-fn table_of(toc: &Toc, entry: &TocEntry) -> Option<i64> {
+pub(super) fn table_of(toc: &Toc, entry: &TocEntry) -> Option<i64> {
     let is_of = |table: &&TocEntry| {
         is_relation(table)
             && table.namespace == entry.namespace

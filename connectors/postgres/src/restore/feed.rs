@@ -2,6 +2,7 @@
 
 use super::following::{Following, Said};
 use crate::Server;
+use crate::programs::without_name;
 use chunkstore::threads;
 use connector_kit::child::{self, Role};
 use engine::source::SourceErrorKind;
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// How often it is looked whether the program has ended, or shall end.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What libpq says of a server that it cannot enter; before version 14, and since.
+const NO_WAY_IN: [&str; 2] = ["could not connect to server", "error: connection to server "];
 
 /// What a program reads.
 pub(super) enum Input<'a> {
@@ -105,7 +109,12 @@ pub(super) fn feed(
         // It may have ended by itself, or by the same signal.
         _ if monitor.interrupted() && !status.success() => Err(Error::Interrupted),
         Err(error) if !had_enough(&error) => Err(error),
-        _ if !status.success() => Err(failed(reason(&text))),
+        _ if !status.success() => {
+            let why = reason(&text);
+            let is_shut_out = NO_WAY_IN.iter().any(|words| why.contains(words));
+            let kind = if is_shut_out { SourceErrorKind::Unavailable } else { SourceErrorKind::Command };
+            Err(server.error(kind, format!("{name}: {}", without_name(&why, name))).into())
+        }
         Ok(bytes) => Ok(bytes),
         Err(_) => Ok(0),
     }
@@ -122,4 +131,18 @@ fn reason(text: &str) -> String {
     let detail = text.lines().find(|line| line.starts_with("DETAIL:"));
     let first = first.or_else(|| text.lines().next()).unwrap_or("failed without a word");
     detail.map_or_else(|| first.to_owned(), |detail| format!("{first}; {detail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+    use crate::programs::without_name;
+
+    #[test]
+    fn a_program_is_named_once() {
+        let said = "pg_restore: while PROCESSING TOC:\npg_restore: error: could not execute query: ERROR:  no\nDETAIL:  x\n";
+        let why = reason(said);
+        assert_eq!(without_name(&why, "pg_restore"), "could not execute query: ERROR:  no; DETAIL:  x");
+        assert_eq!(without_name("Killed", "pg_restore"), "Killed");
+    }
 }

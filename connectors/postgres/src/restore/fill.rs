@@ -57,10 +57,11 @@ impl Work<'_> {
             plan.definition.hand_over(name, session).map_err(|error| self.failed(&error))?;
         }
         if let Some(stand_in) = stand_in {
-            stand_in.enter(plan, name, session).map_err(|error| {
-                self.refused(format!(
+            stand_in.enter(plan, name, session).map_err(|error| match error.is_no_session() {
+                true => self.failed(&error),
+                false => self.refused(format!(
                     "the role that is made for this restore cannot enter database '{name}': {error}; pg_hba.conf must let it in by a password (scram-sha-256)"
-                ))
+                )),
             })?;
         }
         let server = stand_in.map_or(self.server, |stand_in| &stand_in.server);
@@ -107,9 +108,11 @@ impl Work<'_> {
         if self.monitor.interrupted() {
             return Err(Error::Interrupted);
         }
-        ended.map_err(|error| match error {
-            PgError::Refused { message, .. } => self.server.error(SourceErrorKind::Command, message).into(),
-            error => self.failed(&error),
+        ended.map_err(|error| match &error {
+            PgError::Refused { message, .. } if !error.is_no_session() => {
+                self.server.error(SourceErrorKind::Command, message).into()
+            }
+            _ => self.failed(&error),
         })?;
         written
     }

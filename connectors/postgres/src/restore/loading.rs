@@ -355,7 +355,7 @@ impl<'a> Loading<'a> {
     /// backup.
     fn refused(&self, session: &mut Connection, put: &mut Put, error: PgError) -> Result<()> {
         let can_wait = !self.is_last_try && may_be_taken_later(error.code());
-        if !self.into.is_partial && !can_wait || matches!(error, PgError::Lost(_)) {
+        if !self.into.is_partial && !can_wait || error.is_no_session() {
             return Err(self.failed(put, error));
         }
         put.is_refused = true;
@@ -376,12 +376,12 @@ impl<'a> Loading<'a> {
     }
 
     fn failed(&self, put: &Put, error: PgError) -> Error {
-        match error {
-            PgError::Refused { message, .. } => {
+        match &error {
+            PgError::Refused { message, .. } if !error.is_no_session() => {
                 let why = format!("table {}: {message}", self.name(put));
                 self.work.server.error(SourceErrorKind::Command, why).into()
             }
-            error => self.work.failed(&error),
+            _ => self.work.failed(&error),
         }
     }
 }

@@ -3,12 +3,12 @@
 use super::contents::{Kind, Stored};
 use super::database::Definition;
 use super::globals::Globals;
+use super::reader::reader;
 use super::relations::full_name;
 use super::{Work, archive, privileges, removal, roles, run, session, tables, there};
 use crate::Connection;
 use crate::charset;
 use crate::charset::Within;
-use crate::programs::Programs;
 use crate::sql::{literal, quoted_name};
 use crate::toc::{Toc, TocEntry};
 use engine::{Error, Result};
@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) definition: Definition,
     /// Entries to restore, if not all.
     pub(super) chosen: Option<tables::Chosen>,
+    /// Of the database that is there and that an interrupted restore has left: when the snapshot of that was made.
+    pub(super) unfinished: Option<String>,
     /// Whether default privileges of the dump are left out.
     pub(super) leaves_defaults: bool,
 }
@@ -62,12 +64,13 @@ impl Work<'_> {
     pub(super) fn plan(&mut self, target: &str, stored: &Stored, session: &mut Connection) -> Result<Plan> {
         let (mut toc, mut head) = (None, 0);
         if stored.kind != Kind::Plain {
-            if self.programs.is_none() {
-                let path = self.options.path.as_deref();
-                self.programs = Some(Programs::find(self.server, session.major(), "pg_restore", path)?);
-            }
             let mut own;
             (own, head) = archive::read_toc(self.repo, self.snapshot, &stored.toc_path(), self.monitor)?;
+            // All dumps of a snapshot are by one pg_dump, but those that were imported.
+            let programs = reader(self.server, session.major(), &own, self.options.path.as_deref())?;
+            if self.programs.as_ref().is_none_or(|found| found.version < programs.version) {
+                self.programs = Some(programs);
+            }
             charset::translate(&mut own, session, Within::Nothing).map_err(|error| self.failed(&error))?;
             self.seen.extend(own.entries.iter().map(|entry| entry.tablespace.clone()));
             own.map_tablespaces(&self.spaces.map);
@@ -98,6 +101,7 @@ impl Work<'_> {
             head,
             definition,
             chosen: None,
+            unfinished: None,
             leaves_defaults,
         };
         let there = session
@@ -107,10 +111,17 @@ impl Work<'_> {
             ))
             .map_err(|error| self.failed(&error))?;
         let takes_sessions = there.into_iter().flatten().flatten().next().map(|takes| takes == "t");
+        if takes_sessions.is_some() && self.options.selection.tables.is_empty() {
+            plan.unfinished = self.unfinished(target, session)?;
+        }
         if takes_sessions == Some(false) {
-            if self.options.replace && self.options.selection.tables.is_empty() {
+            let may_go = self.options.replace || plan.unfinished.is_some();
+            if may_go && self.options.selection.tables.is_empty() {
                 plan.way = Way::Replaced;
-                self.check_left_out(&plan)?;
+                // What an interrupted restore made is no loss.
+                if plan.unfinished.is_none() {
+                    self.check_left_out(&plan)?;
+                }
                 self.check_replaced(target, session)?;
                 return Ok(plan);
             }
@@ -140,7 +151,7 @@ impl Work<'_> {
             plan.way = Way::Into;
             self.check_left_out(&plan)?;
         } else if let Some(own) = &mut own {
-            plan.way = self.way(&plan, own, session)?;
+            plan.way = self.way(&plan, own)?;
         }
         drop(own);
         if plan.way == Way::Replaced {
@@ -184,33 +195,31 @@ impl Work<'_> {
         removal::wait_until_unused(target, &own, &mut session).map_err(|error| self.untouched(&error))
     }
 
-    /// What becomes of a database that is there.
-    fn way(&self, plan: &Plan, own: &mut Connection, session: &mut Connection) -> Result<Way> {
-        let target = &plan.target;
-        let count = there::user_objects(own).map_err(|error| self.failed(&error))?;
-        let mark = run::unfinished(target, session).map_err(|error| self.failed(&error))?;
-        if let Some(mark) = &mark {
-            if run::is_running(mark, session).map_err(|error| self.failed(&error))? {
-                return Err(self.refused(format!("a restore into database '{target}' is running")));
-            }
-            if !self.options.replace {
-                return Err(self.refused(format!(
-                    "database '{target}' is incomplete, left by an interrupted restore of the snapshot of {}; \
-                        --replace starts again",
-                    mark.of
-                )));
-            }
+    /// Of a database that an interrupted restore has left incomplete: when the snapshot of that was made. Its mark is
+    /// taken from it by the transaction that completes it.
+    fn unfinished(&self, target: &str, session: &mut Connection) -> Result<Option<String>> {
+        let failed = |error| self.failed(&error);
+        let Some(mark) = run::unfinished(target, session).map_err(failed)? else { return Ok(None) };
+        match run::is_running(&mark, session).map_err(failed)? {
+            true => Err(self.refused(format!("a restore into database '{target}' is running"))),
+            false => Ok(Some(mark.of)),
         }
+    }
+
+    /// What becomes of a database that is there.
+    fn way(&self, plan: &Plan, own: &mut Connection) -> Result<Way> {
+        let target = &plan.target;
+        if plan.unfinished.is_some() {
+            return Ok(Way::Replaced);
+        }
+        let count = there::user_objects(own).map_err(|error| self.failed(&error))?;
         if count > 0 && !self.options.replace {
             return Err(self.refused(format!(
                 "database '{target}' is not empty ({count} objects); --replace drops it first, another name in the URL leaves it alone"
             )));
         }
-        // What an interrupted restore made is no loss.
-        if mark.is_none() && count > 0 {
+        if count > 0 {
             self.check_left_out(plan)?;
-        }
-        if count > 0 || mark.is_some() {
             return Ok(Way::Replaced);
         }
         let difference = plan.definition.difference(target, &self.spaces, own);

@@ -9,10 +9,10 @@ use super::run::{self, Leftover, Run};
 use super::spaces::Spaces;
 use super::steps::Intent;
 use super::{PostgresOptions, Work};
-use crate::Server;
 use crate::connection::PgError;
 use crate::contents::LAYOUT;
 use crate::programs::Programs;
+use crate::{Server, names};
 use engine::connector::{Origin, RestorePlan, Restored};
 use engine::{Error, Monitor, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,9 @@ pub(crate) fn prepare<'a>(
     let contents = Contents::of(from, path)?;
     let wanted = contents.wanted(&options.selection)?;
     let failed = |error: PgError| Error::from(server.failed(&error));
+    let selection = &options.selection;
+    let targets: Vec<String> = wanted.keys().map(|name| selection.target(name)).collect();
+    targets.iter().try_for_each(|name| names::check(name).map_err(Error::Invalid))?;
     let run = Run::new(snapshot.time);
     let mut session = run.session(&server, &[]).map_err(failed)?;
     let spaces = Spaces { none: options.no_tablespaces, map: options.tablespace_map.clone() };
@@ -61,8 +64,6 @@ pub(crate) fn prepare<'a>(
     let (server, options) = (&server, &options);
     let mut work = Work { repo, snapshot, server, options, monitor, spaces, seen, left_out, programs: None };
 
-    let selection = &options.selection;
-    let targets: Vec<String> = wanted.keys().map(|name| selection.target(name)).collect();
     let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
     let lock = match is_shown_only {
         true => None,

@@ -2,6 +2,7 @@
 
 use connector_kit::databases::Selection;
 use engine::connector::{Restored, fields};
+use engine::shown::counted;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ impl PostgresReport {
     pub(super) fn restored(self, selection: &Selection, is_preview: bool) -> Restored {
         Restored {
             parts: selection.parts(&self.databases, is_preview),
-            total: format!("{} tables", self.tables),
+            total: counted(self.tables, "table"),
             bytes: self.databases.values().sum(),
             fields: fields(json!({
                 "databases": self.databases,

@@ -5,6 +5,7 @@ use super::globals::Globals;
 use super::plan::{Plan, Way};
 use super::run::Leftover;
 use engine::connector::{Steps, Way as Shown};
+use engine::shown::counted;
 
 /// What a restore is about to do.
 pub(super) struct Intent<'a> {
@@ -44,7 +45,11 @@ impl Intent<'_> {
         let target = &plan.target;
         let count = |kind: &str| plan.entries().filter(|entry| entry.kind == kind).count();
         let content = match plan.toc {
-            Some(_) => format!("{} entries, rows of {} tables", plan.entries().count(), count("TABLE DATA")),
+            Some(_) => format!(
+                "{} entries, rows of {}",
+                plan.entries().count(),
+                counted(count("TABLE DATA") as u64, "table")
+            ),
             None => "a dump in plain SQL".to_owned(),
         };
         let definition = match plan.definition.is_known() {
@@ -85,6 +90,9 @@ impl Intent<'_> {
             }
             Way::Replaced => {
                 is(Shown::Switched, steps);
+                if plan.unfinished.is_some() {
+                    steps.with("the existing one is incomplete, left by an interrupted restore");
+                }
                 steps.with(format_args!("fill the new database, 'esker_restore_…' ({content})"));
                 steps.with(format_args!(
                     "switch in one transaction: end the sessions in '{target}', rename it to 'esker_replaced_…', and give its name, {definition}, to the new one"

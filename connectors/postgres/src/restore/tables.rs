@@ -5,6 +5,7 @@
 use super::closure::{Completed, complete};
 use super::dependents::{check, check_kinds, dependents};
 use super::fitted::{Fitted, constrain, lacking, redefine};
+use super::left::Left;
 use super::partitions;
 use super::partitions::{Lost, lost, no_table};
 use super::parts::{partition, parts};
@@ -28,8 +29,8 @@ pub(super) struct Chosen {
     pub(super) replaces: bool,
     /// Types that are there with another definition than the dump's, and stay as they are.
     pub(super) different: Vec<String>,
-    /// Foreign keys and their like that are left out, since what they refer to is not there.
-    pub(super) left: Vec<String>,
+    /// Foreign keys and their like that are left out.
+    pub(super) left: Vec<Left>,
     /// Tables that go, and publications of which the dump does not know that they are in them.
     pub(super) unpublished: Vec<(String, String)>,
     /// What is there and is dropped first.
@@ -186,8 +187,7 @@ pub(super) fn choose(
     let follows = chosen("INDEX ATTACH").filter(|entry| !is_made(&made, entry)).map(|entry| entry.id);
     let follows: BTreeSet<i64> = follows.collect();
     ids.retain(|id| !follows.contains(id));
-    let left = left.into_iter().filter_map(|id| toc.get(id));
-    let left = left.map(|entry| format!("{} {}", entry.kind, full_name(entry))).collect();
+    let left = left.into_iter().filter_map(|id| toc.get(id)).map(|entry| Left::of(toc, entry)).collect();
     let mut different = vec![];
     for id in grounds {
         let Some(entry) = toc.get(id).filter(|entry| matches!(entry.kind.as_str(), "TYPE" | "DOMAIN")) else {

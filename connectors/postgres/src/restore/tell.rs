@@ -19,6 +19,12 @@ impl Work<'_> {
 
     /// What stays as it is.
     pub(super) fn notes(&self, plan: &Plan, notes: &mut Vec<String>) {
+        notes.extend(plan.unfinished.iter().map(|of| {
+            format!(
+                "database '{}' was incomplete, left by an interrupted restore of the snapshot of {of}",
+                plan.target
+            )
+        }));
         if !plan.definition.is_known() && plan.way != Way::Into {
             notes.push(format!(
                 "database '{}' has the owner, privileges and settings of {}: this dump does not tell them",
@@ -47,9 +53,13 @@ impl Work<'_> {
             }
             return;
         };
-        notes.extend(
-            chosen.left.iter().map(|left| format!("left out, since what it refers to is not there: {left}")),
-        );
+        for left in &chosen.left {
+            if left.is_part {
+                self.tell(left.what.clone(), "is left out: what it refers to is not in the database");
+            } else {
+                notes.push(format!("left out, since what it refers to is not there: {}", left.what));
+            }
+        }
         notes.extend(chosen.unpublished.iter().map(|(table, publication)| {
             format!("table {table} is no longer in the publication '{publication}': the dump does not put it there")
         }));
@@ -94,6 +104,13 @@ impl Work<'_> {
                         "is incomplete, because its restore ended early; --replace starts again".into(),
                     );
                 }
+                Way::Made if left.contains(&current.target) => {
+                    let message = format!(
+                        "is incomplete, because its restore ended early, and could not be dropped; the next restore into it replaces it, or DROP DATABASE {} drops it",
+                        quoted_name(&current.target)
+                    );
+                    tell(item, message);
+                }
                 Way::Made => {
                     tell(
                         item,
@@ -119,14 +136,15 @@ impl Work<'_> {
         if with_globals {
             tell("roles".into(), "are those of the dump already".into());
         }
-        self.tell_left(left);
+        let current = plans.get(at).map(|current| &current.target);
+        self.tell_left(left.iter().filter(|name| Some(*name) != current));
     }
 
     /// Databases that this restore made and that could not be removed.
-    pub(super) fn tell_left(&self, left: &[String]) {
+    pub(super) fn tell_left<'b>(&self, left: impl Iterator<Item = &'b String>) {
         for name in left {
             let message = format!(
-                "could not be dropped again, and is not whole; the next restore tries, or DROP DATABASE {}",
+                "could not be dropped again, and is not whole; the next restore removes it, or DROP DATABASE {} does",
                 quoted_name(name)
             );
             self.tell(format!("database '{name}'"), &message);
