@@ -77,7 +77,7 @@ impl World {
 
     /// Where drills are.
     fn root(&self) -> PathBuf {
-        self.repo.path("drills")
+        self.repo.path("drills/esker-drills")
     }
 
     fn drill(&self, words: &[&str], code: i32) -> Vec<Value> {

@@ -76,7 +76,7 @@ fn rows_of_mariadb_are_counted_and_a_lost_one_is_named() {
         &["rows of shop.orders: expected 5000, found 4999"],
         "{lost}"
     );
-    assert_eq!(std::fs::read_dir(repo.path("drills")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(repo.path("drills/esker-drills")).unwrap().count(), 0);
     assert_eq!(maria.root("SELECT count(*) FROM shop.orders"), "5000");
 }
 
