@@ -141,7 +141,8 @@ fn single_tables_come_back_with_what_is_theirs() {
         // Beside it, in a database that has not even the schema, nor the type or the sequence.
         server.sql("postgres", "CREATE DATABASE aside");
         let aside = format!("{}/aside", server.url());
-        repo.ok(["restore", "latest", "--to", &aside, "--table", "sales.orders_2025"]);
+        let left = repo.fails(3, ["restore", "latest", "--to", &aside, "--table", "sales.orders_2025"]);
+        assert!(left.contains("foreign key 'orders_account_fkey' of sales.orders: is left out"), "{left}");
         assert_eq!(
             server.sql("aside", "SELECT count(*), sum(total) FROM sales.orders_2025"),
             server.sql("shop", "SELECT count(*), sum(total) FROM sales.orders_2025")
@@ -343,7 +344,8 @@ fn what_the_target_lacks_is_told_before_anything_is_done() {
         "CREATE EXTENSION vector; CREATE TABLE v (v vector(3)); INSERT INTO v VALUES ('[1,2,3]')",
     );
     repo.ok(["backup", &server.url()]);
-    let target = Postgres::version(&repo, 15, "target", &[]);
+    // Of the same version, and it finds no extension.
+    let target = Postgres::version(&repo, 18, "target", &["extension_control_path=/nowhere"]);
     let text = repo.fails(1, ["restore", "latest", "--to", &target.url()]);
     assert!(text.contains("lacks extensions of the dump; install vector"), "{text}");
     assert_eq!(target.sql("postgres", "SELECT count(*) FROM pg_database"), "3");

@@ -63,6 +63,8 @@ impl Offer {
             Err(error) => return Ok(Outcome::Refused(format!("cannot listen at {}: {error}", self.listens))),
         };
         let mut client = server.connect()?;
+        // For the questions during the load: a signal ends its waits, and no others.
+        let mut watch = server.anew().connect()?;
         // Since it was asked, it may have become the replica of somebody.
         if let Err(why) = offer::is_free(&State::of(server, &mut client)?) {
             return Ok(Outcome::Refused(why));
@@ -89,10 +91,8 @@ impl Offer {
                 };
                 monitor.count(Counter::BytesTotal, dump.len());
                 // It stays connected until it is a master again; else it looks for us meanwhile.
-                watched(server).and_then(|mut client| {
-                    serve(&mut replica, server, &mut client, kept.master(), write, monitor)
-                        .map(|written| (written, replica))
-                })
+                serve(&mut replica, server, &mut watch, kept.master(), write, monitor)
+                    .map(|written| (written, replica))
             }
             Err(_) if monitor.interrupted() => Err(Failure::Ended(Error::Interrupted)),
             Err(why) => Err(Failure::Refused(why)),
@@ -125,11 +125,6 @@ impl Offer {
         let port = if *port == 0 { listener.port()? } else { *port };
         Ok((host.clone(), port))
     }
-}
-
-/// A connection for the questions during a load: a signal ends its waits, and no others.
-fn watched(server: &Server) -> std::result::Result<Client, Failure> {
-    server.anew().connect().map_err(|error| Failure::Ended(error.into()))
 }
 
 /// That a server is a replica which takes no writes, and so no restore; one that does not say takes them, as far as is known.
