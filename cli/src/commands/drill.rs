@@ -60,8 +60,14 @@ struct Started<'a> {
 /// What is rehearsed of a snapshot.
 #[derive(Clone, Copy)]
 enum Goal {
-    Server { title: &'static str, target: &'static dyn Target, scratch: &'static dyn Scratch },
+    Server {
+        title: &'static str,
+        target: &'static dyn Target,
+        scratch: &'static dyn Scratch,
+    },
     Files,
+    /// What esker starts no server for; `None` of a snapshot without sources.
+    Missing(Option<&'static str>),
 }
 
 impl Goal {
@@ -69,20 +75,24 @@ impl Goal {
         match self {
             Self::Server { title, .. } => title,
             Self::Files => "files",
+            Self::Missing(title) => title.unwrap_or_default(),
         }
     }
 
-    /// What there is of a snapshot.
-    fn all_of(snapshot: &Snapshot) -> Result<Vec<Self>, Failure> {
-        let (mut goals, mut missing) = (vec![], vec![]);
+    /// What there is of a snapshot. What cannot be rehearsed is a goal, too: it is missed.
+    fn all_of(snapshot: &Snapshot) -> Vec<Self> {
+        let mut goals = vec![];
         for connector in connectors::all() {
-            let is_of = snapshot.sources.iter().any(|record| record.is_of(connector.name()));
-            match (connector.target().filter(|_| is_of), connector.scratch()) {
-                (Some(target), Some(scratch)) => {
-                    goals.push(Self::Server { title: connector.title(), target, scratch });
-                }
-                (None, _) if !is_of => {}
-                _ => missing.push(connector.title()),
+            let title = connector.title();
+            let servers = connector.target().zip(connector.scratch());
+            let records = snapshot.sources.iter().filter(|record| record.is_of(connector.name()));
+            let (taken, others): (Vec<_>, Vec<_>) =
+                records.partition(|record| servers.is_some_and(|(_, scratch)| scratch.takes(&record.kind)));
+            if let (Some((target, scratch)), false) = (servers, taken.is_empty()) {
+                goals.push(Self::Server { title, target, scratch });
+            }
+            if !others.is_empty() {
+                goals.push(Self::Missing(Some(title)));
             }
         }
         let is_served =
@@ -90,13 +100,10 @@ impl Goal {
         if snapshot.sources.iter().any(|record| !is_served(&record.kind)) {
             goals.push(Self::Files);
         }
-        match (goals.is_empty(), missing.first()) {
-            (true, Some(title)) => {
-                Err(Failure::new(format!("esker starts no scratch server of {title} yet")))
-            }
-            (true, None) => Err(Failure::new("the snapshot has no source that can be rehearsed")),
-            (false, _) => Ok(goals),
+        if goals.is_empty() {
+            goals.push(Self::Missing(None));
         }
+        goals
     }
 }
 
@@ -192,12 +199,18 @@ fn one(
     // A recovery of each system begins with this.
     let located = now();
     let mut reports = vec![];
-    for goal in Goal::all_of(&found.snapshot)? {
+    for goal in Goal::all_of(&found.snapshot) {
         let mut report = empty(goal.title());
         report.snapshot_id = Some(found.id);
         report.recovery_point = Some(newest(&found.snapshot));
         let mut watch = Stopwatch::start(&now, now().saturating_sub(located));
-        rehearse(goal, &opened, &found, wanted, &mut watch, &mut report, context)?;
+        if let Err(failure) = rehearse(goal, &opened, &found, wanted, &mut watch, &mut report, context) {
+            if failure.code == Code::Interrupted {
+                return Err(failure);
+            }
+            // Of this system alone: the reports of others are there all the same.
+            report.failures.push(failure.message);
+        }
         (report.phases, report.seconds) = watch.finish();
         report.judge(wanted.objective);
         reports.push(report);
@@ -212,12 +225,12 @@ fn newest(snapshot: &Snapshot) -> jiff::Timestamp {
 }
 
 /// What connectors are told of scratch servers, which have logins of their own and no TLS: what the user set for servers that
-/// are in use is not meant for them.
+/// are in use, `-o` included, is not meant for them.
 fn scratch_options(context: &Context) -> Result<engine::connector::Context, Failure> {
     let mut options = sources::url_options(context)?;
     options.environment.retain(|name, _| matches!(name.as_str(), "PATH" | "TMPDIR"));
     let bare = engine::connector::Context::new(options.scratch.clone(), options.clock);
-    (options.tls, options.tls_files) = (bare.tls, bare.tls_files);
+    (options.tls, options.tls_files, options.settings) = (bare.tls, bare.tls_files, bare.settings);
     Ok(options)
 }
 
@@ -231,6 +244,13 @@ fn rehearse(
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
+    if let Goal::Missing(title) = goal {
+        report.failures.push(match title {
+            Some(title) => format!("a snapshot of {title} of this kind cannot be rehearsed yet"),
+            None => "the snapshot has no source that can be rehearsed".into(),
+        });
+        return Ok(());
+    }
     let options = scratch_options(context)?;
     let name: [u8; scratch::NAME_LEN] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
     let root = scratch::root(wanted.scratch_dir, &options.scratch.with_file_name("drills"))?;
@@ -239,13 +259,16 @@ fn rehearse(
     let errors = console.error_count();
     watch.lap(Step::Locate);
     match goal {
+        Goal::Missing(_) => {}
         Goal::Files => {
             let folder = ground.room("files")?;
             let options = RestoreOptions { target: folder, ..RestoreOptions::default() };
             let repo = &opened.repo;
             let restored = console.during("restore", |monitor| {
+                // It counts on from what was restored before.
+                let before = monitor.get(Counter::BytesDone);
                 restore(repo, &found.snapshot, &options, monitor)
-                    .map(|done| (done, monitor.get(Counter::BytesDone)))
+                    .map(|done| (done, monitor.get(Counter::BytesDone).saturating_sub(before)))
             });
             watch.lap(Step::Restore);
             match restored {

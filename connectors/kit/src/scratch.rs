@@ -8,7 +8,7 @@ use crate::child::{self, Role, Running};
 use chunkstore::private;
 use engine::{Error, Result};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
-use std::fs::{DirBuilder, DirEntry, File, Permissions, TryLockError};
+use std::fs::{DirBuilder, DirEntry, File, Metadata, Permissions, TryLockError};
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
@@ -19,21 +19,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// An assertion may take so long.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// A process that was told to end is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ENDING: Duration = Duration::from_secs(20);
 /// A server is waited for so long until it answers.
 const STARTUP: Duration = Duration::from_secs(120);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The file whose lock says that a drill is at work.
 const LOCK: &str = "lock";
+/// What is in a drill's folder.
+const ROOMS: [&str; 3] = [LOCK, "files", "server"];
 /// Bytes of a log's end that are told.
 const SAID: u64 = 2 << 10;
 
 /// Where drills of root are: some servers refuse to run as root, and another user cannot reach root's own folders. It
 /// survives a restart, and is on a disk.
 const OF_ROOT: &str = "/var/tmp/esker-drills";
-/// The user whom servers run as, where root starts them and their own user is not there.
+/// The users whom servers run as where root starts them.
+const DRILL: &str = "esker-drill";
 const NOBODY: &str = "nobody";
 
 /// The folder of drills in one that the user names, which may hold anything else.
@@ -54,6 +59,19 @@ pub fn root(given: Option<&Path>, own: &Path) -> Result<PathBuf> {
         None => own,
     };
     let failed = |why: String| Error::Invalid(format!("{}: {why}", folder.display()));
+    let is_others = |found: &Metadata| found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0;
+    // Whoever may exchange it could have another folder cleared.
+    if let Some(Ok(above)) = folder.parent().map(std::fs::metadata)
+        && above.mode() & 0o022 != 0
+        && above.mode() & 0o1000 == 0
+    {
+        return Err(failed("others may write to the folder that it is in".into()));
+    }
+    if std::fs::symlink_metadata(folder).is_ok_and(|found| found.is_symlink() || is_others(&found)) {
+        return Err(failed(
+            "somebody else made it, or it is a link: a drill needs a folder of its own user's".into(),
+        ));
+    }
     match DirBuilder::new().recursive(true).mode(mode()).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(failed(error.to_string()));
@@ -63,7 +81,7 @@ pub fn root(given: Option<&Path>, own: &Path) -> Result<PathBuf> {
     // As the kernel names it: a server's working folder is compared with it.
     let folder_there = folder.canonicalize().map_err(|error| failed(error.to_string()))?;
     let found = std::fs::symlink_metadata(&folder_there).map_err(|error| failed(error.to_string()))?;
-    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+    if !found.is_dir() || is_others(&found) {
         return Err(failed(
             "others made it or may write there: a drill needs a folder of its own user's".into(),
         ));
@@ -84,14 +102,16 @@ pub struct User {
 }
 
 impl User {
-    /// The one called `name`, or else nobody, for servers that refuse to run as root; `None` if this is not root.
+    /// The one of scratch servers: [`DRILL`] if there is one, else nobody; `None` if this is not root. Never the user of a server
+    /// that may be in use: code of a dump runs as its server, and would have that one's files, and its logins by the name of the
+    /// user.
     #[must_use]
-    pub fn of_servers(name: &str) -> Option<Self> {
+    pub fn of_servers() -> Option<Self> {
         if !geteuid().is_root() {
             return None;
         }
         let all = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        [name, NOBODY].iter().find_map(|name| Self::named(name, &all))
+        [DRILL, NOBODY].iter().find_map(|name| Self::named(name, &all))
     }
 
     /// A line of `passwd(5)`.
@@ -188,6 +208,9 @@ pub fn clear(root: &Path) -> Result<()> {
             continue;
         }
         let folder = entry.path();
+        if !has_only_rooms(&folder) {
+            continue;
+        }
         match File::options().write(true).open(folder.join(LOCK)).map(|lock| lock.try_lock()) {
             Ok(Err(TryLockError::WouldBlock)) => {}
             // Without a lock, it was killed before it had one.
@@ -197,6 +220,12 @@ pub fn clear(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a folder has nothing that a drill does not make.
+fn has_only_rooms(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(|name| ROOMS.contains(&name)))
+}
+
 fn remove(folder: &Path) -> Result<()> {
     let began = Instant::now();
     loop {
@@ -204,7 +233,7 @@ fn remove(folder: &Path) -> Result<()> {
         if running.is_empty() {
             break;
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > ENDING {
             let shown: Vec<String> = running.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
             let why =
                 format!("processes of a drill do not end: {}, in {}", shown.join(", "), folder.display());
@@ -347,18 +376,14 @@ impl Process {
         if let Some(pid) = i32::try_from(self.running.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, signal);
         }
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < ENDING {
             if !matches!(self.running.try_wait(), Ok(None)) {
                 return Ok(());
             }
             std::thread::sleep(PAUSE);
         }
         self.kill();
-        Err(Error::Invalid(format!(
-            "{} did not end after {} s, and was killed",
-            self.name,
-            PATIENCE.as_secs()
-        )))
+        Err(Error::Invalid(format!("{} did not end after {} s, and was killed", self.name, ENDING.as_secs())))
     }
 
     fn kill(&mut self) {

@@ -12,7 +12,7 @@ use chunkstore::private;
 use connector_kit::child::{self, Role};
 use connector_kit::members::Dump;
 use connector_kit::question::{Dialect, check_sql, no_single_value};
-use connector_kit::scratch::{Process, User, find, free_port};
+use connector_kit::scratch::{PATIENCE, Process, User, find, free_port};
 use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
 use engine::restore::{dump, dump_ranges};
@@ -41,6 +41,8 @@ const SETTINGS: &[&str] = &[
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
     "--event-scheduler=OFF",
+    // MyISAM and Aria put no table into another folder.
+    "--skip-symbolic-links",
     "--max-allowed-packet=1G",
     "--pid-file=pid",
     "--socket=socket",
@@ -79,7 +81,7 @@ impl Scratch for Servers {
         };
         let (installer, server) =
             (program(&["mariadb-install-db", "mysql_install_db"])?, program(&["mariadbd"])?);
-        let user = User::of_servers("mysql");
+        let user = User::of_servers();
         let command = |program: &Path| {
             let mut command = child::command(program, &context.environment);
             if let Some(user) = user {
@@ -141,6 +143,10 @@ impl Scratch for Servers {
         let number = version.split('-').next().unwrap_or_default();
         let program = format!("mariadbd {}", engine::shown::line(number));
         Ok(Box::new(Running { process, url, server, program }))
+    }
+
+    fn takes(&self, _kind: &str) -> bool {
+        true
     }
 
     fn asked_by(&self) -> &'static str {
@@ -263,14 +269,16 @@ impl ScratchServer for Running {
         Ok(counts)
     }
 
-    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<String, String> {
+    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String> {
         Servers.check(query)?;
         let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
-        let only = match dumps.as_slice() {
-            [one] => engine::names::decoded(&one.name),
-            _ => None,
+        let only = match (&query.database, dumps.as_slice()) {
+            (Some(_), _) => None,
+            (None, [one]) => engine::names::decoded(&one.name),
+            (None, _) => return Err("the snapshot has several databases: name one".into()),
         };
         let mut script = Script::default();
+        script.add("time", format!("SET max_statement_time = {}", PATIENCE.as_secs()).as_bytes());
         if let Some(database) = query.database.as_ref().or(only.as_ref()) {
             script.add("database", format!("USE {}", quoted(database)).as_bytes());
         }
@@ -282,7 +290,8 @@ impl ScratchServer for Running {
         }
         let [row] = outcome.rows.as_slice() else { return Err(no_single_value(outcome.rows.len())) };
         match row.as_slice() {
-            [value] => Ok(String::from_utf8_lossy(value).into_owned()),
+            // As the client prints what is no value; it prints such a text in the same way.
+            [value] => Ok((value != b"NULL").then(|| String::from_utf8_lossy(value).into_owned())),
             _ => Err(no_single_value(1)),
         }
     }

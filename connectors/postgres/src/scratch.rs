@@ -13,7 +13,8 @@ use chunkstore::private;
 use connector_kit::child::{self, Role};
 use connector_kit::members::Dump;
 use connector_kit::question::{Dialect, check_sql, no_single_value};
-use connector_kit::scratch::{Process, User, free_port};
+use connector_kit::scratch::{PATIENCE, Process, User, free_port};
+use engine::connector::choice::common::NO_TABLESPACES;
 use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
 use engine::names::decoded_bytes;
@@ -67,7 +68,7 @@ impl Scratch for Servers {
                 "no PostgreSQL of version {major} or a later one is installed: a drill starts one; install the package {package}"
             ))
         })?;
-        let user = User::of_servers("postgres");
+        let user = User::of_servers();
         let failed = |what: &str, error: std::io::Error| Error::Invalid(format!("{what}: {error}"));
         let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
         let secret = chunkstore::id::to_hex(&secret);
@@ -106,6 +107,10 @@ impl Scratch for Servers {
         Ok(Box::new(Running { process, server, url, program }))
     }
 
+    fn takes(&self, kind: &str) -> bool {
+        kind == "postgres"
+    }
+
     fn asked_by(&self) -> &'static str {
         "sql"
     }
@@ -115,7 +120,10 @@ impl Scratch for Servers {
     }
 
     fn chosen(&self) -> Chosen {
-        Chosen::default()
+        let mut chosen = Chosen::default();
+        // Those of the server that was backed up may be in use here.
+        chosen.give(NO_TABLESPACES.flag, vec![]);
+        chosen
     }
 }
 
@@ -189,13 +197,17 @@ impl ScratchServer for Running {
         Ok(counts)
     }
 
-    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<String, String> {
+    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String> {
         Servers.check(query)?;
         let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
-        let database = match (&query.database, dumps.as_slice()) {
-            (Some(named), _) => named.clone().into_bytes(),
-            (None, [one]) => decoded_bytes(&one.name),
-            (None, _) => b"postgres".to_vec(),
+        let names: Vec<Vec<u8>> = dumps.iter().map(|one| decoded_bytes(&one.name)).collect();
+        // Every cluster has that one, and few use it.
+        let others: Vec<&Vec<u8>> = names.iter().filter(|name| *name != b"postgres").collect();
+        let database = match (&query.database, others.as_slice(), names.as_slice()) {
+            (Some(named), ..) => named.clone().into_bytes(),
+            (None, [one], _) => (*one).clone(),
+            (None, [], [one]) => one.clone(),
+            _ => return Err("the snapshot has several databases: name one".into()),
         };
         let refused = |error: crate::failure::PgError| match error.code() {
             "" => "no answer".to_owned(),
@@ -204,10 +216,11 @@ impl ScratchServer for Running {
         let mut session = Connection::open(&self.server, &database).map_err(refused)?;
         // As the application has it, and not only what is PostgreSQL's own.
         session.query("SET search_path = DEFAULT").map_err(refused)?;
+        session.query(&format!("SET statement_timeout = '{}s'", PATIENCE.as_secs())).map_err(refused)?;
         let rows = session.query(&query.text).map_err(refused)?;
         let [row] = rows.as_slice() else { return Err(no_single_value(rows.len())) };
         match row.as_slice() {
-            [value] => Ok(value.clone().unwrap_or_default()),
+            [value] => Ok(value.clone()),
             _ => Err(no_single_value(1)),
         }
     }

@@ -5,7 +5,7 @@ use crate::keys::keyspace::count_keys;
 use crate::keys::{find, one};
 use crate::server::Server;
 use chunkstore::env::random_array;
-use connector_kit::scratch::{Process, find as find_program, free_port};
+use connector_kit::scratch::{Process, User, find as find_program, free_port};
 use connector_kit::{child, question};
 use engine::connector::choice::common::YES;
 use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
@@ -39,6 +39,10 @@ impl Scratch for Servers {
         let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
         let (port, secret) = (free_port()?, chunkstore::id::to_hex(&secret));
         let mut command = child::command(&program, &context.environment);
+        if let Some(user) = User::of_servers() {
+            user.give(folder)?;
+            user.run(&mut command);
+        }
         // Settings from standard input: the password is on no command line and in no file.
         command.arg("-").stdin(Stdio::piped());
         let mut process = Process::start(&mut command, folder)?;
@@ -68,6 +72,10 @@ impl Scratch for Servers {
             (None, version) => format!("redis-server {}", version.unwrap_or_default()),
         };
         Ok(Box::new(Running { process, url, server, program }))
+    }
+
+    fn takes(&self, _kind: &str) -> bool {
+        true
     }
 
     fn asked_by(&self) -> &'static str {
@@ -125,11 +133,13 @@ impl ScratchServer for Running {
         Ok(lasting.map(|(number, counts)| count((number, counts.keys))).collect())
     }
 
-    fn ask(&self, _from: Origin<'_>, query: &Query) -> std::result::Result<String, String> {
+    fn ask(&self, _from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String> {
         let words = question::words(&query.text)?;
         // A name in capitals, such as WRONGTYPE; what is behind it may quote the question.
         let refused = |error: redis::RedisError| match error.code() {
-            Some(code) => format!("refused ({code})"),
+            // A script may say anything in its place.
+            Some(code) if code.bytes().all(|byte| byte.is_ascii_uppercase()) => format!("refused ({code})"),
+            Some(_) => "refused".to_owned(),
             None => "no answer".to_owned(),
         };
         let mut client = self.server.connect().map_err(|_| "no connection".to_owned())?;
@@ -143,8 +153,8 @@ impl ScratchServer for Running {
             redis::Value::Array(_) | redis::Value::Map(_) | redis::Value::Set(_) => {
                 Err("the answer is a list: ask for one value".into())
             }
-            redis::Value::Nil => Ok(String::new()),
-            one => redis::from_redis_value(one).map_err(|_| "the answer is not text".to_owned()),
+            redis::Value::Nil => Ok(None),
+            one => redis::from_redis_value(one).map(Some).map_err(|_| "the answer is not text".to_owned()),
         }
     }
 

@@ -20,6 +20,9 @@ pub trait Scratch: Sync {
         monitor: &dyn Monitor,
     ) -> Result<Box<dyn ScratchServer>>;
 
+    /// Whether its servers take what a source of this kind stored: `postgres`, and not `postgres+physical`.
+    fn takes(&self, kind: &str) -> bool;
+
     /// The key of an `[[assertion]]` of esker.toml under which users write questions to its servers: `sql`.
     fn asked_by(&self) -> &'static str;
 
@@ -50,12 +53,12 @@ pub trait ScratchServer {
     /// What the server or the repository said.
     fn count(&self, from: Origin<'_>, monitor: &dyn Monitor) -> Result<Vec<Count>>;
 
-    /// Asks a user's question, and returns the answer: one value, as text; empty for none.
+    /// Asks a user's question, and returns the answer: one value, as text; `None` if that is no value (NULL).
     ///
     /// # Errors
     ///
     /// Why there is no such answer, without a word of the question or of what the server says about it: it goes into reports.
-    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<String, String>;
+    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String>;
 
     /// Ends it, and waits until it has ended.
     ///

@@ -35,6 +35,11 @@ impl Expectation {
         if value.is_empty() {
             return Err("nothing is expected: write a value, or a comparison such as '>= 1000'".into());
         }
+        if value.starts_with(['=', '<', '>', '!', '\'', '"']) {
+            return Err(
+                "the comparison is none: write one of =, !=, <, <=, >, >= and a value without quotes".into(),
+            );
+        }
         if sign.contains(['<', '>']) && !is_number(&value) {
             return Err(format!("'{sign}' compares numbers, and what follows it is none"));
         }
@@ -112,7 +117,9 @@ mod tests {
         ] {
             assert_eq!(Expectation::parse(expected).unwrap().is_met(answer), is_met, "{expected}: {answer}");
         }
-        for wrong in ["", " ", ">=", "> many", "<= nan", "< inf"] {
+        for wrong in
+            ["== 5", "=> 5", "!5", "!== 0", "!= 'off'", "\"on\"", "", " ", ">=", "> many", "<= nan", "< inf"]
+        {
             assert!(Expectation::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -46,11 +46,15 @@ pub(super) fn ask(
         };
         let found = match (&answer, &spec.expect) {
             (Err(why), _) => why.clone(),
-            (Ok(answer), Some(_)) => shown(answer).to_owned(),
+            (Ok(Some(answer)), Some(_)) => shown(answer).to_owned(),
+            (Ok(None), Some(_)) => "no value".to_owned(),
             (Ok(_), None) => "done".into(),
         };
         let expect = spec.expect.as_ref();
-        let met = answer.is_ok_and(|answer| expect.is_none_or(|expect| expect.is_met(&answer)));
+        // What is no value is as nobody expects it.
+        let met = answer.is_ok_and(|answer| {
+            expect.is_none_or(|expect| answer.is_some_and(|answer| expect.is_met(&answer)))
+        });
         // Two texts would be shown alike.
         let found = if !met && expect.is_some_and(|expect| expect.shown() == found) {
             "another text".into()
@@ -79,7 +83,11 @@ pub(super) fn all_were_asked(assertions: &[AssertionSpec], reports: &mut [Report
 }
 
 /// Runs a user's command; what it printed, if it ended well.
-fn command(words: &[String], place: Place<'_>, context: &Context) -> Result<Result<String, String>, Failure> {
+fn command(
+    words: &[String],
+    place: Place<'_>,
+    context: &Context,
+) -> Result<Result<Option<String>, String>, Failure> {
     let Some(mut command) = shell::program(words, &context.passed()) else {
         return Ok(Err("there is no command".into()));
     };
@@ -90,6 +98,6 @@ fn command(words: &[String], place: Place<'_>, context: &Context) -> Result<Resu
     Ok(match shell::run(command)? {
         Err(error) => Err(format!("the command cannot be run: {}", error.kind())),
         Ok((status, _)) if !status.success() => Err(format!("the command failed: {status}")),
-        Ok((_, printed)) => Ok(String::from_utf8_lossy(&printed).trim().to_owned()),
+        Ok((_, printed)) => Ok(Some(String::from_utf8_lossy(&printed).trim().to_owned())),
     })
 }
