@@ -148,18 +148,27 @@ fn attach((host, port): (&str, u16), client: &mut Client) -> std::result::Result
 /// How often a server is asked again that is still at another save, in milliseconds.
 const PAUSE: u64 = 100;
 
-/// Has the server write its data to its disk, or waits until it has, if it does so by itself: of a load it counts no changes after which it would, and
-/// what is on its disk is from before the load. Returns why it does not.
+/// Has the server write its data to its disk, or waits until it has, if it does so by itself: of a load it counts no changes
+/// after which it would, and what is on its disk is from before the load. Returns why it does not.
 ///
 /// It refuses while a child of it writes an RDB, as for the replica that has just read everything again: that is waited for,
 /// as long as it takes.
 pub(crate) fn save(server: &Server, monitor: &dyn Monitor) -> Result<Option<String>> {
     let mut client = server.connect()?;
     // One with an append-only file begins that by itself; until it is done, what is on the disk is from before.
-    let mut is_told = false;
-    while State::of(server, &mut client)?.is_rewriting() {
+    let (mut is_told, mut has_failed) = (false, false);
+    loop {
+        let state = State::of(server, &mut client)?;
+        if !state.is_rewriting() {
+            break;
+        }
         if !std::mem::replace(&mut is_told, true) {
             monitor.phase("the server writes its append-only file");
+        }
+        if state.failed_to_rewrite() && !std::mem::replace(&mut has_failed, true) {
+            monitor.note(
+                "the server could not write its append-only file, as its log says, and tries again: that is waited for",
+            );
         }
         if monitor.interrupted() {
             return Ok(Some(

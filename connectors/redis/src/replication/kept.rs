@@ -83,6 +83,14 @@ impl Kept {
         })
     }
 
+    /// Of a server that had no settings for a master.
+    #[cfg(test)]
+    pub(super) fn of_master(host: &str, port: u16) -> Self {
+        let mut kept = Self::default();
+        kept.master = (host.to_owned(), port);
+        kept
+    }
+
     /// Where the server finds its master meanwhile.
     pub(super) fn master(&self) -> (&str, u16) {
         (&self.master.0, self.master.1)

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const QUESTION: Duration = Duration::from_secs(1);
 /// How often a server is asked whether it has loaded.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a server that has loaded all has to find out that its connection to its master has ended: it reads that after the
+/// load, and says "up" until then.
+const HEARING: Duration = Duration::from_secs(3);
 /// How long that is waited for after a signal: a load whose connection has ended ends at once, but for one from a file.
 const ORDERLY: Duration = Duration::from_secs(8);
 
@@ -29,7 +32,7 @@ impl Left {
     /// That a restore is at work in it, or that its settings can be put back only from another repository.
     pub(crate) fn find(server: &Server, keys: &KeyRing, monitor: &dyn Monitor) -> Result<Option<Self>> {
         let mut client = server.connect_busy()?;
-        let mut is_told = false;
+        let (mut is_told, mut up_since) = (false, None);
         loop {
             // Users for a few keys may have no INFO, and then no CONFIG either.
             let Ok(state) = State::of(server, &mut client) else { return Ok(None) };
@@ -43,16 +46,17 @@ impl Left {
             if is_ours && is_somebody(kept.master()) {
                 return Err(at_work(server, kept.master()));
             }
-            if !state.is_loading() {
-                return match is_ours && state.has_master() {
-                    true => Err(at_work(server, kept.master())),
-                    false => Ok(Some(Self(kept))),
-                };
+            if state.is_loading() {
+                up_since = None;
+            } else if !(is_ours && state.has_master()) {
+                return Ok(Some(Self(kept)));
+            } else if up_since.get_or_insert_with(Instant::now).elapsed() > HEARING {
+                return Err(at_work(server, kept.master()));
             }
             if monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
-            if !is_told {
+            if !is_told && state.is_loading() {
                 monitor.note("the server still loads what a restore sent to it that was interrupted");
                 is_told = true;
             }
@@ -93,8 +97,10 @@ fn told(server: &Server, why: &str) -> Error {
 
 /// Whether somebody answers where a replica looks for its master.
 fn is_somebody((host, port): (&str, u16)) -> bool {
-    let addresses = (host, port).to_socket_addrs();
-    addresses.is_ok_and(|mut all| all.any(|address| TcpStream::connect_timeout(&address, QUESTION).is_ok()))
+    // On one machine, a connection to a free port may be given that port, and then it is one to itself.
+    let is_another = |stream: TcpStream| stream.local_addr().ok() != stream.peer_addr().ok();
+    let answers = |address| TcpStream::connect_timeout(&address, QUESTION).is_ok_and(is_another);
+    (host, port).to_socket_addrs().is_ok_and(|mut all| all.any(answers))
 }
 
 /// No replica of ours any more, and its own settings, in this order: with the record of them until the last. It goes over a
@@ -138,4 +144,56 @@ fn put_in_order(kept: &Kept, client: &mut Client, monitor: &dyn Monitor) -> std:
 pub(super) fn no_master(client: &mut Client) -> std::result::Result<(), String> {
     let done: RedisResult<()> = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query(client);
     done.map_err(|error| format!("REPLICAOF NO ONE: {}", words(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chunkstore::env::SeededEnv;
+    use chunkstore::id::RepositoryId;
+    use engine::connector::Context;
+    use engine::monitor::Tally;
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    /// What is found in a server that says these of itself, one after the other and the last for ever, as a replica of a
+    /// process that was killed.
+    fn found(states: &[&str]) -> std::result::Result<bool, String> {
+        let keys = KeyRing::generate(RepositoryId([7; 16]), &SeededEnv::new(1)).unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let kept = Kept::of_master("127.0.0.1", gone);
+        let secret = kept.sealed(&keys).unwrap();
+        let mut answers = String::from("+PONG\r\n");
+        let forever = std::iter::repeat_n(states.last().unwrap(), 100);
+        for state in states.iter().chain(forever) {
+            let info = format!("role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:{gone}\r\n{state}\r\n");
+            answers += &format!("${}\r\n{info}\r\n", info.len());
+            answers += &format!("*2\r\n$10\r\nmasterauth\r\n${}\r\n{}\r\n", secret.len(), *secret);
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(answers.as_bytes()).unwrap();
+            std::io::copy(&mut stream, &mut std::io::sink())
+        });
+        let context = Context::new(std::env::temp_dir(), jiff::Timestamp::now);
+        let server = Server::new(&url.parse().unwrap(), &context).unwrap();
+        let left = Left::find(&server, &keys, &Tally::default());
+        left.map(|left| left.is_some()).map_err(|error| error.in_one_line().to_string())
+    }
+
+    /// A process may die when all that it sent is on its way: the server loads that, and says that it is in step with its
+    /// master until it reads that the connection has ended.
+    #[test]
+    fn a_master_that_died_is_up_for_a_moment() {
+        let (loading, up, down) =
+            ("loading:1\r\nmaster_link_status:down", "master_link_status:up", "master_link_status:down");
+        assert_eq!(found(&[loading, up, down]), Ok(true));
+        assert_eq!(found(&[loading, "master_sync_in_progress:1", down]), Ok(true));
+        assert_eq!(found(&[down]), Ok(true));
+        // One that is not on this machine, behind a tunnel say, lives on.
+        let told = found(&[loading, up]).unwrap_err();
+        assert!(told.contains("another restore is at work"), "{told}");
+    }
 }
