@@ -1,6 +1,6 @@
 """Restores into working servers against the servers' own programs, in the same run and with the same settings of the server.
 
-Usage: restores.py ESKER [--only postgres,redis] [--runs 3] [--megabytes 2000] [--tables 10000] [--jobs 1,2,4]
+Usage: restores.py ESKER [--only postgres,redis,physical] [--runs 3] [--megabytes 2000] [--tables 10000] [--jobs 1,2,4]
                    [--keys 1400000] [--server redis-server]
 
 Each part is a function below, called by its name, with servers of its own on free ports in a temporary folder. It prints the
@@ -11,6 +11,9 @@ repository, and by `pg_restore -jN` from a local uncompressed dump in directory 
 
 redis: `esker restore --whole` into an empty server, without the comparison of every key that follows it and is printed beside it, against
 the start of the same server from the same dump.rdb. Once by replication, once by RESTORE over several connections.
+
+physical: `esker restore --prepare` into an empty folder against `pgbackrest restore` of the same cluster, and over an older copy of which
+every hundredth page has changed against the same into an empty folder. Needs pgbackrest.
 """
 
 import argparse
@@ -276,7 +279,116 @@ def redis(args, scratch):
             stop(process)
 
 
-PARTS = {"postgres": postgres, "redis": redis}
+def physical(args, scratch):
+    versions = sorted(int(entry.name) for entry in pathlib.Path("/usr/lib/postgresql").iterdir() if entry.name.isdigit())
+    programs = pathlib.Path(f"/usr/lib/postgresql/{versions[-1]}/bin")
+    home = scratch / "pg"
+    home.mkdir()
+    drop = []
+    if os.geteuid() == 0:
+        shutil.chown(home, "postgres")
+        drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "env", f"HOME={home}"]
+    port = free_port()
+    conf = home / "pgbackrest.conf"
+    # The settings that cost it least for what is comparable: zstd as esker has it, no encryption, which esker has, two processes.
+    conf.write_text(f"[global]\nrepo1-path={home}/repo\nlog-path={home}\nlock-path={home}\nspool-path={home}\nprocess-max=2\n"
+                    f"compress-type=zst\nstart-fast=y\n[main]\npg1-path={home}/data\npg1-port={port}\npg1-socket-path={home}\n"
+                    "pg1-user=postgres\n")
+    environment = ENVIRONMENT | {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(scratch), "PGHOST": "127.0.0.1",
+                                 "PGPORT": str(port), "PGUSER": "postgres",
+                                 "ESKER_REPOSITORY": str(scratch / "repo"), "ESKER_CACHE_DIR": str(scratch / "cache")}
+    url = f"postgres+physical://postgres@127.0.0.1:{port}"
+
+    def theirs(*words):
+        return [*drop, "pgbackrest", f"--config={conf}", "--stanza=main", *words]
+
+    def sql(text, database="postgres"):
+        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", text]
+        return run(command, environment, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    def verified(folder):
+        run([*drop, str(programs / "pg_verifybackup"), "-q", str(folder)], environment, stdout=subprocess.DEVNULL)
+
+    def esker(folder, *more):
+        return timed([args.esker, "-q", "restore", "latest", "--target", str(folder), "--prepare", *more], environment)
+
+    run([*drop, str(programs / "initdb"), "-D", str(home / "data"), "-A", "trust", "-U", "postgres", "--no-sync", "-k"], environment,
+        stdout=subprocess.DEVNULL, cwd=home)
+    server = subprocess.Popen([*drop, str(programs / "postgres"), "-D", str(home / "data"), "-p", str(port), "-k", str(home),
+                               "-c", "archive_mode=on", "-c", f"archive_command={shutil.which('pgbackrest')} --config={conf} --stanza=main "
+                               "archive-push %p", "-c", "max_wal_size=8GB", "-c", "autovacuum=off"],
+                              stderr=subprocess.DEVNULL, cwd=home)
+    try:
+        while subprocess.run(["psql", "-Xqc", "select 1", "postgres"], env=environment, capture_output=True).returncode:
+            time.sleep(0.1)
+        rows = args.megabytes * 1_000_000 // 2 // BYTES_A_ROW
+        for number in range(4):
+            sql(TABLE.format(name=f"part{number}", rows=rows // 4))
+        sql("vacuum freeze analyze")
+        sql("checkpoint")
+        run(theirs("stanza-create"), environment, stdout=subprocess.DEVNULL, cwd=home)
+
+        def night(kind):
+            run(theirs("backup", f"--type={kind}"), environment, stdout=subprocess.DEVNULL, cwd=home)
+            run([args.esker, "-q", "backup", url], environment)
+
+        run([args.esker, "-q", "init"], environment)
+        night("full")
+        size = sum(file.stat().st_size for file in (home / "data").rglob("*") if file.is_file() and "pg_wal" not in file.parts)
+        print(f"PostgreSQL {versions[-1]}, a cluster of {size / 1e6:.0f} MB without its WAL; pgbackrest: zst, no encryption, process-max=2; "
+              f"esker: its defaults; {machine()}")
+        back, copy = home / "back", home / "copy"
+
+        def cleared():
+            shutil.rmtree(back, ignore_errors=True)
+            os.sync()
+
+        def pair(name, bound, their, our):
+            sides = {"theirs": [], "ours": []}
+            for number in range(args.runs):
+                for way in ("theirs", "ours") if number % 2 == 0 else ("ours", "theirs"):
+                    sides[way].append(their() if way == "theirs" else our())
+            told(name, sides["theirs"], sides["ours"], bound)
+
+        def their_full():
+            cleared()
+            back.mkdir(mode=0o700)
+            if drop:
+                shutil.chown(back, "postgres")
+            return timed(theirs("restore", f"--pg1-path={back}"), environment)
+
+        def our_full():
+            cleared()
+            seconds = esker(back)
+            verified(back)
+            return seconds
+
+        pair("into an empty folder: pgbackrest", 0.8, their_full, our_full)
+        cleared()
+        esker(copy)
+        for number in range(4):
+            pages = int(sql(f"select pg_relation_size('part{number}') / 8192"))
+            # In place: nothing but the row's page and its index change.
+            sql(f"update part{number} set total = total + 1 where ctid in "
+                f"(select format('(%s,1)', p)::tid from generate_series(0, {pages} - 1, 100) p)")
+        sql("checkpoint")
+        night("incr")
+
+        def our_delta():
+            cleared()
+            run(["cp", "-a", str(copy), str(back)], environment)
+            os.sync()
+            seconds = esker(back, "--replace")
+            verified(back)
+            return seconds
+
+        pair("over a copy with 1 % of its pages changed: the same into an empty folder", 0.25, our_full, our_delta)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+PARTS = {"postgres": postgres, "redis": redis, "physical": physical}
 
 
 def main():

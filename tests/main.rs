@@ -93,6 +93,7 @@ mod pgr_hostile;
 mod pgr_needs;
 mod pgr_tables;
 mod physical;
+mod physical_over;
 mod places;
 mod plan;
 mod postgres;

@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 /// Settings of servers that are followed.
 const REPLICA: &[&str] = &["max_wal_senders=5", "max_replication_slots=3", "wal_keep_size=0"];
 
-fn physical(server: &Postgres) -> String {
+pub(crate) fn physical(server: &Postgres) -> String {
     server.url().replace("postgres://", "postgres+physical://")
 }
 
 /// A path that pg_combinebackup of a version is found on.
-fn path_with(version: u32) -> String {
+pub(crate) fn path_with(version: u32) -> String {
     format!("{}:{}", bin(version).display(), std::env::var("PATH").unwrap())
 }
 
-fn verify(bin: &Path, data: &Path) {
+pub(crate) fn verify(bin: &Path, data: &Path) {
     let output = as_postgres(&bin.join("pg_verifybackup"), data).arg(data).output().unwrap();
     expect_success(&output);
 }
 
 /// A server on a restored data directory, once it has recovered.
-fn started(repo: &Repo, version: u32, folder: &str) -> Postgres {
+pub(crate) fn started(repo: &Repo, version: u32, folder: &str) -> Postgres {
     let home = repo.path(folder);
     if rustix::process::geteuid().is_root() {
         run("chown", &["postgres", home.to_str().unwrap()]);
@@ -34,7 +34,7 @@ fn started(repo: &Repo, version: u32, folder: &str) -> Postgres {
     server
 }
 
-fn data(repo: &Repo, folder: &str) -> PathBuf {
+pub(crate) fn data(repo: &Repo, folder: &str) -> PathBuf {
     std::fs::create_dir(repo.path(folder)).unwrap();
     repo.path(folder).join("data")
 }
@@ -60,7 +60,7 @@ fn a_base_backup_verifies_and_starts() {
         repo.ok(["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
         verify(&server.bin, &target);
         let text = repo.fails(1, ["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
-        assert!(text.contains("is not empty"), "{text}");
+        assert!(text.contains("with --replace"), "{text}");
         let text = repo.fails(1, ["restore", "latest", "--target", "x", "--time", "2026-01-01 00:00:00"]);
         assert!(text.contains("esker stream"), "{text}");
         let back = started(&repo, version, "back");

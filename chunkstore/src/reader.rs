@@ -40,7 +40,7 @@ const LOOKUP: usize = 128;
 
 /// What was asked for, in order.
 enum Request<T> {
-    Chunk(ChunkRef, T),
+    Chunk(ChunkRef, Option<ChunkId>, T),
     Token(T),
 }
 
@@ -48,6 +48,8 @@ struct Run<T> {
     work: Pending<RunResult>,
     slots: Vec<Slot<T>>,
     bytes: usize,
+    /// Chunks that were lent for it.
+    lent: Vec<ChunkId>,
 }
 
 /// What comes out of a run, in order: its chunks, and what stood between them, so that a thousand small
@@ -106,8 +108,19 @@ impl<T> ReadAhead<T> {
 
     /// Requests a chunk.
     pub fn request(&mut self, chunk: ChunkRef, tag: T) -> Result<()> {
+        self.request_with(chunk, None, tag)
+    }
+
+    /// Requests a chunk that may be stored against another one, whose bytes are at hand: they need not be read then. They count
+    /// as read ahead until the chunk is taken.
+    pub fn request_over(&mut self, chunk: ChunkRef, base: &ChunkId, bytes: Vec<u8>, tag: T) -> Result<()> {
+        self.bases.lend(base, bytes);
+        self.request_with(chunk, Some(*base), tag)
+    }
+
+    fn request_with(&mut self, chunk: ChunkRef, lent: Option<ChunkId>, tag: T) -> Result<()> {
         self.requested_bytes += chunk.len as usize;
-        self.requests.push(Request::Chunk(chunk, tag));
+        self.requests.push(Request::Chunk(chunk, lent, tag));
         // Large chunks by fewer than small ones: what is under way is bounded in bytes.
         let enough = self.requests.len() >= LOOKUP || self.requested_bytes >= self.reach.run_plain;
         if enough { self.launch() } else { Ok(()) }
@@ -139,6 +152,7 @@ impl<T> ReadAhead<T> {
         let mut chunks = run.work.wait()?.into_iter();
         self.queued_bytes -= run.bytes;
         self.queued_items -= run.slots.len();
+        run.lent.iter().for_each(|id| self.bases.give_back(id));
         let fetched = run.slots.into_iter().map(|slot| match slot {
             Slot::Token(tag) => Fetched::Token(tag),
             Slot::Missing(id, tag) => Fetched::Chunk(Err(Error::MissingChunk { id }), tag),
@@ -154,35 +168,40 @@ impl<T> ReadAhead<T> {
         let ids: Vec<ChunkId> = requests
             .iter()
             .filter_map(|request| match request {
-                Request::Chunk(chunk, _) => Some(chunk.id),
+                Request::Chunk(chunk, ..) => Some(chunk.id),
                 Request::Token(_) => None,
             })
             .collect();
         let mut locations = self.store.index().lookup(&ids)?.into_iter();
         let mut places: Vec<Location> = vec![];
-        let mut slots = vec![];
+        let (mut slots, mut lent) = (vec![], vec![]);
         for request in requests {
             match request {
                 Request::Token(tag) => slots.push(Slot::Token(tag)),
-                Request::Chunk(chunk, tag) => match locations.next().flatten() {
+                Request::Chunk(chunk, base, tag) => match locations.next().flatten() {
                     Some(location) if location.record.plain_len == chunk.len => {
                         if !places.is_empty() && !extends(&places, &location, self.reach) {
-                            self.start(std::mem::take(&mut places), std::mem::take(&mut slots));
+                            let (slots, lent) = (std::mem::take(&mut slots), std::mem::take(&mut lent));
+                            self.start(std::mem::take(&mut places), slots, lent);
                         }
                         places.push(location);
                         slots.push(Slot::Chunk(tag));
+                        lent.extend(base);
                     }
-                    _ => slots.push(Slot::Missing(chunk.id, tag)),
+                    _ => {
+                        slots.push(Slot::Missing(chunk.id, tag));
+                        lent.extend(base);
+                    }
                 },
             }
         }
         if !slots.is_empty() {
-            self.start(places, slots);
+            self.start(places, slots, lent);
         }
         Ok(())
     }
 
-    fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>) {
+    fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>, lent: Vec<ChunkId>) {
         let bytes = places.iter().map(|place| place.record.plain_len as usize).sum();
         let store = Arc::clone(&self.store);
         let bases = Arc::clone(&self.bases);
@@ -197,7 +216,7 @@ impl<T> ReadAhead<T> {
         });
         self.queued_bytes += bytes;
         self.queued_items += slots.len();
-        self.queue.push_back(Run { work, slots, bytes });
+        self.queue.push_back(Run { work, slots, bytes, lent });
     }
 }
 

@@ -12,8 +12,6 @@ use std::path::PathBuf;
 
 /// Whose choices they are.
 pub(crate) trait Declares {
-    /// A flag that has to be given with each.
-    const NEEDS: Option<&'static str>;
     /// All of them, each once.
     fn all() -> Vec<&'static Choice>;
 }
@@ -59,7 +57,7 @@ impl<D: Declares> Declared<D> {
 }
 
 /// A choice as an argument.
-fn argument(choice: &'static Choice, all: &[&'static Choice], needs: Option<&'static str>) -> Arg {
+fn argument(choice: &'static Choice, all: &[&'static Choice]) -> Arg {
     let arg = Arg::new(choice.flag).long(choice.flag).help(choice.about);
     // The command's own arguments are called as fields are: with underscores.
     let id = |flag: &'static str| match all.iter().any(|known| known.flag == flag) {
@@ -67,10 +65,6 @@ fn argument(choice: &'static Choice, all: &[&'static Choice], needs: Option<&'st
         false => &*flag.replace('-', "_").leak(),
     };
     let arg = arg.conflicts_with_all(choice.conflicts.iter().map(|flag| id(flag)));
-    let arg = match needs {
-        Some(flag) => arg.requires(flag),
-        None => arg,
-    };
     let Some(value) = choice.value else { return arg.action(ArgAction::SetTrue) };
     let check = choice.check;
     let action = if choice.many { ArgAction::Append } else { ArgAction::Set };
@@ -88,7 +82,7 @@ fn argument(choice: &'static Choice, all: &[&'static Choice], needs: Option<&'st
 impl<D: Declares> clap::Args for Declared<D> {
     fn augment_args(command: Command) -> Command {
         let all = D::all();
-        all.iter().map(|choice| argument(choice, &all, D::NEEDS)).fold(command, Command::arg)
+        all.iter().map(|choice| argument(choice, &all)).fold(command, Command::arg)
     }
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)

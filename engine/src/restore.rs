@@ -37,7 +37,7 @@ mod writer;
 
 pub use dump::dump;
 pub use held::Held;
-pub use located::{Located, Stretch, locate, located, read_stretches};
+pub use located::{Located, Piece, Stretch, locate, located, read_stretches};
 pub use newfile::is_partial;
 pub use range::dump_ranges;
 

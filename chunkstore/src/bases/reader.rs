@@ -88,6 +88,8 @@ pub struct BaseReader {
     buffers: Mutex<Buffers>,
     /// Locations that are better than those that the index keeps.
     better: Mutex<Better>,
+    /// Chunks that somebody has at hand, and how often they were lent.
+    lent: Mutex<HashMap<[u8; 16], (Arc<Chunk>, usize)>>,
 }
 
 /// Locations that were looked for in all segments of one HEAD. Under a later one they may be gone.
@@ -153,11 +155,34 @@ impl Default for BaseReader {
             blocks: Mutex::new(LruCache::unbounded()),
             buffers: Mutex::default(),
             better: Mutex::default(),
+            lent: Mutex::default(),
         }
     }
 }
 
 impl BaseReader {
+    /// Takes the bytes of a chunk that somebody has at hand, so that what was stored against it is read without it. If they are
+    /// those of another chunk, what is read with them does not have its id.
+    pub fn lend(&self, id: &ChunkId, bytes: Vec<u8>) {
+        let chunk = Arc::new(Chunk { rope: Rope::whole(bytes), ratio: 1.0 });
+        locked(&self.lent).entry(short_key(id)).or_insert((chunk, 0)).1 += 1;
+    }
+
+    /// Forgets one that was lent.
+    pub fn give_back(&self, id: &ChunkId) {
+        let mut lent = locked(&self.lent);
+        let key = short_key(id);
+        let is_last = lent.get_mut(&key).is_some_and(|(_, times)| {
+            *times -= 1;
+            *times == 0
+        });
+        let gone = if is_last { lent.remove(&key) } else { None };
+        drop(lent);
+        let buffers =
+            gone.and_then(|(chunk, _)| Arc::into_inner(chunk)).map(|chunk| chunk.rope.into_buffers());
+        buffers.into_iter().flatten().for_each(|buffer| self.recycle(buffer));
+    }
+
     /// Whether every chunk that `record` depends on has a location that counts.
     pub fn stands(&self, store: &ChunkStore, record: &Record) -> Result<bool> {
         let below = ground(&**store.index(), &record.bases, &HashSet::new())?;
@@ -277,6 +302,9 @@ impl BaseReader {
     /// One chunk, from the cache or with everything below it. Depth bounds the recursion.
     fn read(&self, store: &ChunkStore, location: &Location) -> Result<Arc<Chunk>> {
         let key = short_key(&location.record.id);
+        if let Some((chunk, _)) = locked(&self.lent).get(&key) {
+            return Ok(Arc::clone(chunk));
+        }
         if let Some(chunk) = locked(&self.plain).entries.get(&key) {
             return Ok(Arc::clone(chunk));
         }

@@ -143,7 +143,6 @@ fn known(url: &str) -> Result<(&str, &'static dyn LiveStream), Failure> {
 pub(crate) struct OfStream;
 
 impl Declares for OfStream {
-    const NEEDS: Option<&'static str> = None;
     fn all() -> Vec<&'static Choice> {
         all().flat_map(|live| live.choices()).copied().collect()
     }

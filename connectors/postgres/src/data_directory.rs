@@ -5,17 +5,20 @@
 
 use engine::restore::target::{Target, split};
 use engine::{Error, Result};
+pub(super) use member::{Member, SPACES, What, for_all_members, twice};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+pub(super) use surplus::{Expected, Known};
 
-/// Where the links to tablespaces lie.
-const SPACES: &str = "pg_tblspc";
+mod member;
+mod surplus;
 
 /// Whose files are.
 pub(super) type Owner = (u32, u32);
@@ -55,14 +58,6 @@ pub(super) fn is_empty(folder: &Path) -> Result<bool> {
     }
 }
 
-/// A member's path as one beneath the folder: no `..`, nothing from the root.
-fn beneath(name: &[u8]) -> Option<Vec<u8>> {
-    let name = name.strip_suffix(b"/").unwrap_or(name);
-    let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').filter(|part| *part != b".").collect();
-    let is_plain = |part: &&[u8]| !part.is_empty() && **part != b".."[..] && !part.contains(&0);
-    parts.iter().all(is_plain).then(|| parts.join(&b'/'))
-}
-
 /// Whether a text is the number of a tablespace.
 pub(super) fn is_oid(text: &str) -> bool {
     !text.is_empty() && text.len() <= 10 && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -90,47 +85,80 @@ impl DataDirectory {
         Ok(Self { path: path.into(), root: Target::open(path, false)?, owner: None, links: BTreeSet::new() })
     }
 
-    /// An archive's members. Links of tablespaces are noted and not made: they lead to where the server had them.
-    pub(super) fn unpack(&mut self, reader: impl Read) -> Result<()> {
-        let read = failed("unpack into", &self.path);
-        let mut archive = tar::Archive::new(reader);
-        for entry in archive.entries().map_err(&read)? {
-            let mut entry = entry.map_err(&read)?;
-            let name = entry.path_bytes().into_owned();
-            let shown = engine::shown::name(&name);
-            let path =
-                beneath(&name).ok_or_else(|| malformed(format!("'{shown}' leads out of the target")))?;
-            let header = entry.header();
-            let number = |value: io::Result<u64>| {
-                u32::try_from(value.map_err(&read)?)
-                    .map_err(|_| malformed(format!("'{shown}' belongs to nobody")))
-            };
-            let owner = (number(header.uid())?, number(header.gid())?);
-            let mode = Mode::from_raw_mode(header.mode().map_err(&read)? & 0o777);
-            let seconds = i64::try_from(header.mtime().map_err(&read)?).unwrap_or_default();
-            let kind = header.entry_type();
-            if rustix::process::geteuid().is_root() {
-                self.owner = Some(owner);
-            }
-            let at = |error: io::Error| match error.kind() {
-                io::ErrorKind::AlreadyExists => malformed(format!("'{shown}' comes twice")),
-                _ => failed("unpack", &self.path.join(engine::shown::name(&path)))(error),
-            };
-            if kind.is_dir() {
-                self.folder(&path, mode).map_err(at)?;
-            } else if kind.is_file() {
-                let mut file = self.new_file(&path).map_err(at)?;
-                io::copy(&mut entry, &mut file).map_err(&read)?;
-                self.finish(&file, mode, Some(seconds)).map_err(at)?;
-            } else if let Some(oid) = kind.is_symlink().then(|| space_linked(&path)).flatten() {
-                self.links.insert(oid);
-            } else {
-                return Err(malformed(format!("'{shown}' is nothing that a data directory has")));
+    /// One that is there, to look at.
+    pub(super) fn look_at(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.into(), root: Target::open(path, true)?, owner: None, links: BTreeSet::new() })
+    }
+
+    /// Makes a member that is a folder; notes a link to a tablespace, which leads to where the server had it.
+    pub(super) fn begin(&mut self, member: &Member) -> Result<()> {
+        if rustix::process::geteuid().is_root() {
+            self.owner = Some(member.owner);
+        }
+        match &member.what {
+            What::Folder => self.folder(&member.path, member.mode).map_err(self.at(member)),
+            What::File { .. } => Ok(()),
+            What::Space(oid) => {
+                self.links.insert(oid.clone());
+                Ok(())
             }
         }
-        // What fills the last record.
-        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(&read)?;
-        Ok(())
+    }
+
+    /// A new file for a member.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if there is one.
+    pub(super) fn new_member(&self, member: &Member) -> Result<File> {
+        self.new_file(&member.path).map_err(self.at(member))
+    }
+
+    /// The error of a member.
+    pub(super) fn at(&self, member: &Member) -> impl Fn(io::Error) -> Error + use<> {
+        let shown = engine::shown::name(&member.path);
+        let failed = failed("unpack", &self.shown(&member.path));
+        move |error| match error.kind() {
+            io::ErrorKind::AlreadyExists => malformed(format!("'{shown}' comes twice")),
+            _ => match error.downcast::<Error>() {
+                Ok(error) => error,
+                Err(error) => failed(error),
+            },
+        }
+    }
+
+    /// Waits until all that was written to its file system is on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        let root = self.root.open_beneath(b"", OFlags::DIRECTORY);
+        let done = root.and_then(|root| Ok(fs::syncfs(root)?));
+        done.map_err(failed("write", &self.path))
+    }
+
+    /// A path in it, for people.
+    pub(super) fn shown(&self, path: &[u8]) -> PathBuf {
+        self.path.join(std::ffi::OsStr::from_bytes(path))
+    }
+
+    /// The regular file at a path that has no other name, to be read and written.
+    pub(super) fn old_file(&self, path: &[u8]) -> Option<File> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK;
+        let file = File::from(self.root.open_beneath(path, flags).ok()?);
+        let metadata = file.metadata().ok()?;
+        (metadata.is_file() && metadata.nlink() == 1).then_some(file)
+    }
+
+    /// A new file in the place of whatever is there.
+    pub(super) fn fresh_file(&self, member: &Member) -> Result<File> {
+        self.remove_all(&member.path)?;
+        self.new_member(member)
+    }
+
+    /// Owner, mode and time of a file that has all of its bytes.
+    pub(super) fn finish_member(&self, file: &File, member: &Member) -> Result<()> {
+        let owner = rustix::process::geteuid().is_root().then_some(member.owner);
+        let time = Timespec { tv_sec: member.mtime, tv_nsec: 0 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        let done = settle(file, owner, member.mode).and_then(|()| Ok(fs::futimens(file, &times)?));
+        done.map_err(self.at(member))
     }
 
     fn folder(&self, path: &[u8], mode: Mode) -> io::Result<()> {
@@ -143,7 +171,7 @@ impl DataDirectory {
             Err(errno) => return Err(errno.into()),
         }
         let folder = self.root.open_beneath(path, OFlags::DIRECTORY)?;
-        self.finish(&folder, mode | Mode::RWXU, None)
+        self.finish(&folder, mode | Mode::RWXU)
     }
 
     fn new_file(&self, path: &[u8]) -> io::Result<File> {
@@ -152,17 +180,9 @@ impl DataDirectory {
         Ok(File::from(file))
     }
 
-    /// Sets owner, mode and time of an open file.
-    fn finish(&self, file: impl AsFd, mode: Mode, mtime: Option<i64>) -> io::Result<()> {
-        if let Some((uid, gid)) = self.owner {
-            fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        fs::fchmod(&file, mode)?;
-        if let Some(seconds) = mtime {
-            let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-            fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
-        }
-        Ok(())
+    /// Sets owner and mode of an open file.
+    fn finish(&self, file: impl AsFd, mode: Mode) -> io::Result<()> {
+        settle(file, self.owner, mode)
     }
 
     /// A new file, for nobody but the server.
@@ -170,7 +190,7 @@ impl DataDirectory {
         let error = |op| failed(op, &self.path.join(path));
         let mut file = self.new_file(path.as_bytes()).map_err(error("make"))?;
         fill(&mut file)?;
-        self.finish(&file, Mode::RUSR | Mode::WUSR, None).map_err(error("write"))
+        self.finish(&file, Mode::RUSR | Mode::WUSR).map_err(error("write"))
     }
 
     /// A new file with these bytes in the place of what is there.
@@ -231,7 +251,7 @@ impl DataDirectory {
     /// Gives the folder itself away: the last step, since its owner can change what is in it from then on.
     pub(super) fn give(&self) -> Result<()> {
         let root = self.root.open_beneath(b"", OFlags::DIRECTORY).map_err(failed("open", &self.path))?;
-        self.finish(root, Mode::RWXU, None).map_err(failed("give away", &self.path))
+        self.finish(root, Mode::RWXU).map_err(failed("give away", &self.path))
     }
 
     /// Gives away the folder and what is in it, which a program of ours made.
@@ -256,10 +276,12 @@ impl DataDirectory {
     }
 }
 
-/// The tablespace that a link is of.
-fn space_linked(path: &[u8]) -> Option<String> {
-    let name = std::str::from_utf8(path).ok()?.strip_prefix(SPACES)?.strip_prefix('/')?;
-    is_oid(name).then(|| name.to_owned())
+/// Sets owner and mode.
+fn settle(file: impl AsFd, owner: Option<Owner>, mode: Mode) -> io::Result<()> {
+    if let Some((uid, gid)) = owner {
+        fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    Ok(fs::fchmod(&file, mode)?)
 }
 
 #[cfg(test)]
@@ -305,6 +327,20 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
+    /// All members of an archive into the folder.
+    fn unpack(data: &mut DataDirectory, bytes: &[u8]) -> Result<()> {
+        let path = data.path.clone();
+        for_all_members(io::Cursor::new(bytes), &path, &mut |member, content| {
+            data.begin(&member)?;
+            if !matches!(member.what, What::File { .. }) {
+                return Ok(());
+            }
+            let mut file = data.new_member(&member)?;
+            io::copy(content, &mut file).unwrap();
+            data.finish_member(&file, &member)
+        })
+    }
+
     fn names_beneath(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
@@ -342,7 +378,7 @@ mod tests {
             std::fs::create_dir(&beside).unwrap();
             std::fs::write(beside.join("precious"), "precious").unwrap();
             let mut data = DataDirectory::make(&folder.path().join("data")).unwrap();
-            let result = data.unpack(&archive(members)[..]).and_then(|()| data.link(&[]));
+            let result = unpack(&mut data, &archive(members)).and_then(|()| data.link(&[]));
             let error = result.unwrap_err().to_string();
             assert!(error.contains(why), "{}: {error}", members[0].0);
             assert_eq!(std::fs::read(beside.join("precious")).unwrap(), b"precious", "{}", members[0].0);
@@ -357,7 +393,7 @@ mod tests {
         let path = folder.path().join("data");
         let mut data = DataDirectory::make(&path).unwrap();
         let members = [("./global/", Is::Folder), ("global/x", Is::File), ("global", Is::Folder)];
-        data.unpack(&archive(&members)[..]).unwrap();
+        unpack(&mut data, &archive(&members)).unwrap();
         assert_eq!(path.join("global/x").metadata().unwrap().permissions().mode() & 0o7777, 0o755);
         assert_eq!(std::fs::read(path.join("global/x")).unwrap(), b"from the server");
     }

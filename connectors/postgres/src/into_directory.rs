@@ -1,7 +1,7 @@
 //! `esker restore --target DIR --prepare`: a data directory, from a physical backup and the WAL after it.
 
-use crate::prepare::{PrepareOptions, is_physical, prepare, span};
-use engine::connector::choice::common::{TIME, WAIT_THAW};
+use crate::prepare::{PrepareOptions, PrepareReport, Preparing, is_physical, span};
+use engine::connector::choice::common::{DRY_RUN, REPLACE, TIME, WAIT_THAW};
 use engine::connector::{Choice, Chosen, Context, Origin, RestorePlan, Restored, Span, Target, fields};
 use engine::snapshot::Snapshot;
 use engine::{Monitor, Result};
@@ -12,12 +12,29 @@ use std::path::PathBuf;
 /// A data directory.
 pub(crate) struct DataDirectory;
 
+/// A standby instead of a server of its own.
+const STANDBY: Choice = Choice::one(
+    "standby",
+    "CONNINFO",
+    "Of a physical backup of PostgreSQL: the server starts as a standby, and connects to its primary by this \
+        (host=… port=… user=…; its password belongs in a password file of the server's user)",
+)
+.text()
+.without(&["time"])
+.checked(|value| {
+    let text = value.to_str().unwrap_or_default();
+    match text.contains('=') && !text.contains(['\n', '\r', '\0']) {
+        true => Ok(()),
+        false => Err("a connection string like 'host=db1 port=5432 user=replicator' is expected".into()),
+    }
+});
+
 impl Target for DataDirectory {
     fn title(&self) -> &'static str {
         "a data directory of PostgreSQL"
     }
     fn choices(&self) -> &'static [&'static Choice] {
-        &[&TIME, &WAIT_THAW]
+        &[&TIME, &DRY_RUN, &WAIT_THAW, &REPLACE, &STANDBY]
     }
     fn fits(&self, snapshot: &Snapshot) -> bool {
         is_physical(snapshot)
@@ -31,21 +48,43 @@ impl Target for DataDirectory {
         to: &OsStr,
         chosen: &Chosen,
         context: &Context,
-        _: &dyn Monitor,
+        monitor: &dyn Monitor,
     ) -> Result<Box<dyn RestorePlan + 'a>> {
         let options = PrepareOptions {
             target: PathBuf::from(to),
+            replace: chosen.has(&REPLACE),
             time: chosen.time,
+            standby: chosen.text(&STANDBY)?,
+            threads: context.restore_sessions,
             path: context.environment.get("PATH").cloned(),
         };
-        Ok(Box::new(Planned { from, shown: engine::shown::path(to.as_ref()).to_string(), options }))
+        let shown = engine::shown::path(to.as_ref());
+        let (time, is_standby) = (options.time, options.standby.is_some());
+        let preparing = Preparing::plan(from.repo, from.snapshot, options, monitor)?;
+        Ok(Box::new(Planned { preparing, shown, time, is_standby }))
     }
 }
 
 struct Planned<'a> {
-    from: Origin<'a>,
+    preparing: Preparing<'a>,
     shown: String,
-    options: PrepareOptions,
+    time: Option<jiff::Timestamp>,
+    is_standby: bool,
+}
+
+impl Planned<'_> {
+    /// What the server does that is started on it.
+    fn next(&self, report: &PrepareReport) -> String {
+        match (self.is_standby, self.time, report.stops) {
+            (true, ..) => "it is a standby, and follows its primary".into(),
+            (_, Some(time), true) => format!("it recovers to {time} and goes on from there"),
+            (_, Some(_), false) => match report.last {
+                Some(last) => format!("it recovers all WAL; the last transaction in it ended at {last}"),
+                None => "it recovers all WAL; no transaction ended in it".into(),
+            },
+            (_, None, _) => "it recovers to the end of its WAL".into(),
+        }
+    }
 }
 
 impl RestorePlan for Planned<'_> {
@@ -53,35 +92,51 @@ impl RestorePlan for Planned<'_> {
         &self.shown
     }
     fn steps(&self) -> Vec<String> {
-        vec![format!("make a data directory in {}", self.shown)]
+        self.preparing.steps(&self.shown)
     }
     fn removes(&self) -> bool {
-        false
+        self.preparing.is_over()
+    }
+    fn preview(&self, monitor: &dyn Monitor) -> Result<Restored> {
+        if !self.preparing.is_over() {
+            return Ok(Restored::default());
+        }
+        let (bytes, files) = self.preparing.look(false, monitor)?;
+        let counted = engine::shown::counted(files, "file");
+        Ok(Restored {
+            parts: vec![(format!("would write parts of {counted}, at most"), Some(bytes))],
+            bytes,
+            fields: fields(json!({ "files_written": files, "names_removed": self.preparing.removed() })),
+            ..Restored::default()
+        })
+    }
+    fn prove(&mut self, monitor: &dyn Monitor) -> Result<()> {
+        if self.preparing.is_over() { self.preparing.look(true, monitor).map(drop) } else { Ok(()) }
+    }
+    fn stands(&self, _: Option<&str>) -> Option<String> {
+        Some(format!(
+            "{} is not whole, and no server starts on it (it has no global/pg_control); the same restore, run again, goes on",
+            self.shown
+        ))
     }
     fn apply(&mut self, monitor: &dyn Monitor) -> Result<Restored> {
-        let time = self.options.time;
-        let report = prepare(self.from.repo, &self.from.snapshot.snapshot, &self.options, monitor)?;
-        let next = match (time, report.stops) {
-            (Some(time), true) => format!("it recovers to {time} and goes on from there"),
-            (Some(_), false) => match report.last {
-                Some(last) => format!("it recovers all WAL; the last transaction in it ended at {last}"),
-                None => "it recovers all WAL; no transaction ended in it".into(),
-            },
-            (None, _) => "it recovers to the end of its WAL".into(),
-        };
+        let report = self.preparing.apply(monitor)?;
+        let next = self.next(&report);
         Ok(Restored {
             total: format!(
-                "{} is a data directory of {} backups and {} segments of WAL",
-                self.options.target.display(),
-                report.backups,
-                report.segments
+                "{} is a data directory of {} and {} of WAL",
+                self.shown,
+                engine::shown::counted(report.backups as u64, "backup"),
+                engine::shown::counted(report.segments as u64, "segment")
             ),
             bytes: report.bytes,
             lines: vec![format!("start a server on it: {next}")],
             fields: fields(json!({
                 "backups": report.backups,
                 "wal_segments": report.segments,
-                "recovers_to": time.filter(|_| report.stops),
+                "files_written": report.files,
+                "names_removed": report.removed,
+                "recovers_to": self.time.filter(|_| report.stops),
             })),
             ..Restored::default()
         })

@@ -1,29 +1,47 @@
 //! A physical backup of PostgreSQL as a data directory that a server starts from: its tars unpacked, the WAL after it put
-//! beside them, and the moment to recover to written down. The server recovers when it is started.
+//! beside them, and what the server is to recover to written down. The server recovers when it is started.
+//!
+//! No server starts on a part of it: `global/pg_control` comes last, and goes first where an older copy is replaced.
 
-use super::data_directory::{DataDirectory, Owner, failed, is_empty, is_oid, private_folder};
-use crate::physical::{Earlier, KIND};
-use crate::programs::{Programs, installed_programs};
-use crate::wal;
-use crate::wal::Transactions;
-use chunkstore::store::describe;
-use chunkstore::threads;
-use engine::entry::Kind;
-use engine::manifest::for_all_entries;
-use engine::restore::dump;
-use engine::snapshot::{Listed, Snapshot, SourceRecord};
-use engine::{Error, ItemError, Monitor, Repository, Result, lost_of};
-use std::fs::File;
-use std::io::{self, Write};
+use crate::data_directory::{
+    DataDirectory, Expected, Known, Member, SPACES, What, for_all_members, is_empty, private_folder, twice,
+};
+use archive::{Archive, cut_short};
+use backup::{Backup, BaseBackup};
+use engine::connector::Steps;
+use engine::restore::{Located, dump, located};
+use engine::snapshot::{Listed, Snapshot};
+use engine::{Counter, Error, Monitor, Repository, Result};
+use filling::{Filled, Filling, Large, Task, padded};
+use recovery::{Outcome, recovery};
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use there::{CONTROL, MARK, There};
+
+mod archive;
+mod backup;
+mod chain;
+mod earlier;
+mod filling;
+mod recovery;
+mod there;
+
+pub use earlier::{Base, earlier};
 
 /// Choices for it.
 #[derive(Clone, Debug, Default)]
 pub struct PrepareOptions {
     /// The data directory, which is made, or is empty.
     pub target: PathBuf,
+    /// Whether it may be an older copy, of which is written what differs.
+    pub replace: bool,
     /// The moment to recover to; the last one if not given.
     pub time: Option<jiff::Timestamp>,
+    /// How a standby connects to its primary; none for a server of its own.
+    pub standby: Option<String>,
+    /// Threads that fill files.
+    pub threads: usize,
     /// Where programs are looked for besides their packages' folders.
     pub path: Option<String>,
 }
@@ -37,6 +55,10 @@ pub struct PrepareReport {
     pub segments: usize,
     /// Bytes written.
     pub bytes: u64,
+    /// Files that were written, or parts of them.
+    pub files: u64,
+    /// Files and folders that were removed.
+    pub removed: usize,
     /// Whether a transaction of the WAL ends after the moment: then the server stops there, else at the WAL's end.
     pub stops: bool,
     /// The end of the last transaction of the WAL after the backup.
@@ -54,174 +76,49 @@ pub fn span(snapshot: &Snapshot) -> Option<(u64, u64)> {
 /// Whether a snapshot has a physical backup.
 #[must_use]
 pub fn is_physical(snapshot: &Snapshot) -> bool {
-    snapshot.sources.iter().any(|source| source.kind == KIND || source.kind == crate::stream::KIND)
+    let is_one = |kind: &str| kind == crate::physical::KIND || kind == crate::stream::KIND;
+    snapshot.sources.iter().any(|source| is_one(&source.kind))
 }
 
-/// What an incremental backup of a server can build on.
-pub enum Base {
-    /// There is no earlier physical backup.
-    None,
-    /// The last one has lost something, or cannot be read: a backup that built on it could not be restored.
-    Lost(chunkstore::ObjectId, String),
-    /// The last one.
-    There(chunkstore::ObjectId, Earlier),
-}
+/// Members up to this length are written by whoever walks through a tar: their chunks have others beside them.
+const SMALL: u64 = 64 << 10;
 
-/// Looks for the last physical backup in `repo` that has `path`, and whether all of it is there.
-pub fn earlier(repo: &Repository, path: &str, monitor: &dyn Monitor) -> Result<Base> {
-    repo.sync_index(monitor)?;
-    let found = repo.snapshots(monitor)?.into_iter().rev().find(|listed| {
-        listed.snapshot.is_of_full_client()
-            && listed.snapshot.paths.iter().any(|own| own == path)
-            && listed.snapshot.sources.iter().any(|source| source.kind == KIND)
-    });
-    let Some(found) = found else { return Ok(Base::None) };
-    // What was lost of it cannot be stored again: the server has moved on.
-    let looked = lost_of(repo.store(), &found).and_then(|lost| match lost {
-        None => read_earlier(repo, &found, monitor),
-        Some(why) => Err(Error::Refused(why)),
-    });
-    match looked {
-        Ok(Some(earlier)) => Ok(Base::There(found.id, earlier)),
-        Ok(None) => Ok(Base::None),
-        Err(Error::Interrupted) => Err(Error::Interrupted),
-        Err(Error::Store(error)) if !error.is_damage() => Err(error.into()),
-        Err(error) => Ok(Base::Lost(found.id, describe(&error))),
-    }
-}
-
-/// What the next backup is to know of an earlier one. `None` if it has no list of its files.
-fn read_earlier(repo: &Repository, found: &Listed, monitor: &dyn Monitor) -> Result<Option<Earlier>> {
-    let mut earlier = Earlier::default();
-    let record = found.snapshot.sources.iter().find(|source| source.kind == KIND);
-    earlier.system = record.and_then(|record| record.details.get("system")).cloned().unwrap_or_default();
-    for_all_entries(repo.store(), &found.snapshot.manifest, &mut |listed| {
-        if listed.entry.kind == Kind::File {
-            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            earlier.count += usize::from(path.ends_with("-backup_manifest"));
-            earlier.files.push((path, listed.entry.mtime));
-        }
-        Ok(())
-    })?;
-    let Some((last, _)) = earlier.files.last().filter(|(path, _)| path.ends_with("-backup_manifest")) else {
-        return Ok(None);
-    };
-    let mut manifest = vec![];
-    dump(repo, &found.snapshot, last.as_bytes(), &mut manifest, monitor)?;
-    earlier.manifest = manifest;
-    Ok(Some(earlier))
-}
-
-/// Makes the data directory.
-pub fn prepare(
-    repo: &Repository,
-    snapshot: &Snapshot,
-    options: &PrepareOptions,
-    monitor: &dyn Monitor,
-) -> Result<PrepareReport> {
-    repo.sync_index(monitor)?;
-    let record =
-        snapshot.sources.iter().find(|source| source.kind == KIND || source.kind == crate::stream::KIND);
-    let record =
-        record.ok_or_else(|| Error::Invalid("there is no physical backup in this snapshot".into()))?;
-    let target = &options.target;
-    if !is_empty(target)? {
-        return Err(Error::Refused(format!(
-            "{} is not empty; a data directory goes into an empty one",
-            target.display()
-        )));
-    }
-    fill(repo, snapshot, record, options, monitor).inspect_err(|_| {
-        if is_empty(target).is_ok_and(|is_empty| !is_empty) {
-            let message = "is not whole: no server must start on it; remove it before the next try".into();
-            monitor.error(ItemError { during: "restore", item: target.display().to_string(), message });
-        }
-    })
-}
-
-/// Makes the data directory.
-fn fill(
-    repo: &Repository,
-    snapshot: &Snapshot,
-    record: &SourceRecord,
-    options: &PrepareOptions,
-    monitor: &dyn Monitor,
-) -> Result<PrepareReport> {
-    let target = &options.target;
-    let (mut bases, mut segments) = (vec![], vec![]);
-    for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
-        let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-        let parts: Vec<&str> = path.split('/').collect();
-        match parts.as_slice() {
-            ["postgres", _, "physical", base, _] if base.starts_with("base.") => match bases.last_mut() {
-                Some((name, files)) if *name == *base => Vec::push(files, path.clone()),
-                _ => bases.push(((*base).to_owned(), vec![path.clone()])),
-            },
-            ["postgres", _, "physical", "wal", name] => segments.push(((*name).to_owned(), path.clone())),
-            _ => {}
-        }
-        Ok(())
-    })?;
-    let mut work = Work { repo, snapshot, monitor, bytes: 0, owner: None };
-    let count = bases.len();
-    match bases.as_slice() {
-        [] => return Err(Error::Invalid("there is no physical backup in this snapshot".into())),
-        [(_, files)] => work.unpack(files, target)?,
-        several => {
-            let major = record.details.get("server").and_then(|text| text.parse().ok()).unwrap_or(0);
-            work.combine(several, target, major, options.path.as_deref())?;
-        }
-    }
-    let segment_len = record
-        .details
-        .get("segment-bytes")
-        .map_or(Some(wal::SEGMENT_LEN), |text| text.parse().ok().filter(|len| wal::is_segment_len(*len)));
-    let segment_len = segment_len.ok_or_else(|| Error::Malformed {
-        what: "the record of the backup".into(),
-        why: "its length of WAL segments is none that a server has".into(),
-    })?;
-    let mut data = DataDirectory::open(target)?;
-    data.owner = work.owner;
-    let (stops, last) = work.wal(&segments, &data, segment_len, options.time)?;
-    recovery(&data, options.time.filter(|_| stops), !segments.is_empty())?;
-    data.give()?;
-    Ok(PrepareReport { backups: count, segments: segments.len(), bytes: work.bytes, stops, last })
-}
-
-struct Work<'a> {
+/// A data directory that is to be made.
+pub(crate) struct Preparing<'a> {
     repo: &'a Repository,
-    snapshot: &'a Snapshot,
-    monitor: &'a dyn Monitor,
-    bytes: u64,
-    /// Whose the files are, if we can give them away.
-    owner: Option<Owner>,
+    snapshot: &'a Listed,
+    options: PrepareOptions,
+    backup: Backup,
+    there: There,
+    /// The tars of the one base backup, where they go, and what is there that they do not have.
+    tars: Vec<Tar>,
+    /// Where the links to tablespaces lead that are there.
+    links: BTreeMap<String, PathBuf>,
+    filled: Filled,
 }
 
-/// A segment of WAL in memory, of a length that has a bound.
-struct Segment {
-    bytes: Vec<u8>,
-    most: usize,
-    is_longer: bool,
+/// A tar of a base backup.
+struct Tar {
+    /// The number of its tablespace.
+    space: Option<String>,
+    /// Where it goes.
+    folder: PathBuf,
+    content: Located,
+    surplus: Vec<Vec<u8>>,
 }
 
-impl Write for Segment {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        if part.len() > self.most - self.bytes.len() {
-            self.is_longer = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(part);
-        Ok(part.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+/// The file without which no server starts, and its bytes.
+type Control = (Member, Vec<u8>);
 
-/// The number of the tablespace that a tar has.
-fn space_of(path: &str) -> Option<&str> {
-    let name = path.rsplit_once('-')?.1.strip_suffix(".tar")?;
-    is_oid(name).then_some(name)
+/// Writes it.
+fn put_control(data: &DataDirectory, control: Option<Control>) -> Result<()> {
+    let (member, bytes) = control.ok_or_else(|| Error::Malformed {
+        what: "a base backup".into(),
+        why: format!("it has no {CONTROL}"),
+    })?;
+    let mut file = data.fresh_file(&member)?;
+    file.write_all(&bytes).map_err(data.at(&member))?;
+    data.finish_member(&file, &member)
 }
 
 /// Where a tablespace goes: beside the data directory.
@@ -230,26 +127,265 @@ fn space_folder(target: &Path, oid: &str) -> PathBuf {
     std::path::absolute(&folder).unwrap_or(folder)
 }
 
-impl Work<'_> {
-    /// A backup's tars and manifest into a folder.
-    fn unpack(&mut self, files: &[String], target: &Path) -> Result<()> {
-        let mut data = DataDirectory::make(target)?;
-        let mut spaces = vec![];
-        for path in files {
-            let name = path.rsplit_once('-').map_or(path.as_str(), |(_, name)| name);
-            match space_of(path) {
-                None if name.ends_with(".tar") => self.untar(path, &mut data)?,
-                Some(space) => {
-                    let folder = space_folder(target, space);
-                    let mut data = DataDirectory::make(&folder)?;
-                    self.untar(path, &mut data)?;
-                    data.give()?;
-                    spaces.push((space.to_owned(), folder));
-                }
-                None => data.put("backup_manifest", |file| {
-                    dump(self.repo, self.snapshot, path.as_bytes(), file, self.monitor).map(drop)
-                })?,
+impl<'a> Preparing<'a> {
+    /// Looks at the snapshot and the folder, and changes nothing.
+    ///
+    /// # Errors
+    /// Why it cannot be made there; what cannot be read.
+    pub(crate) fn plan(
+        repo: &'a Repository,
+        snapshot: &'a Listed,
+        options: PrepareOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        repo.sync_index(monitor)?;
+        let backup = Backup::read(repo, &snapshot.snapshot)?;
+        let there = There::look(&options.target, &backup)?;
+        if there == There::Cluster && !options.replace {
+            return Err(Error::Refused(format!(
+                "{} is a data directory of this cluster: with --replace it becomes that of the snapshot, and only what differs \
+                 is written; another folder leaves it alone",
+                engine::shown::path(&options.target)
+            )));
+        }
+        let (tars, links, filled) = (vec![], BTreeMap::new(), Filled::default());
+        let mut plan = Self { repo, snapshot, options, backup, there, tars, links, filled };
+        if let [base] = &plan.backup.bases[..] {
+            plan.tars = plan.tars_of(base, &plan.options.target)?;
+        }
+        if plan.is_over() {
+            plan.look_over()?;
+        }
+        Ok(plan)
+    }
+
+    /// Whether something is in the folder.
+    pub(crate) fn is_over(&self) -> bool {
+        self.there != There::Nothing
+    }
+
+    /// The tars of a base backup, which goes into `target`.
+    fn tars_of(&self, base: &BaseBackup, target: &Path) -> Result<Vec<Tar>> {
+        let above = base.files.first().and_then(|path| path.rsplit_once('/')).map_or("", |(above, _)| above);
+        let is_tar = |path: &[u8]| path.ends_with(b".tar");
+        let mut found = located(self.repo, &self.snapshot.snapshot, above.as_bytes(), &is_tar)?;
+        let tars = base.tars().map(|(path, space)| {
+            let content = found.remove(path.as_bytes());
+            let content =
+                content.ok_or_else(|| Error::NoEntry { path: engine::shown::name(path.as_bytes()) })?;
+            let folder = space.map_or_else(|| target.to_owned(), |space| space_folder(target, space));
+            Ok(Tar { space: space.map(str::to_owned), folder, content, surplus: vec![] })
+        });
+        tars.collect()
+    }
+
+    /// Finds what is in the folders that the backup does not have.
+    fn look_over(&mut self) -> Result<()> {
+        self.links = DataDirectory::look_at(&self.options.target)?.spaces()?;
+        for tar in &mut self.tars {
+            if !tar.folder.exists() {
+                continue;
             }
+            if let Some(space) = &tar.space {
+                // What another cluster has there is not ours.
+                let is_linked = self.links.get(space) == Some(&tar.folder);
+                if !is_linked && self.there == There::Cluster && !is_empty(&tar.folder)? {
+                    return Err(Error::Refused(format!(
+                        "{} is not empty, and not the tablespace {space} of {}; nothing was changed",
+                        engine::shown::path(&tar.folder),
+                        engine::shown::path(&self.options.target)
+                    )));
+                }
+            }
+            let mut expected = Expected::new();
+            if tar.space.is_none() {
+                let links = self.links.keys().map(|space| format!("{SPACES}/{space}"));
+                let own = [MARK, "backup_manifest"].into_iter().map(str::to_owned).chain(links);
+                expected.extend(own.map(|path| (path.into_bytes(), Known::Own)));
+            }
+            for_all_members(Archive::new(self.repo, &tar.content), &tar.folder, &mut |member, _| {
+                if matches!(member.what, What::Space(_)) {
+                    return Ok(());
+                }
+                let known = if member.what == What::Folder { Known::Folder } else { Known::File };
+                match expected.insert(member.path.clone(), known) {
+                    None | Some(Known::Own) => Ok(()),
+                    Some(Known::Folder) if known == Known::Folder => Ok(()),
+                    Some(_) => Err(twice(&member)),
+                }
+            })?;
+            tar.surplus = DataDirectory::look_at(&tar.folder)?.surplus(&expected)?;
+        }
+        Ok(())
+    }
+
+    /// What will be done, in words.
+    pub(crate) fn steps(&self, shown: &str) -> Vec<String> {
+        let mut steps = Steps::default();
+        match self.there {
+            There::Nothing => {
+                steps.add(format!("make a data directory in {shown}"));
+            }
+            There::Unfinished | There::Cluster => {
+                if self.there == There::Unfinished {
+                    steps.add(format!(
+                        "go on with the data directory in {shown}, which a restore left unfinished"
+                    ));
+                } else {
+                    steps.add(format!(
+                        "replace the data directory in {shown}: write files and pages that differ"
+                    ));
+                }
+                let surplus = self.removed() as u64;
+                if surplus > 0 {
+                    let counted = engine::shown::counted(surplus, "name");
+                    steps.add(format!("remove {counted} that the backup does not have"));
+                    let all =
+                        self.tars.iter().flat_map(|tar| tar.surplus.iter().map(move |path| (tar, path)));
+                    for (tar, path) in all.take(SHOWN) {
+                        let path = tar.folder.join(engine::restore::as_path(path));
+                        steps.with(engine::shown::path(&path));
+                    }
+                    if self.removed() > SHOWN {
+                        steps.with(format_args!("and {} more", self.removed() - SHOWN));
+                    }
+                }
+                let is_ours = |to: &PathBuf| self.tars.iter().any(|tar| tar.folder == *to);
+                for (space, to) in self.links.iter().filter(|(_, to)| !is_ours(to)) {
+                    steps.leaves(format_args!("tablespace {space} in {}", engine::shown::path(to)));
+                }
+            }
+        }
+        for tar in self.tars.iter().filter(|tar| tar.space.is_some()) {
+            let space = tar.space.as_deref().unwrap_or_default();
+            steps.add(format!("put tablespace {space} into {}", engine::shown::path(&tar.folder)));
+        }
+        if self.backup.bases.len() > 1 {
+            let counted = engine::shown::counted(self.backup.bases.len() as u64, "backup");
+            steps.add(format!("put {counted} together by pg_combinebackup"));
+        }
+        if !self.backup.segments.is_empty() {
+            let counted = engine::shown::counted(self.backup.segments.len() as u64, "segment");
+            steps.add(format!("put {counted} of WAL into pg_wal"));
+        }
+        steps.lines()
+    }
+
+    /// How many names are there that the backup does not have.
+    pub(crate) fn removed(&self) -> usize {
+        self.tars.iter().map(|tar| tar.surplus.len()).sum()
+    }
+
+    /// Compares what is there with the backup, or reads what differs, and writes nothing. Returns how many bytes and files would
+    /// be written.
+    pub(crate) fn look(&self, is_read: bool, monitor: &dyn Monitor) -> Result<(u64, u64)> {
+        let filled = Filled::default();
+        let task = if is_read { Task::Prove } else { Task::Compare };
+        self.expect(monitor);
+        for tar in &self.tars {
+            let mut data = DataDirectory::look_at(&tar.folder)?;
+            self.unpack(tar, task, &mut data, &filled, &mut None, monitor)?;
+        }
+        if is_read {
+            let manifests = self.backup.bases.iter().filter_map(BaseBackup::manifest);
+            let segments = self.backup.segments.iter().map(|(_, path)| path.as_str());
+            for path in manifests.chain(segments) {
+                dump(self.repo, &self.snapshot.snapshot, path.as_bytes(), &mut std::io::sink(), monitor)?;
+            }
+        }
+        Ok(filled.counts())
+    }
+
+    /// Tells how many bytes there are to go through.
+    fn expect(&self, monitor: &dyn Monitor) {
+        monitor.count(Counter::BytesTotal, self.tars.iter().map(|tar| tar.content.len()).sum());
+    }
+
+    /// Makes the data directory.
+    ///
+    /// # Errors
+    /// What cannot be read or written: then no server starts on it, and the same again goes on.
+    pub(crate) fn apply(&self, monitor: &dyn Monitor) -> Result<PrepareReport> {
+        let target = &self.options.target;
+        let mut control = None;
+        let data = match &self.backup.bases[..] {
+            [base] => {
+                let data = self.begin()?;
+                self.expect(monitor);
+                self.fill(base, &self.tars, data, &mut control, monitor)?
+            }
+            several => {
+                let owner = self.combine(several, monitor)?;
+                let mut data = DataDirectory::open(target)?;
+                data.owner = owner;
+                data
+            }
+        };
+        let (stops, last) = self.wal(&data, self.options.time, monitor)?;
+        let outcome = match &self.options.standby {
+            Some(primary) => Outcome::Standby(primary),
+            None => Outcome::Server(self.options.time.filter(|_| stops)),
+        };
+        recovery(&data, outcome, !self.backup.segments.is_empty())?;
+        // A server that starts finds all of it, also after the machine failed.
+        data.sync()?;
+        if self.backup.bases.len() == 1 {
+            put_control(&data, control)?;
+        }
+        data.remove(MARK)?;
+        data.give()?;
+        data.sync()?;
+        let (bytes, files) = self.filled.counts();
+        let (backups, segments) = (self.backup.bases.len(), self.backup.segments.len());
+        Ok(PrepareReport { backups, segments, bytes, files, removed: self.removed(), stops, last })
+    }
+
+    /// Marks the folder, and sees to it that no server starts on it any more; removes what the backup does not have.
+    fn begin(&self) -> Result<DataDirectory> {
+        let data = if self.is_over() {
+            private_folder(&self.options.target)?;
+            DataDirectory::open(&self.options.target)?
+        } else {
+            DataDirectory::make(&self.options.target)?
+        };
+        data.replace(MARK, format!("system {}\n", self.backup.system).as_bytes())?;
+        data.remove(CONTROL)?;
+        if self.is_over() {
+            data.sync()?;
+            self.links.iter().try_for_each(|(space, _)| data.remove(&format!("{SPACES}/{space}")))?;
+        }
+        Ok(data)
+    }
+
+    /// The files of a base backup but the last one, in folders that are there.
+    fn fill(
+        &self,
+        base: &BaseBackup,
+        tars: &[Tar],
+        mut data: DataDirectory,
+        control: &mut Option<Control>,
+        monitor: &dyn Monitor,
+    ) -> Result<DataDirectory> {
+        let mut spaces = vec![];
+        for tar in tars {
+            let Some(space) = &tar.space else {
+                self.unpack(tar, Task::Write, &mut data, &self.filled, control, monitor)?;
+                continue;
+            };
+            let mut own = if self.is_over() {
+                private_folder(&tar.folder)?;
+                DataDirectory::open(&tar.folder)?
+            } else {
+                DataDirectory::make(&tar.folder)?
+            };
+            self.unpack(tar, Task::Write, &mut own, &self.filled, control, monitor)?;
+            own.give()?;
+            spaces.push((space.clone(), tar.folder.clone()));
+        }
+        if let Some(path) = base.manifest() {
+            let mut bytes = vec![];
+            dump(self.repo, &self.snapshot.snapshot, path.as_bytes(), &mut bytes, monitor)?;
+            data.replace("backup_manifest", &bytes)?;
         }
         data.link(&spaces)?;
         if let Some(parent) = spaces.first().and_then(|(_, folder)| folder.parent()) {
@@ -257,160 +393,63 @@ impl Work<'_> {
             above.owner = data.owner;
             above.give()?;
         }
-        self.owner = data.owner;
-        Ok(())
+        Ok(data)
     }
 
-    /// One tar, read while it is fetched.
-    fn untar(&mut self, path: &str, data: &mut DataDirectory) -> Result<()> {
-        let (reader, writer) = rustix::pipe::pipe().map_err(|error| Error::Target {
-            op: "make",
-            path: "a pipe".into(),
-            source: error.into(),
-        })?;
-        let _ = rustix::pipe::fcntl_setpipe_size(&writer, 1 << 20);
-        let (repo, snapshot, monitor) = (self.repo, self.snapshot, self.monitor);
-        std::thread::scope(|scope| {
-            let dumping = threads::start_in(scope, "esker-dump", move || {
-                let mut writer = File::from(writer);
-                dump(repo, snapshot, path.as_bytes(), &mut writer, monitor)
-            })
-            .map_err(|source| Error::Target { op: "read", path: path.to_owned(), source })?;
-            let unpacked = data.unpack(File::from(reader));
-            let dumped =
-                dumping.join().unwrap_or_else(|_| Err(Error::Store(chunkstore::Error::WorkerPanicked)));
-            match (unpacked, dumped) {
-                // A pipe that broke is no reason.
-                (Err(error), Err(Error::Target { .. }) | Ok(_)) => Err(error),
-                (_, Err(error)) => Err(error),
-                (Ok(()), Ok(bytes)) => {
-                    self.bytes += bytes;
-                    Ok(())
+    /// One tar into its folder.
+    fn unpack(
+        &self,
+        tar: &Tar,
+        task: Task,
+        data: &mut DataDirectory,
+        filled: &Filled,
+        control: &mut Option<Control>,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
+        let is_over = self.is_over();
+        if task == Task::Write {
+            tar.surplus.iter().try_for_each(|path| data.remove_all(path))?;
+        }
+        let filling = Filling {
+            repo: self.repo,
+            folder: &tar.folder,
+            is_over,
+            task,
+            threads: self.options.threads,
+            filled,
+            monitor,
+        };
+        filling.run(|each| {
+            for_all_members(Archive::new(self.repo, &tar.content), &tar.folder, &mut |member, content| {
+                if monitor.interrupted() {
+                    return Err(Error::Interrupted);
                 }
-            }
+                let What::File { len, .. } = member.what else {
+                    monitor.count(Counter::BytesDone, padded(1));
+                    return if task == Task::Write { data.begin(&member) } else { Ok(()) };
+                };
+                monitor.count(Counter::BytesDone, padded(1));
+                if padded(len) >= SMALL {
+                    return each(Large { member, content: &tar.content });
+                }
+                monitor.count(Counter::BytesDone, padded(len));
+                let mut bytes = vec![];
+                content.take(len).read_to_end(&mut bytes).map_err(data.at(&member))?;
+                if bytes.len() as u64 != len {
+                    return Err(cut_short(&engine::shown::name(&member.path)));
+                }
+                if member.path == CONTROL.as_bytes() && tar.space.is_none() && task == Task::Write {
+                    *control = Some((member, bytes));
+                    return Ok(());
+                }
+                filling.small(data, &member, &bytes)
+            })
         })
     }
-
-    /// A full backup and the incremental ones after it, by pg_combinebackup.
-    fn combine(
-        &mut self,
-        bases: &[(String, Vec<String>)],
-        target: &Path,
-        major: u32,
-        path: Option<&str>,
-    ) -> Result<()> {
-        let programs: Programs = installed_programs("pg_combinebackup", major, path).ok_or_else(|| {
-            Error::Invalid(format!(
-                "incremental backups are put together by pg_combinebackup, which is not here; install postgresql-{major}"
-            ))
-        })?;
-        let parts = PathBuf::from(format!("{}.parts", target.display()));
-        if parts.symlink_metadata().is_ok() {
-            let shown = engine::shown::path(&parts);
-            return Err(Error::Refused(format!(
-                "{shown} is there, which a restore that was cut off may have left; remove it"
-            )));
-        }
-        private_folder(&parts)?;
-        let folders: Vec<PathBuf> = bases.iter().map(|(name, _)| parts.join(name)).collect();
-        let combined =
-            bases.iter().zip(&folders).try_for_each(|((_, files), folder)| self.unpack(files, folder));
-        let combined = combined.and_then(|()| {
-            if target.exists() {
-                // It makes its own.
-                std::fs::remove_dir(target).map_err(failed("remove", target))?;
-            }
-            let mut command = connector_kit::child::command(
-                programs.path("pg_combinebackup"),
-                &std::collections::BTreeMap::new(),
-            );
-            command.arg("--no-sync").arg("-o").arg(target);
-            let last = bases.last().map(|(_, files)| files.as_slice()).unwrap_or_default();
-            let part = folders.last().map_or(target, |folder| folder);
-            for path in last {
-                if let Some(oid) = space_of(path) {
-                    let (old, new) = (space_folder(part, oid), space_folder(target, oid));
-                    command.arg("--tablespace-mapping").arg(format!("{}={}", old.display(), new.display()));
-                }
-            }
-            command.arg("--").args(&folders);
-            let output = connector_kit::child::output(&mut command, connector_kit::child::Role::Tool);
-            let output = output.map_err(failed("run", Path::new("pg_combinebackup")))?;
-            match output.status.success() {
-                true => Ok(()),
-                false => Err(Error::Malformed {
-                    what: "the chain of backups".into(),
-                    why: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-                }),
-            }
-        });
-        std::fs::remove_dir_all(&parts).map_err(failed("remove", &parts))?;
-        combined?;
-        let mut data = DataDirectory::open(target)?;
-        data.owner = self.owner;
-        data.give_all()
-    }
-
-    /// The WAL after the backup; tells whether a transaction ends after `time`, and when the last one does.
-    fn wal(
-        &mut self,
-        segments: &[(String, String)],
-        data: &DataDirectory,
-        segment_len: u64,
-        time: Option<jiff::Timestamp>,
-    ) -> Result<(bool, Option<jiff::Timestamp>)> {
-        let mut found = Transactions::default();
-        let mut is_after = false;
-        let mut next = None;
-        for (name, path) in segments {
-            let own = name.trim_end_matches(".partial");
-            let malformed = |why: &str| {
-                let why = format!("{} {why}", engine::shown::name(own.as_bytes()));
-                Error::Malformed { what: "the WAL".into(), why }
-            };
-            let start =
-                wal::segment_start(own, segment_len).ok_or_else(|| malformed("is no segment's name"))?;
-            if next.is_some_and(|next| start != next) {
-                return Err(malformed("does not follow"));
-            }
-            next = Some(start.saturating_add(segment_len));
-            let mut segment = Segment { bytes: vec![], most: segment_len as usize, is_longer: false };
-            let dumped = dump(self.repo, self.snapshot, path.as_bytes(), &mut segment, self.monitor);
-            if segment.is_longer {
-                return Err(malformed("is longer than a segment"));
-            }
-            dumped?;
-            let mut bytes = segment.bytes;
-            found.read(&bytes);
-            is_after |= time.is_some_and(|time| found.last_us.is_some_and(|us| us > time.as_microsecond()));
-            self.bytes += bytes.len() as u64;
-            bytes.resize(segment_len as usize, 0);
-            // The base backup has the first ones, too.
-            data.replace(&format!("pg_wal/{own}"), &bytes)?;
-        }
-        let last = found.last_us.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
-        Ok((is_after, last))
-    }
 }
 
-/// Tells the server to recover, and how far. It comes up as a server of its own: a standby's backup has the file that makes
-/// it one.
-fn recovery(data: &DataDirectory, time: Option<jiff::Timestamp>, has_wal: bool) -> Result<()> {
-    data.remove("standby.signal")?;
-    if !has_wal {
-        // What the backup needs is in it, and it starts as after a crash.
-        return Ok(());
-    }
-    let mut text = data.read("postgresql.auto.conf")?;
-    text.extend_from_slice(b"\n# Written by esker: all WAL is in pg_wal.\nrestore_command = 'false'\n");
-    if let Some(time) = time {
-        // Names of time zones are not known yet when this is read.
-        let time = time.strftime("%Y-%m-%d %H:%M:%S%.6f+00");
-        let _ = write!(text, "recovery_target_time = '{time}'\nrecovery_target_action = 'promote'\n");
-    }
-    data.replace("postgresql.auto.conf", &text)?;
-    data.replace("recovery.signal", b"")
-}
+/// Files and folders that a plan names.
+const SHOWN: usize = 10;
 
 #[cfg(test)]
 mod tests;

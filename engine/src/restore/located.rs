@@ -12,10 +12,13 @@ use std::ops::Range;
 
 /// A chunk, or a hole, and where it begins.
 #[derive(Clone, Copy, Debug)]
-struct Piece {
-    at: u64,
-    len: u64,
-    chunk: Option<ChunkRef>,
+pub struct Piece {
+    /// Where it begins in the content, in bytes.
+    pub at: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// The chunk; none of a hole, which is all zeros.
+    pub chunk: Option<ChunkRef>,
 }
 
 /// The content of one file: 64 bytes of memory for each of its chunks.
@@ -50,7 +53,9 @@ impl Located {
         self.pieces.get(next).map_or(self.len, |piece| piece.at)
     }
 
-    fn pieces_of(&self, range: &Range<u64>) -> &[Piece] {
+    /// The chunks and holes that a range overlaps, in order.
+    #[must_use]
+    pub fn pieces_of(&self, range: &Range<u64>) -> &[Piece] {
         if range.is_empty() {
             return &[];
         }

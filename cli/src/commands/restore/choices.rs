@@ -114,7 +114,6 @@ pub(super) fn declared() -> Vec<&'static Choice> {
 pub(super) struct OfRestore;
 
 impl Declares for OfRestore {
-    const NEEDS: Option<&'static str> = Some("to");
     fn all() -> Vec<&'static Choice> {
         declared()
     }

@@ -1,6 +1,7 @@
 //! Data directories from repositories that somebody else wrote.
 
 use super::*;
+use crate::physical::KIND;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::env::SystemEnv;
@@ -12,9 +13,9 @@ use engine::backup::backup;
 use engine::columns::SnapshotColumns;
 use engine::entry::Time;
 use engine::monitor::Tally;
-use engine::snapshot::Filter;
+use engine::snapshot::{Filter, SourceRecord};
 use engine::source::{Content, Item, Piece, Source, SourceError};
-use std::io::{Cursor, Read as _};
+use std::io::Cursor;
 use std::sync::Arc;
 
 #[test]
@@ -24,7 +25,7 @@ fn what_is_prepared_is_no_standby() {
     for has_wal in [false, true] {
         data.replace("standby.signal", b"").unwrap();
         data.replace("postgresql.auto.conf", b"port = 1\n").unwrap();
-        recovery(&data, None, has_wal).unwrap();
+        recovery(&data, Outcome::Server(None), has_wal).unwrap();
         assert!(!folder.path().join("standby.signal").exists());
         assert_eq!(folder.path().join("recovery.signal").exists(), has_wal);
     }
@@ -55,6 +56,8 @@ impl Forged {
         };
         add("pg_wal/", tar::EntryType::Directory, b"");
         add("postgresql.auto.conf", tar::EntryType::Regular, b"");
+        add("global/", tar::EntryType::Directory, b"");
+        add("global/pg_control", tar::EntryType::Regular, &[7; 8192]);
         let base = ("postgres/h/physical/base.1/0-base.tar".to_owned(), tar.into_inner().unwrap());
         let wal =
             segments.iter().map(|(name, len)| (format!("postgres/h/physical/wal/{name}"), vec![0; *len]));
@@ -106,7 +109,7 @@ fn prepared(segments: &[(&str, usize)], target: &Path) -> Result<PrepareReport> 
     backup(&repo, &mut Forged::new(segments), &Default::default(), &monitor)?;
     let found = repo.find("latest", &Filter::default(), &monitor)?;
     let options = PrepareOptions { target: target.to_owned(), ..PrepareOptions::default() };
-    prepare(&repo, &found.snapshot, &options, &monitor)
+    Preparing::plan(&repo, &found, options, &monitor)?.apply(&monitor)
 }
 
 /// Names of segments come from the repository: none is written that is no segment's, and none after a gap.

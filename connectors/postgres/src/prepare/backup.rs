@@ -1,0 +1,89 @@
+//! What a snapshot has of a cluster: base backups, the first of them full, and the WAL after them.
+
+use crate::data_directory::is_oid;
+use crate::{physical, stream, wal};
+use engine::manifest::for_all_entries;
+use engine::snapshot::Snapshot;
+use engine::{Error, Repository, Result};
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Backup {
+    /// The identifier of the cluster; empty if it is not known.
+    pub(super) system: String,
+    /// The major version of its server; 0 if it is not known.
+    pub(super) major: u32,
+    pub(super) bases: Vec<BaseBackup>,
+    /// Segments of WAL: their names, with `.partial`, and paths in the snapshot.
+    pub(super) segments: Vec<(String, String)>,
+    /// Bytes of one.
+    pub(super) segment_len: u64,
+}
+
+/// A base backup.
+#[derive(Debug)]
+pub(super) struct BaseBackup {
+    pub(super) name: String,
+    /// Its tars and its manifest: paths in the snapshot.
+    pub(super) files: Vec<String>,
+}
+
+impl Backup {
+    /// Reads the list of a snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it has no physical backup; [`Error::Malformed`]; what cannot be read.
+    pub(super) fn read(repo: &Repository, snapshot: &Snapshot) -> Result<Self> {
+        let none = || Error::Invalid("there is no physical backup in this snapshot".into());
+        let is_one = |kind: &str| kind == physical::KIND || kind == stream::KIND;
+        let record = snapshot.sources.iter().find(|source| is_one(&source.kind)).ok_or_else(none)?;
+        let detail = |name: &str| record.details.get(name).map(String::as_str);
+        let segment_len = match detail("segment-bytes") {
+            None => Some(wal::SEGMENT_LEN),
+            Some(text) => text.parse().ok().filter(|len| wal::is_segment_len(*len)),
+        };
+        let segment_len = segment_len.ok_or_else(|| Error::Malformed {
+            what: "the record of the backup".into(),
+            why: "its length of WAL segments is none that a server has".into(),
+        })?;
+        let (mut bases, mut segments) = (Vec::<BaseBackup>::new(), vec![]);
+        for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
+            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+            let parts: Vec<&str> = path.split('/').collect();
+            match parts.as_slice() {
+                ["postgres", _, "physical", base, _] if base.starts_with("base.") => match bases.last_mut() {
+                    Some(last) if last.name == *base => last.files.push(path.clone()),
+                    _ => bases.push(BaseBackup { name: (*base).to_owned(), files: vec![path.clone()] }),
+                },
+                ["postgres", _, "physical", "wal", name] => segments.push(((*name).to_owned(), path.clone())),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        if bases.is_empty() {
+            return Err(none());
+        }
+        let major = detail("server").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let system = detail("system").unwrap_or_default().to_owned();
+        Ok(Self { system, major, bases, segments, segment_len })
+    }
+}
+
+impl BaseBackup {
+    /// Its tars: paths, and the tablespaces that they have; the data directory's has none.
+    pub(super) fn tars(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let tars = self.files.iter().filter(|path| path.ends_with(".tar"));
+        tars.map(|path| (path.as_str(), space_of(path)))
+    }
+
+    /// The server's list of its files.
+    pub(super) fn manifest(&self) -> Option<&str> {
+        self.files.iter().map(String::as_str).find(|path| path.ends_with("-backup_manifest"))
+    }
+}
+
+/// The number of the tablespace that a tar has.
+pub(super) fn space_of(path: &str) -> Option<&str> {
+    let name = path.rsplit_once('-')?.1.strip_suffix(".tar")?;
+    is_oid(name).then_some(name)
+}

@@ -1,0 +1,372 @@
+//! Large files of a base backup, filled by several threads: each takes the next file, and reads its chunks from the repository.
+//! Of a file that is there, only chunks are read whose bytes it does not have, and only pages are written that differ. A chunk
+//! that is stored against the one that the file has needs no other read for that.
+
+use super::archive::cut_short;
+use crate::data_directory::{DataDirectory, Member, What, failed};
+use chunkstore::pool::locked;
+use chunkstore::reader::{Fetched, ReadAhead};
+use chunkstore::threads;
+use connector_kit::format::tar::BLOCK;
+use engine::restore::{Located, Piece};
+use engine::{Counter, Error, Monitor, Repository, Result};
+use std::cell::Cell;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
+
+/// Bytes of a page, at least: what is compared and written at a time.
+const PAGE: usize = 8192;
+/// Files that may wait for a thread.
+const WAITING: usize = 64;
+/// Bytes of zeros that are written at a time.
+const ZEROS: usize = 64 << 10;
+
+/// What is done with files that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Compare, and read nothing from the repository.
+    Compare,
+    /// Read what differs, and write nothing.
+    Prove,
+    /// Write what differs.
+    Write,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Filled {
+    /// Bytes that were written, or would be.
+    written: AtomicU64,
+    /// Files of which something was.
+    files: AtomicU64,
+}
+
+impl Filled {
+    /// Bytes and files.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.written.load(Ordering::Relaxed), self.files.load(Ordering::Relaxed))
+    }
+
+    /// Notes bytes of a file.
+    pub(super) fn add(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A file to fill.
+pub(super) struct Large<'a> {
+    pub(super) member: Member,
+    /// The tar that it is in.
+    pub(super) content: &'a Located,
+}
+
+/// Fills files.
+pub(super) struct Filling<'a> {
+    pub(super) repo: &'a Repository,
+    /// The folder that they are in.
+    pub(super) folder: &'a Path,
+    /// Whether files may be there already.
+    pub(super) is_over: bool,
+    pub(super) task: Task,
+    pub(super) threads: usize,
+    pub(super) filled: &'a Filled,
+    pub(super) monitor: &'a dyn Monitor,
+}
+
+/// A file that is being filled.
+struct Open {
+    member: Member,
+    /// Its bytes.
+    len: u64,
+    /// Where its content is in the tar, with what fills its last block.
+    range: Range<u64>,
+    file: Option<File>,
+    /// Whether the file was there.
+    is_old: bool,
+    /// Bytes of the tar that are still to come.
+    left: Cell<u64>,
+    has_changed: Cell<bool>,
+}
+
+/// A piece of a file.
+struct Place {
+    open: Rc<Open>,
+    piece: Piece,
+}
+
+impl<'a> Filling<'a> {
+    /// Fills the files that `walk` hands over, while it does.
+    ///
+    /// # Errors
+    /// The first of the threads, or of `walk`.
+    pub(super) fn run(
+        &self,
+        walk: impl FnOnce(&mut dyn FnMut(Large<'a>) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let (sender, receiver) = mpsc::sync_channel::<Large<'a>>(WAITING);
+        let queue = Mutex::new(Some(receiver));
+        std::thread::scope(|scope| {
+            let queue = &queue;
+            let workers: std::io::Result<Vec<_>> = (0..self.threads.max(1))
+                .map(|_| {
+                    threads::start_in(scope, "esker-fill", move || {
+                        // Nobody waits for a thread that has given up.
+                        self.work(queue).inspect_err(|_| drop(locked(queue).take()))
+                    })
+                })
+                .collect();
+            let walked = match &workers {
+                Ok(_) => walk(&mut |large| sender.send(large).map_err(|_| Error::Interrupted)),
+                Err(_) => Ok(()),
+            };
+            drop(sender);
+            let workers = workers.map_err(failed("fill", self.folder))?;
+            let died = |_| Err(Error::Store(chunkstore::Error::WorkerPanicked));
+            let filled = workers.into_iter().map(|worker| worker.join().unwrap_or_else(died));
+            // What ended the threads ended the walk, too.
+            filled.fold(Ok(()), |all, one| all.and(one)).and(walked)
+        })
+    }
+
+    /// A small file, whose bytes are at hand.
+    pub(super) fn small(&self, data: &DataDirectory, member: &Member, bytes: &[u8]) -> Result<()> {
+        let old = if self.is_over { data.old_file(&member.path) } else { None };
+        let is_same = old.as_ref().is_some_and(|file| has_bytes(file, bytes));
+        if !is_same {
+            self.filled.add(bytes.len() as u64);
+            self.filled.files.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.task != Task::Write {
+            return Ok(());
+        }
+        let file = match (is_same, old) {
+            (true, Some(file)) => file,
+            _ => {
+                let file = if self.is_over { data.fresh_file(member) } else { data.new_member(member) }?;
+                file.write_all_at(bytes, 0).map_err(data.at(member))?;
+                file
+            }
+        };
+        data.finish_member(&file, member)
+    }
+
+    fn work(&self, queue: &Mutex<Option<mpsc::Receiver<Large<'a>>>>) -> Result<()> {
+        let data = match self.task {
+            Task::Write => DataDirectory::open(self.folder)?,
+            Task::Compare | Task::Prove => DataDirectory::look_at(self.folder)?,
+        };
+        let mut ahead = ReadAhead::shared(self.repo.store(), self.threads);
+        let mut spare = vec![];
+        loop {
+            let next = locked(queue).as_ref().and_then(|receiver| receiver.recv().ok());
+            let Some(large) = next else { break };
+            self.one(large, &data, &mut ahead, &mut spare)?;
+        }
+        while self.take(&data, &mut ahead)? {}
+        Ok(())
+    }
+
+    /// Compares and requests one file.
+    fn one(
+        &self,
+        large: Large<'_>,
+        data: &DataDirectory,
+        ahead: &mut ReadAhead<Place>,
+        spare: &mut Vec<u8>,
+    ) -> Result<()> {
+        let Large { member, content } = large;
+        let What::File { at, len } = member.what else { return Ok(()) };
+        let range = at..at + padded(len);
+        if range.end > content.len() {
+            return Err(cut_short(&engine::shown::name(&member.path)));
+        }
+        self.monitor.current(&member.path);
+        let old = if self.is_over { data.old_file(&member.path) } else { None };
+        let is_old = old.is_some();
+        let file = match (self.task, old) {
+            (Task::Write, None) if self.is_over => Some(data.fresh_file(&member)?),
+            (Task::Write, None) => Some(data.new_member(&member)?),
+            (_, old) => old,
+        };
+        let left = Cell::new(range.end - range.start);
+        let has_changed = Cell::new(!is_old);
+        let open = Rc::new(Open { member, len, range, file, is_old, left, has_changed });
+        for piece in content.pieces_of(&open.range) {
+            if self.monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let place = Place { open: Rc::clone(&open), piece: *piece };
+            let is_there = open.read_old(piece, spare);
+            let id = is_there.then(|| self.repo.store().keys().chunk_id(spare));
+            match piece.chunk {
+                None if is_there && spare.iter().all(|byte| *byte == 0) => self.done(&place, data)?,
+                None => {
+                    self.put_zeros(&place)?;
+                    self.done(&place, data)?;
+                }
+                Some(chunk) if id == Some(chunk.id) => self.done(&place, data)?,
+                Some(chunk) => {
+                    if self.task == Task::Compare {
+                        self.count(&place, place.inner().1);
+                        self.done(&place, data)?;
+                    } else if let Some(id) = id {
+                        ahead.request_over(chunk, &id, std::mem::take(spare), place)?;
+                    } else {
+                        ahead.request(chunk, place)?;
+                    }
+                }
+            }
+            while ahead.is_full() {
+                self.take(data, ahead)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was requested first; `false` if nothing is left.
+    fn take(&self, data: &DataDirectory, ahead: &mut ReadAhead<Place>) -> Result<bool> {
+        let Some(batch) = ahead.take()? else { return Ok(false) };
+        for fetched in batch {
+            if self.monitor.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let Fetched::Chunk(bytes, place) = fetched else { continue };
+            let bytes = bytes?;
+            self.put(&place, &bytes)?;
+            self.done(&place, data)?;
+            ahead.recycle(bytes);
+        }
+        Ok(true)
+    }
+
+    /// Writes the bytes of a chunk where they differ.
+    fn put(&self, place: &Place, bytes: &[u8]) -> Result<()> {
+        let (at, len) = place.inner();
+        let from = usize::try_from(place.open.range.start + at - place.piece.at).unwrap_or(usize::MAX);
+        let inner = bytes.get(from..).and_then(|rest| rest.get(..len as usize)).unwrap_or_default();
+        let Some(file) = place.open.file.as_ref().filter(|_| self.task == Task::Write) else { return Ok(()) };
+        let error = failed("write", &self.folder.join(engine::restore::as_path(&place.open.member.path)));
+        if !place.open.is_old {
+            self.count(place, len);
+            return file.write_all_at(inner, at).map_err(error);
+        }
+        let mut there = vec![0; inner.len()];
+        // What is behind its end is not there.
+        let read = read_up_to(file, &mut there, at).map_err(&error)?;
+        let differs = |range: &Range<usize>| range.end > read || there[range.clone()] != inner[range.clone()];
+        let pages = (0..inner.len()).step_by(PAGE).map(|start| start..(start + PAGE).min(inner.len()));
+        let mut run: Option<Range<usize>> = None;
+        for page in pages.filter(differs) {
+            match &mut run {
+                Some(run) if run.end == page.start => run.end = page.end,
+                _ => {
+                    if let Some(run) = run.replace(page) {
+                        file.write_all_at(&inner[run.clone()], at + run.start as u64).map_err(&error)?;
+                        self.count(place, run.len() as u64);
+                    }
+                }
+            }
+        }
+        if let Some(run) = run {
+            file.write_all_at(&inner[run.clone()], at + run.start as u64).map_err(&error)?;
+            self.count(place, run.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// A hole where there is none.
+    fn put_zeros(&self, place: &Place) -> Result<()> {
+        let (mut at, mut left) = place.inner();
+        self.count(place, left);
+        let Some(file) = place.open.file.as_ref().filter(|_| self.task == Task::Write) else { return Ok(()) };
+        let zeros = vec![0; ZEROS];
+        while left > 0 {
+            let step = left.min(ZEROS as u64);
+            let error = failed("write", &self.folder.join(engine::restore::as_path(&place.open.member.path)));
+            file.write_all_at(&zeros[..step as usize], at).map_err(error)?;
+            (at, left) = (at + step, left - step);
+        }
+        Ok(())
+    }
+
+    /// Notes bytes that are written.
+    fn count(&self, place: &Place, bytes: u64) {
+        self.filled.written.fetch_add(bytes, Ordering::Relaxed);
+        place.open.has_changed.set(true);
+    }
+
+    /// A piece is as it shall be; with the last one of a file, the file is.
+    fn done(&self, place: &Place, data: &DataDirectory) -> Result<()> {
+        let Place { open, piece } = place;
+        let len = open.range.end.min(piece.at + piece.len) - open.range.start.max(piece.at);
+        self.monitor.count(Counter::BytesDone, len);
+        open.left.set(open.left.get() - len);
+        if open.left.get() > 0 {
+            return Ok(());
+        }
+        self.monitor.count(Counter::FilesDone, 1);
+        self.filled.files.fetch_add(u64::from(open.has_changed.get()), Ordering::Relaxed);
+        let Some(file) = open.file.as_ref().filter(|_| self.task == Task::Write) else { return Ok(()) };
+        if open.is_old {
+            file.set_len(open.len).map_err(data.at(&open.member))?;
+        }
+        data.finish_member(file, &open.member)
+    }
+}
+
+impl Open {
+    /// Reads what the file has in the place of a piece, with the padding of tars behind its end; `false` if it has less.
+    fn read_old(&self, piece: &Piece, bytes: &mut Vec<u8>) -> bool {
+        let Some(file) = self.file.as_ref().filter(|_| self.is_old) else { return false };
+        let Some(at) = piece.at.checked_sub(self.range.start) else { return false };
+        if piece.at + piece.len > self.range.end || at >= self.len {
+            return false;
+        }
+        let (Ok(whole), Ok(own)) = (usize::try_from(piece.len), usize::try_from(self.len - at)) else {
+            return false;
+        };
+        bytes.clear();
+        bytes.resize(whole, 0);
+        file.read_exact_at(&mut bytes[..own.min(whole)], at).is_ok()
+    }
+}
+
+impl Place {
+    /// Where in the file the piece begins, and how many bytes of the file it has.
+    fn inner(&self) -> (u64, u64) {
+        let Open { range, len, .. } = &*self.open;
+        let (from, to) =
+            (self.piece.at.max(range.start), (self.piece.at + self.piece.len).min(range.start + len));
+        (from - range.start, to.saturating_sub(from))
+    }
+}
+
+/// Whether a file has these bytes and no others.
+fn has_bytes(file: &File, bytes: &[u8]) -> bool {
+    let mut there = vec![0; bytes.len() + 1];
+    read_up_to(file, &mut there, 0).is_ok_and(|read| there.get(..read) == Some(bytes))
+}
+
+/// A member's bytes with what fills its last block.
+pub(super) fn padded(len: u64) -> u64 {
+    len.next_multiple_of(BLOCK as u64)
+}
+
+/// Reads until a buffer is full or the file ends; returns how many bytes that were.
+fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(len) => read += len,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
