@@ -27,6 +27,17 @@ pub(crate) fn command(line: &OsStr, passed: &[String]) -> Command {
     command
 }
 
+/// A program and its arguments; `None` if there is no word.
+pub(crate) fn program(words: &[String], passed: &[String]) -> Option<Command> {
+    let (program, arguments) = words.split_first()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    for name in withheld(passed) {
+        command.env_remove(name);
+    }
+    Some(command)
+}
+
 /// Runs a command; returns what it printed, of which [`small::LINE`] bytes are taken. What it says on standard error is
 /// passed on line by line, and a signal ends the wait, and the command.
 pub(crate) fn run(mut command: Command) -> Result<std::io::Result<(ExitStatus, Printed)>, engine::Error> {
