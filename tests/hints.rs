@@ -83,6 +83,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "--pid-file",
             "--port",
             "--skip-name-resolve",
+            "--skip-symbolic-links",
             "--skip-test-db",
             "--socket",
             "--tmpdir",

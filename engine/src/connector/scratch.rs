@@ -20,7 +20,7 @@ pub trait Scratch: Sync {
         monitor: &dyn Monitor,
     ) -> Result<Box<dyn ScratchServer>>;
 
-    /// Whether its servers take what a source of this kind stored: `postgres`, and not `postgres+physical`.
+    /// Whether its servers take what a source of this kind stored: a dump, and not the files of a data directory.
     fn takes(&self, kind: &str) -> bool;
 
     /// The key of an `[[assertion]]` of esker.toml under which users write questions to its servers: `sql`.
