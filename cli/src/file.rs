@@ -106,6 +106,8 @@ pub(crate) struct AssertionSpec {
     pub(crate) what: Asked,
     /// What the answer must be; a command without it must succeed.
     pub(crate) expect: Option<engine::drill::Expectation>,
+    /// How long the answer may take.
+    pub(crate) limit: std::time::Duration,
 }
 
 /// What is asked.

@@ -181,6 +181,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Notes what went wrong, and in which phase.
+    pub fn failed(&mut self, step: Step, why: &str) {
+        self.failures.push(format!("{}: {why}", step.name()));
+    }
+
     /// Whether all was as it should be.
     #[must_use]
     pub fn passed(&self) -> bool {

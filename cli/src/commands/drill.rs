@@ -5,9 +5,8 @@ use crate::config::hostname;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{AssertionSpec, SourceSpec};
-use crate::output::{self, Summary};
 use crate::tiers::Opened;
-use crate::{commands, sources, units};
+use crate::{commands, hangup, sources, units};
 use connector_kit::scratch::{self, Ground};
 use engine::Counter;
 use engine::connector::scratch::{Scratch, ScratchServer};
@@ -15,14 +14,15 @@ use engine::connector::{Extent, Origin, Target};
 use engine::drill::{Assertion, Objective, Report, SCHEMA, Step, Stopwatch};
 use engine::restore::{RestoreOptions, differences, restore};
 use engine::snapshot::{Filter, Listed, Snapshot};
-use serde_json::json;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 mod asserted;
+mod told;
 
 use asserted::Place;
+use told::{summary, without_choices};
 
 /// Rehearse restores: start a scratch server for each source, restore its latest snapshot into it, prove and time that
 ///
@@ -108,6 +108,7 @@ impl Goal {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
+    hangup::ends(&context.console.stop())?;
     let mut reports = vec![];
     let scratch_dir = args.scratch_dir.as_deref();
     match &args.snapshot {
@@ -191,7 +192,7 @@ fn one(
         // A source without a snapshot, or one that is frozen, cannot be recovered: that is what the drill is for.
         Err(failure) if !source.is_empty() && matches!(failure.code, Code::Failed | Code::Frozen) => {
             let mut report = empty("");
-            report.failures.push(failure.message);
+            report.failed(Step::Locate, &failure.message);
             return Ok(vec![report]);
         }
         Err(failure) => return Err(failure),
@@ -254,7 +255,8 @@ fn rehearse(
     let options = scratch_options(context)?;
     let name: [u8; scratch::NAME_LEN] = chunkstore::env::random_array(&*opened.repo.store().access.env)?;
     let root = scratch::root(wanted.scratch_dir, &options.scratch.with_file_name("drills"))?;
-    let ground = Ground::new(&root, &chunkstore::id::to_hex(&name))?;
+    let mut ground = Ground::new(&root, &chunkstore::id::to_hex(&name))?;
+    ground.adopt()?;
     let console = &context.console;
     let errors = console.error_count();
     watch.lap(Step::Locate);
@@ -283,12 +285,13 @@ fn rehearse(
                             found: differ.len().to_string(),
                             met: differ.is_empty(),
                         }),
-                        Err(error) => report.failures.push(Failure::from(error).message),
+                        Err(error) => report.failed(Step::Verify, &Failure::from(error).message),
                     }
-                    asserted::ask(wanted.assertions, Place::Folder(&options.target), report, context)?;
+                    let place = Place::Folder(&options.target);
+                    asserted::ask(wanted.assertions, place, &ground, report, context)?;
                     watch.lap(Step::Verify);
                 }
-                Err(error) => report.failures.push(Failure::from(error).message),
+                Err(error) => report.failed(Step::Restore, &Failure::from(error).message),
             }
         }
         Goal::Server { target, scratch, .. } => {
@@ -300,12 +303,14 @@ fn rehearse(
                 Ok(mut server) => {
                     report.server = server.program().to_owned();
                     let started = Started { target, scratch, server: &*server };
-                    into_server(started, from, wanted, watch, report, context)?;
+                    into_server(started, from, wanted, &ground, watch, report, context)?;
                     if let Err(error) = server.stop() {
                         console.warn(&error.to_string());
                     }
                 }
-                Err(error) => report.failures.push(Failure::from(error).message),
+                Err(error) => {
+                    report.failed(Step::Start, &without_choices(&Failure::from(error).message, target));
+                }
             }
         }
     }
@@ -328,12 +333,14 @@ fn into_server(
     started: Started<'_>,
     from: Origin<'_>,
     wanted: Wanted<'_>,
+    ground: &Ground,
     watch: &mut Stopwatch<'_>,
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
     let console = &context.console;
     let Started { target, scratch, server } = started;
+    let said = |error: engine::Error| without_choices(&Failure::from(error.in_one_line()).message, target);
     let options = scratch_options(context)?;
     let chosen = scratch.chosen();
     let planned = console
@@ -342,78 +349,33 @@ fn into_server(
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
-            report.failures.push(Failure::from(error.in_one_line()).message);
+            report.failed(Step::Plan, &said(error));
             return Ok(());
         }
     };
     let proved = console.during("prove", |monitor| plan.prove(monitor));
     watch.lap(Step::Prove);
-    let restored = proved.and_then(|()| console.during("restore", |monitor| plan.apply(monitor)));
+    if let Err(error) = proved {
+        report.failed(Step::Prove, &said(error));
+        return Ok(());
+    }
+    let restored = console.during("restore", |monitor| plan.apply(monitor));
     watch.lap(Step::Restore);
     match restored {
         Ok(restored) => {
             report.bytes = restored.bytes;
             if restored.extent != Extent::Whole {
-                report.failures.push("not all of the snapshot was restored".into());
+                report.failed(Step::Restore, "not all of the snapshot was restored");
             }
             match console.during("verify", |monitor| server.count(from, monitor)) {
                 Ok(counts) => report.assertions.extend(counts.into_iter().map(Assertion::from)),
-                Err(error) => report.failures.push(Failure::from(error).message),
+                Err(error) => report.failed(Step::Verify, &said(error)),
             }
             let place = Place::Server(server, scratch.asked_by(), from);
-            asserted::ask(wanted.assertions, place, report, context)?;
+            asserted::ask(wanted.assertions, place, ground, report, context)?;
             watch.lap(Step::Verify);
         }
-        Err(error) => report.failures.push(Failure::from(error.in_one_line()).message),
+        Err(error) => report.failed(Step::Restore, &said(error)),
     }
     Ok(())
-}
-
-fn summary(reports: &[Report]) -> Result<Summary, Failure> {
-    let mut summary = Summary::new(json!({
-        "passed": reports.iter().all(Report::passed),
-        "drills": super::to_json(&reports)?,
-    }));
-    for report in reports {
-        summary.outcome(told(report), !report.passed());
-    }
-    Ok(summary)
-}
-
-/// A report for people.
-fn told(report: &Report) -> String {
-    let outcome = if report.passed() { "passed" } else { "FAILED" };
-    let name = match (&*report.source, &*report.system) {
-        ("", system) => system.to_owned(),
-        (source, "") => source.to_owned(),
-        (source, system) => format!("{source} ({system})"),
-    };
-    let mut text = format!("{name}: {outcome}");
-    if let Some(id) = report.snapshot_id {
-        text += &format!(", snapshot {}", id.short());
-    }
-    if !report.server.is_empty() {
-        text += &format!(", {}", report.server);
-    }
-    if report.bytes > 0 {
-        text += &format!(", {}", output::bytes(report.bytes));
-    }
-    for failure in &report.failures {
-        text += &format!("\n  {}", engine::shown::line(failure));
-    }
-    for measured in &report.objectives {
-        let what = if measured.name == "rto" { "recovery time" } else { "recovery point" };
-        let target = match (measured.objective_seconds, measured.met) {
-            (None, _) => String::new(),
-            (Some(most), true) => format!(", within {}", units::duration(most)),
-            (Some(most), false) => format!(", NOT within {}", units::duration(most)),
-        };
-        text += &format!("\n  {what} {}{target}", units::duration(measured.seconds));
-    }
-    let phases: Vec<String> =
-        report.phases.iter().map(|phase| format!("{} {:.1} s", phase.name, phase.seconds)).collect();
-    if !phases.is_empty() {
-        text += &format!("\n  {}", phases.join(", "));
-    }
-    text
 }

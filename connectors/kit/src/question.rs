@@ -1,6 +1,8 @@
 //! Statements that users write for scratch servers, looked at without one: most slips of the pen are found before a night's
 //! drill is.
 
+use std::time::Duration;
+
 /// What differs between systems.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dialect {
@@ -91,6 +93,12 @@ pub fn no_single_value(rows: usize) -> String {
         1 => "the answer has several columns: ask for one value".into(),
         rows => format!("the answer has {rows} rows: ask for one value"),
     }
+}
+
+/// Said of a question that has no answer within its limit.
+#[must_use]
+pub fn no_answer_within(limit: Duration) -> String {
+    format!("no answer within {} s", limit.as_secs_f64())
 }
 
 /// How long the text in quotes is that `rest` begins with.

@@ -11,16 +11,18 @@ use chunkstore::env::random_array;
 use chunkstore::private;
 use connector_kit::child::{self, Role};
 use connector_kit::members::Dump;
-use connector_kit::question::{Dialect, check_sql, no_single_value};
-use connector_kit::scratch::{PATIENCE, Process, User, find, free_port};
+use connector_kit::question::{Dialect, check_sql, no_answer_within, no_single_value};
+use connector_kit::scratch::{Log, Process, User, command, find, free_port};
 use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
 use engine::restore::{dump, dump_ranges};
 use engine::{Error, Monitor, Result};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use rows::Stretches;
 
@@ -47,6 +49,10 @@ const SETTINGS: &[&str] = &[
     "--pid-file=pid",
     "--socket=socket",
 ];
+
+/// The error of a statement that took longer than `max_statement_time`. Source: MariaDB's documentation, "MariaDB Error Codes":
+/// ER_STATEMENT_TIMEOUT.
+const TOO_LONG: u32 = 1969;
 
 /// Which server it is, and its major and minor version: `10.11.14-MariaDB-0+deb12u2-log`.
 fn version_of(text: &str) -> Option<(u32, u32)> {
@@ -82,25 +88,18 @@ impl Scratch for Servers {
         let (installer, server) =
             (program(&["mariadb-install-db", "mysql_install_db"])?, program(&["mariadbd"])?);
         let user = User::of_servers();
-        let command = |program: &Path| {
-            let mut command = child::command(program, &context.environment);
-            if let Some(user) = user {
-                user.run(&mut command);
-            }
-            command.current_dir(folder);
-            command
-        };
+        let command = |program: &Path| command(program, &context.environment, folder, user);
         let failed = |what: &str, error: std::io::Error| Error::Invalid(format!("{what}: {error}"));
         let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
         let secret = chunkstore::id::to_hex(&secret);
         let (accounts, temporary) = (folder.join("accounts.sql"), folder.join("tmp"));
-        private::write(&accounts, only_account(&secret).as_bytes())
+        private::new(&accounts)
+            .and_then(|mut file| file.write_all(only_account(&secret).as_bytes()))
             .map_err(|error| failed("accounts", error))?;
         private::folder(&temporary).map_err(|error| failed("tmp", error))?;
-        for path in [folder, &accounts, &temporary] {
-            if let Some(user) = user {
-                user.give(path)?;
-            }
+        let log = Log::new(folder)?;
+        if let Some(user) = user {
+            user.give(folder, &[&accounts, &temporary])?;
         }
         let mut install = command(&installer);
         install.args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"]);
@@ -119,7 +118,7 @@ impl Scratch for Servers {
         let mut started: Command = command(&server);
         started.args(SETTINGS).args(&folders).arg(in_folder(("init-file", "accounts.sql")));
         started.arg(format!("--port={port}"));
-        let mut process = Process::start(&mut started, folder)?;
+        let mut process = Process::start(&mut started, log)?;
         let url = format!("mysql://{ACCOUNT}:{secret}@127.0.0.1:{port}");
         let parsed = engine::source::parsed_url(&url).map_err(Error::Invalid)?;
         let server = Server::new(&parsed, context)?;
@@ -269,7 +268,12 @@ impl ScratchServer for Running {
         Ok(counts)
     }
 
-    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String> {
+    fn ask(
+        &self,
+        from: Origin<'_>,
+        query: &Query,
+        limit: Duration,
+    ) -> std::result::Result<Option<String>, String> {
         Servers.check(query)?;
         let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
         let only = match (&query.database, dumps.as_slice()) {
@@ -278,7 +282,7 @@ impl ScratchServer for Running {
             (None, _) => return Err("the snapshot has several databases: name one".into()),
         };
         let mut script = Script::default();
-        script.add("time", format!("SET max_statement_time = {}", PATIENCE.as_secs()).as_bytes());
+        script.add("time", format!("SET max_statement_time = {}", limit.as_secs_f64()).as_bytes());
         if let Some(database) = query.database.as_ref().or(only.as_ref()) {
             script.add("database", format!("USE {}", quoted(database)).as_bytes());
         }
@@ -286,7 +290,11 @@ impl ScratchServer for Running {
             .add("question", format!("EXECUTE IMMEDIATE {}", hexadecimal(query.text.as_bytes())).as_bytes());
         let outcome = script.run(&self.server, false).map_err(|_| "no answer".to_owned())?;
         if let Some((_, why)) = outcome.failures.first() {
-            return Err(error_number(why).map_or("refused".into(), |number| format!("refused ({number})")));
+            return Err(match error_number(why) {
+                Some(TOO_LONG) => no_answer_within(limit),
+                Some(number) => format!("refused ({number})"),
+                None => "refused".into(),
+            });
         }
         let [row] = outcome.rows.as_slice() else { return Err(no_single_value(outcome.rows.len())) };
         match row.as_slice() {

@@ -6,14 +6,14 @@ use crate::connection::{BytesRow, Connection};
 use crate::contents::LAYOUT;
 use crate::contents::counted::{Key, counted};
 use crate::failure::PgError;
-use crate::programs::{Programs, installed_programs};
+use crate::programs::installed_programs;
 use crate::restore::relations::quoted_pair;
 use chunkstore::env::random_array;
 use chunkstore::private;
 use connector_kit::child::{self, Role};
 use connector_kit::members::Dump;
-use connector_kit::question::{Dialect, check_sql, no_single_value};
-use connector_kit::scratch::{PATIENCE, Process, User, free_port};
+use connector_kit::question::{Dialect, check_sql, no_answer_within, no_single_value};
+use connector_kit::scratch::{Log, Process, User, command, free_port};
 use engine::connector::choice::common::NO_TABLESPACES;
 use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
@@ -21,8 +21,9 @@ use engine::names::decoded_bytes;
 use engine::{Error, Monitor, Result};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
 
 /// Starts them.
 pub(crate) struct Servers;
@@ -43,14 +44,9 @@ fn major_of(from: Origin<'_>) -> Option<u32> {
     versions.filter_map(|version| version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).max()
 }
 
-/// A program of a version, run by whoever may run servers.
-fn command(programs: &Programs, program: &str, user: Option<User>, context: &Context) -> Command {
-    let mut command = child::command(programs.path(program), &context.environment);
-    if let Some(user) = user {
-        user.run(&mut command);
-    }
-    command
-}
+/// SQLSTATE of a statement that was ended, by its limit among others. Source: PostgreSQL's documentation, "Appendix A.
+/// PostgreSQL Error Codes".
+const CANCELLED: &str = "57014";
 
 impl Scratch for Servers {
     fn start(
@@ -73,15 +69,16 @@ impl Scratch for Servers {
         let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
         let secret = chunkstore::id::to_hex(&secret);
         let password = folder.join("password");
-        private::write(&password, secret.as_bytes()).map_err(|error| failed("password", error))?;
-        for path in [folder, &password] {
-            if let Some(user) = user {
-                user.give(path)?;
-            }
+        let written = private::new(&password).and_then(|mut file| file.write_all(secret.as_bytes()));
+        written.map_err(|error| failed("password", error))?;
+        let log = Log::new(folder)?;
+        if let Some(user) = user {
+            user.give(folder, &[&password])?;
         }
-        let mut init = command(&programs, "initdb", user, context);
+        let program = |name| command(Path::new(&programs.path(name)), &context.environment, folder, user);
+        let mut init = program("initdb");
         init.args(["-D", "data", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", "password"]);
-        init.args(["--no-sync", "-E", "UTF8", "--locale", "C.UTF-8"]).current_dir(folder);
+        init.args(["--no-sync", "-E", "UTF8", "--locale", "C.UTF-8"]);
         let done = child::output(&mut init, Role::Tool).map_err(|error| failed("initdb", error))?;
         if !done.status.success() {
             let said = String::from_utf8_lossy(&done.stderr);
@@ -89,12 +86,12 @@ impl Scratch for Servers {
         }
         let _ = std::fs::remove_file(&password);
         let port = free_port()?;
-        let mut server = command(&programs, "postgres", user, context);
+        let mut server = program("postgres");
         server.args(["-D", "data", "-p", &port.to_string()]);
         for setting in SETTINGS {
             server.args(["-c", setting]);
         }
-        let mut process = Process::start(&mut server, folder)?;
+        let mut process = Process::start(&mut server, log)?;
         let url = format!("postgres://postgres:{secret}@127.0.0.1:{port}");
         let server = Server::parse(&url, context)?;
         let mut version = String::new();
@@ -197,7 +194,12 @@ impl ScratchServer for Running {
         Ok(counts)
     }
 
-    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String> {
+    fn ask(
+        &self,
+        from: Origin<'_>,
+        query: &Query,
+        limit: Duration,
+    ) -> std::result::Result<Option<String>, String> {
         Servers.check(query)?;
         let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
         let names: Vec<Vec<u8>> = dumps.iter().map(|one| decoded_bytes(&one.name)).collect();
@@ -211,12 +213,15 @@ impl ScratchServer for Running {
         };
         let refused = |error: crate::failure::PgError| match error.code() {
             "" => "no answer".to_owned(),
+            CANCELLED => no_answer_within(limit),
             code => format!("refused ({code})"),
         };
         let mut session = Connection::open(&self.server, &database).map_err(refused)?;
         // As the application has it, and not only what is PostgreSQL's own.
         session.query("SET search_path = DEFAULT").map_err(refused)?;
-        session.query(&format!("SET statement_timeout = '{}s'", PATIENCE.as_secs())).map_err(refused)?;
+        session
+            .query(&format!("SET statement_timeout = '{}ms'", limit.as_millis().max(1)))
+            .map_err(refused)?;
         let rows = session.query(&query.text).map_err(refused)?;
         let [row] = rows.as_slice() else { return Err(no_single_value(rows.len())) };
         match row.as_slice() {

@@ -3,10 +3,13 @@
 use crate::choices::{NO_SAFETY_SNAPSHOT, WHOLE};
 use crate::keys::keyspace::count_keys;
 use crate::keys::{find, one};
+use crate::rdb::Version;
+use crate::rdb::parse::Global;
+use crate::replication::Offer;
 use crate::server::Server;
 use chunkstore::env::random_array;
-use connector_kit::scratch::{Process, User, find as find_program, free_port};
-use connector_kit::{child, question};
+use connector_kit::question;
+use connector_kit::scratch::{Log, Process, User, command, find as find_program, free_port};
 use engine::connector::choice::common::YES;
 use engine::connector::scratch::{Count, Query, Scratch, ScratchServer};
 use engine::connector::{Chosen, Context, Origin};
@@ -16,9 +19,62 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-/// Programs, the first that is there is taken.
-const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
+/// Programs, the first that is there is taken. Packages have the same names.
+const REDIS_FIRST: [&str; 2] = ["redis-server", "valkey-server"];
+const VALKEY_FIRST: [&str; 2] = ["valkey-server", "redis-server"];
+
+/// Who wrote the dump of a snapshot.
+struct Writer {
+    /// As the dump itself says it; `None` of a snapshot without one, and of a dump that is not known.
+    format: Option<Version>,
+    /// `Redis` or `Valkey`, and its version if it is known.
+    shown: String,
+    programs: [&'static str; 2],
+}
+
+impl Writer {
+    fn of(from: Origin<'_>) -> Result<Self> {
+        let dump = one(find(from.repo, &from.snapshot.snapshot, b"")?)?;
+        if dump.is_empty() {
+            return Ok(Self { format: None, shown: "Redis".into(), programs: REDIS_FIRST });
+        }
+        let (format, globals) = dump.head(from.repo)?;
+        let says = |wanted: &str| {
+            globals.iter().find_map(|(global, _)| match global {
+                Global::Aux(name, value) if name.eq_ignore_ascii_case(wanted.as_bytes()) => {
+                    Some(engine::shown::line(&String::from_utf8_lossy(value)).into_owned())
+                }
+                _ => None,
+            })
+        };
+        let (name, version, programs) = match (says("valkey-ver"), says("redis-ver")) {
+            (version @ Some(_), _) => ("Valkey", version, VALKEY_FIRST),
+            (None, version) if format.valkey => ("Valkey", version, VALKEY_FIRST),
+            (None, version) => ("Redis", version, REDIS_FIRST),
+        };
+        let shown = version.map_or_else(|| name.to_owned(), |version| format!("{name} {version}"));
+        Ok(Self { format: Some(format), shown, programs })
+    }
+
+    /// That a server knows all that may be in the dump, as far as it says what it knows.
+    fn is_held_by(&self, program: &str, offer: &std::result::Result<Offer, String>) -> Result<()> {
+        let (Some(format), Ok(offer)) = (self.format, offer) else { return Ok(()) };
+        let loads = offer.loads();
+        if loads.is_as_new_as(format) {
+            return Ok(());
+        }
+        let [package, _] = self.programs;
+        Err(Error::Invalid(format!(
+            "{program} knows the format {}, and {}, which was backed up, wrote {}: install the package {package} in that \
+             version or a later one",
+            loads.own().magic(),
+            self.shown,
+            format.magic()
+        )))
+    }
+}
 
 /// Starts them.
 pub(crate) struct Servers;
@@ -32,20 +88,23 @@ impl Scratch for Servers {
         _monitor: &dyn Monitor,
     ) -> Result<Box<dyn ScratchServer>> {
         let path = context.environment.get("PATH").map(String::as_str);
-        let program = find_program(PROGRAMS, path).ok_or_else(|| {
-            let why = "redis-server and valkey-server are not installed: a drill starts one; install the package redis-server";
-            Error::Invalid(why.into())
+        let writer = Writer::of(from)?;
+        let program = find_program(&writer.programs, path).ok_or_else(|| {
+            let [package, other] = writer.programs;
+            Error::Invalid(format!(
+                "{package} and {other} are not installed: a drill starts one; install the package {package}"
+            ))
         })?;
         let secret: [u8; 16] = random_array(&*from.repo.store().access.env)?;
         let (port, secret) = (free_port()?, chunkstore::id::to_hex(&secret));
-        let mut command = child::command(&program, &context.environment);
-        if let Some(user) = User::of_servers() {
-            user.give(folder)?;
-            user.run(&mut command);
+        let (log, user) = (Log::new(folder)?, User::of_servers());
+        if let Some(user) = user {
+            user.give(folder, &[])?;
         }
+        let mut command = command(&program, &context.environment, folder, user);
         // Settings from standard input: the password is on no command line and in no file.
         command.arg("-").stdin(Stdio::piped());
-        let mut process = Process::start(&mut command, folder)?;
+        let mut process = Process::start(&mut command, log)?;
         let settings = format!(
             "bind 127.0.0.1\nport {port}\nprotected-mode yes\nsave \"\"\nappendonly no\ndaemonize no\nrequirepass {secret}\n"
         );
@@ -71,6 +130,7 @@ impl Scratch for Servers {
             (Some(version), _) => format!("valkey-server {version}"),
             (None, version) => format!("redis-server {}", version.unwrap_or_default()),
         };
+        writer.is_held_by(&program, &Offer::ask(&server, context)?)?;
         Ok(Box::new(Running { process, url, server, program }))
     }
 
@@ -133,16 +193,22 @@ impl ScratchServer for Running {
         Ok(lasting.map(|(number, counts)| count((number, counts.keys))).collect())
     }
 
-    fn ask(&self, _from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String> {
+    fn ask(
+        &self,
+        _from: Origin<'_>,
+        query: &Query,
+        limit: Duration,
+    ) -> std::result::Result<Option<String>, String> {
         let words = question::words(&query.text)?;
         // A name in capitals, such as WRONGTYPE; what is behind it may quote the question.
         let refused = |error: redis::RedisError| match error.code() {
             // A script may say anything in its place.
             Some(code) if code.bytes().all(|byte| byte.is_ascii_uppercase()) => format!("refused ({code})"),
             Some(_) => "refused".to_owned(),
+            None if error.is_timeout() => question::no_answer_within(limit),
             None => "no answer".to_owned(),
         };
-        let mut client = self.server.connect().map_err(|_| "no connection".to_owned())?;
+        let mut client = self.server.connect_for(limit).map_err(|_| "no connection".to_owned())?;
         redis::cmd("SELECT").arg(database(query)?).query::<()>(&mut client).map_err(refused)?;
         let mut command = redis::Cmd::new();
         for word in &words {

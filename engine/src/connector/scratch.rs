@@ -3,6 +3,7 @@
 use super::{Chosen, Context, Origin};
 use crate::{Monitor, Result};
 use std::path::Path;
+use std::time::Duration;
 
 /// Starts servers of one system that are empty, listen to this machine alone, and are gone after the drill.
 pub trait Scratch: Sync {
@@ -53,12 +54,18 @@ pub trait ScratchServer {
     /// What the server or the repository said.
     fn count(&self, from: Origin<'_>, monitor: &dyn Monitor) -> Result<Vec<Count>>;
 
-    /// Asks a user's question, and returns the answer: one value, as text; `None` if that is no value (NULL).
+    /// Asks a user's question, and returns the answer: one value, as text; `None` if that is no value (NULL). There is an
+    /// answer within `limit`, or an error.
     ///
     /// # Errors
     ///
     /// Why there is no such answer, without a word of the question or of what the server says about it: it goes into reports.
-    fn ask(&self, from: Origin<'_>, query: &Query) -> std::result::Result<Option<String>, String>;
+    fn ask(
+        &self,
+        from: Origin<'_>,
+        query: &Query,
+        limit: Duration,
+    ) -> std::result::Result<Option<String>, String>;
 
     /// Ends it, and waits until it has ended.
     ///

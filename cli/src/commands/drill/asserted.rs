@@ -5,11 +5,14 @@
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::file::{Asked, AssertionSpec};
-use crate::shell;
+use crate::shell::{self, Ended};
+use crate::{small, units};
+use connector_kit::scratch::{Ground, VARIABLE};
 use engine::connector::Origin;
 use engine::connector::scratch::ScratchServer;
 use engine::drill::{Assertion, Report, shown};
 use std::path::Path;
+use std::time::Duration;
 
 /// What is asked.
 #[derive(Clone, Copy)]
@@ -35,13 +38,14 @@ impl AssertionSpec {
 pub(super) fn ask(
     assertions: &[AssertionSpec],
     place: Place<'_>,
+    ground: &Ground,
     report: &mut Report,
     context: &Context,
 ) -> Result<(), Failure> {
     for spec in assertions.iter().filter(|spec| spec.is_for(place)) {
         let answer = match (&spec.what, place) {
-            (Asked::Query(_, query), Place::Server(server, _, from)) => server.ask(from, query),
-            (Asked::Command(words), place) => command(words, place, context)?,
+            (Asked::Query(_, query), Place::Server(server, _, from)) => server.ask(from, query, spec.limit),
+            (Asked::Command(words), place) => command(words, place, ground, spec.limit, context)?,
             (Asked::Query(..), Place::Folder(_)) => continue,
         };
         let found = match (&answer, &spec.expect) {
@@ -86,6 +90,8 @@ pub(super) fn all_were_asked(assertions: &[AssertionSpec], reports: &mut [Report
 fn command(
     words: &[String],
     place: Place<'_>,
+    ground: &Ground,
+    limit: Duration,
     context: &Context,
 ) -> Result<Result<Option<String>, String>, Failure> {
     let Some(mut command) = shell::program(words, &context.passed()) else {
@@ -95,9 +101,14 @@ fn command(
         Place::Server(server, ..) => command.env("ESKER_SCRATCH_URL", server.url()),
         Place::Folder(folder) => command.env("ESKER_SCRATCH_FOLDER", folder).current_dir(folder),
     };
-    Ok(match shell::run(command)? {
+    command.env(VARIABLE, ground.folder());
+    Ok(match shell::run_within(command, limit)? {
         Err(error) => Err(format!("the command cannot be run: {}", error.kind())),
-        Ok((status, _)) if !status.success() => Err(format!("the command failed: {status}")),
-        Ok((_, printed)) => Ok(Some(String::from_utf8_lossy(&printed).trim().to_owned())),
+        Ok(Ended::Late) => {
+            Err(format!("the command did not end within {}", units::duration(limit.as_secs_f64())))
+        }
+        Ok(Ended::Long) => Err(format!("the command printed more than {} MiB", small::LINE >> 20)),
+        Ok(Ended::Itself(status, _)) if !status.success() => Err(format!("the command failed: {status}")),
+        Ok(Ended::Itself(_, printed)) => Ok(Some(String::from_utf8_lossy(&printed).trim().to_owned())),
     })
 }

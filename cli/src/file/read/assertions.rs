@@ -1,11 +1,13 @@
 //! What users expect of what a drill restored: `[[assertion]]`.
 
 use super::Reader;
+use crate::durations;
 use crate::file::{Asked, AssertionSpec, SourceSpec};
 use engine::connector::Connector;
 use engine::connector::scratch::Query;
 use engine::drill::Expectation;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use toml::{Spanned, Value};
 
 /// A table whose keys are known once the connectors have said theirs.
@@ -17,6 +19,12 @@ const NAME: &str = "name";
 const EXPECT: &str = "expect";
 const DATABASE: &str = "database";
 const COMMAND: &str = "command";
+const TIMEOUT: &str = "timeout";
+
+/// How long an answer may take, unless `timeout` says another time.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The longest time that it may say: some servers count milliseconds in 31 bits.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Connectors that take a question, by the key that it is under.
 fn questions() -> impl Iterator<Item = (&'static dyn Connector, &'static str)> {
@@ -42,7 +50,8 @@ impl Reader<'_> {
     ) -> Option<AssertionSpec> {
         let keys: BTreeSet<&str> = questions().map(|(_, key)| key).collect();
         for key in raw.keys() {
-            let is_known = [SOURCE, NAME, EXPECT, DATABASE, COMMAND].contains(&key.get_ref().as_str());
+            let is_known =
+                [SOURCE, NAME, EXPECT, DATABASE, COMMAND, TIMEOUT].contains(&key.get_ref().as_str());
             if !is_known && !keys.contains(key.get_ref().as_str()) {
                 let all: Vec<&str> = keys.iter().copied().chain([COMMAND]).collect();
                 self.wrong(
@@ -91,7 +100,18 @@ impl Reader<'_> {
                 self.question(raw, key, spec)?
             }
         };
-        Some(AssertionSpec { source: source.into_inner(), name: name.into_inner(), what, expect })
+        let limit = self.limit(raw);
+        Some(AssertionSpec { source: source.into_inner(), name: name.into_inner(), what, expect, limit })
+    }
+
+    fn limit(&mut self, raw: &RawAssertion) -> Duration {
+        let Some(text) = self.text(raw, TIMEOUT) else { return LIMIT };
+        let limit = durations::parse(text.get_ref()).and_then(|limit| match limit {
+            Duration::ZERO => Err("nothing answers in no time".to_owned()),
+            limit if limit > LONGEST => Err("an answer may take a day at most".to_owned()),
+            limit => Ok(limit),
+        });
+        self.parsed(&text, limit).unwrap_or(LIMIT)
     }
 
     fn question(&mut self, raw: &RawAssertion, key: &str, spec: Option<&SourceSpec>) -> Option<Asked> {
