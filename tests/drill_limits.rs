@@ -141,7 +141,7 @@ fn what_has_no_end_is_ended_and_named() {
         [("0s", "nothing answers in no time"), ("2d", "a day at most"), ("soon", "a time such as")]
     {
         std::fs::write(&path, sound.replace("1500ms", time)).unwrap();
-        let told = repo.fails(1, ["config", "check"]);
+        let told = expect(&repo.run(["config", "check"]), 1);
         assert!(told.contains(why), "{time}: {told}");
     }
 }

@@ -244,13 +244,21 @@ fn remove(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Log, Process, command};
+    use super::super::{Log, Process, User, command};
     use super::*;
     use std::collections::BTreeMap;
 
+    /// A program in a room that it can reach, run as the user of servers.
     fn started(room: &Path, words: &[&str]) -> Process {
-        let mut command = command(Path::new(words[0]), &BTreeMap::new(), room, None);
-        Process::start(command.args(&words[1..]), Log::new(room).unwrap()).unwrap()
+        for above in room.ancestors().skip(1).take(2) {
+            std::fs::set_permissions(above, Permissions::from_mode(0o755)).unwrap();
+        }
+        let (log, user) = (Log::new(room).unwrap(), User::of_servers());
+        if let Some(user) = user {
+            user.give(room, &[]).unwrap();
+        }
+        let mut command = command(Path::new(words[0]), &BTreeMap::new(), room, user);
+        Process::start(command.args(&words[1..]), log).unwrap()
     }
 
     fn sleeper(room: &Path) -> Process {
@@ -303,7 +311,7 @@ mod tests {
         let began = Instant::now();
         let runs = |number: &String| {
             let said = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-            said.windows(5).any(|part| part == b"sleep")
+            [&b"sleep\0"[..], b"/bin/sleep\0"].iter().any(|program| said.starts_with(program))
         };
         while numbers().len() < 2 || !numbers().iter().all(runs) {
             assert!(began.elapsed() < Duration::from_secs(20), "{:?}", numbers());
