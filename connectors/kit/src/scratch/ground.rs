@@ -323,6 +323,24 @@ mod tests {
         shell.wait();
     }
 
+    /// A folder without a lock may be one that is being made: whoever makes one has the root's lock.
+    #[test]
+    fn what_is_being_made_is_not_cleared() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let making = gate(&root).unwrap();
+        let half = root.join("00000000000000aa");
+        private::folder(&half).unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| drop(Ground::new(&root, "00000000000000ab").unwrap()));
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(half.exists() && !other.is_finished());
+            drop(making);
+            other.join().unwrap();
+        });
+        assert!(!half.exists(), "nobody makes it any more");
+    }
+
     /// Each makes a folder, and removes the folders of others that nobody has locked.
     #[test]
     fn drills_that_begin_at_once_leave_each_other_alone() {
