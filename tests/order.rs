@@ -110,7 +110,17 @@ const CACHE: Subject = Subject {
         apply to a repository that it does not name.",
 };
 
-const SUBJECTS: [&Subject; 5] = [&CONFIGURATION, &REPOSITORY, &PASSWORD, &CACHE, &CREDENTIALS];
+const SCRATCH: Subject = Subject {
+    what: "The folder of scratch servers of drills",
+    ways: &[
+        ("`--scratch-dir`", Way::Flags(&["--scratch-dir", "VALUE"])),
+        ("`ESKER_SCRATCH_DIR`", Way::Variables(&[("ESKER_SCRATCH_DIR", "VALUE")])),
+    ],
+    note: "Then, of root, `/var/tmp/esker-drills`; of other users, `drills` in the folder of local indexes' parent. \
+        drills.md says what is in it.",
+};
+
+const SUBJECTS: [&Subject; 6] = [&CONFIGURATION, &REPOSITORY, &PASSWORD, &CACHE, &SCRATCH, &CREDENTIALS];
 
 fn page() -> String {
     let mut text = String::from(
@@ -311,6 +321,26 @@ fn caches_are_taken_in_the_order_of_the_page() {
         bench.give(winner, wins.to_str().unwrap());
         bench.give(loser, loses.to_str().unwrap());
         expect(&bench.run(&["init"]), 0);
+        assert!(wins.exists() && !loses.exists(), "{what}");
+    }
+}
+
+#[test]
+fn scratch_folders_are_taken_in_the_order_of_the_page() {
+    let template = Bench::new();
+    let place = repository(&template);
+    for (winner, loser, what) in pairs(&SCRATCH) {
+        let mut bench = Bench::new();
+        bench.write("work/data", "data");
+        let repository = ["-r".to_owned(), place.clone()];
+        bench.variables.push(("ESKER_PASSWORD".into(), "right".into()));
+        bench.flags.extend(repository);
+        expect(&bench.run(&["backup", "data"]), 0);
+        let (wins, loses) = (bench.dir().join("wins"), bench.dir().join("loses"));
+        bench.flags.extend(["drill", "--snapshot", "latest"].map(str::to_owned));
+        bench.give(winner, wins.to_str().unwrap());
+        bench.give(loser, loses.to_str().unwrap());
+        expect(&bench.run(&[]), 0);
         assert!(wins.exists() && !loses.exists(), "{what}");
     }
 }

@@ -87,6 +87,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("thaw status", "thaw status latest"),
     ("heal", "heal"),
     ("run", "run nightly"),
+    ("drill", "drill data --scratch-dir drills"),
     ("forget, by promises", "forget --dry-run"),
     ("forget", "forget --keep-last 1 --dry-run"),
     ("forget, of ids", "forget latest"),

@@ -45,7 +45,18 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The same, emptied.
+/// Makes a file for reading and writing. Whatever has its name already, also a link, is an error.
+pub fn new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(FILE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+/// One for writing that may be there, emptied.
 pub fn create(path: &Path) -> io::Result<File> {
     let file = open(path)?;
     file.set_len(0)?;
@@ -129,7 +140,13 @@ mod tests {
         close_all(folder.path());
         assert_eq!(mode(&file), 0o600);
         std::os::unix::fs::symlink(&file, inner.join("link")).unwrap();
-        assert!(create(&inner.join("link")).is_err());
+        assert!(
+            create(&inner.join("link")).is_err() && new(&inner.join("link")).is_err() && new(&file).is_err()
+        );
+        std::os::unix::fs::symlink(inner.join("nothing"), inner.join("loose")).unwrap();
+        assert!(new(&inner.join("loose")).is_err() && !inner.join("nothing").exists());
+        drop(new(&inner.join("new")).unwrap());
+        assert_eq!(mode(&inner.join("new")), 0o600);
         assert_eq!(fs::read(&file).unwrap(), b"first");
         assert!(read(&inner.join("link")).is_err() && read(&inner).is_err() && read(&file).is_ok());
         let pipe = inner.join("pipe");

@@ -20,6 +20,7 @@ mod config;
 mod connectors;
 mod copy;
 mod diff;
+mod drill;
 mod dump;
 mod find;
 mod forget;
@@ -54,7 +55,7 @@ mod version;
 #[derive(Parser, Debug)]
 #[command(name = "esker", version, about, max_term_width = 100, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 3 incomplete, 10 no repository, 11 try again, 12 wrong password,\n20 source command failed, 21 dump not whole, 22 frozen, 25 source unavailable, 26 source empty, 27 storage full, 28 superseded, 29 key service away, 130 interrupted."
+    after_help = "Exit codes: 0 done, 1 failed, 3 incomplete, 10 no repository, 11 try again, 12 wrong password,\n20 source command failed, 21 dump not whole, 22 frozen, 24 drill failed, 25 source unavailable, 26 source empty, 27 storage full, 28 superseded, 29 key service away, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -98,6 +99,8 @@ enum Command {
     Plan(plan::Args),
     /// Check the repository
     Check(check::Args),
+    /// Rehearse restores into scratch servers, timed and proved
+    Drill(drill::Args),
     /// Replace damaged and missing objects of any tier by those of another tier
     Heal(heal::Args),
     /// Back up the sources of esker.toml, copy to its tiers, forget by its promises
@@ -194,6 +197,7 @@ fn dispatch(cli: Cli) -> CommandResult {
     match cli.command {
         // Done above, without reading esker.toml.
         Command::Config(_) | Command::Connectors | Command::Version => Ok(Code::Done),
+        Command::Drill(args) => drill::run(&args, &context),
         Command::Heal(args) => heal::run(&args, &context),
         Command::Run(args) => run::run(&args, &context),
         Command::Tier(args) => tier::run(&args, &context),

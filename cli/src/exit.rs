@@ -29,6 +29,8 @@ pub(crate) enum Code {
     SourceIncomplete = 21,
     /// What is needed is frozen, and being thawed or to be thawed.
     Frozen = 22,
+    /// A drill found that a restore fails, or does not keep what is promised.
+    DrillFailed = 24,
     /// Another tier was made the primary: this one is out of date.
     Superseded = 28,
     /// A server to be backed up is down or refuses.

@@ -90,6 +90,42 @@ pub(crate) struct StreamSpec {
     pub(crate) slot: Option<String>,
 }
 
+/// What is promised of the recovery of a source.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectiveSpec {
+    pub(crate) source: String,
+    pub(crate) objective: engine::drill::Objective,
+}
+
+/// What a user expects of what a drill restored.
+#[derive(Clone, Debug)]
+pub(crate) struct AssertionSpec {
+    pub(crate) source: String,
+    /// What reports call it.
+    pub(crate) name: String,
+    pub(crate) what: Asked,
+    /// What the answer must be; a command without it must succeed.
+    pub(crate) expect: Option<engine::drill::Expectation>,
+    /// How long the answer may take.
+    pub(crate) limit: std::time::Duration,
+}
+
+/// What is asked.
+#[derive(Clone)]
+pub(crate) enum Asked {
+    /// A server, by the key of its connector.
+    Query(&'static str, engine::connector::scratch::Query),
+    /// A command, which gets the place in its environment.
+    Command(Vec<String>),
+}
+
+/// Nothing of either: they may hold secrets.
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
 /// esker.toml, without mistakes.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
@@ -119,6 +155,8 @@ pub(crate) struct File {
     pub(crate) promises: Vec<Promise>,
     pub(crate) runs: Vec<RunSpec>,
     pub(crate) streams: Vec<StreamSpec>,
+    pub(crate) objectives: Vec<ObjectiveSpec>,
+    pub(crate) assertions: Vec<AssertionSpec>,
     pub(crate) prices: PriceTable,
 }
 

@@ -12,6 +12,7 @@ mod exit;
 mod file;
 mod filters;
 mod fleet;
+mod hangup;
 mod key_services;
 mod manager;
 mod network;

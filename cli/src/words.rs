@@ -173,6 +173,7 @@ mod tests {
         ("cat snapshot", "snapshot"),
         ("check", "--not-verified-within --read-data-subset snapshots"),
         ("copy", "--from-key-hint --from-kms snapshots"),
+        ("drill", "--snapshot names"),
         ("find", "--newest --oldest"),
         (
             "forget",

@@ -18,6 +18,7 @@ pub mod choice;
 pub mod contents;
 mod format;
 mod live_stream;
+pub mod scratch;
 mod settings;
 mod steps;
 mod target;
@@ -26,6 +27,7 @@ pub use choice::{Choice, Chosen};
 pub use contents::Contents;
 pub use format::{Decoder, Format};
 pub use live_stream::{Following, LiveStream};
+pub use scratch::{Scratch, ScratchServer};
 pub use settings::{Setting, Settings};
 pub use steps::{Steps, Way};
 pub use target::{Extent, Origin, RestorePlan, Restored, Span, Target, fields, url_of};
@@ -101,6 +103,10 @@ pub trait Connector: Sync {
     /// Schemes of URLs of [`Connector::target`].
     fn target_schemes(&self) -> &'static [&'static str] {
         &[]
+    }
+    /// Servers that drills are given, if it can start any.
+    fn scratch(&self) -> Option<&dyn Scratch> {
+        None
     }
     /// What its servers tell of every change, if they do.
     fn live_stream(&self) -> Option<&dyn LiveStream> {

@@ -91,6 +91,7 @@ pub mod clock;
 pub mod columns;
 pub mod connector;
 pub mod diff;
+pub mod drill;
 pub mod entry;
 pub mod error;
 pub mod filters;

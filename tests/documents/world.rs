@@ -19,6 +19,7 @@ const HOSTS: &str = "127.0.0.1 localhost\n127.0.0.2 db.example.org\n127.0.0.3 ho
 const PREPARED: &[(&str, &[&str])] = &[
     ("README.md", &[]),
     ("docs/restic.md", &[]),
+    ("docs/drills.md", &[]),
     ("docs/hosts.md", &["esker init", "mkdir -p /var/www", "echo hello > /var/www/index.html"]),
     ("docs/debugging.md", &["esker init", "esker backup /etc/app"]),
     ("docs/mariadb.md", &["esker init", "esker backup mysql://keeper@db.example.org"]),

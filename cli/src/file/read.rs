@@ -17,7 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::Spanned;
 
+mod assertions;
 mod host;
+mod objectives;
+
+use assertions::RawAssertion;
+use objectives::RawObjective;
 
 /// The file as people write it.
 #[derive(Deserialize)]
@@ -48,6 +53,10 @@ pub(super) struct Raw {
     run: Vec<RawRun>,
     #[serde(default)]
     stream: Vec<RawStream>,
+    #[serde(default)]
+    objective: Vec<RawObjective>,
+    #[serde(default)]
+    assertion: Vec<RawAssertion>,
     #[serde(default)]
     prices: BTreeMap<String, Price>,
 }
@@ -283,6 +292,8 @@ impl<'a> Reader<'a> {
         let all: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
         let runs = raw.run.into_iter().map(|run| self.run(run, &all, !is_host, &mut seen)).collect();
         let streams = raw.stream.into_iter().map(|stream| self.stream(stream, &mut seen)).collect();
+        let objectives = self.objectives(raw.objective, &sources);
+        let assertions = self.assertions(raw.assertion, &sources);
         let zone = match &raw.timezone {
             None => Some(jiff::tz::TimeZone::system()),
             Some(name) => {
@@ -325,6 +336,8 @@ impl<'a> Reader<'a> {
             promises,
             runs,
             streams,
+            objectives,
+            assertions,
             prices: self.prices.clone(),
         })
     }

@@ -25,6 +25,8 @@ pub mod http;
 pub mod members;
 mod options;
 mod other_end;
+pub mod question;
+pub mod scratch;
 pub mod stream;
 pub mod tables;
 pub mod tar_cuts;

@@ -111,6 +111,14 @@ impl Layout {
         if !self.is_source(from) {
             return Ok(None);
         }
+        self.choose(&self.dumps(from)?, rest)
+    }
+
+    /// All dumps of the snapshot, by their paths.
+    ///
+    /// # Errors
+    /// If the list of entries cannot be read.
+    pub fn dumps(&self, from: Origin<'_>) -> Result<Vec<Dump>> {
         from.repo.sync_index(&engine::monitor::Tally::default())?;
         let mut dumps: BTreeMap<String, Dump> = BTreeMap::new();
         for_entries_beneath(
@@ -126,8 +134,7 @@ impl Layout {
                 Ok(())
             },
         )?;
-        let dumps: Vec<Dump> = dumps.into_values().collect();
-        self.choose(&dumps, rest)
+        Ok(dumps.into_values().collect())
     }
 
     /// Of `dumps` the one that a path below the system's folder means: with its server before without.

@@ -3,9 +3,9 @@
 use crate::contents::Databases;
 use crate::dump::MysqlSource;
 use crate::formats;
-use crate::{live_stream, target};
+use crate::{live_stream, scratch, target};
 use connector_kit::tables::InDumps;
-use engine::connector::{Connector, Contents, Context, Format, LiveStream, Scheme, Target};
+use engine::connector::{Connector, Contents, Context, Format, LiveStream, Scheme, Scratch, Target};
 use engine::entry::Time;
 use engine::source::{Source, SourceError, SourceErrorKind, without_password};
 
@@ -39,6 +39,9 @@ impl Connector for Mysql {
     }
     fn logins(&self) -> &'static str {
         "~/.my.cnf or MYSQL_PWD"
+    }
+    fn scratch(&self) -> Option<&dyn Scratch> {
+        Some(&scratch::Servers)
     }
     fn target(&self) -> Option<&dyn Target> {
         Some(&target::Databases)

@@ -7,10 +7,10 @@ use crate::physical::PhysicalSource;
 use crate::prepare::Base;
 use crate::settings::{AT_ONCE, FORMAT, JOBS};
 use crate::{Server, conninfo, physical, prepare};
-use crate::{into_directory, live_stream, target};
+use crate::{into_directory, live_stream, scratch, target};
 use connector_kit::tables::InDumps;
 use engine::connector::{
-    Connector, Contents, Context, Format, Incremental, LiveStream, Scheme, Setting, Target,
+    Connector, Contents, Context, Format, Incremental, LiveStream, Scheme, Scratch, Setting, Target,
 };
 use engine::entry::Time;
 use engine::source::{Source, SourceError};
@@ -77,6 +77,9 @@ impl Connector for Postgres {
     }
     fn incremental_schemes(&self) -> &'static [&'static str] {
         &["postgres+physical"]
+    }
+    fn scratch(&self) -> Option<&dyn Scratch> {
+        Some(&scratch::Servers)
     }
     fn target(&self) -> Option<&dyn Target> {
         Some(&target::Databases)

@@ -1,6 +1,7 @@
 //! The tables, views and sequences of a database's dump, for `ls`, `find`, `dump` and `diff`: dumps in directory format,
 //! and in custom format with the index beside them.
 
+pub(crate) mod counted;
 mod stored;
 
 use crate::restore::relations::quoted;

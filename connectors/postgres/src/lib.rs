@@ -36,6 +36,7 @@ pub mod physical;
 pub mod prepare;
 pub mod programs;
 pub mod restore;
+mod scratch;
 pub mod script;
 pub mod server;
 mod service;

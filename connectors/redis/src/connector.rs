@@ -3,8 +3,8 @@
 use crate::server::address;
 use crate::settings::{ORDER, PASSWORD, REPLICATE_FROM, USER};
 use crate::{contents, live_stream, target};
-use crate::{files, formats, scan, server};
-use engine::connector::{Connector, Contents, Context, Format, LiveStream, Scheme, Setting, Target};
+use crate::{files, formats, scan, scratch, server};
+use engine::connector::{Connector, Contents, Context, Format, LiveStream, Scheme, Scratch, Setting, Target};
 use engine::entry::Time;
 use engine::source::{Source, SourceError, SourceErrorKind, without_password};
 
@@ -58,6 +58,9 @@ impl Connector for Redis {
     }
     fn logins(&self) -> &'static str {
         "REDISCLI_AUTH or ESKER_REDIS_PASSWORD_FILE (and ESKER_REDIS_USER)"
+    }
+    fn scratch(&self) -> Option<&dyn Scratch> {
+        Some(&scratch::Servers)
     }
     fn target(&self) -> Option<&dyn Target> {
         Some(&target::Keys)

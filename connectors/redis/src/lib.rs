@@ -24,6 +24,7 @@ pub mod rdb;
 mod replication;
 pub mod resp;
 pub mod scan;
+mod scratch;
 pub mod server;
 mod settings;
 pub mod stream;

@@ -115,7 +115,12 @@ impl Server {
 
     /// A client's connection to it, logged in.
     pub fn connect(&self) -> Result<Client, SourceError> {
-        Client::new(Link::open(self, &link::Stop::default())?, TIMEOUT)
+        self.connect_for(TIMEOUT)
+    }
+
+    /// The same, where each answer may take so long.
+    pub(crate) fn connect_for(&self, patience: Duration) -> Result<Client, SourceError> {
+        Client::new(Link::open(self, &link::Stop::default())?, patience)
     }
 
     /// The same, also while it loads its data or has lost its master: few commands are answered then.

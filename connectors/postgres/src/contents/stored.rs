@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 /// Schema and name.
-pub(super) type Key = (Vec<u8>, Vec<u8>);
+pub(crate) type Key = (Vec<u8>, Vec<u8>);
 
 /// What a relation is and belongs to it, by its name.
 pub(super) type Definitions = BTreeMap<Key, blake3::Hash>;
@@ -86,6 +86,12 @@ impl<'a> Stored<'a> {
     /// Tables, views, sequences, in the dump's order.
     pub(super) fn relations(&self) -> impl Iterator<Item = &TocEntry> {
         self.toc.entries.iter().filter(|entry| is_relation(entry))
+    }
+
+    /// Statements by which a session speaks as the dump does: its encoding, its quotes.
+    pub(super) fn settings(&self) -> Vec<Vec<u8>> {
+        let is_one = |entry: &&TocEntry| matches!(entry.kind.as_str(), "ENCODING" | "STDSTRINGS");
+        self.toc.entries.iter().filter(is_one).map(|entry| definition(entry).to_vec()).collect()
     }
 
     /// The rows of a relation.
@@ -217,7 +223,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Reads the rows of one entry, or of all.
-    fn read_rows(
+    pub(super) fn read_rows(
         &self,
         only: Option<i64>,
         each: &mut dyn FnMut(i64, &[u8]) -> std::io::Result<()>,
@@ -322,7 +328,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Names of the tables that have rows.
-    fn with_rows(&self) -> BTreeMap<i64, Key> {
+    pub(super) fn with_rows(&self) -> BTreeMap<i64, Key> {
         let rows = self.toc.entries.iter().filter(|entry| entry.has_data && entry.kind == "TABLE DATA");
         rows.map(|entry| (entry.id, key(entry))).collect()
     }

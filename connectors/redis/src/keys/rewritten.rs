@@ -72,6 +72,22 @@ impl Loads {
         (number >= OLDEST).then_some(Self { own, databases })
     }
 
+    /// The version of its own dumps.
+    pub(crate) fn own(self) -> Version {
+        self.own
+    }
+
+    /// Whether its own format is as new as that of a dump: nothing in the dump is unknown to it. Valkey from 9 on knows what
+    /// Redis and Valkey had in common, and Redis nothing of Valkey's own numbering.
+    pub(crate) fn is_as_new_as(self, dump: Version) -> bool {
+        let Self { own, .. } = self;
+        match (own.valkey, dump.valkey) {
+            (true, false) => dump.number <= NEWEST_SHARED,
+            (false, true) => false,
+            _ => dump.number <= own.number,
+        }
+    }
+
     /// The version in which it gets a dump that is of version `from`.
     fn version(self, from: Version) -> Version {
         let Self { own, .. } = self;
@@ -313,6 +329,22 @@ mod tests {
             assert_eq!(Loads::of(own, 16).unwrap().version(version(from)).magic(), to, "{own} {from}");
         }
         assert_eq!(Loads::of(8, 16), None);
+    }
+
+    #[test]
+    fn a_server_knows_formats_up_to_its_own() {
+        for (own, from, is_as_new) in [
+            (10, "REDIS0010", true),
+            (10, "REDIS0011", false),
+            (12, "REDIS0009", true),
+            (12, "VALKEY080", false),
+            (80, "REDIS0011", true),
+            (80, "REDIS0012", false),
+            (80, "VALKEY080", true),
+            (80, "VALKEY081", false),
+        ] {
+            assert_eq!(Loads::of(own, 16).unwrap().is_as_new_as(version(from)), is_as_new, "{own} {from}");
+        }
     }
 
     #[test]
