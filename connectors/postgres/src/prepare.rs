@@ -429,6 +429,9 @@ impl<'a> Preparing<'a> {
                     return if task == Task::Write { data.begin(&member) } else { Ok(()) };
                 };
                 monitor.count(Counter::BytesDone, padded(1));
+                if len > tar.content.len() {
+                    return Err(cut_short(&member));
+                }
                 if padded(len) >= SMALL {
                     return each(Large { member, content: &tar.content });
                 }
@@ -436,7 +439,7 @@ impl<'a> Preparing<'a> {
                 let mut bytes = vec![];
                 content.take(len).read_to_end(&mut bytes).map_err(data.at(&member))?;
                 if bytes.len() as u64 != len {
-                    return Err(cut_short(&engine::shown::name(&member.path)));
+                    return Err(cut_short(&member));
                 }
                 if member.path == CONTROL.as_bytes() && tar.space.is_none() && task == Task::Write {
                     *control = Some((member, bytes));

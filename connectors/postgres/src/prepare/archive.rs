@@ -1,5 +1,6 @@
 //! A tar of a base backup where it lies in the repository: read in any order, a chunk at a time.
 
+use crate::data_directory::Member;
 use chunkstore::reader::{Fetched, ReadAhead};
 use engine::restore::{Located, Piece};
 use engine::{Error, Repository, Result};
@@ -78,6 +79,7 @@ impl Seek for Archive<'_> {
 }
 
 /// That a member reaches over its tar's end.
-pub(super) fn cut_short(name: &str) -> Error {
-    Error::Malformed { what: "a base backup".into(), why: format!("'{name}' is cut short") }
+pub(super) fn cut_short(member: &Member) -> Error {
+    let why = format!("'{}' is cut short", engine::shown::name(&member.path));
+    Error::Malformed { what: "a base backup".into(), why }
 }

@@ -21,6 +21,8 @@ use std::sync::{Mutex, mpsc};
 
 /// Bytes of a page, at least: what is compared and written at a time.
 const PAGE: usize = 8192;
+/// Files that a thread has open.
+const MAX_OPEN: usize = 32;
 /// Files that may wait for a thread.
 const WAITING: usize = 64;
 /// Bytes of zeros that are written at a time.
@@ -160,86 +162,92 @@ impl<'a> Filling<'a> {
             Task::Write => DataDirectory::open(self.folder)?,
             Task::Compare | Task::Prove => DataDirectory::look_at(self.folder)?,
         };
-        let mut ahead = ReadAhead::shared(self.repo.store(), self.threads);
-        let mut spare = vec![];
+        let ahead = ReadAhead::shared(self.repo.store(), self.threads);
+        let mut worker = Worker { filling: self, data, ahead, spare: vec![], open: 0 };
         loop {
             let next = locked(queue).as_ref().and_then(|receiver| receiver.recv().ok());
             let Some(large) = next else { break };
-            self.one(large, &data, &mut ahead, &mut spare)?;
+            worker.one(large)?;
         }
-        while self.take(&data, &mut ahead)? {}
+        while worker.take()? {}
         Ok(())
     }
+}
 
+/// A thread that fills files.
+struct Worker<'f, 'a> {
+    filling: &'f Filling<'a>,
+    data: DataDirectory,
+    ahead: ReadAhead<Place>,
+    spare: Vec<u8>,
+    /// Files that are not whole yet.
+    open: usize,
+}
+
+impl Worker<'_, '_> {
     /// Compares and requests one file.
-    fn one(
-        &self,
-        large: Large<'_>,
-        data: &DataDirectory,
-        ahead: &mut ReadAhead<Place>,
-        spare: &mut Vec<u8>,
-    ) -> Result<()> {
+    fn one(&mut self, large: Large<'_>) -> Result<()> {
+        while self.open >= MAX_OPEN && self.take()? {}
         let Large { member, content } = large;
         let What::File { at, len } = member.what else { return Ok(()) };
-        let range = at..at + padded(len);
-        if range.end > content.len() {
-            return Err(cut_short(&engine::shown::name(&member.path)));
-        }
-        self.monitor.current(&member.path);
-        let old = if self.is_over { data.old_file(&member.path) } else { None };
+        let end = at.checked_add(padded(len)).filter(|end| *end <= content.len());
+        let range = at..end.ok_or_else(|| cut_short(&member))?;
+        self.filling.monitor.current(&member.path);
+        let old = if self.filling.is_over { self.data.old_file(&member.path) } else { None };
         let is_old = old.is_some();
-        let file = match (self.task, old) {
-            (Task::Write, None) if self.is_over => Some(data.fresh_file(&member)?),
-            (Task::Write, None) => Some(data.new_member(&member)?),
+        let file = match (self.filling.task, old) {
+            (Task::Write, None) if self.filling.is_over => Some(self.data.fresh_file(&member)?),
+            (Task::Write, None) => Some(self.data.new_member(&member)?),
             (_, old) => old,
         };
         let left = Cell::new(range.end - range.start);
         let has_changed = Cell::new(!is_old);
+        self.open += 1;
         let open = Rc::new(Open { member, len, range, file, is_old, left, has_changed });
         for piece in content.pieces_of(&open.range) {
-            if self.monitor.interrupted() {
+            if self.filling.monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
             let place = Place { open: Rc::clone(&open), piece: *piece };
-            let is_there = open.read_old(piece, spare);
-            let id = is_there.then(|| self.repo.store().keys().chunk_id(spare));
+            let is_there = open.read_old(piece, &mut self.spare);
+            let id = (is_there && piece.chunk.is_some()).then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
             match piece.chunk {
-                None if is_there && spare.iter().all(|byte| *byte == 0) => self.done(&place, data)?,
+                None if is_there && self.spare.iter().all(|byte| *byte == 0) => self.done(&place)?,
                 None => {
                     self.put_zeros(&place)?;
-                    self.done(&place, data)?;
+                    self.done(&place)?;
                 }
-                Some(chunk) if id == Some(chunk.id) => self.done(&place, data)?,
+                Some(chunk) if id == Some(chunk.id) => self.done(&place)?,
                 Some(chunk) => {
-                    if self.task == Task::Compare {
+                    if self.filling.task == Task::Compare {
                         self.count(&place, place.inner().1);
-                        self.done(&place, data)?;
+                        self.done(&place)?;
                     } else if let Some(id) = id {
-                        ahead.request_over(chunk, &id, std::mem::take(spare), place)?;
+                        self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?;
                     } else {
-                        ahead.request(chunk, place)?;
+                        self.ahead.request(chunk, place)?;
                     }
                 }
             }
-            while ahead.is_full() {
-                self.take(data, ahead)?;
+            while self.ahead.is_full() {
+                self.take()?;
             }
         }
         Ok(())
     }
 
     /// Takes what was requested first; `false` if nothing is left.
-    fn take(&self, data: &DataDirectory, ahead: &mut ReadAhead<Place>) -> Result<bool> {
-        let Some(batch) = ahead.take()? else { return Ok(false) };
+    fn take(&mut self) -> Result<bool> {
+        let Some(batch) = self.ahead.take()? else { return Ok(false) };
         for fetched in batch {
-            if self.monitor.interrupted() {
+            if self.filling.monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
             let Fetched::Chunk(bytes, place) = fetched else { continue };
             let bytes = bytes?;
             self.put(&place, &bytes)?;
-            self.done(&place, data)?;
-            ahead.recycle(bytes);
+            self.done(&place)?;
+            self.ahead.recycle(bytes);
         }
         Ok(true)
     }
@@ -249,8 +257,11 @@ impl<'a> Filling<'a> {
         let (at, len) = place.inner();
         let from = usize::try_from(place.open.range.start + at - place.piece.at).unwrap_or(usize::MAX);
         let inner = bytes.get(from..).and_then(|rest| rest.get(..len as usize)).unwrap_or_default();
-        let Some(file) = place.open.file.as_ref().filter(|_| self.task == Task::Write) else { return Ok(()) };
-        let error = failed("write", &self.folder.join(engine::restore::as_path(&place.open.member.path)));
+        let Some(file) = place.open.file.as_ref().filter(|_| self.filling.task == Task::Write) else {
+            return Ok(());
+        };
+        let error =
+            failed("write", &self.filling.folder.join(engine::restore::as_path(&place.open.member.path)));
         if !place.open.is_old {
             self.count(place, len);
             return file.write_all_at(inner, at).map_err(error);
@@ -283,11 +294,14 @@ impl<'a> Filling<'a> {
     fn put_zeros(&self, place: &Place) -> Result<()> {
         let (mut at, mut left) = place.inner();
         self.count(place, left);
-        let Some(file) = place.open.file.as_ref().filter(|_| self.task == Task::Write) else { return Ok(()) };
+        let Some(file) = place.open.file.as_ref().filter(|_| self.filling.task == Task::Write) else {
+            return Ok(());
+        };
         let zeros = vec![0; ZEROS];
         while left > 0 {
             let step = left.min(ZEROS as u64);
-            let error = failed("write", &self.folder.join(engine::restore::as_path(&place.open.member.path)));
+            let error =
+                failed("write", &self.filling.folder.join(engine::restore::as_path(&place.open.member.path)));
             file.write_all_at(&zeros[..step as usize], at).map_err(error)?;
             (at, left) = (at + step, left - step);
         }
@@ -296,26 +310,29 @@ impl<'a> Filling<'a> {
 
     /// Notes bytes that are written.
     fn count(&self, place: &Place, bytes: u64) {
-        self.filled.written.fetch_add(bytes, Ordering::Relaxed);
+        self.filling.filled.written.fetch_add(bytes, Ordering::Relaxed);
         place.open.has_changed.set(true);
     }
 
     /// A piece is as it shall be; with the last one of a file, the file is.
-    fn done(&self, place: &Place, data: &DataDirectory) -> Result<()> {
+    fn done(&mut self, place: &Place) -> Result<()> {
         let Place { open, piece } = place;
         let len = open.range.end.min(piece.at + piece.len) - open.range.start.max(piece.at);
-        self.monitor.count(Counter::BytesDone, len);
+        self.filling.monitor.count(Counter::BytesDone, len);
         open.left.set(open.left.get() - len);
         if open.left.get() > 0 {
             return Ok(());
         }
-        self.monitor.count(Counter::FilesDone, 1);
-        self.filled.files.fetch_add(u64::from(open.has_changed.get()), Ordering::Relaxed);
-        let Some(file) = open.file.as_ref().filter(|_| self.task == Task::Write) else { return Ok(()) };
+        self.open -= 1;
+        self.filling.monitor.count(Counter::FilesDone, 1);
+        self.filling.filled.files.fetch_add(u64::from(open.has_changed.get()), Ordering::Relaxed);
+        let Some(file) = open.file.as_ref().filter(|_| self.filling.task == Task::Write) else {
+            return Ok(());
+        };
         if open.is_old {
-            file.set_len(open.len).map_err(data.at(&open.member))?;
+            file.set_len(open.len).map_err(self.data.at(&open.member))?;
         }
-        data.finish_member(file, &open.member)
+        self.data.finish_member(file, &open.member)
     }
 }
 
