@@ -11,7 +11,7 @@ hex. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets every file, di
 with modes and times (owners only as root). 'inbox' reads and checks what write-only hosts brought and nobody admitted
 yet.
 Needs: blake3, cryptography, zstandard, argon2-cffi; words.txt beside it for words. Everything read is
-authenticated; anything that is not right ends the program with a message.
+authenticated; anything that is not right ends the program with a message, of 'inbox' only after all other runs.
 """
 import hashlib
 import hmac
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
+MAX_COMMIT = 64 << 20  # longer than any
 DIRECTORY_NONCE = b"\xff" * 8 + bytes(4)
 
 
@@ -429,15 +430,30 @@ class Repository:
         """What hosts brought that nobody admitted: (host, run, the snapshot's record), all of it checked."""
         # Chunks of runs that wait, by id: later runs may build on them.
         self.waiting = {}
+        # Runs that are not what a host brings: none of them stops those of another one.
+        self.refused = 0
         for host in self.items("hosts") if "hosts" in self.head else []:
             folder = os.path.join(self.root, "inbox", host["id"])
+            strays = 0
             for run in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-                if os.path.exists(os.path.join(folder, run, "commit")):
-                    yield host, int(run), self.brought(host, "inbox/%s/" % host["id"], run)
+                # Whoever may write there chooses names and kinds: a pipe would be waited for, and a link leads elsewhere.
+                if len(run) != 20 or not (run.isascii() and run.isdigit() and is_kind(folder, run, stat.S_ISDIR)):
+                    strays += 1
+                elif is_kind(folder, run + "/commit", stat.S_ISREG):
+                    try:
+                        yield host, int(run), self.brought(host, "inbox/%s/" % host["id"], run)
+                    except (Exception, SystemExit) as error:  # whatever its bytes make of this program
+                        self.refused += 1
+                        print("%s, run %d: %s" % (host["name"], int(run), error or repr(error)), file=sys.stderr)
+            if strays:
+                print("%s: %d in the inbox that no host brings" % (host["name"], strays), file=sys.stderr)
 
     def brought(self, host, folder, run):
         """The record of the snapshot that a commit brings; its packs, and every chunk in them, are read."""
-        name, data = folder + run + "/commit", self.read(folder + run + "/commit")
+        name = folder + run + "/commit"
+        data = self.read(name, length=MAX_COMMIT + 1)
+        if len(data) > MAX_COMMIT:
+            raise SystemExit(name + " is longer than a commit can be")
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(host["public"]))
         try:
             public.verify(data[-64:], b"esker commit 1" + data[:-64])
@@ -459,7 +475,10 @@ class Repository:
         for _ in range(body.get("I")):
             of, session, pack = body.get("Q"), body.raw(16), body.raw(32)
             kind, epoch, length, expected = *body.get("BIQ"), body.raw(32)
-            data = self.read("%s%020d/%s" % (folder, of, pack.hex()))
+            place = "%s%020d/%s" % (folder, of, pack.hex())
+            if not is_kind(os.path.join(self.root, folder), place[len(folder) :], stat.S_ISREG):
+                raise SystemExit("pack %s is missing" % pack.hex())
+            data = self.read(place, length=length + 1)
             if len(data) != length or blake3.blake3(data).digest() != expected:
                 raise SystemExit("pack %s is not what the host brought" % pack.hex())
             self.check_pack(data, keys[of], (session, pack, kind, epoch))
@@ -525,6 +544,18 @@ class Repository:
             while fields.left():
                 tag = fields.get("B")
                 yield tag, Fields(fields.var())
+
+
+def is_kind(folder, name, kind):
+    """Whether a name below a folder is of this kind, and no part of it is a link."""
+    try:
+        for part in name.split("/"):
+            mode, folder = os.lstat(os.path.join(folder, part)).st_mode, os.path.join(folder, part)
+            if stat.S_ISLNK(mode):
+                return False
+        return kind(mode)
+    except OSError:
+        return False
 
 
 def entry(fields):
@@ -614,6 +645,8 @@ def main():
     elif sys.argv[3] == "inbox":
         for host, run, record in repository.inbox():
             print(host["name"], run, record["time"], record["hostname"], *record["paths"])
+        if repository.refused:
+            raise SystemExit("%d of the runs are not what a host brings" % repository.refused)
     elif sys.argv[3] == "restore" and len(sys.argv) == 6:
         wanted = sys.argv[4]
         chosen = [pair for pair in snapshots if pair[0].startswith(wanted)]

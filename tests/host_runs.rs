@@ -147,6 +147,49 @@ fn esker_toml_of_a_host_is_for_backups_alone() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("esker.toml of a full client"), "{output:?}");
 }
 
+/// What is of a full client is refused in words that say so, and another way to the place is one for all commands of a host.
+#[test]
+fn a_host_says_what_it_is_and_takes_another_way_to_its_place() {
+    let repo = Repo::new();
+    prepare(&repo, TOML);
+    for words in [&["tier", "status"][..], &["tier", "sync"], &["tier", "adopt", "x"]] {
+        let output = done(&repo, words);
+        expect(&output, 1);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("is a write-only host, by"), "{output:?}");
+    }
+    expect(&done(&repo, &["run", "nightly"]), 0);
+    std::os::unix::fs::symlink(repo.folder(), repo.path("other-way")).unwrap();
+    let again = report(&done(&repo, &["--json", "-r", "other-way", "run", "nightly"]), 0);
+    assert_eq!(again["runs_pending"], 4, "with the same book: {again}");
+    let backup = report(&done(&repo, &["--json", "-r", "other-way", "backup", "data"]), 0);
+    assert_eq!(backup["run"], 5, "{backup}");
+    expect(&done(&repo, &["-r", "data", "run"]), 10);
+    for words in [&["-r", "web1.esker-host", "run"][..], &["-r", "web1.esker-host", "backup", "data"]] {
+        let output = done(&repo, words);
+        expect(&output, 10);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--bundle"), "{output:?}");
+    }
+    expect(&repo.run(["-r", "web1.esker-host", "snapshots"]), 10);
+}
+
+/// Any other file in its place is found before a night fails. One that is not here may be there.
+#[test]
+fn a_file_that_is_no_hosts_is_no_bundle() {
+    let repo = Repo::new();
+    prepare(&repo, TOML);
+    assert!(expect(&done(&repo, &["config", "check"]), 0).contains("is sound"));
+    fs::rename(repo.path("web1.esker-host"), repo.path("away")).unwrap();
+    let output = done(&repo, &["config", "check"]);
+    assert!(expect(&output, 0).contains("is sound"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("web1.esker-host"), "{output:?}");
+    for other in ["correct horse\n", "", "{}"] {
+        fs::write(repo.path("web1.esker-host"), other).unwrap();
+        let output = done(&repo, &["config", "check"]);
+        assert!(!expect(&output, 1).contains("is sound"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("web1.esker-host"), "{output:?}");
+    }
+}
+
 /// The file of a host, and a key file alike.
 #[test]
 fn keys_that_others_can_read_are_told_once_with_the_command_that_ends_it() {

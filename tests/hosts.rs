@@ -436,6 +436,27 @@ fn changed_lines_are_brought_as_differences_and_whole_without_block_lists() {
     restored(&repo, "latest", &host);
 }
 
+/// Lists that are not used cost no backup.
+#[test]
+fn block_lists_that_cannot_be_removed_stop_no_backup() {
+    let repo = Repo::new();
+    let host = Host::add(&repo, "web1");
+    host.backup();
+    let list = files_beneath(&host.cache).into_iter().find(|path| path.parent().unwrap().ends_with("blocks"));
+    let folder = list.unwrap().parent().unwrap().to_owned();
+    // What is no folder is not removed as one.
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "no folder").unwrap();
+    let (file, data) = (host.file(), host.data());
+    let args = ["backup", "--no-delta", "--bundle", file.to_str().unwrap(), data.to_str().unwrap()];
+    let output = host.command(&args).output().unwrap();
+    expect(&output, 0);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("the block lists of earlier backups stay, and are not used"), "{told}");
+    assert_eq!(fs::read(&folder).unwrap(), b"no folder");
+    assert_eq!(admit(&repo, 0).len(), 2);
+}
+
 /// What a difference builds on was pruned before the admission: one refusal is enough.
 #[test]
 fn a_difference_whose_base_was_pruned_is_brought_again_whole() {

@@ -37,6 +37,7 @@ mod groups;
 mod handshakes;
 mod harness;
 mod hints;
+mod host_names;
 mod host_rights;
 mod host_runs;
 mod hosts;

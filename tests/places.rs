@@ -166,3 +166,19 @@ fn a_run_by_hand_and_one_of_a_timer_exclude_each_other() {
     // And nothing of it stays that the next one would trip over.
     assert_ne!(repo.run(["run", "slow"]).status.code(), Some(11));
 }
+
+/// What a tier names and does not get is an error: the keys of the environment may be another identity's.
+#[test]
+fn a_profile_without_keys_is_not_replaced_by_the_keys_of_the_environment() {
+    let repo = Repo::new();
+    std::fs::create_dir(repo.path(".aws")).unwrap();
+    std::fs::write(repo.path(".aws/config"), "[profile bare]\nregion = eu-central-1\n").unwrap();
+    let toml = "[[tier]]\nname = \"near\"\nrole = \"primary\"\nurl = \"s3:http://127.0.0.1:1/bucket/x\"\nprofile = \"bare\"\n";
+    std::fs::write(repo.path("profile.toml"), toml).unwrap();
+    let mut command = repo.command(["-c", "profile.toml", "snapshots"]);
+    command.env_remove("ESKER_REPOSITORY").env("HOME", repo.dir.path());
+    command.env("AWS_ACCESS_KEY_ID", "AKOTHER").env("AWS_SECRET_ACCESS_KEY", "SKOTHER");
+    let output = command.output().unwrap();
+    crate::harness::expect(&output, 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("profile 'bare' has no keys"), "{output:?}");
+}

@@ -166,3 +166,26 @@ fn snapshots_are_copied_to_another_repository() {
     let same = from.fails(1, ["copy", "--from-repo", from.folder().to_str().unwrap()]);
     assert!(same.contains("copies of one repository"), "{same}");
 }
+
+/// Whether changed chunks are stored as differences, `esker run` takes from esker.toml as `backup` does.
+#[test]
+fn delta_of_esker_toml_holds_for_runs() {
+    let repo = Repo::new();
+    let mut table = crate::nights::Table::new(40_000);
+    let mut night = |line: &str| {
+        std::fs::write(repo.path("dump"), table.dump()).unwrap();
+        table.next_night();
+        let (place, dump) = (repo.folder().display(), repo.path("dump"));
+        let toml = format!(
+            "{line}\nrepository = \"{place}\"\n[[source]]\nname = \"dump\"\ncommand = [\"cat\", \"{}\"]\nfilename = \"dump.sql\"\n",
+            dump.display()
+        );
+        std::fs::write(repo.path("delta.toml"), toml).unwrap();
+        let mut command = repo.command(["-c", "delta.toml", "run"]);
+        crate::harness::expect(&command.env_remove("ESKER_REPOSITORY").output().unwrap(), 0);
+        repo.json(["snapshots", "latest"])[0]["summary"]["delta_blobs"].as_u64().unwrap()
+    };
+    night("");
+    assert_eq!(night("delta = false"), 0);
+    assert!(night("") > 0);
+}

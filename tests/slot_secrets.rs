@@ -563,3 +563,34 @@ for path in sys.argv[1:]:
     fs::write(repo.path("bad"), &lines[0][..lines[0].len() - 3]).unwrap();
     assert!(bare_fails(&repo, 1, &["snapshots", "--key-file", "bad"]).contains("cut off"));
 }
+
+/// The variables have what opens the repository now, and not what shall open it.
+#[test]
+fn what_is_missing_for_a_new_slot_is_named() {
+    let repo = Repo::new();
+    for words in [&["key", "add"][..], &["key", "passwd"]] {
+        let told = repo.fails(1, words);
+        assert!(told.contains("--new-password-file") && !told.contains("ESKER_PASSWORD"), "{told}");
+    }
+}
+
+/// As `key passwd` leaves it that is killed between its slot and HEAD, or between HEAD and the old slot.
+#[test]
+fn a_change_of_password_that_was_killed_is_no_damage() {
+    let repo = Repo::new();
+    let keys = repo.folder().join("keys");
+    let old = std::fs::read_dir(&keys).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&old).unwrap();
+    std::fs::write(repo.path("new"), "another one\n").unwrap();
+    repo.ok(["key", "passwd", "--new-password-file", "new"]);
+    std::fs::write(&old, bytes).unwrap();
+    let repo = repo.with("ESKER_PASSWORD", "another one");
+    let output = repo.run(["check"]);
+    crate::harness::expect(&output, 0);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("a key slot that HEAD does not list"),
+        "{output:?}"
+    );
+    repo.ok(["prune"]);
+    assert!(!old.exists());
+}

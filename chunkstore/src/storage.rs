@@ -92,7 +92,7 @@ pub type StorageResult<T> = Result<T, StorageError>;
 /// takes note of them. Ten million packs of 64 MiB are 640 TB.
 fn most_listed(folder: &str) -> u64 {
     // Whoever has the host's rights fills it. A million packs of the usual size are 64 TiB.
-    if folder.starts_with("inbox/") {
+    if folder != names::INBOX && is_of_hosts(folder) {
         return 1 << 20;
     }
     match folder.rsplit('/').next() {
@@ -101,6 +101,11 @@ fn most_listed(folder: &str) -> u64 {
         Some(names::HEADS) => 1 << 20,
         _ => 10_000_000,
     }
+}
+
+/// Whether a name or folder is one that hosts may write below: whoever has their rights chooses the names there.
+fn is_of_hosts(name: &str) -> bool {
+    name.strip_prefix(names::INBOX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Said of a listing that has more.
@@ -139,7 +144,9 @@ pub trait Storage: Send + Sync {
     ) -> StorageResult<()>;
     /// Length of an object.
     fn len(&self, name: &str) -> StorageResult<u64>;
-    /// Calls `each` for every object found under a folder, with its length.
+    /// Calls `each` for every object found under a folder, with its length. Below `inbox/` the names are whatever somebody
+    /// chose: parts that are no path's, a slash at the end, and on a disk empty folders, as names that end with one.
+    /// [`Storage::delete`] takes each of them.
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()>;
     /// Calls `each` with the name of every file that an interrupted `put` left behind. Names are those
     /// of the objects-to-be with a suffix that begins with `#`; `delete` takes them.

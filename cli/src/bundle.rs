@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::output::Console;
 use crate::places::{Make, Place};
 use crate::trust::warn_of_others;
 use chunkstore::format::MAX_SMALL_LEN;
@@ -23,12 +24,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads the file of a host.
 pub(crate) fn read(path: &Path) -> Result<Bundle, Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", shown::path(path)));
     warn_of_others(path);
-    let bytes = Zeroizing::new(crate::small::read(path, MAX_SMALL_LEN)?);
+    parse(path, crate::small::read(path, MAX_SMALL_LEN)?)
+}
+
+/// Whether a file that esker.toml names is that of a host. One that cannot be read here is only told: it may be there for the
+/// user, or on the machine, whose esker.toml it is.
+pub(crate) fn check(path: &Path, console: &Console) -> Result<(), Failure> {
+    match crate::small::read(path, MAX_SMALL_LEN) {
+        Ok(bytes) => parse(path, bytes).map(drop),
+        Err(failure) => {
+            console.warn(&failure.message);
+            Ok(())
+        }
+    }
+}
+
+fn parse(path: &Path, bytes: Vec<u8>) -> Result<Bundle, Failure> {
+    let bytes = Zeroizing::new(bytes);
     Bundle::from_text(&bytes).map_err(|error| match error {
         chunkstore::Error::Unsupported { .. } => error.into(),
-        error => failed(&error),
+        error => Failure::new(format!("{}: {error}", shown::path(path))),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Opens repositories: storage, threads, identity, secret.
 
 use crate::config::{Global, hostname, username};
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::file::File;
 use crate::output::Console;
 use crate::places::{Make, Place};
@@ -76,6 +76,8 @@ impl Context {
         }
         self.is_of_file = match &place {
             None => true,
+            // Of a write-only host it is another way to the place that the host's file names.
+            Some(_) if file.bundle.is_some() && !self.global.names_secret() => true,
             Some(place) => Place::parse(place, &self.global.details()?).is_ok_and(|place| {
                 let place = place.identity();
                 file.tiers.iter().any(|tier| tier.place.identity() == place)
@@ -110,6 +112,7 @@ impl Context {
 
     /// esker.toml, for commands that mean nothing without.
     pub(crate) fn need_file(&self) -> Result<&File, Failure> {
+        self.refuse_as_host()?;
         match &self.file {
             Some(file) if file.primary().is_none() => Err(Failure::new(format!(
                 "{} says no place of the repository: give it a line 'repository = \"PLACE\"', or a tier with the role 'primary'",
@@ -149,7 +152,18 @@ impl Context {
     /// A place that was given otherwise than by a tier of esker.toml.
     pub(crate) fn place_given(&self, place: &OsStr) -> Result<(Place, Rates), Failure> {
         let rates = self.global.network.rates(Rates::default());
-        Ok((Place::parse(place, &self.global.details()?)?, rates))
+        let place = Place::parse(place, &self.global.details()?)?;
+        if let Place::Folder(path) = &place
+            && path.is_file()
+        {
+            let message = format!(
+                "no repository at {}, which is a file: a repository is in a folder. The file of a write-only host goes to \
+                 --bundle",
+                shown::path(path)
+            );
+            return Err(Failure { code: Code::NoRepository, message });
+        }
+        Ok((place, rates))
     }
 
     pub(crate) fn storage(&self, make: Make) -> Result<Arc<dyn Storage>, Failure> {

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 pub(crate) struct Password(Zeroizing<Vec<u8>>);
 
 /// What a password is for, which decides the flag that asks for the empty one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// To open the repository.
     Open,
@@ -83,20 +83,25 @@ impl Password {
 
     /// Asks on the terminal, twice if it is to be confirmed.
     pub(crate) fn ask(prompt: &str, confirm: bool, wanted: Use) -> Result<Self, Failure> {
-        let mut typed = prompted(prompt)?;
-        if confirm && prompted("again: ")? != typed {
+        let mut typed = prompted(prompt, wanted)?;
+        if confirm && prompted("again: ", wanted)? != typed {
             return Err(Failure::new("the two passwords differ"));
         }
         Self::of(Zeroizing::new(std::mem::take(&mut *typed).into_bytes()), "what was typed", wanted)
     }
 }
 
-fn prompted(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+fn prompted(prompt: &str, wanted: Use) -> Result<Zeroizing<String>, Failure> {
     rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|error| match error.kind() {
         std::io::ErrorKind::Interrupted => engine::Error::Interrupted.into(),
         std::io::ErrorKind::InvalidData => {
             Failure::new("what was typed is not UTF-8: give such a password in a file")
         }
+        // The variables have what opens the repository now.
+        _ if wanted == Use::New => Failure::new(
+            "no new password: give --new-password-file, --new-key-file, --new-kms or --new-insecure-no-password, or run on a \
+             terminal",
+        ),
         _ => Failure {
             code: Code::Failed,
             message:

@@ -19,16 +19,16 @@ use chunkstore::store::ChunkStore;
 use chunkstore::{ObjectId, PackId, SessionId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+mod inboxes;
 pub(crate) mod orphans;
 mod rebase;
 mod renewal;
-mod revoked;
 mod rewrite;
 mod standing;
 mod survey;
+use inboxes::Inboxes;
 use orphans::{dead_sessions, find_orphans, list_objects, may_remove, unnamed};
 pub use renewal::Renewal;
-use revoked::Revoked;
 use rewrite::rewrite;
 use survey::{Marks, Survey};
 
@@ -115,6 +115,10 @@ pub struct PrunePlan {
     pub revoked_objects: u64,
     /// Their bytes, which are no packs'.
     pub revoked_bytes: u64,
+    /// Objects in the inboxes of other hosts that no host brings.
+    pub stray_objects: u64,
+    /// Their bytes.
+    pub stray_bytes: u64,
     /// Packs and other objects that would be removed, but existed before HEAD was rebuilt.
     pub kept_before_head: u64,
     /// Sessions of dead processes.
@@ -157,7 +161,7 @@ struct Prepared {
     survey: Survey,
     dead: Vec<SessionId>,
     orphans: Vec<String>,
-    revoked: Revoked,
+    inboxes: Inboxes,
 }
 
 impl Prepared {
@@ -196,19 +200,21 @@ impl Prepared {
             orphans = removable;
             survey.plan.kept_before_head += (before - orphans.len()) as u64;
         }
-        let revoked = Revoked::find(store, &head, monitor)?;
-        Ok(Self { marks, survey, dead, orphans, revoked })
+        let inboxes = Inboxes::find(store, &head, monitor)?;
+        Ok(Self { marks, survey, dead, orphans, inboxes })
     }
 
     fn plan(&self) -> PrunePlan {
         let (orphans, sessions_fenced) = (self.orphans.len() as u64, self.dead.len() as u64);
         let orphan_names = self.orphans.clone();
-        let (revoked_objects, revoked_bytes) = (self.revoked.count(), self.revoked.bytes());
+        let Inboxes { revoked, strays, .. } = &self.inboxes;
         PrunePlan {
             orphans,
             orphan_names,
-            revoked_objects,
-            revoked_bytes,
+            revoked_objects: revoked.objects,
+            revoked_bytes: revoked.bytes,
+            stray_objects: strays.objects,
+            stray_bytes: strays.bytes,
             sessions_fenced,
             ..self.survey.plan.clone()
         }
@@ -252,7 +258,7 @@ impl Prepared {
                 done => done.map_err(chunkstore::Error::from)?,
             }
         }
-        self.revoked.remove(store, monitor)?;
+        self.inboxes.remove(store, monitor)?;
         if options.accept_head && store.head().anew.is_some() {
             store.update_head(|head| {
                 head.anew = None;

@@ -65,7 +65,7 @@ pub struct Inbox {
     pub pending: Counted,
     /// Runs whose numbers no run of the host can have: [`MOST_SKIPPED`], [`LAST_RUN`].
     pub far: Counted,
-    /// Objects that belong to no run.
+    /// Objects that no host brings ([`is_stray`]), marks of folders aside.
     pub strays: u64,
     /// There are more objects than a listing may have: not all were seen.
     pub is_cut: bool,
@@ -94,7 +94,8 @@ impl Inbox {
                     }
                 }
             }
-            _ => inbox.strays += 1,
+            _ if is_stray(host, settled, name) && !is_folder(name, len) => inbox.strays += 1,
+            _ => {}
         });
         if let Some((number, run)) = current {
             inbox.note(number, run);
@@ -126,6 +127,26 @@ impl Inbox {
             keep(&mut self.begun, number, run);
         }
     }
+}
+
+/// Whether a name in the inbox of `host` is one that no host gives an object, or of what an interrupted upload left of a run
+/// that is over: nobody needs what is there.
+#[must_use]
+pub fn is_stray(host: &ObjectId, settled: u64, name: &str) -> bool {
+    let inbox = names::inbox(host);
+    if names::run_of(name).is_some() || name.strip_suffix('/') == Some(&inbox) {
+        return false;
+    }
+    match name.split_once('#').and_then(|(object, _)| names::run_of(object)) {
+        Some((_, run, _)) => run <= settled || run - settled > MOST_SKIPPED,
+        None => true,
+    }
+}
+
+/// Whether an object only says that there is a folder: disks have empty ones, and some tools of object stores make such marks.
+#[must_use]
+pub fn is_folder(name: &str, len: u64) -> bool {
+    len == 0 && name.ends_with('/')
 }
 
 fn keep(runs: &mut BTreeMap<u64, Run>, number: u64, run: Run) {

@@ -5,9 +5,9 @@ use super::identity::NoIdentity;
 use super::identity::azure::Identity;
 use super::identity::is_own_address;
 use super::object::Objects;
-use super::requests::{Ask, Requests, Sign};
+use super::requests::{Ask, Requests, Sign, escape_all};
 use super::s3::retry;
-use super::shelf::{Hidden, Lying, Placing, Retrieval, Shelf, Warmth};
+use super::shelf::{Hidden, Lying, Page, Placing, Retrieval, Shelf, Warmth};
 use super::{ErrorKind, HttpOptions, StorageError, StorageResult};
 use bytes::Bytes;
 use http::Method;
@@ -15,6 +15,7 @@ use object_store::Result as ObjectResult;
 use object_store::azure::{AzureAuthorizer, AzureCredentialProvider, MicrosoftAzureBuilder};
 use object_store::client::HttpRequest;
 use object_store::prefix::PrefixStore;
+use serde::Deserialize;
 use std::sync::Arc;
 
 /// Where the container is and how to get in.
@@ -69,9 +70,8 @@ pub fn open(options: &AzureOptions) -> StorageResult<CloudStorage> {
     }
     if !options.sas.is_empty() {
         let pairs = options.sas.trim_start_matches('?').split('&').filter_map(|pair| pair.split_once('='));
-        let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
         builder = builder.with_sas_authorization(
-            pairs.map(|(key, value)| (decode(key), decode(value))).collect::<Vec<_>>(),
+            pairs.map(|(key, value)| (decoded(key), decoded(value))).collect::<Vec<_>>(),
         );
     }
     if options.access_key.is_empty() && options.sas.is_empty() {
@@ -130,6 +130,20 @@ impl Shelf for AzureShelf {
         self.0.objects.put(name, body, placing)
     }
 
+    /// List Blobs. Names that XML cannot have come percent-encoded.
+    fn page(&self, folder: &str, from: Option<&str>) -> StorageResult<Page> {
+        let prefix = escape_all(&self.0.key(&format!("{folder}/")));
+        let from = from.map(|from| format!("&marker={}", escape_all(from))).unwrap_or_default();
+        let query = format!("comp=list{from}&prefix={prefix}&restype=container");
+        let answer = self.0.send(&Ask::new("list", Method::GET, "", query), &[])?;
+        let page: Blobs = quick_xml::de::from_str(&answer.text())
+            .map_err(|error| self.0.unreadable(folder, &format!("the store's answer: {error}")))?;
+        // Folders of a hierarchical namespace, which are there as long as something is in them.
+        let blobs = page.blobs.blobs.into_iter().filter(|blob| !blob.properties.is_folder());
+        let objects = blobs.map(|blob| (blob.name.text(), blob.properties.len));
+        Ok(Page { objects: self.0.names(objects), next: page.next })
+    }
+
     /// Delete Blob: not every account and signature allows batches (Blob service REST reference, Blob Batch).
     fn remove(&self, name: &str) -> Option<StorageResult<()>> {
         let ask = Ask::new("delete", Method::DELETE, name, "").header("x-ms-delete-snapshots", "include");
@@ -185,6 +199,64 @@ impl Shelf for AzureShelf {
     fn bring_back(&self) -> StorageResult<u64> {
         Ok(0)
     }
+}
+
+/// List Blobs.
+#[derive(Deserialize)]
+struct Blobs {
+    #[serde(rename = "Blobs", default)]
+    blobs: Listed,
+    #[serde(rename = "NextMarker", default)]
+    next: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Listed {
+    #[serde(rename = "Blob", default)]
+    blobs: Vec<Blob>,
+}
+
+#[derive(Deserialize)]
+struct Blob {
+    #[serde(rename = "Name")]
+    name: Name,
+    #[serde(rename = "Properties", default)]
+    properties: Properties,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    #[serde(rename = "@Encoded", default)]
+    encoded: Option<String>,
+    #[serde(rename = "$text", default)]
+    text: String,
+}
+
+impl Name {
+    fn text(self) -> String {
+        match self.encoded.as_deref() {
+            Some("true") => decoded(&self.text),
+            _ => self.text,
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Properties {
+    #[serde(rename = "Content-Length", default)]
+    len: u64,
+    #[serde(rename = "ResourceType", default)]
+    kind: String,
+}
+
+impl Properties {
+    fn is_folder(&self) -> bool {
+        self.kind == "directory"
+    }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 impl AzureShelf {

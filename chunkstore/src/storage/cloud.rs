@@ -3,7 +3,7 @@
 
 use super::object::Objects;
 use super::shelf::{Placing, Shelf};
-use super::{ErrorKind, Storage, StorageError, StorageResult, Version};
+use super::{ErrorKind, Storage, StorageError, StorageResult, TooMany, Version, is_of_hosts, most_listed};
 use crate::format::MAX_SMALL_LEN;
 use bytes::Bytes;
 use object_store::{ObjectStore as _, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path};
@@ -13,6 +13,35 @@ pub struct CloudStorage {
     pub(super) objects: Objects,
     pub(super) connections: usize,
     pub(super) shelf: Box<dyn Shelf>,
+}
+
+impl CloudStorage {
+    /// Lists a folder by the keys that the store has: what others chose need not be a path of `object_store`, whose listings
+    /// end at such a key, and show others as what they are not.
+    fn list_keys(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        let (mut next, mut count, most) = (None::<String>, 0, most_listed(folder));
+        loop {
+            let page = self.shelf.page(folder, next.as_deref())?;
+            for (name, len) in page.objects {
+                count += 1;
+                if count > most {
+                    let failed = self.objects.failed("list", folder, &TooMany(most).to_string());
+                    return Err(StorageError { kind: ErrorKind::TooMany, ..failed });
+                }
+                each(&name, len);
+            }
+            // An empty page counts, too.
+            count += 1;
+            match page.next.filter(|mark| !mark.is_empty()) {
+                None => return Ok(()),
+                same if same == next => {
+                    let why = "the store's next page does not go on behind the last one";
+                    return Err(self.objects.failed("list", folder, why));
+                }
+                mark => next = mark,
+            }
+        }
+    }
 }
 
 impl Storage for CloudStorage {
@@ -44,6 +73,9 @@ impl Storage for CloudStorage {
         self.objects.len(name)
     }
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
+        if is_of_hosts(folder) {
+            return self.list_keys(folder, each);
+        }
         self.objects.list(folder, each)
     }
     fn delete(&self, name: &str) -> StorageResult<()> {

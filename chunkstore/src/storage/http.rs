@@ -99,7 +99,27 @@ const CODES: &[(&str, ErrorKind, &str)] = &[
     ("TokenRefreshRequired", ErrorKind::Denied, "the session token has expired; get new credentials"),
     ("InvalidAccessKeyId", ErrorKind::Denied, "the store does not know this access key"),
     ("SignatureDoesNotMatch", ErrorKind::Denied, "the secret key is not that of the access key"),
-    ("AuthenticationFailed", ErrorKind::Denied, "the account key or signature is wrong"),
+    (
+        "AuthenticationFailed",
+        ErrorKind::Denied,
+        "the account key, signature or token is not valid, or no longer",
+    ),
+    ("InvalidAuthenticationInfo", ErrorKind::Denied, "the token is not valid, or no longer"),
+    (
+        "UnauthorizedBlobOverwrite",
+        ErrorKind::Conflict,
+        "there is an object of this name, and the credentials may only create new ones",
+    ),
+    (
+        "AuthorizationPermissionMismatch",
+        ErrorKind::Denied,
+        "access denied: the credentials lack the right to do this",
+    ),
+    (
+        "AuthorizationFailure",
+        ErrorKind::Denied,
+        "access denied: the credentials lack the right to do this, or the account's network rules keep this machine out",
+    ),
     ("AuthorizationHeaderMalformed", ErrorKind::Failed, "the bucket is in another region; set 'region'"),
     ("PermanentRedirect", ErrorKind::Failed, "the bucket is in another region; set 'region' or 'endpoint'"),
     (
@@ -133,4 +153,26 @@ pub(super) fn explain(answer: &str) -> Option<(ErrorKind, &'static str)> {
 #[error("{meaning}")]
 pub(super) struct Explained {
     pub(super) meaning: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Error codes of the Blob service, as its reference has them: what a code means is said in words.
+    #[test]
+    fn refusals_of_azure_are_in_words() {
+        for (code, kind, words) in [
+            ("AuthenticationFailed", ErrorKind::Denied, "token"),
+            ("InvalidAuthenticationInfo", ErrorKind::Denied, "token"),
+            ("AuthorizationFailure", ErrorKind::Denied, "network rules"),
+            ("AuthorizationPermissionMismatch", ErrorKind::Denied, "the right to do this"),
+            ("UnauthorizedBlobOverwrite", ErrorKind::Conflict, "only create"),
+        ] {
+            let answer =
+                format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message></Error>");
+            let (found, meaning) = explain(&answer).unwrap_or_else(|| panic!("{code}"));
+            assert!(found == kind && meaning.contains(words), "{code}: {meaning}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A repository in a folder. An object is written beside its place, synced, renamed there unless there is
 //! one, and its folder synced: only then does `put` return. HEAD is compared and replaced under a lock.
 
-use super::{ErrorKind, Storage, StorageError, StorageResult, TooMany, Version, most_listed};
+use super::{ErrorKind, Storage, StorageError, StorageResult, TooMany, Version, is_of_hosts, most_listed};
 use crate::format::MAX_SMALL_LEN;
 use crate::id::to_hex;
 use bytes::Bytes;
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub mod files;
+#[cfg(test)]
+mod odd;
 mod place;
 use files::{Files, SystemFiles};
 
@@ -32,6 +34,8 @@ const LOCK: &str = "HEAD.lock";
 const NEW_HEAD: &str = "HEAD.new";
 /// Stands in the names of files that are being written, and in no object's.
 const STAGED: char = '#';
+/// So often the folder of a new file is made that somebody removed meanwhile, being empty.
+const MOST_MADE: u32 = 8;
 /// Folders that objects lie in.
 const FOLDERS: [&str; 7] = ["packs", "index", "snapshots", "keys", "grants", "parity", "copies"];
 
@@ -146,12 +150,15 @@ impl<F: Files> LocalStorage<F> {
     }
 
     fn stage(&self, staged: &Path, folder: &Path, body: &[u8]) -> io::Result<()> {
-        let mut file = match self.files.create(staged) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_folders(&self.files, folder)?;
-                self.files.create(staged)?
+        let mut made = 0;
+        let mut file = loop {
+            match self.files.create(staged) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && made < MOST_MADE => {
+                    create_folders(&self.files, folder)?;
+                    made += 1;
+                }
+                file => break file?,
             }
-            file => file?,
         };
         file.write(body)?;
         file.sync()
@@ -171,22 +178,65 @@ impl<F: Files> LocalStorage<F> {
         self.files.sync_folder(&self.root)
     }
 
-    /// Every file under a folder, of which there may be `most`.
-    fn walk(&self, folder: &str, most: &mut u64, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
+    /// Every file under a folder, of which there may be `most`. Of folders that hosts make, those that are empty, too, and
+    /// those that cannot be listed; their names end with a slash. Returns whether the folder is an empty one.
+    fn walk(&self, folder: &str, most: &mut u64, each: &mut dyn FnMut(&str, u64)) -> io::Result<bool> {
         let found = match self.files.list(&self.root.join(folder), *most) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             found => found?,
         };
+        let is_empty = found.is_empty();
         for found in found {
             *most = most.checked_sub(1).ok_or_else(|| io::Error::other(TooMany(most_listed(folder))))?;
             let name = format!("{folder}/{}", found.name);
-            match found.len {
-                Some(len) => each(&name, len),
-                None => self.walk(&name, most, each)?,
+            if let Some(len) = found.len {
+                each(&name, len);
+                continue;
+            }
+            match self.walk(&name, most, each) {
+                Ok(is_empty) => {
+                    if is_empty && is_in_inbox(folder) {
+                        each(&format!("{name}/"), 0);
+                    }
+                }
+                // Too deep for a path, or its owner lets nobody in: what lies beside it is listed all the same.
+                Err(error) if is_of_hosts(folder) && is_shut(&error) => each(&format!("{name}/"), 0),
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(is_empty)
     }
+
+    /// Removes the folders above what was removed in an inbox, as far as they are empty. The inbox itself stays: it may be the
+    /// host's, who can make no other one.
+    fn delete_empty(&self, name: &str) {
+        let mut above = name;
+        while let Some((folder, _)) = above.rsplit_once('/')
+            && folder.split('/').count() > 2
+            && is_in_inbox(folder)
+            && self.files.remove_folder(&self.root.join(folder)).is_ok()
+        {
+            above = folder;
+        }
+    }
+
+    /// Removes a folder that is empty. That it is missing is no error.
+    fn delete_folder(&self, name: &str) -> io::Result<()> {
+        match self.files.remove_folder(&self.root.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a folder is the inbox of a host, or below one.
+fn is_in_inbox(folder: &str) -> bool {
+    is_of_hosts(folder) && folder.contains('/')
+}
+
+/// Whether a folder cannot be listed because of how somebody made it.
+fn is_shut(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidFilename)
 }
 
 /// Makes a folder and those above it that are missing, each durable in the one above.
@@ -219,6 +269,7 @@ fn io_error(op: &'static str, object: &str, source: io::Error) -> StorageError {
         io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        io::ErrorKind::InvalidFilename => ErrorKind::BadName,
         _ if source.get_ref().is_some_and(|source| source.is::<TooMany>()) => ErrorKind::TooMany,
         _ => ErrorKind::Failed,
     };
@@ -262,11 +313,16 @@ impl<F: Files> Storage for LocalStorage<F> {
     }
     fn list(&self, folder: &str, each: &mut dyn FnMut(&str, u64)) -> StorageResult<()> {
         let mut objects = |name: &str, len: u64| {
-            if !name.contains(STAGED) {
+            // Whose name it is there, nobody knows: a host may have been interrupted, or have chosen it.
+            if !name.contains(STAGED) || is_of_hosts(folder) {
                 each(name, len);
             }
         };
-        self.walk(folder, &mut most_listed(folder), &mut objects).map_err(self.failed("list", folder))
+        let walked = self.walk(folder, &mut most_listed(folder), &mut objects);
+        if walked.map_err(self.failed("list", folder))? && is_in_inbox(folder) {
+            each(&format!("{folder}/"), 0);
+        }
+        Ok(())
     }
     fn leftovers(&self, each: &mut dyn FnMut(&str)) -> StorageResult<()> {
         let mut staged = |name: &str, _| {
@@ -284,6 +340,18 @@ impl<F: Files> Storage for LocalStorage<F> {
         if self.head_unsynced.swap(false, Ordering::AcqRel) {
             self.files.sync_folder(&self.root).map_err(self.failed("delete", name))?;
         }
+        if name.ends_with('/') && is_in_inbox(name) {
+            let folder = name.trim_end_matches('/');
+            self.delete_folder(folder).map_err(|error| match error.kind() {
+                // As a listing shows a folder that cannot be listed.
+                io::ErrorKind::DirectoryNotEmpty => {
+                    StorageError { kind: ErrorKind::BadName, ..self.failed("delete", name)(error) }
+                }
+                _ => self.failed("delete", name)(error),
+            })?;
+            self.delete_empty(folder);
+            return Ok(());
+        }
         let path = self.root.join(name);
         match self.files.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -297,6 +365,7 @@ impl<F: Files> Storage for LocalStorage<F> {
         {
             let _ = self.files.remove_folder(parent);
         }
+        self.delete_empty(name);
         Ok(())
     }
     fn read_versioned(&self, name: &str) -> StorageResult<Option<(Bytes, Version)>> {
@@ -362,7 +431,7 @@ mod tests {
         let walk = |mut most: u64| {
             let mut seen = 0;
             let done = storage.walk("inbox/host", &mut most, &mut |_, _| seen += 1);
-            (done.map_err(|error| io_error("list", "inbox/host", error).kind), seen)
+            (done.map(drop).map_err(|error| io_error("list", "inbox/host", error).kind), seen)
         };
         // Two folders and three objects.
         assert_eq!(walk(5), (Ok(()), 3));

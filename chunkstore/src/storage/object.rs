@@ -102,7 +102,11 @@ impl Objects {
             {
                 self.is_there(name, &body).map_err(|_| self.error("write", name, source))
             }
-            Err(source) => Err(self.error("write", name, source)),
+            Err(source) => match self.error("write", name, source) {
+                // Credentials that may only create are refused by another code.
+                error if error.kind == ErrorKind::Conflict => self.is_there(name, &body).map_err(|_| error),
+                error => Err(error),
+            },
         }
     }
 

@@ -98,6 +98,17 @@ impl<S: Sign> Requests<S> {
         Self { objects, client, signer, bucket, prefix, retries: options.retries }
     }
 
+    /// The names of a page of a listing below the repository's place.
+    pub(super) fn names(&self, objects: impl Iterator<Item = (String, u64)>) -> Vec<(String, u64)> {
+        let place = self.key("");
+        objects.filter_map(|(key, len)| Some((key.strip_prefix(&place)?.to_owned(), len))).collect()
+    }
+
+    /// An answer with names that others chose, of which the error tells: it is no other folder's.
+    pub(super) fn unreadable(&self, folder: &str, why: &str) -> StorageError {
+        StorageError { kind: ErrorKind::BadName, ..self.objects.failed("list", folder, why) }
+    }
+
     /// The name of an object within the bucket.
     pub(super) fn key(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
@@ -152,6 +163,10 @@ impl<S: Sign> Requests<S> {
 
     async fn once(&self, ask: &Ask<'_>) -> StorageResult<Answer> {
         let failed = |why: String| self.error(ask, ErrorKind::Failed, why);
+        if has_dots(ask.name) {
+            // URLs have no such parts: the request would be about another object (URL standard, "path state").
+            return Err(self.error(ask, ErrorKind::BadName, "a part of its name is '.' or '..'"));
+        }
         let key =
             if ask.name.is_empty() { String::new() } else { format!("/{}", escape(&self.key(ask.name))) };
         let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
@@ -178,6 +193,16 @@ impl<S: Sign> Requests<S> {
         let body = body.collect().await.map_err(|source| self.error(ask, ErrorKind::Failed, source))?;
         Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
     }
+}
+
+/// Whether a part of a name is one that URLs lose.
+pub(super) fn has_dots(name: &str) -> bool {
+    name.split('/').any(|part| matches!(part, "." | ".."))
+}
+
+/// As [`escape`], slashes too: for values of a query.
+pub(super) fn escape_all(text: &str) -> String {
+    escape(text).replace('/', "%2F")
 }
 
 /// Percent-encodes all but what S3's signature (version 4) leaves as it is, and slashes.

@@ -1,7 +1,7 @@
 //! Features of some stores besides holding objects: storage classes, freezing and thawing, locks, old versions. Which
 //! object gets which is decided elsewhere.
 
-use super::StorageResult;
+use super::{ErrorKind, StorageError, StorageResult};
 use bytes::Bytes;
 
 /// How an object is to be stored.
@@ -91,6 +91,15 @@ pub struct Hidden {
     pub bytes: u64,
 }
 
+/// A part of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Names below the repository's place, with their lengths.
+    pub objects: Vec<(String, u64)>,
+    /// Where the next one goes on, in words of the store; `None` or empty after the last one.
+    pub next: Option<String>,
+}
+
 /// A store with classes, and perhaps locks and versions.
 pub trait Shelf: Send + Sync {
     /// As [`super::Storage::put`], into a class and under a lock.
@@ -98,6 +107,12 @@ pub trait Shelf: Send + Sync {
     /// Removes an object, where the common client has only a call that removes many; `None` where it has one for each.
     fn remove(&self, _name: &str) -> Option<StorageResult<()>> {
         None
+    }
+    /// A page of the names below a folder as the store has them, and not as paths; from the first one on, or where another
+    /// page said that it goes on.
+    fn page(&self, folder: &str, _from: Option<&str>) -> StorageResult<Page> {
+        let (op, object) = ("list", folder.to_owned());
+        Err(StorageError { kind: ErrorKind::Failed, op, object, source: "it has no pages of names".into() })
     }
     /// Reads how an object is stored.
     fn look(&self, name: &str) -> StorageResult<Lying>;

@@ -442,7 +442,9 @@ impl Rebuild<'_> {
                 }
             });
             match listed {
-                Err(error) if matches!(error.kind, ErrorKind::TooMany | ErrorKind::BadName) => {}
+                // What somebody put there, or whose folder it is, is no reason to leave HEAD lost.
+                Err(error)
+                    if matches!(error.kind, ErrorKind::TooMany | ErrorKind::BadName | ErrorKind::Denied) => {}
                 listed => listed?,
             }
         }

@@ -1,5 +1,6 @@
 //! `esker config`
 
+use crate::bundle;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{File, RunSpec};
@@ -57,6 +58,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             return Ok(Code::Failed);
         }
     };
+    if let Some(path) = &file.bundle {
+        bundle::check(path, &context.console)?;
+    }
     context.console.summary(&summary(&file));
     Ok(Code::Done)
 }

@@ -158,6 +158,13 @@ fn summary(plan: &PrunePlan, dry_run: bool) -> Result<Summary, Failure> {
             bytes(plan.revoked_bytes)
         ));
     }
+    if plan.stray_objects > 0 {
+        say(format!(
+            "{verb} {} with {} that no host brings, from inboxes",
+            counted(plan.stray_objects, "object"),
+            bytes(plan.stray_bytes)
+        ));
+    }
     say(format!("{verb} {}", bytes(plan.bytes_remove)));
     // restic's words and order: scripts look for them.
     let mut blobs = |what: &str, count: u64, len: u64| {

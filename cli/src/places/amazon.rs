@@ -98,6 +98,14 @@ fn read_profile(options: &mut S3Options, profile: &str, wanted: bool, has_keys: 
             options.endpoint = value("endpoint_url").unwrap_or_default();
         }
     }
+    if wanted && found && has_keys && !has_both && other.is_none() && !options.access_key_id.is_empty() {
+        return Err(Failure::new(format!(
+            "profile '{profile}' has no keys in {} or {}: give it aws_access_key_id and aws_secret_access_key, or leave \
+             'profile' out to use those of {ID}",
+            credentials.display(),
+            config.display()
+        )));
+    }
     if let (true, false, Some((key, path))) = (has_keys, has_both, other) {
         // Another identity in its place would reach other data, or nothing.
         return Err(Failure::new(format!(

@@ -38,6 +38,11 @@ impl Budget {
     }
 }
 
+/// So many objects, for people.
+fn objects(count: u64) -> String {
+    if count == 1 { "1 object".into() } else { format!("{count} objects") }
+}
+
 /// What is known of a host's runs in one admission.
 pub(super) struct Queue<'a> {
     repo: &'a Repository,
@@ -64,6 +69,13 @@ impl<'a> Queue<'a> {
             monitor.warning(&format!(
                 "the inbox of host '{}' has more objects than any host brings: not all were looked at",
                 host.name
+            ));
+        }
+        if inbox.strays > 0 {
+            monitor.warning(&format!(
+                "the inbox of host '{}' has {} that no host brings: somebody else writes there. 'esker prune' removes them",
+                host.name,
+                objects(inbox.strays)
             ));
         }
         let (settled, others) = (HashSet::new(), HashSet::new());

@@ -4,9 +4,11 @@
 use crate::format::names;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
 /// What a folder holds.
@@ -47,8 +49,8 @@ impl Place {
             Some(Component::Normal(top)) if SHARED.iter().any(|shared| top == *shared) => top,
             _ => return Ok(as_it_is()),
         };
-        let below = parts.as_path();
-        let Some(name) = below.file_name() else { return Ok(as_it_is()) };
+        let below = unescaped(parts.as_path())?;
+        let Some(name) = below.file_name().map(PathBuf::from) else { return Ok(as_it_is()) };
         if !below.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -58,7 +60,7 @@ impl Place {
             None => top,
             Some(above) => beneath(top, above).map_err(missing_if_link)?,
         };
-        Ok(Self { folder: Some(folder), name: name.into() })
+        Ok(Self { folder: Some(folder), name })
     }
 
     fn at(&self) -> BorrowedFd<'_> {
@@ -123,8 +125,8 @@ impl Place {
             let mut found = vec![];
             for entry in Dir::read_from(&folder)? {
                 let entry = entry?;
-                let Ok(name) = entry.file_name().to_str() else { continue };
-                if name == "." || name == ".." {
+                let name = entry.file_name();
+                if matches!(name.to_bytes(), b"." | b"..") {
                     continue;
                 }
                 let stat = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -133,7 +135,8 @@ impl Place {
                 };
                 let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
                 let len = u64::try_from(stat.st_size).unwrap_or_default();
-                found.push(Found { name: name.to_owned(), len: (!is_folder).then_some(len) });
+                let name = escaped(name.to_bytes());
+                found.push(Found { name, len: (!is_folder).then_some(len) });
                 if found.len() >= most {
                     break;
                 }
@@ -142,6 +145,34 @@ impl Place {
         };
         Some(list())
     }
+}
+
+/// A name that others chose as text: bytes that are not UTF-8, and `%`, as `%` and two digits. No name of ours has any.
+fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        text.push_str(&chunk.valid().replace('%', "%25"));
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
+    }
+    text
+}
+
+/// The reverse, of all parts of a path. Whatever [`escaped`] does not make is refused, so that no part becomes another one
+/// that leads elsewhere.
+fn unescaped(path: &Path) -> io::Result<PathBuf> {
+    let bytes = path.as_os_str().as_bytes();
+    if !bytes.contains(&b'%') {
+        return Ok(path.to_owned());
+    }
+    let mut parts = bytes.split(|byte| *byte == b'%');
+    let mut name = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let digits = part.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        name.push(byte.filter(|byte| *byte == b'%' || *byte >= 0x80).ok_or(io::ErrorKind::InvalidInput)?);
+        name.extend_from_slice(&part[2..]);
+    }
+    Ok(OsString::from_vec(name).into())
 }
 
 /// What lies behind a link does not exist, where none is followed.

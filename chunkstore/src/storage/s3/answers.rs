@@ -30,7 +30,7 @@ pub(super) struct Versions {
     pub(super) next_id: String,
 }
 
-/// One version.
+/// One object or version.
 #[derive(Deserialize)]
 pub(super) struct Found {
     #[serde(rename = "Key")]
@@ -43,6 +43,19 @@ pub(super) struct Found {
     pub(super) modified: Option<String>,
     #[serde(rename = "Size", default)]
     pub(super) size: Option<u64>,
+}
+
+/// ListObjectsV2.
+#[derive(Deserialize)]
+pub(super) struct Objects {
+    #[serde(rename = "Contents", default)]
+    pub(super) objects: Vec<Found>,
+    #[serde(rename = "EncodingType", default)]
+    pub(super) encoding: Option<String>,
+    #[serde(rename = "IsTruncated", default)]
+    pub(super) truncated: bool,
+    #[serde(rename = "NextContinuationToken", default)]
+    pub(super) next: Option<String>,
 }
 
 /// GetBucketLifecycleConfiguration.

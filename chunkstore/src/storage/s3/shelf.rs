@@ -2,10 +2,10 @@
 //! HeadObject, RestoreObject, PutObjectRetention, ListObjectVersions, GetBucketVersioning and
 //! GetBucketLifecycleConfiguration.
 
-use super::super::requests::{Answer, Ask, Requests, Sign, escape};
-use super::super::shelf::{Hidden, Lying, Placing, Retrieval, Shelf, Warmth};
-use super::super::{ErrorKind, StorageError, StorageResult, TooMany, most_listed};
-use super::answers::{Lifecycle, Versioning, Versions, parse};
+use super::super::requests::{Answer, Ask, Requests, Sign, escape_all, has_dots};
+use super::super::shelf::{Hidden, Lying, Page, Placing, Retrieval, Shelf, Warmth};
+use super::super::{ErrorKind, StorageError, StorageResult, TooMany, is_of_hosts, most_listed};
+use super::answers::{Lifecycle, Objects, Versioning, Versions, parse};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::Method;
@@ -91,6 +91,27 @@ impl S3Shelf {
         parse(&answer.text()).map_err(|why| self.requests.objects.failed("understand", "", &why))
     }
 
+    /// DeleteObjects, with one key.
+    fn remove_by_body(&self, name: &str) -> StorageResult<()> {
+        let key = self.requests.key(name);
+        let key = quick_xml::escape::escape(key.as_str());
+        let body = format!(
+            "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Object><Key>{key}</Key></Object><Quiet>true</Quiet></Delete>"
+        );
+        let ask = Ask::new("delete", Method::POST, "", "delete=")
+            .header("x-amz-checksum-crc32c", checksum(body.as_bytes()))
+            .header("x-amz-sdk-checksum-algorithm", "CRC32C")
+            .header("content-type", "application/xml")
+            .body(body);
+        let answer = self.requests.send(&ask, &[])?.text();
+        if answer.contains("<Error>") {
+            let failed =
+                self.requests.objects.failed("delete", name, &format!("the store answered {answer}"));
+            return Err(StorageError { kind: ErrorKind::BadName, ..failed });
+        }
+        Ok(())
+    }
+
     /// Whether a version is under a lock now.
     fn is_locked(&self, name: &str, id: &str) -> StorageResult<bool> {
         let query = format!("versionId={}", escape_all(id));
@@ -115,9 +136,10 @@ struct Version {
     mark: bool,
 }
 
-/// As [`escape`], slashes too: for values of a query.
-fn escape_all(text: &str) -> String {
-    escape(text).replace('/', "%2F")
+/// A key as `encoding-type=url` has it: percent-encoded, a space also as `+`.
+fn decoded(key: &str) -> String {
+    let key = key.replace('+', " ");
+    percent_encoding::percent_decode_str(&key).decode_utf8_lossy().into_owned()
 }
 
 /// A time as S3 writes it in headers and bodies.
@@ -165,6 +187,33 @@ impl Shelf for S3Shelf {
             }
             answer => answer.map(drop),
         }
+    }
+
+    /// What others named, `object_store` would name otherwise. DeleteObjects has the key in its body.
+    fn remove(&self, name: &str) -> Option<StorageResult<()>> {
+        if !is_of_hosts(name) || object_store::path::Path::from(name).as_ref() == name {
+            return None;
+        }
+        let done = match has_dots(name) {
+            false => self.requests.send(&Ask::new("delete", Method::DELETE, name, ""), &[404]).map(drop),
+            true => self.remove_by_body(name),
+        };
+        Some(done)
+    }
+
+    /// ListObjectsV2. Keys come percent-encoded, since XML cannot have all of them.
+    fn page(&self, folder: &str, from: Option<&str>) -> StorageResult<Page> {
+        let prefix = escape_all(&self.requests.key(&format!("{folder}/")));
+        let from = from.map(|from| format!("continuation-token={}&", escape_all(from))).unwrap_or_default();
+        let query = format!("{from}encoding-type=url&list-type=2&prefix={prefix}");
+        let answer = self.requests.send(&Ask::new("list", Method::GET, "", query), &[])?;
+        let page: Objects = parse(&answer.text()).map_err(|why| self.requests.unreadable(folder, &why))?;
+        let is_encoded = page.encoding.as_deref() == Some("url");
+        let objects = page.objects.into_iter().map(|found| {
+            let key = if is_encoded { decoded(&found.key) } else { found.key };
+            (key, found.size.unwrap_or_default())
+        });
+        Ok(Page { objects: self.requests.names(objects), next: page.next.filter(|_| page.truncated) })
     }
 
     fn look(&self, name: &str) -> StorageResult<Lying> {

@@ -74,4 +74,7 @@ fn a_link_in_the_place_of_a_run_leads_no_removal_to_the_packs() {
     let mut left = vec![];
     store.list(names::INBOX, &mut |name, _| left.push(name.to_owned())).unwrap();
     assert_eq!(left, [kept]);
+    // A prune removes it, with what was above it.
+    crate::prune::prune(&thief.repo, &crate::prune::PruneOptions::default(), &Tally::default()).unwrap();
+    assert!(!root.path().join(&run).exists() && root.path().join(names::INBOX).exists());
 }
