@@ -210,7 +210,8 @@ impl Worker<'_, '_> {
             }
             let place = Place { open: Rc::clone(&open), piece: *piece };
             let is_there = open.read_old(piece, &mut self.spare);
-            let id = (is_there && piece.chunk.is_some()).then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
+            let id = (is_there && piece.chunk.is_some())
+                .then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
             match piece.chunk {
                 None if is_there && self.spare.iter().all(|byte| *byte == 0) => self.done(&place)?,
                 None => {
