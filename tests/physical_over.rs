@@ -186,7 +186,7 @@ fn what_is_not_an_older_copy_is_refused() {
     std::os::unix::fs::symlink(&wal, target.join("pg_wal")).unwrap();
     refused(&target, over(&target, &[]), "is a link");
     // Not for folders of files.
-    let told = repo.fails(1, ["restore", "latest", "--target", target.to_str().unwrap(), "--replace"]);
+    let told = repo.fails(2, ["restore", "latest", "--target", target.to_str().unwrap(), "--replace"]);
     assert!(told.contains("--replace is not for a folder"), "{told}");
 
     let repo = Repo::new().with("PATH", &path_with(18));

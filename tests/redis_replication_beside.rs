@@ -395,7 +395,8 @@ fn an_append_only_file_is_waited_for() {
     let mut command = repo.command(words);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("append-only")), "it waited for nothing");
+    let said: Vec<String> = lines.by_ref().take_while(|line| !line.contains("append-only")).collect();
+    assert!(child.try_wait().unwrap().is_none(), "it waited for nothing: {said:#?}");
     run("kill", &["-INT", &child.id().to_string()]);
     lines.for_each(drop);
     let done = child.wait_with_output().unwrap();

@@ -194,7 +194,7 @@ mod tests {
         ("repair head", "--tier"),
         ("repair packs", "packs"),
         ("repair snapshots", "snapshots"),
-        ("restore", "--database --db --jobs --priority --rename --table --tablespace-map --time"),
+        ("restore", "--database --db --jobs --priority --rename --standby --table --tablespace-map --time"),
         ("rewrite", "--new-time snapshots"),
         ("run", "names"),
         ("snapshots", "--group-by --latest snapshots"),

@@ -127,6 +127,7 @@ fn words(choice: &Value) -> Vec<String> {
     match (choice["flag"].as_str().unwrap(), choice["value"].as_str()) {
         (_, None) => {}
         ("time", _) => words.push("2026-01-01T00:00:00Z".into()),
+        (_, Some("CONNINFO")) => words.push("host=h".into()),
         (_, Some("FILE")) => words.push("names".into()),
         (_, Some(form)) if form.contains('|') => words.push(form.split('|').next().unwrap().into()),
         (_, Some(form)) if form.contains('=') => words.push("a=b".into()),

@@ -243,7 +243,7 @@ impl Fixture for Physical {
     fn clear(&self, said: Option<&str>) {
         let data = self.back.join("data");
         if std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_some()) {
-            let is_told = |said: &str| said.contains("is not whole: no server must start on it; remove it");
+            let is_told = |said: &str| said.contains("is not whole, and no server starts on it");
             assert!(said.is_none_or(is_told), "{said:?}");
             std::fs::remove_dir_all(&data).unwrap();
         }

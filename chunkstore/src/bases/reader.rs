@@ -88,8 +88,15 @@ pub struct BaseReader {
     buffers: Mutex<Buffers>,
     /// Locations that are better than those that the index keeps.
     better: Mutex<Better>,
-    /// Chunks that somebody has at hand, and how often they were lent.
-    lent: Mutex<HashMap<[u8; 16], (Arc<Chunk>, usize)>>,
+    /// Chunks that somebody has at hand.
+    lent: Mutex<HashMap<[u8; 16], Lent>>,
+}
+
+/// A chunk that was lent.
+struct Lent {
+    chunk: Arc<Chunk>,
+    /// How often.
+    times: usize,
 }
 
 /// Locations that were looked for in all segments of one HEAD. Under a later one they may be gone.
@@ -165,21 +172,21 @@ impl BaseReader {
     /// those of another chunk, what is read with them does not have its id.
     pub fn lend(&self, id: &ChunkId, bytes: Vec<u8>) {
         let chunk = Arc::new(Chunk { rope: Rope::whole(bytes), ratio: 1.0 });
-        locked(&self.lent).entry(short_key(id)).or_insert((chunk, 0)).1 += 1;
+        locked(&self.lent).entry(short_key(id)).or_insert(Lent { chunk, times: 0 }).times += 1;
     }
 
     /// Forgets one that was lent.
     pub fn give_back(&self, id: &ChunkId) {
         let mut lent = locked(&self.lent);
         let key = short_key(id);
-        let is_last = lent.get_mut(&key).is_some_and(|(_, times)| {
-            *times -= 1;
-            *times == 0
+        let is_last = lent.get_mut(&key).is_some_and(|lent| {
+            lent.times -= 1;
+            lent.times == 0
         });
         let gone = if is_last { lent.remove(&key) } else { None };
         drop(lent);
         let buffers =
-            gone.and_then(|(chunk, _)| Arc::into_inner(chunk)).map(|chunk| chunk.rope.into_buffers());
+            gone.and_then(|lent| Arc::into_inner(lent.chunk)).map(|chunk| chunk.rope.into_buffers());
         buffers.into_iter().flatten().for_each(|buffer| self.recycle(buffer));
     }
 
@@ -302,8 +309,8 @@ impl BaseReader {
     /// One chunk, from the cache or with everything below it. Depth bounds the recursion.
     fn read(&self, store: &ChunkStore, location: &Location) -> Result<Arc<Chunk>> {
         let key = short_key(&location.record.id);
-        if let Some((chunk, _)) = locked(&self.lent).get(&key) {
-            return Ok(Arc::clone(chunk));
+        if let Some(lent) = locked(&self.lent).get(&key) {
+            return Ok(Arc::clone(&lent.chunk));
         }
         if let Some(chunk) = locked(&self.plain).entries.get(&key) {
             return Ok(Arc::clone(chunk));

@@ -417,7 +417,9 @@ impl Book {
     pub fn answers(&mut self) -> Result<Vec<Answered>> {
         let (host, channel) = (self.bundle.keys.host, self.bundle.keys.channel());
         let mut answered = vec![];
-        for pending in &self.state.pending {
+        // Runs are answered in their order, perhaps at this moment: whose answer is read after that of a later one and is not
+        // there has none.
+        for pending in self.state.pending.iter().rev() {
             if self.state.displaced.contains(&pending.run) {
                 answered.push(self.of_displaced(pending));
                 continue;
@@ -441,7 +443,7 @@ impl Book {
             };
             answered.push(Answered { run: pending.clone(), reply, is_to_another });
         }
-        // Runs are answered in their order: one that was passed over never reached whoever answers.
+        // One that was passed over never reached whoever answers.
         let Some(last) = answered.iter().max_by_key(|answered| answered.reply.settled) else {
             return Ok(answered);
         };

@@ -169,6 +169,30 @@ fn an_admission_beside_another_one_is_done_once() {
     beside("admit", &[1, 5, 6], |disk| drop(take_in(&open(disk)).unwrap()));
 }
 
+/// Two runs wait, and both are admitted while the host reads the answers.
+#[test]
+fn an_answer_that_comes_while_others_are_read_refuses_nothing() {
+    let (disk, bundle) = prepared();
+    let folder = tempfile::tempdir().unwrap();
+    for number in [1, 2] {
+        host_night(&bundle, Arc::clone(&disk) as _, folder.path(), number).unwrap();
+    }
+    for calls in 0.. {
+        let disk = copy(&disk);
+        let own = tempfile::tempdir().unwrap();
+        copy_folder(folder.path(), own.path());
+        let beside = Beside::new(&disk, calls, |disk| drop(take_in(&open(disk)).unwrap()));
+        let was_told = host_night(&bundle, Arc::clone(&beside) as _, own.path(), 3);
+        assert!(was_told.unwrap_or_else(|error| panic!("call {calls}: {error:?}")), "call {calls}");
+        if beside.is_over() {
+            println!("before each of {calls} calls of a host's run, all well");
+            return;
+        }
+        take_in(&open(&disk)).unwrap();
+        assert_eq!(nights(&disk), [1, 2, 3], "call {calls}");
+    }
+}
+
 #[test]
 fn a_prune_beside_an_admission_takes_nothing_that_it_needs() {
     beside("prune", &[1, 5, 6], |disk| clean(&open(disk)).unwrap());

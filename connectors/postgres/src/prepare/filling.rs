@@ -129,9 +129,10 @@ impl<'a> Filling<'a> {
             drop(sender);
             let workers = workers.map_err(failed("fill", self.folder))?;
             let died = |_| Err(Error::Store(chunkstore::Error::WorkerPanicked));
-            let filled = workers.into_iter().map(|worker| worker.join().unwrap_or_else(died));
+            let filled: Vec<_> =
+                workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect();
             // What ended the threads ended the walk, too.
-            filled.fold(Ok(()), |all, one| all.and(one)).and(walked)
+            filled.into_iter().collect::<Result<()>>().and(walked)
         })
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 /// The file that says that a restore has begun, and of which cluster: it goes when all is there.
 pub(super) const MARK: &str = "esker.restore";
 /// The file without which no server starts. Its first eight bytes are the cluster's identifier (`ControlFileData` in
-/// `catalog/pg_control.h`).
+/// `catalog/pg_control.h`), in the order of bytes of the machines that we know.
 pub(super) const CONTROL: &str = "global/pg_control";
 /// The file of a server that runs, or that was killed.
 const PID: &str = "postmaster.pid";
@@ -40,7 +40,7 @@ impl There {
         let mark = String::from_utf8(data.read(MARK)?).unwrap_or_default();
         let (system, is_marked) = match (mark.trim().strip_prefix("system "), control.first_chunk()) {
             (Some(system), _) => (system.to_owned(), true),
-            (None, Some(id)) => (u64::from_ne_bytes(*id).to_string(), false),
+            (None, Some(id)) => (u64::from_le_bytes(*id).to_string(), false),
             (None, None) => {
                 return refused(
                     "is not empty, and no data directory of PostgreSQL: one is made in an empty folder, or over an older copy of \
