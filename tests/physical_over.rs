@@ -5,6 +5,7 @@ use crate::pg::{Postgres, as_postgres, expect_success};
 use crate::physical::{data, path_with, physical, started, verify};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher as _};
+use std::io::BufRead as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -292,10 +293,11 @@ fn killed_at_any_moment_it_goes_on() {
     assert_eq!(back.sql("postgres", SUM), server.sql("postgres", SUM));
 }
 
+/// Tablespaces go into a new folder: what is where they would go is nobody's to change, whoever put it there.
 #[test]
-fn tablespaces_come_over_older_ones() {
+fn tablespaces_go_into_a_new_folder() {
     let repo = Repo::new();
-    let server = Postgres::version(&repo, 15, "pg", &["autovacuum=off"]);
+    let server = Postgres::version(&repo, 15, "pg", &[]);
     let space = server.home.join("space");
     std::fs::create_dir(&space).unwrap();
     if rustix::process::geteuid().is_root() {
@@ -304,44 +306,132 @@ fn tablespaces_come_over_older_ones() {
     server.sql("postgres", &format!("CREATE TABLESPACE fast LOCATION '{}'", space.display()));
     server.sql(
         "postgres",
-        "CREATE TABLE t TABLESPACE fast AS SELECT i, md5(i::text) m FROM generate_series(1, 90000) i",
+        "CREATE TABLE t TABLESPACE fast AS SELECT i, md5(i::text) m FROM generate_series(1, 9000) i",
     );
     repo.ok(["backup", &physical(&server)]);
-    let (target, fresh) = (data(&repo, "back"), data(&repo, "fresh"));
-    repo.ok(["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
-    server.sql("postgres", "UPDATE t SET m = 'new' WHERE i % 9000 = 1");
-    server.sql("postgres", "CHECKPOINT");
-    repo.ok(["backup", &physical(&server)]);
-    repo.ok(["restore", "latest", "--target", fresh.to_str().unwrap(), "--prepare"]);
-    let spaces = |of: &Path| state(&of.parent().unwrap().join("data-tablespaces"));
-    std::fs::write(
-        target.parent().unwrap().join("data-tablespaces").join(name_in(&target)).join("odd"),
-        "odd",
-    )
-    .unwrap();
-    repo.ok(over(&target, &[]));
-    same(&spaces(&target), &spaces(&fresh));
-    // A link that leads elsewhere goes, and what it led to stays.
-    let link = target.join("pg_tblspc").join(name_in(&target));
-    std::fs::remove_file(&link).unwrap();
-    std::os::unix::fs::symlink(&space, &link).unwrap();
-    let elsewhere = state(&space);
+    let target = data(&repo, "back");
+    let args = ["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"];
+    let spaces = target.parent().unwrap().join("data-tablespaces");
+    let victim = repo.path("victim");
+    std::fs::create_dir(&victim).unwrap();
+    let mode = victim.metadata().unwrap().mode();
+    std::os::unix::fs::symlink(&victim, &spaces).unwrap();
+    let told = repo.fails(1, args);
+    assert!(told.contains("move it away") && told.contains("nothing was changed"), "{told}");
+    assert!(!target.exists() && state(&victim).is_empty() && victim.metadata().unwrap().mode() == mode);
+    std::fs::remove_file(&spaces).unwrap();
+    repo.ok(args);
     let told = repo.fails(1, over(&target, &[]));
-    assert!(told.contains("not the tablespace"), "{told}");
-    std::fs::remove_dir_all(target.parent().unwrap().join("data-tablespaces")).unwrap();
-    let plan = repo.ok(over(&target, &["--dry-run"]));
-    assert!(plan.contains("left over: tablespace"), "{plan}");
-    repo.ok(over(&target, &[]));
-    same(&spaces(&target), &spaces(&fresh));
-    same(&state(&space), &elsewhere);
+    assert!(told.contains("has tablespaces"), "{told}");
     let back = started(&repo, 15, "back");
     assert_eq!(back.sql("postgres", SUM), server.sql("postgres", SUM));
 }
 
-/// The number of the one tablespace of a data directory.
-fn name_in(target: &Path) -> String {
-    let mut all = std::fs::read_dir(target.join("pg_tblspc")).unwrap();
-    all.next().unwrap().unwrap().file_name().into_string().unwrap()
+/// What others do to the folder while a restore looks at it: they get nothing changed that is not in it, and no mixture.
+#[test]
+fn others_at_the_same_folder() {
+    let repo = Repo::new();
+    let server = source(&repo, 15, 150_000);
+    repo.ok(["backup", &physical(&server)]);
+    let target = data(&repo, "back");
+    repo.ok(["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
+    change(&server);
+    repo.ok(["backup", &physical(&server)]);
+    let fresh = data(&repo, "fresh");
+    repo.ok(["restore", "latest", "--target", fresh.to_str().unwrap(), "--prepare"]);
+    let phase = |name: &str| {
+        let mut command = repo.command([&["--json"], &over(&target, &[])[..]].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(name)), "{name}");
+        std::thread::spawn(move || lines.for_each(drop));
+        child
+    };
+    // Another restore.
+    let child = phase("read what will be restored");
+    let output = repo.run(over(&target, &[]));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || told.contains("another restore writes into"), "{told}");
+    assert!(child.wait_with_output().unwrap().status.success());
+    same(&state(&target), &state(&fresh));
+    // Another folder in its place.
+    std::fs::write(target.join("surplus"), "surplus").unwrap();
+    let (moved, victim) = (repo.path("moved"), repo.path("victim"));
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("surplus"), "precious").unwrap();
+    let before = state(&victim);
+    let child = phase("read what will be restored");
+    std::fs::rename(&target, &moved).unwrap();
+    std::os::unix::fs::symlink(&victim, &target).unwrap();
+    let output = child.wait_with_output().unwrap();
+    same(&state(&victim), &before);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    same(&state(&moved), &state(&fresh));
+    std::fs::remove_file(&target).unwrap();
+    std::fs::rename(&moved, &target).unwrap();
+    // A server that says that it is there.
+    std::fs::write(target.join("global/odd"), "odd").unwrap();
+    let before = state(&target);
+    let child = phase("read what will be restored");
+    std::fs::write(target.join("postmaster.pid"), "1\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        same(&state(&target), &state(&fresh));
+    } else {
+        assert!(told.contains("in use by the server"), "{told}");
+        std::fs::remove_file(target.join("postmaster.pid")).unwrap();
+        same(&state(&target), &before);
+    }
+}
+
+/// What may be in such a folder and is not to be removed, or not to be waited for.
+#[test]
+fn what_is_found_in_the_folder() {
+    let repo = Repo::new();
+    let server = source(&repo, 15, 2000);
+    std::fs::write(server.home.join("data/esker.restore"), "of another restore").unwrap();
+    repo.ok(["backup", &physical(&server)]);
+    let target = data(&repo, "back");
+    std::fs::create_dir_all(target.join("lost+found")).unwrap();
+    repo.ok(["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
+    assert!(target.join("lost+found").exists() && !target.join("esker.restore").exists());
+    let refused = |why: &str| {
+        let before = target.join("global/pg_control").metadata().unwrap().mtime();
+        let told = repo.fails(1, over(&target, &[]));
+        assert!(told.contains(why), "{told}");
+        assert_eq!(target.join("global/pg_control").metadata().unwrap().mtime(), before);
+    };
+    let own = target.join("backups/repository");
+    std::fs::create_dir_all(own.join("packs")).unwrap();
+    std::fs::write(own.join("HEAD"), "").unwrap();
+    refused("looks like a repository");
+    std::fs::remove_dir_all(target.join("backups")).unwrap();
+    for name in ["postmaster.pid", "global/pg_control"] {
+        let path = target.join(name);
+        let kept = std::fs::read(&path).ok();
+        let _ = std::fs::remove_file(&path);
+        run("mkfifo", &[path.to_str().unwrap()]);
+        let told = repo.fails(1, over(&target, &[]));
+        assert!(told.contains("is not the file that a server or a restore writes"), "{told}");
+        std::fs::remove_file(&path).unwrap();
+        kept.iter().for_each(|bytes| std::fs::write(&path, bytes).unwrap());
+    }
+    std::fs::write(target.join("postmaster.pid"), "").unwrap();
+    refused("in use by the server");
+    std::fs::remove_file(target.join("postmaster.pid")).unwrap();
+    repo.ok(over(&target, &[]));
+    // Two servers in one snapshot.
+    let two = Postgres::version(&repo, 15, "two", &[]);
+    repo.ok(["backup", &physical(&server), &physical(&two)]);
+    let more = data(&repo, "more");
+    let told = repo.fails(1, ["restore", "latest", "--target", more.to_str().unwrap(), "--prepare"]);
+    assert!(told.contains("several servers"), "{told}");
+    let one = told.split_whitespace().find(|word| word.contains(&two.port.to_string())).unwrap().to_owned();
+    let one = one.replace("SNAPSHOT", "latest");
+    repo.ok(["restore", &one, "--target", more.to_str().unwrap(), "--prepare"]);
+    let back = started(&repo, 15, "more");
+    assert_eq!(back.try_sql("postgres", "SELECT 1 FROM t"), None, "the other one");
 }
 
 #[test]

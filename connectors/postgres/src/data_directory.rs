@@ -5,15 +5,16 @@
 
 use engine::restore::target::{Target, split};
 use engine::{Error, Result};
-pub(super) use member::{Member, SPACES, What, for_all_members, twice};
+use member::SPACES;
+pub(super) use member::{Member, What, for_all_members, twice};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{self, AtFlags, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 pub(super) use surplus::{Expected, Known};
 
@@ -43,18 +44,24 @@ fn malformed(why: String) -> Error {
     Error::Malformed { what: "a base backup".into(), why }
 }
 
-/// Makes a folder for nobody but the server, or takes one that is empty.
-pub(super) fn private_folder(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed("protect", path))
+/// Makes a folder for nobody but us, which was not there, and those above it.
+fn new_folder(path: &Path) -> Result<OwnedFd> {
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        std::fs::create_dir_all(above).map_err(failed("make", above))?;
+    }
+    DirBuilder::new().mode(0o700).create(path).map_err(failed("make", path))?;
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = fs::open(path, flags, Mode::empty()).map_err(|errno| failed("open", path)(errno.into()))?;
+    is_new(&folder).map_err(failed("open", path))?;
+    Ok(folder)
 }
 
-/// Whether nothing is in a folder, or it is not there.
-pub(super) fn is_empty(folder: &Path) -> Result<bool> {
-    match std::fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(failed("read", folder)(error)),
+/// That a folder which was just made is still that one.
+fn is_new(folder: &OwnedFd) -> io::Result<()> {
+    let is_ours = fs::fstat(folder)?.st_uid == rustix::process::geteuid().as_raw();
+    match is_ours && surplus::names(folder)?.is_empty() {
+        true => Ok(()),
+        false => Err(io::Error::other("somebody exchanged it while it was being made")),
     }
 }
 
@@ -64,30 +71,91 @@ pub(super) fn is_oid(text: &str) -> bool {
 }
 
 impl DataDirectory {
-    /// Makes one, or takes an empty folder.
+    /// Makes one that is not there.
+    pub(super) fn make(path: &Path) -> Result<Self> {
+        Ok(Self::of(path, new_folder(path)?))
+    }
+
+    /// Makes one in another.
+    pub(super) fn make_in(&self, name: &str) -> Result<Self> {
+        let path = self.path.join(name);
+        let made = self.root.open_beneath(b"", OFlags::DIRECTORY).and_then(|root| {
+            fs::mkdirat(&root, name, Mode::RWXU)?;
+            let folder = self.root.open_beneath(name.as_bytes(), OFlags::DIRECTORY)?;
+            is_new(&folder).map(|()| folder)
+        });
+        made.map(|folder| Self::of(&path, folder)).map_err(failed("make", &path))
+    }
+
+    /// An open folder.
+    pub(super) fn of(path: &Path, root: OwnedFd) -> Self {
+        Self { path: path.into(), root: Target::of(root), owner: None, links: BTreeSet::new() }
+    }
+
+    /// One that is there; `None` if nothing is.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        match fs::open(path, flags, Mode::empty()) {
+            Ok(folder) => Ok(Some(Self::of(path, folder))),
+            Err(Errno::NOENT) if path.symlink_metadata().is_err() => Ok(None),
+            Err(errno) => Err(failed("open", path)(errno.into())),
+        }
+    }
+
+    /// Another handle on the folder.
+    pub(super) fn handle(&self) -> Result<OwnedFd> {
+        self.root.open_beneath(b"", OFlags::DIRECTORY).map_err(failed("open", &self.path))
+    }
+
+    /// The same folder again.
+    pub(super) fn again(&self) -> Result<Self> {
+        Ok(Self { owner: self.owner, ..Self::of(&self.path, self.handle()?) })
+    }
+
+    /// Whether nothing is in it but what file systems have in their root.
+    pub(super) fn is_empty(&self) -> Result<bool> {
+        let names = surplus::names(&self.handle()?).map_err(failed("read", &self.path))?;
+        Ok(names.iter().all(|(name, _)| name == surplus::OF_FILE_SYSTEM))
+    }
+
+    /// Keeps other restores out as long as what is returned is there.
     ///
     /// # Errors
-    ///
-    /// [`Error::Refused`] if something is in it.
-    pub(super) fn make(path: &Path) -> Result<Self> {
-        private_folder(path)?;
-        if !is_empty(path)? {
-            let shown = engine::shown::path(path);
-            return Err(Error::Refused(format!(
-                "{shown} is not empty; what is restored goes into an empty folder"
-            )));
+    /// [`Error::Refused`] if another one is at work.
+    pub(super) fn lock(&self) -> Result<OwnedFd> {
+        let handle = self.handle()?;
+        match fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+            // Some file systems have no locks.
+            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS) => Ok(handle),
+            Err(Errno::AGAIN) => Err(Error::Refused(format!(
+                "another restore writes into {}",
+                engine::shown::path(&self.path)
+            ))),
+            Err(errno) => Err(failed("lock", &self.path)(errno.into())),
         }
-        Self::open(path)
     }
 
-    /// One that is there.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.into(), root: Target::open(path, false)?, owner: None, links: BTreeSet::new() })
+    /// Keeps its owner out until it is given away.
+    pub(super) fn take(&self) -> Result<()> {
+        let handle = self.handle()?;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        settle(&handle, uid.is_root().then(|| (uid.as_raw(), gid.as_raw())), Mode::RWXU)
+            .map_err(failed("take", &self.path))
     }
 
-    /// One that is there, to look at.
-    pub(super) fn look_at(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.into(), root: Target::open(path, true)?, owner: None, links: BTreeSet::new() })
+    /// Gives a file another name in the same folder; `false` if it is not there.
+    pub(super) fn rename(&self, folder: &str, from: &str, to: &str) -> Result<bool> {
+        let error = failed("rename", &self.path.join(folder).join(from));
+        let above = match self.root.open_beneath(folder.as_bytes(), OFlags::DIRECTORY) {
+            Ok(above) => above,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(error(source)),
+        };
+        match fs::renameat(&above, from, &above, to) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(error(errno.into())),
+        }
     }
 
     /// Makes a member that is a folder; notes a link to a tablespace, which leads to where the server had it.
@@ -200,17 +268,41 @@ impl DataDirectory {
     }
 
     /// What a file holds; nothing if there is none.
-    pub(super) fn read(&self, path: &str) -> Result<Vec<u8>> {
-        let error = failed("read", &self.path.join(path));
-        match self.root.open_beneath(path.as_bytes(), OFlags::RDONLY) {
-            Ok(file) => {
-                let mut bytes = vec![];
-                File::from(file).read_to_end(&mut bytes).map_err(&error)?;
-                Ok(bytes)
-            }
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(vec![]),
-            Err(source) => Err(error(source)),
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it is no file, or longer than `most` bytes.
+    pub(super) fn read(&self, path: &str, most: u64) -> Result<Vec<u8>> {
+        let shown = self.path.join(path);
+        let error = failed("read", &shown);
+        let file = match self.root.open_beneath(path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+            Err(source) => return Err(error(source)),
+        };
+        let metadata = file.metadata().map_err(&error)?;
+        if !metadata.is_file() || metadata.len() > most {
+            let shown = engine::shown::path(&shown);
+            return Err(Error::Refused(format!("{shown} is not the file that a server or a restore writes")));
         }
+        let mut bytes = vec![];
+        file.take(most).read_to_end(&mut bytes).map_err(&error)?;
+        Ok(bytes)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a file is one that we made.
+    pub(super) fn is_own(&self, path: &str) -> bool {
+        let uid = rustix::process::geteuid().as_raw();
+        self.root.stat(path.as_bytes()).is_some_and(|stat| stat.st_uid == uid)
+    }
+
+    /// Whether anything has a name.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.root.stat(path.as_bytes()).is_some()
     }
 
     /// Removes a file, if it is there.
@@ -287,6 +379,7 @@ fn settle(file: impl AsFd, owner: Option<Owner>, mode: Mode) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[derive(Clone, Copy)]
     enum Is {
@@ -410,7 +503,7 @@ mod tests {
         std::os::unix::fs::symlink(folder.path(), path.join("pg_wal")).unwrap();
         assert!(data.put("recovery.signal", |_| Ok(())).is_err());
         assert!(data.put("pg_wal/precious", |_| Ok(())).is_err());
-        assert!(data.read("recovery.signal").is_err());
+        assert!(data.read("recovery.signal", 99).is_err());
         data.replace("recovery.signal", b"new").unwrap();
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
         assert_eq!(std::fs::read(path.join("recovery.signal")).unwrap(), b"new");

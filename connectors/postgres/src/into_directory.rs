@@ -52,6 +52,7 @@ impl Target for DataDirectory {
     ) -> Result<Box<dyn RestorePlan + 'a>> {
         let options = PrepareOptions {
             target: PathBuf::from(to),
+            host: host_of(from.below).to_owned(),
             replace: chosen.has(&REPLACE),
             time: chosen.time,
             standby: chosen.text(&STANDBY)?,
@@ -63,6 +64,12 @@ impl Target for DataDirectory {
         let preparing = Preparing::plan(from.repo, from.snapshot, options, monitor)?;
         Ok(Box::new(Planned { preparing, shown, time, is_standby }))
     }
+}
+
+/// The server that a path behind `SNAPSHOT:` names, as `/postgres/HOST` or something beneath it.
+fn host_of(below: &str) -> &str {
+    let below = below.trim_start_matches('/');
+    below.strip_prefix("postgres/").and_then(|rest| rest.split('/').next()).unwrap_or_default()
 }
 
 struct Planned<'a> {
@@ -114,10 +121,7 @@ impl RestorePlan for Planned<'_> {
         if self.preparing.is_over() { self.preparing.look(true, monitor).map(drop) } else { Ok(()) }
     }
     fn stands(&self, _: Option<&str>) -> Option<String> {
-        Some(format!(
-            "{} is not whole, and no server starts on it (it has no global/pg_control); the same restore, run again, goes on",
-            self.shown
-        ))
+        self.preparing.stands(&self.shown)
     }
     fn apply(&mut self, monitor: &dyn Monitor) -> Result<Restored> {
         let report = self.preparing.apply(monitor)?;

@@ -3,9 +3,7 @@
 //!
 //! No server starts on a part of it: `global/pg_control` comes last, and goes first where an older copy is replaced.
 
-use crate::data_directory::{
-    DataDirectory, Expected, Known, Member, SPACES, What, for_all_members, is_empty, private_folder, twice,
-};
+use crate::data_directory::{DataDirectory, Expected, Known, Member, What, for_all_members, twice};
 use archive::{Archive, cut_short};
 use backup::{Backup, BaseBackup};
 use engine::connector::Steps;
@@ -14,10 +12,10 @@ use engine::snapshot::{Listed, Snapshot};
 use engine::{Counter, Error, Monitor, Repository, Result};
 use filling::{Filled, Filling, Large, Task, padded};
 use recovery::{Outcome, recovery};
-use std::collections::BTreeMap;
+use rustix::fd::OwnedFd;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use there::{CONTROL, MARK, There};
+use there::{CONTROL, MARK, MOST_CONTROL, There, in_use};
 
 mod archive;
 mod backup;
@@ -34,6 +32,8 @@ pub use earlier::{Base, earlier};
 pub struct PrepareOptions {
     /// The data directory, which is made, or is empty.
     pub target: PathBuf,
+    /// The server whose backup is taken, as in the snapshot's paths; empty if there is one.
+    pub host: String,
     /// Whether it may be an older copy, of which is written what differs.
     pub replace: bool,
     /// The moment to recover to; the last one if not given.
@@ -90,10 +90,12 @@ pub(crate) struct Preparing<'a> {
     options: PrepareOptions,
     backup: Backup,
     there: There,
+    /// The folder, if it is there: whatever becomes of its path.
+    folder: Option<DataDirectory>,
+    /// What keeps other restores out of it.
+    _lock: Option<OwnedFd>,
     /// The tars of the one base backup, where they go, and what is there that they do not have.
     tars: Vec<Tar>,
-    /// Where the links to tablespaces lead that are there.
-    links: BTreeMap<String, PathBuf>,
     filled: Filled,
 }
 
@@ -121,11 +123,23 @@ fn put_control(data: &DataDirectory, control: Option<Control>) -> Result<()> {
     data.finish_member(&file, &member)
 }
 
-/// Where a tablespace goes: beside the data directory.
-fn space_folder(target: &Path, oid: &str) -> PathBuf {
-    let folder = PathBuf::from(format!("{}-tablespaces", target.display())).join(oid);
+/// Where tablespaces go: beside the data directory.
+fn spaces_folder(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push("-tablespaces");
+    let folder = PathBuf::from(name);
     std::path::absolute(&folder).unwrap_or(folder)
 }
+
+/// Where one goes.
+fn space_folder(target: &Path, oid: &str) -> PathBuf {
+    spaces_folder(target).join(oid)
+}
+
+/// `global/pg_control` of an older copy, until that of the backup is there.
+const KEPT: &str = "global/pg_control.esker";
+const KEPT_NAME: &str = "pg_control.esker";
+const CONTROL_NAME: &str = "pg_control";
 
 impl<'a> Preparing<'a> {
     /// Looks at the snapshot and the folder, and changes nothing.
@@ -139,8 +153,10 @@ impl<'a> Preparing<'a> {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         repo.sync_index(monitor)?;
-        let backup = Backup::read(repo, &snapshot.snapshot)?;
-        let there = There::look(&options.target, &backup)?;
+        let backup = Backup::read(repo, &snapshot.snapshot, &options.host)?;
+        let folder = DataDirectory::open(&options.target)?;
+        let lock = folder.as_ref().map(DataDirectory::lock).transpose()?;
+        let there = folder.as_ref().map_or(Ok(There::Nothing), |folder| There::look(folder, &backup))?;
         if there == There::Cluster && !options.replace {
             return Err(Error::Refused(format!(
                 "{} is a data directory of this cluster: with --replace it becomes that of the snapshot, and only what differs \
@@ -148,10 +164,19 @@ impl<'a> Preparing<'a> {
                 engine::shown::path(&options.target)
             )));
         }
-        let (tars, links, filled) = (vec![], BTreeMap::new(), Filled::default());
-        let mut plan = Self { repo, snapshot, options, backup, there, tars, links, filled };
+        let (tars, filled) = (vec![], Filled::default());
+        let mut plan = Self { repo, snapshot, options, backup, there, folder, _lock: lock, tars, filled };
         if let [base] = &plan.backup.bases[..] {
             plan.tars = plan.tars_of(base, &plan.options.target)?;
+        }
+        let spaces = spaces_folder(&plan.options.target);
+        if plan.backup.bases.iter().any(|base| base.tars().any(|(_, space)| space.is_some()))
+            && spaces.symlink_metadata().is_ok()
+        {
+            return Err(Error::Refused(format!(
+                "{} is there, and the backup's tablespaces go there: move it away, or give another folder; nothing was changed",
+                engine::shown::path(&spaces)
+            )));
         }
         if plan.is_over() {
             plan.look_over()?;
@@ -179,34 +204,14 @@ impl<'a> Preparing<'a> {
         tars.collect()
     }
 
-    /// Finds what is in the folders that the backup does not have.
+    /// Finds what is in the folder that the backup does not have.
     fn look_over(&mut self) -> Result<()> {
-        self.links = DataDirectory::look_at(&self.options.target)?.spaces()?;
+        let Some(data) = &self.folder else { return Ok(()) };
         for tar in &mut self.tars {
-            if !tar.folder.exists() {
-                continue;
-            }
-            if let Some(space) = &tar.space {
-                // What another cluster has there is not ours.
-                let is_linked = self.links.get(space) == Some(&tar.folder);
-                if !is_linked && self.there == There::Cluster && !is_empty(&tar.folder)? {
-                    return Err(Error::Refused(format!(
-                        "{} is not empty, and not the tablespace {space} of {}; nothing was changed",
-                        engine::shown::path(&tar.folder),
-                        engine::shown::path(&self.options.target)
-                    )));
-                }
-            }
             let mut expected = Expected::new();
-            if tar.space.is_none() {
-                let links = self.links.keys().map(|space| format!("{SPACES}/{space}"));
-                let own = [MARK, "backup_manifest"].into_iter().map(str::to_owned).chain(links);
-                expected.extend(own.map(|path| (path.into_bytes(), Known::Own)));
-            }
+            let own = [MARK, "backup_manifest", KEPT].map(|path| (path.as_bytes().to_vec(), Known::Own));
+            expected.extend(own);
             for_all_members(Archive::new(self.repo, &tar.content), &tar.folder, &mut |member, _| {
-                if matches!(member.what, What::Space(_)) {
-                    return Ok(());
-                }
                 let known = if member.what == What::Folder { Known::Folder } else { Known::File };
                 match expected.insert(member.path.clone(), known) {
                     None | Some(Known::Own) => Ok(()),
@@ -214,7 +219,7 @@ impl<'a> Preparing<'a> {
                     Some(_) => Err(twice(&member)),
                 }
             })?;
-            tar.surplus = DataDirectory::look_at(&tar.folder)?.surplus(&expected)?;
+            tar.surplus = data.surplus(&expected)?;
         }
         Ok(())
     }
@@ -250,10 +255,6 @@ impl<'a> Preparing<'a> {
                         steps.with(format_args!("and {} more", self.removed() - SHOWN));
                     }
                 }
-                let is_ours = |to: &PathBuf| self.tars.iter().any(|tar| tar.folder == *to);
-                for (space, to) in self.links.iter().filter(|(_, to)| !is_ours(to)) {
-                    steps.leaves(format_args!("tablespace {space} in {}", engine::shown::path(to)));
-                }
             }
         }
         for tar in self.tars.iter().filter(|tar| tar.space.is_some()) {
@@ -282,9 +283,8 @@ impl<'a> Preparing<'a> {
         let filled = Filled::default();
         let task = if is_read { Task::Prove } else { Task::Compare };
         self.expect(monitor);
-        for tar in &self.tars {
-            let mut data = DataDirectory::look_at(&tar.folder)?;
-            self.unpack(tar, task, &mut data, &filled, &mut None, monitor)?;
+        for (tar, folder) in self.tars.iter().zip(&self.folder) {
+            self.unpack(tar, task, &mut folder.again()?, &filled, &mut None, monitor)?;
         }
         if is_read {
             let manifests = self.backup.bases.iter().filter_map(BaseBackup::manifest);
@@ -305,21 +305,16 @@ impl<'a> Preparing<'a> {
     ///
     /// # Errors
     /// What cannot be read or written: then no server starts on it, and the same again goes on.
-    pub(crate) fn apply(&self, monitor: &dyn Monitor) -> Result<PrepareReport> {
-        let target = &self.options.target;
+    pub(crate) fn apply(&mut self, monitor: &dyn Monitor) -> Result<PrepareReport> {
         let mut control = None;
         let data = match &self.backup.bases[..] {
-            [base] => {
+            [_] => {
                 let data = self.begin()?;
                 self.expect(monitor);
+                let [base] = &self.backup.bases[..] else { return Ok(PrepareReport::default()) };
                 self.fill(base, &self.tars, data, &mut control, monitor)?
             }
-            several => {
-                let owner = self.combine(several, monitor)?;
-                let mut data = DataDirectory::open(target)?;
-                data.owner = owner;
-                data
-            }
+            several => self.combine(several, monitor)?,
         };
         let (stops, last) = self.wal(&data, self.options.time, monitor)?;
         let outcome = match &self.options.standby {
@@ -329,8 +324,14 @@ impl<'a> Preparing<'a> {
         recovery(&data, outcome, !self.backup.segments.is_empty())?;
         // A server that starts finds all of it, also after the machine failed.
         data.sync()?;
-        if self.backup.bases.len() == 1 {
+        if let [_] = &self.backup.bases[..] {
+            if let Some(why) = in_use(&data)? {
+                let shown = engine::shown::path(&self.options.target);
+                return Err(Error::Refused(format!("{shown} {why}")));
+            }
             put_control(&data, control)?;
+            data.remove(KEPT)?;
+            data.sync()?;
         }
         data.remove(MARK)?;
         data.give()?;
@@ -340,20 +341,62 @@ impl<'a> Preparing<'a> {
         Ok(PrepareReport { backups, segments, bytes, files, removed: self.removed(), stops, last })
     }
 
-    /// Marks the folder, and sees to it that no server starts on it any more; removes what the backup does not have.
-    fn begin(&self) -> Result<DataDirectory> {
-        let data = if self.is_over() {
-            private_folder(&self.options.target)?;
-            DataDirectory::open(&self.options.target)?
-        } else {
-            DataDirectory::make(&self.options.target)?
+    /// How things stand after a failure.
+    pub(crate) fn stands(&self, shown: &str) -> Option<String> {
+        let folder = match &self.folder {
+            Some(folder) => folder.again().ok(),
+            None => DataDirectory::open(&self.options.target).ok().flatten(),
         };
-        data.replace(MARK, format!("system {}\n", self.backup.system).as_bytes())?;
-        data.remove(CONTROL)?;
-        if self.is_over() {
-            data.sync()?;
-            self.links.iter().try_for_each(|(space, _)| data.remove(&format!("{SPACES}/{space}")))?;
+        let Some(data) = folder.filter(|data| data.has(MARK)) else {
+            return Some(format!("{shown} is as it was"));
+        };
+        if data.has(CONTROL) {
+            return None;
         }
+        let next = match self.tars.iter().any(|tar| tar.space.is_some()) {
+            true => "remove it and its tablespaces' folder before the next try",
+            false => "the same restore, run again, goes on",
+        };
+        Some(format!("{shown} is not whole, and no server starts on it (it has no {CONTROL}); {next}"))
+    }
+
+    /// Marks the folder, and sees to it that no server starts on it any more, nor anybody else writes there.
+    fn begin(&mut self) -> Result<DataDirectory> {
+        let data = match &self.folder {
+            Some(folder) => folder.again()?,
+            None => {
+                let made = DataDirectory::make(&self.options.target)?;
+                self._lock = Some(made.lock()?);
+                self.folder = Some(made.again()?);
+                made
+            }
+        };
+        let refused = |why: &str| {
+            let shown = engine::shown::path(&self.options.target);
+            Err(Error::Refused(format!("{shown} {why}; nothing was changed")))
+        };
+        if !self.is_over() && !data.is_empty()? {
+            return refused("is not empty any more");
+        }
+        if self.is_over()
+            && let Some(why) = in_use(&data)?
+        {
+            return refused(&why);
+        }
+        data.replace(MARK, format!("system {}\n", self.backup.system).as_bytes())?;
+        data.rename("global", CONTROL_NAME, KEPT_NAME)?;
+        // A server says that it is there before it reads that file.
+        if self.is_over()
+            && let Some(why) = in_use(&data)?
+        {
+            data.rename("global", KEPT_NAME, CONTROL_NAME)?;
+            data.remove(MARK)?;
+            return refused(&why);
+        }
+        data.take()?;
+        data.sync()?;
+        // What came since the plan was shown is no part of the backup either.
+        self.look_over()?;
         Ok(data)
     }
 
@@ -366,20 +409,20 @@ impl<'a> Preparing<'a> {
         control: &mut Option<Control>,
         monitor: &dyn Monitor,
     ) -> Result<DataDirectory> {
-        let mut spaces = vec![];
+        let (mut spaces, mut above) = (vec![], None);
         for tar in tars {
             let Some(space) = &tar.space else {
                 self.unpack(tar, Task::Write, &mut data, &self.filled, control, monitor)?;
                 continue;
             };
-            let mut own = if self.is_over() {
-                private_folder(&tar.folder)?;
-                DataDirectory::open(&tar.folder)?
-            } else {
-                DataDirectory::make(&tar.folder)?
+            let above = match &mut above {
+                Some(above) => above,
+                none => none.insert(DataDirectory::make(&spaces_folder(data.path()))?),
             };
+            let mut own = above.make_in(space)?;
             self.unpack(tar, Task::Write, &mut own, &self.filled, control, monitor)?;
             own.give()?;
+            own.sync()?;
             spaces.push((space.clone(), tar.folder.clone()));
         }
         if let Some(path) = base.manifest() {
@@ -388,8 +431,7 @@ impl<'a> Preparing<'a> {
             data.replace("backup_manifest", &bytes)?;
         }
         data.link(&spaces)?;
-        if let Some(parent) = spaces.first().and_then(|(_, folder)| folder.parent()) {
-            let mut above = DataDirectory::open(parent)?;
+        if let Some(mut above) = above {
             above.owner = data.owner;
             above.give()?;
         }
@@ -412,6 +454,7 @@ impl<'a> Preparing<'a> {
         }
         let filling = Filling {
             repo: self.repo,
+            root: data.handle()?,
             folder: &tar.folder,
             is_over,
             task,
@@ -432,7 +475,17 @@ impl<'a> Preparing<'a> {
                 if len > tar.content.len() {
                     return Err(cut_short(&member));
                 }
-                if padded(len) >= SMALL {
+                let is_of_cluster = tar.space.is_none();
+                // It is about this restore, and not the one that the cluster came from.
+                if is_of_cluster && member.path == MARK.as_bytes() {
+                    return Ok(());
+                }
+                let is_control = is_of_cluster && member.path == CONTROL.as_bytes();
+                if is_control && len > MOST_CONTROL {
+                    let why = format!("its {CONTROL} is none of a server");
+                    return Err(Error::Malformed { what: "a base backup".into(), why });
+                }
+                if padded(len) >= SMALL && !is_control {
                     return each(Large { member, content: &tar.content });
                 }
                 monitor.count(Counter::BytesDone, padded(len));
@@ -441,9 +494,14 @@ impl<'a> Preparing<'a> {
                 if bytes.len() as u64 != len {
                     return Err(cut_short(&member));
                 }
-                if member.path == CONTROL.as_bytes() && tar.space.is_none() && task == Task::Write {
-                    *control = Some((member, bytes));
-                    return Ok(());
+                if is_control && task == Task::Write {
+                    return match control {
+                        Some(_) => Err(twice(&member)),
+                        None => {
+                            *control = Some((member, bytes));
+                            Ok(())
+                        }
+                    };
                 }
                 filling.small(data, &member, &bytes)
             })

@@ -94,6 +94,12 @@ impl Target {
         Ok(Self::new(Some(Rc::new(root)), dry_run))
     }
 
+    /// An open folder, whatever its path leads to by now.
+    #[must_use]
+    pub fn of(root: OwnedFd) -> Self {
+        Self::new(Some(Rc::new(root)), false)
+    }
+
     fn new(root: Option<Rc<OwnedFd>>, dry_run: bool) -> Self {
         Self { root, entered: EnteredFolders::new(), absent: RefCell::default(), dry_run }
     }

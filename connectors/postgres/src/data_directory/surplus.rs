@@ -1,18 +1,18 @@
 //! What a data directory has that a backup has not, or not of this kind: it goes before the backup's files come.
 
-use super::member::SPACES;
-use super::{DataDirectory, failed, is_oid};
+use super::{DataDirectory, failed};
 use engine::restore::target::split;
 use engine::{Error, Result};
 use rustix::fd::OwnedFd;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 
 /// What file systems have in their root.
-const OF_FILE_SYSTEM: &[u8] = b"lost+found";
+pub(super) const OF_FILE_SYSTEM: &[u8] = b"lost+found";
+/// What the folder of a repository has.
+const REPOSITORY: [&str; 2] = ["HEAD", "packs"];
 
 /// What is expected at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,12 @@ impl DataDirectory {
                 continue;
             }
             let path = if folder.is_empty() { name } else { [folder, b"/", &name].concat() };
+            if kind == FileType::Directory && self.root.is_mount(&path) {
+                let shown = engine::shown::path(&self.shown(&path));
+                return Err(Error::Refused(format!(
+                    "another file system is mounted on {shown}: unmount it, or restore into an empty folder; nothing was changed"
+                )));
+            }
             match (expected.get(&path), kind) {
                 (Some(Known::Folder), FileType::Directory) => self.look_in(&path, expected, surplus)?,
                 (Some(Known::Folder), FileType::Symlink) => {
@@ -56,8 +62,39 @@ impl DataDirectory {
                     )));
                 }
                 (Some(Known::File), FileType::RegularFile) | (Some(Known::Own), _) => {}
+                (_, FileType::Directory) => {
+                    self.look_in_surplus(&path)?;
+                    surplus.push(path);
+                }
                 _ => surplus.push(path),
             }
+        }
+        Ok(())
+    }
+
+    /// That a folder which goes holds nothing that is nobody's to remove.
+    fn look_in_surplus(&self, folder: &[u8]) -> Result<()> {
+        let error = failed("read", &self.shown(folder));
+        let opened = self.root.open_beneath(folder, OFlags::DIRECTORY).map_err(&error)?;
+        let names = names(&opened).map_err(&error)?;
+        if REPOSITORY.iter().all(|own| names.iter().any(|(name, _)| name == own.as_bytes())) {
+            let shown = engine::shown::path(&self.shown(folder));
+            return Err(Error::Refused(format!(
+                "{shown} looks like a repository, and the backup does not have it: move it away; nothing was changed"
+            )));
+        }
+        for (name, kind) in names {
+            let path = [folder, b"/", &name].concat();
+            if kind != FileType::Directory {
+                continue;
+            }
+            if self.root.is_mount(&path) {
+                let shown = engine::shown::path(&self.shown(&path));
+                return Err(Error::Refused(format!(
+                    "another file system is mounted on {shown}: unmount it, or restore into an empty folder; nothing was changed"
+                )));
+            }
+            self.look_in_surplus(&path)?;
         }
         Ok(())
     }
@@ -68,26 +105,10 @@ impl DataDirectory {
         let parent = self.root.parent(path).map_err(&error)?;
         remove_from(&parent, split(path).1).map_err(&error)
     }
-
-    /// Where the links to tablespaces lead, by their numbers.
-    pub(crate) fn spaces(&self) -> Result<BTreeMap<String, PathBuf>> {
-        let error = failed("read", &self.path.join(SPACES));
-        let folder = match self.root.open_beneath(SPACES.as_bytes(), OFlags::DIRECTORY) {
-            Ok(folder) => folder,
-            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(source) => return Err(error(source)),
-        };
-        let links = names(&folder).map_err(&error)?.into_iter().filter_map(|(name, _)| {
-            let to = fs::readlinkat(&folder, &name[..], vec![]).ok()?;
-            let name = String::from_utf8(name).ok().filter(|name| is_oid(name))?;
-            Some((name, engine::restore::as_path(to.as_bytes()).to_owned()))
-        });
-        Ok(links.collect())
-    }
 }
 
 /// The names in a folder and what they are.
-fn names(folder: &OwnedFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
+pub(super) fn names(folder: &OwnedFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
     let mut all = vec![];
     for entry in fs::Dir::read_from(folder)? {
         let entry = entry?;
@@ -109,13 +130,23 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
 }
 
 fn remove_from(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
+    let refused = match fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno @ (Errno::ISDIR | Errno::PERM)) => errno,
         Err(errno) => return Err(errno.into()),
-    }
+    };
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    let folder = fs::openat(parent, name, flags, Mode::empty())?;
+    // On another file system, nothing is removed.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let folder = match fs::openat2(parent, name, flags, Mode::empty(), resolve) {
+        Err(Errno::NOSYS) => fs::openat(parent, name, flags, Mode::empty()),
+        opened => opened,
+    };
+    let folder = match folder {
+        // No folder: so that was not the reason.
+        Err(Errno::NOTDIR) => return Err(refused.into()),
+        folder => folder?,
+    };
     for (inner, _) in names(&folder)? {
         remove_from(&folder, &inner)?;
     }

@@ -3,7 +3,7 @@
 use crate::data_directory::is_oid;
 use crate::{physical, stream, wal};
 use engine::manifest::for_all_entries;
-use engine::snapshot::Snapshot;
+use engine::snapshot::{Snapshot, SourceRecord};
 use engine::{Error, Repository, Result};
 
 /// All of it.
@@ -33,10 +33,36 @@ impl Backup {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it has no physical backup; [`Error::Malformed`]; what cannot be read.
-    pub(super) fn read(repo: &Repository, snapshot: &Snapshot) -> Result<Self> {
+    pub(super) fn read(repo: &Repository, snapshot: &Snapshot, host: &str) -> Result<Self> {
         let none = || Error::Invalid("there is no physical backup in this snapshot".into());
         let is_one = |kind: &str| kind == physical::KIND || kind == stream::KIND;
-        let record = snapshot.sources.iter().find(|source| is_one(&source.kind)).ok_or_else(none)?;
+        let records: Vec<_> = snapshot.sources.iter().filter(|source| is_one(&source.kind)).collect();
+        let mut hosts = std::collections::BTreeSet::new();
+        for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
+            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
+            if let ["postgres", host, "physical", _, _] = path.split('/').collect::<Vec<_>>().as_slice() {
+                hosts.insert((*host).to_owned());
+            }
+            Ok(())
+        })?;
+        let chosen = if host.is_empty() && hosts.len() == 1 {
+            hosts.first().cloned()
+        } else {
+            hosts.get(host).cloned()
+        };
+        let Some(host) = chosen else {
+            let all: Vec<String> = hosts.iter().map(|host| format!("SNAPSHOT:/postgres/{host}")).collect();
+            return Err(match all.is_empty() {
+                true => none(),
+                false => Error::Invalid(format!(
+                    "the snapshot has backups of several servers; name one, as {}",
+                    all.join(" or ")
+                )),
+            });
+        };
+        // The record names the server by its address, as its path does.
+        let is_its = |record: &&&SourceRecord| records.len() == 1 || is_of(&record.origin, &host);
+        let record = records.iter().find(is_its).copied().ok_or_else(none)?;
         let detail = |name: &str| record.details.get(name).map(String::as_str);
         let segment_len = match detail("segment-bytes") {
             None => Some(wal::SEGMENT_LEN),
@@ -51,11 +77,15 @@ impl Backup {
             let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
             let parts: Vec<&str> = path.split('/').collect();
             match parts.as_slice() {
-                ["postgres", _, "physical", base, _] if base.starts_with("base.") => match bases.last_mut() {
-                    Some(last) if last.name == *base => last.files.push(path.clone()),
-                    _ => bases.push(BaseBackup { name: (*base).to_owned(), files: vec![path.clone()] }),
-                },
-                ["postgres", _, "physical", "wal", name] => segments.push(((*name).to_owned(), path.clone())),
+                ["postgres", own, "physical", base, _] if *own == host && base.starts_with("base.") => {
+                    match bases.last_mut() {
+                        Some(last) if last.name == *base => last.files.push(path.clone()),
+                        _ => bases.push(BaseBackup { name: (*base).to_owned(), files: vec![path.clone()] }),
+                    }
+                }
+                ["postgres", own, "physical", "wal", name] if *own == host => {
+                    segments.push(((*name).to_owned(), path.clone()))
+                }
                 _ => {}
             }
             Ok(())
@@ -86,4 +116,11 @@ impl BaseBackup {
 pub(super) fn space_of(path: &str) -> Option<&str> {
     let name = path.rsplit_once('-')?.1.strip_suffix(".tar")?;
     is_oid(name).then_some(name)
+}
+
+/// Whether a URL, without a password, is of the server that has this name in paths.
+fn is_of(origin: &str, host: &str) -> bool {
+    let after = origin.split_once("://").map_or(origin, |(_, after)| after);
+    let after = after.rsplit_once('@').map_or(after, |(_, after)| after);
+    after.split(['/', '?']).next().is_some_and(|address| address == host)
 }

@@ -3,14 +3,14 @@
 use super::backup::BaseBackup;
 use super::there::CONTROL;
 use super::{Preparing, put_control, space_folder};
-use crate::data_directory::{DataDirectory, Owner, failed, private_folder};
+use crate::data_directory::{DataDirectory, failed};
 use crate::programs::{Programs, installed_programs};
 use engine::{Error, Monitor, Result};
 use std::path::{Path, PathBuf};
 
 impl Preparing<'_> {
     /// A full backup and the incremental ones after it, by pg_combinebackup.
-    pub(super) fn combine(&self, bases: &[BaseBackup], monitor: &dyn Monitor) -> Result<Option<Owner>> {
+    pub(super) fn combine(&self, bases: &[BaseBackup], monitor: &dyn Monitor) -> Result<DataDirectory> {
         let (target, major) = (&self.options.target, self.backup.major);
         let programs: Programs = installed_programs("pg_combinebackup", major, self.options.path.as_deref()).ok_or_else(|| {
             Error::Invalid(format!(
@@ -24,14 +24,14 @@ impl Preparing<'_> {
                 "{shown} is there, which a restore that was cut off may have left; remove it"
             )));
         }
-        private_folder(&parts)?;
+        drop(DataDirectory::make(&parts)?);
         let folders: Vec<PathBuf> = bases.iter().map(|base| parts.join(&base.name)).collect();
         let unpacked = bases
             .iter()
             .zip(&folders)
             .try_fold(None, |_, (base, folder)| self.part(base, folder, monitor).map(|data| data.owner));
         let combined = unpacked.and_then(|owner| {
-            if target.exists() {
+            if target.symlink_metadata().is_ok() {
                 // It makes its own.
                 std::fs::remove_dir(target).map_err(failed("remove", target))?;
             }
@@ -61,10 +61,11 @@ impl Preparing<'_> {
             // No server is to start on what it may have left.
             let _ = std::fs::remove_file(target.join(CONTROL));
         })?;
-        let mut data = DataDirectory::open(target)?;
+        let gone = || failed("open", target)(std::io::ErrorKind::NotFound.into());
+        let mut data = DataDirectory::open(target)?.ok_or_else(gone)?;
         data.owner = owner;
         data.give_all()?;
-        Ok(owner)
+        Ok(data)
     }
 
     /// One backup of the chain.

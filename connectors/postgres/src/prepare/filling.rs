@@ -10,6 +10,7 @@ use chunkstore::threads;
 use connector_kit::format::tar::BLOCK;
 use engine::restore::{Located, Piece};
 use engine::{Counter, Error, Monitor, Repository, Result};
+use rustix::fd::OwnedFd;
 use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
@@ -70,7 +71,9 @@ pub(super) struct Large<'a> {
 /// Fills files.
 pub(super) struct Filling<'a> {
     pub(super) repo: &'a Repository,
-    /// The folder that they are in.
+    /// The folder that they are in: a handle, since others may have its path by now.
+    pub(super) root: OwnedFd,
+    /// For people.
     pub(super) folder: &'a Path,
     /// Whether files may be there already.
     pub(super) is_over: bool,
@@ -159,10 +162,8 @@ impl<'a> Filling<'a> {
     }
 
     fn work(&self, queue: &Mutex<Option<mpsc::Receiver<Large<'a>>>>) -> Result<()> {
-        let data = match self.task {
-            Task::Write => DataDirectory::open(self.folder)?,
-            Task::Compare | Task::Prove => DataDirectory::look_at(self.folder)?,
-        };
+        let root = self.root.try_clone().map_err(failed("open", self.folder))?;
+        let data = DataDirectory::of(self.folder, root).again()?;
         let ahead = ReadAhead::shared(self.repo.store(), self.threads);
         let mut worker = Worker { filling: self, data, ahead, spare: vec![], open: 0 };
         loop {

@@ -73,6 +73,9 @@ impl Preparing<'_> {
     }
 }
 
+/// Bytes of a file of settings, at most.
+const MOST_SETTINGS: u64 = 16 << 20;
+
 /// What a server that is started on it becomes.
 #[derive(Clone, Copy)]
 pub(super) enum Outcome<'a> {
@@ -109,7 +112,7 @@ pub(super) fn recovery(data: &DataDirectory, outcome: Outcome<'_>, has_wal: bool
             ("standby.signal", lines)
         }
     };
-    let mut text = data.read("postgresql.auto.conf")?;
+    let mut text = data.read("postgresql.auto.conf", MOST_SETTINGS)?;
     text.push(b'\n');
     text.extend_from_slice(lines.as_bytes());
     data.replace("postgresql.auto.conf", &text)?;

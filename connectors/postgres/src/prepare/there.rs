@@ -1,9 +1,8 @@
 //! What is in a folder before a data directory is made in it, and whose.
 
 use super::backup::Backup;
-use crate::data_directory::{DataDirectory, is_empty};
+use crate::data_directory::DataDirectory;
 use engine::{Error, Result};
-use std::path::Path;
 
 /// The file that says that a restore has begun, and of which cluster: it goes when all is there.
 pub(super) const MARK: &str = "esker.restore";
@@ -24,23 +23,29 @@ pub(super) enum There {
     Cluster,
 }
 
+/// Bytes of it, at least and at most: servers have 8 KiB.
+pub(super) const MOST_CONTROL: u64 = 1 << 20;
+/// Bytes of a mark, and of a server's file, at most.
+const MOST: u64 = 4096;
+
 impl There {
     /// Looks, and changes nothing.
     ///
     /// # Errors
     /// [`Error::Refused`] if what is there is something else, or in use.
-    pub(super) fn look(target: &Path, backup: &Backup) -> Result<Self> {
-        if is_empty(target)? {
+    pub(super) fn look(data: &DataDirectory, backup: &Backup) -> Result<Self> {
+        if data.is_empty()? {
             return Ok(Self::Nothing);
         }
-        let shown = engine::shown::path(target);
+        let shown = engine::shown::path(data.path());
         let refused = |why: String| Err(Error::Refused(format!("{shown} {why}; nothing was changed")));
-        let data = DataDirectory::look_at(target)?;
-        let control = data.read(CONTROL)?;
-        let mark = String::from_utf8(data.read(MARK)?).unwrap_or_default();
-        let (system, is_marked) = match (mark.trim().strip_prefix("system "), control.first_chunk()) {
-            (Some(system), _) => (system.to_owned(), true),
-            (None, Some(id)) => (u64::from_le_bytes(*id).to_string(), false),
+        let control = data.read(CONTROL, MOST_CONTROL)?;
+        // One that somebody else wrote says nothing.
+        let mark = if data.is_own(MARK) { data.read(MARK, MOST)? } else { vec![] };
+        let mark = String::from_utf8(mark).unwrap_or_default();
+        let (system, is_marked) = match (control.first_chunk(), mark.trim().strip_prefix("system ")) {
+            (Some(id), _) => (u64::from_le_bytes(*id).to_string(), false),
+            (None, Some(system)) => (system.to_owned(), true),
             (None, None) => {
                 return refused(
                     "is not empty, and no data directory of PostgreSQL: one is made in an empty folder, or over an older copy of \
@@ -56,13 +61,8 @@ impl There {
                  folder"
             ));
         }
-        let pid = data.read(PID)?;
-        if !pid.is_empty() {
-            let pid = String::from_utf8_lossy(&pid);
-            let pid = engine::shown::name(pid.lines().next().unwrap_or_default().as_bytes());
-            return refused(format!(
-                "is in use by the server with process number {pid} ({PID}): stop that; if it was killed, remove the file"
-            ));
+        if let Some(why) = in_use(data)? {
+            return refused(why);
         }
         if backup.bases.len() > 1 {
             return refused(
@@ -70,6 +70,22 @@ impl There {
                     .into(),
             );
         }
+        if backup.bases.iter().any(|base| base.tars().any(|(_, space)| space.is_some())) {
+            return refused("is not empty, and the backup has tablespaces, which go into a new folder beside an empty one".into());
+        }
         Ok(if is_marked { Self::Unfinished } else { Self::Cluster })
     }
+}
+
+/// Whose a data directory is while a server runs on it.
+pub(super) fn in_use(data: &DataDirectory) -> Result<Option<String>> {
+    if !data.has(PID) {
+        return Ok(None);
+    }
+    let pid = data.read(PID, MOST)?;
+    let pid = String::from_utf8_lossy(&pid);
+    let pid = engine::shown::name(pid.lines().next().unwrap_or_default().as_bytes());
+    Ok(Some(format!(
+        "is in use by the server with process number {pid} ({PID}): stop that; if it was killed, remove the file"
+    )))
 }
