@@ -50,6 +50,8 @@ fn major_of(from: Origin<'_>) -> Option<u32> {
 /// PostgreSQL Error Codes".
 const CANCELLED: &str = "57014";
 
+/// The server has so long to end a statement whose time is over. A function that catches `query_canceled` goes on.
+const CANCELLING: Duration = Duration::from_secs(3);
 impl Scratch for Servers {
     fn start(
         &self,
@@ -224,7 +226,11 @@ impl ScratchServer for Running {
         session
             .query(&format!("SET statement_timeout = '{}ms'", limit.as_millis().max(1)))
             .map_err(refused)?;
-        let rows = session.query(&query.text).map_err(refused)?;
+        session.wire.waiting().set_deadline(limit.checked_add(CANCELLING));
+        let answer = session.query(&query.text);
+        let is_overdue = session.wire.waiting().is_overdue();
+        let rows =
+            answer.map_err(|error| if is_overdue { no_answer_within(limit) } else { refused(error) })?;
         let [row] = rows.as_slice() else { return Err(no_single_value(rows.len())) };
         match row.as_slice() {
             [value] => Ok(value.clone()),
