@@ -101,12 +101,23 @@ expect = "1"
 timeout = "1500ms"
 
 [[assertion]]
+source = "shop"
+name = "goes on"
+sql = "SELECT stubborn()"
+expect = "1"
+timeout = "1s"
+
+[[assertion]]
 source = "books"
 name = "sleeps, too"
 sql = "SELECT SLEEP(1000)"
 expect = "0"
 timeout = "1s"
 "#;
+
+/// A function that no time limit of the server's ends.
+const STUBBORN: &str = "create function stubborn() returns int language plpgsql as \
+    'begin loop begin perform pg_sleep(1000); exception when query_canceled then null; end; end loop; end'";
 
 #[test]
 fn what_has_no_end_is_ended_and_named() {
@@ -115,6 +126,7 @@ fn what_has_no_end_is_ended_and_named() {
     redis.cli(&["SET", "a", "1"]);
     let postgres = Postgres::start(&servers);
     postgres.sql("postgres", "create database shop");
+    postgres.sql("shop", STUBBORN);
     let maria = Maria::start(&servers, "maria");
     maria.root("CREATE DATABASE books; CREATE TABLE books.one (id int)");
     let number = number();
@@ -129,6 +141,7 @@ fn what_has_no_end_is_ended_and_named() {
         "a byte too long: expected 5, found the command printed more than 4 MiB",
         "waits: expected 1, found no answer within 1 s",
         "sleeps: expected 1, found no answer within 1.5 s",
+        "goes on: expected 1, found no answer within 1 s",
         "sleeps, too: expected 0, found no answer within 1 s",
     ];
     assert_eq!(said, wanted);

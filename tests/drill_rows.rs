@@ -2,7 +2,7 @@
 
 use crate::harness::{Repo, expect};
 use crate::mariadb::Maria;
-use crate::pg::Postgres;
+use crate::pg::{Postgres, as_postgres};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -105,4 +105,31 @@ fn rows_of_postgres_are_counted_and_a_lost_one_is_named() {
     let lost = report(&mut repo.command(["--json", "drill"]), 24);
     let failures = lost["failures"].as_array().unwrap();
     assert_eq!(failures, &["rows of shop: public.orders: expected 5000, found 4999"], "{lost}");
+}
+
+#[test]
+fn a_database_in_plain_sql_is_restored_and_asked() {
+    let servers = Repo::empty();
+    let postgres = Postgres::start(&servers);
+    postgres.sql("postgres", "create database shop");
+    postgres.sql("shop", "create table orders as select i from generate_series(1, 500) i");
+    let toml = TOML.replace("URL", &postgres.url());
+    let asked = "[[assertion]]\nsource = \"shop\"\nname = \"orders\"\nsql = \"SELECT count(*) FROM orders\"\nexpect = 500\n";
+    let repo = Repo::with_tiers(&format!("{toml}\n{asked}"), &[], true);
+    std::fs::set_permissions(repo.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = repo.path("drills").display().to_string();
+    let repo = repo.with("ESKER_SCRATCH_DIR", &folder);
+    let run = ["run", "-o", "postgres.format=plain"];
+    repo.ok(run);
+    let passed = report(&mut repo.command(["--json", "drill"]), 0);
+    assert_eq!(counted(&passed), [["orders", "500", "500"].map(str::to_owned)], "{passed}");
+    // Its own tablespaces are outside of the drill's folder: it makes none.
+    let place = postgres.home.join("place");
+    let made = as_postgres(std::path::Path::new("mkdir"), &postgres.home).arg(&place).output().unwrap();
+    expect(&made, 0);
+    postgres.sql("postgres", &format!("create tablespace place location '{}'", place.display()));
+    repo.ok(run);
+    let refused = report(&mut repo.command(["--json", "drill"]), 24);
+    let failure = refused["failures"][0].as_str().unwrap();
+    assert!(failure.starts_with("plan: a dump in plain SQL names its tablespaces itself"), "{failure}");
 }

@@ -3,14 +3,15 @@
 //! ([`connector_kit::child::withheld`]).
 
 use crate::small;
-use chunkstore::threads;
 use connector_kit::child;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
@@ -25,7 +26,7 @@ pub(crate) fn withheld(passed: &[String]) -> Vec<OsString> {
 /// A command that was told to end has so long for it.
 const ENDING: Duration = Duration::from_secs(1);
 /// Between two looks whether a signal came.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// What became of a command that may take only so long and print only so much.
 pub(crate) enum Ended {
@@ -87,7 +88,7 @@ pub(crate) fn run(mut command: Command) -> Result<std::io::Result<(ExitStatus, P
 }
 
 /// Runs a command that has so long. It has a process group of its own: what it started and did not wait for ends with it, also
-/// when a signal comes.
+/// when a signal comes. What left the group and holds its output is not waited for: what it printed by then counts.
 pub(crate) fn run_within(
     mut command: Command,
     limit: Duration,
@@ -102,35 +103,25 @@ pub(crate) fn run_within(
     let end = |signal| {
         let _ = kill_process_group(pid, signal);
     };
-    let (sender, receiver) = sync_channel(1);
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    let started = threads::start("command", move || {
-        let told = err.map(|said| child::tell(said, "command".into())).transpose();
-        let mut printed = Zeroizing::new(Vec::with_capacity(small::UNMOVED));
-        let read = told.and_then(|told| {
-            let read = out.map_or(Ok(0), |out| out.take(small::LINE + 1).read_to_end(&mut printed))?;
-            if read as u64 <= small::LINE {
-                waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
-                drop(told);
+    let told = err.map(|said| child::tell(said, "command".into())).transpose();
+    let opened = told.and_then(|told| Ok((told, Watched::new(pid, out)?)));
+    let ended = opened.and_then(|(told, mut watched)| {
+        while !watched.has_ended() && !watched.is_long() {
+            if small::is_stopped() || began.elapsed() >= limit {
+                end(Signal::TERM);
+                watched.until(Instant::now() + ENDING, Watched::has_ended)?;
+                end(Signal::KILL);
+                return Ok(None);
             }
-            Ok(())
-        });
-        // Nobody may be waiting any more.
-        let _ = sender.send(read.map(|()| printed));
-    });
-    let ended = started.and_then(|_| {
-        loop {
-            match receiver.recv_timeout(LOOK) {
-                Ok(read) => return read.map(Some),
-                Err(RecvTimeoutError::Timeout) if !small::is_stopped() && began.elapsed() < limit => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    end(Signal::TERM);
-                    let _ = receiver.recv_timeout(ENDING);
-                    return Ok(None);
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(std::io::Error::other("it is not read")),
-            }
+            watched.look()?;
         }
+        end(Signal::KILL);
+        if !watched.is_long() {
+            watched.until(Instant::now() + ENDING, |watched| watched.out.is_none() || watched.is_long())?;
+        }
+        drop(told);
+        Ok(Some(watched.printed))
     });
     end(Signal::KILL);
     let status = child.wait();
@@ -142,6 +133,68 @@ pub(crate) fn run_within(
         Some(printed) if printed.len() as u64 > small::LINE => Ok(Ended::Long),
         Some(printed) => Ok(Ended::Itself(status?, printed)),
     }))
+}
+
+/// A command that runs, and what it prints.
+struct Watched {
+    /// It can be read when the command has ended (`pidfd_open(2)`); `None` once it has.
+    process: Option<OwnedFd>,
+    /// `None` behind its end.
+    out: Option<ChildStdout>,
+    printed: Printed,
+    /// What is read at once.
+    part: Printed,
+}
+
+impl Watched {
+    fn new(pid: Pid, out: Option<ChildStdout>) -> std::io::Result<Self> {
+        let process = Some(pidfd_open(pid, PidfdFlags::empty())?);
+        let printed = Zeroizing::new(Vec::with_capacity(small::UNMOVED));
+        Ok(Self { process, out, printed, part: Zeroizing::new(vec![0; small::UNMOVED]) })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process.is_none()
+    }
+
+    fn is_long(&self) -> bool {
+        self.printed.len() as u64 > small::LINE
+    }
+
+    /// Looks until something is so, or a moment has come.
+    fn until(&mut self, moment: Instant, is_so: impl Fn(&Self) -> bool) -> std::io::Result<()> {
+        while !is_so(self) && Instant::now() < moment {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until it prints something or ends, for [`LOOK`] at most. Of what it prints, no more is kept than says that it is
+    /// too long.
+    fn look(&mut self) -> std::io::Result<()> {
+        let is_there = |set: &mut [PollFd<'_>]| match poll(set, Some(&LOOK)) {
+            Ok(_) => Ok(set.iter().map(|one| !one.revents().is_empty()).collect::<Vec<bool>>()),
+            Err(Errno::INTR) => Ok(vec![]),
+            Err(error) => Err(std::io::Error::from(error)),
+        };
+        let process = self.process.as_ref().map(|process| PollFd::new(process, PollFlags::IN));
+        let out = self.out.as_ref().map(|out| PollFd::new(out, PollFlags::IN));
+        let (has_process, mut set) = (process.is_some(), process.into_iter().chain(out).collect::<Vec<_>>());
+        let mut found = is_there(&mut set)?.into_iter();
+        if has_process && found.next() == Some(true) {
+            self.process = None;
+        }
+        if let Some(out) = self.out.as_mut().filter(|_| found.next() == Some(true)) {
+            let len = out.read(&mut self.part)?;
+            let left = (small::LINE + 1).saturating_sub(self.printed.len() as u64);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
+            self.printed.extend_from_slice(self.part.get(..len.min(left)).unwrap_or_default());
+            if len == 0 {
+                self.out = None;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -161,10 +214,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("number");
         // One that its shell does not wait for, one that it waits for, and one that ignores what it is told.
-        for rest in ["", "wait", "trap '' TERM; wait"] {
+        for (rest, is_late) in [("", false), ("wait", true), ("trap '' TERM; wait", true)] {
             let line = format!("sleep 1000 & echo $! >{}; {rest}", file.display());
             let began = Instant::now();
-            assert!(matches!(shell(&line, Duration::from_millis(500)), Ended::Late), "{line}");
+            assert_eq!(matches!(shell(&line, Duration::from_millis(500)), Ended::Late), is_late, "{line}");
             assert!(began.elapsed() < Duration::from_secs(20));
             let number = std::fs::read_to_string(&file).unwrap();
             let runs = || {
@@ -173,8 +226,25 @@ mod tests {
             let began = Instant::now();
             while runs() {
                 assert!(began.elapsed() < Duration::from_secs(10), "{line}");
-                std::thread::sleep(LOOK);
+                std::thread::sleep(Duration::from_millis(100));
             }
         }
+    }
+
+    #[test]
+    fn a_daemon_that_holds_the_output_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("number");
+        let number = file.display();
+        let line = format!(
+            "setsid sh -c 'echo $$ >{number}; exec sleep 1000' & while ! test -s {number}; do sleep 0.1; done; echo 7; exit 3"
+        );
+        let began = Instant::now();
+        let ended = shell(&line, Duration::from_secs(60));
+        let daemon: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let _ = rustix::process::kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL);
+        let Ended::Itself(status, printed) = ended else { panic!("it ended") };
+        assert_eq!((status.code(), &printed[..]), (Some(3), &b"7\n"[..]));
+        assert!(began.elapsed() < Duration::from_secs(30));
     }
 }

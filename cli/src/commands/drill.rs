@@ -342,9 +342,10 @@ fn into_server(
     let Started { target, scratch, server } = started;
     let said = |error: engine::Error| without_choices(&Failure::from(error.in_one_line()).message, target);
     let options = scratch_options(context)?;
-    let chosen = scratch.chosen();
-    let planned = console
-        .during("plan", |monitor| target.plan(from, OsStr::new(server.url()), &chosen, &options, monitor));
+    let planned = scratch.chosen(from).and_then(|chosen| {
+        console
+            .during("plan", |monitor| target.plan(from, OsStr::new(server.url()), &chosen, &options, monitor))
+    });
     watch.lap(Step::Plan);
     let mut plan = match planned {
         Ok(plan) => plan,

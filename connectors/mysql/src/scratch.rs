@@ -156,8 +156,8 @@ impl Scratch for Servers {
         check_sql(&query.text, Dialect { backslash: true, backquote: true, dollar: false })
     }
 
-    fn chosen(&self) -> Chosen {
-        Chosen::default()
+    fn chosen(&self, _from: Origin<'_>) -> Result<Chosen> {
+        Ok(Chosen::default())
     }
 }
 

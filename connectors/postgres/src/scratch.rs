@@ -7,6 +7,7 @@ use crate::contents::LAYOUT;
 use crate::contents::counted::{Key, counted};
 use crate::failure::PgError;
 use crate::programs::installed_programs;
+use crate::restore::contents;
 use crate::restore::relations::quoted_pair;
 use chunkstore::env::random_array;
 use chunkstore::private;
@@ -35,6 +36,8 @@ const SETTINGS: &[&str] = &[
     "unix_socket_directories=",
     "max_locks_per_transaction=512",
     "max_wal_size=4GB",
+    // In files of the data directory: no other memory is left behind by a server that is killed.
+    "dynamic_shared_memory_type=mmap",
 ];
 
 /// The major version of the server that was backed up: `15.18 (Debian 15.18-0+deb12u1)`.
@@ -47,6 +50,8 @@ fn major_of(from: Origin<'_>) -> Option<u32> {
 /// SQLSTATE of a statement that was ended, by its limit among others. Source: PostgreSQL's documentation, "Appendix A.
 /// PostgreSQL Error Codes".
 const CANCELLED: &str = "57014";
+/// The server has so long to end a statement whose time is over. A function that catches `query_canceled` goes on.
+const CANCELLING: Duration = Duration::from_secs(3);
 
 impl Scratch for Servers {
     fn start(
@@ -116,11 +121,19 @@ impl Scratch for Servers {
         check_sql(&query.text, Dialect { backslash: false, backquote: false, dollar: true })
     }
 
-    fn chosen(&self) -> Chosen {
+    fn chosen(&self, from: Origin<'_>) -> Result<Chosen> {
         let mut chosen = Chosen::default();
         // Those of the server that was backed up may be in use here.
-        chosen.give(NO_TABLESPACES.flag, vec![]);
-        chosen
+        if !contents::is_plain(from)? {
+            chosen.give(NO_TABLESPACES.flag, vec![]);
+        } else if !contents::tablespaces(from)?.is_empty() {
+            return Err(Error::Invalid(
+                "a dump in plain SQL names its tablespaces itself, and a drill makes none, which would be outside of its \
+                 folder: back up in the format directory or custom"
+                    .into(),
+            ));
+        }
+        Ok(chosen)
     }
 }
 
@@ -201,12 +214,12 @@ impl ScratchServer for Running {
         limit: Duration,
     ) -> std::result::Result<Option<String>, String> {
         Servers.check(query)?;
-        let dumps = LAYOUT.dumps(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
-        let names: Vec<Vec<u8>> = dumps.iter().map(|one| decoded_bytes(&one.name)).collect();
-        // Every cluster has that one, and few use it.
-        let others: Vec<&Vec<u8>> = names.iter().filter(|name| *name != b"postgres").collect();
+        let names = contents::names(from).map_err(|_| "the list of databases cannot be read".to_owned())?;
+        // Every cluster has these, and few use them.
+        let others: Vec<&String> =
+            names.iter().filter(|name| !["postgres", "template1"].contains(&name.as_str())).collect();
         let database = match (&query.database, others.as_slice(), names.as_slice()) {
-            (Some(named), ..) => named.clone().into_bytes(),
+            (Some(named), ..) => named.clone(),
             (None, [one], _) => (*one).clone(),
             (None, [], [one]) => one.clone(),
             _ => return Err("the snapshot has several databases: name one".into()),
@@ -222,7 +235,11 @@ impl ScratchServer for Running {
         session
             .query(&format!("SET statement_timeout = '{}ms'", limit.as_millis().max(1)))
             .map_err(refused)?;
-        let rows = session.query(&query.text).map_err(refused)?;
+        session.wire.waiting().set_deadline(limit.checked_add(CANCELLING));
+        let answer = session.query(&query.text);
+        let is_overdue = session.wire.waiting().is_overdue();
+        let rows =
+            answer.map_err(|error| if is_overdue { no_answer_within(limit) } else { refused(error) })?;
         let [row] = rows.as_slice() else { return Err(no_single_value(rows.len())) };
         match row.as_slice() {
             [value] => Ok(value.clone()),

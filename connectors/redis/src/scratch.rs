@@ -147,10 +147,10 @@ impl Scratch for Servers {
         question::words(&query.text).map(drop)
     }
 
-    fn chosen(&self) -> Chosen {
+    fn chosen(&self, _from: Origin<'_>) -> Result<Chosen> {
         let mut chosen = Chosen::default();
         [&WHOLE, &NO_SAFETY_SNAPSHOT, &YES].into_iter().for_each(|choice| chosen.give(choice.flag, vec![]));
-        chosen
+        Ok(chosen)
     }
 }
 

@@ -36,7 +36,11 @@ pub trait Scratch: Sync {
 
     /// The choices of a restore into it: all of the snapshot, without a question and without a safety snapshot, since nothing
     /// is there.
-    fn chosen(&self) -> Chosen;
+    ///
+    /// # Errors
+    ///
+    /// That the snapshot cannot be restored without a trace outside of the drill's folder, or what cannot be read.
+    fn chosen(&self, from: Origin<'_>) -> Result<Chosen>;
 }
 
 /// A scratch server that runs. Dropped, it is stopped.

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// A server has so long to free what only it can: PostgreSQL's shared memory outlives a server that is killed.
+const ORDERLY: Duration = Duration::from_secs(3);
 /// A process that is killed is waited for so long.
 const ENDING: Duration = Duration::from_secs(20);
 /// The file whose lock says that a drill is at work.
@@ -138,7 +140,8 @@ impl Ground {
 
     fn end(&self) -> Result<()> {
         let adopted = || self.others.as_deref().map_or_else(|| Ok(vec![]), work::left_behind);
-        end(&self.folder, adopted)?;
+        // Its server was stopped in order, if it could be.
+        end(&self.folder, adopted, Duration::ZERO)?;
         // Another drill, which would find it half removed, waits.
         let _gate = gate(&self.root)?;
         remove(&self.folder)
@@ -189,7 +192,7 @@ fn clear(root: &Path, _gate: &Gate) -> Result<()> {
                         folder.display()
                     )));
                 }
-                end(&folder, || Ok(vec![]))?;
+                end(&folder, || Ok(vec![]), ORDERLY)?;
                 remove(&folder)?;
             }
         }
@@ -211,23 +214,32 @@ fn has_only_rooms(folder: &Path) -> bool {
     entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(|name| ROOMS.contains(&name)))
 }
 
-/// Ends all processes of the drill in `folder`, and `others`.
-fn end(folder: &Path, others: impl Fn() -> Result<Vec<Pid>>) -> Result<()> {
+/// Ends all processes of the drill in `folder`, and `others`: they are told to end at once (SIGQUIT), and killed if they have not
+/// done so within `orderly`.
+/// Source: PostgreSQL's documentation, "Shutting Down the Server": SIGQUIT, and what SIGKILL leaves behind.
+fn end(folder: &Path, others: impl Fn() -> Result<Vec<Pid>>, orderly: Duration) -> Result<()> {
     let began = Instant::now();
+    let mut told = vec![];
     loop {
         let running = [work::of(folder)?, others()?].concat();
         if running.is_empty() {
             return Ok(());
         }
-        if began.elapsed() > ENDING {
+        if began.elapsed() > orderly + ENDING {
             let shown: Vec<String> = running.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
             let why =
                 format!("processes of a drill do not end: {}, in {}", shown.join(", "), folder.display());
             return Err(Error::Invalid(why));
         }
+        let is_orderly = began.elapsed() < orderly;
         for pid in running {
-            // It may have ended by now.
-            let _ = kill_process(pid, Signal::KILL);
+            // Any may have ended by now; and a second SIGQUIT would say nothing new.
+            if !is_orderly {
+                let _ = kill_process(pid, Signal::KILL);
+            } else if !told.contains(&pid) {
+                let _ = kill_process(pid, Signal::QUIT);
+                told.push(pid);
+            }
         }
         std::thread::sleep(PAUSE);
     }
@@ -291,6 +303,24 @@ mod tests {
         stays.stop(Signal::TERM).unwrap();
         drop(at_work_now);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn a_server_that_was_left_may_end_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let room = root.join("00000000000000ab/server");
+        private::folder(&room).unwrap();
+        let server = "trap 'exit 7' QUIT; touch ready; while :; do sleep 0.1; done";
+        let mut goes = started(&room, &["/bin/sh", "-c", server]);
+        let began = Instant::now();
+        while !room.join("ready").exists() {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(PAUSE);
+        }
+        drop(Ground::new(&root, "00000000000000ac").unwrap());
+        assert_eq!(goes.wait().code(), Some(7));
+        assert!(!room.exists());
     }
 
     /// What left the group, the session and the folder has its variable, or a file of the drill.

@@ -1,12 +1,15 @@
 //! What a snapshot has of a PostgreSQL server: dumps of databases, and the globals.
 
+use super::globals::Globals;
 use crate::contents::LAYOUT;
 use connector_kit::databases::Selection;
 use engine::Result;
 use engine::connector::Origin;
 use engine::entry;
 use engine::manifest::Listed;
+use engine::monitor::Tally;
 use engine::names::decoded_bytes;
+use engine::restore::dump;
 use engine::snapshot::Snapshot;
 use std::collections::BTreeMap;
 
@@ -96,6 +99,33 @@ impl Contents {
             false => Ok(wanted),
         }
     }
+}
+
+/// The databases of a snapshot.
+///
+/// # Errors
+/// That there are several servers, or what cannot be read.
+pub(crate) fn names(from: Origin<'_>) -> Result<Vec<String>> {
+    Ok(Contents::of(from, "")?.databases.into_keys().collect())
+}
+
+/// Whether a database of a snapshot is in plain SQL.
+///
+/// # Errors
+/// As of [`names`].
+pub(crate) fn is_plain(from: Origin<'_>) -> Result<bool> {
+    Ok(Contents::of(from, "")?.databases.values().any(|stored| stored.kind == Kind::Plain))
+}
+
+/// The tablespaces that the globals of a snapshot make.
+///
+/// # Errors
+/// As of [`names`], and that the globals are none.
+pub(crate) fn tablespaces(from: Origin<'_>) -> Result<Vec<String>> {
+    let Some(path) = Contents::of(from, "")?.globals else { return Ok(vec![]) };
+    let mut bytes = vec![];
+    dump(from.repo, &from.snapshot.snapshot, path.as_bytes(), &mut bytes, &Tally::default())?;
+    Ok(Globals::parse(&bytes)?.spaces().cloned().collect())
 }
 
 /// What a backup left out, by its path, and why (`left-out:PATH` in the snapshot's record).
