@@ -45,7 +45,8 @@ const MARIA: &str = "CREATE DATABASE shop; USE shop;
     INSERT INTO orders SELECT seq, concat('(', seq, '),(') FROM seq_1_to_5000;
     CREATE TABLE none (id int); CREATE SEQUENCE numbers; CREATE VIEW few AS SELECT * FROM orders WHERE id < 9;
     CREATE EVENT cleanup ON SCHEDULE EVERY 1 SECOND STARTS '2020-01-01 00:00:00' DO DELETE FROM shop.orders WHERE id = 1;
-    CREATE DATABASE `sh/op`; CREATE TABLE `sh/op`.`od``d` (t text); INSERT INTO `sh/op`.`od``d` VALUES ('a'), ('b;');";
+    CREATE DATABASE `sh/op`; CREATE TABLE `sh/op`.`od``d` (t text); INSERT INTO `sh/op`.`od``d` VALUES ('a'), ('b;');
+    CREATE USER someone@localhost; GRANT PROXY ON ''@'%' TO someone@localhost WITH GRANT OPTION;";
 
 #[test]
 fn rows_of_mariadb_are_counted_and_a_lost_one_is_named() {

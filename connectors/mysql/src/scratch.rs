@@ -162,12 +162,16 @@ impl Scratch for Servers {
 }
 
 /// What the server runs before it listens: no account of the installer's can be used, most of which have no password.
-/// Source: MariaDB's documentation, "mysql.global_priv Table", "init_file": a statement on each line.
+/// The drill's own may give others the right to act as anybody (PROXY), which no other right implies, and which `GRANT` gives only
+/// to whom somebody with it gives it: here nobody has it yet.
+/// Source: MariaDB's documentation, "mysql.global_priv Table", "mysql.proxies_priv Table", "init_file": a statement on each line.
 fn only_account(secret: &str) -> String {
     format!(
         "DELETE FROM mysql.global_priv WHERE User <> 'mariadb.sys';\nFLUSH PRIVILEGES;\n\
          CREATE USER '{ACCOUNT}'@'127.0.0.1' IDENTIFIED BY '{secret}';\n\
-         GRANT ALL PRIVILEGES ON *.* TO '{ACCOUNT}'@'127.0.0.1' WITH GRANT OPTION;\n"
+         GRANT ALL PRIVILEGES ON *.* TO '{ACCOUNT}'@'127.0.0.1' WITH GRANT OPTION;\n\
+         INSERT INTO mysql.proxies_priv (Host, User, Proxied_host, Proxied_user, With_grant) \
+         VALUES ('127.0.0.1', '{ACCOUNT}', '%', '', 1);\nFLUSH PRIVILEGES;\n"
     )
 }
 
