@@ -60,7 +60,7 @@ fn a_base_backup_verifies_and_starts() {
         repo.ok(["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
         verify(&server.bin, &target);
         let text = repo.fails(1, ["restore", "latest", "--target", target.to_str().unwrap(), "--prepare"]);
-        assert!(text.contains("with --replace"), "{text}");
+        assert!(text.contains("has tablespaces"), "{text}");
         let text = repo.fails(1, ["restore", "latest", "--target", "x", "--time", "2026-01-01 00:00:00"]);
         assert!(text.contains("esker stream"), "{text}");
         let back = started(&repo, version, "back");

@@ -5,7 +5,6 @@ use crate::pg::{Postgres, as_postgres, expect_success};
 use crate::physical::{data, path_with, physical, started, verify};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io::BufRead as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -339,49 +338,60 @@ fn others_at_the_same_folder() {
     repo.ok(["backup", &physical(&server)]);
     let fresh = data(&repo, "fresh");
     repo.ok(["restore", "latest", "--target", fresh.to_str().unwrap(), "--prepare"]);
-    let phase = |name: &str| {
-        let mut command = repo.command([&["--json"], &over(&target, &[])[..]].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains(name)), "{name}");
-        std::thread::spawn(move || lines.for_each(drop));
+    let after = |millis: u64| {
+        let mut command = repo.command(over(&target, &[]));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(millis));
         child
     };
-    // Another restore.
-    let child = phase("read what will be restored");
-    let output = repo.run(over(&target, &[]));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() || told.contains("another restore writes into"), "{told}");
-    assert!(child.wait_with_output().unwrap().status.success());
-    same(&state(&target), &state(&fresh));
-    // Another folder in its place.
-    std::fs::write(target.join("surplus"), "surplus").unwrap();
     let (moved, victim) = (repo.path("moved"), repo.path("victim"));
     std::fs::create_dir(&victim).unwrap();
     std::fs::write(victim.join("surplus"), "precious").unwrap();
-    let before = state(&victim);
-    let child = phase("read what will be restored");
-    std::fs::rename(&target, &moved).unwrap();
-    std::os::unix::fs::symlink(&victim, &target).unwrap();
-    let output = child.wait_with_output().unwrap();
-    same(&state(&victim), &before);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    same(&state(&moved), &state(&fresh));
-    std::fs::remove_file(&target).unwrap();
-    std::fs::rename(&moved, &target).unwrap();
-    // A server that says that it is there.
-    std::fs::write(target.join("global/odd"), "odd").unwrap();
-    let before = state(&target);
-    let child = phase("read what will be restored");
-    std::fs::write(target.join("postmaster.pid"), "1\n").unwrap();
-    let output = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
+    for millis in [30, 90, 150, 250, 400, 700] {
+        // Another restore.
+        let child = after(millis);
+        let output = repo.run(over(&target, &[]));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || told.contains("another restore writes into"), "{told}");
+        let first = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&first.stderr);
+        assert!(first.status.success() || told.contains("another restore writes into"), "{told}");
+        assert!(output.status.success() || first.status.success());
         same(&state(&target), &state(&fresh));
-    } else {
-        assert!(told.contains("in use by the server"), "{told}");
-        std::fs::remove_file(target.join("postmaster.pid")).unwrap();
-        same(&state(&target), &before);
+        // Another folder in its place.
+        std::fs::write(target.join("surplus"), "surplus").unwrap();
+        let (before, mode) = (state(&victim), victim.metadata().unwrap().mode());
+        let child = after(millis);
+        std::fs::rename(&target, &moved).unwrap();
+        std::os::unix::fs::symlink(&victim, &target).unwrap();
+        let output = child.wait_with_output().unwrap();
+        same(&state(&victim), &before);
+        assert_eq!(victim.metadata().unwrap().mode(), mode);
+        let _ = std::fs::remove_file(moved.join("surplus"));
+        if output.status.success() {
+            same(&state(&moved), &state(&fresh));
+        }
+        std::fs::remove_file(&target).unwrap();
+        std::fs::rename(&moved, &target).unwrap();
+        repo.ok(over(&target, &[]));
+        // A server that says that it is there.
+        std::fs::write(target.join("global/odd"), "odd").unwrap();
+        let before = state(&target);
+        let child = after(millis);
+        std::fs::write(target.join("postmaster.pid"), "1\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let _ = std::fs::remove_file(target.join("postmaster.pid"));
+        if output.status.success() {
+            same(&state(&target), &state(&fresh));
+        } else {
+            assert!(told.contains("in use by the server"), "{told}");
+            if target.join("global/pg_control").exists() {
+                same(&state(&target), &before);
+            }
+        }
+        repo.ok(over(&target, &[]));
+        same(&state(&target), &state(&fresh));
     }
 }
 

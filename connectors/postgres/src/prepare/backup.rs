@@ -84,7 +84,7 @@ impl Backup {
                     }
                 }
                 ["postgres", own, "physical", "wal", name] if *own == host => {
-                    segments.push(((*name).to_owned(), path.clone()))
+                    segments.push(((*name).to_owned(), path.clone()));
                 }
                 _ => {}
             }

@@ -21,15 +21,16 @@ use std::sync::Arc;
 #[test]
 fn what_is_prepared_is_no_standby() {
     let folder = tempfile::tempdir().unwrap();
-    let data = DataDirectory::make(folder.path()).unwrap();
+    let home = folder.path().join("data");
+    let data = DataDirectory::make(&home).unwrap();
     for has_wal in [false, true] {
         data.replace("standby.signal", b"").unwrap();
         data.replace("postgresql.auto.conf", b"port = 1\n").unwrap();
         recovery(&data, Outcome::Server(None), has_wal).unwrap();
-        assert!(!folder.path().join("standby.signal").exists());
-        assert_eq!(folder.path().join("recovery.signal").exists(), has_wal);
+        assert!(!home.join("standby.signal").exists());
+        assert_eq!(home.join("recovery.signal").exists(), has_wal);
     }
-    let conf = std::fs::read_to_string(folder.path().join("postgresql.auto.conf")).unwrap();
+    let conf = std::fs::read_to_string(home.join("postgresql.auto.conf")).unwrap();
     assert!(conf.starts_with("port = 1\n") && conf.contains("\nrestore_command = 'false'\n"), "{conf}");
 }
 
