@@ -21,7 +21,7 @@ pub struct User {
 }
 
 impl User {
-    /// The one of scratch servers: [`DRILL`] if there is one, else nobody; `None` if this is not root. Never the user of a server
+    /// The one of scratch servers: `esker-drill` if there is one, else nobody; `None` if this is not root. Never the user of a server
     /// that may be in use: code of a dump runs as its server, and would have that one's files, and its logins by the name of the
     /// user.
     #[must_use]
