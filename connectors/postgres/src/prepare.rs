@@ -347,6 +347,14 @@ impl<'a> Preparing<'a> {
             Some(folder) => folder.again().ok(),
             None => DataDirectory::open(&self.options.target).ok().flatten(),
         };
+        // pg_combinebackup makes the whole of it, without a mark.
+        if self.backup.bases.len() > 1
+            && folder.as_ref().is_some_and(|data| !data.is_empty().unwrap_or(false))
+        {
+            return Some(format!(
+                "{shown} is not whole, and no server must start on it: remove it before the next try"
+            ));
+        }
         let Some(data) = folder.filter(|data| data.has(MARK)) else {
             return Some(format!("{shown} is as it was"));
         };
