@@ -17,6 +17,7 @@ mod globals;
 mod left;
 mod loading;
 mod lock;
+mod locks;
 mod made;
 mod partitions;
 pub(crate) mod parts;

@@ -117,6 +117,8 @@ pub struct TocEntry {
     drop_at: (usize, usize),
     /// Where the tablespace stands in that.
     tablespace_at: (usize, usize),
+    /// How many bytes at its end say what it needs.
+    needs_len: usize,
 }
 
 /// What an entry says in the archive's encoding, which need not be UTF-8.
@@ -257,11 +259,13 @@ impl Toc {
         bytes.owner = cursor.string()?.unwrap_or_default().to_vec();
         cursor.string()?; // with oids
         let mut needs = vec![];
+        let needs_from = cursor.at;
         while let Some(number) = cursor.string()? {
             let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
             needs.push(number.ok_or(Stop::Bad("a dependency that is no number"))?);
         }
         let raw = cursor.bytes[from..cursor.at].to_vec();
+        let needs_len = cursor.at - needs_from;
         let (has_data, file) = match format {
             ArchiveFormat::Custom => {
                 let flag = cursor.byte()?;
@@ -302,6 +306,7 @@ impl Toc {
             definition_at,
             drop_at,
             tablespace_at,
+            needs_len,
         })
     }
 
@@ -349,6 +354,21 @@ impl Toc {
         let is_text = std::str::from_utf8(command).is_ok();
         entry.bytes.definition = if is_text { vec![] } else { command.to_vec() };
         entry.raw.splice(from..to, text);
+    }
+
+    /// Lets an entry need the entries `needs`.
+    pub(crate) fn set_needs(&mut self, id: i64, needs: Vec<i64>) {
+        let mut text = vec![];
+        for needed in &needs {
+            let number = needed.to_string();
+            self.int(&mut text, number.len() as i64);
+            text.extend_from_slice(number.as_bytes());
+        }
+        self.int(&mut text, -1);
+        let Some(entry) = self.get_mut(id) else { return };
+        entry.raw.truncate(entry.raw.len() - entry.needs_len);
+        entry.raw.extend_from_slice(&text);
+        (entry.needs, entry.needs_len) = (needs, text.len());
     }
 
     /// The same in a format; `files` are the names of data in directory format.

@@ -127,7 +127,10 @@ fn had_enough(error: &Error) -> bool {
 
 /// What a program complains of first, with its detail.
 fn reason(text: &str) -> String {
-    let first = text.lines().find(|line| line.contains("error:") || line.contains("ERROR:"));
+    // Names stand in what it says, too; those that have the server's words in them are rare.
+    let of_server = text.lines().find(|line| line.contains("error: ") && line.contains("ERROR:"));
+    let first =
+        of_server.or_else(|| text.lines().find(|line| line.contains("error:") || line.contains("ERROR:")));
     let detail = text.lines().find(|line| line.starts_with("DETAIL:"));
     let first = first.or_else(|| text.lines().next()).unwrap_or("failed without a word");
     detail.map_or_else(|| first.to_owned(), |detail| format!("{first}; {detail}"))
@@ -143,6 +146,8 @@ mod tests {
         let said = "pg_restore: while PROCESSING TOC:\npg_restore: error: could not execute query: ERROR:  no\nDETAIL:  x\n";
         let why = reason(said);
         assert_eq!(without_name(&why, "pg_restore"), "could not execute query: ERROR:  no; DETAIL:  x");
+        // An index that is called so.
+        assert_eq!(reason(&format!("pg_restore: error: no\n{said}")), why);
         assert_eq!(without_name("Killed", "pg_restore"), "Killed");
     }
 }

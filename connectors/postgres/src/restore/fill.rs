@@ -15,7 +15,7 @@ use super::sections::Sections;
 use super::source::Source;
 use super::stand_in::StandIn;
 use super::tables::Chosen;
-use super::{Work, database, feed, session};
+use super::{Work, database, feed, locks, session};
 use crate::connection::PgError;
 use crate::end_mark::BlockIndex;
 use crate::limits::{BRIEFLY, Room};
@@ -186,7 +186,8 @@ impl Work<'_> {
             };
             // Without a name; several of its processes open it.
             let mut file = tempfile::tempfile().map_err(failed)?;
-            archive.write_head(&mut file)?;
+            let toc = locks::with_locks(toc, &sections.after);
+            self.archive_of(plan, &toc, &files, None).write_head(&mut file)?;
             file.rewind().map_err(failed)?;
             let jobs = self.jobs(&into)?;
             self.some(&into, &sections.after, Input::File { file, jobs, following })?;
@@ -253,6 +254,7 @@ impl Work<'_> {
         }
         let list = list_of(list.iter().copied())?;
         command.arg("-L").arg(list.path());
+        let is_parallel = matches!(&input, Input::File { jobs, .. } if *jobs > 1);
         if let Input::File { jobs, .. } = &input {
             command.arg("-v").arg("-j").arg(jobs.to_string()).arg("/dev/stdin");
         }
@@ -261,6 +263,11 @@ impl Work<'_> {
             Err(Error::Source(error)) if into.is_partial && error.kind == SourceErrorKind::Command => {
                 self.tell(format!("database '{}'", into.plan.target), &error.why);
                 Ok(0)
+            }
+            // Functions of the user's in indexes may lock what nobody can know.
+            Err(Error::Source(mut error)) if is_parallel && error.why.contains("deadlock detected") => {
+                error.why.push_str("; with --jobs 1 nothing waits for another session's locks");
+                Err(error.into())
             }
             fed => fed,
         }

@@ -26,6 +26,7 @@ impl TocEntry {
             definition_at: (0, 0),
             drop_at: (0, 0),
             tablespace_at: (0, 0),
+            needs_len: 0,
         }
     }
 }
@@ -71,6 +72,15 @@ fn one_format_from_the_other() {
     assert_eq!((used, again.with_data()), (directory.len(), toc.with_data()));
     assert_eq!(again.entries[1].file, "public.t.dat");
     assert_eq!(again.write(ArchiveFormat::Custom, &BTreeMap::new()), custom);
+    let mut other = toc.clone();
+    other.set_needs(2, vec![3, 70_000]);
+    other.set_drop(2, b"a command");
+    let (again, _) = Toc::parse(&other.write(ArchiveFormat::Custom, &BTreeMap::new())).unwrap();
+    let needs = |toc: &Toc| toc.entries.iter().map(|entry| entry.needs.clone()).collect::<Vec<_>>();
+    assert_eq!(needs(&again), [vec![1], vec![3, 70_000], vec![1]]);
+    other.set_needs(2, vec![1]);
+    other.set_drop(2, b"x");
+    assert_eq!(other.write(ArchiveFormat::Custom, &BTreeMap::new()).len(), custom.len());
     for len in 0..custom.len() {
         assert_eq!(Toc::parse(&custom[..len]).map(drop), Err(Stop::More), "cut at {len}");
     }
