@@ -11,6 +11,7 @@ use engine::restore::{Located, dump, located};
 use engine::snapshot::{Listed, Snapshot};
 use engine::{Counter, Error, Monitor, Repository, Result};
 use filling::{Filled, Filling, Large, Task, padded};
+use found::Found;
 use recovery::{Outcome, recovery};
 use rustix::fd::OwnedFd;
 use std::io::{Read as _, Write as _};
@@ -22,6 +23,7 @@ mod backup;
 mod chain;
 mod earlier;
 mod filling;
+mod found;
 mod recovery;
 mod there;
 
@@ -97,6 +99,8 @@ pub(crate) struct Preparing<'a> {
     /// The tars of the one base backup, where they go, and what is there that they do not have.
     tars: Vec<Tar>,
     filled: Filled,
+    /// What the proof found of files that are there.
+    found: Found,
 }
 
 /// A tar of a base backup.
@@ -164,8 +168,9 @@ impl<'a> Preparing<'a> {
                 engine::shown::path(&options.target)
             )));
         }
-        let (tars, filled) = (vec![], Filled::default());
-        let mut plan = Self { repo, snapshot, options, backup, there, folder, _lock: lock, tars, filled };
+        let (tars, filled, found) = (vec![], Filled::default(), Found::default());
+        let mut plan =
+            Self { repo, snapshot, options, backup, there, folder, _lock: lock, tars, filled, found };
         if let [base] = &plan.backup.bases[..] {
             plan.tars = plan.tars_of(base, &plan.options.target)?;
         }
@@ -468,6 +473,7 @@ impl<'a> Preparing<'a> {
             task,
             threads: self.options.threads,
             filled,
+            found: &self.found,
             monitor,
         };
         filling.run(|each| {
@@ -497,21 +503,21 @@ impl<'a> Preparing<'a> {
                     return each(Large { member, content: &tar.content });
                 }
                 monitor.count(Counter::BytesDone, padded(len));
-                let mut bytes = vec![];
-                content.take(len).read_to_end(&mut bytes).map_err(data.at(&member))?;
-                if bytes.len() as u64 != len {
-                    return Err(cut_short(&member));
-                }
+                let mut read = || {
+                    let mut bytes = vec![];
+                    content.take(len).read_to_end(&mut bytes).map_err(data.at(&member))?;
+                    if bytes.len() as u64 == len { Ok(bytes) } else { Err(cut_short(&member)) }
+                };
                 if is_control && task == Task::Write {
                     return match control {
                         Some(_) => Err(twice(&member)),
                         None => {
-                            *control = Some((member, bytes));
+                            *control = Some((member.clone(), read()?));
                             Ok(())
                         }
                     };
                 }
-                filling.small(data, &member, &bytes)
+                filling.small(data, &member, read)
             })
         })
     }

@@ -3,6 +3,7 @@
 //! that is stored against the one that the file has needs no other read for that.
 
 use super::archive::cut_short;
+use super::found::{Change, Found, Pages, Stamp};
 use crate::data_directory::{DataDirectory, Member, What, failed};
 use chunkstore::pool::locked;
 use chunkstore::reader::{Fetched, ReadAhead};
@@ -11,7 +12,7 @@ use connector_kit::format::tar::BLOCK;
 use engine::restore::{Located, Piece};
 use engine::{Counter, Error, Monitor, Repository, Result};
 use rustix::fd::OwnedFd;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -80,6 +81,8 @@ pub(super) struct Filling<'a> {
     pub(super) task: Task,
     pub(super) threads: usize,
     pub(super) filled: &'a Filled,
+    /// What a proof finds, and writing knows by that.
+    pub(super) found: &'a Found,
     pub(super) monitor: &'a dyn Monitor,
 }
 
@@ -96,6 +99,9 @@ struct Open {
     /// Bytes of the tar that are still to come.
     left: Cell<u64>,
     has_changed: Cell<bool>,
+    /// As it is before a proof reads it, and what that finds.
+    stamp: Option<Stamp>,
+    changes: RefCell<Vec<Change>>,
 }
 
 /// A piece of a file.
@@ -139,10 +145,35 @@ impl<'a> Filling<'a> {
         })
     }
 
-    /// A small file, whose bytes are at hand.
-    pub(super) fn small(&self, data: &DataDirectory, member: &Member, bytes: &[u8]) -> Result<()> {
+    /// A small file, whose bytes whoever walks through the tar reads by `read`, if they are needed.
+    pub(super) fn small(
+        &self,
+        data: &DataDirectory,
+        member: &Member,
+        read: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<()> {
         let old = if self.is_over { data.old_file(&member.path) } else { None };
-        let is_same = old.as_ref().is_some_and(|file| has_bytes(file, bytes));
+        let known = match (&old, self.task) {
+            (Some(old), Task::Write) => self.found.take(&member.path, old),
+            _ => None,
+        };
+        let (is_same, bytes) = match known.map(|changes| changes.into_iter().next()) {
+            Some(None) => (true, vec![]),
+            Some(Some(Change { pages: Some(mut pages), .. })) if pages.len() == 1 => {
+                (false, pages.remove(0).1.into_vec())
+            }
+            _ => {
+                let stamp = old.as_ref().and_then(Stamp::of);
+                let bytes = read()?;
+                let is_same = old.as_ref().is_some_and(|file| has_bytes(file, &bytes));
+                if let (Task::Prove, Some(stamp)) = (self.task, stamp) {
+                    let pages = || self.found.has_room(bytes.len()).then(|| vec![(0, bytes.clone().into())]);
+                    let changes = if is_same { vec![] } else { vec![Change { at: 0, pages: pages() }] };
+                    self.found.note(&member.path, stamp, changes);
+                }
+                (is_same, bytes)
+            }
+        };
         if !is_same {
             self.filled.add(bytes.len() as u64);
             self.filled.files.fetch_add(1, Ordering::Relaxed);
@@ -154,7 +185,7 @@ impl<'a> Filling<'a> {
             (true, Some(file)) => file,
             _ => {
                 let file = if self.is_over { data.fresh_file(member) } else { data.new_member(member) }?;
-                file.write_all_at(bytes, 0).map_err(data.at(member))?;
+                file.write_all_at(&bytes, 0).map_err(data.at(member))?;
                 file
             }
         };
@@ -197,6 +228,12 @@ impl Worker<'_, '_> {
         self.filling.monitor.current(&member.path);
         let old = if self.filling.is_over { self.data.old_file(&member.path) } else { None };
         let is_old = old.is_some();
+        let (mut known, mut stamp) = (None, None);
+        match (self.filling.task, &old) {
+            (Task::Write, Some(old)) => known = self.filling.found.take(&member.path, old),
+            (Task::Prove, Some(old)) => stamp = Stamp::of(old),
+            _ => {}
+        }
         let file = match (self.filling.task, old) {
             (Task::Write, None) if self.filling.is_over => Some(self.data.fresh_file(&member)?),
             (Task::Write, None) => Some(self.data.new_member(&member)?),
@@ -205,38 +242,58 @@ impl Worker<'_, '_> {
         let left = Cell::new(range.end - range.start);
         let has_changed = Cell::new(!is_old);
         self.open += 1;
-        let open = Rc::new(Open { member, len, range, file, is_old, left, has_changed });
+        let changes = RefCell::default();
+        let open = Rc::new(Open { member, len, range, file, is_old, left, has_changed, stamp, changes });
+        let mut known = known.map(|changes| changes.into_iter().peekable());
         for piece in content.pieces_of(&open.range) {
             if self.filling.monitor.interrupted() {
                 return Err(Error::Interrupted);
             }
             let place = Place { open: Rc::clone(&open), piece: *piece };
-            let is_there = open.read_old(piece, &mut self.spare);
-            let id = (is_there && piece.chunk.is_some())
-                .then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
-            match piece.chunk {
-                None if is_there && self.spare.iter().all(|byte| *byte == 0) => self.done(&place)?,
-                None => {
-                    self.put_zeros(&place)?;
+            let change = match &mut known {
+                None => Some(None),
+                Some(known) => known.next_if(|change| change.at == piece.at).map(|change| change.pages),
+            };
+            match change {
+                // As the proof found it.
+                None => self.done(&place)?,
+                Some(Some(pages)) => {
+                    for (at, bytes) in pages {
+                        self.write(&place, at, &bytes)?;
+                    }
                     self.done(&place)?;
                 }
-                Some(chunk) if id == Some(chunk.id) => self.done(&place)?,
-                Some(chunk) => {
-                    if self.filling.task == Task::Compare {
-                        self.count(&place, place.inner().1);
-                        self.done(&place)?;
-                    } else if let Some(id) = id {
-                        self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?;
-                    } else {
-                        self.ahead.request(chunk, place)?;
-                    }
-                }
+                Some(None) => self.compare(place)?,
             }
             while self.ahead.is_full() {
                 self.take()?;
             }
         }
         Ok(())
+    }
+
+    /// Compares a piece with what is there, and requests it if it differs.
+    fn compare(&mut self, place: Place) -> Result<()> {
+        let Place { open, piece } = &place;
+        let is_there = open.read_old(piece, &mut self.spare);
+        let id = (is_there && piece.chunk.is_some())
+            .then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
+        match piece.chunk {
+            None if is_there && self.spare.iter().all(|byte| *byte == 0) => self.done(&place),
+            None => {
+                self.put_zeros(&place)?;
+                self.done(&place)
+            }
+            Some(chunk) if id == Some(chunk.id) => self.done(&place),
+            Some(_) if self.filling.task == Task::Compare => {
+                self.count(&place, place.inner().1);
+                self.done(&place)
+            }
+            Some(chunk) => Ok(match id {
+                Some(id) => self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?,
+                None => self.ahead.request(chunk, place)?,
+            }),
+        }
     }
 
     /// Takes what was requested first; `false` if nothing is left.
@@ -255,57 +312,70 @@ impl Worker<'_, '_> {
         Ok(true)
     }
 
-    /// Writes the bytes of a chunk where they differ.
-    fn put(&self, place: &Place, bytes: &[u8]) -> Result<()> {
+    /// Writes the bytes of a chunk where they differ, or notes where they do.
+    fn put(&mut self, place: &Place, bytes: &[u8]) -> Result<()> {
         let (at, len) = place.inner();
         let from = usize::try_from(place.open.range.start + at - place.piece.at).unwrap_or(usize::MAX);
         let inner = bytes.get(from..).and_then(|rest| rest.get(..len as usize)).unwrap_or_default();
-        let Some(file) = place.open.file.as_ref().filter(|_| self.filling.task == Task::Write) else {
-            return Ok(());
-        };
-        let error =
-            failed("write", &self.filling.folder.join(engine::restore::as_path(&place.open.member.path)));
-        if !place.open.is_old {
-            self.count(place, len);
-            return file.write_all_at(inner, at).map_err(error);
-        }
-        let mut there = vec![0; inner.len()];
-        // What is behind its end is not there.
-        let read = read_up_to(file, &mut there, at).map_err(&error)?;
-        let differs = |range: &Range<usize>| range.end > read || there[range.clone()] != inner[range.clone()];
-        let pages = (0..inner.len()).step_by(PAGE).map(|start| start..(start + PAGE).min(inner.len()));
-        let mut run: Option<Range<usize>> = None;
-        for page in pages.filter(differs) {
-            match &mut run {
-                Some(run) if run.end == page.start => run.end = page.end,
-                _ => {
-                    if let Some(run) = run.replace(page) {
-                        file.write_all_at(&inner[run.clone()], at + run.start as u64).map_err(&error)?;
-                        self.count(place, run.len() as u64);
-                    }
+        match (self.filling.task, &place.open.file) {
+            (Task::Compare, _) | (Task::Prove, None) => Ok(()),
+            (Task::Write, Some(_)) if !place.open.is_old => self.write(place, at, inner),
+            (task, _) => {
+                let runs = self.differing(place, at, inner)?;
+                if task == Task::Prove {
+                    let room = runs.iter().map(|run| run.len()).sum();
+                    let pages = || runs.iter().map(|run| (at + run.start as u64, inner[run.clone()].into()));
+                    let pages: Option<Pages> = self.filling.found.has_room(room).then(|| pages().collect());
+                    place.open.changes.borrow_mut().push(Change { at: place.piece.at, pages });
+                    return Ok(());
                 }
+                runs.into_iter()
+                    .try_for_each(|run| self.write(place, at + run.start as u64, &inner[run.clone()]))
             }
         }
-        if let Some(run) = run {
-            file.write_all_at(&inner[run.clone()], at + run.start as u64).map_err(&error)?;
-            self.count(place, run.len() as u64);
+    }
+
+    /// Runs of pages of `inner` that the file does not have at `at`.
+    fn differing(&mut self, place: &Place, at: u64, inner: &[u8]) -> Result<Vec<Range<usize>>> {
+        let mut runs: Vec<Range<usize>> = vec![];
+        let Some(file) = &place.open.file else { return Ok(runs) };
+        let there = &mut self.spare;
+        there.clear();
+        there.resize(inner.len(), 0);
+        // What is behind its end is not there.
+        let read = read_up_to(file, there, at).map_err(self.data.at(&place.open.member))?;
+        let differs = |range: &Range<usize>| range.end > read || there[range.clone()] != inner[range.clone()];
+        let pages = (0..inner.len()).step_by(PAGE).map(|start| start..(start + PAGE).min(inner.len()));
+        for page in pages.filter(differs) {
+            match runs.last_mut() {
+                Some(run) if run.end == page.start => run.end = page.end,
+                _ => runs.push(page),
+            }
         }
-        Ok(())
+        Ok(runs)
+    }
+
+    /// Writes bytes of a file.
+    fn write(&self, place: &Place, at: u64, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &place.open.file else { return Ok(()) };
+        self.count(place, bytes.len() as u64);
+        file.write_all_at(bytes, at).map_err(self.data.at(&place.open.member))
     }
 
     /// A hole where there is none.
     fn put_zeros(&self, place: &Place) -> Result<()> {
         let (mut at, mut left) = place.inner();
         self.count(place, left);
+        if self.filling.task == Task::Prove && place.open.file.is_some() {
+            place.open.changes.borrow_mut().push(Change { at: place.piece.at, pages: None });
+        }
         let Some(file) = place.open.file.as_ref().filter(|_| self.filling.task == Task::Write) else {
             return Ok(());
         };
         let zeros = vec![0; ZEROS];
         while left > 0 {
             let step = left.min(ZEROS as u64);
-            let error =
-                failed("write", &self.filling.folder.join(engine::restore::as_path(&place.open.member.path)));
-            file.write_all_at(&zeros[..step as usize], at).map_err(error)?;
+            file.write_all_at(&zeros[..step as usize], at).map_err(self.data.at(&place.open.member))?;
             (at, left) = (at + step, left - step);
         }
         Ok(())
@@ -329,6 +399,9 @@ impl Worker<'_, '_> {
         self.open -= 1;
         self.filling.monitor.count(Counter::FilesDone, 1);
         self.filling.filled.files.fetch_add(u64::from(open.has_changed.get()), Ordering::Relaxed);
+        if let Some(stamp) = open.stamp {
+            self.filling.found.note(&open.member.path, stamp, open.changes.take());
+        }
         let Some(file) = open.file.as_ref().filter(|_| self.filling.task == Task::Write) else {
             return Ok(());
         };
