@@ -138,6 +138,11 @@ impl<T> ReadAhead<T> {
         self.queued_bytes + self.requested_bytes >= self.reach.ahead || self.queued_items >= AHEAD_ITEMS
     }
 
+    /// A buffer with room for `len` bytes, used before if there is one: for chunks that are lent, most of all.
+    pub fn buffer(&self, len: usize) -> Result<Vec<u8>> {
+        self.bases.buffer(len)
+    }
+
     /// Takes the bytes of a chunk that are no longer used.
     pub fn recycle(&self, bytes: Vec<u8>) {
         self.bases.recycle(bytes);

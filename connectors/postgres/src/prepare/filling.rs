@@ -275,6 +275,12 @@ impl Worker<'_, '_> {
     /// Compares a piece with what is there, and requests it if it differs.
     fn compare(&mut self, place: Place) -> Result<()> {
         let Place { open, piece } = &place;
+        let len = usize::try_from(piece.len).unwrap_or_default();
+        // Not of holes, which may be of any length.
+        if piece.chunk.is_some() && self.spare.capacity() < len {
+            self.ahead.recycle(std::mem::take(&mut self.spare));
+            self.spare = self.ahead.buffer(len)?;
+        }
         let is_there = open.read_old(piece, &mut self.spare);
         let id = (is_there && piece.chunk.is_some())
             .then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
@@ -340,7 +346,6 @@ impl Worker<'_, '_> {
         let mut runs: Vec<Range<usize>> = vec![];
         let Some(file) = &place.open.file else { return Ok(runs) };
         let there = &mut self.spare;
-        there.clear();
         there.resize(inner.len(), 0);
         // What is behind its end is not there.
         let read = read_up_to(file, there, at).map_err(self.data.at(&place.open.member))?;
@@ -423,9 +428,11 @@ impl Open {
         let (Ok(whole), Ok(own)) = (usize::try_from(piece.len), usize::try_from(self.len - at)) else {
             return false;
         };
-        bytes.clear();
+        // What it held before is read over.
         bytes.resize(whole, 0);
-        file.read_exact_at(&mut bytes[..own.min(whole)], at).is_ok()
+        let (inner, padding) = bytes.split_at_mut(own.min(whole));
+        padding.fill(0);
+        file.read_exact_at(inner, at).is_ok()
     }
 }
 
