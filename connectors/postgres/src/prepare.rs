@@ -24,6 +24,7 @@ mod chain;
 mod earlier;
 mod filling;
 mod found;
+mod open;
 mod recovery;
 mod there;
 

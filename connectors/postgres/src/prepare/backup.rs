@@ -5,6 +5,7 @@ use crate::{physical, stream, wal};
 use engine::manifest::for_all_entries;
 use engine::snapshot::{Snapshot, SourceRecord};
 use engine::{Error, Repository, Result};
+use std::collections::BTreeMap;
 
 /// All of it.
 #[derive(Debug)]
@@ -19,6 +20,9 @@ pub(super) struct Backup {
     /// Bytes of one.
     pub(super) segment_len: u64,
 }
+
+/// Of one server: base backups, and segments of WAL as [`Backup::segments`].
+type OfHost = (Vec<BaseBackup>, Vec<(String, String)>);
 
 /// A base backup.
 #[derive(Debug)]
@@ -37,21 +41,26 @@ impl Backup {
         let none = || Error::Invalid("there is no physical backup in this snapshot".into());
         let is_one = |kind: &str| kind == physical::KIND || kind == stream::KIND;
         let records: Vec<_> = snapshot.sources.iter().filter(|source| is_one(&source.kind)).collect();
-        let mut hosts = std::collections::BTreeSet::new();
+        let mut hosts: BTreeMap<String, OfHost> = BTreeMap::new();
         for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
             let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            if let ["postgres", host, "physical", _, _] = path.split('/').collect::<Vec<_>>().as_slice() {
-                hosts.insert((*host).to_owned());
+            if let ["postgres", host, "physical", base, name] = path.split('/').collect::<Vec<_>>()[..] {
+                let (bases, segments) = hosts.entry(host.to_owned()).or_default();
+                match bases.last_mut() {
+                    _ if base == "wal" => segments.push((name.to_owned(), path.clone())),
+                    Some(last) if last.name == base => last.files.push(path.clone()),
+                    _ if base.starts_with("base.") => {
+                        bases.push(BaseBackup { name: base.to_owned(), files: vec![path.clone()] });
+                    }
+                    _ => {}
+                }
             }
             Ok(())
         })?;
-        let chosen = if host.is_empty() && hosts.len() == 1 {
-            hosts.first().cloned()
-        } else {
-            hosts.get(host).cloned()
-        };
-        let Some(host) = chosen else {
-            let all: Vec<String> = hosts.iter().map(|host| format!("SNAPSHOT:/postgres/{host}")).collect();
+        let chosen =
+            if host.is_empty() && hosts.len() == 1 { hosts.pop_first() } else { hosts.remove_entry(host) };
+        let Some((host, (bases, segments))) = chosen else {
+            let all: Vec<String> = hosts.keys().map(|host| format!("SNAPSHOT:/postgres/{host}")).collect();
             return Err(match all.is_empty() {
                 true => none(),
                 false => Error::Invalid(format!(
@@ -71,24 +80,6 @@ impl Backup {
         let segment_len = segment_len.ok_or_else(|| Error::Malformed {
             what: "the record of the backup".into(),
             why: "its length of WAL segments is none that a server has".into(),
-        })?;
-        let (mut bases, mut segments) = (Vec::<BaseBackup>::new(), vec![]);
-        for_all_entries(repo.store(), &snapshot.manifest, &mut |listed| {
-            let path = String::from_utf8_lossy(&listed.entry.path).into_owned();
-            let parts: Vec<&str> = path.split('/').collect();
-            match parts.as_slice() {
-                ["postgres", own, "physical", base, _] if *own == host && base.starts_with("base.") => {
-                    match bases.last_mut() {
-                        Some(last) if last.name == *base => last.files.push(path.clone()),
-                        _ => bases.push(BaseBackup { name: (*base).to_owned(), files: vec![path.clone()] }),
-                    }
-                }
-                ["postgres", own, "physical", "wal", name] if *own == host => {
-                    segments.push(((*name).to_owned(), path.clone()));
-                }
-                _ => {}
-            }
-            Ok(())
         })?;
         if bases.is_empty() {
             return Err(none());

@@ -4,16 +4,16 @@
 
 use super::archive::cut_short;
 use super::found::{Change, Found, Pages, Stamp};
+use super::open::{Open, Place, ZEROS, has_bytes, read_up_to};
 use crate::data_directory::{DataDirectory, Member, What, failed};
 use chunkstore::pool::locked;
 use chunkstore::reader::{Fetched, ReadAhead};
 use chunkstore::threads;
 use connector_kit::format::tar::BLOCK;
-use engine::restore::{Located, Piece};
+use engine::restore::Located;
 use engine::{Counter, Error, Monitor, Repository, Result};
 use rustix::fd::OwnedFd;
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -27,8 +27,6 @@ const PAGE: usize = 8192;
 const MAX_OPEN: usize = 32;
 /// Files that may wait for a thread.
 const WAITING: usize = 64;
-/// Bytes of zeros that are written at a time.
-const ZEROS: usize = 64 << 10;
 
 /// What is done with files that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,30 +82,6 @@ pub(super) struct Filling<'a> {
     /// What a proof finds, and writing knows by that.
     pub(super) found: &'a Found,
     pub(super) monitor: &'a dyn Monitor,
-}
-
-/// A file that is being filled.
-struct Open {
-    member: Member,
-    /// Its bytes.
-    len: u64,
-    /// Where its content is in the tar, with what fills its last block.
-    range: Range<u64>,
-    file: Option<File>,
-    /// Whether the file was there.
-    is_old: bool,
-    /// Bytes of the tar that are still to come.
-    left: Cell<u64>,
-    has_changed: Cell<bool>,
-    /// As it is before a proof reads it, and what that finds.
-    stamp: Option<Stamp>,
-    changes: RefCell<Vec<Change>>,
-}
-
-/// A piece of a file.
-struct Place {
-    open: Rc<Open>,
-    piece: Piece,
 }
 
 impl<'a> Filling<'a> {
@@ -275,30 +249,27 @@ impl Worker<'_, '_> {
     /// Compares a piece with what is there, and requests it if it differs.
     fn compare(&mut self, place: Place) -> Result<()> {
         let Place { open, piece } = &place;
-        let len = usize::try_from(piece.len).unwrap_or_default();
-        // Not of holes, which may be of any length.
-        if piece.chunk.is_some() && self.spare.capacity() < len {
+        let Some(chunk) = piece.chunk else {
+            if !open.has_zeros(piece, &mut self.spare) {
+                self.put_zeros(&place)?;
+            }
+            return self.done(&place);
+        };
+        let len = chunk.len as usize;
+        if self.spare.capacity() < len {
             self.ahead.recycle(std::mem::take(&mut self.spare));
             self.spare = self.ahead.buffer(len)?;
         }
         let is_there = open.read_old(piece, &mut self.spare);
-        let id = (is_there && piece.chunk.is_some())
-            .then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
-        match piece.chunk {
-            None if is_there && self.spare.iter().all(|byte| *byte == 0) => self.done(&place),
-            None => {
-                self.put_zeros(&place)?;
-                self.done(&place)
-            }
-            Some(chunk) if id == Some(chunk.id) => self.done(&place),
-            Some(_) if self.filling.task == Task::Compare => {
+        let id = is_there.then(|| self.filling.repo.store().keys().chunk_id(&self.spare));
+        match id {
+            Some(id) if id == chunk.id => self.done(&place),
+            _ if self.filling.task == Task::Compare => {
                 self.count(&place, place.inner().1);
                 self.done(&place)
             }
-            Some(chunk) => Ok(match id {
-                Some(id) => self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?,
-                None => self.ahead.request(chunk, place)?,
-            }),
+            Some(id) => Ok(self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?),
+            None => Ok(self.ahead.request(chunk, place)?),
         }
     }
 
@@ -417,56 +388,7 @@ impl Worker<'_, '_> {
     }
 }
 
-impl Open {
-    /// Reads what the file has in the place of a piece, with the padding of tars behind its end; `false` if it has less.
-    fn read_old(&self, piece: &Piece, bytes: &mut Vec<u8>) -> bool {
-        let Some(file) = self.file.as_ref().filter(|_| self.is_old) else { return false };
-        let Some(at) = piece.at.checked_sub(self.range.start) else { return false };
-        if piece.at + piece.len > self.range.end || at >= self.len {
-            return false;
-        }
-        let (Ok(whole), Ok(own)) = (usize::try_from(piece.len), usize::try_from(self.len - at)) else {
-            return false;
-        };
-        // What it held before is read over.
-        bytes.resize(whole, 0);
-        let (inner, padding) = bytes.split_at_mut(own.min(whole));
-        padding.fill(0);
-        file.read_exact_at(inner, at).is_ok()
-    }
-}
-
-impl Place {
-    /// Where in the file the piece begins, and how many bytes of the file it has.
-    fn inner(&self) -> (u64, u64) {
-        let Open { range, len, .. } = &*self.open;
-        let (from, to) =
-            (self.piece.at.max(range.start), (self.piece.at + self.piece.len).min(range.start + len));
-        (from - range.start, to.saturating_sub(from))
-    }
-}
-
-/// Whether a file has these bytes and no others.
-fn has_bytes(file: &File, bytes: &[u8]) -> bool {
-    let mut there = vec![0; bytes.len() + 1];
-    read_up_to(file, &mut there, 0).is_ok_and(|read| there.get(..read) == Some(bytes))
-}
-
 /// A member's bytes with what fills its last block.
 pub(super) fn padded(len: u64) -> u64 {
     len.next_multiple_of(BLOCK as u64)
-}
-
-/// Reads until a buffer is full or the file ends; returns how many bytes that were.
-fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64) {
-            Ok(0) => break,
-            Ok(len) => read += len,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(read)
 }
