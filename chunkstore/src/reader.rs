@@ -40,7 +40,8 @@ const LOOKUP: usize = 128;
 
 /// What was asked for, in order.
 enum Request<T> {
-    Chunk(ChunkRef, Option<ChunkId>, T),
+    /// A chunk, and one that was lent for it with its bytes.
+    Chunk(ChunkRef, Option<(ChunkId, usize)>, T),
     Token(T),
 }
 
@@ -49,7 +50,7 @@ struct Run<T> {
     slots: Vec<Slot<T>>,
     bytes: usize,
     /// Chunks that were lent for it.
-    lent: Vec<ChunkId>,
+    lent: Vec<(ChunkId, usize)>,
 }
 
 /// What comes out of a run, in order: its chunks, and what stood between them, so that a thousand small
@@ -114,12 +115,13 @@ impl<T> ReadAhead<T> {
     /// Requests a chunk that may be stored against another one, whose bytes are at hand: they need not be read then. They count
     /// as read ahead until the chunk is taken.
     pub fn request_over(&mut self, chunk: ChunkRef, base: &ChunkId, bytes: Vec<u8>, tag: T) -> Result<()> {
+        let lent = (*base, bytes.capacity());
         self.bases.lend(base, bytes);
-        self.request_with(chunk, Some(*base), tag)
+        self.request_with(chunk, Some(lent), tag)
     }
 
-    fn request_with(&mut self, chunk: ChunkRef, lent: Option<ChunkId>, tag: T) -> Result<()> {
-        self.requested_bytes += chunk.len as usize;
+    fn request_with(&mut self, chunk: ChunkRef, lent: Option<(ChunkId, usize)>, tag: T) -> Result<()> {
+        self.requested_bytes += chunk.len as usize + lent.map_or(0, |(_, bytes)| bytes);
         self.requests.push(Request::Chunk(chunk, lent, tag));
         // Large chunks by fewer than small ones: what is under way is bounded in bytes.
         let enough = self.requests.len() >= LOOKUP || self.requested_bytes >= self.reach.run_plain;
@@ -157,7 +159,7 @@ impl<T> ReadAhead<T> {
         let mut chunks = run.work.wait()?.into_iter();
         self.queued_bytes -= run.bytes;
         self.queued_items -= run.slots.len();
-        run.lent.iter().for_each(|id| self.bases.give_back(id));
+        run.lent.iter().for_each(|(id, _)| self.bases.give_back(id));
         let fetched = run.slots.into_iter().map(|slot| match slot {
             Slot::Token(tag) => Fetched::Token(tag),
             Slot::Missing(id, tag) => Fetched::Chunk(Err(Error::MissingChunk { id }), tag),
@@ -206,8 +208,9 @@ impl<T> ReadAhead<T> {
         Ok(())
     }
 
-    fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>, lent: Vec<ChunkId>) {
-        let bytes = places.iter().map(|place| place.record.plain_len as usize).sum();
+    fn start(&mut self, places: Vec<Location>, slots: Vec<Slot<T>>, lent: Vec<(ChunkId, usize)>) {
+        let plain = places.iter().map(|place| place.record.plain_len as usize);
+        let bytes = plain.chain(lent.iter().map(|(_, bytes)| *bytes)).sum();
         let store = Arc::clone(&self.store);
         let bases = Arc::clone(&self.bases);
         let work = submit(&*self.store.access.io, move || {
