@@ -6,7 +6,7 @@ use crate::backup::{BackupOptions, backup};
 use crate::entry::{Entry, Time};
 use crate::manifest::{Ending, ManifestRoot, Record};
 use crate::monitor::Tally;
-use crate::repository::{access_for_test, made_for_test};
+use crate::repository::{access_for_test, made_with_chunks_around};
 use crate::restore::dump;
 use crate::snapshot::SourceRecord;
 use crate::source::at_hand::AtHand;
@@ -52,8 +52,17 @@ impl Thief {
 
     /// At `storage`, which has its objects in `disk`.
     fn on(disk: Arc<MemoryStorage>, storage: Arc<dyn chunkstore::storage::Storage>) -> Self {
+        Self::with_chunks_around(1 << 10, disk, storage)
+    }
+
+    /// The same, where chunks are around a length in bytes.
+    fn with_chunks_around(
+        len: u32,
+        disk: Arc<MemoryStorage>,
+        storage: Arc<dyn chunkstore::storage::Storage>,
+    ) -> Self {
         let env = Arc::new(SeededEnv::new(7));
-        let repo = made_for_test(access_for_test(storage, Arc::clone(&env) as _));
+        let repo = made_with_chunks_around(len, access_for_test(storage, Arc::clone(&env) as _));
         let bundle = repo.store().add_host("web1", "memory").unwrap();
         Self { disk, env, repo, bundle, run: 0, previous: NO_COMMIT, claims: None, differences: vec![] }
     }
