@@ -1,7 +1,7 @@
 """A backup of nothing new, and a listing, in a repository of few and of many snapshots and index segments.
 
 heads.py ESKER MANY [--count 100000] [--runs 15]: MANY is the example `many` of benches. Prints medians, their ratio, the
-size of HEAD, and how many requests a listing with an empty cache makes.
+size of HEAD, and how many requests a listing with an empty cache makes. Fails if one of these is beyond its bound.
 """
 
 import argparse
@@ -12,6 +12,9 @@ import statistics
 import subprocess
 import tempfile
 import time
+
+# With many: times of a backup of nothing new with few, bytes of HEAD, seconds of a listing, requests of one without a cache.
+RATIO, HEAD, SECONDS, REQUESTS = 1.5, 64 << 10, 1.0, 40
 
 
 def main():
@@ -60,6 +63,13 @@ def measure(options, folder):
     for what in ["backup", "snapshots"]:
         few, many = median["few", what], median["many", what]
         print(f"{what}: {few:.3f} s with 10, {many:.3f} s with {options.count}, ratio {many / few:.2f}")
+    beyond = []
+    if median["many", "backup"] > RATIO * median["few", "backup"]:
+        beyond.append(f"a backup takes more than {RATIO} times as long")
+    if median["many", "snapshots"] >= SECONDS:
+        beyond.append(f"a listing takes {SECONDS} s or longer")
+    if os.path.getsize(os.path.join(repos["many"], "HEAD")) > HEAD:
+        beyond.append(f"HEAD has more than {HEAD} bytes")
     for name, repo in repos.items():
         leaves = os.listdir(os.path.join(repo, "sets")) if os.path.isdir(os.path.join(repo, "sets")) else []
         print(f"{name}: HEAD has {os.path.getsize(os.path.join(repo, 'HEAD'))} bytes, {len(leaves)} objects in sets/")
@@ -67,6 +77,10 @@ def measure(options, folder):
     _, done = esker(repos["many"], "--log", "store=debug", "snapshots", "--json")
     requests = len(re.findall(rb"^.*(?:DEBUG|debug).*$", done.stderr, re.MULTILINE))
     print(f"snapshots with an empty cache: {requests} requests")
+    if not 0 < requests <= REQUESTS:
+        beyond.append(f"a listing with an empty cache makes none or more than {REQUESTS} requests")
+    if beyond:
+        raise SystemExit("; ".join(beyond))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ fn each_tier_and_group_is_behind_by_what_it_lacks() {
     let output = repo.run(["tier", "status"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("tier 'far' is behind by 2 snapshots, 5.5 h"), "{text}");
-    assert!(text.contains("tier 'far' is behind by 1 snapshots, nothing of it is there"), "{text}");
+    assert!(text.contains("tier 'far' is behind by 1 snapshot, nothing of it is there"), "{text}");
     repo.ok(["tier", "sync"]);
     assert_eq!(behind(repo, "far"), (0, 0, vec![]));
     // An older one that comes later is not what a tier is behind by.

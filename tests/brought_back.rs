@@ -33,22 +33,19 @@ fn a_copy_that_was_behind_gets_what_another_one_has_when_it_is_adopted() {
     );
     world.shell("mv away usb; rm -r local");
     let said = repo.fails(10, ["run"]);
-    assert!(
-        said.contains("'esker tier adopt usb' (1 snapshots)") && said.contains("adopt nas' (2"),
-        "{said}"
-    );
+    assert!(said.contains("'esker tier adopt usb' (1 snapshot)") && said.contains("adopt nas' (2"), "{said}");
     let status = repo.run(["tier", "status"]);
     assert_eq!(status.status.code(), Some(10));
     let table = String::from_utf8(status.stdout).unwrap();
     assert!(table.contains("usb") && table.contains("nas"), "{table}");
     let said = repo.ok(["tier", "adopt", "usb"]);
-    assert!(said.contains("tier 'nas' has 1 snapshots that 'usb' lacks"), "{said}");
+    assert!(said.contains("tier 'nas' has 1 snapshot that 'usb' lacks"), "{said}");
     let said = repo.fails(10, ["run"]);
     assert!(said.contains("give it the role 'primary'"), "{said}");
     world.be_primary("usb");
     repo.ok(["tier", "init", "local"]);
     let said = repo.ok(["tier", "sync"]);
-    assert!(said.contains("tier 'usb': brought back 1 snapshots"), "{said}");
+    assert!(said.contains("tier 'usb': brought back 1 snapshot "), "{said}");
     let said = repo.ok(["run"]);
     assert!(said.contains("all promises are kept"), "{said}");
     restores_from(&world, "usb", "precious", 2);
@@ -68,7 +65,7 @@ fn what_the_old_primary_alone_has_comes_over_when_it_rejoins() {
     repo.fails(3, ["run"]);
     world.shell("mv away local");
     let said = repo.ok(["tier", "sync", "--rejoin", "local"]);
-    assert!(said.contains("brought back 1 snapshots"), "{said}");
+    assert!(said.contains("brought back 1 snapshot "), "{said}");
     let said = repo.ok(["run"]);
     assert!(said.contains("all promises are kept"), "{said}");
     for place in ["local", "usb", "nas"] {

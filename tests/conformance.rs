@@ -5,6 +5,7 @@ use crate::harness::{Repo, source_root};
 use crate::proved::nothing_for_what_cannot_be_had;
 use crate::relay::Relay;
 use fixtures::{EXAMPLE, Fixture, MYSQL, POSTGRES, QDRANT, REDIS, REDIS_SCAN, System};
+use forgotten::what_is_forgotten_meanwhile;
 use frozen::what_is_frozen;
 use interruptions::interruptions;
 use local::{FILES, PHYSICAL, PIPE, REDIS_AOF, REDIS_RDB};
@@ -13,6 +14,7 @@ use secrecy::no_secret_is_seen;
 mod choices;
 mod credentials;
 mod fixtures;
+mod forgotten;
 mod frozen;
 mod interruptions;
 mod list;
@@ -160,15 +162,15 @@ macro_rules! suite {
 suite! {
     files: FILES, [order_and_the_second_night, into_a_folder, interruptions, what_is_frozen];
     pipe: PIPE, [order_and_the_second_night, into_a_folder, interruptions, what_is_frozen];
-    example: EXAMPLE, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
-    redis_sync: REDIS, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
-    redis_scan: REDIS_SCAN, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
+    example: EXAMPLE, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_forgotten_meanwhile, what_is_frozen];
+    redis_sync: REDIS, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_forgotten_meanwhile, what_is_frozen];
+    redis_scan: REDIS_SCAN, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_forgotten_meanwhile, what_is_frozen];
     redis_rdb: REDIS_RDB, [order_and_the_second_night, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
     redis_aof: REDIS_AOF, [order_and_the_second_night, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
-    mysql: MYSQL, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
-    postgres: POSTGRES, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
+    mysql: MYSQL, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_forgotten_meanwhile, what_is_frozen];
+    postgres: POSTGRES, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_forgotten_meanwhile, what_is_frozen];
     postgres_physical: PHYSICAL, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
-    qdrant: QDRANT, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_frozen];
+    qdrant: QDRANT, [order_and_the_second_night, a_server_that_goes_in_the_middle, no_secret_is_seen, into_a_server, interruptions, two_in_one_set, what_is_forgotten_meanwhile, what_is_frozen];
 }
 
 /// The page shows the example as it is.

@@ -486,6 +486,12 @@ fn aws_kms_opens_with_the_context_of_the_slot_and_the_key_that_was_named() {
     let asked = kms.requests();
     assert!(asked.iter().all(|request| request[2] == context), "{asked:?}");
     assert!(asked.iter().any(|request| request[0] == "decrypt" && request[1] == "alias/esker"), "{asked:?}");
+    // A slot's bytes in another repository: their context is that of the first one.
+    let other = Bare { repo: Repo::empty(), environment: bare.environment.clone() };
+    other.ends(0, &["init", "--kms", &url]);
+    move_slot(&bare, &other, &url, &["--kms", &url]);
+    let told = other.ends(12, &["--kms", &url, "snapshots"]);
+    assert!(told.contains("another repository or slot") || told.contains("context"), "{told}");
     // The credentials of a profile.
     fs::create_dir(bare.repo.path(".aws")).unwrap();
     let profile = "[default]\naws_access_key_id = AKTEST\naws_secret_access_key = sesame-secret\n";

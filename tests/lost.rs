@@ -372,7 +372,7 @@ fn a_record_that_is_nowhere_is_not_kept() {
         assert!(!said.contains("all promises are kept") && !said.contains("NOT READ"), "{said}");
     }
     let (code, said) = world.say(&["tier", "status"]);
-    assert!(code == 3 && said.contains(&format!("1 snapshots cannot be read ({})", &only[..8])), "{said}");
+    assert!(code == 3 && said.contains(&format!("1 snapshot cannot be read ({})", &only[..8])), "{said}");
     assert_eq!(said.matches("error: ").count(), 1, "told once: {said}");
     world.repo.fails(1, ["forget", &"ab".repeat(32)]);
     world.walk_out(&[&format!("forget {}", &only[..8]), "run"]);

@@ -120,7 +120,7 @@ const LOSSES: &[Loss] = &[
             [(1, "'esker heal'"), FINE, FINE, (0, "all promises are kept"), (3, "'esker run'"), FINE],
             &["run"],
         ),
-        copy: ([(1, "1 errors"), FINE, FINE, FINE, (3, "'esker run'"), FINE], &["run"]),
+        copy: ([(1, "1 error "), FINE, FINE, FINE, (3, "'esker run'"), FINE], &["run"]),
     },
     Loss {
         what: What::Record,
@@ -129,7 +129,7 @@ const LOSSES: &[Loss] = &[
             [(1, "'esker heal'"), FINE, FINE, (0, "put 1 lost records"), (3, "'esker run'"), FINE],
             &["tier sync"],
         ),
-        copy: ([(1, "1 errors"), FINE, FINE, FINE, (3, "'esker run'"), FINE], &["heal"]),
+        copy: ([(1, "1 error "), FINE, FINE, FINE, (3, "'esker run'"), FINE], &["heal"]),
     },
 ];
 

@@ -339,7 +339,7 @@ fn records_come_back_from_another_tier() {
     repo.fails(1, ["forget", &format!("{}x", &id[..6])]);
     assert_eq!(repo.run(["heal"]).status.code(), Some(1));
     let text = repo.ok(["forget", &id[..6]]);
-    assert!(text.contains("removed 1 snapshots"), "{text}");
+    assert!(text.contains("removed 1 snapshot"), "{text}");
     repo.ok(["run"]);
     // Of a tier alone, the same.
     let id = std::fs::read_dir(repo.path("nas/snapshots")).unwrap().next().unwrap().unwrap().file_name();

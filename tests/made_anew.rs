@@ -52,7 +52,7 @@ fn a_head_made_anew_removes_nothing_unasked() {
     let stray = format!("packs/00112233445566778899aabbccddeeff/{}", "ab".repeat(32));
     std::fs::write(vault.join(&stray), b"of nobody").unwrap();
     let said = world.repo.ok(["tier", "prune", "vault"]);
-    assert!(vault.join(&stray).exists() && said.contains("1 objects"), "{said}");
+    assert!(vault.join(&stray).exists() && said.contains("1 object "), "{said}");
     let report = world.repo.json(["tier", "prune", "--dry-run", "--accept-head", "vault"]);
     assert_eq!(report["orphan_names"], serde_json::json!([stray]), "{report}");
     let said = world.repo.ok(["tier", "prune", "--accept-head", "vault"]);

@@ -372,10 +372,10 @@ fn a_dry_run_says_what_it_would_do() {
     for step in [
         "1. make the accounts",
         "2. database 'live': beside the existing one, then switched",
-        "read 1 tables of 'live' into a new database, 'live.esker-new'",
+        "read 1 table of 'live' into a new database, 'live.esker-new'",
         "drop what was there: 2 tables and views, 3 routines and events",
-        "make 2 routines, 1 triggers, 1 events",
-        "make 1 views",
+        "make 2 routines, 1 trigger, 1 event",
+        "make 1 view ",
     ] {
         assert!(text.contains(step), "{step}: {text}");
     }
@@ -390,7 +390,7 @@ fn a_dry_run_says_what_it_would_do() {
         "live",
         "--dry-run",
     ]);
-    assert!(text.contains("read 1 tables of 'live' into it"), "{text}");
+    assert!(text.contains("read 1 table of 'live' into it"), "{text}");
 }
 
 /// An interrupted replacement leaves what was there.

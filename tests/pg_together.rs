@@ -85,7 +85,7 @@ fn a_database_without_a_mark_is_removed_if_it_is_empty() {
             );
             let notes = repo.json(args)["notes"].to_string();
             assert!(notes.contains(&format!("dropped database '{left}'")), "{notes}");
-            assert!(notes.contains("abcdef_0' may be") && notes.contains("1 objects"), "{notes}");
+            assert!(notes.contains("abcdef_0' may be") && notes.contains("1 object"), "{notes}");
             assert_eq!(
                 server.sql("postgres", "SELECT string_agg(datname || datallowconn, ' ' ORDER BY datname) FROM pg_database WHERE datname LIKE 'esker%'").replace("esker_restore_0123456789abcdef", ""),
                 "_0false _1true _xfalse"

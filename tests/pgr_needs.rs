@@ -188,7 +188,7 @@ fn whatever_users_make_is_not_empty() {
         server.sql("other", made);
         let before = server.dumped("other");
         let text = repo.fails(1, ["restore", "latest", "--to", &url]);
-        assert!(text.contains("database 'other' is not empty (1 objects)"), "{made}: {text}");
+        assert!(text.contains("database 'other' is not empty (1 object)"), "{made}: {text}");
         assert!(server.dumped("other") == before, "{made}");
         if made.contains("SUBSCRIPTION") {
             server.sql("other", "ALTER SUBSCRIPTION x SET (slot_name = NONE); DROP SUBSCRIPTION x");

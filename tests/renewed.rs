@@ -172,7 +172,7 @@ fn an_old_primary_that_is_away_holds_its_epochs() {
     assert!(code == 1 && said.contains("tier 'local' cannot be looked at"), "{said}");
     world.shell("mv away repo");
     let (_, said) = world.say(&["tier", "sync", "--rejoin", "local"]);
-    assert!(said.contains("brought back 1 snapshots"), "{said}");
+    assert!(said.contains("brought back 1 snapshot "), "{said}");
 }
 
 /// A tier that was given up comes back: nothing on it counts, and nobody says that it is up to date.

@@ -112,7 +112,7 @@ fn of_mariadb() {
             "drop what was there: 3 tables and views, 0 routines and events",
             "stays as it was: 'live', if anything fails",
             "left over: nothing; after a failure 'live.esker-new'",
-            "make 1 views",
+            "make 1 view ",
         ],
     );
     let plan = restores_as_planned(&repo, &["--to", &into("live"), "--replace", "--table", "t"]);
@@ -138,7 +138,7 @@ fn of_redis() {
         &[
             "in place, after a proof",
             "read all",
-            "remove 4 keys of 1 databases",
+            "remove 4 keys of 1 database",
             "load 3 keys",
             "no safety snapshot",
         ],

@@ -189,3 +189,37 @@ fn delta_of_esker_toml_holds_for_runs() {
     assert_eq!(night("delta = false"), 0);
     assert!(night("") > 0);
 }
+
+/// So does `esker stream`, whose bases would else be differences to the ones before.
+#[test]
+fn delta_of_esker_toml_holds_for_streams() {
+    for (line, is_delta) in [("delta = false\n", false), ("", true)] {
+        let repo = Repo::new();
+        let redis = crate::redis::Redis::start(&crate::redis::apt_redis(), &repo.path("redis"), &[]);
+        // Of 40,000 values that do not compress, one in a hundred changes.
+        let write = |every: u32, night: u32| {
+            let value = format!("redis.sha1hex(n .. ':' .. {night})");
+            let script = format!("for n = 1, 40000, {every} do redis.call('SET', 'key:' .. n, {value}) end");
+            redis.cli(&["EVAL", &script, "0"]);
+        };
+        write(1, 0);
+        let toml = format!("{line}repository = \"{}\"\n", repo.folder().display());
+        std::fs::write(repo.path("delta.toml"), toml).unwrap();
+        let log = std::fs::File::create(repo.path("log")).unwrap();
+        let args = ["-c", "delta.toml", "stream", &redis.url(), "--interval", "1s", "--base-every", "5s"];
+        let mut command = repo.command(args);
+        command
+            .env_remove("ESKER_REPOSITORY")
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(std::process::Stdio::null());
+        let mut stream = crate::harness::Process(command.spawn().unwrap());
+        crate::harness::wait_for("a base", 60, || repo.snapshot_count() == 1);
+        write(100, 1);
+        crate::harness::wait_for("a second base", 60, || repo.snapshot_count() >= 2);
+        crate::harness::run("kill", &["-INT", &stream.0.id().to_string()]);
+        assert!(stream.0.wait().unwrap().success());
+        let chunks = repo.json(["stats"])["delta_blob_count"].as_u64().unwrap();
+        assert_eq!(chunks > 0, is_delta, "{line:?}: {chunks} differences");
+    }
+}

@@ -314,7 +314,7 @@ fn each_trouble_is_told_and_leaves_the_others_alone() {
         said
     };
     let said = with("s3://bk1/", "s3://nowhere/", 3, "no such bucket");
-    assert!(said.contains("tier 'glacier': copied 1 snapshots"), "the other one goes on: {said}");
+    assert!(said.contains("tier 'glacier': copied 1 snapshot"), "the other one goes on: {said}");
     assert!(said.contains("behind: every snapshot on s3"), "{said}");
     with(&format!(":{}\"", weed.port()), ":1\"", 3, "tier 's3': BEHIND");
     with("class = \"GLACIER\"", "class = \"FREEZER\"", 1, "unknown storage class 'FREEZER'");
@@ -445,7 +445,7 @@ fn promises_end_and_what_is_named_goes() {
     let data = repo.path("data").display().to_string();
     repo.ok(["backup", "--no-sync", "--time", "2020-01-01 00:00:00", &data]);
     // Without being asked, a backup is copied, too.
-    assert!(repo.ok(["backup", &data]).contains("tier 's3': copied 1 snapshots"));
+    assert!(repo.ok(["backup", &data]).contains("tier 's3': copied 1 snapshot"));
     let old = repo.json(["snapshots"])[0]["id"].as_str().unwrap().to_owned();
     // What was made by hand stays; what was released does not.
     assert_eq!(tier(&repo.json(["forget", "--dry-run"]), "local")["remove"], serde_json::json!([]));

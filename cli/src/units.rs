@@ -1,6 +1,6 @@
 //! Quantities for people, each in the unit that fits it.
 
-pub(crate) use engine::shown::counted;
+pub(crate) use engine::shown::{counted, counted_are};
 
 /// A duration, given in seconds.
 pub(crate) fn duration(seconds: f64) -> String {

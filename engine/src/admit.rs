@@ -16,7 +16,7 @@ use chunkstore::storage::ErrorKind;
 use chunkstore::store::{ChunkStore, Settled, describe};
 use chunkstore::{ObjectId, SessionId};
 use found::{Found, commit, commit_once};
-use intake::Intake;
+use intake::{Intake, Plain};
 use needs::{Missing, Needs};
 use queue::{Budget, Queue};
 use std::cell::Cell;
@@ -428,7 +428,10 @@ impl Admitter<'_> {
         }
         // From here on as a backup.
         let session = store.open_session("admit")?;
-        let done = self.store_all(&session, &commit, &rings, snapshot, settled);
+        let mut plain = Plain::default();
+        let done = self.store_all(&session, &commit, &rings, snapshot, settled, &mut plain);
+        // Whatever it was refused for: a list of entries that names a chunk that nobody has makes all of it vain.
+        self.budget.spend(plain.in_vain(done.is_err()));
         match &done {
             Ok(Some(_)) => {}
             _ => drop(store.close_session(&session, &[])),
@@ -495,6 +498,7 @@ impl Admitter<'_> {
         rings: &BTreeMap<u64, KeyRing>,
         mut snapshot: Snapshot,
         settled: &Settled,
+        plain: &mut Plain,
     ) -> std::result::Result<Option<ObjectId>, Refusal> {
         let store = self.repo.store();
         self.repo.sync_index(self.monitor)?;
@@ -502,8 +506,7 @@ impl Admitter<'_> {
         let mut packer = Packer::new(&dedupe, *session, self.options.packer)?;
         let mut intake = Intake::new(self, &dedupe, rings)?;
         let proved = intake.take_all(&commit.packs, &mut packer, self.monitor);
-        let plain = intake.plain();
-        self.budget.spend(plain.in_vain(proved.is_err()));
+        *plain = intake.plain();
         let segments: Vec<SegmentRef> = match proved {
             Ok(()) => packer.flush()?,
             Err(refusal) => {

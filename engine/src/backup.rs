@@ -263,11 +263,11 @@ fn run(
 fn about_lost(lost: &LostPacks, monitor: &dyn Monitor) {
     if !lost.is_empty() {
         monitor.warning(&format!(
-            "{} packs of the index are missing, or have another length ({}): this backup does not rely on \
+            "{} missing of those in the index, or of another length ({}): this backup does not rely on \
                 them, and stores again what it needs of them. Older snapshots may need them, too: 'esker check' \
                 says which. 'esker heal' restores those that another tier or parity has; then 'esker repair \
                 packs' removes the others from the index",
-            lost.len(),
+            crate::shown::counted_are(lost.len(), "pack"),
             lost.names()
         ));
     }

@@ -33,9 +33,10 @@ impl Doubt {
             false => "the last run that let snapshots expire",
         };
         format!(
-            "the clock says {}, {days} days after {what} ({}): it may be wrong, so nothing \
+            "the clock says {}, {} after {what} ({}): it may be wrong, so nothing \
              expires and nothing is pruned. If it is right, 'esker run --accept-clock' goes on by it",
             self.now.strftime("%Y-%m-%d"),
+            crate::shown::counted(days, "day"),
             self.last.strftime("%Y-%m-%d")
         )
     }

@@ -132,7 +132,7 @@ pub fn renew(
     if options.dry_run {
         // As if it were done, but for what stays.
         let stays = report.renewal.packs_left();
-        report.left = (stays > 0).then(|| format!("{stays} packs would stay"));
+        report.left = (stays > 0).then(|| format!("{} would stay", crate::shown::counted(stays, "pack")));
         return Ok(report);
     }
     report.left = chunkstore::store::holders(&*store.reload()?, epoch.saturating_sub(1))?;

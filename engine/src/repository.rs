@@ -323,7 +323,13 @@ pub(crate) fn access_for_test(
 /// A new repository there, with the password `x`.
 #[cfg(test)]
 pub(crate) fn made_for_test(access: Access) -> Repository {
+    made_with_chunks_around(1 << 10, access)
+}
+
+/// The same with chunks around a length in bytes.
+#[cfg(test)]
+pub(crate) fn made_with_chunks_around(len: u32, access: Access) -> Repository {
     let cheap = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-    let params = ChunkerParams::around(1 << 10);
+    let params = ChunkerParams::around(len);
     Repository::init(access, params, b"x", cheap, SlotOwner::default(), Layout::default()).unwrap()
 }

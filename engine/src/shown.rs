@@ -18,13 +18,21 @@ pub fn name(bytes: &[u8]) -> String {
     }
 }
 
-/// A number of things, of which `what` is the word for one.
+/// A number of things, of which `what` is the word for one, in the singular. A number that does not fit is the largest.
 #[must_use]
-pub fn counted(number: impl Into<u64>, what: &str) -> String {
-    match number.into() {
-        1 => format!("1 {what}"),
-        number => format!("{number} {what}s"),
+pub fn counted(number: impl TryInto<u64>, what: &str) -> String {
+    match (number.try_into().unwrap_or(u64::MAX), what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (number, Some(stem)) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{number} {stem}ies"),
+        (number, _) => format!("{number} {what}s"),
     }
+}
+
+/// The same with the verb that fits: `1 pack is`, `2 packs are`.
+#[must_use]
+pub fn counted_are(number: impl TryInto<u64>, what: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{} {}", counted(number, what), if number == 1 { "is" } else { "are" })
 }
 
 /// A path on this machine, as [`name`].

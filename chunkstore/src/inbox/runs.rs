@@ -144,9 +144,11 @@ pub fn is_stray(host: &ObjectId, settled: u64, name: &str) -> bool {
 }
 
 /// Whether an object only says that there is a folder: disks have empty ones, and some tools of object stores make such marks.
+/// One in the place of an object of a run, or below that, is in the way of its host.
 #[must_use]
 pub fn is_folder(name: &str, len: u64) -> bool {
-    len == 0 && name.ends_with('/')
+    let is_in_the_way = || name.match_indices('/').any(|(end, _)| names::run_of(&name[..end]).is_some());
+    len == 0 && name.ends_with('/') && !is_in_the_way()
 }
 
 fn keep(runs: &mut BTreeMap<u64, Run>, number: u64, run: Run) {

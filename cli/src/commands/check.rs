@@ -6,6 +6,7 @@ use crate::durations;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
 use crate::places::Place;
+use crate::units::counted;
 use chunkstore::storage::local::exposed;
 use engine::shown;
 use engine::verify::{CheckOptions, CheckReport, ReadData, check_some};
@@ -112,11 +113,13 @@ fn summary(report: &CheckReport, context: &Context) -> Result<Summary, Failure> 
     let mut summary = Summary::of(report)?;
     let mut say = |text: String| summary.line(text);
     say(format!(
-        "{} snapshots, {} index segments, {} packs",
-        report.snapshots, report.segments, report.packs
+        "{}, {}, {}",
+        counted(report.snapshots, "snapshot"),
+        counted(report.segments, "index segment"),
+        counted(report.packs, "pack")
     ));
     if report.packs_read > 0 {
-        say(format!("read {} packs, {}", report.packs_read, output::bytes(report.bytes_read)));
+        say(format!("read {}, {}", counted(report.packs_read, "pack"), output::bytes(report.bytes_read)));
     }
     for healed in &report.healed {
         say(format!("healed {healed}"));
@@ -133,6 +136,7 @@ fn summary(report: &CheckReport, context: &Context) -> Result<Summary, Failure> 
     }
     match report.num_errors {
         0 => say("no errors were found".into()),
+        1 => say("1 error was found".into()),
         errors => say(format!("{errors} errors were found")),
     }
     Ok(summary)

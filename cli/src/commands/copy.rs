@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
 use crate::places::{Make, Place};
+use crate::units::counted;
 use chunkstore::ingest::{PackerOptions, Sealing};
 use chunkstore::storage::limit::Rates;
 use engine::Repository;
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         }
     }
     context.console.result(
-        format!("copied {copied} snapshots; {skipped} were there"),
+        format!("copied {}; {skipped} were there", counted(copied, "snapshot")),
         json!({"copied": copied, "skipped": skipped}),
     );
     Ok(if context.console.error_count() > 0 { Code::Incomplete } else { Code::Done })

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::fleet::Work;
 use crate::output::{self, Summary};
+use crate::units::{counted, counted_are};
 use chunkstore::ObjectId;
 use chunkstore::format::names;
 use engine::monitor::Tally;
@@ -148,7 +149,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         .for_each(|error| monitor.error(error));
     let mut text = None;
     if args.dry_run {
-        text = Some(format!("dry run: {} snapshots would be removed", remove.len()));
+        text = Some(format!("dry run: would remove {}", counted(remove.len(), "snapshot")));
     } else if !remove.is_empty() {
         let mut removed = remove.len();
         match args.snapshots.is_empty() {
@@ -158,7 +159,7 @@ pub(crate) fn run(args: Args, context: &Context) -> CommandResult {
         if !args.snapshots.is_empty() && context.uses_file() {
             forget_on_tiers(&remove, context)?;
         }
-        text = Some(format!("removed {removed} snapshots"));
+        text = Some(format!("removed {}", counted(removed, "snapshot")));
     }
     // By rules, the array of groups is all the JSON, as restic has it.
     if !context.global.json || !args.snapshots.is_empty() {
@@ -327,7 +328,8 @@ fn print(plans: &[GroupPlan], policy: &Policy, compact: bool, context: &Context)
     let count: usize = unknown.map(|group| group.verdicts.len()).sum();
     if count > 0 {
         context.console.warn(&format!(
-            "{count} snapshots do not say what they came from, so no rule acts on them; with --unknown-origin it does"
+            "{} without a word of what it came from, so no rule acts on that; with --unknown-origin it does",
+            counted_are(count, "snapshot")
         ));
     }
     if context.global.json {

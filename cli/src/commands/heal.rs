@@ -8,6 +8,7 @@ use crate::fleet::TierOutcome;
 use crate::output::{self, Summary};
 use crate::places::Make;
 use crate::tiers::Opened;
+use crate::units::counted;
 use chunkstore::storage::Storage;
 use chunkstore::storage::tiered::Served;
 use chunkstore::store::ChunkStore;
@@ -146,28 +147,29 @@ fn heal(
 fn summary(name: &str, report: &CheckReport, back: u64, served: &[Served]) -> Result<Summary, Failure> {
     let brought = match back {
         0 => String::new(),
-        back => format!("; {back} objects brought back from under later versions"),
+        back => format!("; {} brought back from under later versions", counted(back, "object")),
     };
     let anew = match (report.packs_replaced, report.chunks_supplied) {
         (0, 0) => String::new(),
         (packs, chunks) => {
-            format!("; {packs} replaced by others ({chunks} chunks read from other tiers and sealed anew)")
+            let chunks = counted(chunks, "chunk");
+            format!("; {packs} replaced by others ({chunks} read from other tiers and sealed anew)")
         }
     };
     let records = match report.snapshots_fetched {
         0 => String::new(),
-        records => format!("; {records} records of snapshots copied from other tiers"),
+        records => format!("; {} of a snapshot copied from another tier", counted(records, "record")),
     };
     let mut summary =
         Summary::of(report)?.with("tier", name).with("brought_back", back).with("sources", to_json(&served)?);
     summary.line(format!(
-        "tier '{name}': {} packs, {} read; {} copied from other tiers ({}), {} mended from parity{anew}{records}{brought}; {} errors left",
-            report.packs,
+        "tier '{name}': {}, {} read; {} copied from other tiers ({}), {} mended from parity{anew}{records}{brought}; {} left",
+            counted(report.packs, "pack"),
             report.packs_read,
             report.packs_fetched,
             output::bytes(report.bytes_fetched),
             report.packs_healed + report.parity_healed,
-            report.num_errors
+            counted(report.num_errors, "error")
     ));
     Ok(summary)
 }

@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
 use crate::places::{Make, Place};
+use crate::units::{counted, counted_are};
 use chunkstore::ObjectId;
 use chunkstore::storage::limit::Rates;
 use engine::backup::{BackupOptions, backup};
@@ -120,15 +121,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         "imported": imported, "skipped": skipped, "failed": failed, "lacking": lacking, "dry_run": args.dry_run,
     }));
     let verb = if args.dry_run { "would import" } else { "imported" };
-    summary.line(format!("{verb} {imported} snapshots; {skipped} were here"));
+    summary.line(format!("{verb} {}; {skipped} were here", counted(imported, "snapshot")));
     if failed > 0 {
-        let left = "snapshots are damaged and were left out; --keep-going imports what can be read of them";
-        summary.line(format!("{failed} {left}"));
+        let left = "damaged and left out; --keep-going imports what can be read";
+        summary.line(format!("{} {left}", counted_are(failed, "snapshot")));
     }
     if lacking > 0 {
-        let left = "snapshots that were imported before lack the damaged data; without --keep-going they are imported \
-            again, completely";
-        summary.line(format!("{lacking} {left}"));
+        let left =
+            "imported before without the damaged data; without --keep-going all of it is imported again";
+        summary.line(format!("{} {left}", counted_are(lacking, "snapshot")));
     }
     context.console.summary(&summary);
     let complete = failed == 0 && lacking == 0 && context.console.error_count() == 0;
@@ -223,9 +224,9 @@ fn import(
         Ok(report) => {
             if source.windows_attributes() > 0 {
                 context.console.warn(&format!(
-                    "snapshot {}: {} entries have attributes of Windows, which are not kept",
+                    "snapshot {}: attributes of Windows are not kept, of {}",
                     ObjectId(snapshot.id.0).short(),
-                    source.windows_attributes()
+                    counted(source.windows_attributes(), "entry")
                 ));
             }
             Ok(report.snapshot)

@@ -5,6 +5,7 @@ use crate::config::{hostname, username};
 use crate::context::{Context, cores};
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::units::counted;
 use crate::units::duration;
 use basis::Planned;
 use chunkstore::chunker::ChunkerParams;
@@ -185,7 +186,7 @@ fn from_versions(args: &Args, context: &Context) -> Result<Planned, Failure> {
     let measured =
         Measured { nights, two_nights_apart, unchanged, restore_seconds, peak_memory: peak_memory() };
     let names: Vec<_> = args.nights.iter().map(|path| path.display().to_string()).collect();
-    let from = format!("{} versions: {}", names.len(), names.join(", "));
+    let from = format!("{}: {}", counted(names.len(), "version"), names.join(", "));
     Ok(Planned { measured, from, every_hours: args.every.unwrap_or(24.0) })
 }
 
@@ -224,8 +225,8 @@ fn from_snapshots(args: &Args, context: &Context) -> Result<Planned, Failure> {
     };
     let at = |listed: &Listed| super::show_time(listed.snapshot.time);
     let from = format!(
-        "{} snapshots of {} on {}, made from {} to {}",
-        all.len(),
+        "{} of {} on {}, made from {} to {}",
+        counted(all.len(), "snapshot"),
         newest.paths.join(", "),
         newest.hostname,
         at(first),

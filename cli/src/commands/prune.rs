@@ -114,13 +114,13 @@ pub(super) fn add_orphans(plan: &PrunePlan, tier: Option<&str>, dry_run: bool, s
     }
     if plan.orphan_names.len() > NAMED {
         let more = plan.orphan_names.len() - NAMED;
-        summary.line(format!("{verb} {more} more objects that HEAD does not name"));
+        summary.line(format!("{verb} {} that HEAD does not name", counted(more, "further object")));
     }
     if plan.kept_before_head > 0 {
         summary.line(format!(
-            "{} objects that nothing needs, as far as HEAD says, stay: HEAD was made anew after they were written, and \
-             may not name all. When its snapshots are as they should be, '{}' removes them",
-            plan.kept_before_head,
+            "kept {} that nothing needs, as far as HEAD says: HEAD was made anew after that was written, and may not name \
+             all. When its snapshots are as they should be, '{}' removes what is not needed",
+            counted(plan.kept_before_head, "object"),
             crate::fleet::accepting_head(tier)
         ));
     }
@@ -146,7 +146,11 @@ fn summary(plan: &PrunePlan, dry_run: bool) -> Result<Summary, Failure> {
         say(format!("chunks to be stored anew, without older ones: {}", plan.chunks_rebase));
     }
     if plan.orphans > 0 || plan.sessions_fenced > 0 {
-        say(format!("left by interrupted runs: {} objects, {} sessions", plan.orphans, plan.sessions_fenced));
+        say(format!(
+            "left by interrupted runs: {}, {}",
+            counted(plan.orphans, "object"),
+            counted(plan.sessions_fenced, "session")
+        ));
     }
     add_orphans(plan, None, dry_run, &mut summary);
     let mut say = |text: String| summary.line(text);

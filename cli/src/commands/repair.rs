@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::Summary;
 use crate::places::Make;
+use crate::units::{counted, counted_are};
 use chunkstore::PackId;
 use chunkstore::head::{Elsewhere, Place};
 use chunkstore::ingest::PackerOptions;
@@ -163,19 +164,21 @@ fn index(context: &Context, read_all_packs: bool, dry_run: bool) -> CommandResul
     let mut summary = Summary::of(&report)?.with("dry_run", dry_run);
     let (verb, would) = if dry_run { ("would list", "would be ") } else { ("listed", "") };
     summary.line(format!(
-        "{} segments are fine, {} are not; {verb} {} chunks of {} packs anew; {} packs cannot be read whole; {} \
-         stay listed as they were",
-        report.segments_kept,
+        "{} fine, {} not; {verb} {} of {} anew; {} cannot be read whole; {} \
+         stay listed as before",
+        counted_are(report.segments_kept, "segment"),
         report.segments_lost,
-        report.chunks_found,
-        report.packs_read,
-        report.packs_damaged,
+        counted(report.chunks_found, "chunk"),
+        counted(report.packs_read, "pack"),
+        counted(report.packs_damaged, "pack"),
         report.packs_kept
     ));
     if report.packs_healed + report.chunks_saved + report.chunks_lost > 0 {
         summary.line(format!(
-            "of what was not listed, {} packs {would}made whole from parity, {} chunks {would}stored again, {} lost",
-            report.packs_healed, report.chunks_saved, report.chunks_lost
+            "of what was not listed, {} {would}made whole from parity, {} {would}stored again, {} lost",
+            counted(report.packs_healed, "pack"),
+            counted(report.chunks_saved, "chunk"),
+            report.chunks_lost
         ));
     }
     context.console.summary(&summary);
@@ -369,8 +372,8 @@ fn head(
     if plan.why.is_empty() {
         if plan.slots_put_back > 0 {
             say(format!(
-                "{} key slots are missing or damaged; another tier has them, from which they are put back",
-                plan.slots_put_back
+                "{} missing or damaged, and put back from another tier",
+                counted_are(plan.slots_put_back, "key slot")
             ));
         }
         let nothing = plan.grants_put_back.is_empty() && plan.slots_put_back == 0;
@@ -378,21 +381,22 @@ fn head(
     } else {
         say(format!("HEAD cannot be used: {}", plan.why));
         say(format!(
-            "a new one would list {} snapshots ({} of them not in the HEAD that is there), {} index segments \
-                     with {} packs, and {} key slots",
-            plan.snapshots, plan.snapshots_found, plan.segments, plan.packs, plan.slots
+            "a new one would list {} ({} of them not in the HEAD that is there), {} with {}, and {}",
+            counted(plan.snapshots, "snapshot"),
+            plan.snapshots_found,
+            counted(plan.segments, "index segment"),
+            counted(plan.packs, "pack"),
+            counted(plan.slots, "key slot")
         ));
         for (epoch, objects) in &plan.keyless {
-            let objects = objects.len();
-            say(format!(
-                "given up: {objects} objects that need the data key of epoch {epoch}, which is lost"
-            ));
+            let objects = counted(objects.len(), "object");
+            say(format!("given up: {objects} under the data key of epoch {epoch}, which is lost"));
         }
         if !plan.keyless.is_empty() {
-            say(format!("{} snapshots are given up with that", plan.snapshots_given_up()));
+            say(format!("{} given up with that", counted_are(plan.snapshots_given_up(), "snapshot")));
         }
         if plan.packs_gone > 0 {
-            say(format!("{} packs that segments list are gone", plan.packs_gone));
+            say(format!("{} gone that segments list", counted_are(plan.packs_gone, "pack")));
         }
         for (name, why) in &plan.unreadable {
             say(format!("left out: {name}: {why}"));
@@ -485,13 +489,13 @@ fn packs(context: &Context, packs: &[String], read_data: bool, manner: Manner) -
         count => format!(", {count} are in other packs, too"),
     };
     say(match report.packs_damaged {
-        0 => format!("{} packs were looked at; none is damaged", report.packs_read),
+        0 => format!("looked at {}; none is damaged", counted(report.packs_read, "pack")),
         damaged => format!(
-            "{damaged} packs are damaged: {} can be made whole from parity, {} are to be given up; of those, {} chunks can \
-             be stored again{}, {} are lost",
+            "{} damaged: {} can be made whole from parity, {} to be given up; of those, {} can be stored again{}, {} lost",
+            counted_are(damaged, "pack"),
             report.packs_healed,
             report.packs_dropped,
-            report.chunks_saved,
+            counted(report.chunks_saved, "chunk"),
             elsewhere(&report),
             report.chunks_lost
         ),
@@ -499,10 +503,10 @@ fn packs(context: &Context, packs: &[String], read_data: bool, manner: Manner) -
     if report.packs_damaged > 0 && go_on(manner, Effect::GivesUp)? {
         report = repair(&PacksOptions { packs: report.damaged, dry_run: false, ..options })?;
         say(format!(
-            "{} packs were made whole from parity, {} given up; {} chunks were stored again{}, {} lost",
-            report.packs_healed,
+            "made {} whole from parity, gave {} up; stored {} again{}, {} lost",
+            counted(report.packs_healed, "pack"),
             report.packs_dropped,
-            report.chunks_saved,
+            counted(report.chunks_saved, "chunk"),
             elsewhere(&report),
             report.chunks_lost
         ));
@@ -555,18 +559,19 @@ fn show_plan(context: &Context, report: &SnapshotsReport) {
         }
         let gaps = match repaired.gaps {
             0 => String::new(),
-            gaps => format!(", and what stood in {gaps} gaps of its list"),
+            gaps => format!(", and what stood in {} of its list", counted(gaps, "gap")),
         };
         context.console.say(format!(
-            "snapshot {}: {} entries are lost{gaps}; {} are left",
+            "snapshot {}: {} lost{gaps}; {} left",
             repaired.snapshot.short(),
-            repaired.lost.len(),
+            counted_are(repaired.lost.len(), "entry"),
             repaired.entries
         ));
     }
     let sound = report.snapshots - (report.repaired.len() + report.unreadable.len()) as u64;
     context.console.say(format!(
-        "{sound} snapshots are fine, {} have lost something, {} cannot be read",
+        "{} fine, {} lost something, {} cannot be read",
+        counted_are(sound, "snapshot"),
         report.repaired.len(),
         report.unreadable.len()
     ));

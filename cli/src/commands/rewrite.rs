@@ -4,6 +4,7 @@ use super::{FilterArgs, lists, parse_time};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::units::counted;
 use chunkstore::ingest::PackerOptions;
 use engine::patterns::{Pattern, Patterns};
 use engine::rewrite::{RewriteOptions, rewrite};
@@ -135,9 +136,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
         } else {
             context.console.say(match (done.rewritten, done.changed) {
                 (Some(new), _) => {
-                    format!("snapshot {short} is {} now, without {} entries", new.short(), done.removed)
+                    format!(
+                        "snapshot {short} is {} now, without {}",
+                        new.short(),
+                        counted(done.removed, "entry")
+                    )
                 }
-                (None, true) => format!("snapshot {short} would lose {} entries", done.removed),
+                (None, true) => format!("snapshot {short} would lose {}", counted(done.removed, "entry")),
                 (None, false) => format!("snapshot {short} has nothing of that"),
             });
         }
@@ -149,7 +154,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
     }
     let verb = if args.dry_run { "would change" } else { "changed" };
     context.console.result(
-        format!("{verb} {changed} snapshots"),
+        format!("{verb} {}", counted(changed, "snapshot")),
         json!({"changed_snapshots": changed, "dry_run": args.dry_run}),
     );
     Ok(Code::Done)

@@ -9,6 +9,7 @@ use crate::file::{File, RunSpec, SourceSpec};
 use crate::fleet::{TierOutcome, Work, Worked};
 use crate::output::{self, Console, Summary};
 use crate::shell;
+use crate::units::counted;
 use crate::values::Filled;
 use chunkstore::inbox::Book;
 use chunkstore::pool::locked;
@@ -436,9 +437,9 @@ fn behind(sources: &[SourceOutcome], tiers: &[TierOutcome], error: impl Fn(&str)
         let why = match &outcome.error {
             Some(why) => error(why),
             None if outcome.snapshots_unreadable > 0 => {
-                format!("{} snapshots cannot be read", outcome.snapshots_unreadable)
+                format!("{} cannot be read", counted(outcome.snapshots_unreadable, "snapshot"))
             }
-            None => format!("{} snapshots owed", outcome.snapshots_owed),
+            None => format!("{} owed", counted(outcome.snapshots_owed, "snapshot")),
         };
         let promises = match outcome.promises_behind.is_empty() {
             true => "what was promised".to_owned(),

@@ -5,6 +5,7 @@ use super::{FilterArgs, split_tags};
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output;
+use crate::units::counted;
 use chunkstore::ObjectId;
 use engine::snapshot::{Hold, Listed, Snapshot};
 use engine::{Error, Repository};
@@ -78,7 +79,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             context.console.say(format!("snapshot {} is now {}", old.short(), new.short()));
         }
     }
-    context.console.result(format!("changed {changed} snapshots"), json!({"changed_snapshots": changed}));
+    context
+        .console
+        .result(format!("changed {}", counted(changed, "snapshot")), json!({"changed_snapshots": changed}));
     Ok(Code::Done)
 }
 

@@ -8,6 +8,7 @@ use crate::file::{TierPlace, WarmUp};
 use crate::output::{self, Summary};
 use crate::shell;
 use crate::tiers::Opened;
+use crate::units::counted;
 use chunkstore::storage::shelf::{Retrieval, Warmth};
 use engine::inside::Inside;
 use engine::snapshot::{Listed, split_path};
@@ -110,7 +111,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
             let verb = if *dry_run { "would ask for" } else { "asked for" };
             context.console.result(
                 format!(
-                    "{verb} {packs} packs, {}; {} were asked for before, {} can be read",
+                    "{verb} {}, {}; {} asked for before, {} can be read",
+                    counted(packs, "pack"),
                     output::bytes(bytes),
                     state.thawing,
                     state.ready
@@ -135,7 +137,8 @@ fn describe(state: &ThawState) -> String {
     let until = state.until_s.and_then(|until| jiff::Timestamp::from_second(i64::try_from(until).ok()?).ok());
     let until =
         until.map(|until| format!(", the first until {}", super::show_time(until))).unwrap_or_default();
-    format!("{} packs frozen, {} thawing, {} can be read{until}", state.frozen, state.thawing, state.ready)
+    let frozen = counted(state.frozen, "pack");
+    format!("{frozen} frozen, {} thawing, {} can be read{until}", state.thawing, state.ready)
 }
 
 fn asked_for(plan: &ThawPlan) -> (u64, u64) {
@@ -208,9 +211,11 @@ fn summary(plan: &ThawPlan, offers: &[Offer], opened: &Opened, days: u32) -> Res
         "pack_ids": plan.frozen().map(|needed| needed.pack.name.object()).collect::<Vec<_>>(),
     }));
     summary.line(format!(
-        "tier '{}': {packs} packs to thaw, {}, {packs} requests; {} are thawing, {} can be read",
+        "tier '{}': {} to thaw, {}, {}; {} thawing, {} can be read",
         tier.name,
+        counted(packs, "pack"),
         output::bytes(bytes),
+        counted(packs, "request"),
         state.thawing,
         state.ready
     ));
@@ -232,7 +237,10 @@ fn summary(plan: &ThawPlan, offers: &[Offer], opened: &Opened, days: u32) -> Res
         ]);
     }
     summary.table(table);
-    summary.line(format!("thawed copies for {days} days are in the price; 'esker thaw start' asks for them"));
+    summary.line(format!(
+        "thawed copies for {} are in the price; 'esker thaw start' asks for them",
+        counted(days, "day")
+    ));
     Ok(summary)
 }
 

@@ -6,6 +6,7 @@ use crate::exit::{Code, CommandResult, Failure};
 use crate::file::File;
 use crate::fleet::{Fleet, Work, Worked};
 use crate::output::{self, Summary};
+use crate::units::counted;
 use engine::tier::keep::{Behind, GroupBehind};
 use engine::tier::status::{Holding, holding};
 use serde_json::json;
@@ -162,8 +163,8 @@ fn prune(only: &[String], dry_run: bool, early: bool, accept_head: bool, context
         let mut summary = Summary::of(&plan)?.with("tier", name.as_str()).with("dry_run", dry_run);
         let verb = if dry_run { "would remove" } else { "removes" };
         summary.line(format!(
-            "tier '{name}': {verb} {} packs, {}; {} unused stay",
-            plan.packs_unused,
+            "tier '{name}': {verb} {}, {}; {} unused stay",
+            counted(plan.packs_unused, "pack"),
             output::bytes(plan.bytes_remove),
             output::bytes(plan.bytes_unused_after)
         ));
@@ -234,16 +235,16 @@ fn status(context: &Context) -> CommandResult {
         let behind = standing.behind(&name);
         let unreadable: Vec<String> = standing.unreadable(&name).iter().map(|id| id.short()).collect();
         if !unreadable.is_empty() {
-            let (count, ids) = (unreadable.len(), unreadable.join(", "));
-            context.console.warn(&format!(
-                "tier '{name}': {count} snapshots cannot be read ({ids}); 'esker run' says what to do"
-            ));
+            let (count, ids) = (counted(unreadable.len(), "snapshot"), unreadable.join(", "));
+            context
+                .console
+                .warn(&format!("tier '{name}': {count} cannot be read ({ids}); 'esker run' says what to do"));
         }
         if owed > 0 || !unreadable.is_empty() || !held.hazards.is_empty() {
             code = Code::Incomplete;
         }
         if owed > 0 && context.global.quiet {
-            context.console.warn(&format!("tier '{name}': {owed} snapshots owed"));
+            context.console.warn(&format!("tier '{name}': {} owed", counted(owed, "snapshot")));
         }
         for hazard in &held.hazards {
             context.console.warn(&format!(
@@ -268,8 +269,8 @@ fn status(context: &Context) -> CommandResult {
                 Some(by) => format!(", {}", crate::units::duration(by.as_secs_f64())),
                 None => ", nothing of it is there".into(),
             };
-            let (key, snapshots) = (group.key.describe(), group.snapshots);
-            format!("tier '{name}' is behind by {snapshots} snapshots{time}: {key}")
+            let (key, snapshots) = (group.key.describe(), counted(group.snapshots, "snapshot"));
+            format!("tier '{name}' is behind by {snapshots}{time}: {key}")
         }));
         table.add_row([
             name,

@@ -5,6 +5,7 @@ use crate::exit::{Code, Failure};
 use crate::file::TierPlace;
 use crate::output;
 use crate::places::Make;
+use crate::units::counted;
 use chunkstore::store::claim;
 use engine::Repository;
 use engine::monitor::Tally;
@@ -77,7 +78,7 @@ impl Context {
                 let tier = &survivor.tier.options.name;
                 match &survivor.repo {
                     Ok(repo) if let Ok(roots) = repo.snapshot_roots() => {
-                        format!("'esker tier adopt {tier}' ({} snapshots)", roots.len())
+                        format!("'esker tier adopt {tier}' ({})", counted(roots.len(), "snapshot"))
                     }
                     _ => format!("'esker tier adopt {tier}'"),
                 }

@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use crate::output;
+use crate::units::{counted, counted_are};
 use engine::tier::sync::SyncReport;
 use engine::{Monitor, Repository};
 use serde::Serialize;
@@ -61,9 +62,10 @@ impl TierOutcome {
         if !lost.is_empty() {
             self.error.get_or_insert_with(|| {
                 format!(
-                    "{} packs that it lists are missing there, or have another length than they had ({}): older snapshots \
-                     may need them. 'esker heal {}' mends what another tier or parity has, and says what to do about the rest",
-                    lost.len(),
+                    "{} missing there of those that it lists, or of another length than before ({}): older snapshots may \
+                     need what is in them. 'esker heal {}' mends what another tier or parity has, and says what to do about the \
+                     rest",
+                    counted_are(lost.len(), "pack"),
                     lost.names(),
                     self.tier
                 )
@@ -82,9 +84,10 @@ impl TierOutcome {
         if report.packs_lost > 0 {
             self.error.get_or_insert_with(|| {
                 format!(
-                    "{} packs that it lists are missing there, or have another length than they had: snapshots that were \
-                     copied before may need them, and 'esker heal {}' mends what another tier has",
-                    report.packs_lost, self.tier
+                    "{} missing there of those that it lists, or of another length than before: snapshots that were copied \
+                     before may need what is in them, and 'esker heal {}' mends what another tier has",
+                    counted_are(report.packs_lost, "pack"),
+                    self.tier
                 )
             });
         }
@@ -104,46 +107,52 @@ impl TierOutcome {
         let mut text = format!("tier '{}':", self.tier);
         if self.snapshots_copied > 0 || self.packs_copied > 0 {
             text += &format!(
-                " copied {} snapshots, {} packs with {};",
-                self.snapshots_copied,
-                self.packs_copied,
+                " copied {}, {} with {};",
+                counted(self.snapshots_copied, "snapshot"),
+                counted(self.packs_copied, "pack"),
                 output::bytes(self.bytes_copied)
             );
         }
         if self.snapshots_brought_back > 0 {
-            text += &format!(" brought back {} snapshots that only a copy had;", self.snapshots_brought_back);
+            text += &format!(
+                " brought back {} that only a copy had;",
+                counted(self.snapshots_brought_back, "snapshot")
+            );
         }
         if self.records_mended > 0 {
-            text += &format!(" put {} lost records of snapshots back from a copy;", self.records_mended);
+            text += &format!(
+                " put {} of a snapshot back from a copy;",
+                counted(self.records_mended, "lost record")
+            );
         }
         if self.chunks_rewritten > 0 {
             text += &format!(
-                " sealed {} chunks anew, {};",
-                self.chunks_rewritten,
+                " sealed {} anew, {};",
+                counted(self.chunks_rewritten, "chunk"),
                 output::bytes(self.bytes_rewritten)
             );
         }
         if self.locks_extended > 0 {
-            text += &format!(" extended {} locks;", self.locks_extended);
+            text += &format!(" extended {};", counted(self.locks_extended, "lock"));
         }
         if self.snapshots_forgotten > 0 {
             text += &format!(
-                " forgot {} snapshots, removed {};",
-                self.snapshots_forgotten,
+                " forgot {}, removed {};",
+                counted(self.snapshots_forgotten, "snapshot"),
                 output::bytes(self.bytes_removed)
             );
         }
         if self.objects_kept > 0 {
             text += &format!(
-                " {} objects stay that HEAD, which was made anew, does not need ('{}' removes them);",
-                self.objects_kept,
+                " kept {} that HEAD, which was made anew, does not need ('{}' removes what is not needed);",
+                counted(self.objects_kept, "object"),
                 super::accepting_head((!self.is_primary).then_some(self.tier.as_str()))
             );
         }
         if self.snapshots_unreadable > 0 {
             text += &format!(
-                " {} snapshots CANNOT BE READ ({}): {};",
-                self.snapshots_unreadable,
+                " {} CANNOT BE READ ({}): {};",
+                counted(self.snapshots_unreadable, "snapshot"),
                 self.unreadable.join(", "),
                 match &self.lost {
                     None => "'esker heal' copies their records from another tier".to_owned(),
@@ -156,7 +165,11 @@ impl TierOutcome {
             (None, 0) if self.snapshots_unreadable > 0 => text.truncate(text.len() - 1),
             (None, 0) => text += " up to date",
             (None, owed) => {
-                text += &format!(" BEHIND: {owed} snapshots owed ({})", self.promises_behind.join("; "));
+                text += &format!(
+                    " BEHIND: {} owed ({})",
+                    counted(owed, "snapshot"),
+                    self.promises_behind.join("; ")
+                );
             }
         }
         text

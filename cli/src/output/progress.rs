@@ -2,6 +2,7 @@
 //! what one counted is never added to the other.
 
 use super::bytes;
+use crate::units::counted;
 use engine::Counter;
 use engine::entry::{display_path, rooted};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -61,7 +62,7 @@ impl Progress {
     }
 
     fn files(&self) -> String {
-        if self.files > 0 { format!("{} files, ", self.files) } else { String::new() }
+        if self.files > 0 { format!("{}, ", counted(self.files, "file")) } else { String::new() }
     }
 
     /// A line for a log.

@@ -7,6 +7,7 @@ use engine::inside::Inside;
 use engine::manifest::for_all_entries;
 use engine::names::decoded;
 use engine::restore::dump;
+use engine::shown::{counted, counted_are};
 use engine::source::{Item, SourceError};
 use engine::{Counter, Error, Monitor, Result};
 use std::collections::{BTreeSet, VecDeque};
@@ -130,7 +131,7 @@ impl<S: Items> RestorePlan for Plan<'_, S> {
         let mut steps = Steps::default();
         let way = if old > 0 { Way::Proved } else { Way::Into };
         steps.of(format_args!("the items at {}", self.server.shown()), way);
-        steps.with(format_args!("write {all} items; {old} of them are there and are overwritten"));
+        steps.with(format_args!("write {}, and over {old} that the server has", counted(all, "item")));
         steps.stays("every other item");
         steps.lines()
     }
@@ -145,7 +146,11 @@ impl<S: Items> RestorePlan for Plan<'_, S> {
     }
     fn stands(&self, _: Option<&str>) -> Option<String> {
         let (all, shown) = (self.items.len(), self.server.shown());
-        Some(format!("{} of {all} items are in {shown}; run it again with --replace", self.written))
+        Some(format!(
+            "{} of {} in {shown}; run it again with --replace",
+            self.written,
+            counted_are(all, "item")
+        ))
     }
     fn apply(&mut self, monitor: &dyn Monitor) -> Result<Restored> {
         monitor.count(Counter::FilesTotal, self.items.len() as u64);
@@ -157,6 +162,10 @@ impl<S: Items> RestorePlan for Plan<'_, S> {
             self.written += 1;
             monitor.count(Counter::FilesDone, 1);
         }
-        Ok(Restored { total: format!("restored {} items", self.written), bytes, ..Restored::default() })
+        Ok(Restored {
+            total: format!("restored {}", counted(self.written, "item")),
+            bytes,
+            ..Restored::default()
+        })
     }
 }

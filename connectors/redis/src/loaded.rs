@@ -2,6 +2,7 @@
 
 use crate::keys::load::LoadReport;
 use engine::connector::{Context, Restored, fields};
+use engine::shown::counted;
 use serde_json::json;
 
 /// Milliseconds since 1970, now.
@@ -20,7 +21,7 @@ pub(crate) fn loaded(report: &LoadReport, dry_run: bool) -> Restored {
         (report.missing, "names or patterns fit no key"),
     ];
     Restored {
-        total: format!("{verb} {} keys", report.restored),
+        total: format!("{verb} {}", counted(report.restored, "key")),
         bytes: report.bytes,
         remarks: remarks
             .into_iter()

@@ -16,6 +16,7 @@ use engine::connector::choice::common::{BASE_ONLY, DRY_RUN, INCLUDE, REPLACE, TI
 use engine::connector::{
     Choice, Chosen, Context, Extent, Origin, RestorePlan, Restored, Span, Steps, Target, Way, fields, url_of,
 };
+use engine::shown::{counted, counted_are};
 use engine::snapshot::Snapshot;
 use engine::{Error, Monitor, Repository, Result};
 use serde_json::json;
@@ -190,9 +191,9 @@ impl Asked {
                     false => "",
                 };
                 return refuse(format!(
-                    "{} has {keys} keys; {what} is restored into an empty server, or with --whole in place of \
-                        its data{or}",
-                    server.shown
+                    "{} has {}; {what} is restored into an empty server, or with --whole in place of its data{or}",
+                    server.shown,
+                    counted(keys, "key")
                 ));
             }
         }
@@ -389,10 +390,11 @@ impl RestorePlan for SomeKeys<'_> {
         let perhaps = match unanswered {
             0 if restored == 0 => return Some(format!("{shown} is as it was")),
             0 => String::new(),
-            more => format!(", and up to {more} more,"),
+            more => format!(", and up to {more} more may be,"),
         };
         Some(format!(
-            "{restored} keys{perhaps} are written in {shown}; the same with --replace writes all of them"
+            "{}{perhaps} written in {shown}; the same with --replace writes all of them",
+            counted_are(restored, "key")
         ))
     }
 }

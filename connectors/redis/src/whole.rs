@@ -17,6 +17,7 @@ use crate::{scan, server};
 use done::Done;
 use engine::connector::choice::common::BASE_ONLY;
 use engine::connector::{Chosen, Context, Extent, Origin, RestorePlan, Restored, Steps, Way};
+use engine::shown::counted;
 use engine::{Counter, Error, ItemError, Monitor, Result};
 use held::Held;
 use std::io::Read;
@@ -220,16 +221,18 @@ impl RestorePlan for Whole<'_> {
             steps.with("make a snapshot of its present data, tagged 'safety', and read it back");
         }
         if *keys > 0 {
-            steps.with(format_args!("FLUSHALL: remove {keys} keys of {databases} databases"));
+            let (keys, databases) = (counted(*keys, "key"), counted(*databases, "database"));
+            steps.with(format_args!("FLUSHALL: remove {keys} of {databases}"));
         }
         if *functions > 0 {
-            steps.with(format_args!("replace {functions} function libraries, if the snapshot has any"));
+            let libraries = counted(*functions, "function library");
+            steps.with(format_args!("replace {libraries}, if the snapshot has any"));
         }
         if !dump.is_empty() {
             let count =
                 dump.databases().map(|databases| databases.values().map(|counts| counts.keys).sum::<u64>());
-            let count = count.map_or_else(|| "all".into(), |count: u64| count.to_string());
-            steps.with(format_args!("load {count} keys and the functions of {snapshot}"));
+            let count = count.map_or_else(|| "all keys".into(), |count: u64| counted(count, "key"));
+            steps.with(format_args!("load {count} and the functions of {snapshot}"));
             steps.with(match (&self.left, &self.offer) {
                 (Some(_), _) => format!("by replication, or by RESTORE over {CONNECTIONS} connections"),
                 (None, Ok(offer)) => format!(

@@ -38,11 +38,6 @@ impl Budget {
     }
 }
 
-/// So many objects, for people.
-fn objects(count: u64) -> String {
-    if count == 1 { "1 object".into() } else { format!("{count} objects") }
-}
-
 /// What is known of a host's runs in one admission.
 pub(super) struct Queue<'a> {
     repo: &'a Repository,
@@ -75,7 +70,7 @@ impl<'a> Queue<'a> {
             monitor.warning(&format!(
                 "the inbox of host '{}' has {} that no host brings: somebody else writes there. 'esker prune' removes them",
                 host.name,
-                objects(inbox.strays)
+                crate::shown::counted(inbox.strays, "object")
             ));
         }
         let (settled, others) = (HashSet::new(), HashSet::new());

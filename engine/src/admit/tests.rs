@@ -6,7 +6,7 @@ use crate::backup::{BackupOptions, backup};
 use crate::entry::{Entry, Time};
 use crate::manifest::{Ending, ManifestRoot, Record};
 use crate::monitor::Tally;
-use crate::repository::{access_for_test, made_for_test};
+use crate::repository::{access_for_test, made_with_chunks_around};
 use crate::restore::dump;
 use crate::snapshot::SourceRecord;
 use crate::source::at_hand::AtHand;
@@ -39,6 +39,10 @@ struct Thief {
     claims: Option<u32>,
     /// Chunks of content that he stores as differences.
     differences: Vec<(ChunkRecord, Vec<u8>)>,
+    /// Whether he leaves out the host's signature of the snapshot.
+    unsigned: bool,
+    /// What was in the host's memory: the keys of its runs.
+    memory: Vec<KeyRing>,
 }
 
 /// A chunk that he stores: the id that he gives it, and its content.
@@ -52,10 +56,20 @@ impl Thief {
 
     /// At `storage`, which has its objects in `disk`.
     fn on(disk: Arc<MemoryStorage>, storage: Arc<dyn chunkstore::storage::Storage>) -> Self {
+        Self::with_chunks_around(1 << 10, disk, storage)
+    }
+
+    /// The same, where chunks are around a length in bytes.
+    fn with_chunks_around(
+        len: u32,
+        disk: Arc<MemoryStorage>,
+        storage: Arc<dyn chunkstore::storage::Storage>,
+    ) -> Self {
         let env = Arc::new(SeededEnv::new(7));
-        let repo = made_for_test(access_for_test(storage, Arc::clone(&env) as _));
+        let repo = made_with_chunks_around(len, access_for_test(storage, Arc::clone(&env) as _));
         let bundle = repo.store().add_host("web1", "memory").unwrap();
-        Self { disk, env, repo, bundle, run: 0, previous: NO_COMMIT, claims: None, differences: vec![] }
+        let (previous, differences, memory) = (NO_COMMIT, vec![], vec![]);
+        Self { disk, env, repo, bundle, run: 0, previous, claims: None, differences, unsigned: false, memory }
     }
 
     fn id(&self, plain: &[u8]) -> ChunkId {
@@ -134,7 +148,9 @@ impl Thief {
             level: snapshot.manifest.level,
             chunks: &snapshot.manifest.chunks,
         };
-        commit.signature = self.bundle.signing.sign(What::Snapshot, &statement.bytes());
+        if !self.unsigned {
+            commit.signature = self.bundle.signing.sign(What::Snapshot, &statement.bytes());
+        }
         let keys = &self.bundle.keys;
         let header = Header {
             repository: keys.repository,
@@ -147,6 +163,7 @@ impl Thief {
         let bytes =
             bytes::Bytes::from(commit.seal(&header, &ring, &self.bundle.signing, &*self.env).unwrap());
         self.disk.put(&header.object(), bytes.clone()).unwrap();
+        self.memory.push(ring);
         let signed = SignedCommit::decode(&bytes).unwrap();
         self.previous = signed.hash;
         signed
@@ -203,6 +220,14 @@ fn what_a_host_brings_honestly_is_admitted() {
     let repository = thief.repo.store().keys().repository();
     let author = |snapshot: &Snapshot| crate::author::author(snapshot, repository, &hosts);
     assert!(matches!(author(&snapshot), crate::author::Author::Host(host) if host.name == "web1"));
+    // Without a signature it is no host's; one of a host that was revoked says so; one of nobody here counts for nothing.
+    let unsigned = Snapshot { signed: None, ..snapshot.clone() };
+    assert_eq!(author(&unsigned), crate::author::Author::Client);
+    let revoked: Vec<Host> = hosts.iter().map(|host| Host { revoked_ms: Some(1), ..host.clone() }).collect();
+    let said = crate::author::author(&snapshot, repository, &revoked);
+    assert!(matches!(said, crate::author::Author::Revoked(host) if host.name == "web1"));
+    let said = crate::author::author(&snapshot, repository, &[]);
+    assert!(matches!(said, crate::author::Author::Doubtful(why) if why.contains("is not known here")));
     let other = Snapshot { hostname: "web2".into(), ..snapshot };
     assert!(matches!(author(&other), crate::author::Author::Doubtful(_)));
     // What nobody signed as it is, check tells.
@@ -247,6 +272,15 @@ fn a_snapshot_in_anothers_name_or_of_another_time_is_refused() {
         let signed = thief.bring(&[chunk], &[chunk], |snapshot, _| change(snapshot));
         thief.is_refused(&signed, because);
     }
+}
+
+#[test]
+fn a_snapshot_without_the_hosts_signature_is_refused() {
+    let mut thief = Thief::new();
+    thief.unsigned = true;
+    let chunk = (thief.id(b"x"), &b"x"[..]);
+    let signed = thief.bring(&[chunk], &[chunk], |_, _| ());
+    thief.is_refused(&signed, "the host's signature of its snapshot does not fit");
 }
 
 /// What decides which snapshots stay is not the host's to say.
@@ -329,23 +363,12 @@ fn chunks_that_cannot_be_are_refused() {
     thief.is_refused(&signed, "longer than chunks are here");
 }
 
-/// Neither the keys of the bundle nor what can be derived from them opens an object of the repository, or of the inbox.
-#[test]
-fn a_stolen_bundle_opens_nothing() {
-    let mut thief = Thief::new();
-    let chunk = (thief.id(b"x"), &b"x"[..]);
-    thief.bring(&[chunk], &[chunk], |_, _| ());
-    thief.admit();
-    thief.bring(&[chunk], &[chunk], |_, _| ());
-    let keys = &thief.bundle.keys;
-    // The ring of the channel, which opens answers; and a new run's, whose key is not that of an earlier one.
-    let rings = [keys.channel(), keys.begin(2, &*thief.env).unwrap().0];
-    let objects = thief.disk.objects();
-    let mut opened = vec![];
-    for (name, bytes) in objects.iter() {
-        for ring in &rings {
-            use chunkstore::format::ObjectKind as Kind;
-            let kinds = [Kind::Head, Kind::Segment, Kind::Snapshot, Kind::Leaf, Kind::Ring, Kind::Reply];
+/// The objects of a store that one of some keys opens.
+fn opened(disk: &MemoryStorage, rings: &[KeyRing]) -> Vec<String> {
+    use chunkstore::format::ObjectKind as Kind;
+    let kinds = [Kind::Head, Kind::Segment, Kind::Snapshot, Kind::Leaf, Kind::Ring, Kind::Reply];
+    let opens = |name: &str, bytes: &bytes::Bytes| {
+        rings.iter().any(|ring| {
             let is_small = kinds.iter().any(|kind| {
                 chunkstore::envelope::open(ring, *kind, name, bytes).is_ok()
                     || chunkstore::envelope::is_of_one(ring, &ring.epochs(), *kind, bytes)
@@ -360,13 +383,43 @@ fn a_stolen_bundle_opens_nothing() {
                     })
                 })
             });
-            if is_small || is_commit || is_pack {
-                opened.push(name.clone());
-            }
-        }
-    }
+            is_small || is_commit || is_pack
+        })
+    };
+    let objects = disk.objects();
+    objects.iter().filter(|(name, bytes)| opens(name, bytes)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Neither the keys of the bundle nor what can be derived from them opens an object of the repository, or of the inbox.
+#[test]
+fn a_stolen_bundle_opens_nothing() {
+    let mut thief = Thief::new();
+    let chunk = (thief.id(b"x"), &b"x"[..]);
+    thief.bring(&[chunk], &[chunk], |_, _| ());
+    thief.admit();
+    thief.bring(&[chunk], &[chunk], |_, _| ());
+    let keys = &thief.bundle.keys;
+    // The ring of the channel, which opens answers; and a new run's, whose key is not that of an earlier one.
+    let rings = [keys.channel(), keys.begin(2, &*thief.env).unwrap().0];
     let own = [Reply::GREETING, 1].map(|run| names::reply(&keys.host, run));
-    assert_eq!(opened, own, "only the greeting and the answer are for the host");
+    assert_eq!(opened(&thief.disk, &rings), own, "only the greeting and the answer are for the host");
+}
+
+/// The keys of all runs, as whoever dumps the memory of the host in each of them has them: what it brought is open while it waits,
+/// and of the repository nothing is, once it was taken in.
+#[test]
+fn the_memory_of_a_host_opens_what_it_brought_and_nothing_of_the_repository() {
+    let mut thief = Thief::new();
+    let chunk = (thief.id(b"what counts"), &b"what counts"[..]);
+    thief.bring(&[chunk], &[chunk], |_, _| ());
+    let waits: Vec<String> = opened(&thief.disk, &thief.memory);
+    assert!(waits.len() == 3 && waits.iter().all(|name| name.starts_with(names::INBOX)), "{waits:?}");
+    assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    thief.bring(&[chunk], &[], |_, _| ());
+    assert!(matches!(*thief.admit(), [Outcome::Admitted { .. }]));
+    let stored = thief.disk.objects().len();
+    assert!(thief.memory.len() == 2 && stored > 8, "{stored}");
+    assert_eq!(opened(&thief.disk, &thief.memory), Vec::<String>::new());
 }
 
 /// A commit that is damaged or replaced in the store stops its own run only: the next one is settled after it.

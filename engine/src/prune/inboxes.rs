@@ -107,11 +107,10 @@ impl Inboxes {
         for folder in &self.folders {
             let (stuck, why) = remove_all(store, folder, BATCH, monitor)?;
             if let Some(error) = why {
-                let count = stuck.len();
                 monitor.warning(&format!(
                     "host '{}': {} below {} cannot be removed: {error}; remove what is there with the store's own tools",
                     folder.host,
-                    if count == 1 { "1 object".into() } else { format!("{count} objects") },
+                    crate::shown::counted(stuck.len(), "object"),
                     folder.path
                 ));
             }

@@ -133,9 +133,8 @@ impl Survey {
         let unsound = lost.ids();
         if !lost.is_empty() {
             monitor.warning(&format!(
-                "{} packs of the index are missing, or have another length than they had ({}): what is in them only stays \
-                 listed ({})",
-                lost.len(),
+                "{} missing of those in the index, or of another length than before ({}): what only these have stays listed ({})",
+                crate::shown::counted_are(lost.len(), "pack"),
                 lost.names(),
                 crate::reach::way_out(store)
             ));

@@ -71,9 +71,9 @@ pub fn repair_snapshots(
         let lost = store.lost_packs(Duration::ZERO)?;
         if !lost.is_empty() {
             return Err(Error::Refused(format!(
-                "{} packs are missing, or have another length ({}): run 'esker heal' first, which restores \
+                "{} missing, or of another length ({}): run 'esker heal' first, which restores \
                     what another tier or parity has, and 'esker repair packs' for the others",
-                lost.len(),
+                crate::shown::counted_are(lost.len(), "pack"),
                 lost.names()
             )));
         }

@@ -8,8 +8,7 @@
 )]
 
 use chunkstore::envelope;
-use chunkstore::format::{ENVELOPE_MAGIC, ObjectKind, PACK_MAGIC, PackKind, names};
-use chunkstore::keys::KeyRing;
+use chunkstore::format::{ObjectKind, PackKind, names};
 use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::RetireOptions;
 use chunkstore::{PackId, SessionId};
@@ -18,7 +17,7 @@ use engine::renew::{RenewOptions, RenewReport, renew};
 use engine::{Repository, Result};
 use nights::beside::Beside;
 use nights::mortal::{Fault, Mortal, copy, everywhere, everywhere_of};
-use nights::{access, back_up, clean, forget_first, init, nights, open, packs};
+use nights::{access, back_up, clean, forget_first, init, nights, open, opened_by, packs};
 use std::sync::Arc;
 
 mod nights;
@@ -56,27 +55,6 @@ fn prepared() -> Arc<MemoryStorage> {
     rotate(&disk);
     back_up(&open(&disk), 3).unwrap();
     disk
-}
-
-/// Names of the objects that a key of `epochs` opens, whatever their headers say.
-fn opened_by(keys: &KeyRing, epochs: &[u32], disk: &MemoryStorage) -> Vec<String> {
-    let kinds =
-        [ObjectKind::Head, ObjectKind::Segment, ObjectKind::Snapshot, ObjectKind::TierMap, ObjectKind::Leaf];
-    let is_theirs = |name: &str, bytes: &[u8]| {
-        if bytes.starts_with(ENVELOPE_MAGIC) {
-            return kinds.into_iter().any(|kind| envelope::is_of_one(keys, epochs, kind, bytes));
-        }
-        if !bytes.starts_with(PACK_MAGIC) {
-            return false;
-        }
-        let pack = PackId::parse(name.rsplit('/').next().unwrap()).unwrap();
-        let commitment = bytes.get(64..96).unwrap();
-        let opens =
-            |(epoch, kind)| keys.pack_key(kind, epoch, &pack).is_ok_and(|key| key.commitment == commitment);
-        epochs.iter().flat_map(|epoch| [(*epoch, PackKind::Data), (*epoch, PackKind::Metadata)]).any(opens)
-    };
-    let objects = disk.objects();
-    objects.iter().filter(|(name, bytes)| is_theirs(name, bytes)).map(|(name, _)| name.clone()).collect()
 }
 
 /// Re-encrypts until nothing is left; then no key before the newest opens anything, and the epochs are retired.

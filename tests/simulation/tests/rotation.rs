@@ -18,7 +18,7 @@ use engine::snapshot::Filter;
 use engine::{Repository, Result};
 use nights::beside::Beside;
 use nights::mortal::{Mortal, copy, everywhere};
-use nights::{access, back_up, clean, forget_first, init, nights, open};
+use nights::{access, back_up, clean, forget_first, init, nights, open, opened_by};
 use std::sync::Arc;
 
 mod nights;
@@ -211,6 +211,31 @@ fn move_and_retire(repo: &Repository) -> Result<()> {
     Ok(())
 }
 
+/// Tries every object with the key of every epoch that is left: those of its own epoch open it, and no others. Returns how many
+/// were opened, and how many tries failed as they must.
+fn each_by_every_epoch(disk: &Arc<MemoryStorage>) -> (usize, usize) {
+    let repo = open(disk);
+    let keys = repo.store().keys();
+    let mut opened = std::collections::BTreeMap::new();
+    for epoch in keys.epochs() {
+        for name in opened_by(keys, &[epoch], disk) {
+            let before = opened.insert(name.clone(), epoch);
+            assert_eq!(before, None, "{name} is opened by the key of epoch {epoch}, too");
+        }
+    }
+    for (name, bytes) in disk.objects().iter() {
+        let Some(epoch) = opened.get(name) else {
+            assert!(!name.starts_with(names::PACKS), "no key opens {name}");
+            continue;
+        };
+        let at = if name.starts_with(names::PACKS) { 12 } else { 8 };
+        assert_eq!(bytes[at..at + 4], epoch.to_le_bytes(), "{name}");
+    }
+    let newest = keys.epochs().last().copied();
+    assert!(opened.len() > 10 && opened.values().any(|epoch| Some(*epoch) == newest), "{opened:?}");
+    (opened.len(), opened.len() * (keys.epochs().len() - 1))
+}
+
 /// Rotations with backups and prunes between, and now and then a re-encryption and a retirement, each killed at some call
 /// and done again: 20, or as many as `ESKER_ROTATIONS` says.
 #[test]
@@ -257,6 +282,8 @@ fn many_rotations_with_backups_prunes_and_kills_between() {
     let epochs = head.epochs.len() as u64;
     assert!(epochs > rotations && (rotations < 5 || head.retired() > 1), "{epochs}");
     settled(&disk, &PASSWORDS, "at the end");
+    let (objects, tried) = each_by_every_epoch(&disk);
+    println!("{objects} objects, each opened by the key of its own epoch, and by none of {tried} others");
     // A slot of the beginning has all keys from the last grants alone.
     println!("{rotations} rotations, {kills} kills, {epochs} epochs");
     assert!(kills > rotations / 2, "{kills}");

@@ -165,7 +165,7 @@ impl Files for SystemFiles {
         if keep { from.rename_new(&to) } else { from.rename(&to) }
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.place(path)?.remove(AtFlags::empty())
+        Place::of_listed(self.root.as_deref(), path)?.remove(AtFlags::empty())
     }
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         let place = self.place(path)?;

@@ -23,7 +23,7 @@ fn whatever_is_in_an_inbox_is_listed_by_a_name_that_removes_it() {
     for name in [&b"\xff\xfe"[..], b"100%", b"%2E%2E", b"a\nb", b"c#d-1", b"-rf", b"\xc3\xa9"] {
         std::fs::write(inbox.join(OsStr::from_bytes(name)), "x").unwrap();
     }
-    for name in ["empty", "a/b/c", "shut"] {
+    for name in ["empty", "a/b/c", "shut", "run/commit"] {
         std::fs::create_dir_all(inbox.join(name)).unwrap();
     }
     std::fs::create_dir(inbox.join(OsStr::from_bytes(b"f\xff"))).unwrap();
@@ -43,12 +43,13 @@ fn whatever_is_in_an_inbox_is_listed_by_a_name_that_removes_it() {
         "c#d-1",
         "empty/",
         "f%FF/",
-        "link",
-        "pipe",
-        "run/file",
+        "link%00",
+        "pipe%00",
+        "run/commit/",
+        "run/file%00",
         "run/object",
         "shut/",
-        "socket",
+        "socket%00",
         "é",
     ];
     assert_eq!(names, expected);
@@ -72,13 +73,17 @@ fn no_name_of_an_inbox_leads_elsewhere() {
     let storage = LocalStorage::create(&root, false).unwrap();
     storage.put("packs/a/b", Bytes::from_static(b"pack")).unwrap();
     storage.put("inbox/host/x", Bytes::from_static(b"x")).unwrap();
-    let names = ["%2E%2E/%2E%2E/packs/a/b", "%2e%2e/x", "%2Fx", "%", "%4", "%zz", "%+F", "../../packs/a/b"];
+    let names =
+        ["%2E%2E/%2E%2E/packs/a/b", "%2e%2e/x", "%2Fx", "%", "%4", "%zz", "%+F", "../../packs/a/b", "a%00/x"];
     for name in names.map(|name| format!("inbox/host/{name}")) {
         storage.delete(&name).unwrap_err();
         storage.get(&name, 10).unwrap_err();
         storage.put(&name, Bytes::from_static(b"y")).unwrap_err();
     }
-    assert_eq!(storage.len("packs/a/b").unwrap(), 4);
+    // What is marked as no file reads none, and removes none that is there by now.
+    storage.get("inbox/host/x%00", 10).unwrap_err();
+    storage.delete("inbox/host/x%00").unwrap();
+    assert_eq!((storage.len("inbox/host/x").unwrap(), storage.len("packs/a/b").unwrap()), (1, 4));
 }
 
 /// Folders in folders, until no path reaches them.

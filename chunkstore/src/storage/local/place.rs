@@ -2,9 +2,9 @@
 //! put one in the place of a folder, between a listing and a removal, and have others removed in its stead.
 
 use crate::format::names;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -14,7 +14,8 @@ use std::path::{Component, Path, PathBuf};
 /// What a folder holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
-    /// Its name in the folder.
+    /// Its name in the folder. Below folders that hosts write to, that of a link, a pipe or anything else that is neither file
+    /// nor folder ends with `%00`, so that it is no object's.
     pub name: String,
     /// `None` for a folder, else the length in bytes.
     pub len: Option<u64>,
@@ -22,6 +23,9 @@ pub struct Found {
 
 /// Folders of a repository that others than its owner may write below. They themselves may be links that the owner made.
 const SHARED: [&str; 2] = [names::INBOX, names::REPLIES];
+
+/// Ends the listed name of what is neither file nor folder: no file's name has the byte 0.
+const NO_FILE: &str = "%00";
 
 /// So often a folder is opened again that somebody renamed meanwhile: the kernel then cannot tell whether it is below.
 const MOST_AGAIN: u32 = 16;
@@ -61,6 +65,23 @@ impl Place {
             Some(above) => beneath(top, above).map_err(missing_if_link)?,
         };
         Ok(Self { folder: Some(folder), name })
+    }
+
+    /// The same of a name that was listed, to remove it.
+    ///
+    /// # Errors
+    ///
+    /// The same, and [`io::ErrorKind::NotFound`] if a file took the place of what was none.
+    pub(super) fn of_listed(root: Option<&Path>, path: &Path) -> io::Result<Self> {
+        if let Some(unmarked) = path.as_os_str().as_bytes().strip_suffix(NO_FILE.as_bytes()) {
+            let place = Self::of(root, Path::new(OsStr::from_bytes(unmarked)))?;
+            // Elsewhere no name is marked.
+            if place.folder.is_some() {
+                let is_file = FileType::from_raw_mode(place.stat()?.st_mode).is_file();
+                return if is_file { Err(io::ErrorKind::NotFound.into()) } else { Ok(place) };
+            }
+        }
+        Self::of(root, path)
     }
 
     fn at(&self) -> BorrowedFd<'_> {
@@ -133,10 +154,13 @@ impl Place {
                     Err(Errno::NOENT) => continue,
                     stat => stat?,
                 };
-                let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+                let kind = FileType::from_raw_mode(stat.st_mode);
                 let len = u64::try_from(stat.st_size).unwrap_or_default();
-                let name = escaped(name.to_bytes());
-                found.push(Found { name, len: (!is_folder).then_some(len) });
+                let mut name = escaped(name.to_bytes());
+                if !kind.is_file() && !kind.is_dir() {
+                    name.push_str(NO_FILE);
+                }
+                found.push(Found { name, len: (!kind.is_dir()).then_some(len) });
                 if found.len() >= most {
                     break;
                 }
@@ -255,7 +279,7 @@ mod tests {
         listed.sort();
         let folder = Found { name: "run".into(), len: None };
         assert!(
-            matches!(&*listed, [link, run] if link.name == "link" && link.len.is_some() && *run == folder)
+            matches!(&*listed, [link, run] if link.name == "link%00" && link.len.is_some() && *run == folder)
         );
         assert_eq!(place.list(1).unwrap().unwrap().len(), 1);
     }

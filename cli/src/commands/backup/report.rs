@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{self, Summary};
+use crate::units::counted;
 use engine::Counter;
 use engine::backup::BackupReport;
 use engine::connector::Format;
@@ -67,7 +68,7 @@ pub(super) fn summary(
         output::bytes(rate)
     ));
     if let Some(skew) = skew(sources) {
-        say(format!("{} sources, skew {:.3} s", sources.len(), skew.as_secs_f64()));
+        say(format!("{}, skew {:.3} s", counted(sources.len(), "source"), skew.as_secs_f64()));
     }
     let is_packed = |source: &&SourceRecord| {
         source

@@ -4,6 +4,7 @@ use super::Args;
 use crate::config::hostname;
 use crate::context::{Context, cores};
 use crate::output::bytes;
+use crate::units::counted;
 use crate::units::duration;
 use engine::plan::{Measured, Model};
 use engine::policy::{Keep, Period};
@@ -49,13 +50,13 @@ pub(super) fn lines(planned: &Planned, model: &Model, args: &Args, context: &Con
     vec![
         format!("Planned from {}.", planned.from),
         format!(
-            "Made {} by esker {} on {} with {} cores.",
+            "Made {} by esker {} on {} with {}.",
             jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%:z"),
             env!("CARGO_PKG_VERSION"),
             hostname(),
-            cores()
+            counted(cores(), "core")
         ),
-        format!("A backup every {every} for {} days; {keep}.", args.days),
+        format!("A backup every {every} for {}; {keep}.", counted(args.days, "day")),
         format!(
             "Chunks of {} on average, packs of {} MiB, compression {}; {delta}.",
             bytes(args.chunk_size),

@@ -55,6 +55,7 @@ pub(super) fn run(
     let _held = if plan.removes() { super::held::hold(&opened, &found, context)? } else { None };
     let proved = console.during("read what will be restored", |monitor| plan.prove(monitor));
     proved.map_err(|error| untouched(error.in_one_line().into(), plan.shown()))?;
+    tracing::info!("proof ended");
     let saved = match plan.saves() {
         Some(url) => Some(save(url, &*plan, context)?),
         None => None,

@@ -6,6 +6,7 @@ use crate::exit::{Code, CommandResult, Failure};
 use crate::file::File;
 use crate::output::Summary;
 use crate::places::Make;
+use crate::units::counted;
 use chunkstore::ObjectId;
 use chunkstore::store::{Found, another_tier, look};
 use engine::Repository;
@@ -48,12 +49,13 @@ pub(super) fn run(name: &str, force: bool, context: &Context) -> CommandResult {
         "tier": name, "incarnation": incarnation, "snapshots": snapshots, "others": more,
     }));
     let mut say = |text: String| summary.line(text);
-    say(format!("'{name}' is the primary now, with {snapshots} snapshots"));
+    say(format!("'{name}' is the primary now, with {}", counted(snapshots, "snapshot")));
     for More { tier, snapshots, newest } in &more {
         let newest = newest.map(super::super::show_time).unwrap_or_default();
         say(format!(
-            "tier '{tier}' has {snapshots} snapshots that '{name}' lacks, the newest of {newest}: 'esker tier sync' brings \
-             over those that belong on the primary; the others stay there as promised"
+            "tier '{tier}' has {} that '{name}' lacks, the newest of {newest}: 'esker tier sync' brings over those that belong \
+             on the primary; the others stay there as promised",
+            counted(*snapshots, "snapshot")
         ));
     }
     let path = file.path.display();
@@ -109,7 +111,9 @@ fn may_move(name: &str, file: &File, context: &Context) -> Result<bool, Failure>
     match owed + behind {
         0 => Ok(true),
         _ => refuse(format!(
-            "'{name}' is owed {owed} snapshots of it, and lacks the newest of {behind} groups. Run 'esker tier sync' first"
+            "'{name}' is owed {} of it, and lacks the newest of {}. Run 'esker tier sync' first",
+            counted(owed, "snapshot"),
+            counted(behind, "group")
         )),
     }
 }

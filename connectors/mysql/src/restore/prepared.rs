@@ -10,6 +10,7 @@ use crate::contents::LAYOUT;
 use crate::server::Server;
 use engine::connector::{Origin, RestorePlan, Restored};
 use engine::restore::dump;
+use engine::shown::counted_are;
 use engine::{Counter, Error, ItemError, Monitor, Result};
 use std::collections::BTreeSet;
 
@@ -92,9 +93,9 @@ pub(crate) fn prepare<'a>(
         let all: BTreeSet<&String> = logs.left_out.iter().collect();
         let all: Vec<&str> = all.into_iter().map(String::as_str).collect();
         notes.push(format!(
-            "{} statements of the binary log are not replayed: they are about accounts that the server has, which stay as they are, \
-             or load code into it: {}",
-            logs.left_out.len(),
+            "{} left out of the replay of the binary log, for accounts that the server has, which stay as before, or for code \
+             that is loaded into it: {}",
+            counted_are(logs.left_out.len(), "statement"),
             all.join(", ")
         ));
     }

@@ -2,6 +2,7 @@
 
 use connector_kit::databases::Selection;
 use engine::connector::{Restored, fields};
+use engine::shown::counted;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -22,9 +23,9 @@ impl MysqlReport {
     /// In words, and for programs.
     pub(super) fn restored(self, selection: &Selection, is_preview: bool) -> Restored {
         let total = match (self.logs, self.tables) {
-            (0, 0) => format!("{} databases", self.databases.len()),
-            (0, tables) => format!("{tables} tables"),
-            (logs, _) => format!("{logs} files of the binary log replayed"),
+            (0, 0) => counted(self.databases.len(), "database"),
+            (0, tables) => counted(tables, "table"),
+            (logs, _) => format!("{} of the binary log replayed", counted(logs, "file")),
         };
         Restored {
             parts: selection.parts(&self.databases, is_preview),

@@ -6,6 +6,7 @@ use super::stored::{Goal, Stored};
 use crate::dump::Kind;
 use engine::Result;
 use engine::connector::{Steps, Way};
+use engine::shown::counted;
 
 impl Work<'_> {
     /// What will be done, in order. Asks the server what it has.
@@ -22,7 +23,7 @@ impl Work<'_> {
             self.steps_of(goal, &mut steps)?;
         }
         if views > 0 {
-            steps.add(format!("make {views} views of all these databases"));
+            steps.add(format!("make {} of all these databases", counted(views, "view")));
         }
         if stored.accounts.is_some() {
             steps.add("give rights on tables");
@@ -32,7 +33,7 @@ impl Work<'_> {
         }
         if is_whole && !stored.logs.is_empty() && !self.options.base_only {
             let until = self.options.time.map_or_else(String::new, |time| format!(" up to {time}"));
-            steps.add(format!("replay {} files of the binary log{until}", stored.logs.len()));
+            steps.add(format!("replay {} of the binary log{until}", counted(stored.logs.len(), "file")));
             steps.leaves("a part of the changes, if it fails; --replace starts again");
         }
         Ok(steps.lines())
@@ -55,7 +56,7 @@ impl Work<'_> {
         }
         let is_single = !self.options.selection.tables.is_empty();
         let what = match self.options.selection.tables.as_slice() {
-            [] => format!("{} tables", index.tables.len()),
+            [] => counted(index.tables.len(), "table"),
             tables => format!("tables {}", tables.join(", ")),
         };
         let [there, others] = self.there(target)?;
@@ -75,12 +76,12 @@ impl Work<'_> {
         } else {
             steps.with(format_args!("read {what} of '{name}' into it"));
         }
-        let own = [(Kind::Routine, "routines"), (Kind::Trigger, "triggers"), (Kind::Event, "events")];
+        let own = [(Kind::Routine, "routine"), (Kind::Trigger, "trigger"), (Kind::Event, "event")];
         let own: Vec<String> = own
             .into_iter()
             .map(|(kind, word)| (self.count(goal, kind), word))
             .filter(|(count, _)| *count > 0)
-            .map(|(count, word)| format!("{count} {word}"))
+            .map(|(count, word)| counted(count, word))
             .collect();
         if !own.is_empty() {
             steps.with(format_args!("make {}", own.join(", ")));

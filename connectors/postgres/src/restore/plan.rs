@@ -215,7 +215,8 @@ impl Work<'_> {
         let count = there::user_objects(own).map_err(|error| self.failed(&error))?;
         if count > 0 && !self.options.replace {
             return Err(self.refused(format!(
-                "database '{target}' is not empty ({count} objects); --replace drops it first, another name in the URL leaves it alone"
+                "database '{target}' is not empty ({}); --replace drops it first, another name in the URL leaves it alone",
+                engine::shown::counted(count, "object")
             )));
         }
         if count > 0 {

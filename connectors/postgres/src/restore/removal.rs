@@ -52,7 +52,7 @@ pub(super) fn wait_until_unused(name: &str, besides: &str, session: &mut Connect
         std::thread::sleep(PAUSE);
     }
     let message =
-        format!("database '{name}' is being accessed by other users ({count} sessions); end them first");
+        format!("database '{name}' is being accessed by other users (sessions: {count}); end them first");
     Err(PgError::Refused { code: "55006".into(), message })
 }
 
@@ -78,7 +78,8 @@ pub(super) fn remove_unmarked(name: &str, server: &Server, session: &mut Connect
     let removed = match count {
         Ok(0) => wait_until_unused(name, "", session).and_then(|()| drop_database(name, session)),
         Ok(count) => {
-            let message = format!("it has no comment of a restore's, and {count} objects");
+            let message =
+                format!("it has no comment of a restore's, and {}", engine::shown::counted(count, "object"));
             Err(PgError::Refused { code: String::new(), message })
         }
         Err(error) => Err(error),

@@ -46,9 +46,9 @@ impl Intent<'_> {
         let count = |kind: &str| plan.entries().filter(|entry| entry.kind == kind).count();
         let content = match plan.toc {
             Some(_) => format!(
-                "{} entries, rows of {}",
-                plan.entries().count(),
-                counted(count("TABLE DATA") as u64, "table")
+                "{}, rows of {}",
+                counted(plan.entries().count(), "entry"),
+                counted(count("TABLE DATA"), "table")
             ),
             None => "a dump in plain SQL".to_owned(),
         };

@@ -271,3 +271,30 @@ fn what_was_read_at_one_height_is_read_at_another() {
     assert!(walk(0).is_err(), "it holds no records");
     walk(1).unwrap();
 }
+
+/// Packs of a few kilobytes that make hundreds of megabytes, of a run that is refused: the next run waits for the next admission.
+#[test]
+fn a_refused_bomb_is_taken_off_the_others() {
+    const LEN: usize = 1 << 20;
+    let disk = Arc::new(MemoryStorage::default());
+    // The longest that the pipeline takes have twice that length.
+    let mut thief = Thief::with_chunks_around(1 << 19, Arc::clone(&disk), disk);
+    let bombs: Vec<(ChunkId, Vec<u8>)> = (0..280u32)
+        .map(|number| {
+            let mut plain = vec![0; LEN];
+            plain[..4].copy_from_slice(&number.to_le_bytes());
+            (thief.id(&plain), zstd::bulk::compress(&plain, 1).unwrap())
+        })
+        .collect();
+    let stored: Vec<Chunk<'_>> = bombs.iter().map(|(id, frame)| (*id, &**frame)).collect();
+    thief.claims = Some(u32::try_from(LEN).unwrap());
+    let lacks = (thief.id(b"nobody has it"), &b"nobody has it"[..]);
+    // A few chunks alone are within what any run may cost.
+    (0..2).for_each(|_| drop(thief.bring(&[lacks], &stored[..4], |_, _| ())));
+    let done = thief.admit();
+    assert!(matches!(*done, [Outcome::Refused { .. }, Outcome::Refused { .. }]), "{done:?}");
+    (0..2).for_each(|_| drop(thief.bring(&[lacks], &stored, |_, _| ())));
+    let done = thief.admit();
+    assert!(matches!(*done, [Outcome::Refused { .. }, Outcome::Waits { runs: 1 }]), "{done:?}");
+    assert!(matches!(*thief.admit(), [Outcome::Refused { .. }]));
+}

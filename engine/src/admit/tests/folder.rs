@@ -78,3 +78,39 @@ fn a_link_in_the_place_of_a_run_leads_no_removal_to_the_packs() {
     crate::prune::prune(&thief.repo, &crate::prune::PruneOptions::default(), &Tally::default()).unwrap();
     assert!(!root.path().join(&run).exists() && root.path().join(names::INBOX).exists());
 }
+
+/// What lies in the place of an object of a run and is no file is no run: it is told, and a prune removes it.
+#[test]
+fn what_is_no_file_in_the_place_of_a_commit_does_not_wait() {
+    use rustix::fs::{CWD, FileType, Mode};
+    let make: [fn(&std::path::Path); 4] = [
+        |path| std::os::unix::fs::symlink("../begun", path).unwrap(),
+        |path| rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(),
+        |path| fs::create_dir(path).unwrap(),
+        |path| fs::create_dir_all(path.join("in it")).unwrap(),
+    ];
+    for (which, make) in make.into_iter().enumerate() {
+        let root = tempfile::tempdir().unwrap();
+        let local = Arc::new(LocalStorage::create(root.path(), false).unwrap());
+        let thief = Thief::on(Arc::default(), Arc::clone(&local) as _);
+        let host = thief.bundle.keys.host;
+        let begun = names::begun(&host, 1);
+        local.put(&begun, bytes::Bytes::from_static(b"begun")).unwrap();
+        let commit = root.path().join(names::commit(&host, 1));
+        make(&commit);
+        assert_eq!(waiting(thief.repo.store(), &Tally::default()).unwrap(), [], "{which}");
+        let tally = Tally::default();
+        assert_eq!(admit(&thief.repo, &AdmitOptions::default(), &tally).unwrap(), [], "{which}");
+        let notes = tally.notes();
+        assert!(
+            matches!(&*notes, [note] if note.contains("has 1 object that no host brings")),
+            "{which}: {notes:?}"
+        );
+        let options = crate::prune::PruneOptions::default();
+        let pruned = crate::prune::prune(&thief.repo, &options, &Tally::default()).unwrap();
+        assert_eq!(pruned.stray_objects, 1, "{which}");
+        assert!(commit.symlink_metadata().is_err(), "{which}");
+        local.len(&begun).unwrap_or_else(|error| panic!("{error}"));
+        local.put(&names::commit(&host, 1), bytes::Bytes::from_static(b"x")).unwrap();
+    }
+}

@@ -3,13 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails must say where")]
 #![allow(dead_code, reason = "each test uses its part")]
 
+use chunkstore::PackId;
 use chunkstore::chunker::ChunkerParams;
 use chunkstore::config::Layout;
 use chunkstore::env::{Env, SeededEnv};
+use chunkstore::envelope;
 use chunkstore::executor::Inline;
+use chunkstore::format::{ENVELOPE_MAGIC, ObjectKind, PACK_MAGIC, PackKind};
 use chunkstore::ingest::PackerOptions;
-use chunkstore::keys::{KdfParams, SlotOwner};
+use chunkstore::keys::{KdfParams, KeyRing, SlotOwner};
 use chunkstore::storage::Storage;
+use chunkstore::storage::memory::MemoryStorage;
 use chunkstore::store::{Access, Identity};
 use engine::backup::{BackupOptions, backup};
 use engine::columns::SnapshotColumns;
@@ -160,4 +164,25 @@ pub(crate) fn nights(disk: &Arc<impl Storage + 'static>) -> Vec<u64> {
     let tally = Tally::default();
     assert_eq!(check(&repo, ReadData::All, &tally).unwrap().num_errors, 0, "{:?}", tally.errors());
     numbers
+}
+
+/// Names of the objects that a key of `epochs` opens, whatever their headers say.
+pub(crate) fn opened_by(keys: &KeyRing, epochs: &[u32], disk: &MemoryStorage) -> Vec<String> {
+    let kinds =
+        [ObjectKind::Head, ObjectKind::Segment, ObjectKind::Snapshot, ObjectKind::TierMap, ObjectKind::Leaf];
+    let is_theirs = |name: &str, bytes: &[u8]| {
+        if bytes.starts_with(ENVELOPE_MAGIC) {
+            return kinds.into_iter().any(|kind| envelope::is_of_one(keys, epochs, kind, bytes));
+        }
+        if !bytes.starts_with(PACK_MAGIC) {
+            return false;
+        }
+        let pack = PackId::parse(name.rsplit('/').next().unwrap()).unwrap();
+        let commitment = bytes.get(64..96).unwrap();
+        let opens =
+            |(epoch, kind)| keys.pack_key(kind, epoch, &pack).is_ok_and(|key| key.commitment == commitment);
+        epochs.iter().flat_map(|epoch| [(*epoch, PackKind::Data), (*epoch, PackKind::Metadata)]).any(opens)
+    };
+    let objects = disk.objects();
+    objects.iter().filter(|(name, bytes)| is_theirs(name, bytes)).map(|(name, _)| name.clone()).collect()
 }
