@@ -117,6 +117,12 @@ fn every_changed_byte_of_an_exported_report_is_noticed_without_a_repository() {
     let text = fs::read(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     repo.fails(1, ["drill", "show", "latest", "--export", "report.json"]);
+    repo.ok(["drill", "show", "latest", "--html", "report.html"]);
+    let page = fs::read_to_string(repo.path("report.html")).unwrap();
+    assert!(page.contains("Drill of files: <span class=\"good\">passed</span>"), "{page}");
+    assert!(
+        page.contains("restore ") && page.contains("its signature is valid") && !page.contains("<script")
+    );
     assert_eq!(fs::read(&path).unwrap(), text);
     // Without a repository or a password.
     let nowhere = Repo::empty();

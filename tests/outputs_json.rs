@@ -89,7 +89,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("run", "run nightly"),
     ("drill", "drill data --scratch-dir drills"),
     ("drill list", "drill list"),
-    ("drill show", "drill show latest --export exported"),
+    ("drill show", "drill show latest --export exported --html page"),
     ("drill verify", "drill verify"),
     ("drill verify", "drill verify --file exported"),
     ("drill key", "drill key"),

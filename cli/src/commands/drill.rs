@@ -23,6 +23,7 @@ use std::time::Instant;
 mod asserted;
 mod evidence;
 mod list;
+mod page;
 mod show;
 mod told;
 mod verify;

@@ -1,6 +1,6 @@
 //! `esker drill show`: one report, and the document that proves it, for whoever has no repository.
 
-use super::{list, told};
+use super::{list, page, told};
 use crate::commands;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
@@ -21,6 +21,9 @@ pub(super) struct Args {
     /// Write the signed document to a new file, which 'esker drill verify --file' and docs/reader.py check
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
+    /// Write a page for people to a new file: the phases as a timeline, without scripts
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> CommandResult {
@@ -45,6 +48,11 @@ pub(super) fn run(args: &Args, context: &Context) -> CommandResult {
     if let Some(path) = &args.export {
         write_new(path, &stored.document.text()?)?;
         summary = summary.with_name("exported", path.as_os_str().as_bytes());
+        summary.line(format!("wrote {}", shown::path(path)));
+    }
+    if let Some(path) = &args.html {
+        write_new(path, page::html(stored).as_bytes())?;
+        summary = summary.with_name("html", path.as_os_str().as_bytes());
         summary.line(format!("wrote {}", shown::path(path)));
     }
     context.console.summary(&summary);

@@ -10,7 +10,7 @@ use chunkstore::ObjectId;
 use engine::drill::stored::{Document, find};
 use engine::shown;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -72,7 +72,7 @@ impl Checked {
 pub(super) fn run(args: &Args, context: &Context) -> CommandResult {
     let checked = match args.file.is_empty() {
         true => stored(args, context)?,
-        false => args.file.iter().map(exported).collect::<Result<Vec<_>, _>>()?,
+        false => args.file.iter().map(|path| exported(path)).collect::<Result<Vec<_>, _>>()?,
     };
     let checked: Vec<Checked> = checked.into_iter().map(|one| one.by(&args.signer)).collect();
     let wrong = checked.iter().filter(|one| one.wrong.is_some()).count() + context.console.error_count();
@@ -108,7 +108,7 @@ fn stored(args: &Args, context: &Context) -> Result<Vec<Checked>, Failure> {
 }
 
 /// One in a file.
-fn exported(path: &PathBuf) -> Result<Checked, Failure> {
+fn exported(path: &Path) -> Result<Checked, Failure> {
     let text = small::read(path, small::DOCUMENT)?;
     let name = shown::path(path);
     Ok(match Document::parse(&text) {
