@@ -121,7 +121,7 @@ fn every_changed_byte_of_an_exported_report_is_noticed_without_a_repository() {
     let page = fs::read_to_string(repo.path("report.html")).unwrap();
     assert!(page.contains("Drill of files: <span class=\"good\">passed</span>"), "{page}");
     assert!(
-        page.contains("restore ") && page.contains("its signature is valid") && !page.contains("<script")
+        page.contains("restore ") && page.contains("its signature was valid") && !page.contains("<script")
     );
     assert_eq!(fs::read(&path).unwrap(), text);
     // Without a repository or a password.

@@ -21,11 +21,10 @@ body { margin: 0 auto; max-width: 46rem; padding: 1rem; background: var(--paper)
 h1 { font-size: 1.4rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 1.5rem 0 .4rem; }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--line); \
-overflow-wrap: anywhere; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: normal; color: var(--faint); }
 ul { padding-left: 1.2rem; }
-li { overflow-wrap: anywhere; }
+td, li, p { overflow-wrap: anywhere; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 svg { display: block; width: 100%; }
 svg text { fill: var(--ink); font-size: 14px; }
@@ -58,7 +57,7 @@ pub(super) fn html(stored: &Stored) -> String {
     timeline(&mut page, &report.phases, report.seconds);
     assertions(&mut page, report);
     let proof = match &stored.doubt {
-        None => "its signature is valid".to_owned(),
+        None => "its signature was valid".to_owned(),
         Some(doubt) => format!("<span class=\"bad\">NOT PROVED: {}</span>", text(doubt)),
     };
     let _ = write!(
