@@ -4,14 +4,18 @@
 usage: reader.py REPO SECRET list
        reader.py REPO SECRET inbox
        reader.py REPO SECRET restore SNAPSHOT TARGET
+       reader.py REPO SECRET reports
+       reader.py report FILE
 
 SECRET is a file whose first line is the password, or key:FILE, or shares:FILE,FILE and so on: a key file, or
 words in a file, and as many shares as are needed; or kms:FILE, the secret that a key service unwrapped (section 3.4), in
 hex. SNAPSHOT is the beginning of an id, or 'latest'. TARGET gets every file, directory, symbolic link and hard link,
 with modes and times (owners only as root). 'inbox' reads and checks what write-only hosts brought and nobody admitted
-yet.
+yet. 'reports' lists the reports of drills and checks their signatures; 'report' checks one that was exported, and needs
+neither a repository nor a secret.
 Needs: blake3, cryptography, zstandard, argon2-cffi; words.txt beside it for words. Everything read is
-authenticated; anything that is not right ends the program with a message, of 'inbox' only after all other runs.
+authenticated; anything that is not right ends the program with a message, of 'inbox' only after all other runs, of 'reports'
+after all other reports.
 """
 import hashlib
 import hmac
@@ -30,6 +34,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 MAX_COMMIT = 64 << 20  # longer than any
+MAX_REPORT = 64 << 20
 DIRECTORY_NONCE = b"\xff" * 8 + bytes(4)
 
 
@@ -532,6 +537,13 @@ class Repository:
                 found.append((root["id"], record))
         return sorted(found, key=lambda pair: pair[1]["time"])
 
+    def reports(self):
+        """The texts of all reports of drills: (id, text)."""
+        for root in self.items("roots"):
+            if root["type"] == "drill-report":
+                name = "reports/" + root["id"] + ("." + root["renewed"] if "renewed" in root else "")
+                yield root["id"], self.open_object(name, 9, "drill-report", root["hash"])
+
     def records(self, manifest):
         """The manifest's records: (tag, fields)."""
         level, refs = manifest["level"], [(bytes.fromhex(chunk), length) for chunk, length in manifest["chunks"]]
@@ -544,6 +556,36 @@ class Repository:
             while fields.left():
                 tag = fields.get("B")
                 yield tag, Fields(fields.var())
+
+
+def signed_report(text, repository=None):
+    """The report in a signed document, and its signer; a text that somebody changed ends the program."""
+    try:
+        document = json.loads(text)
+        fields = [document[name] for name in ("schema", "repository", "signer", "signature", "report")]
+        again = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        schema, of, signer, signature, report = fields
+        of, public = bytes.fromhex(of), Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
+        signature, message = bytes.fromhex(signature), b"esker drill report 1" + of + report.encode()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SystemExit("this is no signed report")
+    if schema != "esker-signed-report-1" or list(document) != ["schema", "repository", "signer", "signature", "report"]:
+        raise SystemExit("this is no signed report of version 1")
+    if again != text or fields[1:4] != [of.hex(), signer.lower(), signature.hex()] or len(of) != 16:
+        raise SystemExit("somebody wrote this report again: it is not the text that was stored")
+    if repository not in (None, of):
+        raise SystemExit("this report is of another repository, " + of.hex())
+    try:
+        public.verify(signature, message)
+    except InvalidSignature:
+        raise SystemExit("the signature does not fit: the report was changed after it was signed")
+    return json.loads(report), signer
+
+
+def described(report, signer):
+    """A report in one line."""
+    outcome = "FAILED" if report["failures"] else "passed"
+    return " ".join((report["time"], report["source"] or "-", report["system"] or "-", outcome, "signer", signer))
 
 
 def is_kind(folder, name, kind):
@@ -635,6 +677,13 @@ def restore(repository, manifest, target):
 
 
 def main():
+    if len(sys.argv) == 3 and sys.argv[1] == "report":
+        with open(sys.argv[2], "rb") as file:
+            text = file.read(MAX_REPORT + 1)
+        if len(text) > MAX_REPORT:
+            raise SystemExit("this is longer than a report can be")
+        print(described(*signed_report(text)))
+        return
     if len(sys.argv) not in (4, 6):
         raise SystemExit(__doc__)
     repository = Repository(sys.argv[1], Secret(sys.argv[2]))
@@ -647,6 +696,16 @@ def main():
             print(host["name"], run, record["time"], record["hostname"], *record["paths"])
         if repository.refused:
             raise SystemExit("%d of the runs are not what a host brings" % repository.refused)
+    elif sys.argv[3] == "reports":
+        refused = 0
+        for name, text in repository.reports():
+            try:
+                print(name, described(*signed_report(text, repository.id)))
+            except SystemExit as error:
+                refused += 1
+                print("%s: %s" % (name, error), file=sys.stderr)
+        if refused:
+            raise SystemExit("%d of the reports are not as they were signed" % refused)
     elif sys.argv[3] == "restore" and len(sys.argv) == 6:
         wanted = sys.argv[4]
         chosen = [pair for pair in snapshots if pair[0].startswith(wanted)]

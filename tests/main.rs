@@ -27,6 +27,7 @@ mod documents;
 mod drill;
 mod drill_assertions;
 mod drill_limits;
+mod drill_reports;
 mod drill_rows;
 mod drill_versions;
 mod environment;

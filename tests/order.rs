@@ -120,7 +120,20 @@ const SCRATCH: Subject = Subject {
         drills.md says what is in it.",
 };
 
-const SUBJECTS: [&Subject; 6] = [&CONFIGURATION, &REPOSITORY, &PASSWORD, &CACHE, &SCRATCH, &CREDENTIALS];
+const SIGNING: Subject = Subject {
+    what: "The key that signs reports of drills",
+    ways: &[
+        ("`--signing-key`", Way::Flags(&["--signing-key", "VALUE"])),
+        ("`ESKER_SIGNING_KEY`", Way::Variables(&[("ESKER_SIGNING_KEY", "VALUE")])),
+        ("`signing_key` of esker.toml", Way::Line("signing_key = \"VALUE\"")),
+        ("`XDG_STATE_HOME`, in it `esker/signing.key`", Way::Variables(&[("XDG_STATE_HOME", "VALUE")])),
+        ("`HOME`, in it `.local/state/esker/signing.key`", Way::Variables(&[("HOME", "VALUE")])),
+    ],
+    note: "Then the home in the user database. The setting of esker.toml does not apply to a repository that it does not name.",
+};
+
+const SUBJECTS: [&Subject; 7] =
+    [&CONFIGURATION, &REPOSITORY, &PASSWORD, &CACHE, &SCRATCH, &SIGNING, &CREDENTIALS];
 
 fn page() -> String {
     let mut text = String::from(
@@ -338,6 +351,20 @@ fn scratch_folders_are_taken_in_the_order_of_the_page() {
         expect(&bench.run(&["backup", "data"]), 0);
         let (wins, loses) = (bench.dir().join("wins"), bench.dir().join("loses"));
         bench.flags.extend(["drill", "--snapshot", "latest"].map(str::to_owned));
+        bench.give(winner, wins.to_str().unwrap());
+        bench.give(loser, loses.to_str().unwrap());
+        expect(&bench.run(&[]), 0);
+        assert!(wins.exists() && !loses.exists(), "{what}");
+    }
+}
+
+#[test]
+fn signing_keys_are_taken_in_the_order_of_the_page() {
+    for (winner, loser, what) in pairs(&SIGNING) {
+        let mut bench = Bench::new();
+        bench.lines.push(format!("repository = \"{}\"", bench.dir().join("repo").display()));
+        let (wins, loses) = (bench.dir().join("wins"), bench.dir().join("loses"));
+        bench.flags.extend(["drill", "key"].map(str::to_owned));
         bench.give(winner, wins.to_str().unwrap());
         bench.give(loser, loses.to_str().unwrap());
         expect(&bench.run(&[]), 0);

@@ -156,6 +156,8 @@ pub enum ObjectKind {
     Commit = 7,
     /// `replies/<host>/<run>`.
     Reply = 8,
+    /// `reports/<id>`.
+    Report = 9,
 }
 
 impl ObjectKind {
@@ -171,6 +173,7 @@ impl ObjectKind {
             Self::Ring => "ring",
             Self::Commit => "commit",
             Self::Reply => "reply",
+            Self::Report => "drill-report",
         }
     }
 }
@@ -267,6 +270,8 @@ pub mod names {
     pub const SNAPSHOTS: &str = "snapshots";
     /// Folder of the tier maps: how a tier's packs are stored.
     pub const MAPS: &str = "maps";
+    /// Folder of signed reports of drills.
+    pub const REPORTS: &str = "reports";
     /// Folder of the leaves of HEAD.
     pub const SETS: &str = "sets";
 
@@ -370,6 +375,11 @@ pub mod names {
     #[must_use]
     pub fn map(id: &ObjectId) -> String {
         format!("{MAPS}/{id}")
+    }
+    /// `reports/<id>`.
+    #[must_use]
+    pub fn report(id: &ObjectId) -> String {
+        format!("{REPORTS}/{id}")
     }
     /// `sets/<incarnation>.<generation>.<id>`: a leaf that a HEAD of this age may name first.
     #[must_use]

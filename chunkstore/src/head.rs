@@ -116,7 +116,7 @@ pub struct Head {
 /// Something that keeps data alive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Root {
-    /// [`Root::SNAPSHOT`], `tier-map`, or what a later version knows.
+    /// [`Root::SNAPSHOT`], [`Root::REPORT`], `tier-map`, or what a later version knows.
     #[serde(rename = "type")]
     pub kind: Cow<'static, str>,
     /// Name of the object.
@@ -151,6 +151,8 @@ impl Eq for Root {}
 impl Root {
     /// The kind of a snapshot's root.
     pub const SNAPSHOT: &str = "snapshot";
+    /// The kind of the root of a drill's report. It keeps its object alive, and nothing else.
+    pub const REPORT: &str = "drill-report";
 
     /// One of which only the object is known.
     #[must_use]
@@ -162,7 +164,11 @@ impl Root {
     /// The name of its object.
     #[must_use]
     pub fn object(&self) -> String {
-        let folder = if self.is_snapshot() { names::SNAPSHOTS } else { names::MAPS };
+        let folder = match &*self.kind {
+            Self::SNAPSHOT => names::SNAPSHOTS,
+            Self::REPORT => names::REPORTS,
+            _ => names::MAPS,
+        };
         match &self.renewed {
             Some(again) => names::renewed(folder, &self.id, again),
             None => format!("{folder}/{}", self.id),
@@ -173,6 +179,12 @@ impl Root {
     #[must_use]
     pub fn is_snapshot(&self) -> bool {
         self.kind == Self::SNAPSHOT
+    }
+
+    /// Whether it is a drill report's.
+    #[must_use]
+    pub fn is_report(&self) -> bool {
+        self.kind == Self::REPORT
     }
 }
 

@@ -32,6 +32,7 @@ mod opening;
 mod rebuild;
 mod records;
 mod renew;
+mod reports;
 mod retire;
 mod rotation;
 mod segments;

@@ -158,6 +158,7 @@ impl Command {
             Self::Host(args) => args.only_prints(),
             Self::Tier(args) => args.only_prints(),
             Self::Thaw(args) => args.only_prints(),
+            Self::Drill(args) => args.only_prints(),
             Self::Generate(args) => args.only_prints(),
             _ => false,
         }

@@ -144,6 +144,8 @@ pub(crate) struct File {
     /// Variables that commands and hooks get although they hold secrets.
     pub(crate) pass_environment: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
+    /// The file with the key that signs reports of drills.
+    pub(crate) signing_key: Option<PathBuf>,
     /// Whether backups store changed chunks against their last version; if not given, where that is near.
     pub(crate) delta: Option<bool>,
     pub(crate) zone: jiff::tz::TimeZone,
@@ -336,6 +338,7 @@ name = "nightly"
             "parallel = 0",
             "parallel = -3",
             "cache_dir = \"\"",
+            "signing_key = \"\"",
             "password_file = \"\"",
             "password_command = \"\"",
             "key_file = \"\"",

@@ -25,6 +25,7 @@ mod secret_files;
 mod secrets;
 mod sheet;
 mod shell;
+mod signing;
 mod small;
 mod sources;
 mod stdout;

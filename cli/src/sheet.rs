@@ -195,7 +195,7 @@ fn draw(text: &str, page: &mut String) -> Result<(), Failure> {
 }
 
 /// A text of others, in HTML.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for letter in shown::line(text).chars() {
         match letter {

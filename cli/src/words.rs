@@ -174,6 +174,9 @@ mod tests {
         ("check", "--not-verified-within --read-data-subset snapshots"),
         ("copy", "--from-key-hint --from-kms snapshots"),
         ("drill", "--snapshot names"),
+        ("drill list", "--within"),
+        ("drill show", "report"),
+        ("drill verify", "--signer reports"),
         ("find", "--newest --oldest"),
         (
             "forget",

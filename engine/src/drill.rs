@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 mod expectation;
+pub mod stored;
 
 pub use expectation::{Expectation, shown};
 
@@ -186,6 +187,12 @@ impl Report {
         self.failures.push(format!("{}: {why}", step.name()));
     }
 
+    /// What was measured under a name, `rto` or `rpo`.
+    #[must_use]
+    pub fn measured(&self, name: &str) -> Option<&Measured> {
+        self.objectives.iter().find(|one| one.name == name)
+    }
+
     /// Whether all was as it should be.
     #[must_use]
     pub fn passed(&self) -> bool {
@@ -226,11 +233,11 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn report(phases: Vec<Phase>) -> Report {
+    pub(crate) fn report(phases: Vec<Phase>) -> Report {
         Report {
             schema: SCHEMA.into(),
             time: Timestamp::from_second(10_000).unwrap(),

@@ -24,6 +24,7 @@
 //! | [`calibrate`], [`trial`], [`plan`] | this machine's stages; the user's own data; what a repository will take |
 //! | [`restic`] | a repository of restic, read for `esker import` |
 //! | [`repair`], [`rewrite`], [`stats`], [`diff`] | the index from the packs; snapshots anew; sizes; what changed |
+//! | [`drill`] | what a restore that is rehearsed found, and the signed report of it |
 //! | [`host`], [`admit`], [`author`] | a backup by a host that may only write; taking what it brought into the repository; its signature |
 //! | [`monitor`] | where counts, progress and non-fatal errors go |
 //! | [`retry`] | attempts at work that a prune elsewhere may fence |

@@ -1,4 +1,4 @@
-//! Signatures of hosts: Ed25519 (RFC 8032), over a label and what is meant, so that none of one kind passes for another.
+//! Signatures of hosts and of drill reports: Ed25519 (RFC 8032), over a label and what is meant, so that none of one kind passes for another.
 
 use crate::env::{Env, random_array};
 use crate::format::{Encoder, SIGNATURE_LEN};
@@ -14,6 +14,8 @@ pub enum Signed {
     Commit,
     /// What a snapshot is of.
     Snapshot,
+    /// A drill's report: the repository's id and the report's text.
+    Report,
 }
 
 impl Signed {
@@ -21,12 +23,13 @@ impl Signed {
         let label: &[u8] = match self {
             Self::Commit => b"esker commit 1",
             Self::Snapshot => b"esker snapshot 1",
+            Self::Report => b"esker drill report 1",
         };
         [label, bytes].concat()
     }
 }
 
-/// The private key of a host.
+/// The private key of a host, or of whoever signs reports.
 #[derive(Clone)]
 pub struct SigningKey(ed25519_dalek::SigningKey);
 
@@ -47,11 +50,15 @@ impl SigningKey {
         Ok(Self::from_bytes(&seed))
     }
 
-    pub(crate) fn from_bytes(seed: &[u8; 32]) -> Self {
+    /// The key of a seed: the private key of RFC 8032.
+    #[must_use]
+    pub fn from_bytes(seed: &[u8; 32]) -> Self {
         Self(ed25519_dalek::SigningKey::from_bytes(seed))
     }
 
-    pub(crate) fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+    /// Its seed, which is the secret.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.to_bytes())
     }
 
@@ -78,7 +85,7 @@ impl SigningKey {
     }
 }
 
-/// The public key of a host.
+/// The public key of a host, or of whoever signs reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicKey(pub ObjectId);
 
@@ -175,6 +182,20 @@ mod tests {
             to_hex(&key.sign(Signed::Snapshot, &statement.bytes())),
             "1712476c76442d29b82b78f30d2322cc01b478bc97020732c70649d112800a59c555cf04e3be9211ce94cd6bbe8f1c2e47ac19e766f3921c0d022b691914be06"
         );
+    }
+
+    /// The vector of docs/format.md, section 5.7, as an independent program computed it.
+    #[test]
+    fn the_vector_of_reports() {
+        let key = SigningKey::from_bytes(&[4; 32]);
+        let message = [&[3; 16][..], br#"{"schema":"esker-drill-1"}"#].concat();
+        let signature = key.sign(Signed::Report, &message);
+        assert_eq!(
+            to_hex(&signature),
+            "08005252a6f97f4651afb75fe30a43885010c85d425739a488f2845666bcdf508e75e9bc4e251185d55d52a098497bc8901b1edcd906ac13efdab369b833d006"
+        );
+        assert!(key.public().verifies(Signed::Report, &message, &signature));
+        assert!(!key.public().verifies(Signed::Snapshot, &message, &signature));
     }
 
     #[test]

@@ -388,8 +388,17 @@ impl Rebuild<'_> {
             Ok(found.root(MAP_ROOT))
         })?;
         last_of_each(&mut maps);
+        let mut reports =
+            self.read_all(names::REPORTS, ObjectKind::Report, MAX_SMALL_LEN, |found, plain| {
+                let record = ChunkStore::record_of_report(plain);
+                Ok(Root { record, ..found.root(Root::REPORT) })
+            })?;
+        last_of_each(&mut reports);
+        reports.sort_by_key(|root| order.get(&root.id).copied().unwrap_or(usize::MAX));
         roots.extend(maps);
-        roots.extend(old_roots.into_iter().filter(|root| !root.is_snapshot() && root.kind != MAP_ROOT));
+        roots.extend(reports);
+        let is_found = |root: &Root| root.is_snapshot() || root.is_report() || root.kind == MAP_ROOT;
+        roots.extend(old_roots.into_iter().filter(|root| !is_found(root)));
         let segments =
             self.read_all(names::INDEX, ObjectKind::Segment, MAX_SEGMENT_LEN, |found, plain| {
                 let segment = Segment::decode(plain)

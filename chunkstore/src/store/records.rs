@@ -80,12 +80,17 @@ impl ChunkStore {
     /// Reads the object of a snapshot and checks it against HEAD. One that was sealed again since HEAD was read is read as the
     /// HEAD of now names it.
     pub fn read_snapshot(&self, root: &Root) -> Result<Vec<u8>> {
-        let read = self.read_snapshot_as(root);
+        self.read_root(root, ObjectKind::Snapshot)
+    }
+
+    /// The same of a root whose objects are of this kind.
+    pub(super) fn read_root(&self, root: &Root, kind: ObjectKind) -> Result<Vec<u8>> {
+        let read = self.read_root_as(root, kind);
         match read {
             Err(error) if error.is_damage() => {
                 let now = self.reload()?.roots.find(|known| known.id == root.id)?.cloned();
                 match now.filter(|now| now != root) {
-                    Some(now) => self.read_snapshot_as(&now),
+                    Some(now) => self.read_root_as(&now, kind),
                     None => Err(error),
                 }
             }
@@ -93,14 +98,14 @@ impl ChunkStore {
         }
     }
 
-    fn read_snapshot_as(&self, root: &Root) -> Result<Vec<u8>> {
+    fn read_root_as(&self, root: &Root, kind: ObjectKind) -> Result<Vec<u8>> {
         let name = root.object();
         let read = |storage: &dyn Storage| {
             let sealed = storage.get(&name, MAX_SMALL_LEN)?;
             if *blake3::hash(&sealed).as_bytes() != root.hash.0 {
                 return Err(Error::corrupt(&name, "is not the object that HEAD names"));
             }
-            envelope::open(&self.keys, ObjectKind::Snapshot, &name, &sealed)
+            envelope::open(&self.keys, kind, &name, &sealed)
         };
         let storage = &*self.access.storage;
         read(storage).or_else(|error| {

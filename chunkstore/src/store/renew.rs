@@ -1,4 +1,5 @@
-//! Small objects that are sealed again under the newest epoch: records of snapshots, tier maps, segments, leaves of HEAD.
+//! Small objects that are sealed again under the newest epoch: records of snapshots, reports of drills, tier maps, segments,
+//! leaves of HEAD.
 //!
 //! Each is written under a new name, which a swap then puts in the place of the old one. A root keeps its id: the name of its
 //! object has a second part, which is random like all names, so that a prune that removes what a killed run left never meets
@@ -21,7 +22,7 @@ const AT_A_TIME: usize = 512;
 /// What was sealed again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// Records of snapshots and tier maps.
+    /// Records of snapshots, reports of drills and tier maps.
     pub roots: u64,
     /// Segments.
     pub segments: u64,
@@ -118,13 +119,17 @@ impl ChunkStore {
     fn seal_again(&self, root: &Root, epoch: u32) -> Result<Option<Root>> {
         let kind = match &*root.kind {
             Root::SNAPSHOT => ObjectKind::Snapshot,
+            Root::REPORT => ObjectKind::Report,
             MAP_ROOT => ObjectKind::TierMap,
             other => {
                 let why = format!("HEAD has a root of kind '{other}', which this esker cannot encrypt again");
                 return Err(Error::Unsupported { why });
             }
         };
-        let read = if root.is_snapshot() { self.read_snapshot(root) } else { self.read_map(root) };
+        let read = match kind {
+            ObjectKind::TierMap => self.read_map(root),
+            kind => self.read_root(root, kind),
+        };
         let plain = match read {
             // Forgotten since.
             Err(error)

@@ -41,7 +41,7 @@ pub fn holders(head: &Head, epoch: u32) -> Result<Option<String>> {
         }
     };
     say(segments, "index segments with their packs");
-    say(roots, "records of snapshots or tier maps");
+    say(roots, "records of snapshots, reports of drills or tier maps");
     say(leaves, "leaves of HEAD");
     say(sessions, "runs at work that began before the next epoch did");
     say(doomed, "packs that are to be removed");

@@ -5,6 +5,7 @@ use crate::config::hostname;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::file::{AssertionSpec, SourceSpec};
+use crate::signing;
 use crate::tiers::Opened;
 use crate::{commands, hangup, sources, units};
 use connector_kit::scratch::{self, Ground};
@@ -14,22 +15,62 @@ use engine::connector::{Extent, Origin, Target};
 use engine::drill::{Assertion, Objective, Report, SCHEMA, Step, Stopwatch};
 use engine::restore::{RestoreOptions, differences, restore};
 use engine::snapshot::{Filter, Listed, Snapshot};
+use serde_json::json;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 mod asserted;
+mod evidence;
+mod list;
+mod page;
+mod show;
 mod told;
+mod verify;
 
 use asserted::Place;
+use evidence::Evidence;
 use told::{summary, without_choices};
 
 /// Rehearse restores: start a scratch server for each source, restore its latest snapshot into it, prove and time that
 ///
 /// Files are restored into a scratch folder and read back. Servers are started from PATH, listen to this machine alone,
-/// and are removed afterwards. Nothing that is in use is written.
+/// and are removed afterwards. Nothing that is in use is written. Each report is signed and stored in the repository: 'drill
+/// list' has them. A source that is called like one of the commands goes behind '--', as in 'drill -- list'.
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+/// What is done with reports.
+#[derive(clap::Subcommand, Debug)]
+enum Action {
+    /// List the reports that are stored, the pass rate of each source and the trend of its recovery time
+    List(list::Args),
+    /// Show one report, or export it with its signature
+    Show(show::Args),
+    /// Check the signatures of reports
+    ///
+    /// Exit code 1 if one was changed, is of another repository, or not of a key that --signer names.
+    Verify(verify::Args),
+    /// Print the public key with which drills on this machine are signed; it is made if there is none
+    Key(signing::Flags),
+}
+
+impl Args {
+    /// Whether there is nothing left to do once nobody reads what is printed.
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self.action, Some(Action::List(_)))
+    }
+}
+
+/// What is rehearsed, and how.
+#[derive(clap::Args, Debug)]
+struct Chosen {
     /// Sources of esker.toml; all if none is named
     names: Vec<String>,
     /// This snapshot, of whatever source, instead of the latest of each: id, latest, latest~N
@@ -39,6 +80,11 @@ pub(crate) struct Args {
     /// /var/tmp/esker-drills
     #[arg(long, value_name = "DIR", env = "ESKER_SCRATCH_DIR")]
     scratch_dir: Option<PathBuf>,
+    /// Print reports only: sign and store none
+    #[arg(long)]
+    no_store: bool,
+    #[command(flatten)]
+    signing: signing::Flags,
 }
 
 /// What a drill is to find.
@@ -108,13 +154,31 @@ impl Goal {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
+    match &args.action {
+        None => drill(&args.chosen, context),
+        Some(Action::List(args)) => list::run(args, context),
+        Some(Action::Show(args)) => show::run(args, context),
+        Some(Action::Verify(args)) => verify::run(args, context),
+        Some(Action::Key(flags)) => print_key(flags, context),
+    }
+}
+
+fn print_key(flags: &signing::Flags, context: &Context) -> CommandResult {
+    let public = flags.key(context.own_file())?.public().0;
+    context.console.result(public.to_string(), json!({"message_type": "summary", "public": public}));
+    Ok(Code::Done)
+}
+
+fn drill(args: &Chosen, context: &Context) -> CommandResult {
     hangup::ends(&context.console.stop())?;
+    let mut evidence = Evidence::new(!args.no_store, &args.signing, context)?;
     let mut reports = vec![];
     let scratch_dir = args.scratch_dir.as_deref();
     match &args.snapshot {
         Some(snapshot) => {
             let wanted = Wanted { scratch_dir, objective: Objective::default(), assertions: &[] };
             reports.extend(one("", snapshot, wanted, &|_| true, context)?);
+            evidence.keep(&reports)?;
         }
         None => {
             let file = context.need_file()?;
@@ -131,13 +195,20 @@ pub(crate) fn run(args: &Args, context: &Context) -> CommandResult {
                 let all = file.assertions.iter().filter(|one| one.source == spec.name);
                 let assertions: Vec<AssertionSpec> = all.cloned().collect();
                 let wanted = Wanted { scratch_dir, objective, assertions: &assertions };
-                reports.extend(one(&spec.name, "latest", wanted, &is_of, context)?);
+                let found = one(&spec.name, "latest", wanted, &is_of, context)?;
+                evidence.keep(&found)?;
+                reports.extend(found);
             }
         }
     }
     let passed = reports.iter().all(Report::passed);
-    context.console.summary(&summary(&reports)?);
-    Ok(if passed { Code::Done } else { Code::DrillFailed })
+    let (stored, lacks) = evidence.finish();
+    context.console.summary(&summary(&reports, stored.as_deref())?);
+    Ok(match (passed, lacks) {
+        (false, _) => Code::DrillFailed,
+        (true, true) => Code::Incomplete,
+        (true, false) => Code::Done,
+    })
 }
 
 fn chosen<'a>(names: &[String], all: &'a [SourceSpec]) -> Result<Vec<&'a SourceSpec>, Failure> {

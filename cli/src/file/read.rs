@@ -39,6 +39,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pass_environment: Vec<Filled>,
     cache_dir: Option<FilledPath>,
+    signing_key: Option<FilledPath>,
     delta: Option<bool>,
     timezone: Option<Spanned<String>>,
     parallel: Option<Parallel>,
@@ -327,6 +328,7 @@ impl<'a> Reader<'a> {
             kms_cache: raw.kms_cache.map(|time| time.into_inner().get()),
             pass_environment: texts(raw.pass_environment),
             cache_dir: raw.cache_dir.map(FilledPath::get),
+            signing_key: raw.signing_key.map(FilledPath::get),
             delta: raw.delta,
             zone: zone?,
             parallel: raw.parallel.map_or(2, Parallel::size),

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 pub(super) fn list_objects(store: &ChunkStore) -> Result<Vec<String>> {
     let mut all = vec![];
     let folders = [names::PACKS, names::PARITY, names::INDEX, names::SNAPSHOTS, names::MAPS, names::KEYS];
-    for folder in folders.into_iter().chain([names::GRANTS, names::SETS, names::COPIES]) {
+    for folder in folders.into_iter().chain([names::REPORTS, names::GRANTS, names::SETS, names::COPIES]) {
         if folder == names::PARITY && !store.has_parity()
             || folder == names::COPIES && !store.storage().keeps_copies()
         {
@@ -62,7 +62,7 @@ pub(super) fn find_orphans(
             (Some(names::INDEX), Some(id), None) => {
                 open.is_empty() && ObjectId::parse(id).is_some_and(|id| staged || !segments.contains(&id))
             }
-            (Some(names::SNAPSHOTS | names::MAPS), Some(id), None) => {
+            (Some(names::SNAPSHOTS | names::MAPS | names::REPORTS), Some(id), None) => {
                 open.is_empty() && names::root(id).is_some() && (staged || !roots.contains(name))
             }
             // A slot that came back, or that was to be added by a process that died.

@@ -36,8 +36,8 @@ impl Marks {
     ) -> Result<Vec<ChunkId>> {
         let mut fresh = vec![];
         for root in head.roots.iter()? {
-            if root.kind == MAP_ROOT {
-                // Says how packs lie; needs none.
+            if root.kind == MAP_ROOT || root.is_report() {
+                // Says how packs lie, or what a drill found; needs none.
                 self.roots.insert(root.id);
                 continue;
             }

@@ -39,6 +39,13 @@ impl Check<'_> {
                 self.note(&root.object(), map)?;
                 continue;
             }
+            if root.is_report() {
+                let doubt = repo.doubt_report(root);
+                if let Some(Some(why)) = self.note(&root.object(), doubt)? {
+                    self.fail(root.object(), why);
+                }
+                continue;
+            }
             let why = format!("HEAD has a root of kind '{}', which this esker cannot follow", root.kind);
             self.fail(root.id.to_string(), why);
         }

@@ -3,12 +3,13 @@
 use crate::exit::Failure;
 use crate::output::{self, Summary};
 use crate::{commands, units};
+use chunkstore::ObjectId;
 use engine::connector::Target;
 use engine::drill::Report;
 use serde_json::json;
 
-/// All reports of a run.
-pub(super) fn summary(reports: &[Report]) -> Result<Summary, Failure> {
+/// All reports of a run, and the ids of what was stored, if all were.
+pub(super) fn summary(reports: &[Report], stored: Option<&[ObjectId]>) -> Result<Summary, Failure> {
     let mut summary = Summary::new(json!({
         "passed": reports.iter().all(Report::passed),
         "drills": commands::to_json(&reports)?,
@@ -16,11 +17,16 @@ pub(super) fn summary(reports: &[Report]) -> Result<Summary, Failure> {
     for report in reports {
         summary.outcome(told(report), !report.passed());
     }
+    if let Some(ids) = stored {
+        let short: Vec<String> = ids.iter().map(ObjectId::short).collect();
+        summary.line(format!("stored: {}", short.join(", ")));
+        summary = summary.with("stored", commands::to_json(&ids)?);
+    }
     Ok(summary)
 }
 
 /// A report for people.
-fn told(report: &Report) -> String {
+pub(super) fn told(report: &Report) -> String {
     let outcome = if report.passed() { "passed" } else { "FAILED" };
     let name = match (&*report.source, &*report.system) {
         ("", system) => system.to_owned(),
