@@ -120,6 +120,18 @@ impl<T> ReadAhead<T> {
         self.request_with(chunk, Some(lent), tag)
     }
 
+    /// A chunk at once, without a thread that fetches it: if it is stored against `base`, whose bytes are at hand, and the store
+    /// is near. Otherwise `None`, and it is to be requested. The bytes of the base are given back; none are if they are in use.
+    pub fn over(&mut self, chunk: &ChunkRef, base: &ChunkId, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
+        if !self.store.storage().is_near() || self.bases.is_lent(base) {
+            return None;
+        }
+        self.bases.lend(base, std::mem::take(bytes));
+        let plain = self.bases.over_lent(&self.store, chunk);
+        *bytes = self.bases.take_back(base).unwrap_or_default();
+        plain
+    }
+
     fn request_with(&mut self, chunk: ChunkRef, lent: Option<(ChunkId, usize)>, tag: T) -> Result<()> {
         self.requested_bytes += chunk.len as usize + lent.map_or(0, |(_, bytes)| bytes);
         self.requests.push(Request::Chunk(chunk, lent, tag));
@@ -265,6 +277,7 @@ mod tests {
     use crate::index::{PackEntry, Segment, short_key};
     use crate::keys::{KdfParams, SlotOwner};
     use crate::pack::{PackBuilder, PackName, Record};
+    use crate::seal::{DeltaCompressor, Patcher};
     use crate::storage::memory::MemoryStorage;
     use crate::store::{Access, Identity};
     use bytes::Bytes;
@@ -306,10 +319,14 @@ mod tests {
         }
 
         fn add(&mut self, number: u8, record: Record) {
+            self.add_frame(number, record, PLAIN);
+        }
+
+        fn add_frame(&mut self, number: u8, record: Record, frame: &[u8]) {
             let session = self.store.open_session("test").unwrap();
             let name = PackName { session, id: PackId([number; 32]), kind: PackKind::Data, epoch: 1 };
             let mut builder = PackBuilder::new(name, vec![]);
-            builder.push(record, PLAIN);
+            builder.push(record, frame);
             let sealed = builder.seal(self.store.keys()).unwrap();
             let len = sealed.bytes.len() as u64;
             self.disk.objects().insert(name.object(), sealed.bytes.into());
@@ -366,6 +383,35 @@ mod tests {
                 Err(error) => assert!(error.is_damage() && !fates.contains(&0), "{fates:?}: {error:?}"),
             }
         }
+    }
+
+    #[test]
+    fn what_stands_on_a_chunk_at_hand_is_there_at_once() {
+        let mut packs = Packs::new(1);
+        let base: Vec<u8> = (0..40_000u32).flat_map(u32::to_le_bytes).collect();
+        let mut plain = base.clone();
+        plain[70_000] ^= 1;
+        let [base_id, id] = [&base, &plain].map(|bytes| packs.store.keys().chunk_id(bytes));
+        let mut frame = vec![];
+        let mut deltas = DeltaCompressor::new(Patcher::default()).unwrap();
+        let codec = deltas.compress(&plain, &base, 1 << 20, &mut frame).unwrap().unwrap();
+        let len = plain.len() as u32;
+        packs.add_frame(1, Record::full(base_id, len, 0, Codec::Raw), &base);
+        packs.add_frame(2, Record::delta(id, len, 0, codec, 1, 1, vec![base_id]), &frame);
+        packs.store.sync_index().unwrap();
+        let [chunk, other] = [id, base_id].map(|id| ChunkRef { id, len });
+        let mut ahead: ReadAhead<()> = ReadAhead::new(&packs.store);
+        let mut bytes = base.clone();
+        assert_eq!(ahead.over(&chunk, &base_id, &mut bytes).as_ref(), Some(&plain));
+        assert_eq!(bytes, base, "they are given back");
+        assert_eq!(ahead.over(&other, &id, &mut bytes), None, "it stands on nothing");
+        assert_eq!(ahead.over(&chunk, &id, &mut bytes), None, "it stands on another one");
+        bytes[3] ^= 1;
+        assert_eq!(ahead.over(&chunk, &base_id, &mut bytes), None, "the bytes are others");
+        ahead.request_over(chunk, &base_id, base.clone(), ()).unwrap();
+        assert_eq!(ahead.over(&chunk, &base_id, &mut bytes), None, "the base is in use");
+        let taken = ahead.take().unwrap().unwrap();
+        assert!(matches!(&taken[..], [Fetched::Chunk(Ok(found), ())] if *found == plain));
     }
 
     /// A prune moved it since the index was brought up to date.

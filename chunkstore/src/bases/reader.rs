@@ -6,6 +6,7 @@ use crate::format::Codec;
 use crate::head::Head;
 use crate::id::{ChunkId, PackId};
 use crate::index::{Location, short_key};
+use crate::ingest::ChunkRef;
 use crate::pack::{PackReader, Record};
 use crate::pool::locked;
 use crate::rope::Rope;
@@ -188,6 +189,34 @@ impl BaseReader {
         let buffers =
             gone.and_then(|lent| Arc::into_inner(lent.chunk)).map(|chunk| chunk.rope.into_buffers());
         buffers.into_iter().flatten().for_each(|buffer| self.recycle(buffer));
+    }
+
+    /// Whether one was lent.
+    pub fn is_lent(&self, id: &ChunkId) -> bool {
+        locked(&self.lent).contains_key(&short_key(id))
+    }
+
+    /// Gives the bytes of one back that was lent once; `None` if somebody reads them.
+    pub fn take_back(&self, id: &ChunkId) -> Option<Vec<u8>> {
+        let lent = locked(&self.lent).remove(&short_key(id))?;
+        Arc::into_inner(lent.chunk)?.rope.into_buffers().into_iter().next()
+    }
+
+    /// A chunk that is stored against chunks that were lent and no others; `None` if it is stored otherwise, or cannot be read
+    /// from where the index says that it is.
+    pub fn over_lent(&self, store: &ChunkStore, chunk: &ChunkRef) -> Option<Vec<u8>> {
+        let location = self.lookup(store, std::slice::from_ref(&chunk.id)).ok()?.pop()??;
+        let record = &location.record;
+        let is_over = record.is_delta() && record.bases.iter().all(|base| self.is_lent(base));
+        if !is_over || record.plain_len != chunk.len {
+            return None;
+        }
+        let reader = PackReader::new(location.pack.name, store.keys()).ok()?;
+        let sealed = self.sealed(store, &location).ok()?;
+        let mut decompressor = store.decompressor().ok()?;
+        let plain = self.open(store, &reader, record, &sealed, &mut decompressor);
+        store.recycle(decompressor);
+        plain.ok().filter(|plain| reader.check_id(store.keys(), record, plain).is_ok())
     }
 
     /// Whether every chunk that `record` depends on has a location that counts.

@@ -268,7 +268,21 @@ impl Worker<'_, '_> {
                 self.count(&place, place.inner().1);
                 self.done(&place)
             }
-            Some(id) => Ok(self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?),
+            Some(id) => {
+                if let Some(bytes) = self.ahead.over(&chunk, &id, &mut self.spare) {
+                    let old = std::mem::take(&mut self.spare);
+                    self.put(&place, &bytes, Some(&old).filter(|old| !old.is_empty()))?;
+                    self.spare = old;
+                    self.ahead.recycle(bytes);
+                    return self.done(&place);
+                }
+                Ok(match self.spare.is_empty() {
+                    true => self.ahead.request(chunk, place)?,
+                    false => {
+                        self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?;
+                    }
+                })
+            }
             None => Ok(self.ahead.request(chunk, place)?),
         }
     }
@@ -282,15 +296,16 @@ impl Worker<'_, '_> {
             }
             let Fetched::Chunk(bytes, place) = fetched else { continue };
             let bytes = bytes?;
-            self.put(&place, &bytes)?;
+            self.put(&place, &bytes, None)?;
             self.done(&place)?;
             self.ahead.recycle(bytes);
         }
         Ok(true)
     }
 
-    /// Writes the bytes of a chunk where they differ, or notes where they do.
-    fn put(&mut self, place: &Place, bytes: &[u8]) -> Result<()> {
+    /// Writes the bytes of a chunk where they differ, or notes where they do; `old` is what is there in its place, if that is at
+    /// hand.
+    fn put(&mut self, place: &Place, bytes: &[u8], old: Option<&Vec<u8>>) -> Result<()> {
         let (at, len) = place.inner();
         let from = usize::try_from(place.open.range.start + at - place.piece.at).unwrap_or(usize::MAX);
         let inner = bytes.get(from..).and_then(|rest| rest.get(..len as usize)).unwrap_or_default();
@@ -298,7 +313,11 @@ impl Worker<'_, '_> {
             (Task::Compare, _) | (Task::Prove, None) => Ok(()),
             (Task::Write, Some(_)) if !place.open.is_old => self.write(place, at, inner),
             (task, _) => {
-                let runs = self.differing(place, at, inner)?;
+                let old = old.and_then(|old| old.get(from..)?.get(..len as usize));
+                let runs = match old {
+                    Some(old) => differing(old, inner),
+                    None => self.differing(place, at, inner)?,
+                };
                 if task == Task::Prove {
                     let room = runs.iter().map(|run| run.len()).sum();
                     let pages = || runs.iter().map(|run| (at + run.start as u64, inner[run.clone()].into()));
@@ -314,21 +333,10 @@ impl Worker<'_, '_> {
 
     /// Runs of pages of `inner` that the file does not have at `at`.
     fn differing(&mut self, place: &Place, at: u64, inner: &[u8]) -> Result<Vec<Range<usize>>> {
-        let mut runs: Vec<Range<usize>> = vec![];
-        let Some(file) = &place.open.file else { return Ok(runs) };
-        let there = &mut self.spare;
-        there.resize(inner.len(), 0);
-        // What is behind its end is not there.
-        let read = read_up_to(file, there, at).map_err(self.data.at(&place.open.member))?;
-        let differs = |range: &Range<usize>| range.end > read || there[range.clone()] != inner[range.clone()];
-        let pages = (0..inner.len()).step_by(PAGE).map(|start| start..(start + PAGE).min(inner.len()));
-        for page in pages.filter(differs) {
-            match runs.last_mut() {
-                Some(run) if run.end == page.start => run.end = page.end,
-                _ => runs.push(page),
-            }
-        }
-        Ok(runs)
+        let Some(file) = &place.open.file else { return Ok(vec![]) };
+        self.spare.resize(inner.len(), 0);
+        let read = read_up_to(file, &mut self.spare, at).map_err(self.data.at(&place.open.member))?;
+        Ok(differing(self.spare.get(..read).unwrap_or_default(), inner))
     }
 
     /// Writes bytes of a file.
@@ -391,4 +399,17 @@ impl Worker<'_, '_> {
 /// A member's bytes with what fills its last block.
 pub(super) fn padded(len: u64) -> u64 {
     len.next_multiple_of(BLOCK as u64)
+}
+
+/// Runs of pages of `new` that are not in `old`, of which what is behind its end is not there.
+fn differing(old: &[u8], new: &[u8]) -> Vec<Range<usize>> {
+    let pages = (0..new.len()).step_by(PAGE).map(|start| start..(start + PAGE).min(new.len()));
+    let mut runs: Vec<Range<usize>> = vec![];
+    for page in pages.filter(|page| old.get(page.clone()) != new.get(page.clone())) {
+        match runs.last_mut() {
+            Some(run) if run.end == page.start => run.end = page.end,
+            _ => runs.push(page),
+        }
+    }
+    runs
 }
