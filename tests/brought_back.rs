@@ -97,7 +97,7 @@ fn a_record_that_the_primary_lost_comes_from_a_copy() {
         }
         let said = repo.ok(command);
         assert!(
-            said.contains("brought back") || said.contains("lost records") || command == ["run"],
+            said.contains("brought back") || said.contains("lost record") || command == ["run"],
             "{lose:?}: {said}"
         );
         let said = repo.ok(["run"]);

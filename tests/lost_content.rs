@@ -126,7 +126,7 @@ const LOSSES: &[Loss] = &[
         what: What::Record,
         lose: "echo x > snapshots/$(ls -t snapshots | head -1)",
         primary: (
-            [(1, "'esker heal'"), FINE, FINE, (0, "put 1 lost records"), (3, "'esker run'"), FINE],
+            [(1, "'esker heal'"), FINE, FINE, (0, "put 1 lost record"), (3, "'esker run'"), FINE],
             &["tier sync"],
         ),
         copy: ([(1, "1 error "), FINE, FINE, FINE, (3, "'esker run'"), FINE], &["heal"]),
@@ -175,7 +175,7 @@ fn walk_through(what: What, place: &str) {
             let case = format!("{} in {place}, {command:?}: {found}: {said}", loss.lose);
             assert!(found == code && said.contains(named), "{case}");
             assert!(
-                code == 0 || !said.contains("all promises are kept") || named.contains("records"),
+                code == 0 || !said.contains("all promises are kept") || named.contains("lost record"),
                 "{case}"
             );
             if command[0] == "restore" && code == 0 {

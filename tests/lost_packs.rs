@@ -150,7 +150,7 @@ fn rewrites_and_repairs_do_not_build_on_a_lost_pack() {
     std::fs::remove_file(packs(other.folder()).pop().unwrap()).unwrap();
     repo.ok(["backup", "s", "--tag", "second"]);
     let output = copy(&[]);
-    assert!(said(&output).contains("packs of the index are missing"), "{output:?}");
+    assert!(said(&output).contains("is missing of those in the index"), "{output:?}");
     restores(&other, "latest", &[("s/large", noise(1, 400_000))], "copy");
 }
 

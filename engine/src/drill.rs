@@ -242,7 +242,7 @@ pub(crate) mod tests {
             schema: SCHEMA.into(),
             time: Timestamp::from_second(10_000).unwrap(),
             source: "cache".into(),
-            system: "Redis".into(),
+            system: "Example".into(),
             hostname: "web1".into(),
             snapshot_id: None,
             recovery_point: Some(Timestamp::from_second(9_000).unwrap()),

@@ -10,26 +10,7 @@ use engine::drill::{Phase, Report, Step};
 use std::fmt::Write as _;
 
 /// Colours of both schemes, and a width that a telephone has.
-const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #667; --line: #ccd; --bar: #2563a8; --good: #17692f; \
---bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-:root { --ink: #e8e8ea; --paper: #17181c; --faint: #a0a3ad; --line: #3b3e47; --bar: #7db2ec; --good: #7fd297; --bad: #ff9a90; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 46rem; padding: 1rem; background: var(--paper); color: var(--ink); font: 16px/1.45 sans-serif; }
-h1 { font-size: 1.4rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 1.5rem 0 .4rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { font-weight: normal; color: var(--faint); }
-ul { padding-left: 1.2rem; }
-td, li, p { overflow-wrap: anywhere; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-svg { display: block; width: 100%; }
-svg text { fill: var(--ink); font-size: 14px; }
-svg .track { fill: var(--line); } svg .bar { fill: var(--bar); } svg .outside { fill: var(--faint); }
-";
+const STYLE: &str = include_str!("page.css");
 
 /// Pixels of a phase in the timeline: a line of text, and a bar.
 const ROW: usize = 40;
