@@ -72,6 +72,8 @@ mod maria_together;
 mod mariadb;
 mod model;
 mod model_hosts;
+mod model_keys;
+mod model_renewal;
 mod model_sets;
 mod moments;
 mod named;
