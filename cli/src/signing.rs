@@ -49,13 +49,28 @@ impl Flags {
                 "where is the key that signs reports? Name a file with --signing-key: this user has no home",
             )
         })?;
-        private::folder(&folder).map_err(|error| {
+        own_folder(&folder).map_err(|error| {
             Failure::new(format!(
-                "cannot make {} for the key that signs reports: {error}; --signing-key names another file",
+                "cannot use {} for the key that signs reports: {error}; --signing-key names another file",
                 shown::path(&folder)
             ))
         })?;
         existing_or_new(&folder.join("signing.key"))
+    }
+}
+
+/// Sees to it that the folder is there. One that others can change is refused, and left as it is: they could take the key away,
+/// and another one would sign from then on.
+fn own_folder(folder: &Path) -> io::Result<()> {
+    match folder.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => private::folder(folder),
+        Err(error) => Err(error),
+        Ok(found) if !found.is_dir() => Err(refused("it is no folder")),
+        Ok(found) if found.uid() != geteuid().as_raw() => Err(refused("it belongs to another user")),
+        Ok(found) if found.mode() & 0o022 != 0 => {
+            Err(refused("others can write into it: after 'chmod go-w' nobody else can"))
+        }
+        Ok(_) => Ok(()),
     }
 }
 
@@ -170,6 +185,23 @@ mod tests {
         }
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         assert_eq!(public(&path).unwrap(), made);
+    }
+
+    #[test]
+    fn only_a_folder_of_ours_is_taken_and_none_is_changed() {
+        let above = tempfile::tempdir().unwrap();
+        let [made, open, link] = ["made", "open", "link"].map(|name| above.path().join(name));
+        own_folder(&made).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&made), 0o700);
+        fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
+        own_folder(&made).unwrap();
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, Permissions::from_mode(0o775)).unwrap();
+        assert!(own_folder(&open).unwrap_err().to_string().contains("others can write"));
+        symlink(&made, &link).unwrap();
+        assert!(own_folder(&link).unwrap_err().to_string().contains("no folder"));
+        assert_eq!((mode(&made), mode(&open)), (0o755, 0o775));
     }
 
     #[test]

@@ -246,11 +246,13 @@ fn doubted<T>(why: impl Into<String>) -> std::result::Result<T, Refusal> {
 
 /// A refusal that names the chunks that the host builds on, and that are not there or not its own.
 fn lacks<T>(missing: Missing) -> std::result::Result<T, Refusal> {
-    let what = match missing.ids.len() {
-        1 => "1 chunk that it builds on is".to_owned(),
-        count => format!("{count} chunks that it builds on are"),
+    let (what, it) = match missing.ids.len() {
+        1 => ("1 chunk that it builds on is".to_owned(), "it"),
+        count => (format!("{count} chunks that it builds on are"), "them"),
     };
-    let why = format!("{what} no longer in the repository: what they were of was forgotten and pruned");
+    let why = format!(
+        "{what} no longer in the repository: the run that brought {it} was refused, or removed, or forgotten and pruned"
+    );
     Err(Refusal::Settle { why, missing, is_doubtful: false })
 }
 
@@ -525,7 +527,8 @@ impl Admitter<'_> {
             return lacks(missing);
         }
         limit(&mut snapshot, files, brought.count(), plain.made, plain.packed);
-        let time_ms = u64::try_from(snapshot.time.as_millisecond()).unwrap_or_default();
+        // Upwards: what follows must not be of a time before this one.
+        let time_ms = u64::try_from(snapshot.time.as_nanosecond()).unwrap_or_default().div_ceil(1_000_000);
         let root = self.repo.write_snapshot(&snapshot)?;
         // The commit point.
         let done = store.commit_of_host(session, &[], &root, &dedupe.relied(), settled, time_ms);

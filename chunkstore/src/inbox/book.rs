@@ -447,7 +447,7 @@ impl Book {
         let Some(last) = answered.iter().max_by_key(|answered| answered.reply.settled) else {
             return Ok(answered);
         };
-        let why = "the store lost its commit, or somebody removed it";
+        let why = "the store lost its commit or damaged it, or somebody removed it";
         let verdict = Verdict::Refused(why.into());
         let lost = Reply { verdict, missing: vec![], incomplete: false, ..last.reply.clone() };
         let is_lost = |pending: &&Pending| {

@@ -356,6 +356,8 @@ impl ChunkStore {
             head.slots.clone_from(&primary.slots);
             head.epochs = primary.epochs_of_tier();
             head.grants = primary.grants;
+            // The second line: a sync reads HEAD of the primary in its session, which nothing is retired beside.
+            head.accepts(&commit.segments, &commit.roots)?;
             head.tiers.clone_from(&primary.tiers);
             head.clock_ms = primary.clock_ms;
             // A list that is the same stays where it lies.

@@ -152,7 +152,11 @@ impl ChunkStore {
             let meant: Vec<Host> = head.hosts.iter()?.filter(|host| is_meant(host)).cloned().collect();
             let id = match &*meant {
                 [one] => one.id,
-                [] => return Err(Error::Invalid(format!("no host '{wanted}'; see 'esker host list'"))),
+                [] => {
+                    let was = head.hosts.iter()?.any(|host| host.name == wanted);
+                    let what = if was { "was revoked before" } else { "is none of 'esker host list'" };
+                    return Err(Error::Invalid(format!("host '{wanted}' {what}")));
+                }
                 _ => return Err(Error::Invalid(format!("'{wanted}' names several hosts; give more digits"))),
             };
             let host = head.hosts.find_mut(|host| host.id == id)?;

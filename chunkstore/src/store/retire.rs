@@ -35,22 +35,28 @@ pub struct Retired {
 pub fn holders(head: &Head, epoch: u32) -> Result<Option<String>> {
     let Needs { segments, roots, leaves, doomed, sessions } = head.needs(epoch)?;
     let mut said = vec![];
-    let mut say = |count: usize, what: &str| {
-        if count > 0 {
-            said.push(format!("{count} {what}"));
-        }
+    let mut say = |count: usize, one: &str, many: &str| match count {
+        0 => {}
+        1 => said.push(format!("1 {one}")),
+        count => said.push(format!("{count} {many}")),
     };
-    say(segments, "index segments with their packs");
-    say(roots, "records of snapshots, reports of drills or tier maps");
-    say(leaves, "leaves of HEAD");
-    say(sessions, "runs at work that began before the next epoch did");
-    say(doomed, "packs that are to be removed");
+    say(segments, "index segment with its packs", "index segments with their packs");
+    say(
+        roots,
+        "record of a snapshot, report of a drill or tier map",
+        "records of snapshots, reports of drills or tier maps",
+    );
+    say(leaves, "leaf of HEAD", "leaves of HEAD");
+    let began = "that began before the next epoch did";
+    say(sessions, &format!("run at work {began}"), &format!("runs at work {began}"));
+    say(doomed, "pack that is to be removed", "packs that are to be removed");
     if head.epoch() <= epoch {
         said.push("HEAD itself".into());
     }
     let hosts = hosts_on(head, epoch)?;
     if !hosts.is_empty() {
-        said.push(format!("the inbox of the hosts {}", hosts.join(", ")));
+        let whose = if hosts.len() == 1 { "host" } else { "hosts" };
+        said.push(format!("the inbox of the {whose} {}", hosts.join(", ")));
     }
     Ok((!said.is_empty()).then(|| said.join(", ")))
 }
@@ -235,14 +241,14 @@ mod tests {
         // It began before the rotation, and may seal under the first epoch.
         let session = store.open_session("backup").unwrap();
         store.rotate().unwrap();
-        assert!(why(retire(&store, 1)).contains("1 runs at work"));
+        assert!(why(retire(&store, 1)).contains("1 run at work"));
         // One that began later does not.
         let later = store.open_session("backup").unwrap();
         let old = segment(&store, 1);
         assert_eq!(old.epoch, 1, "the lowest of what is in it");
         store.checkpoint(&later, std::slice::from_ref(&old)).unwrap();
         store.close_session(&session, &[]).unwrap();
-        assert!(why(retire(&store, 1)).contains("1 index segments"));
+        assert!(why(retire(&store, 1)).contains("1 index segment"));
         store
             .update_head(|head| {
                 head.segments.clear();
@@ -272,7 +278,7 @@ mod tests {
         let with_it = || store.retire(1, &[("copy", &tier)], &RetireOptions::default());
         assert!(with_it().unwrap_err().to_string().contains("still needed on tier 'copy': HEAD itself"));
         let session = tier.open_sync(&store, &store.head()).unwrap();
-        assert!(with_it().unwrap_err().to_string().contains("1 runs at work"));
+        assert!(with_it().unwrap_err().to_string().contains("1 run at work"));
         tier.close_session(&session, &[]).unwrap();
         let done = with_it().unwrap();
         assert_eq!((done.epochs, done.untold.len(), tier.head().retired()), (vec![1], 0, 1));

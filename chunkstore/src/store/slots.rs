@@ -3,12 +3,15 @@
 use super::ChunkStore;
 use super::opening::slots_there;
 use crate::format::{MAX_SLOTS, names};
-use crate::head::Head;
+use crate::head::{Head, Session};
 use crate::id::ObjectId;
 use crate::kept::{Kept, delete_kept, put_kept};
 use crate::keys::{self, KdfParams, SlotOwner, SlotSecret};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
+
+/// What the session of somebody who adds a slot is called.
+const ADDING: &str = "key";
 
 /// Attempts before a slot is given up that rotations always overtake.
 const ATTEMPTS: usize = 20;
@@ -36,7 +39,7 @@ impl ChunkStore {
         };
         may_add(&*self.reload()?)?;
         // A prune takes what HEAD does not list for a stray, unless somebody is at work.
-        let session = self.open_session("key")?;
+        let session = self.open_session(ADDING)?;
         for _ in 0..ATTEMPTS {
             let epoch = self.reload()?.epoch();
             let (slot, bytes) = keys::make_slot(&self.keys, secret, kdf, owner.clone(), &*self.access.env)?;
@@ -102,10 +105,23 @@ impl ChunkStore {
         Ok(there.into_iter().filter(|slot| !head.slots.contains_key(slot)).collect())
     }
 
-    /// Removes a stray key slot; see [`ChunkStore::stray_slots`]. One that HEAD lists by now stays.
+    /// Removes a stray key slot; see [`ChunkStore::stray_slots`].
+    ///
+    /// # Errors
+    ///
+    /// HEAD lists it by now, or somebody is adding one; it cannot be removed.
     pub fn remove_stray(&self, slot: &ObjectId) -> Result<()> {
-        if self.reload()?.slots.contains_key(slot) {
-            return Ok(());
+        let head = self.reload()?;
+        // The object of a slot that is being added is there before HEAD lists it, and after its session is.
+        let is_adding = |session: &Session| !session.fenced && session.purpose == ADDING;
+        if head.slots.contains_key(slot) || head.sessions.iter()?.any(|session| is_adding(&session)) {
+            return Err(Error::Fenced {
+                why: format!(
+                    "key slot {} may be one that another process is adding: look again later; a prune removes what a process \
+                     that died has left",
+                    slot.short()
+                ),
+            });
         }
         delete_kept(&*self.access.storage, &names::key(slot))
     }

@@ -37,7 +37,7 @@ enum Action {
     List,
     /// Revoke a host: nothing that it brings is admitted from then on
     Revoke {
-        /// Its name, or the first digits of its id
+        /// Its name, or at least the first 8 digits of its id
         #[arg(value_parser = crate::words::kept())]
         host: String,
     },
@@ -204,8 +204,8 @@ fn told(admission: &Admission) -> (String, bool) {
         ),
         Outcome::Admitted { snapshot, anew: true } => (
             format!(
-                "{host}, run {run}: {} admitted as snapshot {}. The host began anew: its cache folder was lost, or another \
-                 machine has its file",
+                "{host}, run {run}: {} admitted as snapshot {}. The host began anew: its cache folder was lost, another \
+                 machine has its file, or somebody put something else in the place of a commit of it",
                 output::bytes(*bytes),
                 snapshot.short()
             ),
@@ -217,7 +217,7 @@ fn told(admission: &Admission) -> (String, bool) {
         ),
         Outcome::Forged { why } => (
             format!(
-                "{host}, run {run}: left in the inbox: {why}. The next run of the host is settled after it, and the host then \
+                "{host}, run {run}: left in the inbox: {why}. The host's first run with a later number is settled after it, and the host then \
                  stores again what it needs"
             ),
             true,

@@ -288,9 +288,12 @@ fn a_snapshot_without_the_hosts_signature_is_refused() {
 fn a_host_neither_holds_its_snapshots_nor_dates_them_back() {
     let mut thief = Thief::new();
     let chunk = (thief.id(b"x"), &b"x"[..]);
-    thief.bring(&[chunk], &[chunk], |_, _| ());
+    thief.bring(&[chunk], &[chunk], |snapshot, _| {
+        snapshot.time += jiff::SignedDuration::from_nanos(170_723);
+    });
     let last = thief.repo.store().now_ms();
     thief.bring(&[chunk], &[chunk], |snapshot, _| {
+        snapshot.description = "second".into();
         snapshot.hold = Hold::Held;
         snapshot.keep_until = Some(jiff::Timestamp::MAX);
         snapshot.made_by = MadeBy::Safety;
@@ -306,6 +309,8 @@ fn a_host_neither_holds_its_snapshots_nor_dates_them_back() {
         let ms = u64::try_from(snapshot.time.as_millisecond()).unwrap();
         assert!(ms.abs_diff(last) < 60_000, "{}", snapshot.time);
     }
+    let newest = all.iter().max_by_key(|listed| listed.snapshot.time).unwrap();
+    assert_eq!(newest.snapshot.description, "second", "whatever is below a millisecond");
 }
 
 #[test]

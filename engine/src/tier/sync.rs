@@ -11,7 +11,7 @@ use crate::snapshot::Listed;
 use crate::{Counter, Error, ItemError, Monitor, Repository, Result};
 use chunkstore::executor::{Pending, submit};
 use chunkstore::format::{PackKind, SEGMENT_CHUNKS, names};
-use chunkstore::head::{Root, SegmentRef};
+use chunkstore::head::{Head, Root, SegmentRef};
 use chunkstore::index::{PackEntry, Segment};
 use chunkstore::seal::Compression;
 use chunkstore::storage::ErrorKind;
@@ -114,29 +114,26 @@ pub fn sync(
     let mut attempt = 1;
     loop {
         let _in_it = tracing::info_span!("sync", tier = to.storage().place(), attempt).entered();
-        let head = from.reload()?;
-        refuse_retired(tier, from.keys().retired())?;
-        for store in [from, to] {
-            if let Some((segment, why)) = store.sync_index()?.first() {
-                return Err(Error::Refused(format!(
-                    "{}/index/{segment} is damaged ({why}); run {} first",
-                    store.storage().place(),
-                    repair_index(store)
-                )));
-            }
-            segments_are_there(store)?;
-        }
-        let lost_from = from.lost_packs(Duration::ZERO)?;
-        let lost = to.lost_packs(Duration::ZERO)?;
+        // The session comes first: an epoch that is retired from then on is none that is copied, since whoever retires it finds
+        // the session; one that was retired before is not in the HEAD that is read next.
         let session = if options.dry_run {
             SessionId([0; 16])
         } else {
             primary.store().take_in_epochs(&to.head())?;
             to.open_sync(primary.store(), &*primary.store().reload()?)?
         };
-        let mut work = Sync::new((primary, source), tier, session, options, monitor)?;
+        let close = || {
+            if !options.dry_run
+                && let Err(second) = to.close_session(&session, &[])
+            {
+                tracing::debug!(%second, "could not close the session of a sync that did not begin");
+            }
+        };
+        let (head, lost_from, lost) = in_step(tier, from).inspect_err(|_| close())?;
+        let work = Sync::new((primary, source), tier, session, options, monitor);
+        let mut work = work.inspect_err(|_| close())?;
         (work.lost_from, work.lost) = (lost_from.ids(), lost);
-        work.find_old()?;
+        work.find_old().inspect_err(|_| close())?;
         let done = work.compare_clocks().and_then(|()| work.run(owed, kept));
         if done.is_err() && !options.dry_run {
             // What was copied is listed all the same, so that the next sync need not repeat it.
@@ -157,6 +154,24 @@ pub fn sync(
             done => return done.map(|()| work.report),
         }
     }
+}
+
+/// HEAD of the source, and the packs that the source and the tier have lost. The indexes of both are in step.
+fn in_step(tier: &Tier, from: &ChunkStore) -> Result<(Arc<Head>, LostPacks, LostPacks)> {
+    let to = tier.repo.store();
+    let head = from.reload()?;
+    refuse_retired(tier, from.keys().retired())?;
+    for store in [from, to] {
+        if let Some((segment, why)) = store.sync_index()?.first() {
+            return Err(Error::Refused(format!(
+                "{}/index/{segment} is damaged ({why}); run {} first",
+                store.storage().place(),
+                repair_index(store)
+            )));
+        }
+        segments_are_there(store)?;
+    }
+    Ok((head, from.lost_packs(Duration::ZERO)?, to.lost_packs(Duration::ZERO)?))
 }
 
 /// What the local index knows it need not fetch, and so would not miss: whether the segments that HEAD names are there.

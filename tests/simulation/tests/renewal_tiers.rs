@@ -375,3 +375,120 @@ fn a_tier_whose_re_encryption_is_killed_anywhere_goes_on_later() {
 fn a_tier_that_is_full_or_fails_anywhere_goes_on_later() {
     ends_anywhere("failing", &[Fault::Full, Fault::FailsOnce { took_effect: true }, Fault::Altered]);
 }
+
+/// A store that lets somebody else do something before its first swap, or removes no records.
+struct Odd {
+    disk: Arc<MemoryStorage>,
+    before: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// Swaps before that.
+    left: AtomicU64,
+    keeps_records: bool,
+}
+
+impl Storage for Odd {
+    fn place(&self) -> String {
+        "memory".into()
+    }
+    fn swap(
+        &self,
+        name: &str,
+        expected: Option<&chunkstore::storage::Version>,
+        body: Bytes,
+    ) -> StorageResult<()> {
+        if self.left.load(Ordering::Relaxed) == 0 {
+            let before = self.before.lock().unwrap().take();
+            if let Some(before) = before {
+                before();
+            }
+        } else {
+            self.left.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.disk.swap(name, expected, body)
+    }
+    fn delete(&self, name: &str) -> StorageResult<()> {
+        if self.keeps_records && name.starts_with(names::SNAPSHOTS) {
+            let object = name.to_owned();
+            return Err(StorageError {
+                kind: ErrorKind::Failed,
+                op: "delete",
+                object,
+                source: "died".into(),
+            });
+        }
+        self.disk.delete(name)
+    }
+    chunkstore::forward!(self => self.disk; put replace get get_range len list leftovers read_versioned connections is_near
+        keeps_copies written_ms copies shelf);
+    chunkstore::plain_store!(stream_range);
+}
+
+fn odd(disk: &Arc<MemoryStorage>, keeps_records: bool) -> Arc<Odd> {
+    Arc::new(Odd { disk: Arc::clone(disk), before: Mutex::default(), left: AtomicU64::new(0), keeps_records })
+}
+
+#[test]
+fn a_sync_that_slept_brings_nothing_of_a_retired_epoch() {
+    let (disk, there) = (Arc::new(MemoryStorage::default()), Arc::new(MemoryStorage::default()));
+    init(&disk).unwrap();
+    back_up(&open(&disk), 1).unwrap();
+    open(&disk).store().rotate().unwrap();
+    let primary = open(&disk);
+    let copy = tier(&primary, &there, None, None).unwrap();
+    engine::tier::note(&primary, &[copy], None).unwrap();
+    // The first half of a re-encryption: packs.
+    let pruning = engine::prune::PruneOptions {
+        max_unused: engine::prune::MaxUnused::Unlimited,
+        no_rebase: true,
+        renew_before: Some(2),
+        packer: packs(),
+        fence_after_ms: 1,
+        ..engine::prune::PruneOptions::default()
+    };
+    engine::prune::prune(&open(&disk), &pruning, &Tally::default()).unwrap();
+    println!("packs were moved; of epoch 1: {:?}", sealed_under(&disk, 1));
+    let primary = open(&disk);
+    let sleeper = odd(&there, false);
+    let copy = tier(&primary, &sleeper, None, None).unwrap();
+    let owed = promised(&primary);
+    let (elsewhere, its_tier) = (Arc::clone(&disk), Arc::clone(&there));
+    *sleeper.before.lock().unwrap() = Some(Box::new(move || {
+        // Killed once HEAD names the new record, and before the old one is removed.
+        renew(&open(&odd(&elsewhere, true)), None, 2, &options(), &Tally::default()).unwrap_err();
+        re_encrypt(&open(&elsewhere));
+        println!("re-encrypted; of epoch 1: {:?}", sealed_under(&elsewhere, 1));
+        let primary = open(&elsewhere);
+        let copy = tier(&primary, &its_tier, None, None).unwrap();
+        assert_eq!(retire(&primary, &[&copy]).unwrap(), [1]);
+    }));
+    sync(&primary, &primary, &copy, &owed, &[], &SyncOptions::default(), &Tally::default()).unwrap();
+    let primary = open(&disk);
+    let copy = tier(&primary, &there, None, None).unwrap();
+    let head = copy.repo.store().head();
+    let roots: Vec<_> = head.roots.iter().unwrap().map(|root| (root.object(), root.epoch)).collect();
+    let again = sync(&primary, &primary, &copy, &owed, &[], &SyncOptions::default(), &Tally::default());
+    assert!(roots.iter().all(|(_, epoch)| *epoch > head.retired()));
+    assert!(again.is_ok());
+}
+
+#[test]
+fn a_slot_that_is_being_added_is_no_stray() {
+    use chunkstore::keys::{KdfParams, SlotOwner};
+    let disk = Arc::new(MemoryStorage::default());
+    init(&disk).unwrap();
+    let slow = odd(&disk, false);
+    let adding = open(&slow);
+    // Its session is open, the file is there, and HEAD does not list it yet.
+    slow.left.store(1, Ordering::Relaxed);
+    let elsewhere = Arc::clone(&disk);
+    *slow.before.lock().unwrap() = Some(Box::new(move || {
+        let other = open(&elsewhere);
+        let strays = other.store().stray_slots().unwrap();
+        assert_eq!(strays.len(), 1);
+        other.store().remove_stray(&strays[0]).unwrap_err();
+    }));
+    let kdf = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let added = adding.store().add_slot(&b"another"[..], kdf, SlotOwner::default()).unwrap();
+    let is_there = disk.objects().contains_key(&names::key(&added));
+    let rotated = open(&disk).store().rotate();
+    assert!(is_there && rotated.is_ok());
+}

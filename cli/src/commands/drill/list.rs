@@ -4,7 +4,7 @@ use crate::commands;
 use crate::context::Context;
 use crate::exit::{Code, CommandResult, Failure};
 use crate::output::{self, Summary};
-use crate::units::duration;
+use crate::units::{counted, duration};
 use engine::drill::Report;
 use engine::drill::stored::{Stored, Trend};
 use engine::policy::Within;
@@ -54,8 +54,8 @@ fn summary(reports: &[Stored], all: usize, trends: &[Trend]) -> Result<Summary, 
     }
     let older = all - reports.len();
     summary.line(match older {
-        0 => format!("{} reports", reports.len()),
-        older => format!("{} reports, and {older} before that", reports.len()),
+        0 => counted(reports.len() as u64, "report"),
+        older => format!("{}, and {older} before that", counted(reports.len() as u64, "report")),
     });
     trends.iter().for_each(|trend| summary.line(told(trend)));
     Ok(summary)

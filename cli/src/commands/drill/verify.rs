@@ -12,6 +12,9 @@ use engine::shown;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// Bytes of an exported document, at most, as docs/reader.py takes them.
+const MOST: u64 = 64 << 20;
+
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Ids of reports, their beginnings, or latest; all if none is named
@@ -34,6 +37,8 @@ fn key(text: &str) -> Result<ObjectId, String> {
 struct Checked {
     /// An id, or a file.
     name: String,
+    /// The same for people.
+    shown: String,
     document: Option<Document>,
     wrong: Option<String>,
 }
@@ -62,9 +67,9 @@ impl Checked {
 
     fn told(&self) -> String {
         match (&self.wrong, &self.document) {
-            (Some(wrong), _) => format!("{}: NOT VALID: {}", self.name, shown::line(wrong)),
-            (None, Some(document)) => format!("{}: signed by {}", self.name, document.signer),
-            (None, None) => self.name.clone(),
+            (Some(wrong), _) => format!("{}: NOT VALID: {}", self.shown, shown::line(wrong)),
+            (None, Some(document)) => format!("{}: signed by {}", self.shown, document.signer),
+            (None, None) => self.shown.clone(),
         }
     }
 }
@@ -72,7 +77,7 @@ impl Checked {
 pub(super) fn run(args: &Args, context: &Context) -> CommandResult {
     let checked = match args.file.is_empty() {
         true => stored(args, context)?,
-        false => args.file.iter().map(|path| exported(path)).collect::<Result<Vec<_>, _>>()?,
+        false => args.file.iter().map(|path| exported(path)).collect(),
     };
     let checked: Vec<Checked> = checked.into_iter().map(|one| one.by(&args.signer)).collect();
     let wrong = checked.iter().filter(|one| one.wrong.is_some()).count() + context.console.error_count();
@@ -100,7 +105,8 @@ fn stored(args: &Args, context: &Context) -> Result<Vec<Checked>, Failure> {
         false => args.reports.iter().map(|wanted| find(&all, wanted)).collect::<engine::Result<Vec<_>>>()?,
     };
     let one = |stored: &engine::drill::stored::Stored| Checked {
-        name: format!("{} of {}", stored.id.short(), commands::show_time(stored.report.time)),
+        name: stored.id.to_string(),
+        shown: format!("{} of {}", stored.id.short(), commands::show_time(stored.report.time)),
         document: Some(stored.document.clone()),
         wrong: stored.doubt.clone(),
     };
@@ -108,14 +114,15 @@ fn stored(args: &Args, context: &Context) -> Result<Vec<Checked>, Failure> {
 }
 
 /// One in a file.
-fn exported(path: &Path) -> Result<Checked, Failure> {
-    let text = small::read(path, small::DOCUMENT)?;
-    let name = shown::path(path);
-    Ok(match Document::parse(&text) {
-        Err(wrong) => Checked { name, document: None, wrong: Some(wrong) },
+fn exported(path: &Path) -> Checked {
+    let text = small::read(path, MOST).map_err(|failure| failure.message);
+    let (document, wrong) = match text.and_then(|text| Document::parse(&text)) {
+        Err(wrong) => (None, Some(wrong)),
         Ok(document) => {
             let wrong = document.verify(None).and_then(|()| document.report().map(|_| ())).err();
-            Checked { name, document: Some(document), wrong }
+            (Some(document), wrong)
         }
-    })
+    };
+    let shown = shown::path(path);
+    Checked { name: shown.clone(), shown, document, wrong }
 }
