@@ -118,8 +118,9 @@ fn one_object_of_whatever_kind_is_not_nothing() {
                 assert_ne!(server.sql("other", ROWS), "0", "{made}");
             }
             let text = repo.fails(1, ["restore", "latest", "--to", &url]);
+            let objects = if *count == 1 { "object" } else { "objects" };
             assert!(
-                text.contains(&format!("database 'other' is not empty ({count} objects)")),
+                text.contains(&format!("database 'other' is not empty ({count} {objects})")),
                 "{version}: {made}: {text}"
             );
             if made.contains("SUBSCRIPTION") {
