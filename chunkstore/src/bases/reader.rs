@@ -199,7 +199,7 @@ impl BaseReader {
     /// Gives the bytes of one back that was lent once; `None` if somebody reads them.
     pub fn take_back(&self, id: &ChunkId) -> Option<Vec<u8>> {
         let lent = locked(&self.lent).remove(&short_key(id))?;
-        Arc::into_inner(lent.chunk)?.rope.into_buffers().into_iter().next()
+        Arc::into_inner(lent.chunk)?.rope.into_buffers().next()
     }
 
     /// A chunk that is stored against chunks that were lent and no others; `None` if it is stored otherwise, or cannot be read

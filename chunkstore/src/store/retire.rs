@@ -256,7 +256,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert!(why(retire(&store, 1)).contains("1 packs that are to be removed"));
+        assert!(why(retire(&store, 1)).contains("1 pack that is to be removed"));
         store.update_head(|head| head.doomed.retain(|_| false)).unwrap();
         assert_eq!(retire(&store, 1).unwrap(), [1]);
         // Whatever brings something under it is refused now.

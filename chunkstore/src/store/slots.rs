@@ -114,7 +114,7 @@ impl ChunkStore {
         let head = self.reload()?;
         // The object of a slot that is being added is there before HEAD lists it, and after its session is.
         let is_adding = |session: &Session| !session.fenced && session.purpose == ADDING;
-        if head.slots.contains_key(slot) || head.sessions.iter()?.any(|session| is_adding(&session)) {
+        if head.slots.contains_key(slot) || head.sessions.iter()?.any(is_adding) {
             return Err(Error::Fenced {
                 why: format!(
                     "key slot {} may be one that another process is adding: look again later; a prune removes what a process \

@@ -276,12 +276,12 @@ impl Worker<'_, '_> {
                     self.ahead.recycle(bytes);
                     return self.done(&place);
                 }
-                Ok(match self.spare.is_empty() {
-                    true => self.ahead.request(chunk, place)?,
-                    false => {
-                        self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?;
-                    }
-                })
+                if self.spare.is_empty() {
+                    self.ahead.request(chunk, place)?;
+                } else {
+                    self.ahead.request_over(chunk, &id, std::mem::take(&mut self.spare), place)?;
+                }
+                Ok(())
             }
             None => Ok(self.ahead.request(chunk, place)?),
         }
