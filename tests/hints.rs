@@ -234,6 +234,9 @@ fn calls(line: &str, is_code: bool) -> Vec<&str> {
     found
 }
 
+/// Commands that take names of the user's where others have subcommands.
+const NAMING: &[&str] = &["drill"];
+
 fn is_plain(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_lowercase())
         && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
@@ -253,10 +256,11 @@ fn mistake(known: &Known, call: &str) -> Option<String> {
     if known.has_subcommands(command) {
         let next = words.iter().skip_while(|word| *word != command).nth(1);
         if let Some(sub) = next.filter(|word| is_plain(word)) {
-            if !known.has(command, sub) {
+            if known.has(command, sub) {
+                name = format!("{command} {sub}");
+            } else if !NAMING.contains(command) {
                 return Some(format!("there is no 'esker {command} {sub}'"));
             }
-            name = format!("{command} {sub}");
         }
     }
     // What follows a lone '--' belongs to another program.
